@@ -1,0 +1,29 @@
+# make demo   set up .venv, then train the same network on real data with several optimizers (about 5 minutes)
+# make test   set up .venv, then lint, type-check and test
+# make lint   ruff and mypy alone
+
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/ready
+
+.PHONY: demo test lint clean
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --upgrade pip setuptools
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --group dev --editable ".[cli]"
+	touch $(READY)
+
+demo: $(READY)
+	$(BIN)/rnnopt demo
+
+lint: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/python -m pytest --cov --cov-report=term
+
+clean:
+	rm -rf .venv build *.egg-info

@@ -1,0 +1,524 @@
+"""Frank-Wolfe RNN optimizer: search a small ball around the weights, then step towards what was found.
+
+At weights ω the local problem is  min F(ω + Δω) over ‖Δω‖_p ≤ δ.  Starting at Δω_0 = 0, for k = 1 … K:
+
+    g_k  = ∇F_k(ω + Δω_{k-1})                  one minibatch gradient
+    s_k  = argmin_{‖s‖_p ≤ δ} ⟨s, g_k⟩           the vertex, see linear_minimization.py
+    Δω_k = (1 - 1/k) Δω_{k-1} + (1/k) s_k        so Δω_K is the mean of the K vertices
+
+and then ω ← ω + η Δω_K, or a step of another optimizer (Adam in the paper's experiments) whose
+gradient is the pseudo-gradient -Δω_K/δ. Between two such commits the weights stand at the probe point
+ω + Δω_k, inside the ball; the committed ω is kept in `anchor`.
+
+| paper | here | | paper | here |
+|---|---|---|---|---|
+| K, k | `inner_steps`, `inner_step` | | s_k | vertex |
+| δ | `radius`, or `radius_scale * lr` when None | | Δω_k/δ | `displacement` |
+| p | `norm` | | ω, -Δω_K/δ | `anchor`, pseudo-gradient |
+| η | `eta`, or lr/δ when None | | | |
+
+Yue, Li, Saligrama and Zhang, "RNN Training along Locally Optimal Trajectories via Frank-Wolfe
+Algorithm", ICPR 2020, https://arxiv.org/abs/2010.05397, Algorithm 1. Departures from the paper:
+
+1. The oracle's exponent is corrected (linear_minimization.py, departure 1).
+2. One ball a weight matrix instead of one for the vector of all weights: `ball`.
+3. The spectral norm, `momentum`, and the unit of the radius (`scale`) are ours.
+4. Weight decay, which the paper does not mention, is decoupled and part of the outer step.
+Every choice the paper leaves open is an option; PRESETS holds the paper's and its authors' code's.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import Optimizer, ParamsT
+
+from rnnopt.optimizers.linear_minimization import (
+    SPECTRAL_METHODS,
+    Norm,
+    ball_scale,
+    check_norm,
+    global_vertices,
+    vertices,
+)
+from rnnopt.optimizers.stacked_gates import count_gates
+
+Outer = str | Callable[..., Optimizer]
+
+# `authors_code` is https://github.com/YunYunY/FW_RNN_optimizer: the weights drift by every partial
+# mean instead of standing at the latest one, and K = 10.
+PRESETS: dict[str, dict[str, Any]] = {
+    "paper": dict(norm=2, ball="tensor", scale="norm", outer="adam", inner_steps=5),
+    "authors_code": dict(
+        norm=2, ball="tensor", scale="norm", outer="adam", inner_steps=10, inner_iterate="cumulative"
+    ),
+}
+CHOICES = {
+    "ball": ("tensor", "gate", "global"),
+    "scale": ("norm", "entry"),
+    "inner_weights": ("uniform", "increasing"),
+    "inner_iterate": ("paper", "cumulative"),
+    "spectral": tuple(SPECTRAL_METHODS),
+}
+
+
+class FrankWolfe(Optimizer):
+    """Steps along the mean of the ball vertices that `inner_steps` minibatches ask for.
+
+    For any network, recurrent ones above all: a step has the same length whether the gradient
+    vanished or exploded. Without a closure, `loss.backward(); optimizer.step()` is one inner step
+    and every `inner_steps`-th call commits. With a closure, one call goes on to the next commit; the
+    closure is called once per inner step and decides whether it draws a new minibatch. Between
+    commits the weights stand at a probe point: wrap evaluation, saving and export in
+    `with optimizer.committed():`. Under GradScaler use it without a closure.
+
+    Options that all groups must share: inner_steps, ball="global" with its norm, outer.
+
+    Args:
+        params: tensors to train, (name, tensor) pairs, or torch parameter groups.
+        lr: learning rate. With outer="plain" the length of a step in the unit that `scale` names;
+            else the rate of the outer optimizer.
+        inner_steps: K, minibatch gradients spent on each step.
+        radius: radius of the ball in the unit of `scale`; None ties it to `radius_scale * lr`, so
+            that a learning-rate schedule shrinks the ball. Read at the first inner step.
+        norm: p ≥ 1, math.inf or "spectral" (matrices; vectors and scalars get p = 2).
+        ball: "gate", one ball a weight matrix, where the 3 or 4 gates stacked in one tensor of an
+            nn.GRU or nn.LSTM count as matrices of their own; "tensor", one ball a tensor as stored
+            (the spectral norm goes gate by gate even so); "global", one ball for all tensors.
+        outer: "adam", "plain", or a callable (groups, lr=…) → torch optimizer that takes the outer
+            steps, such as `functools.partial(torch.optim.SGD, momentum=0.9)`. Its state is saved
+            with ours; its options come from the callable.
+        weight_decay: factor by which lr shrinks the weights at each commit; with
+            decoupled_weight_decay=False it is added to each inner gradient instead (L2).
+        momentum: μ of the average m ← μ m + (1-μ) g that the oracle sees in place of g; 0 is off.
+        nesterov: the oracle sees μ m + (1-μ) g instead of m.
+        scale: unit of the radius, and of lr with outer="plain": "norm", the norm itself (the paper);
+            "entry", the size of a typical entry, n^{1/p} norms, for the spectral norm
+            √max(rows, columns), so that one radius means the same for every norm and shape.
+        radius_scale: radius per lr when radius is None.
+        eta: step length of outer="plain" in radii; None means lr/radius, a step of length lr.
+        inner_weights: "uniform" 1/k, or "increasing" 2/(k+1), which favours later vertices.
+        inner_iterate: "paper", probe at anchor + displacement; "cumulative", every displacement is
+            added to the last probe, up to K radii from the anchor (the authors' code).
+        spectral: "polar-express" (default), "svd" (exact) or "newton-schulz" (Muon's, which may
+            leave the ball by 20 %).
+        gates: gates stacked in each tensor of a group, or "auto" to recognise the tensors of
+            nn.LSTM and nn.GRU, and their cells, by their shapes.
+
+    Raises:
+        ValueError: for an option outside its range, complex tensors or sparse gradients.
+
+    Example:
+        >>> optimizer = FrankWolfe(model.parameters(), lr=1e-3)
+        >>> loss = optimizer.step(closure)  # closure: next minibatch, zero_grad, backward
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 1e-3,
+        inner_steps: int = 5,
+        radius: float | None = None,
+        norm: Norm = 2,
+        ball: str = "gate",
+        outer: Outer = "adam",
+        weight_decay: float = 0.0,
+        *,
+        momentum: float = 0.0,
+        nesterov: bool = False,
+        scale: str = "entry",
+        radius_scale: float = 1.0,
+        eta: float | None = None,
+        inner_weights: str = "uniform",
+        inner_iterate: str = "paper",
+        decoupled_weight_decay: bool = True,
+        spectral: str = "polar-express",
+        gates: int | str = "auto",
+    ):
+        if not (callable(outer) or outer in ("adam", "plain")):
+            raise ValueError(f'outer must be "adam", "plain" or a callable, got outer={outer!r}.')
+        self.outer = outer
+        self._outer_optimizer: Optimizer | None = None
+        defaults = dict(
+            lr=lr, inner_steps=inner_steps, radius=radius, norm=norm, ball=ball,
+            weight_decay=weight_decay, momentum=momentum, nesterov=nesterov, scale=scale,
+            radius_scale=radius_scale, eta=eta, inner_weights=inner_weights,
+            inner_iterate=inner_iterate, decoupled_weight_decay=decoupled_weight_decay,
+            spectral=spectral, gates=gates,
+            inner_step=0,  # inner gradients taken since the last commit
+            probe_radius=0.0,  # radius in force since the first of them
+        )  # fmt: skip
+        super().__init__(params, defaults)
+
+    # -- the torch contract -------------------------------------------------------------------------
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Adds a group; it joins the cycle under way, its missing gradients counting as zero."""
+        joins_at = self.param_groups[0]["inner_step"] if self.param_groups else 0
+        super().add_param_group(param_group)
+        group = self.param_groups[-1]
+        try:
+            _check_group(group, self.param_groups[0])
+        except ValueError:
+            self.param_groups.pop()
+            raise
+        group["inner_step"] = joins_at
+        group["probe_radius"] = _radius(group) if joins_at else 0.0
+        self._outer_optimizer = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "outer": self.outer}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._outer_optimizer = None
+        for group in self.param_groups:
+            for name, default in self.defaults.items():
+                group.setdefault(name, default)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Loads a copy of `state_dict`; later steps never write into the caller's tensors."""
+        super().load_state_dict(deepcopy(state_dict))
+
+    # -- where the weights stand --------------------------------------------------------------------
+
+    @property
+    def inner_step(self) -> int:
+        """Inner gradients taken since the last commit; 0 means the weights are committed ones."""
+        return self.param_groups[0]["inner_step"]
+
+    @contextmanager
+    def committed(self) -> Iterator[None]:
+        """Puts the committed weights in place inside the `with`, and the probe point back after."""
+        moved = [
+            (p, self.state[p]["anchor"])
+            for group in self.param_groups
+            for p in group["params"]
+            if self.inner_step and self.state[p].get("anchor") is not None
+        ]
+        probes = [p.detach().clone() for p, _ in moved]
+        with torch.no_grad():
+            for p, anchor in moved:
+                p.copy_(anchor)
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for (p, _), probe in zip(moved, probes, strict=True):
+                    p.copy_(probe)
+
+    # -- the step -----------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:  # type: ignore[override]
+        """One inner step on the gradients in place, or with a closure all up to the next commit.
+
+        A step with lr = 0 in every group creates the state and moves nothing, not even the phase.
+
+        Returns:
+            The closure's first loss, which is that of the committed weights.
+        """
+        if closure is None:
+            self._inner_step()
+            return None
+        with torch.enable_grad():
+            loss = closure()
+        while self._inner_step():
+            with torch.enable_grad():
+                closure()
+        return loss
+
+    def _inner_step(self) -> bool:
+        """Uses the gradients in place; returns whether the cycle needs more of them."""
+        last = self.inner_step + 1 >= self.param_groups[0]["inner_steps"]
+        frozen = all(float(group["lr"]) == 0 for group in self.param_groups)
+        searches = [
+            _Search(group, [p for p in group["params"] if self._takes_part(p, group)], self.state)
+            for group in self.param_groups
+        ]
+        if frozen:
+            self._create_outer_state(searches)
+            return False
+        for search in searches:
+            search.start()
+        _move_displacements(searches)
+        if last:
+            self._commit(searches)
+        else:
+            for search in searches:
+                search.move_to_probe()
+        for group in self.param_groups:
+            group["inner_step"] = 0 if last else group["inner_step"] + 1
+        return not last
+
+    def _takes_part(self, p: Tensor, group: dict[str, Any]) -> bool:
+        """Creates the state of a tensor at its first gradient; True from then on."""
+        state = self.state[p]
+        if p.grad is not None:
+            if p.grad.is_sparse:
+                raise ValueError("FrankWolfe needs dense gradients, got a sparse one.")
+            if "has_gradient" not in state:
+                state["has_gradient"] = False  # in this cycle
+                state["outer"] = {}
+            if group["inner_steps"] > 1 and "anchor" not in state:
+                state["anchor"] = torch.clone(p, memory_format=torch.preserve_format).detach()
+                state["displacement"] = torch.zeros_like(p, memory_format=torch.preserve_format)
+            if group["momentum"] and "momentum_buffer" not in state:
+                state["momentum_buffer"] = torch.zeros_like(
+                    p, memory_format=torch.preserve_format
+                )
+        return "has_gradient" in state
+
+    def _commit(self, searches: list["_Search"]) -> None:
+        """The outer step, from the anchor along the displacement."""
+        for search in searches:
+            search.return_to_anchor()
+            search.decay_weights()
+        if self.outer == "plain":
+            for search in searches:
+                search.plain_step()
+        else:
+            self._outer_step(searches)
+
+    def _create_outer_state(self, searches: list["_Search"]) -> None:
+        """torch's distributed checkpoints make a fresh optimizer create its whole state with one
+        step at lr = 0 and zero gradients: lets the outer optimizer do the same."""
+        params = [p for search in searches for p in search.params]
+        fresh = params and not any(self.state[p]["outer"] for p in params)
+        if self.outer != "plain" and fresh and not any(p.grad.any() for p in params):
+            for search in searches:
+                search.displacement = {p: torch.zeros_like(p) for p in search.params}
+                for p in search.params:
+                    self.state[p]["has_gradient"] = True
+            self._outer_step(searches)
+
+    def _outer_step(self, searches: list["_Search"]) -> None:
+        """Lets the outer optimizer step on -displacement; its state lives in `self.state`."""
+        outer = self.outer_optimizer
+        every = [p for group in self.param_groups for p in group["params"]]
+        gradients = [p.grad for p in every]
+        try:
+            for p in every:
+                p.grad = None
+            for search, group in zip(searches, outer.param_groups, strict=True):
+                group["lr"] = search.group["lr"]
+                moving = search.with_gradient()
+                pseudo_gradients = torch._foreach_neg([search.displacement[p] for p in moving])
+                for p, pseudo_gradient in zip(moving, pseudo_gradients, strict=True):
+                    p.grad = pseudo_gradient
+                    outer.state[p] = self.state[p]["outer"]
+            with torch.enable_grad():  # as torch's own loop would call it
+                outer.step()
+            for search in searches:
+                for p in search.with_gradient():
+                    self.state[p]["outer"] = outer.state[p]
+        finally:
+            for p, gradient in zip(every, gradients, strict=True):
+                p.grad = gradient
+
+    @property
+    def outer_optimizer(self) -> Optimizer:
+        """The torch optimizer that takes the outer steps; built at first use."""
+        if self._outer_optimizer is None:
+            if self.outer == "plain":
+                raise ValueError('FrankWolfe(outer="plain") has no outer optimizer.')
+            groups = [{"params": g["params"], "lr": g["lr"]} for g in self.param_groups]
+            lr = self.param_groups[0]["lr"]
+            if callable(self.outer):
+                self._outer_optimizer = self.outer(groups, lr=lr)
+            else:
+                self._outer_optimizer = torch.optim.Adam(groups, lr=lr, foreach=True)
+        return self._outer_optimizer
+
+
+class _Search:
+    """One parameter group's part of an inner step.
+
+    Args:
+        group: the parameter group.
+        params: its tensors that take part, each with its state created.
+        state: the optimizer's state by tensor.
+    """
+
+    def __init__(self, group: dict[str, Any], params: list[Tensor], state: Any):
+        self.group, self.params, self.state = group, params, state
+        self.displacement: dict[Tensor, Tensor] = {}
+
+    def start(self) -> None:
+        """At the first inner step: fixes the radius and the anchor. Notes who has a gradient."""
+        group = self.group
+        first = group["inner_step"] == 0
+        if first:
+            group["probe_radius"] = _radius(group)
+        if group["inner_steps"] > 1:
+            self.displacement = {p: self.state[p]["displacement"] for p in self.params}
+            if first and self.params:
+                torch._foreach_copy_([self.state[p]["anchor"] for p in self.params], self.params)
+        else:
+            self.displacement = {p: torch.zeros_like(p) for p in self.params}
+        for p in self.params:
+            seen = not first and self.state[p]["has_gradient"]
+            self.state[p]["has_gradient"] = seen or p.grad is not None
+
+    def oracle_input(self) -> tuple[list[Tensor], list[Tensor]]:
+        """The tensors with a gradient, and what the oracle sees of each."""
+        params = [p for p in self.params if p.grad is not None]
+        gradients = [p.grad for p in params if p.grad is not None]
+        group = self.group
+        if group["weight_decay"] and not group["decoupled_weight_decay"]:
+            gradients = list(torch._foreach_add(gradients, params, alpha=group["weight_decay"]))
+        if group["momentum"]:
+            averages = [self.state[p]["momentum_buffer"] for p in params]
+            torch._foreach_lerp_(averages, gradients, 1 - group["momentum"])
+            if group["nesterov"]:
+                gradients = list(torch._foreach_lerp(gradients, averages, group["momentum"]))
+            else:
+                gradients = averages
+        return params, gradients
+
+    def average_weight(self) -> float:
+        """Weight of the newest vertex: 1/k, or 2/(k+1)."""
+        k = self.group["inner_step"] + 1
+        return 1 / k if self.group["inner_weights"] == "uniform" else 2 / (k + 1)
+
+    def move_to_probe(self) -> None:
+        """Weights ← anchor + radius * displacement."""
+        if not self.params:
+            return
+        if self.group["inner_iterate"] == "paper":
+            torch._foreach_copy_(self.params, [self.state[p]["anchor"] for p in self.params])
+        displacements = [self.displacement[p] for p in self.params]
+        torch._foreach_add_(self.params, displacements, alpha=self.group["probe_radius"])
+
+    def return_to_anchor(self) -> None:
+        """Weights ← anchor."""
+        if self.group["inner_steps"] > 1 and self.params:
+            torch._foreach_copy_(self.params, [self.state[p]["anchor"] for p in self.params])
+
+    def with_gradient(self) -> list[Tensor]:
+        """The tensors that had a gradient at some inner step of this cycle."""
+        return [p for p in self.params if self.state[p]["has_gradient"]]
+
+    def decay_weights(self) -> None:
+        """Decoupled weight decay, by lr * weight_decay."""
+        group, params = self.group, self.with_gradient()
+        if group["weight_decay"] and group["decoupled_weight_decay"] and params:
+            torch._foreach_mul_(params, 1 - float(group["lr"]) * group["weight_decay"])
+
+    def plain_step(self) -> None:
+        """Weights += eta * radius * displacement, of length lr when eta is None."""
+        group, params = self.group, self.with_gradient()
+        length = group["lr"] if group["eta"] is None else group["eta"] * group["probe_radius"]
+        if params:
+            torch._foreach_add_(params, [self.displacement[p] for p in params], alpha=float(length))
+
+
+def _move_displacements(searches: list[_Search]) -> None:
+    """displacement ← its average with the newest vertex, in every group."""
+    if searches[0].group["ball"] == "global":
+        _move_in_global_ball(searches)
+        return
+    for search in searches:
+        group = search.group
+        params, gradients = search.oracle_input()
+        _forget_missing(search, params)
+        if not params:
+            continue
+        sources, targets, radii = [], [], []
+        gates = count_gates([p.shape for p in group["params"]], group["gates"])
+        gates_of = dict(zip(group["params"], gates, strict=True))
+        for p, gradient in zip(params, gradients, strict=True):
+            split = group["ball"] == "gate" or group["norm"] == "spectral"
+            count = gates_of[p] if split else 1
+            sources += gradient.chunk(count) if count > 1 else [gradient]
+            part = search.displacement[p]
+            targets += part.chunk(count) if count > 1 else [part]
+        radii = [ball_scale(source, group["norm"], group["scale"]) for source in sources]
+        new = vertices(sources, group["norm"], radii, group["spectral"])
+        _average_in(targets, new, search.average_weight())
+
+
+def _move_in_global_ball(searches: list[_Search]) -> None:
+    """As above with one ball for all tensors, whose semi-axes are the groups' radii."""
+    group = searches[0].group
+    sources, targets, radii = [], [], []
+    for search in searches:
+        params, gradients = search.oracle_input()
+        _forget_missing(search, params)
+        sources += gradients
+        targets += [search.displacement[p] for p in params]
+        radii += [search.group["probe_radius"]] * len(params)
+    if not sources:
+        return
+    if group["scale"] == "norm":
+        size = 1.0
+    elif group["norm"] == "spectral":
+        raise ValueError('ball="global" with the spectral norm needs scale="norm".')
+    else:
+        size = sum(source.numel() for source in sources) ** (1 / float(group["norm"]))
+    # The displacement is kept in radii, so the vertex is too: r_i z_i becomes z_i.
+    new = global_vertices(sources, group["norm"], radii, group["spectral"])
+    torch._foreach_mul_(new, [size / r if r > 0 else 0.0 for r in radii])
+    _average_in(targets, new, searches[0].average_weight())
+
+
+def _forget_missing(search: _Search, params: list[Tensor]) -> None:
+    """A missing gradient counts as the vertex 0."""
+    present = set(params)
+    missing = [search.displacement[p] for p in search.params if p not in present]
+    if missing:
+        _average_in(missing, [torch.zeros_like(d) for d in missing], search.average_weight())
+
+
+def _average_in(targets: list[Tensor], new: list[Tensor], weight: float) -> None:
+    if weight == 1:
+        torch._foreach_copy_(targets, new)  # lerp_ would keep a NaN of the last cycle
+    else:
+        torch._foreach_lerp_(targets, new, weight)
+
+
+def _radius(group: dict[str, Any]) -> float:
+    """The radius in force: fixed, or tied to the learning rate."""
+    if group["radius"] is not None:
+        return float(group["radius"])
+    return group["radius_scale"] * float(group["lr"])
+
+
+def _check_group(group: dict[str, Any], first: dict[str, Any]) -> None:
+    """Raises ValueError that names the first option outside its range."""
+    check_norm(group["norm"])
+    for name, allowed in CHOICES.items():
+        if group[name] not in allowed:
+            wanted = ", ".join(repr(choice) for choice in allowed)
+            raise ValueError(f"{name} must be one of {wanted}, got {name}={group[name]!r}.")
+    at_least_zero = ["lr", "radius", "eta", "weight_decay", "radius_scale"]
+    for name in at_least_zero:
+        value = group[name]
+        if isinstance(value, Tensor) and value.numel() != 1:
+            raise ValueError(f"a tensor {name} must have one element, got {name}={value}.")
+        if value is not None and not 0 <= float(value) < math.inf:
+            raise ValueError(f"FrankWolfe needs a finite {name} >= 0, got {name}={value}.")
+    if not 0 <= group["momentum"] < 1:
+        raise ValueError(f"FrankWolfe needs 0 <= momentum < 1, got momentum={group['momentum']}.")
+    if group["nesterov"] and not group["momentum"]:
+        raise ValueError("nesterov needs momentum > 0, got momentum=0.")
+    steps = group["inner_steps"]
+    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+        raise ValueError(f"FrankWolfe needs an integer inner_steps >= 1, got inner_steps={steps}.")
+    gates = group["gates"]
+    if gates != "auto" and (not isinstance(gates, int) or gates < 1):
+        raise ValueError(f'gates must be "auto" or an integer >= 1, got gates={gates!r}.')
+    shared = ["inner_steps"]
+    if "global" in (group["ball"], first["ball"]):
+        shared += ["ball", "norm", "scale"]
+    for name in shared:
+        if group[name] != first[name]:
+            raise ValueError(
+                f"all groups must share {name}, got {name}={first[name]!r} and {group[name]!r}."
+            )
+    if any(p.is_complex() for p in group["params"]):
+        raise ValueError("FrankWolfe needs real tensors, got a complex one.")
