@@ -1,3 +1,6 @@
 """rnnopt: optimizers and tools for recurrent networks where ordinary training struggles."""
 
+from rnnopt.layers.sequence_model import SequenceModel as SequenceModel
 from rnnopt.optimizers.frank_wolfe import FrankWolfe as FrankWolfe
+
+__version__ = "0.1.0"

@@ -1,0 +1,116 @@
+"""What makes a run: one frozen dataclass, from which the command line is made and runs repeated."""
+
+import math
+import re
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
+
+from rnnopt.errors import UserError, unknown_name
+from rnnopt.layers.sequence_model import Initialization, Readout
+
+MODELS: dict[str, tuple[dict[str, Any], str]] = {
+    "rnn": (dict(cell="rnn", nonlinearity="tanh"), "Elman network, tanh"),
+    "rnn-relu": (dict(cell="rnn", nonlinearity="relu"), "Elman network, relu"),
+    "lstm": (dict(cell="lstm"), "long short-term memory"),
+    "gru": (dict(cell="gru"), "gated recurrent unit"),
+}
+Schedule = Literal["constant", "cosine", "linear"]
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One training run.
+
+    Args:
+        task: what to learn, "name" or "name:option=value,…" (see `rnnopt list`).
+        model: network, by name (see `rnnopt list`).
+        optimizer: "name" or "name:option=value,…", such as frank-wolfe:norm=spectral,inner_steps=1.
+            The options lr, clip and schedule may stand there too.
+        lr: learning rate; unset means the optimizer's default.
+        seed: of the initial weights and the order of the batches.
+        budget: how long to train, as 30s, 20epochs or 5000evaluations (an evaluation is one
+            minibatch forward and backward). A run of more than a minute may also be 5m or 2h.
+        batch_size: sequences a minibatch; unset means the task's.
+        hidden: units of each recurrent layer; unset means the task's.
+        layers: recurrent layers.
+        batch_norm: normalise each layer's states over time and batch.
+        readout: where the answer is read off the states.
+        initialization: of the weights; normal is N(0, 0.01²).
+        clip: largest norm of a gradient, longer ones are scaled down; unset means no clipping.
+        schedule: course of the learning rate over the budget; cosine and linear end at zero.
+        evaluate_every: evaluations between looks at the validation set; unset means an epoch, or a
+            twentieth of the budget where that is shorter.
+        stop_at_target: end the run once the task's target is met on the validation set.
+        device: cpu, cuda or any name that torch knows.
+        threads: processor threads; small recurrent networks are slower with more.
+    """
+
+    task: str
+    model: str = "rnn"
+    optimizer: str = "frank-wolfe"
+    lr: float | None = None
+    seed: int = 0
+    budget: str = "20epochs"
+    batch_size: int | None = None
+    hidden: int | None = None
+    layers: int = 1
+    batch_norm: bool = False
+    readout: Readout = "last"
+    initialization: Initialization = "default"
+    clip: float | None = None
+    schedule: Schedule = "constant"
+    evaluate_every: int | None = None
+    stop_at_target: bool = False
+    device: str = "cpu"
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        if self.model not in MODELS:
+            raise unknown_name("model", self.model, MODELS)
+        for name in ("batch_size", "hidden", "layers", "evaluate_every", "threads"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"{name.replace('_', '-')} must be at least 1, got {value}.")
+        for name in ("lr", "clip"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise UserError(f"{name} must be a positive number, got {value}.")
+        if not 0 <= self.seed < 2**63:
+            raise UserError(f"seed must be in 0 … 2^63 - 1, got {self.seed}.")
+        if self.schedule not in Schedule.__args__:  # type: ignore[attr-defined]
+            raise unknown_name("schedule", self.schedule, Schedule.__args__)  # type: ignore[attr-defined]
+        Budget.parse(self.budget)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields, as saved with a run."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, saved: dict[str, Any]) -> "RunConfig":
+        """The config that `to_dict` gave; a field that it lacks has its default."""
+        known = {field.name for field in fields(cls)}
+        for name in saved:
+            if name not in known:
+                raise unknown_name("field of a saved config:", name, known)
+        return cls(**saved)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long to train: `amount` of `unit` "seconds", "epochs" or "evaluations"."""
+
+    amount: float
+    unit: Literal["seconds", "epochs", "evaluations"]
+
+    @classmethod
+    def parse(cls, text: str) -> "Budget":
+        """The budget that a text such as 30s, 20epochs or 5000evaluations names."""
+        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(s|m|h|epochs?|evaluations?)\s*", text)
+        if not match or float(match[1]) <= 0:
+            raise UserError(
+                f"budget must read like 30s, 5m, 2h, 20epochs or 5000evaluations, got {text!r}."
+            )
+        amount, unit = float(match[1]), match[2]
+        if unit in ("s", "m", "h"):
+            return cls(amount * {"s": 1, "m": 60, "h": 3600}[unit], "seconds")
+        return cls(amount, "epochs" if unit.startswith("epoch") else "evaluations")

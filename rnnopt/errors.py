@@ -1,0 +1,16 @@
+"""The error that is the user's to mend: shown as one sentence, without a traceback, exit code 2."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class UserError(ValueError):
+    """Bad input: says what was wrong, what is needed and what was got."""
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
+    """The error for a name that is not in a list, with the nearest that is."""
+    known = list(known)
+    near = get_close_matches(name, known, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return UserError(f"unknown {kind} {name!r}: it must be one of {', '.join(known)}.{hint}")

@@ -1,0 +1,191 @@
+"""The folder of a run: the only module that opens run files.
+
+    config.json        what was asked for; the run can be repeated from it alone
+    environment.json   versions, machine, threads
+    metrics.jsonl      one line each time the validation set was looked at
+    checkpoint.pt      everything to go on bit for bit
+    best.pt            the weights with the best validation metric, once the run is over
+    result.json        status, and at the end the final figures
+
+Files are written under a temporary name and renamed, so a crash leaves the old or the new one.
+Checkpoints are read with weights_only=True: nothing in them is executed.
+"""
+
+import io
+import json
+import os
+import platform
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rnnopt.config import RunConfig
+from rnnopt.errors import UserError
+
+
+class RunFolder:
+    """The files of one run.
+
+    Args:
+        path: the folder; use `create` or `open`, which check it.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    @classmethod
+    def create(cls, path: Path, config: RunConfig) -> "RunFolder":
+        """A new folder for `config`; refuses one that holds a run."""
+        folder = cls(path)
+        if (path / "config.json").exists():
+            raise UserError(
+                f"{path} already holds a run: go on with --resume or choose another --out."
+            )
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            folder._write_json("environment.json", environment())
+            folder._write_json("config.json", config.to_dict())
+        except OSError as error:
+            raise UserError(f"cannot write the run folder {path}: {error.strerror}.") from error
+        return folder
+
+    @classmethod
+    def open(cls, path: Path) -> "RunFolder":
+        """The folder of a run that was begun."""
+        if not (path / "config.json").is_file():
+            raise UserError(f"{path} must be a run folder, but it has no config.json.")
+        return cls(path)
+
+    def read_config(self) -> RunConfig:
+        """What was asked for."""
+        try:
+            return RunConfig.from_dict(self._read_json("config.json"))
+        except TypeError as error:
+            raise UserError(f"{self.path / 'config.json'} is not a run's config: {error}") from error
+
+    def read_result(self) -> dict[str, Any]:
+        """Status and, once the run is over, its figures; {} before it began."""
+        if not (self.path / "result.json").exists():
+            return {"status": "running"}
+        return self._read_json("result.json")
+
+    def read_records(self) -> list[dict[str, float]]:
+        """The lines of metrics.jsonl; a torn last line, from a crash, is left out."""
+        try:
+            lines = (self.path / "metrics.jsonl").read_text().splitlines()
+        except FileNotFoundError:
+            return []
+        records = []
+        for number, line in enumerate(lines, start=1):
+            try:
+                records.append(json.loads(line))
+            except json.JSONDecodeError as error:
+                if number < len(lines):
+                    place = f"{self.path / 'metrics.jsonl'}, line {number}"
+                    raise UserError(f"{place} must be JSON, got {line[:40]!r}.") from error
+        return records
+
+    def read_checkpoint(self) -> dict[str, Any] | None:
+        """What `write_checkpoint` was given last, or None."""
+        path = self.path / "checkpoint.pt"
+        if not path.exists():
+            return None
+        try:
+            return torch.load(path, weights_only=True)
+        except Exception as error:  # torch.load raises many kinds for a damaged file
+            raise UserError(f"{path} is not a readable checkpoint: {error}") from error
+
+    def keep_records(self, count: int) -> None:
+        """Forgets the lines of metrics.jsonl after the first `count`, newer than the checkpoint."""
+        lines = [json.dumps(record) + "\n" for record in self.read_records()[:count]]
+        self._write("metrics.jsonl", "".join(lines).encode())
+
+    def append_record(self, record: dict[str, float]) -> None:
+        """Adds a line to metrics.jsonl."""
+        with (self.path / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def write_checkpoint(self, state: dict[str, Any]) -> None:
+        """Replaces the checkpoint."""
+        self._write_torch("checkpoint.pt", state)
+
+    def write_weights(self, weights: dict[str, Tensor]) -> None:
+        """Replaces the best weights."""
+        self._write_torch("best.pt", weights)
+
+    def write_result(self, result: dict[str, Any]) -> None:
+        """Replaces the result."""
+        self._write_json("result.json", result)
+
+    def _read_json(self, name: str) -> dict[str, Any]:
+        path = self.path / name
+        try:
+            value = json.loads(path.read_text())
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path} is not a readable JSON file: {error}") from error
+        if not isinstance(value, dict):
+            raise UserError(f"{path} must hold a JSON object, got {type(value).__name__}.")
+        return value
+
+    def _write_json(self, name: str, value: dict[str, Any]) -> None:
+        self._write(name, (json.dumps(value, indent=2) + "\n").encode())
+
+    def _write_torch(self, name: str, value: dict[str, Any]) -> None:
+        buffer = io.BytesIO()
+        torch.save(value, buffer)
+        self._write(name, buffer.getvalue())
+
+    def _write(self, name: str, content: bytes) -> None:
+        write_atomically(self.path / name, content)
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Writes a file under a temporary name beside it and renames it."""
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.chmod(file.name, 0o644)
+    os.replace(file.name, path)
+
+
+def find_runs(paths: list[Path]) -> list[RunFolder]:
+    """The run folders at or below `paths`, sorted by path."""
+    found: set[Path] = set()
+    for path in paths:
+        if not path.exists():
+            raise UserError(f"{path} does not exist; name a run folder or a folder of them.")
+        found |= {config.parent for config in path.rglob("config.json")}
+    if not found:
+        raise UserError(f"no run was found in {', '.join(map(str, paths))}.")
+    return [RunFolder.open(path) for path in sorted(found)]
+
+
+def environment() -> dict[str, Any]:
+    """Versions and machine, for the record."""
+    from rnnopt import __version__
+
+    return {
+        "rnnopt": __version__,
+        "torch": torch.__version__,
+        "python": sys.version.split()[0],
+        "system": platform.platform(),
+        "processor": processor_name(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+
+
+def processor_name() -> str:
+    """The processor's model where the system tells, else its architecture."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.machine()

@@ -1,0 +1,146 @@
+"""One run from its config: builds everything by name, trains, and keeps the run folder up to date."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rnnopt.config import MODELS, Budget, RunConfig
+from rnnopt.errors import UserError
+from rnnopt.layers.sequence_model import SequenceModel
+from rnnopt.optimizers.by_name import build_optimizer
+from rnnopt.run_folder import RunFolder
+from rnnopt.specification import parse
+from rnnopt.tasks import Batches, Task, build_task
+from rnnopt.training import Progress, Training
+
+Listener = Callable[[Progress], None]
+# Options of the loop that may stand with the optimizer, so that `compare` can vary them.
+LOOP_OPTIONS = ("lr", "clip", "schedule")
+
+
+def resolve(config: RunConfig) -> RunConfig:
+    """`config` with the loop's options moved out of the optimizer's specification."""
+    name, options = parse(config.optimizer)
+    moved = {option: options.pop(option) for option in LOOP_OPTIONS if option in options}
+    for option, value in moved.items():
+        if option != "schedule" and not isinstance(value, (int, float)):
+            raise UserError(f"{option} must be a number, got {value!r} in {config.optimizer!r}.")
+    rest = ",".join(f"{option}={value}" for option, value in options.items())
+    optimizer = f"{name}:{rest}" if rest else name
+    return replace(config, optimizer=optimizer, **moved)  # type: ignore[arg-type]
+
+
+def build_training(config: RunConfig, task: Task | None = None) -> Training:
+    """Everything a run needs, ready to train; the same for the same config.
+
+    Args:
+        config: the run.
+        task: the config's task if it was built before.
+    """
+    config = resolve(config)
+    device = _device(config.device)
+    torch.set_num_threads(config.threads)
+    task = task or build_task(config.task)
+    torch.manual_seed(config.seed)
+    model = SequenceModel(
+        task.input_size,
+        config.hidden or task.hidden_size,
+        task.output_size,
+        layers=config.layers,
+        batch_norm=config.batch_norm,
+        readout=config.readout,
+        initialization=config.initialization,
+        **MODELS[config.model][0],
+    ).to(device)
+    optimizer = build_optimizer(config.optimizer, list(model.parameters()), config.lr)
+    return Training(
+        model,
+        optimizer,
+        task,
+        Batches(task, config.batch_size or task.batch_size, config.seed),
+        Budget.parse(config.budget),
+        config.schedule,
+        config.clip,
+        config.evaluate_every,
+        config.stop_at_target,
+        device,
+    )
+
+
+def run(
+    config: RunConfig,
+    path: Path,
+    resume: bool = False,
+    listener: Listener = lambda progress: None,
+    stop_requested: Callable[[], bool] = lambda: False,
+) -> dict[str, Any]:
+    """Trains as `config` says and keeps everything in the folder `path`.
+
+    Args:
+        config: the run; with `resume` the folder's own config counts.
+        path: the run folder; must be new unless `resume`.
+        resume: go on where the folder's checkpoint stands; a finished run is left as it is.
+        listener: called after every step.
+        stop_requested: asked before every step; True interrupts the run.
+
+    Returns:
+        The result, as `RunFolder.read_result` gives it.
+    """
+    if resume:
+        folder = RunFolder.open(path)
+        config = folder.read_config()
+        if folder.read_result().get("status") not in ("running", "interrupted"):
+            return folder.read_result()
+        training = build_training(config)
+        checkpoint = folder.read_checkpoint()
+        if checkpoint is not None:
+            training.load_state_dict(checkpoint)
+        folder.keep_records(training.records)
+    else:
+        training = build_training(config)
+        folder = RunFolder.create(path, config)
+    try:
+        return _train(training, folder, listener, stop_requested)
+    except BaseException:
+        folder.write_result({"status": "interrupted"})
+        raise
+
+
+def _train(
+    training: Training, folder: RunFolder, listener: Listener, stop_requested: Callable[[], bool]
+) -> dict[str, Any]:
+    folder.write_result({"status": "running"})
+    for progress in training.run(stop_requested):
+        if progress.record:
+            folder.append_record(progress.record)
+        if progress.record or training.status != "running":
+            folder.write_checkpoint(training.state_dict())
+        listener(progress)
+    result: dict[str, Any] = {
+        "status": training.status,
+        "metric": training.task.metric,
+        "target": training.task.target,
+        "evaluations": training.closure.evaluations,
+        "seconds": training.seconds,
+        "best": training.best,
+        "to_target": training.to_target,
+    }
+    if training.status != "interrupted" and training.best_weights:
+        folder.write_weights(training.best_weights)
+        result["test_loss"], result["test_metric"] = training.test()
+    folder.write_result(result)
+    return result
+
+
+def _device(name: str) -> torch.device:
+    """The torch device of that name, or a UserError when this machine lacks it."""
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"device {name!r} is not available here: {reason}") from error
+    return device

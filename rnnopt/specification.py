@@ -1,0 +1,55 @@
+"""Names with options, as the command line takes them: "frank-wolfe:norm=inf,inner_steps=1"."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from rnnopt.errors import UserError, unknown_name
+
+Value = bool | int | float | str | None
+WORDS: dict[str, Value] = {"true": True, "false": False, "none": None}
+
+
+def parse(specification: str) -> tuple[str, dict[str, Value]]:
+    """("name", {option: value}) of "name:option=value,…"; values are numbers, words or booleans."""
+    name, _, rest = specification.partition(":")
+    options: dict[str, Value] = {}
+    for item in filter(None, (part.strip() for part in rest.split(","))):
+        option, equals, value = item.partition("=")
+        if not equals or not option.strip() or not value.strip():
+            raise UserError(f"{specification!r} must read name:option=value,…, got {item!r} in it.")
+        options[option.strip().replace("-", "_")] = _value(value.strip())
+    return name.strip(), options
+
+
+def call_with(
+    kind: str, name: str, function: Callable[..., Any], options: dict[str, Value], *args: Any
+) -> Any:
+    """function(*args, **options), with a clear error for an option that it does not have."""
+    known = [
+        p.name
+        for p in list(inspect.signature(function).parameters.values())[len(args) :]
+        if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+    ]
+    for option in options:
+        if option not in known:
+            if not known:
+                raise UserError(f"{kind} {name!r} has no options, got {option!r}.")
+            raise unknown_name(f"option of {kind} {name!r}:", option, known)
+    try:
+        return function(*args, **options)
+    except UserError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{kind} {name!r}: {error}") from error
+
+
+def _value(text: str) -> Value:
+    if text.lower() in WORDS:
+        return WORDS[text.lower()]
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text

@@ -1,0 +1,33 @@
+"""The tasks by name. Names and summaries cost nothing; data are loaded when a task is built."""
+
+from collections.abc import Callable
+
+from rnnopt.errors import unknown_name
+from rnnopt.specification import call_with, parse
+from rnnopt.tasks.adding import adding as adding
+from rnnopt.tasks.counting import counting as counting
+from rnnopt.tasks.digits import digits_pixels as digits_pixels
+from rnnopt.tasks.digits import digits_rows as digits_rows
+from rnnopt.tasks.mnist import mnist_permuted as mnist_permuted
+from rnnopt.tasks.mnist import mnist_pixels as mnist_pixels
+from rnnopt.tasks.mnist import mnist_rows as mnist_rows
+from rnnopt.tasks.task import Batches as Batches
+from rnnopt.tasks.task import Task as Task
+
+TASKS: dict[str, Callable[..., Task]] = {
+    "adding": adding,
+    "counting": counting,
+    "digits-rows": digits_rows,
+    "digits-pixels": digits_pixels,
+    "mnist-rows": mnist_rows,
+    "mnist-pixels": mnist_pixels,
+    "mnist-permuted": mnist_permuted,
+}
+
+
+def build_task(specification: str) -> Task:
+    """The task of "name" or "name:option=value,…", such as "adding:length=400"."""
+    name, options = parse(specification)
+    if name not in TASKS:
+        raise unknown_name("task", name, TASKS)
+    return call_with("task", name, TASKS[name], options)

@@ -1,0 +1,42 @@
+"""Real 8 x 8 handwritten digits that ship with scikit-learn: nothing to download.
+
+1,797 images of the test part of the UCI "Optical Recognition of Handwritten Digits" set (Alpaydin
+and Kaynak 1998), read row by row (8 steps of 8 features) or pixel by pixel (64 steps of one).
+"""
+
+import torch
+
+from rnnopt.tasks.task import Examples, Task, split_examples, standardize
+
+
+def _digits(name: str, summary: str, steps: int, target: float) -> Task:
+    from sklearn.datasets import load_digits  # heavy: only when the task is asked for
+
+    images, labels = load_digits(return_X_y=True)
+    inputs = torch.from_numpy(images).float().view(len(images), steps, -1)
+    examples = Examples(inputs, torch.from_numpy(labels).long())
+    train, validation, test = standardize(split_examples(examples, [1200, 200, 397], seed=0))
+    return Task(
+        name=name,
+        summary=summary,
+        input_size=inputs.shape[2],
+        output_size=10,
+        loss="cross-entropy",
+        target=target,
+        train=train,
+        validation=validation,
+        test=test,
+        epoch_size=len(train),
+        hidden_size=64,
+        batch_size=64,
+    )
+
+
+def digits_rows() -> Task:
+    """Digits, a row of 8 pixels a step."""
+    return _digits("digits-rows", "8 x 8 handwritten digits, a row a step (8 steps)", 8, 0.95)
+
+
+def digits_pixels() -> Task:
+    """Digits, a pixel a step."""
+    return _digits("digits-pixels", "8 x 8 handwritten digits, a pixel a step (64 steps)", 64, 0.9)

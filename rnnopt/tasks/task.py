@@ -1,0 +1,193 @@
+"""What a task is: batches, a loss, a metric, a target declared in advance, and three splits.
+
+Training batches come from a generator of the run's own seed; the splits and the validation and test
+sequences are the same in every run. `Batches` can be saved and continued at any batch.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Sequences (time, batch, feature), targets (batch, …), true lengths (batch,) or None."""
+
+    inputs: Tensor
+    targets: Tensor
+    lengths: Tensor | None = None
+
+    def __len__(self) -> int:
+        return self.inputs.shape[1]
+
+    def to(self, device: torch.device) -> "Batch":
+        """This batch on `device`."""
+        lengths = None if self.lengths is None else self.lengths.to(device)
+        return Batch(self.inputs.to(device), self.targets.to(device), lengths)
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Stored sequences: inputs (count, time, feature), targets (count, …), lengths (count,)."""
+
+    inputs: Tensor
+    targets: Tensor
+    lengths: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def batch(self, index: Tensor | slice) -> Batch:
+        """The sequences at `index`, time first."""
+        lengths = None if self.lengths is None else self.lengths[index]
+        inputs = self.inputs[index].transpose(0, 1).contiguous()
+        return Batch(inputs, self.targets[index], lengths)
+
+
+# Draws that many sequences from a generator.
+Draw = Callable[[int, torch.Generator], Batch]
+
+
+@dataclass(frozen=True)
+class Task:
+    """A problem to train on.
+
+    Args:
+        name: as on the command line.
+        summary: one line for people.
+        input_size, output_size: features a step; classes or numbers to predict.
+        loss: "cross-entropy" (targets are classes) or "mse".
+        target: the metric to reach, declared in advance: accuracy in 0 … 1 for cross-entropy, mean
+            squared error for mse.
+        train: stored examples, or a function that draws new ones.
+        validation, test: stored examples.
+        epoch_size: sequences that count as one epoch when they are drawn anew.
+        hidden_size, batch_size: sizes to use unless told otherwise.
+    """
+
+    name: str
+    summary: str
+    input_size: int
+    output_size: int
+    loss: Literal["cross-entropy", "mse"]
+    target: float
+    train: Examples | Draw
+    validation: Examples
+    test: Examples
+    epoch_size: int
+    hidden_size: int = 128
+    batch_size: int = 128
+
+    @property
+    def metric(self) -> str:
+        """Name of the metric: accuracy is better the higher, mse the lower."""
+        return "accuracy" if self.loss == "cross-entropy" else "mse"
+
+    def is_better(self, metric: float, other: float) -> bool:
+        """Whether the first of two metrics is strictly better; NaN never is."""
+        return metric > other if self.loss == "cross-entropy" else metric < other
+
+    def reached(self, metric: float) -> bool:
+        """Whether a metric meets the target."""
+        return metric == self.target or self.is_better(metric, self.target)
+
+    def loss_of(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """Mean loss of outputs (batch, output), or (time, batch, output) over all true steps."""
+        outputs, targets = _pairs(outputs, batch)
+        if self.loss == "cross-entropy":
+            return functional.cross_entropy(outputs, targets)
+        return functional.mse_loss(outputs, targets)
+
+    @torch.no_grad()
+    def evaluate(
+        self, model: torch.nn.Module, examples: Examples, device: torch.device
+    ) -> tuple[float, float]:
+        """Loss and metric of `model` over all examples, in evaluation mode."""
+        was_training = model.training
+        model.eval()
+        loss, correct = 0.0, 0.0
+        for start in range(0, len(examples), 1000):
+            batch = examples.batch(slice(start, start + 1000)).to(device)
+            outputs = model(batch.inputs, batch.lengths)
+            loss += float(self.loss_of(outputs, batch)) * len(batch)
+            if self.loss == "cross-entropy":
+                outputs, targets = _pairs(outputs, batch)
+                correct += float((outputs.argmax(-1) == targets).float().mean()) * len(batch)
+        model.train(was_training)
+        loss /= len(examples)
+        return loss, correct / len(examples) if self.loss == "cross-entropy" else loss
+
+
+def _pairs(outputs: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Outputs and the targets they answer to, one a row.
+
+    Where the model answers at every step, a sequence's target stands at each of its true steps.
+    """
+    if outputs.ndim == 2:
+        return outputs, batch.targets
+    steps = torch.arange(len(outputs), device=outputs.device)[:, None]
+    lengths = len(outputs) if batch.lengths is None else batch.lengths
+    valid = (steps < lengths).expand(outputs.shape[:2])
+    return outputs[valid], batch.targets.expand(len(outputs), *batch.targets.shape)[valid]
+
+
+class Batches:
+    """Endless training batches; saved and continued exactly.
+
+    Stored examples are shuffled anew each epoch, and the last batch of an epoch may be smaller.
+
+    Args:
+        task: where the sequences come from.
+        batch_size: sequences a batch.
+        seed: of this stream alone.
+    """
+
+    def __init__(self, task: Task, batch_size: int, seed: int):
+        self.task, self.batch_size = task, batch_size
+        self.generator = torch.Generator().manual_seed(seed)
+        self.order = torch.empty(0, dtype=torch.long)
+        self.cursor = 0
+
+    @property
+    def per_epoch(self) -> int:
+        """Batches an epoch."""
+        return -(-self.task.epoch_size // self.batch_size)
+
+    def draw(self) -> Batch:
+        """The next batch."""
+        train = self.task.train
+        if not isinstance(train, Examples):
+            return train(self.batch_size, self.generator)
+        if self.cursor >= len(self.order):
+            self.order, self.cursor = torch.randperm(len(train), generator=self.generator), 0
+        index = self.order[self.cursor : self.cursor + self.batch_size]
+        self.cursor += self.batch_size
+        return train.batch(index)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything `load_state_dict` needs to draw the same batches on."""
+        return dict(
+            generator=self.generator.get_state(), order=self.order.clone(), cursor=self.cursor
+        )
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on where `state` was taken."""
+        self.generator.set_state(state["generator"])
+        self.order, self.cursor = state["order"].clone(), state["cursor"]
+
+
+def split_examples(examples: Examples, sizes: list[int], seed: int) -> list[Examples]:
+    """Disjoint random parts of the given sizes; the same for the same seed."""
+    order = torch.randperm(len(examples), generator=torch.Generator().manual_seed(seed))
+    parts = order[: sum(sizes)].split(sizes)
+    return [Examples(examples.inputs[part], examples.targets[part]) for part in parts]
+
+
+def standardize(parts: list[Examples]) -> list[Examples]:
+    """Subtracts the mean and divides by the deviation of all entries of the first part."""
+    deviation, mean = torch.std_mean(parts[0].inputs)
+    return [Examples((p.inputs - mean) / deviation, p.targets, p.lengths) for p in parts]

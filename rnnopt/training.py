@@ -1,0 +1,263 @@
+"""The one training loop: yields progress, prints nothing, opens no file.
+
+Its order is fixed: evaluate if due → stop if target, budget, interruption or divergence → one
+learner step → yield. One gradient evaluation is one minibatch forward and backward; the clock and
+the counters stop during validation. A `Training` saved after any step goes on bit for bit.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from rnnopt.config import Budget, Schedule
+from rnnopt.optimizers.frank_wolfe import FrankWolfe
+from rnnopt.tasks.task import Batch, Batches, Task
+
+Status = Literal["running", "reached target", "out of budget", "diverged", "interrupted"]
+CHECK_EVERY = 10  # gradient evaluations between looks at the loss, each of which waits for a GPU
+
+
+class Closure:
+    """Loss and gradient on the current minibatch; `advance` moves to the next.
+
+    Args:
+        model: what is trained.
+        batches: where the minibatches come from.
+        device: where the model is.
+        clip: largest norm of the gradient of all weights, or None.
+    """
+
+    def __init__(self, model: nn.Module, batches: Batches, device: torch.device, clip: float | None):
+        self.model, self.batches, self.device, self.clip = model, batches, device, clip
+        self.evaluations = 0
+        self._batch: Batch | None = None
+
+    @property
+    def batch(self) -> Batch:
+        """The current minibatch."""
+        if self._batch is None:
+            self._batch = self.batches.draw().to(self.device)
+        return self._batch
+
+    def __call__(self) -> Tensor:
+        """One gradient evaluation: leaves the gradient in the weights, returns the loss."""
+        self.model.zero_grad()
+        outputs = self.model(self.batch.inputs, self.batch.lengths)
+        loss = self.batches.task.loss_of(outputs, self.batch)
+        loss.backward()
+        if self.clip is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
+        self.evaluations += 1
+        return loss.detach()
+
+    def advance(self) -> None:
+        """Moves to the next minibatch, which is drawn when first needed."""
+        self._batch = None
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands after a step.
+
+    Args:
+        evaluations, epochs, seconds: spent on training so far.
+        fraction: of the budget that is spent, 0 … 1.
+        record: a line of the run's history if the validation set was just looked at, else None.
+    """
+
+    evaluations: int
+    epochs: float
+    seconds: float
+    fraction: float
+    record: dict[str, float] | None
+
+
+class Training:
+    """One run in progress.
+
+    Args:
+        model, optimizer: as built; the optimizer takes one gradient a step.
+        task: what to learn.
+        batches: the run's own training batches.
+        budget: how long.
+        schedule: course of the learning rate over the budget.
+        clip: largest gradient norm, or None.
+        evaluate_every: gradient evaluations between looks at the validation set; None for an epoch
+            or a twentieth of the budget.
+        stop_at_target: whether meeting the target ends the run.
+        device: where the model is.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Any,
+        task: Task,
+        batches: Batches,
+        budget: Budget,
+        schedule: Schedule = "constant",
+        clip: float | None = None,
+        evaluate_every: int | None = None,
+        stop_at_target: bool = False,
+        device: torch.device | None = None,
+    ):
+        self.model, self.optimizer, self.task, self.batches = model, optimizer, task, batches
+        self.budget, self.schedule, self.stop_at_target = budget, schedule, stop_at_target
+        self.device = device or torch.device("cpu")
+        self.closure = Closure(model, batches, self.device, clip)
+        self.rates = [group["lr"] for group in optimizer.param_groups]
+        if evaluate_every is None:
+            evaluate_every = batches.per_epoch
+            if budget.unit != "seconds":
+                evaluate_every = min(evaluate_every, math.ceil(self._evaluations_allowed() / 20))
+        self.evaluate_every = evaluate_every
+        self.status: Status = "running"
+        self.seconds = 0.0
+        self.next_look = 0  # at the validation set, in evaluations
+        self.records = 0
+        self.loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
+        self.loss_count = 0
+        self.best: dict[str, float] = {}
+        self.best_weights: dict[str, Tensor] = {}
+        self.to_target: dict[str, float] = {}
+
+    # -- the loop -----------------------------------------------------------------------------------
+
+    def run(self, stop_requested: Callable[[], bool] = lambda: False) -> Iterator[Progress]:
+        """Trains until the status is no longer "running"; `stop_requested` interrupts."""
+        self.status = "running"
+        while True:
+            fraction = self._fraction()
+            record = None
+            if self._loss_is_bad():
+                self.status = "diverged"
+            elif self.closure.evaluations >= self.next_look or fraction >= 1:
+                record = self._look()
+                if self.to_target and self.stop_at_target:
+                    self.status = "reached target"
+            if self.status == "running" and fraction >= 1:
+                self.status = "reached target" if self.to_target else "out of budget"
+            if self.status == "running" and stop_requested():
+                self.status = "interrupted"
+            if record or self.status != "running":
+                yield self._progress(fraction, record)
+            if self.status != "running":
+                return
+            self._step(fraction)
+            if self.closure.evaluations < self.next_look:
+                yield self._progress(self._fraction(), None)
+
+    def _step(self, fraction: float) -> None:
+        started = time.perf_counter()
+        factor = rate_factor(self.schedule, fraction)
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * factor
+        loss = self.closure()
+        self.optimizer.step()
+        self.closure.advance()
+        self.loss_sum += loss
+        self.loss_count += 1
+        if self.device.type == "cuda" and self.closure.evaluations >= self.next_look:
+            torch.cuda.synchronize(self.device)
+        self.seconds += time.perf_counter() - started
+
+    def _look(self) -> dict[str, float]:
+        """Scores the committed weights on the validation set; keeps them if they are the best."""
+        self.next_look = self.closure.evaluations + self.evaluate_every
+        with committed(self.optimizer):
+            loss, metric = self.task.evaluate(self.model, self.task.validation, self.device)
+            if not self.best or self.task.is_better(metric, self.best["validation_metric"]):
+                weights = self.model.state_dict()
+                self.best_weights = {k: v.detach().clone() for k, v in weights.items()}
+                self.best = dict(evaluations=self.closure.evaluations, validation_metric=metric)
+        spent = dict(evaluations=self.closure.evaluations, seconds=self.seconds)
+        if self.task.reached(metric) and not self.to_target:
+            self.to_target = dict(spent)
+        train_loss = float(self.loss_sum) / self.loss_count if self.loss_count else math.nan
+        self.loss_sum.zero_()
+        self.loss_count = 0
+        self.records += 1
+        return dict(
+            **spent,
+            epochs=self.closure.evaluations / self.batches.per_epoch,
+            train_loss=train_loss,
+            validation_loss=loss,
+            validation_metric=metric,
+            lr=float(self.optimizer.param_groups[0]["lr"]),
+        )
+
+    def test(self) -> tuple[float, float]:
+        """Loss and metric on the test set of the best weights on the validation set."""
+        current = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
+        self.model.load_state_dict(self.best_weights)
+        result = self.task.evaluate(self.model, self.task.test, self.device)
+        self.model.load_state_dict(current)
+        return result
+
+    # -- counting -----------------------------------------------------------------------------------
+
+    def _evaluations_allowed(self) -> float:
+        per_unit = self.batches.per_epoch if self.budget.unit == "epochs" else 1
+        return math.ceil(self.budget.amount * per_unit)
+
+    def _fraction(self) -> float:
+        if self.budget.unit == "seconds":
+            return min(1.0, self.seconds / self.budget.amount)
+        return min(1.0, self.closure.evaluations / self._evaluations_allowed())
+
+    def _loss_is_bad(self) -> bool:
+        evaluations = self.closure.evaluations
+        due = evaluations % CHECK_EVERY == 0 or evaluations >= self.next_look
+        return due and not math.isfinite(float(self.loss_sum))
+
+    def _progress(self, fraction: float, record: dict[str, float] | None) -> Progress:
+        evaluations = self.closure.evaluations
+        epochs = evaluations / self.batches.per_epoch
+        return Progress(evaluations, epochs, self.seconds, fraction, record)
+
+    # -- saving -------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that `load_state_dict` needs to go on bit for bit."""
+        state: dict[str, Any] = {name: getattr(self, name) for name in self.SAVED}
+        return state | dict(
+            model=self.model.state_dict(),
+            optimizer=self.optimizer.state_dict(),
+            batches=self.batches.state_dict(),
+            evaluations=self.closure.evaluations,
+            random=torch.get_rng_state(),
+        )
+
+    SAVED = (
+        "seconds", "next_look", "records", "loss_sum", "loss_count", "best", "best_weights",
+        "to_target",
+    )  # fmt: skip
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on where `state` was taken."""
+        for name in self.SAVED:
+            setattr(self, name, state[name])
+        self.loss_sum = self.loss_sum.to(self.device)
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.batches.load_state_dict(state["batches"])
+        self.closure.evaluations = state["evaluations"]
+        torch.set_rng_state(state["random"])
+
+
+def committed(optimizer: Any) -> Any:
+    """The context in which the weights are the ones to evaluate and to save."""
+    return optimizer.committed() if isinstance(optimizer, FrankWolfe) else nullcontext()
+
+
+def rate_factor(schedule: Schedule, fraction: float) -> float:
+    """What the learning rate is multiplied by when `fraction` of the budget is spent."""
+    if schedule == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * fraction))
+    return 1 - fraction if schedule == "linear" else 1.0
