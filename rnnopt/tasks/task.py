@@ -116,7 +116,7 @@ class Task:
             loss += float(self.loss_of(outputs, batch)) * len(batch)
             if self.loss == "cross-entropy":
                 outputs, targets = _pairs(outputs, batch)
-                correct += float((outputs.argmax(-1) == targets).float().mean()) * len(batch)
+                correct += float((outputs.argmax(-1) == targets).double().mean()) * len(batch)
         model.train(was_training)
         loss /= len(examples)
         return loss, correct / len(examples) if self.loss == "cross-entropy" else loss
