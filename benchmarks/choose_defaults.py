@@ -65,7 +65,12 @@ def train(task: Task, optimizer: str, rate: float, seed: int, settings: dict[str
 
 
 def study(
-    task: Task, contenders: list[str], rates: tuple[float, ...], seeds: range, out: Path, **settings: Any
+    task: Task,
+    contenders: list[str],
+    rates: tuple[float, ...],
+    seeds: range,
+    out: Path,
+    **settings: Any,
 ) -> list[dict]:
     """All runs of the study; appends each to `out` and skips those that stand there."""
     lines = out.read_text().splitlines() if out.exists() else []

@@ -3,7 +3,7 @@
 import math
 import re
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from rnnopt.errors import UserError, unknown_name
 from rnnopt.layers.sequence_model import Initialization, Readout
@@ -18,18 +18,15 @@ Schedule = Literal["constant", "cosine", "linear"]
 
 
 @dataclass(frozen=True)
-class RunConfig:
-    """One training run.
+class SharedConfig:
+    """What the runs of a comparison have in common.
 
     Args:
         task: what to learn, "name" or "name:option=value,…" (see `rnnopt list`).
         model: network, by name (see `rnnopt list`).
-        optimizer: "name" or "name:option=value,…", such as frank-wolfe:norm=spectral,inner_steps=1.
-            The options lr, clip and schedule may stand there too.
         lr: learning rate; unset means the optimizer's default.
-        seed: of the initial weights and the order of the batches.
-        budget: how long to train, as 30s, 20epochs or 5000evaluations (an evaluation is one
-            minibatch forward and backward). A run of more than a minute may also be 5m or 2h.
+        budget: how long to train: 30s, 5m, 2h, 20epochs or 5000evaluations (an evaluation is one
+            minibatch forward and backward).
         batch_size: sequences a minibatch; unset means the task's.
         hidden: units of each recurrent layer; unset means the task's.
         layers: recurrent layers.
@@ -40,16 +37,14 @@ class RunConfig:
         schedule: course of the learning rate over the budget; cosine and linear end at zero.
         evaluate_every: evaluations between looks at the validation set; unset means an epoch, or a
             twentieth of the budget where that is shorter.
-        stop_at_target: end the run once the task's target is met on the validation set.
+        stop_at_target: end a run once the task's target is met on the validation set.
         device: cpu, cuda or any name that torch knows.
-        threads: processor threads; small recurrent networks are slower with more.
+        threads: processor threads a run; small recurrent networks are slower with more.
     """
 
-    task: str
+    task: str = "digits-pixels"
     model: str = "rnn"
-    optimizer: str = "frank-wolfe"
     lr: float | None = None
-    seed: int = 0
     budget: str = "20epochs"
     batch_size: int | None = None
     hidden: int | None = None
@@ -58,7 +53,7 @@ class RunConfig:
     readout: Readout = "last"
     initialization: Initialization = "default"
     clip: float | None = None
-    schedule: Schedule = "constant"
+    schedule: Schedule = "cosine"
     evaluate_every: int | None = None
     stop_at_target: bool = False
     device: str = "cpu"
@@ -75,11 +70,28 @@ class RunConfig:
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise UserError(f"{name} must be a positive number, got {value}.")
+        if self.schedule not in get_args(Schedule):
+            raise unknown_name("schedule", self.schedule, get_args(Schedule))
+        Budget.parse(self.budget)
+
+
+@dataclass(frozen=True)
+class RunConfig(SharedConfig):
+    """One training run: the settings of SharedConfig, an optimizer and a seed.
+
+    Args:
+        optimizer: "name" or "name:option=value,…", such as frank-wolfe:norm=inf,inner_steps=5. The
+            options lr, clip and schedule may stand there too.
+        seed: of the initial weights and the order of the batches.
+    """
+
+    optimizer: str = "frank-wolfe"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 <= self.seed < 2**63:
             raise UserError(f"seed must be in 0 … 2^63 - 1, got {self.seed}.")
-        if self.schedule not in Schedule.__args__:  # type: ignore[attr-defined]
-            raise unknown_name("schedule", self.schedule, Schedule.__args__)  # type: ignore[attr-defined]
-        Budget.parse(self.budget)
 
     def to_dict(self) -> dict[str, Any]:
         """All fields, as saved with a run."""

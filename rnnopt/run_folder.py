@@ -65,7 +65,9 @@ class RunFolder:
         try:
             return RunConfig.from_dict(self._read_json("config.json"))
         except TypeError as error:
-            raise UserError(f"{self.path / 'config.json'} is not a run's config: {error}") from error
+            raise UserError(
+                f"{self.path / 'config.json'} is not a run's config: {error}"
+            ) from error
 
     def read_result(self) -> dict[str, Any]:
         """Status and, once the run is over, its figures; {} before it began."""
@@ -145,7 +147,9 @@ class RunFolder:
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Writes a file under a temporary name beside it and renames it."""
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+    with tempfile.NamedTemporaryFile(
+        dir=path.parent, prefix=f".{path.name}.", delete=False
+    ) as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())

@@ -1,7 +1,7 @@
 """One run from its config: builds everything by name, trains, and keeps the run folder up to date."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +80,8 @@ def run(
     """Trains as `config` says and keeps everything in the folder `path`.
 
     Args:
-        config: the run; with `resume` the folder's own config counts.
+        config: the run; with `resume` the folder's own config counts, and an option that was given
+            must agree with it.
         path: the run folder; must be new unless `resume`.
         resume: go on where the folder's checkpoint stands; a finished run is left as it is.
         listener: called after every step.
@@ -91,6 +92,7 @@ def run(
     """
     if resume:
         folder = RunFolder.open(path)
+        _check_resumable(config, folder.read_config())
         config = folder.read_config()
         if folder.read_result().get("status") not in ("running", "interrupted"):
             return folder.read_result()
@@ -133,6 +135,18 @@ def _train(
         result["test_loss"], result["test_metric"] = training.test()
     folder.write_result(result)
     return result
+
+
+def _check_resumable(config: RunConfig, saved: RunConfig) -> None:
+    """Raises UserError if an option was given that is not the one the run was begun with."""
+    default = RunConfig()
+    for field in fields(RunConfig):
+        given, before = getattr(config, field.name), getattr(saved, field.name)
+        if given not in (before, getattr(default, field.name)):
+            raise UserError(
+                f"the run was begun with {field.name}={before}, it cannot go on with"
+                f" {field.name}={given}."
+            )
 
 
 def _device(name: str) -> torch.device:

@@ -33,7 +33,9 @@ class Closure:
         clip: largest norm of the gradient of all weights, or None.
     """
 
-    def __init__(self, model: nn.Module, batches: Batches, device: torch.device, clip: float | None):
+    def __init__(
+        self, model: nn.Module, batches: Batches, device: torch.device, clip: float | None
+    ):
         self.model, self.batches, self.device, self.clip = model, batches, device, clip
         self.evaluations = 0
         self._batch: Batch | None = None
@@ -134,11 +136,11 @@ class Training:
         self.status = "running"
         while True:
             fraction = self._fraction()
-            record = None
+            record: dict[str, float] | None = None
             if self._loss_is_bad():
                 self.status = "diverged"
             elif self.closure.evaluations >= self.next_look or fraction >= 1:
-                record = self._look()
+                record = self._look() | {"fraction": fraction}
                 if self.to_target and self.stop_at_target:
                     self.status = "reached target"
             if self.status == "running" and fraction >= 1:

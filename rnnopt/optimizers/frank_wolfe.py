@@ -54,7 +54,12 @@ Outer = str | Callable[..., Optimizer]
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": dict(norm=2, ball="tensor", scale="norm", outer="adam", inner_steps=5),
     "authors_code": dict(
-        norm=2, ball="tensor", scale="norm", outer="adam", inner_steps=10, inner_iterate="cumulative"
+        norm=2,
+        ball="tensor",
+        scale="norm",
+        outer="adam",
+        inner_steps=10,
+        inner_iterate="cumulative",
     ),
 }
 CHOICES = {
@@ -268,9 +273,7 @@ class FrankWolfe(Optimizer):
                 state["anchor"] = torch.clone(p, memory_format=torch.preserve_format).detach()
                 state["displacement"] = torch.zeros_like(p, memory_format=torch.preserve_format)
             if group["momentum"] and "momentum_buffer" not in state:
-                state["momentum_buffer"] = torch.zeros_like(
-                    p, memory_format=torch.preserve_format
-                )
+                state["momentum_buffer"] = torch.zeros_like(p, memory_format=torch.preserve_format)
         return "has_gradient" in state
 
     def _commit(self, searches: list["_Search"]) -> None:

@@ -54,9 +54,7 @@ PERMUTATION_SEED = 92916
 def read_idx(name: str) -> Tensor:
     """The bytes of one MNIST file as a uint8 tensor (count, 28, 28) or (count,)."""
     packed_size, packed_sha256, size, sha256 = FILES[name]
-    path = find(
-        f"mnist/{name}.gz", [f"{m}{name}.gz" for m in MIRRORS], packed_size, packed_sha256
-    )
+    path = find(f"mnist/{name}.gz", [f"{m}{name}.gz" for m in MIRRORS], packed_size, packed_sha256)
     try:
         with gzip.open(path) as file:
             content = file.read(size + 1)

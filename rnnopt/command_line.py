@@ -1,0 +1,281 @@
+"""The verbs: list, train, compare, report. The only module that prints.
+
+Exit codes: 0 done, 1 a run failed or diverged, 2 bad input (one sentence, no traceback),
+130 interrupted.
+"""
+
+import math
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from rnnopt import __version__, comparison, report
+from rnnopt import run_folder as folders
+from rnnopt.config import MODELS, RunConfig, SharedConfig
+from rnnopt.errors import UserError
+from rnnopt.optimizers.by_name import OPTIMIZERS
+from rnnopt.runner import run as run_one
+from rnnopt.specification import parse
+from rnnopt.tasks import TASKS, build_task, download
+from rnnopt.training import Progress as TrainingProgress
+
+console = Console()
+errors = Console(stderr=True)
+
+
+def list_all() -> int:
+    """List the tasks, models and optimizers, with one line each."""
+    for title, entries in (
+        ("tasks", {name: (build.__doc__ or "").split("\n")[0] for name, build in TASKS.items()}),
+        ("models", {name: summary for name, (_, summary) in MODELS.items()}),
+        ("optimizers", {n: f"{c.summary} (lr {c.lr:g})" for n, c in OPTIMIZERS.items()}),
+    ):
+        table = Table("name", "what it is", title=title, title_justify="left", min_width=70)
+        for name, summary in entries.items():
+            table.add_row(name, summary)
+        console.print(table)
+    console.print(
+        'Options go behind a colon: --task adding:length=400 --optimizer "frank-wolfe:norm=inf".',
+        style="dim",
+    )
+    return 0
+
+
+def train(
+    config: Annotated[RunConfig, tyro.conf.OmitArgPrefixes],
+    out: Path | None = None,
+    resume: bool = False,
+    quiet: bool = False,
+) -> int:
+    """Train one network and keep everything about the run in a folder.
+
+    The folder holds config.json, environment.json, metrics.jsonl, checkpoint.pt, best.pt (the
+    weights with the best validation metric) and result.json. Ctrl-C ends the run after the current
+    step; --resume then continues it as if nothing had happened.
+
+    Args:
+        config: the run.
+        out: folder of the run; unset means a new one below runs/.
+        resume: continue the run in --out; its own settings count.
+        quiet: print the last lines only.
+    """
+    if resume and out is None:
+        raise UserError("--resume needs the run's folder: give --out.")
+    name = f"{parse(config.task)[0]}-{parse(config.optimizer)[0]}-{config.seed}"
+    path = out or _new_folder(name)
+    with comparison.interruptible() as stop, _progress(quiet) as bars:
+        bar = bars.add_task("training", total=1.0, note="", visible=False)
+        show = _Show(bars, bar)
+        result = run_one(config, path, resume, show, stop.is_set)
+    name = result.get("metric", "metric")
+    if "test_metric" in result:
+        best = result["best"]
+        console.print(
+            f"test {name} {result['test_metric']:.4f} at the best validation {name}"
+            f" {best['validation_metric']:.4f} ({best['evaluations']} of {result['evaluations']}"
+            f" evaluations, {result['seconds']:.1f} s)"
+        )
+    console.print(f"status {result['status']}", highlight=False)
+    console.print(f"run folder {path}", highlight=False, soft_wrap=True)
+    return {"interrupted": 130, "diverged": 1}.get(result["status"], 0)
+
+
+def compare(
+    shared: Annotated[SharedConfig, tyro.conf.OmitArgPrefixes],
+    optimizers: tuple[str, ...] = ("adam", "frank-wolfe"),
+    seeds: tuple[int, ...] = (0, 1, 2),
+    out: Path | None = None,
+    workers: int = 0,
+    resume: bool = False,
+) -> int:
+    """Train the same network with several optimizers and seeds, at the same budget.
+
+    Writes a table (report.md) and a figure (report.png) of loss and metric against gradient
+    evaluations and against seconds, and keeps every run's folder.
+
+    Args:
+        shared: what all runs have in common.
+        optimizers: "name" or "name:option=value,…", such as adam:lr=0.003,clip=1.
+        seeds: every optimizer runs with each.
+        out: folder of the comparison; unset means a new one below runs/.
+        workers: processes at once; 0 means one a processor.
+        resume: continue a comparison that was interrupted in --out.
+    """
+    if workers < 0:
+        raise UserError(f"workers must be at least 0, got {workers}.")
+    if resume and out is None:
+        raise UserError("--resume needs the comparison's folder: give --out.")
+    out = out or _new_folder(f"compare-{parse(shared.task)[0]}")
+    workers = workers or max(1, (os.cpu_count() or 1) // shared.threads)
+    jobs = comparison.plan(shared, list(optimizers), list(seeds), out, resume)
+    with comparison.interruptible() as stop, _progress() as bars:
+        all_bars = {o: bars.add_task(o, total=1.0, note="") for o in optimizers}
+
+        def tell(jobs: list[comparison.Job]) -> None:
+            _tell_jobs(bars, all_bars, jobs)
+
+        failures = comparison.work(jobs, min(workers, len(jobs)), tell, stop)
+        tell(jobs)
+    for failure in failures:
+        errors.print(f"failed: {failure}", style="red", highlight=False, soft_wrap=True)
+    begun = [job.path for job in jobs if (job.path / "config.json").exists()]
+    if begun:
+        _report(begun, out)
+    if stop.is_set():
+        console.print(f"interrupted; the same command with --out {out} --resume continues it.")
+        return 130
+    return 1 if failures else 0
+
+
+def report_runs(
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional], out: Path | None = None
+) -> int:
+    """Make the table and the figure of runs: RUNS are run folders or folders that hold some.
+
+    Args:
+        runs: folders to read.
+        out: where report.md and report.png go; unset means the first of RUNS.
+    """
+    if not runs:
+        raise UserError("report needs at least one run folder.")
+    _report(list(runs), out or runs[0])
+    return 0
+
+
+VERBS: dict[str, Callable[..., int]] = {
+    "list": list_all,
+    "train": train,
+    "compare": compare,
+    "report": report_runs,
+}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command `rnnopt`; ends the process with the exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments == ["--version"]:
+        print(f"rnnopt {__version__}")
+        sys.exit(0)
+    if not arguments:
+        arguments = ["--help"]
+    try:
+        with _download_bar():
+            code = tyro.extras.subcommand_cli_from_dict(
+                VERBS,
+                prog="rnnopt",
+                description="Train recurrent networks where ordinary training struggles.",
+                args=arguments,
+                sort_subcommands=False,
+            )
+    except UserError as error:
+        errors.print(f"rnnopt: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
+        code = 2
+    except KeyboardInterrupt:
+        errors.print("interrupted")
+        code = 130
+    sys.exit(code)
+
+
+class _Show:
+    """Draws one run's progress: loss, metric, evaluations a second, time left."""
+
+    def __init__(self, bars: Progress, bar: TaskID):
+        self.bars, self.bar, self.note = bars, bar, ""
+
+    def __call__(self, progress: TrainingProgress) -> None:
+        if progress.record:
+            loss = progress.record["train_loss"]
+            shown = "" if math.isnan(loss) else f"loss {loss:.4g}  "
+            self.note = f"{shown}validation {progress.record['validation_metric']:.4f}"
+        elif progress.evaluations % 10:
+            return
+        rate = progress.evaluations / progress.seconds if progress.seconds else 0.0
+        note = f"{self.note}  {progress.evaluations} evaluations, {rate:.0f}/s"
+        self.bars.update(self.bar, completed=progress.fraction, note=note, visible=True)
+
+
+def _tell_jobs(bars: Progress, all_bars: dict[str, TaskID], jobs: list[comparison.Job]) -> None:
+    """Draws one bar an optimizer from the run folders of its seeds."""
+    for optimizer, bar in all_bars.items():
+        mine = [job.path for job in jobs if job.config.optimizer == optimizer]
+        fractions, metrics = [], []
+        for path in mine:
+            records = folders.RunFolder(path).read_records()
+            if records:
+                over = folders.RunFolder(path).read_result()["status"] != "running"
+                fractions.append(1.0 if over else records[-1]["fraction"])
+                metrics.append(records[-1]["validation_metric"])
+        if metrics:
+            note = (
+                f"validation {sum(metrics) / len(metrics):.4f} ({len(metrics)}/{len(mine)} seeds)"
+            )
+            bars.update(bar, completed=sum(fractions) / len(mine), note=note)
+
+
+def _report(paths: list[Path], out: Path) -> None:
+    """Prints the tables and writes the report."""
+    runs = report.read_runs(folders.find_runs(paths))
+    for task, groups in report.group_runs(runs).items():
+        table = Table(title=f"{task}: {build_task(task).summary}", title_justify="left")
+        headings = report.columns(task)
+        kept = range(len(headings)) if console.width >= 140 else report.NARROW
+        for i in kept:
+            table.add_column(headings[i], overflow="fold", ratio=3 if i == 0 else 2)
+        for row in report.rows(groups):
+            table.add_row(*(row[i] for i in kept))
+        console.print(table)
+    try:
+        written = report.write_report(runs, out)
+    except OSError as error:
+        raise UserError(f"cannot write the report to {out}: {error.strerror}.") from error
+    for path in written:
+        console.print(f"wrote {path}", highlight=False, soft_wrap=True)
+
+
+def _new_folder(name: str) -> Path:
+    """runs/NAME, with a number behind it if that is taken."""
+    number, path = 1, Path("runs") / name
+    while path.exists():
+        number += 1
+        path = Path("runs") / f"{name}-{number}"
+    return path
+
+
+def _progress(quiet: bool = False) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=errors,
+        disable=quiet,
+    )
+
+
+@contextmanager
+def _download_bar() -> Iterator[None]:
+    """Draws downloads while the command runs; nothing as long as there is none."""
+    bars = _progress()
+    bar: dict[str, TaskID] = {}
+
+    def listener(name: str, done: int, total: int) -> None:
+        bars.start()
+        if name not in bar:
+            bar[name] = bars.add_task(name, total=total, note="download")
+        bars.update(bar[name], completed=done)
+
+    before, download.listener = download.listener, listener
+    try:
+        yield
+    finally:
+        download.listener = before
+        bars.stop()

@@ -1,0 +1,229 @@
+"""Tables and figures from run folders, and from nothing else.
+
+Runs that differ in the seed alone form a group: a row of the table, a line of the figure. Intervals
+are 95 % Student intervals of the mean over seeds. A run that misses its target counts as infinitely
+slow, so the cost to the target is given as a mean only where every run reached it.
+"""
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rnnopt.config import RunConfig
+from rnnopt.run_folder import RunFolder
+from rnnopt.tasks import build_task
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's colours, told apart with any colour vision; then line styles.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999933")
+STYLES = ("-", "--", ":", "-.")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run folder, read."""
+
+    config: RunConfig
+    records: list[dict[str, float]]
+    result: dict[str, Any]
+    path: Path
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that differ in the seed alone."""
+
+    label: str
+    runs: list[Run]
+
+
+def read_runs(folders: Sequence[RunFolder]) -> list[Run]:
+    """What the folders hold."""
+    return [Run(f.read_config(), f.read_records(), f.read_result(), f.path) for f in folders]
+
+
+def group_runs(runs: Sequence[Run]) -> dict[str, list[Group]]:
+    """The groups of each task, in order of first appearance.
+
+    A group is labelled by its optimizer and whatever else sets it apart from its task's others.
+    """
+    by_task: dict[str, dict[tuple, list[Run]]] = {}
+    for run in runs:
+        settings = run.config.to_dict()
+        del settings["seed"]
+        by_task.setdefault(run.config.task, {}).setdefault(tuple(settings.items()), []).append(run)
+    result = {}
+    for task, groups in by_task.items():
+        columns = [set(values) for values in zip(*groups, strict=True)]
+        differing = [next(iter(c))[0] for c in columns if len(c) > 1]
+        labels = [_label(dict(settings), differing) for settings in groups]
+        result[task] = [Group(*item) for item in zip(labels, groups.values(), strict=True)]
+    return result
+
+
+def _label(settings: dict[str, Any], differing: list[str]) -> str:
+    extra = [
+        f"{n}={settings[n]}" for n in differing if n != "optimizer" and settings[n] is not None
+    ]
+    return " ".join([settings["optimizer"], *extra])
+
+
+def mean_and_width(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and half width of its 95 % Student interval; NaN width for one value."""
+    mean = statistics.mean(values)
+    if len(values) < 2 or not all(map(math.isfinite, values)):
+        return mean, math.nan
+    from scipy import stats
+
+    deviation = statistics.stdev(values)
+    return mean, float(stats.t.ppf(0.975, len(values) - 1)) * deviation / math.sqrt(len(values))
+
+
+NARROW = (0, 2, 4, 5, 6)  # the columns that a small terminal still has room for
+
+
+def columns(task: str) -> list[str]:
+    """Headings of `rows`."""
+    built = build_task(task)
+    name = built.metric
+    return [
+        "optimizer", "runs", f"test {name}", f"best validation {name}",
+        f"reached {built.target:g}", "evaluations to target", "seconds to target",
+        "ms an evaluation", "status",
+    ]  # fmt: skip
+
+
+def rows(groups: Sequence[Group]) -> list[list[str]]:
+    """One row a group, as text; runs that are not over have no test figure."""
+    return [_row(group) for group in groups]
+
+
+def _row(group: Group) -> list[str]:
+    results = [run.result for run in group.runs]
+    best = [r["best"]["validation_metric"] for r in results if r.get("best")]
+    targets = [r.get("to_target") or {} for r in results]
+    cost = [1e3 * r["seconds"] / r["evaluations"] for r in results if r.get("evaluations", 0) > 0]
+    statuses: dict[str, int] = {}
+    for r in results:
+        statuses[r["status"]] = statuses.get(r["status"], 0) + 1
+    return [
+        group.label,
+        str(len(results)),
+        _interval([r["test_metric"] for r in results if "test_metric" in r], 4),
+        _interval(best, 4),
+        f"{sum(bool(t) for t in targets)}/{len(targets)}",
+        _interval([t.get("evaluations", math.inf) for t in targets], 0),
+        _interval([t.get("seconds", math.inf) for t in targets], 1),
+        _interval(cost, 1, interval=False),
+        ", ".join(f"{count} {status}" for status, count in statuses.items()),
+    ]
+
+
+def _interval(values: Sequence[float], digits: int, interval: bool = True) -> str:
+    if not values:
+        return "–"
+    mean, width = mean_and_width(values)
+    if math.isinf(mean):
+        return "∞"
+    if math.isnan(width) or not interval:
+        return f"{mean:.{digits}f}"
+    return f"{mean:.{digits}f} ± {width:.{digits}f}"
+
+
+def markdown(task: str, groups: Sequence[Group]) -> str:
+    """The table as Markdown."""
+    head = columns(task)
+    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    return "\n".join(lines + [f"| {' | '.join(row)} |" for row in rows(groups)]) + "\n"
+
+
+def figure(task: str, groups: Sequence[Group]) -> "Figure":
+    """Training loss and validation metric against gradient evaluations and against seconds."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import LogFormatter
+
+    built = build_task(task)
+    result = Figure(figsize=(11, 7.5), layout="constrained")
+    axes = result.subplots(2, 2, sharex="col", sharey="row")
+    result.suptitle(f"{task}: {built.summary}")
+    panels = [("train_loss", f"training loss ({built.loss})")]
+    panels += [("validation_metric", f"validation {built.metric}")]
+    for row, (quantity, name) in enumerate(panels):
+        for column, cost in enumerate(("evaluations", "seconds")):
+            axis = axes[row][column]
+            for i, group in enumerate(groups):
+                _draw(axis, group, cost, quantity, i)
+            axis.grid(alpha=0.3)
+            axis.margins(x=0.01)
+            if column == 0:
+                axis.set_ylabel(name)
+            if row == 1:
+                unit = "gradient evaluations" if cost == "evaluations" else "training seconds"
+                axis.set_xlabel(unit)
+        if quantity == "train_loss" or built.metric == "mse":
+            axes[row][0].set_yscale("log")
+            axes[row][0].yaxis.set_major_formatter(LogFormatter())
+            axes[row][0].yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
+        else:
+            axes[row][0].set_ylim(0, 1)
+    for axis in axes[1]:
+        axis.axhline(built.target, color="#666666", linewidth=1, linestyle=(0, (2, 2)))
+    axes[1][0].annotate(
+        f"target {built.target:g}", (1, built.target), xycoords=("axes fraction", "data"),
+        xytext=(-4, 3), textcoords="offset points", ha="right", color="#666666", fontsize=9,
+    )  # fmt: skip
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    result.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False, fontsize=9)
+    return result
+
+
+def _draw(axis: "Axes", group: Group, cost: str, quantity: str, number: int) -> None:
+    """One group's mean over seeds, with the 95 % interval of the mean as a band."""
+    import numpy as np
+
+    curves = []
+    for run in group.runs:
+        points = [(r[cost], r[quantity]) for r in run.records if math.isfinite(r[quantity])]
+        if len(points) > 1:
+            curves.append(np.array(points).T)
+    if not curves:
+        return
+    # One grid for all seeds, no further than the shortest run: nothing is extrapolated.
+    start, end = max(c[0][0] for c in curves), min(c[0][-1] for c in curves)
+    grid = np.linspace(start, end, max(len(c[0]) for c in curves))
+    values = np.array([np.interp(grid, c[0], c[1]) for c in curves])
+    mean = values.mean(0)
+    color = COLORS[number % len(COLORS)]
+    style = STYLES[number // len(COLORS) % len(STYLES)]
+    axis.plot(grid, mean, color=color, linestyle=style, linewidth=1.6, label=group.label)
+    if len(curves) > 1:
+        widths = np.array([mean_and_width(list(column))[1] for column in values.T])
+        # A log axis has no room below zero: there the band ends at the lowest run.
+        low = (
+            np.maximum(mean - widths, values.min(0)) if quantity == "train_loss" else mean - widths
+        )
+        axis.fill_between(grid, low, mean + widths, color=color, alpha=0.18, linewidth=0)
+
+
+def write_report(runs: Sequence[Run], folder: Path) -> list[Path]:
+    """Writes report.md and a figure a task into `folder`; returns their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    grouped = group_runs(runs)
+    paths, sections = [], []
+    for task, groups in grouped.items():
+        name = "report" if len(grouped) == 1 else "report-" + "".join(
+            c if c.isalnum() else "-" for c in task
+        )  # fmt: skip
+        path = folder / f"{name}.png"
+        figure(task, groups).savefig(path, dpi=130)
+        paths.append(path)
+        sections.append(f"## {task}\n\n{markdown(task, groups)}\n![{task}]({path.name})\n")
+    text = folder / "report.md"
+    text.write_text("\n".join(sections))
+    return [text, *paths]
