@@ -1,4 +1,4 @@
-"""One run from its config: builds everything by name, trains, and keeps the run folder up to date."""
+"""One run from its config: builds everything by name, trains, keeps the run folder up to date."""
 
 from collections.abc import Callable
 from dataclasses import fields, replace

@@ -129,7 +129,7 @@ class Training:
         self.best_weights: dict[str, Tensor] = {}
         self.to_target: dict[str, float] = {}
 
-    # -- the loop -----------------------------------------------------------------------------------
+    # -- the loop ----------------------------------------------------------------------------------
 
     def run(self, stop_requested: Callable[[], bool] = lambda: False) -> Iterator[Progress]:
         """Trains until the status is no longer "running"; `stop_requested` interrupts."""
@@ -202,7 +202,7 @@ class Training:
         self.model.load_state_dict(current)
         return result
 
-    # -- counting -----------------------------------------------------------------------------------
+    # -- counting ----------------------------------------------------------------------------------
 
     def _evaluations_allowed(self) -> float:
         per_unit = self.batches.per_epoch if self.budget.unit == "epochs" else 1
@@ -223,7 +223,7 @@ class Training:
         epochs = evaluations / self.batches.per_epoch
         return Progress(evaluations, epochs, self.seconds, fraction, record)
 
-    # -- saving -------------------------------------------------------------------------------------
+    # -- saving ------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that `load_state_dict` needs to go on bit for bit."""

@@ -6,7 +6,8 @@ the padding only has to be kept out of the read-out and the batch statistics, wh
 packing.
 """
 
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 Cell = Literal["rnn", "lstm", "gru"]
 Readout = Literal["last", "every", "mean"]
 Initialization = Literal["default", "orthogonal", "identity", "normal"]
-CELLS: dict[str, type[nn.RNNBase]] = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
+CELLS: dict[str, Callable[..., nn.RNNBase]] = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
 
 
 class SequenceModel(nn.Module):
@@ -32,8 +33,8 @@ class SequenceModel(nn.Module):
             mean state over the true steps.
         initialization: "default", torch's; "orthogonal", recurrent matrices (gate by gate)
             orthogonal; "identity", recurrent matrices the identity (Le et al.,
-            https://arxiv.org/abs/1504.00941); "normal", every weight and bias N(0, 0.01²) (the aSNAQ
-            paper).
+            https://arxiv.org/abs/1504.00941); "normal", every weight and bias N(0, 0.01²), as in
+            the aSNAQ paper.
 
     Example:
         >>> model = SequenceModel(input_size=9, hidden_size=80, output_size=6)
@@ -60,13 +61,17 @@ class SequenceModel(nn.Module):
         for name, value in sizes.items():
             if value < 1:
                 raise ValueError(f"SequenceModel needs {name} >= 1, got {name}={value}.")
-        choices = [("cell", cell, Cell), ("readout", readout, Readout)]
-        choices += [("initialization", initialization, Initialization)]
+        choices: list[tuple[str, str, tuple[str, ...]]] = [
+            ("cell", cell, get_args(Cell)),
+            ("nonlinearity", nonlinearity, ("tanh", "relu")),
+            ("readout", readout, get_args(Readout)),
+            ("initialization", initialization, get_args(Initialization)),
+        ]
         for name, choice, allowed in choices:
-            if choice not in allowed.__args__:
-                wanted = ", ".join(allowed.__args__)
+            if choice not in allowed:
+                wanted = ", ".join(allowed)
                 raise ValueError(f"{name} must be one of {wanted}, got {name}={choice!r}.")
-        options = {"nonlinearity": nonlinearity} if cell == "rnn" else {}
+        options: dict[str, Any] = {"nonlinearity": nonlinearity} if cell == "rnn" else {}
         self.readout = readout
         self.recurrent = nn.ModuleList(
             CELLS[cell](input_size if i == 0 else hidden_size, hidden_size, **options)
@@ -125,8 +130,9 @@ def initialize(model: SequenceModel, initialization: Initialization) -> None:
                 nn.init.normal_(parameter, std=0.01)
     elif initialization in ("orthogonal", "identity"):
         for layer in model.recurrent:
-            hidden = layer.weight_hh_l0
-            for gate in hidden.split(hidden.shape[1]):
+            assert isinstance(layer, nn.RNNBase)
+            recurrent = dict(layer.named_parameters())["weight_hh_l0"]
+            for gate in recurrent.split(layer.hidden_size):
                 if initialization == "identity":
                     nn.init.eye_(gate)
                 else:

@@ -1,14 +1,14 @@
-"""Frank-Wolfe RNN optimizer: search a small ball around the weights, then step towards what was found.
+"""Frank-Wolfe RNN optimizer: search a small ball around the weights, step towards what was found.
 
-At weights ω the local problem is  min F(ω + Δω) over ‖Δω‖_p ≤ δ.  Starting at Δω_0 = 0, for k = 1 … K:
+At weights ω the local problem is  min F(ω + Δω) over ‖Δω‖_p ≤ δ.  From Δω_0 = 0, for k = 1 … K:
 
     g_k  = ∇F_k(ω + Δω_{k-1})                  one minibatch gradient
     s_k  = argmin_{‖s‖_p ≤ δ} ⟨s, g_k⟩           the vertex, see linear_minimization.py
     Δω_k = (1 - 1/k) Δω_{k-1} + (1/k) s_k        so Δω_K is the mean of the K vertices
 
 and then ω ← ω + η Δω_K, or a step of another optimizer (Adam in the paper's experiments) whose
-gradient is the pseudo-gradient -Δω_K/δ. Between two such commits the weights stand at the probe point
-ω + Δω_k, inside the ball; the committed ω is kept in `anchor`.
+gradient is the pseudo-gradient -Δω_K/δ. Between two such commits the weights stand at the probe
+point ω + Δω_k, inside the ball; the committed ω is kept in `anchor`.
 
 | paper | here | | paper | here |
 |---|---|---|---|---|
@@ -40,6 +40,7 @@ from torch.optim.optimizer import Optimizer, ParamsT
 from rnnopt.optimizers.linear_minimization import (
     SPECTRAL_METHODS,
     Norm,
+    Tensors,
     ball_scale,
     check_norm,
     global_vertices,
@@ -76,8 +77,8 @@ class FrankWolfe(Optimizer):
 
     For any network, recurrent ones above all: a step has the same length whether the gradient
     vanished or exploded. Without a closure, `loss.backward(); optimizer.step()` is one inner step
-    and every `inner_steps`-th call commits. With a closure, one call goes on to the next commit; the
-    closure is called once per inner step and decides whether it draws a new minibatch. Between
+    and every `inner_steps`-th call commits. With a closure, one call goes on to the next commit;
+    the closure is called once per inner step and decides whether it draws a new minibatch. Between
     commits the weights stand at a probe point: wrap evaluation, saving and export in
     `with optimizer.committed():`. Under GradScaler use it without a closure.
 
@@ -101,8 +102,8 @@ class FrankWolfe(Optimizer):
             decoupled_weight_decay=False it is added to each inner gradient instead (L2).
         momentum: μ of the average m ← μ m + (1-μ) g that the oracle sees in place of g; 0 is off.
         nesterov: the oracle sees μ m + (1-μ) g instead of m.
-        scale: unit of the radius, and of lr with outer="plain": "norm", the norm itself (the paper);
-            "entry", the size of a typical entry, n^{1/p} norms, for the spectral norm
+        scale: unit of the radius, and of lr with outer="plain": "norm", the norm itself, as in the
+            paper; "entry", the size of a typical entry, n^{1/p} norms, for the spectral norm
             √max(rows, columns), so that one radius means the same for every norm and shape.
         radius_scale: radius per lr when radius is None.
         eta: step length of outer="plain" in radii; None means lr/radius, a step of length lr.
@@ -159,7 +160,7 @@ class FrankWolfe(Optimizer):
         )  # fmt: skip
         super().__init__(params, defaults)
 
-    # -- the torch contract -------------------------------------------------------------------------
+    # -- the torch contract ------------------------------------------------------------------------
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds a group; it joins the cycle under way, its missing gradients counting as zero."""
@@ -189,7 +190,7 @@ class FrankWolfe(Optimizer):
         """Loads a copy of `state_dict`; later steps never write into the caller's tensors."""
         super().load_state_dict(deepcopy(state_dict))
 
-    # -- where the weights stand --------------------------------------------------------------------
+    # -- where the weights stand -------------------------------------------------------------------
 
     @property
     def inner_step(self) -> int:
@@ -216,7 +217,7 @@ class FrankWolfe(Optimizer):
                 for (p, _), probe in zip(moved, probes, strict=True):
                     p.copy_(probe)
 
-    # -- the step -----------------------------------------------------------------------------------
+    # -- the step ----------------------------------------------------------------------------------
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:  # type: ignore[override]
@@ -239,64 +240,43 @@ class FrankWolfe(Optimizer):
 
     def _inner_step(self) -> bool:
         """Uses the gradients in place; returns whether the cycle needs more of them."""
-        last = self.inner_step + 1 >= self.param_groups[0]["inner_steps"]
-        frozen = all(float(group["lr"]) == 0 for group in self.param_groups)
-        searches = [
-            _Search(group, [p for p in group["params"] if self._takes_part(p, group)], self.state)
-            for group in self.param_groups
-        ]
-        if frozen:
+        searches = [self._search(group) for group in self.param_groups]
+        if all(float(group["lr"]) == 0 for group in self.param_groups):
             self._create_outer_state(searches)
             return False
+        last = self.inner_step + 1 >= self.param_groups[0]["inner_steps"]
         for search in searches:
             search.start()
         _move_displacements(searches)
+        for search in searches:
+            search.return_to_anchor() if last else search.move_to_probe()
         if last:
             self._commit(searches)
-        else:
-            for search in searches:
-                search.move_to_probe()
         for group in self.param_groups:
             group["inner_step"] = 0 if last else group["inner_step"] + 1
         return not last
 
-    def _takes_part(self, p: Tensor, group: dict[str, Any]) -> bool:
-        """Creates the state of a tensor at its first gradient; True from then on."""
-        state = self.state[p]
-        if p.grad is not None:
-            if p.grad.is_sparse:
-                raise ValueError("FrankWolfe needs dense gradients, got a sparse one.")
-            if "has_gradient" not in state:
-                state["has_gradient"] = False  # in this cycle
-                state["outer"] = {}
-            if group["inner_steps"] > 1 and "anchor" not in state:
-                state["anchor"] = torch.clone(p, memory_format=torch.preserve_format).detach()
-                state["displacement"] = torch.zeros_like(p, memory_format=torch.preserve_format)
-            if group["momentum"] and "momentum_buffer" not in state:
-                state["momentum_buffer"] = torch.zeros_like(p, memory_format=torch.preserve_format)
-        return "has_gradient" in state
+    def _search(self, group: dict[str, Any]) -> "_Search":
+        """The tensors of a group that ever had a gradient; creates the state of new ones."""
+        params, states = [], []
+        for p in group["params"]:
+            if p.grad is None:
+                state = self.state.get(p)
+            else:
+                state = self.state[p]
+                _create_state(p, state, group)
+            if state:
+                params.append(p)
+                states.append(state)
+        return _Search(group, params, states)
 
     def _commit(self, searches: list["_Search"]) -> None:
         """The outer step, from the anchor along the displacement."""
         for search in searches:
-            search.return_to_anchor()
             search.decay_weights()
-        if self.outer == "plain":
-            for search in searches:
+            if self.outer == "plain":
                 search.plain_step()
-        else:
-            self._outer_step(searches)
-
-    def _create_outer_state(self, searches: list["_Search"]) -> None:
-        """torch's distributed checkpoints make a fresh optimizer create its whole state with one
-        step at lr = 0 and zero gradients: lets the outer optimizer do the same."""
-        params = [p for search in searches for p in search.params]
-        fresh = params and not any(self.state[p]["outer"] for p in params)
-        if self.outer != "plain" and fresh and not any(p.grad.any() for p in params):
-            for search in searches:
-                search.displacement = {p: torch.zeros_like(p) for p in search.params}
-                for p in search.params:
-                    self.state[p]["has_gradient"] = True
+        if self.outer != "plain":
             self._outer_step(searches)
 
     def _outer_step(self, searches: list["_Search"]) -> None:
@@ -304,24 +284,37 @@ class FrankWolfe(Optimizer):
         outer = self.outer_optimizer
         every = [p for group in self.param_groups for p in group["params"]]
         gradients = [p.grad for p in every]
+        moving = [search.with_gradient() for search in searches]
         try:
             for p in every:
                 p.grad = None
-            for search, group in zip(searches, outer.param_groups, strict=True):
+            for search, indices, group in zip(searches, moving, outer.param_groups, strict=True):
                 group["lr"] = search.group["lr"]
-                moving = search.with_gradient()
-                pseudo_gradients = torch._foreach_neg([search.displacement[p] for p in moving])
-                for p, pseudo_gradient in zip(moving, pseudo_gradients, strict=True):
-                    p.grad = pseudo_gradient
-                    outer.state[p] = self.state[p]["outer"]
-            with torch.enable_grad():  # as torch's own loop would call it
-                outer.step()
-            for search in searches:
-                for p in search.with_gradient():
-                    self.state[p]["outer"] = outer.state[p]
+                pseudo_gradients = torch._foreach_neg([search.displacements[i] for i in indices])
+                for i, pseudo_gradient in zip(indices, pseudo_gradients, strict=True):
+                    search.params[i].grad = pseudo_gradient
+                    outer.state[search.params[i]] = search.states[i]["outer"]
+            outer.step()
+            for search, indices in zip(searches, moving, strict=True):
+                for i in indices:
+                    search.states[i]["outer"] = outer.state[search.params[i]]
         finally:
             for p, gradient in zip(every, gradients, strict=True):
                 p.grad = gradient
+
+    def _create_outer_state(self, searches: list["_Search"]) -> None:
+        """torch's distributed checkpoints make a fresh optimizer create its whole state with one
+        step at lr = 0 and zero gradients: lets the outer optimizer do the same."""
+        states = [state for search in searches for state in search.states]
+        if self.outer == "plain" or not states or any(state["outer"] for state in states):
+            return
+        if any(p.grad.any() for s in searches for p in s.params if p.grad is not None):
+            return
+        for search in searches:
+            search.displacements = [torch.zeros_like(p) for p in search.params]
+            for state in search.states:
+                state["has_gradient"] = True
+        self._outer_step(searches)
 
     @property
     def outer_optimizer(self) -> Optimizer:
@@ -343,145 +336,168 @@ class _Search:
 
     Args:
         group: the parameter group.
-        params: its tensors that take part, each with its state created.
-        state: the optimizer's state by tensor.
+        params: its tensors that ever had a gradient.
+        states: the optimizer's state of each.
     """
 
-    def __init__(self, group: dict[str, Any], params: list[Tensor], state: Any):
-        self.group, self.params, self.state = group, params, state
-        self.displacement: dict[Tensor, Tensor] = {}
+    def __init__(self, group: dict[str, Any], params: list[Tensor], states: list[dict[str, Any]]):
+        self.group, self.params, self.states = group, params, states
+        self.displacements: list[Tensor] = []
 
     def start(self) -> None:
         """At the first inner step: fixes the radius and the anchor. Notes who has a gradient."""
-        group = self.group
+        group, states = self.group, self.states
         first = group["inner_step"] == 0
         if first:
             group["probe_radius"] = _radius(group)
-        if group["inner_steps"] > 1:
-            self.displacement = {p: self.state[p]["displacement"] for p in self.params}
-            if first and self.params:
-                torch._foreach_copy_([self.state[p]["anchor"] for p in self.params], self.params)
+        if group["inner_steps"] == 1:
+            self.displacements = [torch.zeros_like(p) for p in self.params]
         else:
-            self.displacement = {p: torch.zeros_like(p) for p in self.params}
-        for p in self.params:
-            seen = not first and self.state[p]["has_gradient"]
-            self.state[p]["has_gradient"] = seen or p.grad is not None
+            self.displacements = [state["displacement"] for state in states]
+            if first and states:
+                torch._foreach_copy_([state["anchor"] for state in states], self.params)
+        for p, state in zip(self.params, states, strict=True):
+            state["has_gradient"] = p.grad is not None or (state["has_gradient"] and not first)
 
-    def oracle_input(self) -> tuple[list[Tensor], list[Tensor]]:
-        """The tensors with a gradient, and what the oracle sees of each."""
-        params = [p for p in self.params if p.grad is not None]
-        gradients = [p.grad for p in params if p.grad is not None]
+    def oracle_input(self) -> tuple[list[int], Tensors]:
+        """Which tensors have a gradient, and what the oracle sees of each."""
         group = self.group
+        indices = [i for i, p in enumerate(self.params) if p.grad is not None]
+        gradients: Tensors = [p.grad for p in self.params if p.grad is not None]
+        if not indices:
+            return [], []
         if group["weight_decay"] and not group["decoupled_weight_decay"]:
-            gradients = list(torch._foreach_add(gradients, params, alpha=group["weight_decay"]))
+            params = [self.params[i] for i in indices]
+            gradients = torch._foreach_add(gradients, params, alpha=group["weight_decay"])
         if group["momentum"]:
-            averages = [self.state[p]["momentum_buffer"] for p in params]
+            averages = [self.states[i]["momentum_buffer"] for i in indices]
             torch._foreach_lerp_(averages, gradients, 1 - group["momentum"])
-            if group["nesterov"]:
-                gradients = list(torch._foreach_lerp(gradients, averages, group["momentum"]))
-            else:
-                gradients = averages
-        return params, gradients
+            if not group["nesterov"]:
+                return indices, averages
+            gradients = torch._foreach_lerp(gradients, averages, group["momentum"])
+        return indices, gradients
 
-    def average_weight(self) -> float:
-        """Weight of the newest vertex: 1/k, or 2/(k+1)."""
+    def forget_missing(self) -> None:
+        """A missing gradient counts as the vertex 0."""
+        missing = [
+            d for p, d in zip(self.params, self.displacements, strict=True) if p.grad is None
+        ]
+        self.average_in(missing, [torch.zeros_like(d) for d in missing])
+
+    def average_in(self, targets: Tensors, new: Tensors) -> None:
+        """targets ← (1 - w) targets + w new, with w = 1/k or 2/(k+1)."""
         k = self.group["inner_step"] + 1
-        return 1 / k if self.group["inner_weights"] == "uniform" else 2 / (k + 1)
+        weight = 1 / k if self.group["inner_weights"] == "uniform" else 2 / (k + 1)
+        if not targets:
+            return
+        if weight == 1:
+            torch._foreach_copy_(targets, new)  # lerp_ would keep a NaN of the last cycle
+        else:
+            torch._foreach_lerp_(targets, new, weight)
 
     def move_to_probe(self) -> None:
         """Weights ← anchor + radius * displacement."""
         if not self.params:
             return
         if self.group["inner_iterate"] == "paper":
-            torch._foreach_copy_(self.params, [self.state[p]["anchor"] for p in self.params])
-        displacements = [self.displacement[p] for p in self.params]
-        torch._foreach_add_(self.params, displacements, alpha=self.group["probe_radius"])
+            torch._foreach_copy_(self.params, [state["anchor"] for state in self.states])
+        torch._foreach_add_(self.params, self.displacements, alpha=self.group["probe_radius"])
 
     def return_to_anchor(self) -> None:
         """Weights ← anchor."""
         if self.group["inner_steps"] > 1 and self.params:
-            torch._foreach_copy_(self.params, [self.state[p]["anchor"] for p in self.params])
+            torch._foreach_copy_(self.params, [state["anchor"] for state in self.states])
 
-    def with_gradient(self) -> list[Tensor]:
+    def with_gradient(self) -> list[int]:
         """The tensors that had a gradient at some inner step of this cycle."""
-        return [p for p in self.params if self.state[p]["has_gradient"]]
+        return [i for i, state in enumerate(self.states) if state["has_gradient"]]
 
     def decay_weights(self) -> None:
         """Decoupled weight decay, by lr * weight_decay."""
-        group, params = self.group, self.with_gradient()
+        group, params = self.group, [self.params[i] for i in self.with_gradient()]
         if group["weight_decay"] and group["decoupled_weight_decay"] and params:
             torch._foreach_mul_(params, 1 - float(group["lr"]) * group["weight_decay"])
 
     def plain_step(self) -> None:
         """Weights += eta * radius * displacement, of length lr when eta is None."""
-        group, params = self.group, self.with_gradient()
+        group, indices = self.group, self.with_gradient()
         length = group["lr"] if group["eta"] is None else group["eta"] * group["probe_radius"]
-        if params:
-            torch._foreach_add_(params, [self.displacement[p] for p in params], alpha=float(length))
+        if indices:
+            torch._foreach_add_(
+                [self.params[i] for i in indices],
+                [self.displacements[i] for i in indices],
+                alpha=float(length),
+            )
+
+
+def _create_state(p: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
+    """Adds to `state` what a tensor with a gradient needs and does not have."""
+    if p.grad is not None and p.grad.is_sparse:
+        raise ValueError("FrankWolfe needs dense gradients, got a sparse one.")
+    if not state:
+        state["has_gradient"] = False  # in this cycle
+        state["outer"] = {}
+    if group["inner_steps"] > 1 and "anchor" not in state:
+        state["anchor"] = torch.clone(p, memory_format=torch.preserve_format).detach()
+        state["displacement"] = torch.zeros_like(p, memory_format=torch.preserve_format)
+    if group["momentum"] and "momentum_buffer" not in state:
+        state["momentum_buffer"] = torch.zeros_like(p, memory_format=torch.preserve_format)
 
 
 def _move_displacements(searches: list[_Search]) -> None:
     """displacement ← its average with the newest vertex, in every group."""
+    for search in searches:
+        search.forget_missing()
     if searches[0].group["ball"] == "global":
         _move_in_global_ball(searches)
         return
     for search in searches:
         group = search.group
-        params, gradients = search.oracle_input()
-        _forget_missing(search, params)
-        if not params:
-            continue
-        sources, targets, radii = [], [], []
-        gates = count_gates([p.shape for p in group["params"]], group["gates"])
-        gates_of = dict(zip(group["params"], gates, strict=True))
-        for p, gradient in zip(params, gradients, strict=True):
-            split = group["ball"] == "gate" or group["norm"] == "spectral"
-            count = gates_of[p] if split else 1
-            sources += gradient.chunk(count) if count > 1 else [gradient]
-            part = search.displacement[p]
-            targets += part.chunk(count) if count > 1 else [part]
+        indices, gradients = search.oracle_input()
+        sources, targets = list(gradients), [search.displacements[i] for i in indices]
+        if group["ball"] == "gate" or group["norm"] == "spectral":
+            sources, targets = _split_gates(search, indices, sources, targets)
         radii = [ball_scale(source, group["norm"], group["scale"]) for source in sources]
-        new = vertices(sources, group["norm"], radii, group["spectral"])
-        _average_in(targets, new, search.average_weight())
+        search.average_in(targets, vertices(sources, group["norm"], radii, group["spectral"]))
+
+
+def _split_gates(
+    search: _Search, indices: list[int], sources: list[Tensor], targets: list[Tensor]
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Views of the single gates where a tensor stacks several."""
+    group = search.group
+    counts = count_gates(tuple(p.shape for p in group["params"]), group["gates"])
+    if all(count == 1 for count in counts):
+        return sources, targets
+    count_of = dict(zip(group["params"], counts, strict=True))
+    gates = [count_of[search.params[i]] for i in indices]
+
+    def split(tensors: list[Tensor]) -> list[Tensor]:
+        return [gate for t, n in zip(tensors, gates, strict=True) for gate in t.chunk(n)]
+
+    return split(sources), split(targets)
 
 
 def _move_in_global_ball(searches: list[_Search]) -> None:
     """As above with one ball for all tensors, whose semi-axes are the groups' radii."""
     group = searches[0].group
-    sources, targets, radii = [], [], []
+    sources: list[Tensor] = []
+    targets: list[Tensor] = []
+    radii: list[float] = []
     for search in searches:
-        params, gradients = search.oracle_input()
-        _forget_missing(search, params)
+        indices, gradients = search.oracle_input()
         sources += gradients
-        targets += [search.displacement[p] for p in params]
-        radii += [search.group["probe_radius"]] * len(params)
+        targets += [search.displacements[i] for i in indices]
+        radii += [search.group["probe_radius"]] * len(indices)
     if not sources:
         return
-    if group["scale"] == "norm":
-        size = 1.0
-    elif group["norm"] == "spectral":
-        raise ValueError('ball="global" with the spectral norm needs scale="norm".')
-    else:
+    size = 1.0
+    if group["scale"] == "entry":
         size = sum(source.numel() for source in sources) ** (1 / float(group["norm"]))
     # The displacement is kept in radii, so the vertex is too: r_i z_i becomes z_i.
-    new = global_vertices(sources, group["norm"], radii, group["spectral"])
+    new = list(global_vertices(sources, group["norm"], radii, group["spectral"]))
     torch._foreach_mul_(new, [size / r if r > 0 else 0.0 for r in radii])
-    _average_in(targets, new, searches[0].average_weight())
-
-
-def _forget_missing(search: _Search, params: list[Tensor]) -> None:
-    """A missing gradient counts as the vertex 0."""
-    present = set(params)
-    missing = [search.displacement[p] for p in search.params if p not in present]
-    if missing:
-        _average_in(missing, [torch.zeros_like(d) for d in missing], search.average_weight())
-
-
-def _average_in(targets: list[Tensor], new: list[Tensor], weight: float) -> None:
-    if weight == 1:
-        torch._foreach_copy_(targets, new)  # lerp_ would keep a NaN of the last cycle
-    else:
-        torch._foreach_lerp_(targets, new, weight)
+    searches[0].average_in(targets, new)
 
 
 def _radius(group: dict[str, Any]) -> float:
@@ -523,5 +539,7 @@ def _check_group(group: dict[str, Any], first: dict[str, Any]) -> None:
             raise ValueError(
                 f"all groups must share {name}, got {name}={first[name]!r} and {group[name]!r}."
             )
+    if (group["ball"], group["norm"], group["scale"]) == ("global", "spectral", "entry"):
+        raise ValueError('ball="global" with norm="spectral" needs scale="norm".')
     if any(p.is_complex() for p in group["params"]):
         raise ValueError("FrankWolfe needs real tensors, got a complex one.")

@@ -10,8 +10,8 @@ with ‖·‖_* the dual norm. With 1/p + 1/q = 1 the vertices s are
     spectral       -r U Vᵀ                   for a matrix g = U Σ Vᵀ; other shapes use p = 2
     any, g = 0     0
 
-Everything here is pure: lists of tensors in, new lists out, no host synchronisation, and no epsilon,
-so LMO(c g) = LMO(g) for every c > 0. Non-finite gradients give non-finite vertices.
+Everything here is pure: lists of tensors in, new lists out, no host synchronisation, no epsilon, so
+LMO(c g) = LMO(g) for every c > 0. Non-finite gradients give non-finite vertices.
 
 Yue, Li, Saligrama and Zhang, "RNN Training along Locally Optimal Trajectories via Frank-Wolfe
 Algorithm", ICPR 2020, https://arxiv.org/abs/2010.05397, section III. Departures from the paper:
@@ -24,10 +24,12 @@ Algorithm", ICPR 2020, https://arxiv.org/abs/2010.05397, section III. Departures
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+Tensors = list[Tensor] | tuple[Tensor, ...]
 Norm = float | str  # a float p ≥ 1 (math.inf included) or "spectral"
 
 # Quintic coefficients (a, b, c) of p(x) = a x + b x³ + c x⁵, from Amsel, Persson, Musco and Gower,
@@ -78,8 +80,8 @@ def ball_scale(tensor: Tensor, norm: Norm, scale: str) -> float:
 
 
 def vertices(
-    gradients: list[Tensor], norm: Norm, radii: list[float], spectral: str = "polar-express"
-) -> list[Tensor]:
+    gradients: Tensors, norm: Norm, radii: Sequence[float], spectral: str = "polar-express"
+) -> Tensors:
     """One vertex per tensor, each tensor with a ball of its own.
 
     Args:
@@ -119,8 +121,8 @@ def vertices(
 
 
 def global_vertices(
-    gradients: list[Tensor], norm: Norm, radii: list[float], spectral: str = "polar-express"
-) -> list[Tensor]:
+    gradients: Tensors, norm: Norm, radii: Sequence[float], spectral: str = "polar-express"
+) -> Tensors:
     """The vertex of one ball around all tensors together, Σ_i ‖s_i / radii_i‖_p^p ≤ 1.
 
     With equal radii r this is ‖(s_1, s_2, …)‖_p ≤ r. For p = ∞ and for the spectral norm (the
@@ -159,7 +161,7 @@ def global_vertices(
     return results
 
 
-def polar_express(matrices: Tensor, coefficients=POLAR_EXPRESS) -> Tensor:
+def polar_express(matrices: Tensor) -> Tensor:
     """U Vᵀ of each matrix by matrix products alone, with singular values never above 1.
 
     Six minimax quintics lift every singular value of G/‖G‖_F that is ≥ 1e-3 to within 1 % of 1; two
@@ -175,7 +177,7 @@ def polar_express(matrices: Tensor, coefficients=POLAR_EXPRESS) -> Tensor:
     tall = x.shape[-2] > x.shape[-1]
     x = x.mT if tall else x
     x = _divide_by_frobenius(x)
-    for a, b, c in coefficients:
+    for a, b, c in POLAR_EXPRESS:
         gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
     for _ in range(2):
@@ -225,9 +227,9 @@ SPECTRAL_METHODS = {
 }
 
 
-def _spectral_vertices(gradients: list[Tensor], radii: list[float], method: str) -> list[Tensor]:
+def _spectral_vertices(gradients: Tensors, radii: Sequence[float], method: str) -> Tensors:
     """Matrices of one shape are orthogonalised as one batch; vectors and scalars use p = 2."""
-    results: list[Tensor] = [g for g in gradients]
+    results = list(gradients)
     by_shape: dict[tuple, list[int]] = {}
     others = []
     for i, g in enumerate(gradients):
@@ -245,13 +247,13 @@ def _spectral_vertices(gradients: list[Tensor], radii: list[float], method: str)
     return results
 
 
-def _euclidean_vertices(gradients: list[Tensor], radii: list[float]) -> list[Tensor]:
+def _euclidean_vertices(gradients: Tensors, radii: Sequence[float]) -> Tensors:
     """-r g/‖g‖₂. The norm is in float64, where the square of no float32 gradient underflows."""
     if not gradients:
         return []
-    norms = _divisors(list(torch._foreach_norm(gradients, 2, dtype=_wide(gradients[0]))))
+    norms = _divisors(_norms(gradients, 2))
     torch._foreach_div_(norms, [-r for r in radii])  # a radius of 0 gives g / inf = 0
-    return list(torch._foreach_div(gradients, norms))
+    return torch._foreach_div(gradients, norms)
 
 
 def _divide_by_frobenius(matrices: Tensor) -> Tensor:
@@ -273,7 +275,7 @@ def _largest_entry(gradient: Tensor) -> Tensor:
     return result.view(gradient.shape)
 
 
-def _signs(gradients: list[Tensor]) -> list[Tensor]:
+def _signs(gradients: Tensors) -> Tensors:
     """sgn(g), but NaN where g is infinite: an overflow must not pass for a direction."""
     signs = torch._foreach_sign(gradients)
     torch._foreach_add_(signs, gradients, alpha=0)
@@ -285,18 +287,18 @@ def _wide(tensor: Tensor) -> torch.dtype:
     return torch.float32 if tensor.device.type == "mps" else torch.float64
 
 
-def _norms(tensors: list[Tensor], order: float) -> list[Tensor]:
-    return list(torch._foreach_norm(tensors, order, dtype=_wide(tensors[0])))
+def _norms(tensors: Tensors, order: float) -> Tensors:
+    return torch._foreach_norm(tensors, order, dtype=_wide(tensors[0]))
 
 
-def _maxima(sizes: list[Tensor]) -> list[Tensor]:
+def _maxima(sizes: Tensors) -> Tensors:
     """The largest entry of each tensor of non-negative entries; 0 for an empty one."""
     return [t.amax() if t.numel() else t.sum() for t in sizes]
 
 
-def _divisors(norms: list[Tensor]) -> list[Tensor]:
+def _divisors(norms: Tensors) -> Tensors:
     """New norms with 1 in place of 0, so that a zero gradient divides to a zero vertex."""
     if len({n.device for n in norms}) > 1:
         return [torch.where(n == 0, 1.0, n) for n in norms]
-    stacked = torch.stack(norms)
-    return list(torch.where(stacked == 0, 1.0, stacked).unbind())
+    stacked = torch.stack(list(norms))
+    return torch.where(stacked == 0, 1.0, stacked).unbind()

@@ -1,9 +1,12 @@
 """How many gates a tensor stacks: nn.LSTM keeps 4 matrices in one tensor, nn.GRU 3."""
 
+from functools import lru_cache
+
 from torch import Size
 
 
-def count_gates(shapes: list[Size], gates: int | str) -> list[int]:
+@lru_cache(maxsize=64)  # asked at every step, with the same shapes
+def count_gates(shapes: tuple[Size, ...], gates: int | str) -> tuple[int, ...]:
     """Gates stacked along the first dimension of each tensor.
 
     A layer of nn.LSTM or nn.GRU (or of their cells) registers input weights (gH, d), recurrent
@@ -19,7 +22,7 @@ def count_gates(shapes: list[Size], gates: int | str) -> list[int]:
         One number per shape.
     """
     if isinstance(gates, int):
-        return [gates if shape and shape[0] % gates == 0 else 1 for shape in shapes]
+        return tuple(gates if shape and shape[0] % gates == 0 else 1 for shape in shapes)
     counts = [1] * len(shapes)
     for i in range(len(shapes) - 3):
         inputs, recurrent, *biases = shapes[i : i + 4]
@@ -27,7 +30,7 @@ def count_gates(shapes: list[Size], gates: int | str) -> list[int]:
             continue
         rows = inputs[0]
         count, remainder = divmod(rows, recurrent[1])
-        if recurrent[0] == rows and count in (3, 4) and not remainder:
-            if all(tuple(bias) == (rows,) for bias in biases):
-                counts[i : i + 4] = [count] * 4
-    return counts
+        same_rows = recurrent[0] == rows and all(tuple(bias) == (rows,) for bias in biases)
+        if same_rows and count in (3, 4) and not remainder:
+            counts[i : i + 4] = [count] * 4
+    return tuple(counts)

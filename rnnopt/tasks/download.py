@@ -1,8 +1,8 @@
 """Where data files are, and how they get there: the only module that touches the network.
 
-A file is looked for in the folder that the environment variable RNNOPT_DATA names, then in the cache
-(XDG_CACHE_HOME or ~/.cache, folder rnnopt), then downloaded into the cache from the first mirror that
-answers. Size and sha256 are checked before a download gets its name.
+A file is looked for in the folder that the environment variable RNNOPT_DATA names, then in the
+cache (XDG_CACHE_HOME or ~/.cache, folder rnnopt), then downloaded into the cache from the first
+mirror that answers. Size and sha256 are checked before a download gets its name.
 """
 
 import hashlib
