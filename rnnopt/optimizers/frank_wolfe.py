@@ -184,7 +184,8 @@ class FrankWolfe(Optimizer):
         self._outer_optimizer = None
         for group in self.param_groups:
             for name, default in self.defaults.items():
-                group.setdefault(name, default)
+                if name != "differentiable":  # torch's own, which is in no group of ours
+                    group.setdefault(name, default)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Loads a copy of `state_dict`; later steps never write into the caller's tensors."""
@@ -288,8 +289,12 @@ class FrankWolfe(Optimizer):
         try:
             for p in every:
                 p.grad = None
+            outer.state.clear()
             for search, indices, group in zip(searches, moving, outer.param_groups, strict=True):
-                group["lr"] = search.group["lr"]
+                group["lr"] = float(search.group["lr"])
+                group["params"] = search.group["params"]  # torch may have swapped them
+                if not indices:
+                    continue
                 pseudo_gradients = torch._foreach_neg([search.displacements[i] for i in indices])
                 for i, pseudo_gradient in zip(indices, pseudo_gradients, strict=True):
                     search.params[i].grad = pseudo_gradient
@@ -322,8 +327,8 @@ class FrankWolfe(Optimizer):
         if self._outer_optimizer is None:
             if self.outer == "plain":
                 raise ValueError('FrankWolfe(outer="plain") has no outer optimizer.')
-            groups = [{"params": g["params"], "lr": g["lr"]} for g in self.param_groups]
-            lr = self.param_groups[0]["lr"]
+            groups = [{"params": g["params"], "lr": float(g["lr"])} for g in self.param_groups]
+            lr = float(self.param_groups[0]["lr"])
             if callable(self.outer):
                 self._outer_optimizer = self.outer(groups, lr=lr)
             else:
@@ -416,7 +421,8 @@ class _Search:
         """Decoupled weight decay, by lr * weight_decay."""
         group, params = self.group, [self.params[i] for i in self.with_gradient()]
         if group["weight_decay"] and group["decoupled_weight_decay"] and params:
-            torch._foreach_mul_(params, 1 - float(group["lr"]) * group["weight_decay"])
+            for p in params:  # _foreach_mul_ rounds the factor to bfloat16, and 0.998 to 0.996
+                p.mul_(1 - float(group["lr"]) * group["weight_decay"])
 
     def plain_step(self) -> None:
         """Weights += eta * radius * displacement, of length lr when eta is None."""
@@ -473,7 +479,8 @@ def _split_gates(
     gates = [count_of[search.params[i]] for i in indices]
 
     def split(tensors: list[Tensor]) -> list[Tensor]:
-        return [gate for t, n in zip(tensors, gates, strict=True) for gate in t.chunk(n)]
+        parts = [t.chunk(n) if n > 1 else (t,) for t, n in zip(tensors, gates, strict=True)]
+        return [gate for part in parts for gate in part]
 
     return split(sources), split(targets)
 
@@ -486,9 +493,12 @@ def _move_in_global_ball(searches: list[_Search]) -> None:
     radii: list[float] = []
     for search in searches:
         indices, gradients = search.oracle_input()
-        sources += gradients
-        targets += [search.displacements[i] for i in indices]
-        radii += [search.group["probe_radius"]] * len(indices)
+        parts, moved = list(gradients), [search.displacements[i] for i in indices]
+        if group["norm"] == "spectral":
+            parts, moved = _split_gates(search, indices, parts, moved)
+        sources += parts
+        targets += moved
+        radii += [search.group["probe_radius"]] * len(parts)
     if not sources:
         return
     size = 1.0
@@ -501,8 +511,8 @@ def _move_in_global_ball(searches: list[_Search]) -> None:
 
 
 def _radius(group: dict[str, Any]) -> float:
-    """The radius in force: fixed, or tied to the learning rate."""
-    if group["radius"] is not None:
+    """The radius in force: fixed, or tied to the learning rate. A group at lr = 0 stays put."""
+    if group["radius"] is not None and float(group["lr"]) > 0:
         return float(group["radius"])
     return group["radius_scale"] * float(group["lr"])
 
@@ -519,6 +529,8 @@ def _check_group(group: dict[str, Any], first: dict[str, Any]) -> None:
         value = group[name]
         if isinstance(value, Tensor) and value.numel() != 1:
             raise ValueError(f"a tensor {name} must have one element, got {name}={value}.")
+        if value is None and name not in ("radius", "eta"):
+            raise ValueError(f"FrankWolfe needs a finite {name} >= 0, got {name}=None.")
         if value is not None and not 0 <= float(value) < math.inf:
             raise ValueError(f"FrankWolfe needs a finite {name} >= 0, got {name}={value}.")
     if not 0 <= group["momentum"] < 1:

@@ -50,7 +50,7 @@ def check_norm(norm: Norm) -> None:
     """Raises ValueError unless `norm` is a number p ≥ 1 or "spectral"."""
     if norm == "spectral":
         return
-    if isinstance(norm, str) or not norm >= 1:
+    if not isinstance(norm, int | float) or not norm >= 1:
         raise ValueError(f'norm must be a number p >= 1, inf or "spectral", got norm={norm!r}.')
 
 
@@ -253,7 +253,8 @@ def _euclidean_vertices(gradients: Tensors, radii: Sequence[float]) -> Tensors:
         return []
     norms = _divisors(_norms(gradients, 2))
     torch._foreach_div_(norms, [-r for r in radii])  # a radius of 0 gives g / inf = 0
-    return torch._foreach_div(gradients, norms)
+    new = torch._foreach_div(gradients, norms)
+    return [v.to(g.dtype) for v, g in zip(new, gradients, strict=True)]
 
 
 def _divide_by_frobenius(matrices: Tensor) -> Tensor:
