@@ -25,7 +25,7 @@ from rnnopt.config import RunConfig
 from rnnopt.runner import build_training
 from rnnopt.tasks import Task, build_task
 
-RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
+RATES = (1e-3, 3e-3, 1e-2, 3e-2)
 TUNING_SEED = 1000
 CONTENDERS = [
     "adam",
@@ -33,12 +33,12 @@ CONTENDERS = [
     "rmsprop",
     "muon",
     *(
-        f"frank-wolfe:norm={norm},inner_steps={steps},outer={outer}"
+        f"frank-wolfe:norm={norm},inner_steps={steps},outer={outer},momentum=0"
         for steps in (1, 5)
         for norm in ("2", "inf", "spectral")
         for outer in ("adam", "plain")
     ),
-    "frank-wolfe:norm=2,inner_steps=5,outer=adam,ball=tensor,scale=norm",  # the paper's
+    "frank-wolfe:norm=2,inner_steps=5,outer=adam,momentum=0,ball=tensor,scale=norm",  # the paper's
     "frank-wolfe:norm=2,inner_steps=1,outer=plain,momentum=0.9",
     "frank-wolfe:norm=spectral,inner_steps=1,outer=plain,momentum=0.9",
     "frank-wolfe:norm=spectral,inner_steps=5,outer=plain,momentum=0.9",

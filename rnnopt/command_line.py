@@ -24,7 +24,7 @@ from rnnopt.errors import UserError
 from rnnopt.optimizers.by_name import OPTIMIZERS
 from rnnopt.runner import run as run_one
 from rnnopt.specification import parse
-from rnnopt.tasks import TASKS, build_task, download
+from rnnopt.tasks import TASKS, download
 from rnnopt.training import Progress as TrainingProgress
 
 console = Console()
@@ -74,7 +74,7 @@ def train(
     with comparison.interruptible() as stop, _progress(quiet) as bars:
         bar = bars.add_task("training", total=1.0, note="", visible=False)
         show = _Show(bars, bar)
-        result = run_one(config, path, resume, show, stop.is_set)
+        result = run_one(config, path, resume, show, stop.is_set, _given)
     name = result.get("metric", "metric")
     if "test_metric" in result:
         best = result["best"]
@@ -84,7 +84,7 @@ def train(
             f" evaluations, {result['seconds']:.1f} s)"
         )
     console.print(f"status {result['status']}", highlight=False)
-    console.print(f"run folder {path}", highlight=False, soft_wrap=True)
+    console.print(f"run folder {path}", highlight=False, markup=False, soft_wrap=True)
     return {"interrupted": 130, "diverged": 1}.get(result["status"], 0)
 
 
@@ -125,7 +125,9 @@ def compare(
         failures = comparison.work(jobs, min(workers, len(jobs)), tell, stop)
         tell(jobs)
     for failure in failures:
-        errors.print(f"failed: {failure}", style="red", highlight=False, soft_wrap=True)
+        errors.print(
+            f"failed: {failure}", style="red", highlight=False, markup=False, soft_wrap=True
+        )
     begun = [job.path for job in jobs if (job.path / "config.json").exists()]
     if begun:
         _report(begun, out)
@@ -150,6 +152,8 @@ def report_runs(
     return 0
 
 
+_given: set[str] = set()  # options on the command line, by field name
+
 VERBS: dict[str, Callable[..., int]] = {
     "list": list_all,
     "train": train,
@@ -166,6 +170,9 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(0)
     if not arguments:
         arguments = ["--help"]
+    names = (a[2:].partition("=")[0].removeprefix("no-") for a in arguments if a[:2] == "--")
+    _given.clear()
+    _given.update(name.replace("-", "_") for name in names)
     try:
         with _download_bar():
             code = tyro.extras.subcommand_cli_from_dict(
@@ -224,8 +231,9 @@ def _report(paths: list[Path], out: Path) -> None:
     """Prints the tables and writes the report."""
     runs = report.read_runs(folders.find_runs(paths))
     for task, groups in report.group_runs(runs).items():
-        table = Table(title=f"{task}: {build_task(task).summary}", title_justify="left")
-        headings = report.columns(task)
+        title = f"{task}: {report.facts_of(groups)['summary']}"
+        table = Table(title=title, title_justify="left")
+        headings = report.columns(groups)
         kept = range(len(headings)) if console.width >= 140 else report.NARROW
         for i in kept:
             table.add_column(headings[i], overflow="fold", ratio=3 if i == 0 else 2)
@@ -237,7 +245,7 @@ def _report(paths: list[Path], out: Path) -> None:
     except OSError as error:
         raise UserError(f"cannot write the report to {out}: {error.strerror}.") from error
     for path in written:
-        console.print(f"wrote {path}", highlight=False, soft_wrap=True)
+        console.print(f"wrote {path}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _new_folder(name: str) -> Path:
@@ -278,4 +286,5 @@ def _download_bar() -> Iterator[None]:
         yield
     finally:
         download.listener = before
-        bars.stop()
+        if bar:
+            bars.stop()

@@ -106,6 +106,8 @@ def _ready_worker(end: Any) -> None:
 
 
 def _do(job: Job) -> dict[str, Any]:
+    if _end.is_set():  # the pool hands out one job more than it has workers
+        return {}
     exists = (job.path / "config.json").exists()
     return run(job.config, job.path, resume=exists, stop_requested=_end.is_set)
 

@@ -3,7 +3,7 @@
 import math
 import re
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, get_args
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from rnnopt.errors import UserError, unknown_name
 from rnnopt.layers.sequence_model import Initialization, Readout
@@ -104,7 +104,19 @@ class RunConfig(SharedConfig):
         for name in saved:
             if name not in known:
                 raise unknown_name("field of a saved config:", name, known)
+        hints = get_type_hints(cls)
+        for name, value in saved.items():
+            if not _fits(value, hints[name]):
+                raise UserError(f"{name} must be {hints[name]}, got {value!r}.")
         return cls(**saved)
+
+
+def _fits(value: object, kind: Any) -> bool:
+    """Whether a value read from JSON is of an annotated type."""
+    if get_origin(kind) is Literal:
+        return value in get_args(kind)
+    kinds = get_args(kind) or (kind,)
+    return type(value) in kinds or (type(value) is int and float in kinds)
 
 
 @dataclass(frozen=True)
@@ -118,7 +130,7 @@ class Budget:
     def parse(cls, text: str) -> "Budget":
         """The budget that a text such as 30s, 20epochs or 5000evaluations names."""
         match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(s|m|h|epochs?|evaluations?)\s*", text)
-        if not match or float(match[1]) <= 0:
+        if not match or not 0 < float(match[1]) < 1e15:
             raise UserError(
                 f"budget must read like 30s, 5m, 2h, 20epochs or 5000evaluations, got {text!r}."
             )

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rnnopt.config import RunConfig
-from rnnopt.run_folder import RunFolder
-from rnnopt.tasks import build_task
+from rnnopt.run_folder import RunFolder, write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -88,13 +87,20 @@ def mean_and_width(values: Sequence[float]) -> tuple[float, float]:
 NARROW = (0, 2, 4, 5, 6)  # the columns that a small terminal still has room for
 
 
-def columns(task: str) -> list[str]:
+def facts_of(groups: Sequence[Group]) -> dict[str, Any]:
+    """Summary, loss, metric and target of the groups' task, as its runs noted them."""
+    known = [run.result for group in groups for run in group.runs if "metric" in run.result]
+    unknown = dict(summary="", loss="loss", metric="metric", target=math.nan)
+    return known[0] if known else unknown
+
+
+def columns(groups: Sequence[Group]) -> list[str]:
     """Headings of `rows`."""
-    built = build_task(task)
-    name = built.metric
+    facts = facts_of(groups)
+    name = facts["metric"]
     return [
         "optimizer", "runs", f"test {name}", f"best validation {name}",
-        f"reached {built.target:g}", "evaluations to target", "seconds to target",
+        f"reached {facts['target']:g}", "evaluations to target", "seconds to target",
         "ms an evaluation", "status",
     ]  # fmt: skip
 
@@ -136,9 +142,9 @@ def _interval(values: Sequence[float], digits: int, interval: bool = True) -> st
     return f"{mean:.{digits}f} ± {width:.{digits}f}"
 
 
-def markdown(task: str, groups: Sequence[Group]) -> str:
+def markdown(groups: Sequence[Group]) -> str:
     """The table as Markdown."""
-    head = columns(task)
+    head = columns(groups)
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     return "\n".join(lines + [f"| {' | '.join(row)} |" for row in rows(groups)]) + "\n"
 
@@ -148,12 +154,13 @@ def figure(task: str, groups: Sequence[Group]) -> "Figure":
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogFormatter
 
-    built = build_task(task)
+    facts = facts_of(groups)
+    metric, target = facts["metric"], facts["target"]
     result = Figure(figsize=(11, 7.5), layout="constrained")
     axes = result.subplots(2, 2, sharex="col", sharey="row")
-    result.suptitle(f"{task}: {built.summary}")
-    panels = [("train_loss", f"training loss ({built.loss})")]
-    panels += [("validation_metric", f"validation {built.metric}")]
+    result.suptitle(f"{task}: {facts['summary']}")
+    panels = [("train_loss", f"training loss ({facts['loss']})")]
+    panels += [("validation_metric", f"validation {metric}")]
     for row, (quantity, name) in enumerate(panels):
         for column, cost in enumerate(("evaluations", "seconds")):
             axis = axes[row][column]
@@ -166,20 +173,32 @@ def figure(task: str, groups: Sequence[Group]) -> "Figure":
             if row == 1:
                 unit = "gradient evaluations" if cost == "evaluations" else "training seconds"
                 axis.set_xlabel(unit)
-        if quantity == "train_loss" or built.metric == "mse":
+        if quantity == "train_loss" or metric == "mse":
             axes[row][0].set_yscale("log")
             axes[row][0].yaxis.set_major_formatter(LogFormatter())
             axes[row][0].yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
         else:
             axes[row][0].set_ylim(0, 1)
-    for axis in axes[1]:
-        axis.axhline(built.target, color="#666666", linewidth=1, linestyle=(0, (2, 2)))
-    axes[1][0].annotate(
-        f"target {built.target:g}", (1, built.target), xycoords=("axes fraction", "data"),
-        xytext=(-4, 3), textcoords="offset points", ha="right", color="#666666", fontsize=9,
-    )  # fmt: skip
-    handles, labels = axes[0][0].get_legend_handles_labels()
-    result.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False, fontsize=9)
+    if math.isfinite(target):
+        for axis in axes[1]:
+            axis.axhline(target, color="#666666", linewidth=1, linestyle=(0, (2, 2)))
+        axes[1][0].annotate(
+            f"target {target:g}", (1, target), xycoords=("axes fraction", "data"),
+            xytext=(-4, 3), textcoords="offset points", ha="right", color="#666666", fontsize=9,
+        )  # fmt: skip
+    drawn: dict[str, Any] = {}
+    for axis in axes.flat:
+        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
+            drawn.setdefault(label, handle)
+    labels = [group.label for group in groups if group.label in drawn]
+    result.legend(
+        [drawn[label] for label in labels],
+        labels,
+        loc="outside lower center",
+        ncols=2,
+        frameon=False,
+        fontsize=9,
+    )
     return result
 
 
@@ -196,6 +215,8 @@ def _draw(axis: "Axes", group: Group, cost: str, quantity: str, number: int) -> 
         return
     # One grid for all seeds, no further than the shortest run: nothing is extrapolated.
     start, end = max(c[0][0] for c in curves), min(c[0][-1] for c in curves)
+    if start > end:
+        return
     grid = np.linspace(start, end, max(len(c[0]) for c in curves))
     values = np.array([np.interp(grid, c[0], c[1]) for c in curves])
     mean = values.mean(0)
@@ -223,7 +244,7 @@ def write_report(runs: Sequence[Run], folder: Path) -> list[Path]:
         path = folder / f"{name}.png"
         figure(task, groups).savefig(path, dpi=130)
         paths.append(path)
-        sections.append(f"## {task}\n\n{markdown(task, groups)}\n![{task}]({path.name})\n")
+        sections.append(f"## {task}\n\n{markdown(groups)}\n![{task}]({path.name})\n")
     text = folder / "report.md"
-    text.write_text("\n".join(sections))
+    write_atomically(text, "\n".join(sections).encode())
     return [text, *paths]

@@ -16,7 +16,6 @@ import json
 import os
 import platform
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -41,11 +40,11 @@ class RunFolder:
     def create(cls, path: Path, config: RunConfig) -> "RunFolder":
         """A new folder for `config`; refuses one that holds a run."""
         folder = cls(path)
-        if (path / "config.json").exists():
-            raise UserError(
-                f"{path} already holds a run: go on with --resume or choose another --out."
-            )
         try:
+            if (path / "config.json").exists():
+                raise UserError(
+                    f"{path} already holds a run: go on with --resume or choose another --out."
+                )
             path.mkdir(parents=True, exist_ok=True)
             folder._write_json("environment.json", environment())
             folder._write_json("config.json", config.to_dict())
@@ -64,10 +63,8 @@ class RunFolder:
         """What was asked for."""
         try:
             return RunConfig.from_dict(self._read_json("config.json"))
-        except TypeError as error:
-            raise UserError(
-                f"{self.path / 'config.json'} is not a run's config: {error}"
-            ) from error
+        except (TypeError, UserError) as error:
+            raise UserError(f"{self.path / 'config.json'}: {error}") from error
 
     def read_result(self) -> dict[str, Any]:
         """Status and, once the run is over, its figures; {} before it began."""
@@ -78,14 +75,14 @@ class RunFolder:
     def read_records(self) -> list[dict[str, float]]:
         """The lines of metrics.jsonl; a torn last line, from a crash, is left out."""
         try:
-            lines = (self.path / "metrics.jsonl").read_text().splitlines()
-        except FileNotFoundError:
+            lines = (self.path / "metrics.jsonl").read_text(errors="replace").splitlines()
+        except (FileNotFoundError, NotADirectoryError):
             return []
         records = []
         for number, line in enumerate(lines, start=1):
             try:
-                records.append(json.loads(line))
-            except json.JSONDecodeError as error:
+                records.append(dict(json.loads(line)))
+            except (ValueError, TypeError) as error:
                 if number < len(lines):
                     place = f"{self.path / 'metrics.jsonl'}, line {number}"
                     raise UserError(f"{place} must be JSON, got {line[:40]!r}.") from error
@@ -146,15 +143,17 @@ class RunFolder:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Writes a file under a temporary name beside it and renames it."""
-    with tempfile.NamedTemporaryFile(
-        dir=path.parent, prefix=f".{path.name}.", delete=False
-    ) as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.chmod(file.name, 0o644)
-    os.replace(file.name, path)
+    """Writes a file under a temporary name beside it, always the same, and renames it."""
+    part = path.with_name(f".{path.name}.part")
+    try:
+        with part.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
 
 
 def find_runs(paths: list[Path]) -> list[RunFolder]:

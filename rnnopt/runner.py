@@ -1,6 +1,6 @@
 """One run from its config: builds everything by name, trains, keeps the run folder up to date."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -76,6 +76,7 @@ def run(
     resume: bool = False,
     listener: Listener = lambda progress: None,
     stop_requested: Callable[[], bool] = lambda: False,
+    given: Collection[str] = (),
 ) -> dict[str, Any]:
     """Trains as `config` says and keeps everything in the folder `path`.
 
@@ -86,20 +87,34 @@ def run(
         resume: go on where the folder's checkpoint stands; a finished run is left as it is.
         listener: called after every step.
         stop_requested: asked before every step; True interrupts the run.
+        given: fields of `config` that were asked for, even where they are the defaults.
 
     Returns:
         The result, as `RunFolder.read_result` gives it.
     """
     if resume:
         folder = RunFolder.open(path)
-        _check_resumable(config, folder.read_config())
+        _check_resumable(config, folder.read_config(), given)
         config = folder.read_config()
         if folder.read_result().get("status") not in ("running", "interrupted"):
             return folder.read_result()
         training = build_training(config)
         checkpoint = folder.read_checkpoint()
         if checkpoint is not None:
-            training.load_state_dict(checkpoint)
+            try:
+                training.load_state_dict(checkpoint)
+            except (
+                AttributeError,
+                KeyError,
+                IndexError,
+                TypeError,
+                ValueError,
+                RuntimeError,
+            ) as error:
+                reason = str(error).splitlines()[0]
+                raise UserError(
+                    f"{path / 'checkpoint.pt'} is no checkpoint of this run: {reason}"
+                ) from error
         folder.keep_records(training.records)
     else:
         training = build_training(config)
@@ -107,14 +122,15 @@ def run(
     try:
         return _train(training, folder, listener, stop_requested)
     except BaseException:
-        folder.write_result({"status": "interrupted"})
+        folder.write_result({"status": "interrupted", **training.task.facts()})
         raise
 
 
 def _train(
     training: Training, folder: RunFolder, listener: Listener, stop_requested: Callable[[], bool]
 ) -> dict[str, Any]:
-    folder.write_result({"status": "running"})
+    facts = training.task.facts()
+    folder.write_result({"status": "running", **facts})
     for progress in training.run(stop_requested):
         if progress.record:
             folder.append_record(progress.record)
@@ -123,8 +139,7 @@ def _train(
         listener(progress)
     result: dict[str, Any] = {
         "status": training.status,
-        "metric": training.task.metric,
-        "target": training.task.target,
+        **facts,
         "evaluations": training.closure.evaluations,
         "seconds": training.seconds,
         "best": training.best,
@@ -137,15 +152,16 @@ def _train(
     return result
 
 
-def _check_resumable(config: RunConfig, saved: RunConfig) -> None:
+def _check_resumable(config: RunConfig, saved: RunConfig, given: Collection[str]) -> None:
     """Raises UserError if an option was given that is not the one the run was begun with."""
     default = RunConfig()
     for field in fields(RunConfig):
-        given, before = getattr(config, field.name), getattr(saved, field.name)
-        if given not in (before, getattr(default, field.name)):
+        now, before = getattr(config, field.name), getattr(saved, field.name)
+        asked = field.name in given or now != getattr(default, field.name)
+        if asked and now != before:
             raise UserError(
                 f"the run was begun with {field.name}={before}, it cannot go on with"
-                f" {field.name}={given}."
+                f" {field.name}={now}."
             )
 
 
@@ -153,8 +169,8 @@ def _device(name: str) -> torch.device:
     """The torch device of that name, or a UserError when this machine lacks it."""
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
+        torch.zeros((), device=device).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"device {name!r} is not available here: {reason}") from error
     return device

@@ -40,8 +40,8 @@ def call_with(
         return function(*args, **options)
     except UserError:
         raise
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{kind} {name!r}: {error}") from error
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"{kind} {name!r}: {str(error).splitlines()[0]}") from error
 
 
 def _value(text: str) -> Value:

@@ -137,12 +137,12 @@ class Training:
         while True:
             fraction = self._fraction()
             record: dict[str, float] | None = None
-            if self._loss_is_bad():
+            if self._loss_is_bad(fraction):
                 self.status = "diverged"
-            elif self.closure.evaluations >= self.next_look or fraction >= 1:
+            elif self._look_is_due(fraction):
                 record = self._look() | {"fraction": fraction}
-                if self.to_target and self.stop_at_target:
-                    self.status = "reached target"
+            if self.status == "running" and self.to_target and self.stop_at_target:
+                self.status = "reached target"
             if self.status == "running" and fraction >= 1:
                 self.status = "reached target" if self.to_target else "out of budget"
             if self.status == "running" and stop_requested():
@@ -174,7 +174,8 @@ class Training:
         self.next_look = self.closure.evaluations + self.evaluate_every
         with committed(self.optimizer):
             loss, metric = self.task.evaluate(self.model, self.task.validation, self.device)
-            if not self.best or self.task.is_better(metric, self.best["validation_metric"]):
+            best = self.best.get("validation_metric", math.nan)
+            if math.isnan(best) or self.task.is_better(metric, best):
                 weights = self.model.state_dict()
                 self.best_weights = {k: v.detach().clone() for k, v in weights.items()}
                 self.best = dict(evaluations=self.closure.evaluations, validation_metric=metric)
@@ -213,9 +214,14 @@ class Training:
             return min(1.0, self.seconds / self.budget.amount)
         return min(1.0, self.closure.evaluations / self._evaluations_allowed())
 
-    def _loss_is_bad(self) -> bool:
+    def _look_is_due(self, fraction: float) -> bool:
+        looked_at = self.next_look - self.evaluate_every
         evaluations = self.closure.evaluations
-        due = evaluations % CHECK_EVERY == 0 or evaluations >= self.next_look
+        return evaluations >= self.next_look or (fraction >= 1 and evaluations > looked_at)
+
+    def _loss_is_bad(self, fraction: float) -> bool:
+        evaluations = self.closure.evaluations
+        due = evaluations % CHECK_EVERY == 0 or evaluations >= self.next_look or fraction >= 1
         return due and not math.isfinite(float(self.loss_sum))
 
     def _progress(self, fraction: float, record: dict[str, float] | None) -> Progress:

@@ -95,7 +95,7 @@ class SequenceModel(nn.Module):
             raise ValueError(f"inputs must be (time, batch, feature), got {tuple(inputs.shape)}.")
         steps = torch.arange(len(inputs), device=inputs.device)
         valid = None if lengths is None else steps[:, None] < lengths.to(inputs.device)
-        states = inputs
+        states = inputs if valid is None else torch.where(valid[..., None], inputs, 0)
         for i, layer in enumerate(self.recurrent):
             states = layer(states)[0]
             if self.norms:

@@ -35,14 +35,15 @@ def fixed(draw_batch: partial[Batch], count: int, seed: int) -> Examples:
 
 def adding(length: int = 100, answer: str = "marked") -> Task:
     """The adding problem over `length` ≥ 2 steps; answer "marked" or "between"."""
-    if length < 2:
-        raise UserError(f"adding needs length >= 2, got length={length}.")
+    if not isinstance(length, int) or length < 2:
+        raise UserError(f"adding needs an integer length >= 2, got length={length!r}.")
     if answer not in ("marked", "between"):
         raise UserError(f'adding needs answer "marked" or "between", got answer={answer!r}.')
     draw_batch = partial(draw, length=length, answer=answer)
+    summed = "two marked numbers" if answer == "marked" else "the numbers between two marks"
     return Task(
         name="adding",
-        summary=f"sum of two marked numbers among {length} steps (drawn anew)",
+        summary=f"sum of {summed} among {length} steps (drawn anew)",
         input_size=2,
         output_size=1,
         loss="mse",

@@ -57,9 +57,7 @@ def _download(path: Path, mirrors: list[str], size: int, sha256: str) -> None:
             continue
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as temporary:
-                temporary.write(content)
-            os.replace(temporary.name, path)
+            _write(path, content)
         except OSError as error:
             raise UserError(f"cannot write {path}: {error.strerror}.") from error
         return
@@ -67,6 +65,19 @@ def _download(path: Path, mirrors: list[str], size: int, sha256: str) -> None:
         f"{path.name} could not be downloaded ({'; '.join(failures)}). Put it at {path}, or at the"
         " same place inside a folder named by RNNOPT_DATA."
     )
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Writes under a name of its own, as others may download the same, and renames it."""
+    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as temporary:
+        try:
+            temporary.write(content)
+            temporary.flush()
+            os.chmod(temporary.name, 0o644)
+            os.replace(temporary.name, path)
+        except BaseException:
+            os.unlink(temporary.name)
+            raise
 
 
 def _read(address: str, name: str, size: int) -> bytes:

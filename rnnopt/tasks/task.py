@@ -82,6 +82,11 @@ class Task:
     hidden_size: int = 128
     batch_size: int = 128
 
+    def facts(self) -> dict[str, str | float]:
+        """What a report needs to know of the task; kept with each run."""
+        names = ("summary", "loss", "metric", "target")
+        return {name: getattr(self, name) for name in names}
+
     @property
     def metric(self) -> str:
         """Name of the metric: accuracy is better the higher, mse the lower."""
@@ -109,17 +114,18 @@ class Task:
         """Loss and metric of `model` over all examples, in evaluation mode."""
         was_training = model.training
         model.eval()
-        loss, correct = 0.0, 0.0
+        loss, correct, count = 0.0, 0.0, 0
         for start in range(0, len(examples), 1000):
             batch = examples.batch(slice(start, start + 1000)).to(device)
             outputs = model(batch.inputs, batch.lengths)
-            loss += float(self.loss_of(outputs, batch)) * len(batch)
+            answers, targets = _pairs(outputs, batch)
+            loss += float(self.loss_of(outputs, batch)) * len(answers)
+            count += len(answers)  # sequences, or true steps where the model answers at each
             if self.loss == "cross-entropy":
-                outputs, targets = _pairs(outputs, batch)
-                correct += float((outputs.argmax(-1) == targets).double().mean()) * len(batch)
+                correct += float((answers.argmax(-1) == targets).sum())
         model.train(was_training)
-        loss /= len(examples)
-        return loss, correct / len(examples) if self.loss == "cross-entropy" else loss
+        loss /= count
+        return loss, correct / count if self.loss == "cross-entropy" else loss
 
 
 def _pairs(outputs: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -184,7 +190,15 @@ def split_examples(examples: Examples, sizes: list[int], seed: int) -> list[Exam
     """Disjoint random parts of the given sizes; the same for the same seed."""
     order = torch.randperm(len(examples), generator=torch.Generator().manual_seed(seed))
     parts = order[: sum(sizes)].split(sizes)
-    return [Examples(examples.inputs[part], examples.targets[part]) for part in parts]
+    lengths = examples.lengths
+    return [
+        Examples(
+            examples.inputs[part],
+            examples.targets[part],
+            None if lengths is None else lengths[part],
+        )
+        for part in parts
+    ]
 
 
 def standardize(parts: list[Examples]) -> list[Examples]:

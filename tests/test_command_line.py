@@ -1,0 +1,557 @@
+"""What the command line promises: its verbs, its exit codes, and runs that survive being killed.
+
+Exit code 0 is done, 1 a run that failed or diverged, 2 bad input told in one sentence without a
+traceback, 130 interrupted. The figures in a report are promised in test_report.py.
+"""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+import rnnopt
+from rnnopt import runner
+from rnnopt.command_line import main
+from rnnopt.config import MODELS
+from rnnopt.optimizers.by_name import OPTIMIZERS
+from rnnopt.run_folder import RunFolder
+from rnnopt.tasks import TASKS, build_task, download
+
+TINY = ["--task", "digits-rows", "--hidden", "4", "--budget", "12evaluations"]
+TINY += ["--evaluate-every", "3"]
+FILES = {
+    "config.json", "environment.json", "metrics.jsonl", "checkpoint.pt", "best.pt", "result.json"
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def workplace(tmp_path, monkeypatch):
+    """Every test works in a folder of its own, on a wide terminal."""
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    monkeypatch.setenv("COLUMNS", "200")
+    return tmp_path / "work"
+
+
+@pytest.fixture
+def rnnopt_command(capsys):
+    """The command in this process: (exit code, what it printed, its errors) of its arguments."""
+
+    def call(*arguments):
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main([str(argument) for argument in arguments])
+        printed = capsys.readouterr()
+        return ended.value.code, printed.out, printed.err
+
+    return call
+
+
+def assert_refused(result, *words):
+    """Exit code 2 and one sentence on standard error that has the words."""
+    code, out, error = result
+    assert code == 2, error
+    assert out == ""
+    lines = error.strip().splitlines()
+    assert len(lines) == 1, error
+    assert lines[0].startswith("rnnopt: ")
+    for word in words:
+        assert word in error
+
+
+def records_of(folder):
+    """The records, without the clock; as text, in which NaN equals NaN."""
+    records = RunFolder.open(folder).read_records()
+    return [json.dumps({k: v for k, v in r.items() if k != "seconds"}) for r in records]
+
+
+def result_of(folder):
+    """The result, without the clock."""
+    result = RunFolder.open(folder).read_result()
+    del result["seconds"]
+    result["to_target"].pop("seconds", None)
+    return result
+
+
+def assert_same_run(one, other):
+    assert records_of(one) == records_of(other)
+    assert result_of(one) == result_of(other)
+    first, second = (torch.load(folder / "best.pt", weights_only=True) for folder in (one, other))
+    assert first.keys() == second.keys()
+    for name in first:
+        assert torch.equal(first[name], second[name]), name
+
+
+# -- help, list -----------------------------------------------------------------------------------
+
+
+def test_version(rnnopt_command):
+    assert rnnopt_command("--version") == (0, f"rnnopt {rnnopt.__version__}\n", "")
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
+def test_help_names_every_verb(rnnopt_command, arguments):
+    code, out, _ = rnnopt_command(*arguments)
+    assert code == 0
+    for verb in ("list", "train", "compare", "report"):
+        assert re.search(rf"• {verb}\b", out)
+
+
+@pytest.mark.parametrize(
+    ("verb", "options"),
+    [
+        ("list", []),
+        ("train", ["--task", "--optimizer", "--seed", "--out", "--resume", "--quiet", "--budget"]),
+        ("compare", ["--task", "--optimizers", "--seeds", "--out", "--workers", "--resume"]),
+        ("report", ["RUNS", "--out"]),
+    ],
+)
+def test_help_of_a_verb_explains_its_options(rnnopt_command, verb, options):
+    code, out, _ = rnnopt_command(verb, "--help")
+    assert code == 0
+    assert f"usage: rnnopt {verb}" in out
+    for option in options:
+        assert option in out
+
+
+def test_list_names_everything_there_is(rnnopt_command):
+    code, out, error = rnnopt_command("list")
+    assert (code, error) == (0, "")
+    for name in [*TASKS, *MODELS, *OPTIMIZERS]:
+        assert re.search(rf"^│ {re.escape(name)} +│", out, re.MULTILINE), name
+
+
+# -- bad input ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "words"),
+    [
+        ("--task", "digit-rows", ["unknown task 'digit-rows'", "Did you mean 'digits-rows'?"]),
+        ("--task", "adding:lenght=9", ["'lenght'", "Did you mean 'length'?"]),
+        ("--task", "adding:length", ["'adding:length'", "name:option=value"]),
+        ("--task", "adding:length=0", ["length=0"]),
+        ("--task", "adding:length=2.5", ["2.5"]),
+        ("--task", "", ["unknown task ''"]),
+        ("--model", "lsmt", ["unknown model 'lsmt'", "Did you mean 'lstm'?"]),
+        ("--optimizer", "adm", ["unknown optimizer 'adm'", "Did you mean 'adam'?"]),
+        ("--optimizer", "adam:bets=1", ["'bets'", "Did you mean 'betas'?"]),
+        ("--optimizer", "adam:eps=-1", ["optimizer 'adam'", "-1"]),
+        ("--optimizer", "adam:lr=fast", ["lr must be a number", "'fast'"]),
+        ("--optimizer", "adam:lr=-1", ["lr must be a positive number", "-1"]),
+        ("--optimizer", "adam:schedule=cosin", ["'cosin'", "Did you mean 'cosine'?"]),
+        ("--optimizer", "adam:schedule=3", ["schedule", "3"]),
+        ("--optimizer", "adam:foreach=true,fused=true", ["optimizer 'adam'", "fused"]),
+        ("--optimizer", "sgd:nesterov=true", ["optimizer 'sgd'"]),
+        ("--optimizer", "frank-wolfe:norm=0.5", ["0.5"]),
+        ("--optimizer", "frank-wolfe:inner_steps=0", ["inner_steps=0"]),
+        ("--optimizer", "frank-wolfe:inner_steps=2.5", ["inner_steps=2.5"]),
+        ("--optimizer", "frank-wolfe:ball=global,norm=spectral", ["global", "spectral"]),
+        ("--optimizer", "frank-wolfe:outer=sgd", ["'sgd'"]),
+        ("--budget", "soon", ["'soon'", "30s"]),
+        ("--budget", "0epochs", ["'0epochs'"]),
+        ("--budget", "9" * 400 + "epochs", ["budget"]),
+        ("--lr", "0", ["lr must be a positive number"]),
+        ("--lr", "nan", ["lr must be a positive number"]),
+        ("--clip", "-1", ["clip must be a positive number"]),
+        ("--hidden", "0", ["hidden must be at least 1"]),
+        ("--layers", "0", ["layers must be at least 1"]),
+        ("--batch-size", "0", ["batch-size must be at least 1"]),
+        ("--evaluate-every", "0", ["evaluate-every must be at least 1"]),
+        ("--threads", "0", ["threads must be at least 1"]),
+        ("--seed", "-1", ["seed must be in"]),
+        ("--device", "gpu", ["'gpu'"]),
+        ("--device", "meta", ["'meta'"]),
+    ],
+)
+def test_train_refuses_a_bad_value_in_one_sentence(rnnopt_command, workplace, option, value, words):
+    result = rnnopt_command("train", *TINY, "--out", "run", option, value)
+    assert_refused(result, *words)
+    assert list(workplace.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["trian"],
+        ["train", "--hiden", "3"],
+        ["train", "--seed", "x"],
+        ["train", "--readout", "no"],
+        ["list", "extra"],
+        ["compare", "--seeds", "one"],
+    ],
+)
+def test_what_cannot_be_parsed_has_exit_code_2_and_no_traceback(rnnopt_command, arguments):
+    code, out, error = rnnopt_command(*arguments)
+    assert (code, out) == (2, "")
+    assert arguments[-1] in error or arguments[-2] in error
+    assert "Traceback" not in error
+
+
+def test_a_long_name_for_the_folder_is_refused(rnnopt_command):
+    assert_refused(rnnopt_command("train", *TINY, "--out", "long" * 100), "cannot write")
+
+
+def test_a_file_in_place_of_the_folder_is_refused(rnnopt_command, workplace):
+    (workplace / "file").write_text("in the way")
+    assert_refused(rnnopt_command("train", *TINY, "--out", "file"), "cannot write", "file")
+
+
+def test_resume_needs_a_folder_with_a_run(rnnopt_command, workplace):
+    assert_refused(rnnopt_command("train", "--resume"), "--resume needs", "--out")
+    assert_refused(rnnopt_command("compare", "--resume"), "--resume needs", "--out")
+    assert_refused(rnnopt_command("train", "--resume", "--out", "no"), "no", "config.json")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--optimizers", "adam", "adam"], ["optimizers must differ"]),
+        (["--optimizers"], ["at least one of optimizers"]),
+        (["--seeds", "1", "1"], ["seeds must differ"]),
+        (["--seeds"], ["at least one of seeds"]),
+        (["--seeds", "-1"], ["seed must be in"]),
+        (["--workers", "-1"], ["workers must be at least 0"]),
+        (["--optimizers", "adam", "sdg"], ["'sdg'", "Did you mean 'sgd'?"]),
+        (["--optimizers", "frank-wolfe:norm=0"], ["norm"]),
+        (["--budget", "never"], ["'never'"]),
+    ],
+)
+def test_compare_refuses_bad_input_before_the_first_run(
+    rnnopt_command, workplace, arguments, words
+):
+    assert_refused(rnnopt_command("compare", *TINY, "--out", "c", *arguments), *words)
+    assert list(workplace.iterdir()) == []
+
+
+def test_report_needs_runs(rnnopt_command, workplace):
+    assert_refused(rnnopt_command("report"), "at least one run")
+    assert_refused(rnnopt_command("report", "nowhere"), "nowhere does not exist")
+    assert_refused(rnnopt_command("report", "."), "no run was found")
+
+
+def test_a_damaged_run_is_refused_by_name(rnnopt_command, workplace):
+    assert rnnopt_command("train", *TINY, "--out", "run")[0] == 0
+    (workplace / "run" / "config.json").write_text("{")
+    assert_refused(rnnopt_command("report", "run"), "run/config.json")
+    assert_refused(rnnopt_command("train", "--resume", "--out", "run"), "run/config.json")
+
+
+# -- train ----------------------------------------------------------------------------------------
+
+
+def test_train_keeps_a_run_folder_and_tells_the_result(rnnopt_command, workplace):
+    code, out, error = rnnopt_command("train", *TINY, "--out", "run", "--optimizer", "adam")
+    assert code == 0
+    assert {path.name for path in (workplace / "run").iterdir()} == FILES
+    result = json.loads((workplace / "run" / "result.json").read_text())
+    assert f"test accuracy {result['test_metric']:.4f}" in out
+    assert f"best validation accuracy {result['best']['validation_metric']:.4f}" in out
+    assert f"({result['best']['evaluations']} of 12 evaluations" in out
+    assert "status out of budget" in out
+    assert "run folder run\n" in out
+    assert "12 evaluations" in error  # the progress bar is no part of the result
+
+
+def test_quiet_prints_the_last_lines_only(rnnopt_command):
+    code, out, error = rnnopt_command("train", *TINY, "--out", "run", "--quiet")
+    assert (code, error) == (0, "")
+    assert out.splitlines()[-2:] == ["status out of budget", "run folder run"]
+
+
+def test_without_a_folder_a_new_one_below_runs_is_made(rnnopt_command, workplace):
+    for _ in range(2):
+        assert rnnopt_command("train", *TINY, "--optimizer", "adam:lr=0.1", "--seed", 4)[0] == 0
+    made = {path.name for path in (workplace / "runs").iterdir()}
+    assert made == {"digits-rows-adam-4", "digits-rows-adam-4-2"}
+
+
+def test_a_folder_that_holds_a_run_is_refused(rnnopt_command):
+    assert rnnopt_command("train", *TINY, "--out", "run")[0] == 0
+    assert_refused(
+        rnnopt_command("train", *TINY, "--out", "run"), "already holds a run", "--resume"
+    )
+
+
+@pytest.mark.parametrize("name", ["run [a]", "[red]run", "a[/b]", "ünï-日本"])
+def test_the_folders_name_is_printed_as_it_is(rnnopt_command, name):
+    code, out, _ = rnnopt_command("train", *TINY, "--out", name)
+    assert code == 0
+    assert f"run folder {name}\n" in out
+    code, out, _ = rnnopt_command("report", name)
+    assert code == 0
+    assert f"wrote {name}/report.md\n" in out
+
+
+def test_a_run_that_diverges_has_exit_code_1(rnnopt_command, workplace):
+    # A squared error that grows by far more than 10^38 within ten steps: infinite in float32.
+    code, out, _ = rnnopt_command(
+        "train", "--task", "counting", "--model", "rnn-relu", "--out", "run",
+        "--optimizer", "sgd:lr=1e9", "--budget", "50evaluations",
+    )  # fmt: skip
+    assert code == 1
+    assert "status diverged" in out
+    assert json.loads((workplace / "run" / "result.json").read_text())["status"] == "diverged"
+
+
+def test_a_finished_run_is_told_again_by_resume(rnnopt_command):
+    _, first, _ = rnnopt_command("train", *TINY, "--out", "run", "--quiet")
+    assert rnnopt_command("train", "--out", "run", "--resume", "--quiet") == (0, first, "")
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "word"),
+    [
+        ("--lr", "0.5", "lr=0.5"),
+        ("--seed", "3", "seed=3"),
+        ("--optimizer", "adam", "adam"),
+        ("--seed", "0", "seed=0"),
+        ("--model", "rnn", "model=rnn"),
+    ],  # which are the defaults
+)
+def test_resume_with_a_contradicting_option_is_refused(rnnopt_command, option, value, word):
+    settings = [*TINY, "--seed", "7", "--model", "gru", "--out", "run"]
+    assert rnnopt_command("train", *settings)[0] == 0
+    result = rnnopt_command("train", "--out", "run", "--resume", option, value)
+    assert_refused(result, "the run was begun with", word)
+
+
+def test_resume_with_the_same_options_is_fine(rnnopt_command):
+    settings = [*TINY, "--seed", "7", "--model", "gru", "--out", "run"]
+    assert rnnopt_command("train", *settings)[0] == 0
+    assert rnnopt_command("train", *settings, "--resume")[0] == 0
+
+
+def test_a_download_is_shown_while_a_run_begins(rnnopt_command, monkeypatch):
+    def downloading(text):
+        download.listener("images.gz", 5, 10)
+        download.listener("images.gz", 10, 10)
+        return build_task(text)
+
+    monkeypatch.setattr(runner, "build_task", downloading)
+    code, _, error = rnnopt_command("train", *TINY, "--out", "run")
+    assert code == 0
+    assert "images.gz" in error
+
+
+# -- interrupting and going on --------------------------------------------------------------------
+
+LONG = ["--task", "digits-rows", "--hidden", "8", "--budget", "1000evaluations"]
+LONG += ["--evaluate-every", "25", "--optimizer", "frank-wolfe:inner_steps=7,lr=0.01"]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The folder of the long run when nothing disturbs it."""
+    path = tmp_path_factory.mktemp("whole") / "run"
+    with pytest.raises(SystemExit) as ended:
+        main(["train", *LONG, "--out", str(path), "--quiet"])
+    assert ended.value.code == 0
+    return path
+
+
+def begin(*arguments):
+    """The command in a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "rnnopt", *arguments],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for_lines(process, path, count):
+    """Waits until a file of a process at work has so many lines."""
+    for _ in range(6000):
+        if path.exists() and path.read_bytes().count(b"\n") >= count:
+            return
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    raise AssertionError(f"{path} did not get {count} lines within a minute")
+
+
+def test_a_killed_run_goes_on_bit_for_bit(rnnopt_command, workplace, whole):
+    with begin("train", *LONG, "--out", "run") as process:
+        wait_for_lines(process, workplace / "run" / "metrics.jsonl", 3)
+        process.kill()
+        process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert RunFolder.open(workplace / "run").read_result()["status"] == "running"
+    assert 3 <= len(records_of(workplace / "run")) < len(records_of(whole))
+    code, out, _ = rnnopt_command("train", "--out", "run", "--resume")
+    assert code == 0
+    assert "status out of budget" in out
+    assert_same_run(workplace / "run", whole)
+    assert {path.name for path in (workplace / "run").iterdir()} == FILES
+
+
+def test_an_interrupted_run_says_so_and_goes_on_bit_for_bit(rnnopt_command, workplace, whole):
+    with begin("train", *LONG, "--out", "run", "--quiet") as process:
+        wait_for_lines(process, workplace / "run" / "metrics.jsonl", 3)
+        process.send_signal(signal.SIGINT)
+        out, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert out.splitlines() == ["status interrupted", "run folder run"]
+    assert error == ""
+    result = RunFolder.open(workplace / "run").read_result()
+    assert result["status"] == "interrupted"
+    assert 50 <= result["evaluations"] < 1000
+    assert rnnopt_command("train", "--out", "run", "--resume", "--quiet")[0] == 0
+    assert_same_run(workplace / "run", whole)
+
+
+# -- compare and report ---------------------------------------------------------------------------
+
+PAIR = ["adam:lr=0.01,clip=1", "frank-wolfe:inner_steps=2"]
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory):
+    """The folder of a comparison of two optimizers with two seeds; no test changes it."""
+    path = tmp_path_factory.mktemp("compared") / "c"
+    settings = [*TINY, "--optimizers", *PAIR, "--seeds", "0", "3", "--workers", "2"]
+    with pytest.raises(SystemExit) as ended:
+        main(["compare", *settings, "--out", str(path)])
+    assert ended.value.code == 0
+    return path
+
+
+def copy_of(folder, place):
+    """A copy of a folder of runs."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            copy = place / path.relative_to(folder)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.write_bytes(path.read_bytes())
+    return place
+
+
+def test_compare_gives_the_numbers_of_single_runs(rnnopt_command, workplace, compared):
+    runs = sorted(path.parent for path in compared.rglob("config.json"))
+    assert len(runs) == 4
+    found = {}
+    for path in runs:
+        config = RunFolder.open(path).read_config()
+        found[config.optimizer, config.seed] = path
+    assert set(found) == {(optimizer, seed) for optimizer in PAIR for seed in (0, 3)}
+    for number, ((optimizer, seed), path) in enumerate(found.items()):
+        out = f"single-{number}"
+        settings = [*TINY, "--optimizer", optimizer, "--seed", seed, "--out", out]
+        assert rnnopt_command("train", *settings)[0] == 0
+        assert_same_run(path, workplace / out)
+
+
+def test_compare_writes_the_table_and_the_figure(compared):
+    text = (compared / "report.md").read_text()
+    for optimizer in PAIR:
+        assert f"| {optimizer} | 2 |" in text
+    assert "| 2 out of budget |" in text
+    assert (compared / "report.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_compare_refuses_to_begin_again_where_runs_are(rnnopt_command, compared):
+    result = rnnopt_command("compare", *TINY, "--optimizers", *PAIR, "--out", compared)
+    assert_refused(result, "already holds runs", "--resume")
+
+
+def test_compare_resumes_what_is_missing_or_unfinished(rnnopt_command, workplace, compared):
+    # One run is gone, one was killed after its checkpoint at 6 evaluations, two are finished.
+    out = copy_of(compared, workplace / "c")
+    gone, killed, *finished = sorted(path.parent for path in out.rglob("config.json"))
+    for name in FILES:
+        (gone / name).unlink()
+    count = iter(range(100))
+    config = RunFolder.open(killed).read_config()
+    for name in FILES:
+        (killed / name).unlink()
+    runner.run(config, killed, stop_requested=lambda: next(count) == 7)
+    times = {path: path.stat().st_mtime_ns for run in finished for path in run.iterdir()}
+    settings = [*TINY, "--optimizers", *PAIR, "--seeds", "0", "3", "--workers", "1"]
+    code, printed, _ = rnnopt_command("compare", *settings, "--out", out, "--resume")
+    assert code == 0
+    assert "2 out of budget" in printed
+    for path in (gone, killed, *finished):
+        assert_same_run(path, compared / path.relative_to(out))
+    assert {path: path.stat().st_mtime_ns for path in times} == times
+
+
+def test_compare_does_not_resume_with_other_settings(rnnopt_command, compared):
+    settings = [*TINY, "--optimizers", *PAIR, "--seeds", "0", "3", "--out", compared, "--resume"]
+    assert_refused(rnnopt_command("compare", *settings, "--lr", "0.5"), "other settings")
+
+
+def test_compare_tells_which_run_failed_and_reports_the_others(rnnopt_command, workplace):
+    occupied = workplace / "c" / "adam"
+    occupied.mkdir(parents=True)
+    (occupied / "seed-0").write_text("in the way")
+    settings = ["--task", "counting", "--budget", "3evaluations"]
+    settings += ["--optimizers", "adam", "sgd", "--seeds", "0", "--workers", "1"]
+    code, out, error = rnnopt_command("compare", *settings, "--out", workplace / "c")
+    assert code == 1
+    assert "Traceback" not in error
+    assert re.search(r"failed: .*c/adam/seed-0.*cannot write the run folder", error)
+    assert "1 out of budget" in out
+    assert "| sgd | 1 |" in (workplace / "c" / "report.md").read_text()
+
+
+def test_a_terminated_comparison_saves_its_runs_and_reports(workplace):
+    settings = ["--task", "counting", "--budget", "1h", "--evaluate-every", "10"]
+    settings += ["--optimizers", "adam", "sgd", "--seeds", "0", "--workers", "1"]
+    with begin("compare", *settings, "--out", "c") as process:
+        wait_for_lines(process, workplace / "c" / "adam" / "seed-0" / "metrics.jsonl", 2)
+        process.terminate()
+        out, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "--out c --resume" in out
+    assert "Traceback" not in error
+    path = workplace / "c" / "adam" / "seed-0"
+    saved = torch.load(path / "checkpoint.pt", weights_only=True)
+    result = RunFolder.open(path).read_result()
+    assert (result["status"], result["evaluations"]) == ("interrupted", saved["evaluations"])
+    assert not (workplace / "c" / "sgd").exists()  # it waited for the worker and never began
+    report = (workplace / "c" / "report.md").read_text()
+    assert "| 1 interrupted |" in report
+    assert "sgd" not in report
+
+
+def test_report_reads_single_runs_and_folders_of_them(rnnopt_command, workplace, compared):
+    runs = sorted(path.parent for path in compared.rglob("config.json"))
+    code, out, error = rnnopt_command("report", *runs, "--out", "there")
+    assert (code, error) == (0, "")
+    assert (workplace / "there" / "report.md").read_text() == (compared / "report.md").read_text()
+    assert (workplace / "there" / "report.png").exists()
+    assert out.splitlines()[-2:] == ["wrote there/report.md", "wrote there/report.png"]
+    for optimizer in PAIR:
+        assert optimizer in out
+
+
+def test_report_goes_beside_the_first_run_by_default(rnnopt_command, workplace, compared):
+    copy = copy_of(compared, workplace / "c")
+    (copy / "report.md").unlink()
+    assert rnnopt_command("report", copy)[0] == 0
+    assert (copy / "report.md").read_text() == (compared / "report.md").read_text()
+
+
+def test_a_report_that_cannot_be_written_is_refused(rnnopt_command, workplace, compared):
+    (workplace / "file").write_text("in the way")
+    code, _, error = rnnopt_command("report", compared, "--out", "file")
+    assert code == 2
+    assert "cannot write the report to file" in error
+    assert "Traceback" not in error
+
+
+@pytest.mark.parametrize("columns", ["40", "80", "250"])
+def test_tables_fit_any_terminal(rnnopt_command, compared, workplace, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", columns)
+    code, out, _ = rnnopt_command("report", compared, "--out", workplace / "r")
+    assert code == 0
+    table = [line for line in out.splitlines() if line[:1] in "┏┃┡│└"]
+    assert table
+    assert all(len(line) <= int(columns) for line in table)

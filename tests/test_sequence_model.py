@@ -1,0 +1,274 @@
+"""What SequenceModel promises: shapes, padding that changes nothing, initial weights, its errors.
+
+The cells are torch's; here they are only checked to be put together as a plain loop would.
+"""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from rnnopt import SequenceModel
+
+CELLS = ("rnn", "lstm", "gru")
+READOUTS = ("last", "every", "mean")
+LENGTHS = torch.tensor([3, 7, 1, 5])  # of four sequences padded to 7 steps
+
+
+def build(**options):
+    """A model in double precision, the same at every call."""
+    torch.manual_seed(1)
+    return SequenceModel(**{"input_size": 3, "hidden_size": 5, "output_size": 2} | options).double()
+
+
+def draw_padded(rng):
+    """Four padded sequences; what stands in the padding is as large as the rest."""
+    return torch.randn(7, 4, 3, generator=rng, dtype=torch.float64)
+
+
+def set_statistics(model, rng):
+    """Puts batch statistics in place that are neither 0 nor 1."""
+    for norm in model.norms:
+        norm.running_mean = torch.randn(5, generator=rng, dtype=torch.float64)
+        norm.running_var = torch.rand(5, generator=rng, dtype=torch.float64) + 0.5
+
+
+# -- shapes ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("layers", [1, 3])
+@pytest.mark.parametrize("readout", READOUTS)
+@pytest.mark.parametrize("batch_norm", [False, True])
+def test_outputs_have_one_row_a_sequence_or_one_a_step(cell, layers, readout, batch_norm, rng):
+    model = build(cell=cell, layers=layers, readout=readout, batch_norm=batch_norm)
+    shape = (7, 4, 2) if readout == "every" else (4, 2)
+    assert model(draw_padded(rng)).shape == shape
+    assert model(draw_padded(rng), LENGTHS).shape == shape
+    assert len(model.recurrent) == layers
+    assert len(model.norms) == layers * batch_norm
+
+
+def test_a_single_step_and_a_single_sequence_are_enough(rng):
+    inputs = torch.randn(1, 1, 3, generator=rng, dtype=torch.float64)
+    assert build()(inputs, torch.tensor([1])).shape == (1, 2)
+
+
+# -- the network itself ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("nonlinearity", ["tanh", "relu"])
+def test_elman_layers_equal_a_plain_loop(nonlinearity, rng):
+    # h_t = f(W x_t + b + U h_{t-1} + c), h_0 = 0, layer upon layer; then A h_T + a.
+    model = build(nonlinearity=nonlinearity, layers=2)
+    inputs = draw_padded(rng)
+    states = list(inputs)
+    for layer in model.recurrent:
+        state = torch.zeros(4, 5, dtype=torch.float64)
+        for t, x in enumerate(states):
+            new = x @ layer.weight_ih_l0.T + layer.bias_ih_l0
+            new = new + state @ layer.weight_hh_l0.T + layer.bias_hh_l0
+            state = states[t] = getattr(torch, nonlinearity)(new)
+    expected = states[-1] @ model.output.weight.T + model.output.bias
+    torch.testing.assert_close(model(inputs), expected)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_stacked_layers_equal_torchs_stacked_layers(cell, rng):
+    model = build(cell=cell, layers=3, readout="every")
+    twin = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}[cell](3, 5, num_layers=3).double()
+    for i, layer in enumerate(model.recurrent):
+        for name, weight in layer.named_parameters():
+            twin.get_parameter(name.replace("_l0", f"_l{i}")).data.copy_(weight)
+    inputs = draw_padded(rng)
+    torch.testing.assert_close(model(inputs), model.output(twin(inputs)[0]))
+
+
+def test_readouts_are_the_last_the_mean_and_every_state(rng):
+    every = build(readout="every")
+    inputs = draw_padded(rng)
+    answers = every(inputs)
+    torch.testing.assert_close(build(readout="last")(inputs), answers[-1])
+    # The read-out is affine, so the answer to the mean state is the mean answer.
+    torch.testing.assert_close(build(readout="mean")(inputs), answers.mean(0))
+
+
+def test_batch_norm_normalises_over_time_and_batch(rng):
+    model = build(batch_norm=True, readout="every")
+    inputs = draw_padded(rng)
+    states = model.recurrent[0](inputs)[0]
+    mean, variance = states.mean((0, 1)), states.var((0, 1), unbiased=False)
+    expected = model.output((states - mean) / torch.sqrt(variance + model.norms[0].eps))
+    torch.testing.assert_close(model(inputs), expected)
+
+
+# -- padding --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("readout", READOUTS)
+@pytest.mark.parametrize("batch_norm", [False, True])
+def test_a_padded_sequence_is_answered_as_if_alone(cell, readout, batch_norm, rng):
+    model = build(cell=cell, readout=readout, batch_norm=batch_norm, layers=2).eval()
+    set_statistics(model, rng)
+    inputs = draw_padded(rng)
+    answers = model(inputs, LENGTHS)
+    for i, length in enumerate(LENGTHS.tolist()):
+        alone = model(inputs[:length, i : i + 1])
+        answer = answers[:length, i] if readout == "every" else answers[i]
+        torch.testing.assert_close(answer, alone[:, 0] if readout == "every" else alone[0])
+
+
+@pytest.mark.parametrize("readout", READOUTS)
+@pytest.mark.parametrize("batch_norm", [False, True])
+def test_full_lengths_equal_no_lengths(readout, batch_norm, rng):
+    inputs = draw_padded(rng)
+    options = dict(readout=readout, batch_norm=batch_norm, layers=2)
+    torch.testing.assert_close(
+        build(**options)(inputs, torch.full((4,), 7)), build(**options)(inputs)
+    )
+
+
+def test_batch_statistics_are_those_of_the_true_steps(rng):
+    model = build(batch_norm=True)
+    inputs = draw_padded(rng)
+    model(inputs, LENGTHS)
+    states = model.recurrent[0](inputs)[0]
+    true = torch.cat([states[:length, i] for i, length in enumerate(LENGTHS.tolist())])
+    assert len(true) == 16
+    # torch starts at mean 0, variance 1 and moves a tenth of the way to the (unbiased) batch's.
+    torch.testing.assert_close(model.norms[0].running_mean, 0.1 * true.mean(0))
+    torch.testing.assert_close(model.norms[0].running_var, 0.9 + 0.1 * true.var(0))
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("readout", ["last", "mean"])
+def test_what_stands_in_the_padding_does_not_matter_in_training(cell, readout, rng):
+    inputs = draw_padded(rng)
+    padding = torch.arange(7)[:, None] >= LENGTHS
+    others = torch.where(padding[..., None], 10 * draw_padded(rng), inputs)
+    results = []
+    for given in (inputs, others):
+        model = build(cell=cell, readout=readout, batch_norm=True, layers=2)
+        output = model(given, LENGTHS)
+        output.square().sum().backward()
+        results.append(
+            [output, *(p.grad for p in model.parameters()), *(b for b in model.buffers())]
+        )
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("readout", ["last", "mean"])
+@pytest.mark.parametrize("batch_norm", [False, True])
+def test_no_gradient_flows_into_the_padding(cell, readout, batch_norm, rng):
+    inputs = draw_padded(rng).requires_grad_()
+    model = build(cell=cell, readout=readout, batch_norm=batch_norm, layers=2)
+    model(inputs, LENGTHS).square().sum().backward()
+    padding = torch.arange(7)[:, None] >= LENGTHS
+    assert (inputs.grad[padding] == 0).all()
+    assert (inputs.grad[~padding] != 0).any(-1).all()
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_gradient_is_the_sum_of_the_sequences_own(cell, rng):
+    inputs = draw_padded(rng)
+    padded, alone = build(cell=cell, layers=2), build(cell=cell, layers=2)
+    padded(inputs, LENGTHS).square().sum().backward()
+    for i, length in enumerate(LENGTHS.tolist()):
+        alone(inputs[:length, i : i + 1]).square().sum().backward()
+    for one, other in zip(padded.parameters(), alone.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad)
+
+
+@pytest.mark.parametrize("readout", ["last", "mean"])
+@pytest.mark.parametrize("batch_norm", [False, True])
+def test_padding_may_hold_nan(readout, batch_norm, rng):
+    # Ragged recordings often come padded with NaN, and 0 * NaN is NaN in the backward pass.
+    inputs = draw_padded(rng)
+    inputs[torch.arange(7)[:, None] >= LENGTHS] = math.nan
+    model = build(readout=readout, batch_norm=batch_norm)
+    output = model(inputs, LENGTHS)
+    output.sum().backward()
+    assert output.isfinite().all()
+    assert all(p.grad.isfinite().all() for p in model.parameters())
+
+
+# -- initial weights ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("cell", "gates"), [("rnn", 1), ("lstm", 4), ("gru", 3)])
+def test_orthogonal_makes_every_gate_orthogonal(cell, gates):
+    model = build(cell=cell, layers=2, initialization="orthogonal")
+    identity = torch.eye(5, dtype=torch.float64)
+    for layer in model.recurrent:
+        parts = layer.weight_hh_l0.detach().split(5)
+        assert len(parts) == gates
+        for gate in parts:
+            # Drawn in single precision, where 5 products of size 1 round to about 1e-7 each.
+            torch.testing.assert_close(gate @ gate.T, identity, atol=1e-5, rtol=0)
+            assert not torch.equal(gate, identity)
+
+
+@pytest.mark.parametrize(("cell", "gates"), [("rnn", 1), ("lstm", 4), ("gru", 3)])
+def test_identity_makes_every_gate_the_identity(cell, gates):
+    model = build(cell=cell, layers=2, initialization="identity")
+    expected = torch.eye(5, dtype=torch.float64).repeat(gates, 1)
+    for layer in model.recurrent:
+        assert torch.equal(layer.weight_hh_l0.detach(), expected)
+
+
+@pytest.mark.parametrize("initialization", ["orthogonal", "identity"])
+def test_only_recurrent_matrices_differ_from_torchs(initialization):
+    # Both are drawn from the same seed; the input matrix of the first layer is drawn first.
+    model, default = build(initialization=initialization), build()
+    assert torch.equal(model.recurrent[0].weight_ih_l0, default.recurrent[0].weight_ih_l0)
+    assert torch.equal(model.recurrent[0].bias_ih_l0, default.recurrent[0].bias_ih_l0)
+    assert torch.equal(model.output.weight, default.output.weight)
+
+
+def test_normal_draws_every_weight_and_bias_with_deviation_0_01():
+    model = build(hidden_size=100, layers=2, batch_norm=True, initialization="normal")
+    for name, weight in model.state_dict().items():
+        if name.startswith("norms"):
+            continue
+        n = weight.numel()
+        # The deviation of a mean is σ/√n, that of a mean square √2 σ²/√n; five of them.
+        assert abs(float(weight.mean())) < 5 * 0.01 / math.sqrt(n)
+        square = float(weight.square().mean())
+        assert square == pytest.approx(1e-4, abs=5 * math.sqrt(2 / n) * 1e-4)
+    for norm in model.norms:
+        assert (norm.weight == 1).all()
+        assert (norm.bias == 0).all()
+
+
+# -- errors ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("input_size", 0),
+        ("hidden_size", -1),
+        ("output_size", 0),
+        ("layers", 0),
+        ("cell", "LSTM"),
+        ("readout", "first"),
+        ("initialization", "zeros"),
+    ],
+)
+def test_errors_name_the_argument_and_its_value(name, value):
+    with pytest.raises(ValueError, match=f"{name}={value!r}"):
+        build(**{name: value})
+
+
+def test_an_unknown_nonlinearity_is_an_error():
+    with pytest.raises(ValueError, match="sine"):
+        build(nonlinearity="sine")
+
+
+def test_inputs_without_a_batch_are_an_error():
+    with pytest.raises(ValueError, match=r"\(time, batch, feature\), got \(7, 3\)"):
+        build()(torch.zeros(7, 3))
