@@ -51,6 +51,8 @@ def train(task: Task, optimizer: str, rate: float, seed: int, settings: dict[str
     training = build_training(config, task)
     last = [progress.record for progress in training.run() if progress.record][-1]
     return dict(
+        task=task.name,
+        budget=settings["budget"],
         optimizer=optimizer,
         lr=rate,
         seed=seed,
@@ -74,10 +76,11 @@ def study(
 ) -> list[dict]:
     """All runs of the study; appends each to `out` and skips those that stand there."""
     lines = out.read_text().splitlines() if out.exists() else []
-    done = {(r["optimizer"], r["lr"], r["seed"]): r for r in map(json.loads, lines)}
+    identity = ("task", "budget", "optimizer", "lr", "seed")
+    done = {tuple(r[name] for name in identity): r for r in map(json.loads, lines)}
 
     def result(optimizer: str, rate: float, seed: int) -> dict:
-        key = (optimizer, rate, seed)
+        key = (task.name, settings["budget"], optimizer, rate, seed)
         if key not in done:
             done[key] = train(task, optimizer, rate, seed, settings)
             with out.open("a") as file:
@@ -89,11 +92,17 @@ def study(
     sign = 1 if task.metric == "accuracy" else -1
     for optimizer in contenders:
         trials = [result(optimizer, rate, TUNING_SEED) for rate in rates]
-        trials = [t for t in trials if math.isfinite(t["validation"])]
-        best = max(trials, key=lambda t: (sign * t["validation"], -t["last_validation_loss"]))
+        best = max(trials, key=lambda t: rank(sign, t))
         runs = [result(optimizer, best["lr"], seed) for seed in seeds]
         rows.append(summary(optimizer, best["lr"], runs))
     return sorted(rows, key=lambda row: -sign * row["test"])
+
+
+def rank(sign: int, trial: dict) -> tuple[float, float]:
+    """The better trial has the greater rank; one without a number has the least."""
+    metric, loss = trial["validation"], trial["last_validation_loss"]
+    worst = -math.inf
+    return (sign * metric if math.isfinite(metric) else worst, -loss if loss == loss else worst)
 
 
 def summary(optimizer: str, rate: float, runs: list[dict]) -> dict:

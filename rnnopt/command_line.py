@@ -178,7 +178,8 @@ def main(arguments: list[str] | None = None) -> None:
             code = tyro.extras.subcommand_cli_from_dict(
                 VERBS,
                 prog="rnnopt",
-                description="Train recurrent networks where ordinary training struggles.",
+                description="Train recurrent networks where ordinary training struggles. "
+                "`rnnopt VERB --help` says more of each verb, `rnnopt --version` which rnnopt it is.",
                 args=arguments,
                 sort_subcommands=False,
             )

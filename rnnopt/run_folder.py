@@ -2,7 +2,7 @@
 
     config.json        what was asked for; the run can be repeated from it alone
     environment.json   versions, machine, threads
-    metrics.jsonl      one line each time the validation set was looked at
+    metrics.jsonl      one line each time the validation set was looked at, null for no number
     checkpoint.pt      everything to go on bit for bit
     best.pt            the weights with the best validation metric, once the run is over
     result.json        status, and at the end the final figures
@@ -13,6 +13,7 @@ Checkpoints are read with weights_only=True: nothing in them is executed.
 
 import io
 import json
+import math
 import os
 import platform
 import sys
@@ -81,7 +82,8 @@ class RunFolder:
         records = []
         for number, line in enumerate(lines, start=1):
             try:
-                records.append(dict(json.loads(line)))
+                record = dict(json.loads(line))
+                records.append({k: math.nan if v is None else v for k, v in record.items()})
             except (ValueError, TypeError) as error:
                 if number < len(lines):
                     place = f"{self.path / 'metrics.jsonl'}, line {number}"
@@ -100,13 +102,13 @@ class RunFolder:
 
     def keep_records(self, count: int) -> None:
         """Forgets the lines of metrics.jsonl after the first `count`, newer than the checkpoint."""
-        lines = [json.dumps(record) + "\n" for record in self.read_records()[:count]]
+        lines = [_line(record) for record in self.read_records()[:count]]
         self._write("metrics.jsonl", "".join(lines).encode())
 
     def append_record(self, record: dict[str, float]) -> None:
         """Adds a line to metrics.jsonl."""
         with (self.path / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps(record) + "\n")
+            file.write(_line(record))
 
     def write_checkpoint(self, state: dict[str, Any]) -> None:
         """Replaces the checkpoint."""
@@ -140,6 +142,12 @@ class RunFolder:
 
     def _write(self, name: str, content: bytes) -> None:
         write_atomically(self.path / name, content)
+
+
+def _line(record: dict[str, float]) -> str:
+    """A line of metrics.jsonl; JSON has no NaN and no infinity, so they are null."""
+    finite = {k: v if math.isfinite(v) else None for k, v in record.items()}
+    return json.dumps(finite) + "\n"
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -26,7 +26,7 @@ class SequenceModel(nn.Module):
         hidden_size: units of each layer.
         output_size: classes, or numbers to predict.
         cell: "rnn" (Elman), "lstm" or "gru".
-        nonlinearity: "tanh" or "relu"; of Elman cells alone.
+        nonlinearity: "tanh" or, for Elman cells alone, "relu".
         layers: recurrent layers, ≥ 1.
         batch_norm: normalise each layer's states over time and batch.
         readout: "last", the state at a sequence's last true step; "every", each step; "mean", the
@@ -71,6 +71,8 @@ class SequenceModel(nn.Module):
             if choice not in allowed:
                 wanted = ", ".join(allowed)
                 raise ValueError(f"{name} must be one of {wanted}, got {name}={choice!r}.")
+        if cell != "rnn" and nonlinearity != "tanh":
+            raise ValueError(f"nonlinearity={nonlinearity!r} needs cell='rnn', got cell={cell!r}.")
         options: dict[str, Any] = {"nonlinearity": nonlinearity} if cell == "rnn" else {}
         self.readout = readout
         self.recurrent = nn.ModuleList(

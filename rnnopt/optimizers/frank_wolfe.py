@@ -85,6 +85,8 @@ class FrankWolfe(Optimizer):
     commits the weights stand at a probe point: wrap evaluation, saving and export in
     `with optimizer.committed():`. Under GradScaler use it without a closure.
 
+    OneCycleLR cycles `momentum` too, as it does SGD's, unless told cycle_momentum=False.
+
     Options that all groups must share: inner_steps, ball="global" with its norm, outer.
 
     Args:
