@@ -179,7 +179,7 @@ def main(arguments: list[str] | None = None) -> None:
                 VERBS,
                 prog="rnnopt",
                 description="Train recurrent networks where ordinary training struggles. "
-                "`rnnopt VERB --help` says more of each verb, `rnnopt --version` which rnnopt it is.",
+                "`rnnopt VERB --help` says more of a verb, `rnnopt --version` which rnnopt it is.",
                 args=arguments,
                 sort_subcommands=False,
             )

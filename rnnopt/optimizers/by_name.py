@@ -101,7 +101,7 @@ OPTIMIZERS: dict[str, Choice] = {
     "adam": Choice(torch.optim.Adam, 3e-3, "adaptive moments; the paper's baseline"),
     "adamw": Choice(torch.optim.AdamW, 3e-3, "Adam with decoupled weight decay"),
     "nadam": Choice(torch.optim.NAdam, 3e-3, "Adam with Nesterov momentum"),
-    "muon": Choice(MuonWithAdamW, 1e-3, "orthogonalised momentum for matrices, AdamW for the rest"),
+    "muon": Choice(MuonWithAdamW, 3e-3, "orthogonalised momentum for matrices, AdamW for the rest"),
 }
 
 
