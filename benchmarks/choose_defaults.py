@@ -50,11 +50,11 @@ CONTENDERS = [
 
 def train(task: Task, optimizer: str, rate: float, seed: int, settings: dict[str, Any]) -> dict:
     """One run: its best validation metric, test metric, cost to the target, seconds."""
-    config = RunConfig(task.name, optimizer=optimizer, lr=rate, seed=seed, **settings)
+    config = RunConfig(optimizer=optimizer, lr=rate, seed=seed, **settings)
     training = build_training(config, task)
     last = [progress.record for progress in training.run() if progress.record][-1]
     return dict(
-        task=task.name,
+        task=settings["task"],
         budget=settings["budget"],
         optimizer=optimizer,
         lr=rate,
@@ -83,7 +83,7 @@ def study(
     done = {tuple(r[name] for name in identity): r for r in map(json.loads, lines)}
 
     def result(optimizer: str, rate: float, seed: int) -> dict:
-        key = (task.name, settings["budget"], optimizer, rate, seed)
+        key = (settings["task"], settings["budget"], optimizer, rate, seed)
         if key not in done:
             done[key] = train(task, optimizer, rate, seed, settings)
             with out.open("a") as file:
@@ -156,11 +156,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=None, help="file of finished runs")
     parser.add_argument("--quick", action="store_true", help="a few seconds, to see it work")
     args = parser.parse_args()
-    settings = dict(schedule="cosine", budget=args.budget)
+    settings = dict(schedule="cosine", budget=args.budget, task=args.task)
     if args.quick:
-        args.task, args.seeds, args.contenders = "digits-rows", 2, ["adam", CONTENDERS[8]]
-        args.rates = (1e-3, 1e-2)
-        settings["budget"] = "40evaluations"
+        args.seeds, args.contenders, args.rates = 2, ["adam", CONTENDERS[8]], (1e-3, 1e-2)
+        args.task = "digits-rows"
+        settings |= dict(task=args.task, budget="40evaluations")
     task = build_task(args.task)
     with tempfile.TemporaryDirectory() as folder:
         out = args.out or Path(folder) / "runs.jsonl"
