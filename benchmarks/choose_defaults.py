@@ -75,7 +75,7 @@ def study(
     rates: tuple[float, ...],
     seeds: range,
     out: Path,
-    **settings: Any,
+    settings: dict[str, Any],
 ) -> list[dict]:
     """All runs of the study; appends each to `out` and skips those that stand there."""
     lines = out.read_text().splitlines() if out.exists() else []
@@ -165,7 +165,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         out = args.out or Path(folder) / "runs.jsonl"
         out.parent.mkdir(parents=True, exist_ok=True)
-        rows = study(task, args.contenders, tuple(args.rates), range(args.seeds), out, **settings)
+        rows = study(task, args.contenders, tuple(args.rates), range(args.seeds), out, settings)
     print(table(task, rows))
 
 
