@@ -1,0 +1,195 @@
+"""One inner step of Frank-Wolfe on a parameter group: oracle input, vertex, displacement, probe.
+
+The equations and the paper's letters are in frank_wolfe.py, the vertices in linear_minimization.py.
+Here they meet the tensors: foreach operations over all tensors of a group, views of the single
+gates where a tensor stacks several, and vertex 0 for a tensor without a gradient.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rnnopt.optimizers.linear_minimization import Tensors, ball_scale, global_vertices, vertices
+from rnnopt.optimizers.stacked_gates import count_gates
+
+
+class Search:
+    """One parameter group's part of an inner step.
+
+    Args:
+        group: the parameter group.
+        params: its tensors that ever had a gradient.
+        states: the optimizer's state of each.
+    """
+
+    def __init__(self, group: dict[str, Any], params: list[Tensor], states: list[dict[str, Any]]):
+        self.group, self.params, self.states = group, params, states
+        self.displacements: list[Tensor] = []
+
+    def start(self) -> None:
+        """At the first inner step: fixes the radius and the anchor. Notes who has a gradient."""
+        group, states = self.group, self.states
+        first = group["inner_step"] == 0
+        if first:
+            group["probe_radius"] = radius_in_force(group)
+        if group["inner_steps"] == 1:
+            self.displacements = [torch.empty_like(p) for p in self.params]  # set at once
+        else:
+            self.displacements = [state["displacement"] for state in states]
+            if first and states:
+                torch._foreach_copy_([state["anchor"] for state in states], self.params)
+        for p, state in zip(self.params, states, strict=True):
+            state["has_gradient"] = p.grad is not None or (state["has_gradient"] and not first)
+
+    def oracle_input(self) -> tuple[list[int], Tensors]:
+        """Which tensors have a gradient, and what the oracle sees of each."""
+        group = self.group
+        indices = [i for i, p in enumerate(self.params) if p.grad is not None]
+        gradients: Tensors = [p.grad for p in self.params if p.grad is not None]
+        if not indices:
+            return [], []
+        if group["weight_decay"] and not group["decoupled_weight_decay"]:
+            params = [self.params[i] for i in indices]
+            gradients = torch._foreach_add(gradients, params, alpha=group["weight_decay"])
+        if group["momentum"]:
+            averages = [self.states[i]["momentum_buffer"] for i in indices]
+            torch._foreach_lerp_(averages, gradients, 1 - group["momentum"])
+            if not group["nesterov"]:
+                return indices, averages
+            gradients = torch._foreach_lerp(gradients, averages, group["momentum"])
+        return indices, gradients
+
+    def forget_missing(self) -> None:
+        """A missing gradient counts as the vertex 0."""
+        missing = [
+            d for p, d in zip(self.params, self.displacements, strict=True) if p.grad is None
+        ]
+        self.average_in(missing, [torch.zeros_like(d) for d in missing])
+
+    def average_in(self, targets: Tensors, new: Tensors) -> None:
+        """targets ← (1 - w) targets + w new, with w = 1/k or 2/(k+1)."""
+        k = self.group["inner_step"] + 1
+        weight = 1 / k if self.group["inner_weights"] == "uniform" else 2 / (k + 1)
+        if not targets:
+            return
+        if weight == 1:
+            torch._foreach_copy_(targets, new)  # lerp_ would keep a NaN of the last cycle
+        else:
+            torch._foreach_lerp_(targets, new, weight)
+
+    def move_to_probe(self) -> None:
+        """Weights ← anchor + radius * displacement."""
+        if not self.params:
+            return
+        if self.group["inner_iterate"] == "paper":
+            torch._foreach_copy_(self.params, [state["anchor"] for state in self.states])
+        torch._foreach_add_(self.params, self.displacements, alpha=self.group["probe_radius"])
+
+    def return_to_anchor(self) -> None:
+        """Weights ← anchor."""
+        if self.group["inner_steps"] > 1 and self.params:
+            torch._foreach_copy_(self.params, [state["anchor"] for state in self.states])
+
+    def with_gradient(self) -> list[int]:
+        """The tensors that had a gradient at some inner step of this cycle."""
+        return [i for i, state in enumerate(self.states) if state["has_gradient"]]
+
+    def decay_weights(self) -> None:
+        """Decoupled weight decay, by lr * weight_decay."""
+        group, params = self.group, [self.params[i] for i in self.with_gradient()]
+        if group["weight_decay"] and group["decoupled_weight_decay"] and params:
+            for p in params:  # _foreach_mul_ rounds the factor to bfloat16, and 0.998 to 0.996
+                p.mul_(1 - float(group["lr"]) * group["weight_decay"])
+
+    def plain_step(self) -> None:
+        """Weights += eta * radius * displacement, of length lr when eta is None."""
+        group, indices = self.group, self.with_gradient()
+        length = group["lr"] if group["eta"] is None else group["eta"] * group["probe_radius"]
+        if indices:
+            torch._foreach_add_(
+                [self.params[i] for i in indices],
+                [self.displacements[i] for i in indices],
+                alpha=float(length),
+            )
+
+
+def create_state(p: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
+    """Adds to `state` what a tensor with a gradient needs and does not have."""
+    if p.grad is not None and p.grad.is_sparse:
+        raise ValueError("FrankWolfe needs dense gradients, got a sparse one.")
+    if not state:
+        state["has_gradient"] = False  # in this cycle
+        state["outer"] = {}
+    if group["inner_steps"] > 1 and "anchor" not in state:
+        state["anchor"] = torch.clone(p, memory_format=torch.preserve_format).detach()
+        state["displacement"] = torch.zeros_like(p, memory_format=torch.preserve_format)
+    if group["momentum"] and "momentum_buffer" not in state:
+        state["momentum_buffer"] = torch.zeros_like(p, memory_format=torch.preserve_format)
+
+
+def move_displacements(searches: list[Search]) -> None:
+    """displacement ← its average with the newest vertex, in every group."""
+    for search in searches:
+        search.forget_missing()
+    if searches[0].group["ball"] == "global":
+        _move_in_global_ball(searches)
+        return
+    for search in searches:
+        group = search.group
+        indices, gradients = search.oracle_input()
+        sources, targets = list(gradients), [search.displacements[i] for i in indices]
+        if group["ball"] == "gate" or group["norm"] == "spectral":
+            sources, targets = _split_gates(search, indices, sources, targets)
+        radii = [ball_scale(source, group["norm"], group["scale"]) for source in sources]
+        search.average_in(targets, vertices(sources, group["norm"], radii, group["spectral"]))
+
+
+def _split_gates(
+    search: Search, indices: list[int], sources: list[Tensor], targets: list[Tensor]
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Views of the single gates where a tensor stacks several."""
+    group = search.group
+    counts = count_gates(tuple(p.shape for p in group["params"]), group["gates"])
+    if all(count == 1 for count in counts):
+        return sources, targets
+    count_of = dict(zip(group["params"], counts, strict=True))
+    gates = [count_of[search.params[i]] for i in indices]
+
+    def split(tensors: list[Tensor]) -> list[Tensor]:
+        parts = [t.chunk(n) if n > 1 else (t,) for t, n in zip(tensors, gates, strict=True)]
+        return [gate for part in parts for gate in part]
+
+    return split(sources), split(targets)
+
+
+def _move_in_global_ball(searches: list[Search]) -> None:
+    """As above with one ball for all tensors, whose semi-axes are the groups' radii."""
+    group = searches[0].group
+    sources: list[Tensor] = []
+    targets: list[Tensor] = []
+    radii: list[float] = []
+    for search in searches:
+        indices, gradients = search.oracle_input()
+        parts, moved = list(gradients), [search.displacements[i] for i in indices]
+        if group["norm"] == "spectral":
+            parts, moved = _split_gates(search, indices, parts, moved)
+        sources += parts
+        targets += moved
+        radii += [search.group["probe_radius"]] * len(parts)
+    if not sources:
+        return
+    size = 1.0
+    if group["scale"] == "entry":
+        size = sum(source.numel() for source in sources) ** (1 / float(group["norm"]))
+    # The displacement is kept in radii, so the vertex is too: r_i z_i becomes z_i.
+    new = list(global_vertices(sources, group["norm"], radii, group["spectral"]))
+    torch._foreach_mul_(new, [size / r if r > 0 else 0.0 for r in radii])
+    searches[0].average_in(targets, new)
+
+
+def radius_in_force(group: dict[str, Any]) -> float:
+    """The radius in force: fixed, or tied to the learning rate. A group at lr = 0 stays put."""
+    if group["radius"] is not None and float(group["lr"]) > 0:
+        return float(group["radius"])
+    return group["radius_scale"] * float(group["lr"])
