@@ -15,7 +15,7 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from rnnopt import __version__, comparison, report
 from rnnopt import run_folder as folders
@@ -260,8 +260,8 @@ def _new_folder(name: str) -> Path:
 
 def _progress(quiet: bool = False) -> Progress:
     return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
+        TextColumn("{task.description}", table_column=Column(max_width=28, no_wrap=True)),
+        BarColumn(bar_width=20),
         TextColumn("{task.percentage:>3.0f}%"),
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),

@@ -1247,3 +1247,60 @@ def test_groups_must_share_what_is_one_for_all(shared, first, second):
 def test_complex_tensors_are_refused():
     with pytest.raises(ValueError, match="complex"):
         FrankWolfe([torch.nn.Parameter(torch.ones(2, dtype=torch.complex64))])
+
+
+# -- what a user may trip over ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("norm", [1, 1.5, 2, math.inf, "spectral"])
+@pytest.mark.parametrize("ball", ["gate", "global"])
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_a_zero_gradient_moves_nothing_whatever_the_average_remembers(norm, ball, nesterov):
+    weight = torch.nn.Parameter(torch.ones(2, 3))
+    options = dict(norm=norm, ball=ball, scale="norm", nesterov=nesterov, momentum=0.9)
+    optimizer = FrankWolfe([weight], lr=0.1, inner_steps=1, outer="plain", **options)
+    feed(optimizer, [weight], [torch.ones(2, 3)])
+    moved = weight.detach().clone()
+    assert not torch.equal(moved, torch.ones(2, 3))
+    for _ in range(3):
+        feed(optimizer, [weight], [torch.zeros(2, 3)])
+    assert torch.equal(weight, moved)
+
+
+def test_a_checkpoint_inside_committed_is_refused_between_commits():
+    weight = parameter(1.0, 2.0)
+    optimizer = FrankWolfe([weight], lr=0.1, inner_steps=2)
+    feed(optimizer, [weight], [torch.ones(2)])
+    for what in (optimizer.state_dict, optimizer.step):
+        with optimizer.committed(), pytest.raises(RuntimeError, match="outside `committed"):
+            what()
+    optimizer.state_dict()
+    feed(optimizer, [weight], [torch.ones(2)])
+    with optimizer.committed():  # at a commit both points are one
+        optimizer.state_dict()
+
+
+def test_a_state_with_another_outer_optimizer_is_refused():
+    adam, plain = (FrankWolfe([parameter(1.0)], lr=0.1, outer=o) for o in ("adam", "plain"))
+    with pytest.raises(ValueError, match="outer='adam', got outer='plain'"):
+        plain.load_state_dict(adam.state_dict())
+
+
+def test_gates_are_recognised_by_name_wherever_the_tensors_stand():
+    model = torch.nn.ModuleDict(
+        {"rnn": torch.nn.GRU(5, 4, num_layers=2, bidirectional=True), "out": torch.nn.Linear(8, 24)}
+    )
+    names, tensors = zip(*reversed(list(model.named_parameters())), strict=True)
+    shapes = tuple(t.shape for t in tensors)
+    expected = tuple(3 if name.startswith("rnn") else 1 for name in names)
+    assert count_gates(shapes, "auto", names) == expected
+    matrices = [i for i, t in enumerate(tensors) if t.ndim == 2]  # as a group with weight decay has
+    chosen = [tuple(values[i] for i in matrices) for values in (shapes, names, expected)]
+    assert count_gates(chosen[0], "auto", chosen[1]) == chosen[2]
+
+
+def test_named_parameters_of_a_plain_network_stack_no_gates():
+    elman, linear = torch.nn.RNN(5, 4), torch.nn.Linear(4, 16)
+    for module in (elman, linear):
+        names, tensors = zip(*module.named_parameters(), strict=True)
+        assert set(count_gates(tuple(t.shape for t in tensors), "auto", names)) == {1}

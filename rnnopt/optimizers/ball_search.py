@@ -53,11 +53,13 @@ class Search:
             params = [self.params[i] for i in indices]
             gradients = torch._foreach_add(gradients, params, alpha=group["weight_decay"])
         if group["momentum"]:
-            averages = [self.states[i]["momentum_buffer"] for i in indices]
+            averages: Tensors = [self.states[i]["momentum_buffer"] for i in indices]
             torch._foreach_lerp_(averages, gradients, 1 - group["momentum"])
-            if not group["nesterov"]:
-                return indices, averages
-            gradients = torch._foreach_lerp(gradients, averages, group["momentum"])
+            # A zero gradient moves nothing, although the oracle sees an average that is not zero.
+            present = [(n != 0).to(g) for n, g in zip(_sizes(gradients), gradients, strict=True)]
+            if group["nesterov"]:
+                averages = torch._foreach_lerp(gradients, averages, group["momentum"])
+            gradients = torch._foreach_mul(averages, present)
         return indices, gradients
 
     def forget_missing(self) -> None:
@@ -114,6 +116,11 @@ class Search:
             )
 
 
+def _sizes(gradients: Tensors) -> Tensors:
+    """A number for each tensor that is zero if and only if all its entries are."""
+    return torch._foreach_norm(gradients, 1)
+
+
 def create_state(p: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
     """Adds to `state` what a tensor with a gradient needs and does not have."""
     if p.grad is not None and p.grad.is_sparse:
@@ -150,7 +157,8 @@ def _split_gates(
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Views of the single gates where a tensor stacks several."""
     group = search.group
-    counts = count_gates(tuple(p.shape for p in group["params"]), group["gates"])
+    names = tuple(group.get("param_names", ()))
+    counts = count_gates(tuple(p.shape for p in group["params"]), group["gates"], names)
     if all(count == 1 for count in counts):
         return sources, targets
     count_of = dict(zip(group["params"], counts, strict=True))

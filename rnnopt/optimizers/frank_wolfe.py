@@ -21,7 +21,8 @@ Yue, Li, Saligrama and Zhang, "RNN Training along Locally Optimal Trajectories v
 Algorithm", ICPR 2020, https://arxiv.org/abs/2010.05397, Algorithm 1. Departures from the paper:
 
 1. The oracle's exponent is corrected (linear_minimization.py, departure 1).
-2. One ball a weight matrix instead of one for the vector of all weights: `ball`.
+2. One ball a weight matrix, as in the authors' code, instead of one for the vector of all weights:
+   `ball`.
 3. The spectral norm, `momentum`, and the unit of the radius (`scale`) are ours.
 4. Weight decay, which the paper does not mention, is decoupled and part of the outer step.
 Every choice the paper leaves open is an option. The defaults are those that learnt best at equal
@@ -52,7 +53,7 @@ Outer = str | Callable[..., Optimizer]
 # `authors_code` is https://github.com/YunYunY/FW_RNN_optimizer: the weights drift by every partial
 # mean instead of standing at the latest one, and K = 10.
 PRESETS: dict[str, dict[str, Any]] = {
-    "paper": dict(norm=2, ball="tensor", scale="norm", outer="adam", inner_steps=5, momentum=0.0),
+    "paper": dict(norm=2, ball="global", scale="norm", outer="adam", inner_steps=5, momentum=0.0),
     "authors_code": dict(
         norm=2,
         ball="tensor",
@@ -79,10 +80,13 @@ class FrankWolfe(Optimizer):
     vanished or exploded. Without a closure, `loss.backward(); optimizer.step()` is one inner step
     and every `inner_steps`-th call commits. With a closure, one call goes on to the next commit;
     the closure is called once per inner step and decides whether it draws a new minibatch. Between
-    commits the weights stand at a probe point: wrap evaluation, saving and export in
-    `with optimizer.committed():`. Under GradScaler use it without a closure.
+    commits the weights stand at a probe point: wrap evaluation and export in
+    `with optimizer.committed():`, and take checkpoints to resume from outside it.
 
-    OneCycleLR cycles `momentum` too, as it does SGD's, unless told cycle_momentum=False.
+    Good to know: the length of a step does not fall with the gradient, so let lr decay towards the
+    end. Between commits the next step starts from the anchor: edits of the weights there are lost,
+    and weights whose lr reaches 0 there stay at the probe. Under GradScaler use no closure.
+    OneCycleLR cycles `momentum`, even from 0, unless told cycle_momentum=False.
 
     Options that all groups must share: inner_steps, ball="global" with its norm, outer.
 
@@ -115,7 +119,8 @@ class FrankWolfe(Optimizer):
         spectral: "polar-express" (default), "svd" (exact) or "newton-schulz" (Muon's, which may
             leave the ball by 20 %).
         gates: gates stacked in each tensor of a group, or "auto" to recognise the tensors of
-            nn.LSTM and nn.GRU, and their cells, by their shapes.
+            nn.LSTM and nn.GRU, and their cells: by their names where (name, tensor) pairs are
+            given, else by the shapes of four tensors in a row, which must then be in one group.
 
     Raises:
         ValueError: for an option outside its range, complex tensors or sparse gradients.
@@ -151,6 +156,7 @@ class FrankWolfe(Optimizer):
             raise ValueError(f'outer must be "adam", "plain" or a callable, got outer={outer!r}.')
         self.outer = outer
         self._outer_optimizer: Optimizer | None = None
+        self._in_committed = False
         defaults = dict(
             lr=lr, inner_steps=inner_steps, radius=radius, norm=norm, ball=ball,
             weight_decay=weight_decay, momentum=momentum, nesterov=nesterov, scale=scale,
@@ -159,6 +165,7 @@ class FrankWolfe(Optimizer):
             spectral=spectral, gates=gates,
             inner_step=0,  # inner gradients taken since the last commit
             probe_radius=0.0,  # radius in force since the first of them
+            outer=outer if isinstance(outer, str) else "callable",
         )  # fmt: skip
         super().__init__(params, defaults)
 
@@ -184,14 +191,38 @@ class FrankWolfe(Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._outer_optimizer = None
+        self._in_committed = False
         for group in self.param_groups:
             for name, default in self.defaults.items():
                 if name != "differentiable":  # torch's own, which is in no group of ours
                     group.setdefault(name, default)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Loads a copy of `state_dict`; later steps never write into the caller's tensors."""
+        """Loads a copy of `state_dict`; later steps never write into the caller's tensors.
+
+        Raises:
+            ValueError: if it was taken with another kind of outer optimizer.
+        """
+        ours = self.param_groups[0]["outer"]
+        for group in state_dict["param_groups"]:
+            if group.get("outer", ours) != ours:
+                theirs = group["outer"]
+                raise ValueError(f"the state was saved with outer={theirs!r}, got outer={ours!r}.")
         super().load_state_dict(deepcopy(state_dict))
+
+    def state_dict(self) -> dict[str, Any]:
+        """The whole state, legal at every inner step; save the model's weights at the same moment.
+
+        Raises:
+            RuntimeError: inside `committed()` between commits, where the weights are not those
+                that the state belongs to.
+        """
+        self._refuse_in_committed("state_dict()")
+        return super().state_dict()
+
+    def _refuse_in_committed(self, what: str) -> None:
+        if self._in_committed:
+            raise RuntimeError(f"{what} needs the probe weights: call it outside `committed()`.")
 
     # -- where the weights stand -------------------------------------------------------------------
 
@@ -202,7 +233,10 @@ class FrankWolfe(Optimizer):
 
     @contextmanager
     def committed(self) -> Iterator[None]:
-        """Puts the committed weights in place inside the `with`, and the probe point back after."""
+        """Puts the committed weights in place inside the `with`, and the probe point back after.
+
+        For evaluation and export; a checkpoint to resume from is taken outside.
+        """
         moved = [
             (p, self.state[p]["anchor"])
             for group in self.param_groups
@@ -213,9 +247,12 @@ class FrankWolfe(Optimizer):
         with torch.no_grad():
             for p, anchor in moved:
                 p.copy_(anchor)
+        before = self._in_committed
+        self._in_committed = before or bool(moved)
         try:
             yield
         finally:
+            self._in_committed = before
             with torch.no_grad():
                 for (p, _), probe in zip(moved, probes, strict=True):
                     p.copy_(probe)
@@ -231,6 +268,7 @@ class FrankWolfe(Optimizer):
         Returns:
             The closure's first loss, which is that of the committed weights.
         """
+        self._refuse_in_committed("step()")
         if closure is None:
             self._inner_step()
             return None
@@ -354,7 +392,7 @@ def _check_group(group: dict[str, Any], first: dict[str, Any]) -> None:
             raise ValueError(f"FrankWolfe needs a finite {name} >= 0, got {name}=None.")
         if value is not None and not 0 <= float(value) < math.inf:
             raise ValueError(f"FrankWolfe needs a finite {name} >= 0, got {name}={value}.")
-    if not 0 <= group["momentum"] < 1:
+    if not isinstance(group["momentum"], int | float) or not 0 <= group["momentum"] < 1:
         raise ValueError(f"FrankWolfe needs 0 <= momentum < 1, got momentum={group['momentum']}.")
     if group["nesterov"] and not group["momentum"]:
         raise ValueError("nesterov needs momentum > 0, got momentum=0.")
@@ -362,7 +400,7 @@ def _check_group(group: dict[str, Any], first: dict[str, Any]) -> None:
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
         raise ValueError(f"FrankWolfe needs an integer inner_steps >= 1, got inner_steps={steps}.")
     gates = group["gates"]
-    if gates != "auto" and (not isinstance(gates, int) or gates < 1):
+    if gates != "auto" and (not isinstance(gates, int) or isinstance(gates, bool) or gates < 1):
         raise ValueError(f'gates must be "auto" or an integer >= 1, got gates={gates!r}.')
     shared = ["inner_steps"]
     if "global" in (group["ball"], first["ball"]):

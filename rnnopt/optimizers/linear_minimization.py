@@ -50,7 +50,7 @@ def check_norm(norm: Norm) -> None:
     """Raises ValueError unless `norm` is a number p ≥ 1 or "spectral"."""
     if norm == "spectral":
         return
-    if not isinstance(norm, int | float) or not norm >= 1:
+    if not isinstance(norm, int | float) or isinstance(norm, bool) or not norm >= 1:
         raise ValueError(f'norm must be a number p >= 1, inf or "spectral", got norm={norm!r}.')
 
 
