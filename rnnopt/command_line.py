@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated
 
@@ -83,7 +84,9 @@ def train(
             f" {best['validation_metric']:.4f} ({best['evaluations']} of {result['evaluations']}"
             f" evaluations, {result['seconds']:.1f} s)"
         )
-    console.print(f"status {result['status']}", highlight=False)
+    over = resume and not show.moved
+    note = ", which it had before: nothing was left to do" if over else ""
+    console.print(f"status {result['status']}{note}", highlight=False)
     console.print(f"run folder {path}", highlight=False, markup=False, soft_wrap=True)
     return {"interrupted": 130, "diverged": 1}.get(result["status"], 0)
 
@@ -106,7 +109,8 @@ def compare(
         optimizers: "name" or "name:option=value,…", such as adam:lr=0.003,clip=1.
         seeds: every optimizer runs with each.
         out: folder of the comparison; unset means a new one below runs/.
-        workers: processes at once; 0 means one a processor.
+        workers: processes at once; 0 means one a processor. Runs side by side slow each other, so
+            take 1 where the seconds matter.
         resume: continue a comparison that was interrupted in --out.
     """
     if workers < 0:
@@ -114,7 +118,7 @@ def compare(
     if resume and out is None:
         raise UserError("--resume needs the comparison's folder: give --out.")
     out = out or _new_folder(f"compare-{parse(shared.task)[0]}")
-    workers = workers or max(1, (os.cpu_count() or 1) // shared.threads)
+    workers = workers or max(1, _processors() // shared.threads)
     jobs = comparison.plan(shared, list(optimizers), list(seeds), out, resume)
     with comparison.interruptible() as stop, _progress() as bars:
         all_bars = {o: bars.add_task(o, total=1.0, note="") for o in optimizers}
@@ -144,11 +148,12 @@ def report_runs(
 
     Args:
         runs: folders to read.
-        out: where report.md and report.png go; unset means the first of RUNS.
+        out: where report.md and report.png go; unset means RUNS itself, or runs/report where it
+            is several.
     """
     if not runs:
         raise UserError("report needs at least one run folder.")
-    _report(list(runs), out or runs[0])
+    _report(list(runs), out or (runs[0] if len(runs) == 1 else Path("runs/report")))
     return 0
 
 
@@ -165,6 +170,9 @@ VERBS: dict[str, Callable[..., int]] = {
 def main(arguments: list[str] | None = None) -> None:
     """The command `rnnopt`; ends the process with the exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # an encoding that lacks ± and ∞ shows ? instead
+            stream.reconfigure(errors="replace")
     if arguments == ["--version"]:
         print(f"rnnopt {__version__}")
         sys.exit(0)
@@ -189,6 +197,13 @@ def main(arguments: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         errors.print("interrupted")
         code = 130
+    except BrokenPipeError:  # the reader of our output went away, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 141
+    except Exception as error:
+        problem = f"rnnopt: failed with {type(error).__name__}: {error}"
+        errors.print(problem, style="red", highlight=False, markup=False, soft_wrap=True)
+        code = 1
     sys.exit(code)
 
 
@@ -196,9 +211,10 @@ class _Show:
     """Draws one run's progress: loss, metric, evaluations a second, time left."""
 
     def __init__(self, bars: Progress, bar: TaskID):
-        self.bars, self.bar, self.note = bars, bar, ""
+        self.bars, self.bar, self.note, self.moved = bars, bar, "", False
 
     def __call__(self, progress: TrainingProgress) -> None:
+        self.moved = True
         if progress.record:
             loss = progress.record["train_loss"]
             shown = "" if math.isnan(loss) else f"loss {loss:.4g}  "
@@ -231,6 +247,10 @@ def _tell_jobs(bars: Progress, all_bars: dict[str, TaskID], jobs: list[compariso
 def _report(paths: list[Path], out: Path) -> None:
     """Prints the tables and writes the report."""
     runs = report.read_runs(folders.find_runs(paths))
+    try:
+        written = report.write_report(runs, out)
+    except OSError as error:
+        raise UserError(f"cannot write the report to {out}: {error}.") from error
     for task, groups in report.group_runs(runs).items():
         title = f"{task}: {report.facts_of(groups)['summary']}"
         table = Table(title=title, title_justify="left")
@@ -241,12 +261,15 @@ def _report(paths: list[Path], out: Path) -> None:
         for row in report.rows(groups):
             table.add_row(*(row[i] for i in kept))
         console.print(table)
-    try:
-        written = report.write_report(runs, out)
-    except OSError as error:
-        raise UserError(f"cannot write the report to {out}: {error.strerror}.") from error
     for path in written:
         console.print(f"wrote {path}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _processors() -> int:
+    """Processors that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _new_folder(name: str) -> Path:

@@ -89,9 +89,10 @@ NARROW = (0, 2, 4, 5, 6)  # the columns that a small terminal still has room for
 
 def facts_of(groups: Sequence[Group]) -> dict[str, Any]:
     """Summary, loss, metric and target of the groups' task, as its runs noted them."""
-    known = [run.result for group in groups for run in group.runs if "metric" in run.result]
-    unknown = dict(summary="", loss="loss", metric="metric", target=math.nan)
-    return known[0] if known else unknown
+    facts: dict[str, Any] = dict(summary="", loss="loss", metric="metric", target=math.nan)
+    for run in (run for group in groups for run in group.runs):
+        facts |= {name: run.result[name] for name in facts if name in run.result}
+    return facts
 
 
 def columns(groups: Sequence[Group]) -> list[str]:
@@ -173,11 +174,12 @@ def figure(task: str, groups: Sequence[Group]) -> "Figure":
             if row == 1:
                 unit = "gradient evaluations" if cost == "evaluations" else "training seconds"
                 axis.set_xlabel(unit)
-        if quantity == "train_loss" or metric == "mse":
+        drawn = any(axis.lines for axis in axes[row])
+        if drawn and (quantity == "train_loss" or metric == "mse"):
             axes[row][0].set_yscale("log")
             axes[row][0].yaxis.set_major_formatter(LogFormatter())
             axes[row][0].yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
-        else:
+        elif metric == "accuracy" and quantity == "validation_metric":
             axes[row][0].set_ylim(0, 1)
     if math.isfinite(target):
         for axis in axes[1]:
@@ -186,13 +188,13 @@ def figure(task: str, groups: Sequence[Group]) -> "Figure":
             f"target {target:g}", (1, target), xycoords=("axes fraction", "data"),
             xytext=(-4, 3), textcoords="offset points", ha="right", color="#666666", fontsize=9,
         )  # fmt: skip
-    drawn: dict[str, Any] = {}
+    handles: dict[str, Any] = {}
     for axis in axes.flat:
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
-            drawn.setdefault(label, handle)
-    labels = [group.label for group in groups if group.label in drawn]
+            handles.setdefault(label, handle)
+    labels = [group.label for group in groups if group.label in handles]
     result.legend(
-        [drawn[label] for label in labels],
+        [handles[label] for label in labels],
         labels,
         loc="outside lower center",
         ncols=2,
@@ -208,7 +210,8 @@ def _draw(axis: "Axes", group: Group, cost: str, quantity: str, number: int) -> 
 
     curves = []
     for run in group.runs:
-        points = [(r[cost], r[quantity]) for r in run.records if math.isfinite(r[quantity])]
+        pairs = [(r.get(cost, math.nan), r.get(quantity, math.nan)) for r in run.records]
+        points = [pair for pair in pairs if all(map(math.isfinite, pair))]
         if len(points) > 1:
             curves.append(np.array(points).T)
     if not curves:

@@ -6,6 +6,8 @@
     checkpoint.pt      everything to go on bit for bit
     best.pt            the weights with the best validation metric, once the run is over
     result.json        status, and at the end the final figures
+    error.txt          the traceback of a run that failed
+    lock               held by the process that works on the run
 
 Files are written under a temporary name and renamed, so a crash leaves the old or the new one.
 Checkpoints are read with weights_only=True: nothing in them is executed.
@@ -17,8 +19,10 @@ import math
 import os
 import platform
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch import Tensor
@@ -60,6 +64,20 @@ class RunFolder:
             raise UserError(f"{path} must be a run folder, but it has no config.json.")
         return cls(path)
 
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps other processes off the run; the system lifts the lock when the process ends."""
+        try:
+            file = (self.path / "lock").open("a")
+        except OSError as error:
+            raise UserError(f"cannot write the run folder {self.path}: {error}.") from error
+        with file:
+            try:
+                _lock(file)
+            except OSError as error:
+                raise UserError(f"{self.path} is in use by another process.") from error
+            yield
+
     def read_config(self) -> RunConfig:
         """What was asked for."""
         try:
@@ -71,7 +89,10 @@ class RunFolder:
         """Status and, once the run is over, its figures; {} before it began."""
         if not (self.path / "result.json").exists():
             return {"status": "running"}
-        return self._read_json("result.json")
+        result = self._read_json("result.json")
+        if not isinstance(result.get("status"), str):
+            raise UserError(f"{self.path / 'result.json'} must have a status, got none.")
+        return result
 
     def read_records(self) -> list[dict[str, float]]:
         """The lines of metrics.jsonl; a torn last line, from a crash, is left out."""
@@ -118,6 +139,10 @@ class RunFolder:
         """Replaces the best weights."""
         self._write_torch("best.pt", weights)
 
+    def write_error(self, text: str) -> None:
+        """Keeps the traceback of a failure."""
+        self._write("error.txt", text.encode())
+
     def write_result(self, result: dict[str, Any]) -> None:
         """Replaces the result."""
         self._write_json("result.json", result)
@@ -142,6 +167,18 @@ class RunFolder:
 
     def _write(self, name: str, content: bytes) -> None:
         write_atomically(self.path / name, content)
+
+
+def _lock(file: IO[str]) -> None:
+    """Locks an open file for this process alone; OSError if another has it."""
+    if sys.platform == "win32":
+        import msvcrt
+
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+    else:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _line(record: dict[str, float]) -> str:

@@ -1,6 +1,8 @@
 """One run from its config: builds everything by name, trains, keeps the run folder up to date."""
 
+import traceback
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -92,41 +94,56 @@ def run(
     Returns:
         The result, as `RunFolder.read_result` gives it.
     """
-    if resume:
-        folder = RunFolder.open(path)
-        _check_resumable(config, folder.read_config(), given)
-        config = folder.read_config()
-        if folder.read_result().get("status") not in ("running", "interrupted"):
-            return folder.read_result()
-        training = build_training(config)
-        checkpoint = folder.read_checkpoint()
-        if checkpoint is not None:
-            try:
-                training.load_state_dict(checkpoint)
-            except (
-                AttributeError,
-                KeyError,
-                IndexError,
-                TypeError,
-                ValueError,
-                RuntimeError,
-            ) as error:
-                reason = str(error).splitlines()[0]
-                raise UserError(
-                    f"{path / 'checkpoint.pt'} is no checkpoint of this run: {reason}"
-                ) from error
-        folder.keep_records(training.records)
-    else:
+    if not resume:
         training = build_training(config)
         folder = RunFolder.create(path, config)
-    try:
+        with folder.locked():
+            return _train(training, folder, listener, stop_requested)
+    folder = RunFolder.open(path)
+    _check_resumable(config, folder.read_config(), given)
+    with folder.locked():
+        if folder.read_result()["status"] not in ("running", "interrupted", "failed"):
+            return folder.read_result()
+        training = build_training(folder.read_config())
+        _continue(training, folder)
         return _train(training, folder, listener, stop_requested)
-    except BaseException:
-        folder.write_result({"status": "interrupted", **training.task.facts()})
-        raise
+
+
+def _continue(training: Training, folder: RunFolder) -> None:
+    """Puts `training` where the folder's checkpoint stands, if it has one."""
+    checkpoint = folder.read_checkpoint()
+    if checkpoint is not None:
+        wrong = (AttributeError, LookupError, TypeError, ValueError, RuntimeError)
+        try:
+            training.load_state_dict(checkpoint)
+        except wrong as error:
+            reason = str(error).splitlines()[0]
+            place = folder.path / "checkpoint.pt"
+            raise UserError(f"{place} is no checkpoint of this run: {reason}") from error
+    folder.keep_records(training.records)
 
 
 def _train(
+    training: Training, folder: RunFolder, listener: Listener, stop_requested: Callable[[], bool]
+) -> dict[str, Any]:
+    """Trains to the end; whatever ends it before is noted in the folder."""
+    facts = training.task.facts()
+    try:
+        return _train_to_the_end(training, folder, listener, stop_requested)
+    except KeyboardInterrupt:
+        folder.write_result({"status": "interrupted", **facts})
+        raise
+    except Exception as error:
+        with suppress(OSError):  # which may be the error itself
+            failure = f"{type(error).__name__}: {error}"
+            folder.write_result({"status": "failed", "error": failure, **facts})
+            folder.write_error(traceback.format_exc())
+        if isinstance(error, OSError):
+            raise UserError(f"cannot write the run folder {folder.path}: {error}.") from error
+        raise
+
+
+def _train_to_the_end(
     training: Training, folder: RunFolder, listener: Listener, stop_requested: Callable[[], bool]
 ) -> dict[str, Any]:
     facts = training.task.facts()

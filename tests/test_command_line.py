@@ -26,7 +26,8 @@ from rnnopt.tasks import TASKS, build_task, download
 TINY = ["--task", "digits-rows", "--hidden", "4", "--budget", "12evaluations"]
 TINY += ["--evaluate-every", "3"]
 FILES = {
-    "config.json", "environment.json", "metrics.jsonl", "checkpoint.pt", "best.pt", "result.json"
+    "config.json", "environment.json", "metrics.jsonl", "checkpoint.pt", "best.pt", "result.json",
+    "lock",
 }  # fmt: skip
 
 
@@ -302,7 +303,11 @@ def test_a_run_that_diverges_has_exit_code_1(rnnopt_command, workplace):
 
 def test_a_finished_run_is_told_again_by_resume(rnnopt_command):
     _, first, _ = rnnopt_command("train", *TINY, "--out", "run", "--quiet")
-    assert rnnopt_command("train", "--out", "run", "--resume", "--quiet") == (0, first, "")
+    code, again, _ = rnnopt_command("train", "--out", "run", "--resume", "--quiet")
+    assert code == 0
+    assert again == first.replace(
+        "budget\n", "budget, which it had before: nothing was left to do\n"
+    )
 
 
 @pytest.mark.parametrize(
@@ -555,3 +560,41 @@ def test_tables_fit_any_terminal(rnnopt_command, compared, workplace, monkeypatc
     table = [line for line in out.splitlines() if line[:1] in "┏┃┡│└"]
     assert table
     assert all(len(line) <= int(columns) for line in table)
+
+
+def test_a_run_that_fails_is_told_in_one_sentence_and_keeps_its_traceback(
+    rnnopt_command, workplace
+):
+    # torch's Adam refuses `capturable` on the CPU, but only at its first step.
+    failing = (*TINY, "--optimizer", "adam:capturable=true", "--out", "run")
+    code, _, shown = rnnopt_command("train", *failing)
+    assert code == 1
+    assert "failed with AssertionError" in shown
+    assert "Traceback" not in shown
+    result = json.loads((workplace / "run" / "result.json").read_text())
+    assert result["status"] == "failed"
+    assert result["error"].startswith("AssertionError")
+    assert "Traceback" in (workplace / "run" / "error.txt").read_text()
+
+
+def test_a_folder_that_another_process_works_on_is_refused(rnnopt_command, workplace):
+    rnnopt_command("train", *TINY, "--out", "run")
+    with RunFolder.open(workplace / "run").locked():
+        code, _, shown = rnnopt_command("train", "--out", "run", "--resume")
+    assert code == 2
+    assert "in use by another process" in shown
+
+
+def test_an_encoding_without_the_signs_shows_question_marks(workplace):
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    command = [sys.executable, "-m", "rnnopt", "list"]
+    done = subprocess.run(command, capture_output=True, env=environment, check=False)
+    assert done.returncode == 0
+    assert b"adding" in done.stdout
+
+
+def test_a_missing_extra_is_named(workplace):
+    code = "import sys; sys.modules['tyro'] = None; from rnnopt.__main__ import main; main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == 'rnnopt: the command line needs tyro: pip install "rnnopt[cli]"\n'

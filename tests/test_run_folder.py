@@ -24,7 +24,8 @@ CONFIG = RunConfig(
     "digits-rows", hidden=4, budget="12evaluations", evaluate_every=3, optimizer="adam", seed=5
 )
 FILES = {
-    "config.json", "environment.json", "metrics.jsonl", "checkpoint.pt", "best.pt", "result.json"
+    "config.json", "environment.json", "metrics.jsonl", "checkpoint.pt", "best.pt", "result.json",
+    "lock",
 }  # fmt: skip
 
 
@@ -114,7 +115,7 @@ def test_what_a_killed_process_left_behind_is_gone_after_the_next_write(tmp_path
     assert (tmp_path / "file").read_bytes() == b"whole"
 
 
-def test_a_finished_run_has_its_six_files_and_no_temporary_one(finished):
+def test_a_finished_run_has_its_files_and_no_temporary_one(finished):
     assert names(finished) == FILES
 
 
@@ -444,7 +445,8 @@ def test_an_error_in_the_middle_leaves_a_run_that_can_go_on(tmp_path):
 
     with pytest.raises(RuntimeError, match="the listener broke"):
         run(CONFIG, tmp_path / "run", listener=fail)
-    assert RunFolder.open(tmp_path / "run").read_result()["status"] == "interrupted"
+    assert RunFolder.open(tmp_path / "run").read_result()["status"] == "failed"
+    assert "the listener broke" in (tmp_path / "run" / "error.txt").read_text()
     run(CONFIG, tmp_path / "run", resume=True)
     run(CONFIG, tmp_path / "whole")
     assert_same_run(tmp_path / "run", tmp_path / "whole")
