@@ -234,8 +234,9 @@ def _tell_jobs(bars: Progress, all_bars: dict[str, TaskID], jobs: list[compariso
         for path in mine:
             records = folders.RunFolder(path).read_records()
             if records:
-                over = folders.RunFolder(path).read_result()["status"] != "running"
-                fractions.append(1.0 if over else records[-1]["fraction"])
+                status = folders.RunFolder(path).read_result()["status"]
+                unfinished = status in ("running", "interrupted", "failed")
+                fractions.append(records[-1]["fraction"] if unfinished else 1.0)
                 metrics.append(records[-1]["validation_metric"])
         if metrics:
             note = (
