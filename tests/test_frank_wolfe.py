@@ -1304,3 +1304,31 @@ def test_named_parameters_of_a_plain_network_stack_no_gates():
     for module in (elman, linear):
         names, tensors = zip(*module.named_parameters(), strict=True)
         assert set(count_gates(tuple(t.shape for t in tensors), "auto", names)) == {1}
+
+
+@pytest.mark.parametrize("outer", ["plain", "adam"])
+@pytest.mark.parametrize("inner_steps", [1, 3])
+def test_a_group_at_learning_rate_zero_stays_put_beside_one_that_moves(outer, inner_steps):
+    # Neither its probes, whose radius is fixed, nor a step of eta radii may move it.
+    still, moving = parameter(1.0, 2.0), parameter(1.0, 2.0)
+    groups = [dict(params=[still], lr=0.0), dict(params=[moving])]
+    fixed = dict(lr=0.1, radius=0.5, eta=1.0)
+    optimizer = FrankWolfe(groups, inner_steps=inner_steps, outer=outer, **fixed)
+    for _ in range(2 * inner_steps):
+        feed(optimizer, [still, moving], [torch.ones(2)] * 2)
+        assert torch.equal(still, torch.tensor([1.0, 2.0]))
+    assert not torch.equal(moving, torch.tensor([1.0, 2.0]))
+
+
+def test_the_muon_row_of_the_readme_is_muon(rng):
+    start = torch.randn(6, 4, generator=rng)
+    ours, theirs = (torch.nn.Parameter(start.clone()) for _ in range(2))
+    lr = 0.01
+    muon = torch.optim.Muon([theirs], lr, adjust_lr_fn="match_rms_adamw")
+    options = dict(momentum=0.95, nesterov=True, weight_decay=0.5, spectral="newton-schulz")
+    optimizer = rnnopt.FrankWolfe([ours], 0.2 * lr, **options)
+    for _ in range(5):
+        gradient = torch.randn(6, 4, generator=rng)
+        feed(optimizer, [ours], [gradient])
+        feed(muon, [theirs], [gradient])
+    torch.testing.assert_close(ours, theirs)

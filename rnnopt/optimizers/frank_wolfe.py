@@ -25,9 +25,9 @@ Algorithm", ICPR 2020, https://arxiv.org/abs/2010.05397, Algorithm 1. Departures
    `ball`.
 3. The spectral norm, `momentum`, and the unit of the radius (`scale`) are ours.
 4. Weight decay, which the paper does not mention, is decoupled and part of the outer step.
-Every choice the paper leaves open is an option. The defaults are those that learnt best at equal
-gradient evaluations (docs/experiment-log.md), not the paper's; PRESETS holds the paper's and its
-authors' code's: `FrankWolfe(params, lr=1e-3, **PRESETS["paper"])`.
+Every choice the paper leaves open is an option. The defaults are among those that learnt best at
+equal gradient evaluations (docs/experiment-log.md), not the paper's; PRESETS holds the paper's and
+its authors' code's: `FrankWolfe(params, lr=1e-3, **PRESETS["paper"])`.
 """
 
 import math
