@@ -12,10 +12,20 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-Cell = Literal["rnn", "lstm", "gru"]
+from rnnopt.layers.elman import ElmanRNN
+from rnnopt.layers.indrnn import IndRNN
+from rnnopt.layers.kernels.batch_norm import normalize
+from rnnopt.layers.kernels.elman import true_steps
+
+Cell = Literal["rnn", "lstm", "gru", "indrnn"]
 Readout = Literal["last", "every", "mean"]
 Initialization = Literal["default", "orthogonal", "identity", "normal"]
-CELLS: dict[str, Callable[..., nn.RNNBase]] = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
+CELLS: dict[str, Callable[..., nn.Module]] = {
+    "rnn": ElmanRNN,
+    "lstm": nn.LSTM,
+    "gru": nn.GRU,
+    "indrnn": IndRNN,
+}
 
 
 class SequenceModel(nn.Module):

@@ -1,0 +1,216 @@
+"""IndRNN layers: every unit's memory is its own, so that depth and thousands of steps stay trainable.
+
+    h_t = f(W x_t + b + u ⊙ h_{t-1}),   f = relu or tanh,   |u| ≤ U
+
+with, around each layer, what the authors' networks have: batch normalisation of what reaches the
+units or of their states (statistics over batch and time), and dropout whose mask is shared over
+time.
+
+| paper | here | | paper | here |
+|---|---|---|---|---|
+| W, b | `weight_ih_l{k}`, `bias_ih_l{k}` | | u | `weight_hh_l{k}`, (hidden,) |
+| U = MAG^(1/T) | `recurrent_bound`; `bound_for(T, MAG)` | | h_0 | `hx` |
+
+Li, Li, Cook, Zhu and Gao, "Independently Recurrent Neural Network (IndRNN): Building A Longer and
+Deeper RNN", CVPR 2018, https://arxiv.org/abs/1803.04831, and the authors' released settings for
+pixel MNIST (Sunnydreamrain/IndRNN_pytorch).
+
+Departures:
+1. Initial input weights are uniform with the released bound sqrt(6 / (65 fan_in)); the paper gives
+   none. Batch normalisation's own parameters start as torch's.
+2. The bound is applied to the stored weights before each forward pass, as released; the paper's text
+   clips after each update. A weight may thus exceed it between a step and the next forward pass.
+"""
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from rnnopt.layers.elman import check_lengths
+from rnnopt.layers.kernels import indrnn as _operators  # noqa: F401  (registers the operators)
+from rnnopt.layers.kernels.batch_norm import normalize
+from rnnopt.layers.kernels.elman import true_steps
+
+Norm = Literal["before", "after"]
+
+
+class IndRNN(nn.Module):
+    """Independently recurrent layers, fused over time on CPU and GPU.
+
+    Args:
+        input_size: features of each step.
+        hidden_size: units of each layer.
+        num_layers: layers, ≥ 1.
+        nonlinearity: "relu" or "tanh".
+        bias: whether the input products have a bias.
+        batch_first: input and output are (batch, time, feature).
+        dropout: probability in [0, 1) of a unit being zero for a whole sequence, after every layer.
+        batch_norm: normalise what reaches the units ("before" the recurrence), their states
+            ("after") or nothing (None).
+        recurrent_bound: largest |u|, enforced before each forward pass; None for no bound. See
+            `bound_for`.
+        recurrent_range: the first u are uniform in it; unset means from 0 to the bound, or to 1.
+        device, dtype: of the weights.
+
+    Example:
+        >>> bound = IndRNN.bound_for(steps=784)
+        >>> layer = IndRNN(1, 128, num_layers=6, batch_norm="after", recurrent_bound=bound)
+        >>> output, last = layer(torch.randn(784, 32, 1))
+        >>> output.shape, last.shape
+        (torch.Size([784, 32, 128]), torch.Size([6, 32, 128]))
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        nonlinearity: Literal["relu", "tanh"] = "relu",
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        batch_norm: Norm | None = None,
+        recurrent_bound: float | None = None,
+        recurrent_range: tuple[float, float] | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ):
+        super().__init__()
+        sizes = dict(input_size=input_size, hidden_size=hidden_size, num_layers=num_layers)
+        for name, value in sizes.items():
+            if value < 1:
+                raise ValueError(f"IndRNN needs {name} >= 1, got {name}={value}.")
+        if nonlinearity not in ("relu", "tanh"):
+            raise ValueError(f"nonlinearity must be relu or tanh, got {nonlinearity!r}.")
+        if batch_norm is not None and batch_norm not in get_args(Norm):
+            raise ValueError(f"batch_norm must be before, after or None, got {batch_norm!r}.")
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout must be in [0, 1), got dropout={dropout}.")
+        if recurrent_bound is not None and not recurrent_bound > 0:
+            raise ValueError(f"recurrent_bound must be > 0, got {recurrent_bound}.")
+        if recurrent_range is None:
+            recurrent_range = (0.0, 1.0 if recurrent_bound is None else recurrent_bound)
+        if not recurrent_range[0] <= recurrent_range[1]:
+            raise ValueError(f"recurrent_range must be (low, high), got {recurrent_range}.")
+        self.input_size, self.hidden_size, self.num_layers = input_size, hidden_size, num_layers
+        self.nonlinearity, self.bias, self.batch_first = nonlinearity, bias, batch_first
+        self.dropout, self.batch_norm = dropout, batch_norm
+        self.recurrent_bound, self.recurrent_range = recurrent_bound, recurrent_range
+        for k in range(num_layers):
+            size = input_size if k == 0 else hidden_size
+            shapes = {"weight_ih": (hidden_size, size), "weight_hh": (hidden_size,)}
+            if bias:
+                shapes["bias_ih"] = (hidden_size,)
+            for name, shape in shapes.items():
+                weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+                self.register_parameter(f"{name}_l{k}", weight)
+        self.norms = nn.ModuleList(
+            nn.BatchNorm1d(hidden_size, device=device, dtype=dtype)
+            for _ in range(num_layers if batch_norm else 0)
+        )
+        self.reset_parameters()
+
+    @staticmethod
+    def bound_for(steps: int, magnitude: float = 5.0) -> float:
+        """The |u| whose powers over `steps` steps grow by `magnitude` at most: magnitude^(1/steps).
+
+        The authors' released code has magnitude 5, their paper 2.
+        """
+        if steps < 1 or not magnitude > 0:
+            raise ValueError(f"Needs steps >= 1 and magnitude > 0, got {steps} and {magnitude}.")
+        return magnitude ** (1 / steps)
+
+    def reset_parameters(self) -> None:
+        """Draws the first weights."""
+        for name, parameter in self.named_parameters():
+            if name.startswith("weight_ih"):
+                nn.init.kaiming_uniform_(parameter, a=8)
+            elif name.startswith("weight_hh"):
+                nn.init.uniform_(parameter, *self.recurrent_range)
+            elif name.startswith("bias_ih"):
+                nn.init.zeros_(parameter)
+        for norm in self.norms:
+            assert isinstance(norm, nn.BatchNorm1d)
+            norm.reset_parameters()
+
+    def forward(
+        self, input: Tensor, hx: Tensor | None = None, lengths: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """What the last layer gives at every step, and the last states of every layer.
+
+        Args:
+            input: (time, batch, input), or (batch, time, input) with `batch_first`.
+            hx: first states (layers, batch, hidden), or None for zeros.
+            lengths: (batch,) true steps of sequences padded at the end, each in 1 … time. Outputs
+                after the end are zero and enter no statistics.
+
+        Returns:
+            output (time, batch, hidden), normalised and dropped out as asked, and last
+            (layers, batch, hidden), the states themselves at the last true step.
+
+        Raises:
+            ValueError: a wrong shape.
+        """
+        if input.ndim != 3 or input.shape[2] != self.input_size:
+            wanted = "(batch, time" if self.batch_first else "(time, batch"
+            raise ValueError(
+                f"input must be {wanted}, {self.input_size}), got {tuple(input.shape)}."
+            )
+        if input.numel() == 0:
+            raise ValueError(f"input must not be empty, got {tuple(input.shape)}.")
+        if lengths is not None:
+            lengths = check_lengths(lengths, input, self.batch_first)
+        states = input.transpose(0, 1) if self.batch_first else input
+        expected = (self.num_layers, states.shape[1], self.hidden_size)
+        if hx is not None and tuple(hx.shape) != expected:
+            raise ValueError(f"hx must be {expected}, got {tuple(hx.shape)}.")
+        valid = None if lengths is None else true_steps(len(states), lengths)
+        if valid is not None:
+            states = torch.where(valid, states, 0)  # a NaN there would reach the weights' gradients
+        last = []
+        for k in range(self.num_layers):
+            bias = getattr(self, f"bias_ih_l{k}") if self.bias else None
+            reaching = nn.functional.linear(states, getattr(self, f"weight_ih_l{k}"), bias)
+            if self.batch_norm == "before":
+                reaching = normalize(self._norm(k), reaching, valid)
+            first = None if hx is None else hx[k]
+            u = self._bounded(getattr(self, f"weight_hh_l{k}"))
+            if not reaching.is_cuda:
+                reaching = reaching.to(u.dtype)  # autocast: the recurrence stays in full precision
+            states, end = torch.ops.rnnopt.indrnn(
+                reaching, u, first, lengths, self.nonlinearity == "relu"
+            )
+            last.append(end)
+            mask = None
+            if self.dropout and self.training:
+                mask = nn.functional.dropout(states.new_ones(states.shape[1:]), self.dropout)
+            if self.batch_norm == "after":
+                states = normalize(self._norm(k), states, valid, mask)
+            elif mask is not None:
+                states = states * mask
+        return states.transpose(0, 1) if self.batch_first else states, torch.stack(last)
+
+    def _norm(self, k: int) -> nn.BatchNorm1d:
+        norm = self.norms[k]
+        assert isinstance(norm, nn.BatchNorm1d)
+        return norm
+
+    def _bounded(self, u: Tensor) -> Tensor:
+        if self.recurrent_bound is not None:
+            # Through .data: clamping again what a graph has saved changes nothing, and must not
+            # count as a change of it.
+            u.data.clamp_(-self.recurrent_bound, self.recurrent_bound)
+        return u
+
+    def extra_repr(self) -> str:
+        parts = [f"{self.input_size}, {self.hidden_size}"]
+        if self.num_layers > 1:
+            parts.append(f"num_layers={self.num_layers}")
+        parts.append(f"nonlinearity={self.nonlinearity}")
+        if not self.bias:
+            parts.append("bias=False")
+        for name in ("batch_first", "dropout", "batch_norm", "recurrent_bound"):
+            if getattr(self, name):
+                parts.append(f"{name}={getattr(self, name)}")
+        return ", ".join(parts)

@@ -1,0 +1,148 @@
+"""Compiles the CPU kernels, once for each kind of processor; needs the standard library alone.
+
+`pip install` runs it (from setup.py), and so does `python -m rnnopt.layers.kernels.build` later on,
+for instance after a compiler was installed; importing rnnopt never does. A build that fails leaves
+rnnopt whole: the layers then use torch's own code. What happened is kept in `build.json` beside the
+libraries, where `rnnopt doctor` reads it.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+SOURCE = Path(__file__).with_name("recurrent.cpp")
+RECORD = "build.json"
+FLAGS = (
+    "-std=c++20 -O3 -fPIC -shared -fvisibility=hidden -fno-math-errno -fno-trapping-math"
+    " -ffp-contract=fast"
+).split()
+# Named as torch names what a processor can do (torch.backends.cpu.get_cpu_capability), and asking
+# for no more than torch has checked when it says so.
+X86_VARIANTS = {
+    "AVX512": (
+        "-mavx2 -mfma -mavx512f -mavx512vl -mavx512bw -mavx512dq -mprefer-vector-width=512"
+    ).split(),
+    "AVX2": ["-mavx2", "-mfma"],
+}
+ANY_VARIANT = "DEFAULT"
+
+
+def library_name(variant: str) -> str:
+    """File name of the kernels for a kind of processor."""
+    return f"recurrent_{variant.lower()}.so"
+
+
+def source_hash() -> str:
+    """sha256 of the source; a library built from another one is not used."""
+    return hashlib.sha256(SOURCE.read_bytes()).hexdigest()
+
+
+def find_compiler() -> list[str] | None:
+    """The C++ compiler's command: $CXX, else the first of g++, clang++, c++ that is there."""
+    if os.environ.get("CXX"):
+        command = shlex.split(os.environ["CXX"])
+        return command if shutil.which(command[0]) else None
+    for name in ("g++", "clang++", "c++"):
+        if shutil.which(name):
+            return [name]
+    return None
+
+
+def build(folder: Path) -> dict[str, Any]:
+    """Compiles the kernels into `folder` and returns the record written there; never raises.
+
+    The record: `compiler` or None, `built` (variants), `openmp`, `source` (hash), `error` or None.
+    """
+    record: dict[str, Any] = dict(
+        compiler=None, built=[], openmp=False, source=source_hash(), error=None
+    )
+    compiler = find_compiler()
+    if compiler is None:
+        wanted = os.environ.get("CXX") or "g++, clang++ or c++"
+        record["error"] = f"no C++ compiler was found ({wanted})"
+    else:
+        try:
+            version = _run([*compiler, "--version"]).splitlines()
+            record["compiler"] = version[0] if version else " ".join(compiler)
+            _compile_all(compiler, folder, record)
+        except (OSError, subprocess.SubprocessError) as error:
+            record["error"] = _first_line(error)
+    folder.mkdir(parents=True, exist_ok=True)
+    part = folder / f"{RECORD}.part"
+    part.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    part.replace(folder / RECORD)
+    return record
+
+
+def _compile_all(compiler: list[str], folder: Path, record: dict[str, Any]) -> None:
+    variants: dict[str, list[str]] = {ANY_VARIANT: []}
+    if platform.machine().lower() in ("x86_64", "amd64"):
+        variants |= X86_VARIANTS
+    with tempfile.TemporaryDirectory() as scratch:
+        record["openmp"] = _can_use_openmp(compiler, Path(scratch))
+        flags = [*FLAGS, "-fopenmp"] if record["openmp"] else FLAGS
+
+        def compile_one(variant: str) -> None:
+            built = Path(scratch) / library_name(variant)
+            _run([*compiler, *flags, *variants[variant], str(SOURCE), "-o", str(built)])
+            folder.mkdir(parents=True, exist_ok=True)
+            part = folder / f"{built.name}.part"
+            shutil.copyfile(built, part)
+            # Replaced, not overwritten: a process that has the old one loaded keeps it.
+            part.replace(folder / built.name)
+
+        with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+            results = {name: pool.submit(compile_one, name) for name in variants}
+        for name, result in results.items():
+            error = result.exception()
+            if error is None:
+                record["built"].append(name)
+            else:
+                record["error"] = f"{name}: {_first_line(error)}"
+
+
+def _can_use_openmp(compiler: list[str], scratch: Path) -> bool:
+    """Apple's compiler has none; the kernels then use one thread."""
+    probe = scratch / "probe.cpp"
+    probe.write_text("#include <omp.h>\nint f() { return omp_get_max_threads(); }\n")
+    try:
+        _run([*compiler, "-shared", "-fPIC", "-fopenmp", str(probe), "-o", f"{probe}.so"])
+    except (OSError, subprocess.SubprocessError):
+        return False
+    return True
+
+
+def _run(command: list[str]) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=600)
+    return done.stdout
+
+
+def _first_line(error: BaseException) -> str:
+    """The compiler's own words where it said any."""
+    said = str(getattr(error, "stderr", None) or error)
+    lines = [line for line in said.splitlines() if line.strip()]
+    wanted = [line for line in lines if "error" in line.lower()]
+    return (wanted or lines or [repr(error)])[0].strip()
+
+
+def main() -> int:
+    """Builds in place; 0 if the kernels are there."""
+    record = build(SOURCE.parent)
+    if record["built"]:
+        print(f"Built for {', '.join(record['built'])} with {record['compiler']}.")
+    if record["error"]:
+        print(f"Not built: {record['error']}.", file=sys.stderr)
+    return 0 if record["built"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,128 @@
+"""The compiled CPU kernels: finds the library for this processor and calls it.
+
+Nothing is loaded before the first layer runs. The environment variable RNNOPT_KERNELS=plain keeps
+them off, for comparison; see `rnnopt doctor`.
+"""
+
+import ctypes
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from rnnopt.layers.kernels.build import ANY_VARIANT, RECORD, library_name, source_hash
+
+FOLDER = Path(__file__).parent
+SWITCH = "RNNOPT_KERNELS"
+REBUILD = "python -m rnnopt.layers.kernels.build"
+DTYPES = {torch.float32: "float32", torch.float64: "float64"}
+# Multiplications below which a thread costs more than it saves: some 10 microseconds' worth.
+WORK_OF_A_THREAD = 1_000_000
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """What was found.
+
+    Args:
+        variant: kind of processor the loaded library is for, or None for the plain path.
+        reason: in words, why this path is in use.
+        library: the loaded library, or None.
+    """
+
+    variant: str | None
+    reason: str
+    library: ctypes.CDLL | None = None
+
+
+@cache
+def kernels() -> Kernels:
+    """The kernels of this process; found once."""
+    switch = os.environ.get(SWITCH, "")
+    if switch not in ("", "plain"):
+        raise ValueError(f"{SWITCH} must be plain or unset, got {switch!r}.")
+    if switch == "plain":
+        return Kernels(None, f"{SWITCH}=plain is set")
+    try:
+        record = json.loads((FOLDER / RECORD).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return Kernels(None, "they have not been built")
+    except (OSError, ValueError) as error:
+        return Kernels(None, f"{FOLDER / RECORD} cannot be read: {error}")
+    if not record["built"]:
+        return Kernels(None, f"the build failed: {record['error']}")
+    if record["source"] != source_hash():
+        return Kernels(None, "they were built from another version of the source")
+    able = torch.backends.cpu.get_cpu_capability()
+    # A processor that can do AVX512 can do AVX2, and all can do the default.
+    order = ["AVX512", "AVX2", ANY_VARIANT]
+    start = order.index(able) if able in order else len(order) - 1
+    problem = f"none was built for this processor ({able})"
+    for variant in order[start:]:
+        if variant in record["built"]:
+            try:
+                library = ctypes.CDLL(str(FOLDER / library_name(variant)))
+            except OSError as error:
+                problem = f"{library_name(variant)} cannot be loaded: {error}"
+                continue
+            return Kernels(variant, f"this processor can do {able}", library)
+    return Kernels(None, problem)
+
+
+def usable(*tensors: Tensor | None) -> bool:
+    """Whether the kernels take these: on the CPU, all float32 or all float64, no autocast."""
+    given = [one for one in tensors if one is not None]
+    dtype = given[0].dtype
+    return (
+        dtype in DTYPES
+        and all(one.device.type == "cpu" and one.dtype == dtype for one in given)
+        and not torch.is_autocast_enabled("cpu")
+        and kernels().library is not None
+    )
+
+
+def threads_for(work: int) -> int:
+    """Threads worth starting for `work` multiplications; torch.get_num_threads() at most."""
+    return max(1, min(torch.get_num_threads(), work // WORK_OF_A_THREAD))
+
+
+def call(
+    name: str,
+    dtype: torch.dtype,
+    backward: bool,
+    numbers: Sequence[int],
+    tensors: Sequence[Tensor | int | None],
+) -> None:
+    """Runs a kernel; `numbers` and `tensors` as recurrent.cpp reads them.
+
+    Args:
+        tensors: tensors, addresses or None.
+
+    Raises:
+        MemoryError: the kernel could not get its working memory.
+    """
+    library = kernels().library
+    assert library is not None
+    addresses = [one.data_ptr() if isinstance(one, Tensor) else one for one in tensors]
+    code = getattr(library, f"rnnopt_{name}_{DTYPES[dtype]}")(
+        (ctypes.c_int64 * len(numbers))(*numbers),
+        (ctypes.c_void_p * len(addresses))(*addresses),
+        int(backward),
+    )
+    if code:
+        raise MemoryError(f"The {name} kernel could not get its working memory.")
+
+
+def rows(sequence: Tensor) -> Tensor:
+    """`sequence` (time, batch, feature) itself if features are next to one another, else a copy."""
+    return sequence if sequence.stride(2) == 1 or sequence.shape[2] == 1 else sequence.contiguous()
+
+
+def contiguous(tensor: Tensor | None) -> Tensor | None:
+    """`tensor` in one piece, or None."""
+    return None if tensor is None else tensor.contiguous()

@@ -1,0 +1,278 @@
+"""The Elman recurrence as torch operators, fused on the CPU.
+
+    h_t = f(W_ih x_t + b_ih + W_hh h_{t-1} + b_hh),   f = tanh or relu,   t = 1 … T
+
+Backward, with e_t the gradient before the nonlinearity and e_{T+1} = 0:
+
+    e_t = (∂L/∂h_t + W_hhᵀ e_{t+1}) ⊙ f'(h_t)         f' = 1 - h² for tanh, h > 0 for relu
+    ∂x_t = W_ihᵀ e_t     ∂W_ih = Σ e_t x_tᵀ     ∂W_hh = Σ e_t h_{t-1}ᵀ     ∂b = Σ e_t
+
+Sequences that end early (`lengths`) have zero states and gradients after their end, and their last
+state is the one of their last true step.
+
+`torch.ops.rnnopt.elman` is the fused form for tensors on the CPU. Its gradient can be differentiated
+again: with `create_graph`, backward runs step by step in torch's own operators.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rnnopt.layers.kernels import cpu
+
+# With fewer sequences, one product over all steps does the inputs faster than the fused kernel,
+# which multiplies a step's few rows at a time and gains only by leaving the projection unstored.
+FUSED_BATCH = 8
+FUSED_INPUT = 16
+
+torch.library.define(
+    "rnnopt::elman",
+    "(Tensor x, Tensor w_ih, Tensor w_hh, Tensor? b_ih, Tensor? b_hh, Tensor? h0, Tensor? lengths,"
+    " bool relu, bool reverse) -> (Tensor, Tensor)",
+)
+torch.library.define(
+    "rnnopt::elman_backward",
+    "(Tensor? grad_out, Tensor? grad_hn, Tensor x, Tensor w_ih, Tensor w_hh, Tensor? h0,"
+    " Tensor? lengths, Tensor out, bool relu, bool reverse, bool want_x, bool want_w, bool want_h0)"
+    " -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+)
+
+
+def plain_backward(
+    grad_out: Tensor | None,
+    grad_hn: Tensor | None,
+    x: Tensor,
+    w_ih: Tensor,
+    w_hh: Tensor,
+    h0: Tensor | None,
+    lengths: Tensor | None,
+    out: Tensor,
+    relu: bool,
+    reverse: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The gradients of x, w_ih, w_hh, either bias and h0, in operators that torch differentiates.
+
+    As a function of the states `out`, which carry their own history: so its derivatives are the
+    second derivatives of the layer, without a second forward pass.
+    """
+    if reverse:
+        x, out = x.flip(0), out.flip(0)
+        grad_out = None if grad_out is None else grad_out.flip(0)
+    h0 = torch.zeros_like(out[0]) if h0 is None else h0
+    slope = (out > 0).to(out.dtype) if relu else 1 - out * out
+    errors = backward_in_time(grad_out, grad_hn, slope, lengths, lambda e: e @ w_hh)
+    if lengths is not None:
+        x = torch.where(true_steps(len(x), lengths), x, 0)
+    before = torch.cat((h0[None], out[:-1]))
+    flat = errors.flatten(0, 1)
+    grad_x = errors @ w_ih
+    return (
+        grad_x.flip(0) if reverse else grad_x,
+        flat.t() @ x.flatten(0, 1),
+        flat.t() @ before.flatten(0, 1),
+        flat.sum(0),
+        errors[0] @ w_hh,
+    )
+
+
+def backward_in_time(
+    grad_out: Tensor | None,
+    grad_hn: Tensor | None,
+    slope: Tensor,
+    lengths: Tensor | None,
+    carry: Callable[[Tensor], Tensor],
+) -> Tensor:
+    """e_t = (∂L/∂h_t + carry(e_{t+1})) ⊙ slope_t for all steps, (time, batch, hidden).
+
+    Args:
+        grad_out, grad_hn: gradients of all states and of the last ones; None is zero.
+        slope: (time, batch, hidden), f'.
+        lengths: (batch,) or None; e_t is zero beyond, and grad_hn enters at the last true step.
+        carry: from the gradient before a nonlinearity to the state before.
+    """
+    steps = len(slope)
+    error: Tensor | None = None
+    errors = []
+    for t in reversed(range(steps)):
+        total = slope.new_zeros(slope.shape[1:]) if grad_out is None else grad_out[t]
+        if grad_hn is not None:
+            if lengths is not None:
+                total = total + torch.where((lengths == t + 1)[:, None], grad_hn, 0)
+            elif t == steps - 1:
+                total = total + grad_hn
+        if error is not None:
+            total = total + carry(error)
+        error = total * slope[t]
+        if lengths is not None:
+            error = torch.where((t < lengths)[:, None], error, 0)
+        errors.append(error)
+    return torch.stack(errors[::-1])
+
+
+def _hoists(x: Tensor) -> bool:
+    """Whether the products with the inputs are done over all steps at once, by torch."""
+    return x.shape[1] < FUSED_BATCH and x.shape[2] > FUSED_INPUT
+
+
+def _place(sequence: Tensor | None, reverse: bool) -> tuple[int | None, int, int]:
+    """Address of the first step to run, and strides over time and batch."""
+    if sequence is None:
+        return None, 0, 0
+    time, batch, _ = sequence.stride()
+    start = sequence.data_ptr()
+    if reverse:
+        start += (len(sequence) - 1) * time * sequence.element_size()
+        time = -time
+    return start, time, batch
+
+
+@torch.library.impl("rnnopt::elman", "CPU")
+def _forward(
+    x: Tensor,
+    w_ih: Tensor,
+    w_hh: Tensor,
+    b_ih: Tensor | None,
+    b_hh: Tensor | None,
+    h0: Tensor | None,
+    lengths: Tensor | None,
+    relu: bool,
+    reverse: bool,
+) -> tuple[Tensor, Tensor]:
+    (steps, batch, size), hidden = x.shape, len(w_hh)
+    out = x.new_empty(steps, batch, hidden)
+    inputs: Tensor | None = None
+    if _hoists(x):
+        bias = b_ih if b_hh is None else b_hh if b_ih is None else b_ih + b_hh
+        flat, into = x.reshape(-1, size), out.view(-1, hidden)
+        if bias is None:
+            torch.mm(flat, w_ih.t(), out=into)
+        else:
+            torch.addmm(bias, flat, w_ih.t(), out=into)
+    else:
+        inputs = cpu.rows(x)
+    x_place, out_place = _place(inputs, reverse), _place(out, reverse)
+    threads = min(cpu.threads_for(steps * batch * hidden * (hidden + size)), batch)
+    numbers = (steps, batch, size, hidden, threads, relu, *x_place[1:], *out_place[1:])
+    small = [cpu.contiguous(one) for one in (w_ih, w_hh, b_ih, b_hh, h0, lengths)]
+    cpu.call("elman", out.dtype, False, numbers, (x_place[0], *small, out_place[0]))
+    return out, last_state(out, lengths, reverse)
+
+
+def true_steps(steps: int, lengths: Tensor) -> Tensor:
+    """Which steps are not padding, (time, batch, 1)."""
+    return (torch.arange(steps, device=lengths.device)[:, None] < lengths)[..., None]
+
+
+def last_state(out: Tensor, lengths: Tensor | None, reverse: bool = False) -> Tensor:
+    """The state (batch, hidden) at each sequence's last true step."""
+    if lengths is None:
+        return out[0 if reverse else -1].clone()
+    index = (lengths - 1).view(1, -1, 1).expand(1, -1, out.shape[2])
+    return out.gather(0, index)[0]
+
+
+@torch.library.impl("rnnopt::elman_backward", "CPU")
+def _backward(
+    grad_out: Tensor | None,
+    grad_hn: Tensor | None,
+    x: Tensor,
+    w_ih: Tensor,
+    w_hh: Tensor,
+    h0: Tensor | None,
+    lengths: Tensor | None,
+    out: Tensor,
+    relu: bool,
+    reverse: bool,
+    want_x: bool,
+    want_w: bool,
+    want_h0: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    (steps, batch, size), hidden = x.shape, len(w_hh)
+    hoists = _hoists(x)
+    fused_w = want_w and not hoists
+    grad_x = x.new_empty(x.shape) if want_x and not hoists else None
+    grad_pre = torch.empty_like(out) if hoists else None
+    grad_w_ih = w_ih.new_empty(w_ih.shape) if fused_w else None
+    grad_w_hh = w_hh.new_empty(w_hh.shape) if fused_w else None
+    grad_bias = out.new_empty(hidden) if fused_w else None
+    grad_h0 = out.new_empty(batch, hidden) if want_h0 else None
+    grad_out = None if grad_out is None else cpu.rows(grad_out)
+    inputs = None if hoists else cpu.rows(x)
+    places = [_place(one, reverse) for one in (inputs, out, grad_out, grad_x, grad_pre)]
+    at = [place[0] for place in places]
+    strides = [stride for place in places for stride in place[1:]]
+    threads = min(cpu.threads_for(steps * batch * hidden * (2 * hidden + size)), batch)
+    small = [cpu.contiguous(one) for one in (w_ih, w_hh, h0, lengths, grad_hn)]
+    cpu.call(
+        "elman",
+        out.dtype,
+        True,
+        (steps, batch, size, hidden, threads, relu, *strides),
+        (
+            at[0], *small[:2], None, None, *small[2:4], at[1], at[2], small[4], at[3], at[4],
+            grad_w_ih, grad_w_hh, grad_bias, grad_h0,
+        ),
+    )  # fmt: skip
+    if grad_pre is not None:
+        flat = grad_pre.view(-1, hidden)
+        if want_x:
+            grad_x = torch.mm(flat, w_ih).view(x.shape)
+        if want_w:
+            if lengths is not None:  # whatever padding holds, NaN too, must not reach the sums
+                x = torch.where(true_steps(steps, lengths), x, 0)
+            grad_w_ih = flat.t() @ x.reshape(-1, size)
+            grad_bias = flat.sum(0)
+            later, earlier = (slice(-1), slice(1, None)) if reverse else (slice(1, None), slice(-1))
+            grad_w_hh = grad_pre[later].flatten(0, 1).t() @ out[earlier].flatten(0, 1)
+            if h0 is not None:
+                grad_w_hh += grad_pre[-1 if reverse else 0].t() @ h0
+    none = out.new_empty(0)
+    grads = (grad_x, grad_w_ih, grad_w_hh, grad_bias, grad_h0)
+    return tuple(none if grad is None else grad for grad in grads)  # type: ignore[return-value]
+
+
+@torch.library.register_fake("rnnopt::elman")
+def _forward_fake(x, w_ih, w_hh, b_ih, b_hh, h0, lengths, relu, reverse):  # type: ignore[no-untyped-def]
+    steps, batch, _ = x.shape
+    return x.new_empty(steps, batch, w_hh.shape[0]), x.new_empty(batch, w_hh.shape[0])
+
+
+@torch.library.register_fake("rnnopt::elman_backward")
+def _backward_fake(  # type: ignore[no-untyped-def]
+    grad_out, grad_hn, x, w_ih, w_hh, h0, lengths, out, relu, reverse, want_x, want_w, want_h0
+):
+    none, hidden = out.new_empty(0), w_hh.shape[0]
+    return (
+        x.new_empty(x.shape) if want_x else none,
+        w_ih.new_empty(w_ih.shape) if want_w else none,
+        w_hh.new_empty(w_hh.shape) if want_w else none,
+        out.new_empty(hidden) if want_w else none,
+        out.new_empty(x.shape[1], hidden) if want_h0 else none,
+    )
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    x, w_ih, w_hh, _, _, h0, lengths, ctx.relu, ctx.reverse = inputs
+    ctx.save_for_backward(x, w_ih, w_hh, h0, lengths, output[0])
+    # A missing gradient stays None: reading zeros for it would cost as much as the states.
+    ctx.set_materialize_grads(False)
+
+
+def _differentiate(ctx: Any, grad_out: Tensor | None, grad_hn: Tensor | None) -> tuple[Any, ...]:
+    wanted = ctx.needs_input_grad
+    if grad_out is None and grad_hn is None:
+        return (None,) * len(wanted)
+    arguments = (grad_out, grad_hn, *ctx.saved_tensors, ctx.relu, ctx.reverse)
+    if torch.is_grad_enabled():
+        found = plain_backward(*arguments)
+    else:
+        found = torch.ops.rnnopt.elman_backward(*arguments, wanted[0], any(wanted[1:5]), wanted[5])
+    grad_x, grad_w_ih, grad_w_hh, grad_bias, grad_h0 = found
+    grads = (grad_x, grad_w_ih, grad_w_hh, grad_bias, grad_bias, grad_h0)
+    kept = [grad if want else None for grad, want in zip(grads, wanted, strict=False)]
+    return *kept, None, None, None
+
+
+torch.library.register_autograd("rnnopt::elman", _differentiate, setup_context=_save)

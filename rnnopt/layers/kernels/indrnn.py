@@ -1,0 +1,180 @@
+"""The IndRNN recurrence as torch operators: fused on CPU and GPU, with a plain twin.
+
+    h_t = f(z_t + u ⊙ h_{t-1}),   f = relu or tanh,   t = 1 … T,   z_t = W x_t + b from outside
+
+Backward, with e_t the gradient before the nonlinearity and e_{T+1} = 0:
+
+    e_t = (∂L/∂h_t + u ⊙ e_{t+1}) ⊙ f'(h_t)
+    ∂z_t = e_t     ∂u = Σ e_t ⊙ h_{t-1}     ∂h_0 = u ⊙ e_1
+
+Sequences that end early (`lengths`) have zero states and gradients after their end, and their last
+state is the one of their last true step.
+
+`torch.ops.rnnopt.indrnn` runs the compiled kernels on the CPU (float32, float64), Triton on a GPU,
+and otherwise this file's loops. Its gradient can be differentiated again: with `create_graph`,
+backward runs step by step in torch's own operators.
+
+Li, Li, Cook, Zhu and Gao, "Independently Recurrent Neural Network (IndRNN): Building A Longer and
+Deeper RNN", CVPR 2018, https://arxiv.org/abs/1803.04831
+"""
+
+from functools import cache
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rnnopt.layers.kernels import cpu
+from rnnopt.layers.kernels.elman import backward_in_time, last_state
+
+torch.library.define(
+    "rnnopt::indrnn",
+    "(Tensor z, Tensor u, Tensor? h0, Tensor? lengths, bool relu) -> (Tensor, Tensor)",
+)
+torch.library.define(
+    "rnnopt::indrnn_backward",
+    "(Tensor? grad_out, Tensor? grad_hn, Tensor u, Tensor? h0, Tensor? lengths, Tensor out,"
+    " bool relu) -> (Tensor, Tensor, Tensor)",
+)
+
+
+def plain(
+    z: Tensor, u: Tensor, h0: Tensor | None, lengths: Tensor | None, relu: bool
+) -> tuple[Tensor, Tensor]:
+    """States (time, batch, hidden) and last states (batch, hidden), step by step.
+
+    Args:
+        z: (time, batch, hidden), what reaches the units from outside.
+        u: (hidden,) recurrent weights.
+        h0: (batch, hidden), or None for zeros.
+        lengths: (batch,) true steps of each sequence, or None when all are true.
+        relu: relu, else tanh.
+    """
+    f = torch.relu if relu else torch.tanh
+    h = z.new_zeros(z.shape[1:]) if h0 is None else h0
+    last, states = h, []
+    for t, step in enumerate(z.unbind(0)):
+        h = f(torch.addcmul(step, u, h))
+        if lengths is None:
+            last = h
+        else:
+            going = (t < lengths)[:, None]
+            last = torch.where(going, h, last)
+            h = torch.where(going, h, 0)
+        states.append(h)
+    return torch.stack(states), last
+
+
+def plain_backward(
+    grad_out: Tensor | None,
+    grad_hn: Tensor | None,
+    u: Tensor,
+    h0: Tensor | None,
+    lengths: Tensor | None,
+    out: Tensor,
+    relu: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of z, u and h0, in operators that torch differentiates.
+
+    As a function of the states `out`, which carry their own history: so its derivatives are the
+    second derivatives of the layer, without a second forward pass.
+    """
+    slope = (out > 0).to(out.dtype) if relu else 1 - out * out
+    errors = backward_in_time(grad_out, grad_hn, slope, lengths, lambda e: u * e)
+    before = torch.cat((torch.zeros_like(out[:1]) if h0 is None else h0[None], out[:-1]))
+    return errors, (errors * before).sum((0, 1)), u * errors[0]
+
+
+@cache
+def triton_problem() -> str | None:
+    """Why the GPU kernels cannot run, or None if they can."""
+    return None if find_spec("triton") else "the package triton is not installed"
+
+
+def _on_gpu(tensor: Tensor) -> bool:
+    return tensor.device.type == "cuda" and triton_problem() is None
+
+
+def _threads(out: Tensor) -> int:
+    # Elementwise: a number costs about as much as eight multiplications of a matrix product.
+    return cpu.threads_for(8 * out.numel())
+
+
+@torch.library.impl("rnnopt::indrnn", "CompositeExplicitAutograd")
+def _forward(
+    z: Tensor, u: Tensor, h0: Tensor | None, lengths: Tensor | None, relu: bool
+) -> tuple[Tensor, Tensor]:
+    if _on_gpu(z):
+        from rnnopt.layers.kernels import indrnn_gpu
+
+        out = indrnn_gpu.forward(z, u, h0, lengths, "relu" if relu else "tanh")
+        return out, last_state(out, lengths)
+    if not cpu.usable(z, u, h0):
+        return plain(z, u, h0, lengths, relu)
+    z, out = cpu.rows(z), z.new_empty(z.shape)
+    numbers = (*z.shape, _threads(out), relu, *z.stride()[:2], *out.stride()[:2])
+    small = [cpu.contiguous(one) for one in (u, h0, lengths)]
+    cpu.call("indrnn", z.dtype, False, numbers, (z, *small, out))
+    return out, last_state(out, lengths)
+
+
+@torch.library.impl("rnnopt::indrnn_backward", "CompositeExplicitAutograd")
+def _backward(
+    grad_out: Tensor | None,
+    grad_hn: Tensor | None,
+    u: Tensor,
+    h0: Tensor | None,
+    lengths: Tensor | None,
+    out: Tensor,
+    relu: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    if _on_gpu(out):
+        from rnnopt.layers.kernels import indrnn_gpu
+
+        name = "relu" if relu else "tanh"
+        return indrnn_gpu.backward(grad_out, grad_hn, out, u, h0, lengths, name)
+    if not cpu.usable(out, u, h0, grad_out, grad_hn):
+        return plain_backward(grad_out, grad_hn, u, h0, lengths, out, relu)
+    grad_out = None if grad_out is None else cpu.rows(grad_out)
+    grad_z, grad_u, grad_h0 = torch.empty_like(out), u.new_empty(u.shape), torch.empty_like(out[0])
+    numbers = [*out.shape, _threads(out), relu, 0, 0, *out.stride()[:2]]
+    for one in (grad_out, grad_z):
+        numbers += (0, 0) if one is None else one.stride()[:2]
+    u, h0, lengths, grad_hn = (cpu.contiguous(one) for one in (u, h0, lengths, grad_hn))
+    cpu.call(
+        "indrnn", out.dtype, True, numbers,
+        (None, u, h0, lengths, out, grad_out, grad_hn, grad_z, grad_u, grad_h0),
+    )  # fmt: skip
+    return grad_z, grad_u, grad_h0
+
+
+@torch.library.register_fake("rnnopt::indrnn")
+def _forward_fake(z, u, h0, lengths, relu):  # type: ignore[no-untyped-def]
+    return z.new_empty(z.shape), z.new_empty(z.shape[1:])
+
+
+@torch.library.register_fake("rnnopt::indrnn_backward")
+def _backward_fake(grad_out, grad_hn, u, h0, lengths, out, relu):  # type: ignore[no-untyped-def]
+    return torch.empty_like(out), u.new_empty(u.shape), out.new_empty(out.shape[1:])
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    _, u, h0, lengths, ctx.relu = inputs
+    ctx.save_for_backward(u, h0, lengths, output[0])
+    ctx.set_materialize_grads(False)
+
+
+def _differentiate(ctx: Any, grad_out: Tensor | None, grad_hn: Tensor | None) -> tuple[Any, ...]:
+    if grad_out is None and grad_hn is None:
+        return None, None, None, None, None
+    arguments = (grad_out, grad_hn, *ctx.saved_tensors, ctx.relu)
+    if torch.is_grad_enabled():
+        grads = plain_backward(*arguments)
+    else:
+        grads = torch.ops.rnnopt.indrnn_backward(*arguments)
+    kept = [g if want else None for g, want in zip(grads, ctx.needs_input_grad, strict=False)]
+    return *kept, None, None
+
+
+torch.library.register_autograd("rnnopt::indrnn", _differentiate, setup_context=_save)
