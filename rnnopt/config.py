@@ -13,6 +13,7 @@ MODELS: dict[str, tuple[dict[str, Any], str]] = {
     "rnn-relu": (dict(cell="rnn", nonlinearity="relu"), "Elman network, relu"),
     "lstm": (dict(cell="lstm"), "long short-term memory"),
     "gru": (dict(cell="gru"), "gated recurrent unit"),
+    "indrnn": (dict(cell="indrnn"), "independently recurrent network, relu"),
 }
 Schedule = Literal["constant", "cosine", "linear"]
 
@@ -31,6 +32,7 @@ class SharedConfig:
         hidden: units of each recurrent layer; unset means the task's.
         layers: recurrent layers.
         batch_norm: normalise each layer's states over time and batch.
+        dropout: probability of a unit being zero for a whole sequence, after each layer.
         readout: where the answer is read off the states.
         initialization: of the weights; normal is N(0, 0.01²).
         clip: largest norm of a gradient, longer ones are scaled down; unset means no clipping.
@@ -50,6 +52,7 @@ class SharedConfig:
     hidden: int | None = None
     layers: int = 1
     batch_norm: bool = False
+    dropout: float = 0.0
     readout: Readout = "last"
     initialization: Initialization = "default"
     clip: float | None = None
@@ -70,6 +73,8 @@ class SharedConfig:
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise UserError(f"{name} must be a positive number, got {value}.")
+        if not 0 <= self.dropout < 1:
+            raise UserError(f"dropout must be in [0, 1), got {self.dropout}.")
         if self.schedule not in get_args(Schedule):
             raise unknown_name("schedule", self.schedule, get_args(Schedule))
         Budget.parse(self.budget)

@@ -29,6 +29,7 @@ from torch import Tensor
 
 from rnnopt.config import RunConfig
 from rnnopt.errors import UserError
+from rnnopt.layers.kernels import cpu
 
 
 class RunFolder:
@@ -224,6 +225,7 @@ def environment() -> dict[str, Any]:
         "system": platform.platform(),
         "processor": processor_name(),
         "threads": torch.get_num_threads(),
+        "cpu_kernels": cpu.kernels().variant,
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
 

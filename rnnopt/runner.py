@@ -53,8 +53,10 @@ def build_training(config: RunConfig, task: Task | None = None) -> Training:
         task.output_size,
         layers=config.layers,
         batch_norm=config.batch_norm,
+        dropout=config.dropout,
         readout=config.readout,
         initialization=config.initialization,
+        steps=task.steps,
         **MODELS[config.model][0],
     ).to(device)
     optimizer = build_optimizer(config.optimizer, list(model.parameters()), config.lr)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from rnnopt.layers.kernels import cpu
-from rnnopt.layers.kernels import elman as _operators  # noqa: F401  (registers the operators)
+from rnnopt.layers.kernels.elman import last_state, true_steps
 
 
 class ElmanRNN(nn.RNN):
@@ -62,6 +62,14 @@ class ElmanRNN(nn.RNN):
             return self._fused(input, hx, lengths)
         if lengths is None:
             return super().forward(input, hx)
+        if self.num_layers == 1 and not self.bidirectional:
+            # As good as packing, which sorts and, on a GPU, waits: the steps before an end do not
+            # depend on what follows.
+            states, _ = super().forward(input, hx)
+            states = states.transpose(0, 1) if self.batch_first else states
+            last = last_state(states, lengths)
+            states = torch.where(true_steps(len(states), lengths), states, 0)
+            return states.transpose(0, 1) if self.batch_first else states, last[None]
         packed = pack_padded_sequence(
             input, lengths.cpu(), batch_first=self.batch_first, enforce_sorted=False
         )
@@ -85,7 +93,7 @@ class ElmanRNN(nn.RNN):
         self.check_input(input, None)
         states = input.transpose(0, 1) if self.batch_first else input
         directions = ("", "_reverse") if self.bidirectional else ("",)
-        last = []
+        last: list[Tensor] = []
         for layer in range(self.num_layers):
             outputs = []
             for reverse, suffix in enumerate(directions):

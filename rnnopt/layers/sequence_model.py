@@ -11,11 +11,12 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from rnnopt.layers.elman import ElmanRNN
 from rnnopt.layers.indrnn import IndRNN
 from rnnopt.layers.kernels.batch_norm import normalize
-from rnnopt.layers.kernels.elman import true_steps
+from rnnopt.layers.kernels.elman import last_state, true_steps
 
 Cell = Literal["rnn", "lstm", "gru", "indrnn"]
 Readout = Literal["last", "every", "mean"]
@@ -35,16 +36,20 @@ class SequenceModel(nn.Module):
         input_size: features of each step.
         hidden_size: units of each layer.
         output_size: classes, or numbers to predict.
-        cell: "rnn" (Elman), "lstm" or "gru".
-        nonlinearity: "tanh" or, for Elman cells alone, "relu".
+        cell: "rnn" (Elman), "lstm", "gru" or "indrnn".
+        nonlinearity: "tanh" or, for Elman and IndRNN cells alone, "relu"; unset means relu for
+            IndRNN and tanh for the others.
         layers: recurrent layers, ≥ 1.
         batch_norm: normalise each layer's states over time and batch.
+        dropout: probability in [0, 1) of a unit being zero for a whole sequence, after each layer.
         readout: "last", the state at a sequence's last true step; "every", each step; "mean", the
             mean state over the true steps.
-        initialization: "default", torch's; "orthogonal", recurrent matrices (gate by gate)
-            orthogonal; "identity", recurrent matrices the identity (Le et al.,
-            https://arxiv.org/abs/1504.00941); "normal", every weight and bias N(0, 0.01²), as in
-            the aSNAQ paper.
+        initialization: "default", torch's, and for IndRNN its authors'; "orthogonal", recurrent
+            matrices (gate by gate) orthogonal; "identity", recurrent matrices the identity (Le et
+            al., https://arxiv.org/abs/1504.00941); "normal", every weight and bias N(0, 0.01²), as
+            in the aSNAQ paper. IndRNN has no recurrent matrices: "default" or "normal" there.
+        steps: length of the sequences, from which IndRNN's recurrent bound is taken; unset means
+            no bound.
 
     Example:
         >>> model = SequenceModel(input_size=9, hidden_size=80, output_size=6)
@@ -58,11 +63,13 @@ class SequenceModel(nn.Module):
         hidden_size: int,
         output_size: int,
         cell: Cell = "rnn",
-        nonlinearity: Literal["tanh", "relu"] = "tanh",
+        nonlinearity: Literal["tanh", "relu"] | None = None,
         layers: int = 1,
         batch_norm: bool = False,
+        dropout: float = 0.0,
         readout: Readout = "last",
         initialization: Initialization = "default",
+        steps: int | None = None,
     ):
         super().__init__()
         sizes = dict(
@@ -71,6 +78,10 @@ class SequenceModel(nn.Module):
         for name, value in sizes.items():
             if value < 1:
                 raise ValueError(f"SequenceModel needs {name} >= 1, got {name}={value}.")
+        if not 0 <= dropout < 1:
+            raise ValueError(f"SequenceModel needs dropout in [0, 1), got dropout={dropout}.")
+        if nonlinearity is None:
+            nonlinearity = "relu" if cell == "indrnn" else "tanh"
         choices: list[tuple[str, str, tuple[str, ...]]] = [
             ("cell", cell, get_args(Cell)),
             ("nonlinearity", nonlinearity, ("tanh", "relu")),
@@ -81,10 +92,22 @@ class SequenceModel(nn.Module):
             if choice not in allowed:
                 wanted = ", ".join(allowed)
                 raise ValueError(f"{name} must be one of {wanted}, got {name}={choice!r}.")
-        if cell != "rnn" and nonlinearity != "tanh":
-            raise ValueError(f"nonlinearity={nonlinearity!r} needs cell='rnn', got cell={cell!r}.")
-        options: dict[str, Any] = {"nonlinearity": nonlinearity} if cell == "rnn" else {}
-        self.readout = readout
+        options: dict[str, Any] = {}
+        if cell in ("rnn", "indrnn"):
+            options["nonlinearity"] = nonlinearity
+        elif nonlinearity != "tanh":
+            raise ValueError(
+                f"nonlinearity={nonlinearity!r} needs cell='rnn' or 'indrnn', got cell={cell!r}."
+            )
+        if cell == "indrnn":
+            if initialization in ("orthogonal", "identity"):
+                raise ValueError(
+                    f"initialization={initialization!r} needs recurrent matrices, which"
+                    " cell='indrnn' has not; take default or normal."
+                )
+            if steps is not None:
+                options["recurrent_bound"] = IndRNN.bound_for(steps)
+        self.readout, self.dropout = readout, dropout
         self.recurrent = nn.ModuleList(
             CELLS[cell](input_size if i == 0 else hidden_size, hidden_size, **options)
             for i in range(layers)
@@ -105,32 +128,42 @@ class SequenceModel(nn.Module):
         """
         if inputs.ndim != 3:
             raise ValueError(f"inputs must be (time, batch, feature), got {tuple(inputs.shape)}.")
-        steps = torch.arange(len(inputs), device=inputs.device)
-        valid = None if lengths is None else steps[:, None] < lengths.to(inputs.device)
-        states = inputs if valid is None else torch.where(valid[..., None], inputs, 0)
+        valid = None
+        states, last = inputs, None
+        if lengths is not None:
+            lengths = lengths.to(inputs.device)
+            valid = true_steps(len(inputs), lengths)
+            states = torch.where(valid, inputs, 0)
         for i, layer in enumerate(self.recurrent):
-            states = layer(states)[0]
+            states, last = _run(layer, states, lengths)
+            mask = None
+            if self.dropout and self.training:
+                mask = functional.dropout(states.new_ones(states.shape[1:]), self.dropout)
             if self.norms:
-                states = _normalize(self.norms[i], states, valid)
+                norm = self.norms[i]
+                assert isinstance(norm, nn.BatchNorm1d)
+                states, last = normalize(norm, states, valid, mask), None
+            elif mask is not None:
+                states, last = states * mask, last * mask
         if self.readout == "last":
-            if lengths is None:
-                states = states[-1]
-            else:
-                last = (lengths.to(states.device) - 1).view(1, -1, 1)
-                states = states.gather(0, last.expand(1, -1, states.shape[2]))[0]
+            states = last_state(states, lengths) if last is None else last
         elif self.readout == "mean":
-            if valid is None:
+            if lengths is None or valid is None:
                 states = states.mean(0)
             else:
-                states = torch.where(valid[..., None], states, 0).sum(0) / valid.sum(0)[:, None]
+                states = torch.where(valid, states, 0).sum(0) / lengths[:, None]
         return self.output(states)
 
 
-def _normalize(norm: nn.Module, states: Tensor, valid: Tensor | None) -> Tensor:
-    """Batch normalisation over the true steps of (time, batch, hidden); padding becomes zero."""
-    if valid is None:
-        return norm(states.flatten(0, 1)).view_as(states)
-    return torch.zeros_like(states).masked_scatter(valid[..., None], norm(states[valid]))
+def _run(layer: nn.Module, states: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
+    """States at every step, and at the last true one: a loss that reads only these is cheaper."""
+    if isinstance(layer, (ElmanRNN, IndRNN)):
+        states, last = layer(states, lengths=lengths)
+        return states, last[0]
+    states, ends = layer(states)
+    if lengths is not None:
+        return states, last_state(states, lengths)
+    return states, (ends[0] if isinstance(ends, tuple) else ends)[0]
 
 
 @torch.no_grad()
@@ -142,9 +175,8 @@ def initialize(model: SequenceModel, initialization: Initialization) -> None:
                 nn.init.normal_(parameter, std=0.01)
     elif initialization in ("orthogonal", "identity"):
         for layer in model.recurrent:
-            assert isinstance(layer, nn.RNNBase)
             recurrent = dict(layer.named_parameters())["weight_hh_l0"]
-            for gate in recurrent.split(layer.hidden_size):
+            for gate in recurrent.split(recurrent.shape[1]):
                 if initialization == "identity":
                     nn.init.eye_(gate)
                 else:

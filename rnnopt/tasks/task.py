@@ -88,6 +88,11 @@ class Task:
         return {name: getattr(self, name) for name in names}
 
     @property
+    def steps(self) -> int:
+        """Length of the longest sequence."""
+        return self.validation.inputs.shape[1]
+
+    @property
     def metric(self) -> str:
         """Name of the metric: accuracy is better the higher, mse the lower."""
         return "accuracy" if self.loss == "cross-entropy" else "mse"

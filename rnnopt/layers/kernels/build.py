@@ -21,18 +21,19 @@ from typing import Any
 
 SOURCE = Path(__file__).with_name("recurrent.cpp")
 RECORD = "build.json"
-FLAGS = (
-    "-std=c++20 -O3 -fPIC -shared -fvisibility=hidden -fno-math-errno -fno-trapping-math"
-    " -ffp-contract=fast"
-).split()
+FLAGS = [
+    "-std=c++20", "-O3", "-fPIC", "-shared", "-fvisibility=hidden",
+    "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast",
+]  # fmt: skip
 # Named as torch names what a processor can do (torch.backends.cpu.get_cpu_capability), and asking
 # for no more than torch has checked when it says so.
 X86_VARIANTS = {
-    "AVX512": (
-        "-mavx2 -mfma -mavx512f -mavx512vl -mavx512bw -mavx512dq -mprefer-vector-width=512"
-    ).split(),
+    "AVX512": [
+        "-mavx2", "-mfma", "-mavx512f", "-mavx512vl", "-mavx512bw", "-mavx512dq",
+        "-mprefer-vector-width=512",
+    ],
     "AVX2": ["-mavx2", "-mfma"],
-}
+}  # fmt: skip
 ANY_VARIANT = "DEFAULT"
 
 
@@ -55,6 +56,21 @@ def find_compiler() -> list[str] | None:
         if shutil.which(name):
             return [name]
     return None
+
+
+def read_record(folder: Path) -> dict[str, Any] | None:
+    """What the last build left in `folder`; None if nothing was built.
+
+    Raises:
+        ValueError: the record is damaged.
+    """
+    try:
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    if not isinstance(record, dict) or not {"built", "source", "error", "compiler"} <= set(record):
+        raise ValueError(f"{folder / RECORD} is damaged")
+    return record
 
 
 def build(folder: Path) -> dict[str, Any]:

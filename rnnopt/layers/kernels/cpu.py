@@ -5,7 +5,6 @@ them off, for comparison; see `rnnopt doctor`.
 """
 
 import ctypes
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +14,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from rnnopt.layers.kernels.build import ANY_VARIANT, RECORD, library_name, source_hash
+from rnnopt.layers.kernels.build import (
+    ANY_VARIANT,
+    library_name,
+    read_record,
+    source_hash,
+)
 
 FOLDER = Path(__file__).parent
 SWITCH = "RNNOPT_KERNELS"
@@ -40,20 +44,29 @@ class Kernels:
     library: ctypes.CDLL | None = None
 
 
-@cache
-def kernels() -> Kernels:
-    """The kernels of this process; found once."""
+def switched_off() -> bool:
+    """Whether the environment asks for the plain path.
+
+    Raises:
+        ValueError: it asks for something unknown.
+    """
     switch = os.environ.get(SWITCH, "")
     if switch not in ("", "plain"):
         raise ValueError(f"{SWITCH} must be plain or unset, got {switch!r}.")
-    if switch == "plain":
+    return switch == "plain"
+
+
+@cache
+def kernels() -> Kernels:
+    """The kernels of this process; found once."""
+    if switched_off():
         return Kernels(None, f"{SWITCH}=plain is set")
     try:
-        record = json.loads((FOLDER / RECORD).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return Kernels(None, "they have not been built")
+        record = read_record(FOLDER)
     except (OSError, ValueError) as error:
-        return Kernels(None, f"{FOLDER / RECORD} cannot be read: {error}")
+        return Kernels(None, f"the record of the build cannot be read: {error}")
+    if record is None:
+        return Kernels(None, "they have not been built")
     if not record["built"]:
         return Kernels(None, f"the build failed: {record['error']}")
     if record["source"] != source_hash():

@@ -10,8 +10,8 @@ Backward, with e_t the gradient before the nonlinearity and e_{T+1} = 0:
 Sequences that end early (`lengths`) have zero states and gradients after their end, and their last
 state is the one of their last true step.
 
-`torch.ops.rnnopt.elman` is the fused form for tensors on the CPU. Its gradient can be differentiated
-again: with `create_graph`, backward runs step by step in torch's own operators.
+`torch.ops.rnnopt.elman` is the fused form for tensors on the CPU. Its gradient can be
+differentiated again: with `create_graph`, backward runs step by step in torch's own operators.
 """
 
 from collections.abc import Callable
@@ -168,7 +168,7 @@ def true_steps(steps: int, lengths: Tensor) -> Tensor:
 def last_state(out: Tensor, lengths: Tensor | None, reverse: bool = False) -> Tensor:
     """The state (batch, hidden) at each sequence's last true step."""
     if lengths is None:
-        return out[0 if reverse else -1].clone()
+        return out[0 if reverse else -1].clone()  # an operator's results must not share memory
     index = (lengths - 1).view(1, -1, 1).expand(1, -1, out.shape[2])
     return out.gather(0, index)[0]
 

@@ -141,11 +141,9 @@ def _backward(
     numbers = [*out.shape, _threads(out), relu, 0, 0, *out.stride()[:2]]
     for one in (grad_out, grad_z):
         numbers += (0, 0) if one is None else one.stride()[:2]
-    u, h0, lengths, grad_hn = (cpu.contiguous(one) for one in (u, h0, lengths, grad_hn))
-    cpu.call(
-        "indrnn", out.dtype, True, numbers,
-        (None, u, h0, lengths, out, grad_out, grad_hn, grad_z, grad_u, grad_h0),
-    )  # fmt: skip
+    *small, last = (cpu.contiguous(one) for one in (u, h0, lengths, grad_hn))
+    pointers = (None, *small, out, grad_out, last, grad_z, grad_u, grad_h0)
+    cpu.call("indrnn", out.dtype, True, numbers, pointers)
     return grad_z, grad_u, grad_h0
 
 

@@ -1,0 +1,106 @@
+"""What rnnopt found on this machine: which code runs the recurrent layers, why, and what would help."""
+
+import platform
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from rnnopt import __version__
+from rnnopt.layers.elman import ElmanRNN
+from rnnopt.layers.kernels import cpu
+from rnnopt.layers.kernels.build import read_record
+from rnnopt.layers.kernels.indrnn import triton_problem
+from rnnopt.run_folder import processor_name
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One answer: about what, what was found, and what to do about it, if anything."""
+
+    subject: str
+    answer: str
+    advice: str = ""
+
+
+def examine() -> list[Finding]:
+    """Everything there is to say; takes about a second, for a measurement."""
+    return [
+        Finding("rnnopt", __version__),
+        Finding("Python, torch", f"{platform.python_version()}, {torch.__version__}"),
+        Finding("processor", f"{processor_name()}, {torch.backends.cpu.get_cpu_capability()}"),
+        Finding("threads", f"{torch.get_num_threads()} (torch.set_num_threads changes it)"),
+        *_cpu(),
+        *_gpu(),
+    ]
+
+
+def _cpu() -> list[Finding]:
+    found = cpu.kernels()
+    record = read_record(cpu.FOLDER)
+    built = ", ".join(record["built"]) if record and record["built"] else "nothing"
+    compiler = record["compiler"] if record and record["compiler"] else "no compiler"
+    findings = [Finding("built at installation", f"{built}, by {compiler}")]
+    if found.variant is None:
+        if found.reason.startswith(cpu.SWITCH):
+            advice = f"Unset {cpu.SWITCH} to use the compiled kernels."
+        elif record and record["compiler"]:
+            advice = f"Run: {cpu.REBUILD}"
+        else:
+            advice = f"Install a C++ compiler (g++ or clang++), then run: {cpu.REBUILD}"
+        findings.insert(0, Finding("CPU kernels", f"not in use: {found.reason}", advice))
+        return findings
+    findings.insert(0, Finding("CPU kernels", f"in use, {found.variant}: {found.reason}"))
+    if record and not record["openmp"]:
+        findings.append(
+            Finding(
+                "CPU threads",
+                "the kernels use one, because the compiler had no OpenMP",
+                f"Install g++, or clang++ with libomp, then run: {cpu.REBUILD}",
+            )
+        )
+    ours, torchs = measure()
+    findings.append(
+        Finding(
+            "measured now",
+            f"Elman network (28, 128, 100), forward and backward, one thread: {ours * 1e3:.2f} ms; torch.nn.RNN"
+            f" {torchs * 1e3:.2f} ms, {torchs / ours:.1f} times as long",
+        )
+    )
+    return findings
+
+
+def _gpu() -> list[Finding]:
+    if not torch.cuda.is_available():
+        return [Finding("GPU", "none that this torch can use")]
+    findings = [Finding("GPU", f"{torch.cuda.get_device_name()}; Elman, LSTM and GRU run in cuDNN")]
+    problem = triton_problem()
+    if problem is None:
+        findings.append(
+            Finding("GPU kernels", "in use for IndRNN, compiled by Triton when first run")
+        )
+    else:
+        advice = "Install torch's CUDA build with its Triton, or: pip install triton"
+        findings.append(Finding("GPU kernels", f"IndRNN runs step by step: {problem}", advice))
+    return findings
+
+
+def measure(repetitions: int = 15) -> tuple[float, float]:
+    """Best seconds of a forward and backward pass of our layer and of torch's, on one thread."""
+    torchs = nn.RNN(28, 100)
+    ours = ElmanRNN.from_torch(torchs)
+    inputs = torch.zeros(28, 128, 28)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # several would tell more of what else runs here
+    try:
+        taken = [(_seconds(ours, inputs), _seconds(torchs, inputs)) for _ in range(repetitions)]
+    finally:
+        torch.set_num_threads(threads)
+    return min(seconds for seconds, _ in taken), min(seconds for _, seconds in taken)
+
+
+def _seconds(layer: nn.Module, inputs: torch.Tensor) -> float:
+    started = time.perf_counter()
+    layer(inputs)[1].sum().backward()
+    return time.perf_counter() - started
