@@ -8,7 +8,7 @@ READY := .venv/ready
 
 .PHONY: demo test lint clean
 
-$(READY): pyproject.toml constraints.txt
+$(READY): pyproject.toml constraints.txt setup.py rnnopt/layers/kernels/recurrent.cpp rnnopt/layers/kernels/build.py
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --upgrade pip setuptools
 	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --group dev --editable ".[cli]"
@@ -28,4 +28,4 @@ test: lint
 	$(BIN)/python -m pytest --cov --cov-report=term
 
 clean:
-	rm -rf .venv build *.egg-info
+	rm -rf .venv build *.egg-info rnnopt/layers/kernels/*.so rnnopt/layers/kernels/build.json

@@ -1,4 +1,4 @@
-"""What rnnopt found on this machine: which code runs the recurrent layers, why, and what would help."""
+"""What rnnopt finds on this machine: which code runs the layers, why, and what would help."""
 
 import platform
 import time
@@ -64,7 +64,8 @@ def _cpu() -> list[Finding]:
     findings.append(
         Finding(
             "measured now",
-            f"Elman network (28, 128, 100), forward and backward, one thread: {ours * 1e3:.2f} ms; torch.nn.RNN"
+            f"Elman network (28, 128, 100), forward and backward, one thread:"
+            f" {ours * 1e3:.2f} ms; torch.nn.RNN"
             f" {torchs * 1e3:.2f} ms, {torchs / ours:.1f} times as long",
         )
     )

@@ -45,7 +45,7 @@ def build_training(config: RunConfig, task: Task | None = None) -> Training:
     config = resolve(config)
     device = _device(config.device)
     torch.set_num_threads(config.threads)
-    task = task or build_task(config.task)
+    task = (task or build_task(config.task)).to(device)
     torch.manual_seed(config.seed)
     model = SequenceModel(
         task.input_size,

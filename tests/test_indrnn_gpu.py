@@ -26,12 +26,19 @@ needs_triton = pytest.mark.skipif(
 # ---- The plain twin ----------------------------------------------------------------------------
 
 
-def plain_states(z, u, h0, lengths, nonlinearity):
-    """All states and the last true one, step by step."""
+def plain_states(z, u, h0, lengths, nonlinearity, positive=None):
+    """All states and the last true one, step by step.
+
+    Where `positive` is given, the nonlinearity is the identity there and zero elsewhere.
+    """
     h = torch.zeros_like(z[0]) if h0 is None else h0
     states = []
     for t in range(z.shape[0]):
-        new = getattr(torch, nonlinearity)(z[t] + u * h)
+        new = z[t] + u * h
+        if positive is None:
+            new = getattr(torch, nonlinearity)(new)
+        else:
+            new = torch.where(positive[t], new, torch.zeros_like(new))
         if lengths is None:
             h = new
             states.append(h)
@@ -59,7 +66,7 @@ def draw(shape, dtype, with_h0, with_lengths, transposed=False, seed=0, device="
     h0 = normal(B, H) if with_h0 else None
     lengths = torch.randint(1, T + 1, (B,), generator=rng) if with_lengths else None
     if lengths is not None:
-        lengths[0] = T
+        lengths[0], lengths[-1] = T, min(T, 32)  # 32 is where a chunk ends
         lengths = lengths.to(device)
     return z, u.to(device, dtype), h0, lengths, grad_out, normal(B, H)
 
@@ -70,16 +77,23 @@ def compare(z, u, h0, lengths, grad_out, grad_hn, nonlinearity):
     A step rounds its state five or six times (product, sum, and three or four in tanh), and with
     |u| ≤ 0.9 errors of all steps add up to at most ten steps' worth: 64 roundings of the largest
     value. Backward as much again. grad_u is a sum, so its error is measured by its terms' sizes.
+    Relu's slope is that of the state as it was rounded: among millions some round across zero.
     """
     from rnnopt.layers.kernels import indrnn_gpu
 
     out = indrnn_gpu.forward(z, u, h0, lengths, nonlinearity)
+    fenced = torch.full((z.shape[0] + 2, *z.shape[1:]), torch.nan, dtype=z.dtype, device=z.device)
+    fenced[1:-1] = out
+    out = fenced[1:-1]  # what is read outside shows
     grads = indrnn_gpu.backward(grad_out, grad_hn, out, u, h0, lengths, nonlinearity)
 
     exact = [None if x is None else x.double().requires_grad_() for x in (z, u, h0)]
     zeros = torch.zeros_like(z[0], dtype=torch.float64)
     start = zeros.requires_grad_() if h0 is None else exact[2]
-    states, last = plain_states(exact[0], exact[1], start, lengths, nonlinearity)
+    with torch.no_grad():
+        true_states, _ = plain_states(exact[0], exact[1], start, lengths, nonlinearity)
+    positive = out > 0 if nonlinearity == "relu" else None
+    states, last = plain_states(exact[0], exact[1], start, lengths, nonlinearity, positive)
     upstream = (
         torch.zeros_like(states) if grad_out is None else grad_out.double(),
         torch.zeros_like(last) if grad_hn is None else grad_hn.double(),
@@ -92,7 +106,7 @@ def compare(z, u, h0, lengths, grad_out, grad_hn, nonlinearity):
     before = torch.cat([start[None], states[:-1]])
     rounding = 64 * torch.finfo(z.dtype).eps
     pairs = [
-        ("out", out, states, states.abs().max()),
+        ("out", out, true_states, true_states.abs().max()),
         ("grad_z", grads[0], expected[0], expected[0].abs().max()),
         ("grad_u", grads[1], expected[1], (expected[0] * before).abs().sum((0, 1)).max()),
         ("grad_h0", grads[2], expected[2], expected[0].abs().max() + upstream[1].abs().max()),
@@ -209,21 +223,25 @@ def interpreted_computes_short_floats_in_float32():
 
 
 def interpreted_keeps_nan():
+    nan_is_kept("cpu")
+
+
+def nan_is_kept(device):
     from rnnopt.layers.kernels import indrnn_gpu
 
     for nonlinearity in ("tanh", "relu"):
-        z, u, h0, _, grad_out, _ = draw((9, 2, 3), torch.float32, True, False)
+        z, u, h0, _, grad_out, _ = draw((9, 2, 3), torch.float32, True, False, device=device)
         z = z.abs() + 1  # with u > 0 every state is positive: relu lets all gradients through
         z[3, 0, 0] = grad_out[5, 1, 2] = float("nan")
         arguments = (u.abs() + 0.1, h0.abs(), None, nonlinearity)
         out = indrnn_gpu.forward(z, *arguments)
-        expected = torch.zeros(9, 2, 3, dtype=torch.bool)
+        expected = torch.zeros(9, 2, 3, dtype=torch.bool, device=device)
         expected[3:, 0, 0] = True
         assert torch.equal(out.isnan(), expected)
         z[3, 0, 0] = 1.0
         out = indrnn_gpu.forward(z, *arguments)
         grad_z, grad_u, grad_h0 = indrnn_gpu.backward(grad_out, None, out, *arguments)
-        expected = torch.zeros(9, 2, 3, dtype=torch.bool)
+        expected = torch.zeros(9, 2, 3, dtype=torch.bool, device=device)
         expected[:6, 1, 2] = True
         assert torch.equal(grad_z.isnan(), expected)
         assert grad_u.isnan().tolist() == [False, False, True]
@@ -421,6 +439,7 @@ def test_on_a_gpu_the_kernels_equal_the_plain_loop_and_can_be_captured(nonlinear
     compare(*draw((70, 3, 40), torch.float64, True, True, True, device="cuda"), nonlinearity)
     tanh_is_accurate("cuda", torch.float32)
     tanh_is_accurate("cuda", torch.float64)
+    nan_is_kept("cuda")
 
     def both():
         out = indrnn_gpu.forward(z, u, h0, lengths, nonlinearity)

@@ -17,8 +17,8 @@ class ElmanRNN(nn.RNN):
     precision; a PackedSequence; kernels not built, see `rnnopt doctor`) it runs torch's own code.
 
     Args:
-        input_size, hidden_size, num_layers, nonlinearity, bias, batch_first, dropout, bidirectional,
-        device, dtype: as for `torch.nn.RNN`.
+        input_size, hidden_size, num_layers, nonlinearity, bias, batch_first, dropout,
+        bidirectional, device, dtype: as for `torch.nn.RNN`.
 
     Example:
         >>> layer = ElmanRNN(9, 80)

@@ -1,4 +1,4 @@
-"""IndRNN layers: every unit's memory is its own, so that depth and thousands of steps stay trainable.
+"""IndRNN layers: each unit remembers itself alone, which many layers and long sequences survive.
 
     h_t = f(W x_t + b + u ⊙ h_{t-1}),   f = relu or tanh,   |u| ≤ U
 
@@ -12,14 +12,14 @@ time.
 | U = MAG^(1/T) | `recurrent_bound`; `bound_for(T, MAG)` | | h_0 | `hx` |
 
 Li, Li, Cook, Zhu and Gao, "Independently Recurrent Neural Network (IndRNN): Building A Longer and
-Deeper RNN", CVPR 2018, https://arxiv.org/abs/1803.04831, and the authors' released settings for
-pixel MNIST (Sunnydreamrain/IndRNN_pytorch).
+Deeper RNN", CVPR 2018, https://arxiv.org/abs/1803.04831; settings as released for pixel MNIST
+(Sunnydreamrain/IndRNN_pytorch).
 
 Departures:
 1. Initial input weights are uniform with the released bound sqrt(6 / (65 fan_in)); the paper gives
    none. Batch normalisation's own parameters start as torch's.
-2. The bound is applied to the stored weights before each forward pass, as released; the paper's text
-   clips after each update. A weight may thus exceed it between a step and the next forward pass.
+2. The bound is applied to the stored weights before each forward pass, as released; the paper
+   clips after each update. A weight may exceed it between a step and the next forward pass.
 """
 
 from typing import Literal, get_args

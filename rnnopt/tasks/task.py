@@ -5,7 +5,7 @@ sequences are the same in every run. `Batches` can be saved and continued at any
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -42,10 +42,16 @@ class Examples:
         return len(self.inputs)
 
     def batch(self, index: Tensor | slice) -> Batch:
-        """The sequences at `index`, time first."""
+        """The sequences at `index`, time first (a view of them batch first)."""
+        if isinstance(index, Tensor):
+            index = index.to(self.inputs.device)
         lengths = None if self.lengths is None else self.lengths[index]
-        inputs = self.inputs[index].transpose(0, 1).contiguous()
-        return Batch(inputs, self.targets[index], lengths)
+        return Batch(self.inputs[index].transpose(0, 1), self.targets[index], lengths)
+
+    def to(self, device: torch.device) -> "Examples":
+        """These sequences on `device`."""
+        lengths = None if self.lengths is None else self.lengths.to(device)
+        return Examples(self.inputs.to(device), self.targets.to(device), lengths)
 
 
 # Draws that many sequences from a generator.
@@ -86,6 +92,13 @@ class Task:
         """What a report needs to know of the task; kept with each run."""
         names = ("summary", "loss", "metric", "target")
         return {name: getattr(self, name) for name in names}
+
+    def to(self, device: torch.device) -> "Task":
+        """The same task with its stored sequences on `device`: no batch travels again."""
+        train = self.train.to(device) if isinstance(self.train, Examples) else self.train
+        return replace(
+            self, train=train, validation=self.validation.to(device), test=self.test.to(device)
+        )
 
     @property
     def steps(self) -> int:

@@ -120,9 +120,13 @@ def normalize(
         mask: (batch, hidden), the same for all steps, or None.
     """
     fits = norm.training and norm.track_running_stats and norm.momentum is not None
-    if valid is None and fits and len(states) * states.shape[1] > 1:
-        if cpu.usable(states, norm.weight, norm.bias, norm.running_mean, mask):
-            return _fused(norm, states, mask)
+    several = len(states) * states.shape[1] > 1
+    if (
+        (valid is None and fits and several)
+        and norm.num_features == states.shape[2]
+        and cpu.usable(states, norm.weight, norm.bias, norm.running_mean, mask)
+    ):
+        return _fused(norm, states, mask)
     if valid is None:
         states = norm(states.flatten(0, 1)).view_as(states)
     else:

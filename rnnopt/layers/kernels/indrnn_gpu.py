@@ -1,4 +1,4 @@
-# mypy: disable-error-code="no-untyped-def, assignment"
+# mypy: disable-error-code="no-untyped-def, assignment, import-untyped, import-not-found"
 # (Inside a kernel everything is a Triton tensor, and tuples grow.)
 """The IndRNN recurrence on GPUs: two Triton kernels, one forward and one backward in time.
 

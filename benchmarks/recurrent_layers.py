@@ -1,0 +1,322 @@
+"""How fast are the recurrent layers beside what a user would take instead?
+
+Every time is of one forward and one backward pass. What is compared alternates in one process, and
+the best of each counts, since other work on a machine only ever adds time. The rate of large matrix
+products is measured in the same run, between the others.
+
+    python benchmarks/recurrent_layers.py                        on the CPU, about 20 minutes
+    python benchmarks/recurrent_layers.py --threads 2 --out results
+    python benchmarks/recurrent_layers.py --device cuda          IndRNN on a GPU
+    python benchmarks/recurrent_layers.py --quick
+
+With --out, table.md, figure.png and rows.jsonl are written there.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import matplotlib
+import torch
+from torch import Tensor, nn
+
+from rnnopt import ElmanRNN, IndRNN
+from rnnopt.layers.kernels import cpu
+from rnnopt.run_folder import processor_name
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+
+Row = dict[str, str | float]
+# (time, batch, input, hidden): pixel MNIST, activity windows, adding, MNIST row by row.
+NAMED = [(784, 128, 1, 128), (128, 64, 9, 80), (100, 50, 2, 128), (28, 128, 28, 100)]
+GRID_TIME, GRID_BATCH, GRID_HIDDEN = (10, 100, 784, 2000), (1, 8, 32, 128, 512), (16, 64, 128, 512)
+LARGE = 2048  # rows and columns of the matrices whose product gives the rate to compare with
+
+
+def best_times(
+    works: Mapping[str, Callable[[], object]], limit: float, repetitions: int = 200
+) -> dict[str, float]:
+    """Best seconds of each, in turn for `limit` seconds, at least twice after a first time."""
+    best = dict.fromkeys(works, float("inf"))
+    for work in works.values():
+        work()  # the first times allocate, and load what is loaded late
+    started = time.perf_counter()
+    for repetition in range(repetitions):
+        for name, work in works.items():
+            begun = time.perf_counter()
+            work()
+            best[name] = min(best[name], time.perf_counter() - begun)
+        if repetition >= 1 and time.perf_counter() - started > limit:
+            break
+    return best
+
+
+def elman(shapes: list[tuple[int, int, int, int]], limit: float) -> list[Row]:
+    """Elman layers against torch.nn.RNN; the loss reads the last state, as classifiers do."""
+    rows: list[Row] = []
+    a = torch.randn(LARGE, LARGE)
+    product = torch.empty_like(a)
+    for steps, batch, size, hidden in shapes:
+        torchs = nn.RNN(size, hidden)
+        ours = ElmanRNN.from_torch(torchs)
+        inputs = torch.randn(steps, batch, size)
+        works = {
+            "ours": training_step(ours, inputs),
+            "torch": training_step(torchs, inputs),
+            "matrix": lambda: torch.mm(a, a, out=product),
+        }
+        best = best_times(works, limit)
+        # Forward, and backward through the states and to the weights; no gradient of the inputs.
+        flops = 2 * steps * batch * hidden * (3 * hidden + 2 * size)
+        large = 2 * LARGE**3 / best["matrix"]
+        rows.append(
+            {
+                "time, batch, input, hidden": f"{steps}, {batch}, {size}, {hidden}",
+                "torch.nn.RNN, ms": best["torch"] * 1e3,
+                "ElmanRNN, ms": best["ours"] * 1e3,
+                "times as fast": best["torch"] / best["ours"],
+                "Gflop/s": flops / best["ours"] / 1e9,
+                "of the large-matrix rate": flops / best["ours"] / large,
+            }
+        )
+    return rows
+
+
+def training_step(layer: nn.Module, inputs: Tensor) -> Callable[[], None]:
+    """Forward and backward, the loss being the sum of the last states."""
+
+    def work() -> None:
+        for p in layer.parameters():
+            p.grad = None
+        layer(inputs)[1].sum().backward()
+
+    return work
+
+
+def loop(z: Tensor, u: Tensor) -> Tensor:
+    """The best per-step IndRNN in torch's operators: unbind, never z[t]."""
+    h = torch.zeros_like(z[0])
+    states = []
+    for step in z.unbind(0):
+        h = torch.relu(torch.addcmul(step, u, h))
+        states.append(h)
+    return torch.stack(states)
+
+
+def indrnn(shapes: list[tuple[int, int, int]], limit: float, device: str) -> list[Row]:
+    """The IndRNN recurrence against the loop, and against copying the memory it must move."""
+    rows: list[Row] = []
+    for steps, batch, hidden in shapes:
+        z = torch.randn(steps, batch, hidden, device=device, requires_grad=True)
+        u = torch.rand(hidden, device=device, requires_grad=True)
+        grad = torch.randn(steps, batch, hidden, device=device)
+        there = torch.empty_like(grad)
+
+        def run(
+            function: Callable, z: Tensor = z, u: Tensor = u, grad: Tensor = grad
+        ) -> Callable[[], None]:
+            def work() -> None:
+                z.grad = u.grad = None
+                function(z, u).backward(grad)
+                synchronize(device)
+
+            return work
+
+        def copy(to: Tensor = there, source: Tensor = grad) -> None:
+            to.copy_(source)
+            synchronize(device)
+
+        works = {
+            "ours": run(lambda z, u: torch.ops.rnnopt.indrnn(z, u, None, None, True)[0]),
+            "loop": run(loop),
+            "copy": copy,
+        }
+        best = best_times(works, limit)
+        # Forward reads z and writes h; backward reads the gradient and h and writes that of z. A
+        # copy reads and writes once.
+        floor = best["copy"] * 5 / 2
+        rows.append(
+            {
+                "time, batch, hidden": f"{steps}, {batch}, {hidden}",
+                "loop, ms": best["loop"] * 1e3,
+                "IndRNN, ms": best["ours"] * 1e3,
+                "times as fast": best["loop"] / best["ours"],
+                "memory floor, ms": floor * 1e3,
+            }
+        )
+    return rows
+
+
+def six_layers(batch: int, steps: int, limit: float, device: str) -> list[Row]:
+    """A training step of six IndRNN layers of 128 units, and what of it is matrix products."""
+    layer = IndRNN(
+        1, 128, 6, batch_norm="after", dropout=0.1, recurrent_bound=IndRNN.bound_for(steps)
+    ).to(device)
+    inputs = torch.randn(steps, batch, 1, device=device)
+    states = torch.randn(steps * batch, 128, device=device)
+    grads = torch.randn(steps * batch, 128, device=device)
+    weight = torch.randn(128, 128, device=device)
+    work = training_step(layer, inputs)
+
+    def products() -> None:
+        for _ in range(5):  # the first layer's input has one feature
+            states @ weight.t()
+            grads @ weight
+            grads.t() @ states
+        synchronize(device)
+
+    def whole() -> None:
+        work()
+        synchronize(device)
+
+    best = best_times({"step": whole, "products": products}, limit)
+    return [
+        {
+            "time, batch": f"{steps}, {batch}",
+            "step, ms": best["step"] * 1e3,
+            "its matrix products alone, ms": best["products"] * 1e3,
+            "part of the step": best["products"] / best["step"],
+        }
+    ]
+
+
+def others(shapes: list[tuple[int, int, int, int]], limit: float, device: str) -> list[Row]:
+    """What the other cells cost beside an Elman layer of the same size."""
+    rows: list[Row] = []
+    for steps, batch, size, hidden in shapes:
+        inputs = torch.randn(steps, batch, size, device=device)
+        layers = {
+            "ElmanRNN": ElmanRNN(size, hidden),
+            "IndRNN": IndRNN(size, hidden),
+            "torch.nn.RNN": nn.RNN(size, hidden),
+            "torch.nn.LSTM": nn.LSTM(size, hidden),
+            "torch.nn.GRU": nn.GRU(size, hidden),
+        }
+
+        def timed(layer: nn.Module, inputs: Tensor = inputs) -> Callable[[], None]:
+            def work() -> None:
+                for p in layer.parameters():
+                    p.grad = None
+                ends = layer(inputs)[1]
+                (ends[0] if isinstance(ends, tuple) else ends).sum().backward()
+                synchronize(device)
+
+            return work
+
+        works = {name: timed(layer.to(device)) for name, layer in layers.items()}
+        best = best_times(works, limit)
+        shape = {"time, batch, input, hidden": f"{steps}, {batch}, {size}, {hidden}"}
+        rows.append(shape | {f"{name}, ms": seconds * 1e3 for name, seconds in best.items()})
+    return rows
+
+
+def synchronize(device: str) -> None:
+    """Waits for a GPU."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def grid(quick: bool) -> list[tuple[int, int, int, int]]:
+    """Shapes from the smallest to the largest; inputs of 16 features."""
+    if quick:
+        return [(10, 1, 16, 16), (20, 8, 16, 64)]
+    return [(t, b, 16, h) for t in GRID_TIME for b in GRID_BATCH for h in GRID_HIDDEN]
+
+
+def table(rows: list[Row]) -> str:
+    """Markdown, numbers to three figures."""
+    names = list(rows[0])
+    lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
+    for row in rows:
+        cells = [v if isinstance(v, str) else f"{v:.3g}" for v in row.values()]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def figure(rows: list[Row], title: str, path: Path) -> None:
+    """Times as fast as torch.nn.RNN over the work of a step, one line a length."""
+    fig, axis = plt.subplots(figsize=(7.5, 4.5), layout="constrained")
+    shapes = [[int(n) for n in str(row["time, batch, input, hidden"]).split(", ")] for row in rows]
+    for steps in sorted({shape[0] for shape in shapes}):
+        chosen = [
+            (batch * hidden * (hidden + size), float(row["times as fast"]))
+            for row, (time_, batch, size, hidden) in zip(rows, shapes, strict=True)
+            if time_ == steps
+        ]
+        x, y = zip(*sorted(chosen), strict=True)
+        axis.plot(x, y, "o", markersize=5, label=f"{steps} steps")
+    axis.axhline(1, color="gray", linewidth=1)
+    axis.set(
+        xscale="log",
+        yscale="log",
+        xlabel="multiplications a step (batch x hidden x (hidden + input))",
+    )
+    axis.set_ylabel("times as fast as torch.nn.RNN")
+    ticks = [1, 2, 3, 5, 10, 20]
+    axis.set_yticks(ticks, [str(tick) for tick in ticks])
+    axis.minorticks_off()
+    axis.set_title(title, fontsize=10)
+    axis.legend(frameon=False)
+    axis.spines[["top", "right"]].set_visible(False)
+    fig.savefig(path, dpi=150)
+    plt.close(fig)
+
+
+def main() -> None:
+    """Reads the arguments, prints the tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="a few seconds, to see it work")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--out", type=Path, help="folder for table.md, figure.png and rows.jsonl")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    limit = 0.05 if args.quick else 4.0
+    if args.device == "cuda":
+        where = torch.cuda.get_device_name()
+    else:
+        where = f"{processor_name()}, {args.threads} thread(s), kernels {cpu.kernels().variant}"
+    title = f"torch {torch.__version__}, {where}"
+    named = [(20, 8, 3, 20)] if args.quick else NAMED
+    sections: dict[str, list[Row]] = {}
+    texts = [title]
+
+    def section(heading: str, rows: list[Row]) -> None:
+        sections[heading] = rows
+        texts.append(f"## {heading}\n\n{table(rows)}")
+        print(f"\n{texts[-1]}", flush=True)
+
+    print(title)
+    if args.device == "cpu":
+        section("Elman, forward and backward", elman(named, limit))
+    large = [(784, 32, 128), (784, 128, 128)]
+    section(
+        "IndRNN recurrence, forward and backward",
+        indrnn([(30, 4, 16)] if args.quick else large, limit, args.device),
+    )
+    sizes = [(4, 20)] if args.quick else [(32, 784), (128, 784)]
+    section(
+        "Six IndRNN layers, batch normalisation, dropout: a training step",
+        [row for batch, steps in sizes for row in six_layers(batch, steps, limit, args.device)],
+    )
+    section("All cells", others(named, limit, args.device))
+    if args.device == "cpu":
+        section("Elman over a grid of shapes", elman(grid(args.quick), limit / 8))
+    if args.out:
+        args.out.mkdir(parents=True, exist_ok=True)
+        (args.out / "table.md").write_text("\n\n".join(texts) + "\n", encoding="utf-8")
+        lines = [
+            json.dumps({"section": heading, "where": title} | row)
+            for heading, rows in sections.items()
+            for row in rows
+        ]
+        (args.out / "rows.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        if args.device == "cpu":
+            figure(sections["Elman over a grid of shapes"], title, args.out / "figure.png")
+
+
+if __name__ == "__main__":
+    main()
