@@ -28,7 +28,7 @@ from rnnopt.config import RunConfig
 from rnnopt.runner import build_training
 from rnnopt.tasks import Task, build_task
 
-RATES = (1e-3, 3e-3, 1e-2, 3e-2)
+RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 TUNING_SEED = 1000
 CONTENDERS = [
     "adam",

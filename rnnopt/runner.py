@@ -47,18 +47,7 @@ def build_training(config: RunConfig, task: Task | None = None) -> Training:
     torch.set_num_threads(config.threads)
     task = (task or build_task(config.task)).to(device)
     torch.manual_seed(config.seed)
-    model = SequenceModel(
-        task.input_size,
-        config.hidden or task.hidden_size,
-        task.output_size,
-        layers=config.layers,
-        batch_norm=config.batch_norm,
-        dropout=config.dropout,
-        readout=config.readout,
-        initialization=config.initialization,
-        steps=task.steps,
-        **MODELS[config.model][0],
-    ).to(device)
+    model = _build_model(config, task).to(device)
     optimizer = build_optimizer(config.optimizer, list(model.parameters()), config.lr)
     return Training(
         model,
@@ -72,6 +61,24 @@ def build_training(config: RunConfig, task: Task | None = None) -> Training:
         config.stop_at_target,
         device,
     )
+
+
+def _build_model(config: RunConfig, task: Task) -> SequenceModel:
+    try:
+        return SequenceModel(
+            task.input_size,
+            config.hidden or task.hidden_size,
+            task.output_size,
+            layers=config.layers,
+            batch_norm=config.batch_norm,
+            dropout=config.dropout,
+            readout=config.readout,
+            initialization=config.initialization,
+            steps=task.steps,
+            **MODELS[config.model][0],
+        )
+    except ValueError as error:  # options that do not go together
+        raise UserError(f"model {config.model!r}: {error}") from error
 
 
 def run(

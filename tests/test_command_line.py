@@ -16,9 +16,10 @@ import pytest
 import torch
 
 import rnnopt
-from rnnopt import runner
+from rnnopt import doctor, runner
 from rnnopt.command_line import main
 from rnnopt.config import MODELS
+from rnnopt.layers.kernels import cpu
 from rnnopt.optimizers.by_name import OPTIMIZERS
 from rnnopt.run_folder import RunFolder
 from rnnopt.tasks import TASKS, build_task, download
@@ -100,7 +101,7 @@ def test_version(rnnopt_command):
 def test_help_names_every_verb(rnnopt_command, arguments):
     code, out, _ = rnnopt_command(*arguments)
     assert code == 0
-    for verb in ("list", "train", "compare", "report"):
+    for verb in ("list", "train", "compare", "report", "doctor"):
         assert re.search(rf"• {verb}\b", out)
 
 
@@ -111,6 +112,7 @@ def test_help_names_every_verb(rnnopt_command, arguments):
         ("train", ["--task", "--optimizer", "--seed", "--out", "--resume", "--quiet", "--budget"]),
         ("compare", ["--task", "--optimizers", "--seeds", "--out", "--workers", "--resume"]),
         ("report", ["RUNS", "--out"]),
+        ("doctor", []),
     ],
 )
 def test_help_of_a_verb_explains_its_options(rnnopt_command, verb, options):
@@ -126,6 +128,49 @@ def test_list_names_everything_there_is(rnnopt_command):
     assert (code, error) == (0, "")
     for name in [*TASKS, *MODELS, *OPTIMIZERS]:
         assert re.search(rf"^│ {re.escape(name)} +│", out, re.MULTILINE), name
+
+
+@pytest.mark.parametrize(
+    ("found", "record", "words"),
+    [
+        (cpu.Kernels("AVX2", "why"), dict(built=["AVX2"]), ["in use, AVX2: why", "times as long"]),
+        (cpu.Kernels("AVX2", "why"), dict(built=["AVX2"], openmp=False), ["libomp"]),
+        (
+            cpu.Kernels(None, "why"),
+            None,
+            ["not in use: why", "Install a C++ compiler", cpu.REBUILD],
+        ),
+        (
+            cpu.Kernels(None, "why"),
+            dict(built=[], compiler=None, error="no compiler"),
+            ["not in use: why", "Install a C++ compiler", cpu.REBUILD],
+        ),
+        (cpu.Kernels(None, "why"), dict(built=[]), [f"Run: {cpu.REBUILD}"]),
+        (cpu.Kernels(None, "RNNOPT_KERNELS=plain is set"), None, ["Unset RNNOPT_KERNELS"]),
+    ],
+)
+def test_doctor_says_what_runs_why_and_what_would_help(
+    rnnopt_command, monkeypatch, found, record, words
+):
+    whole = dict(compiler="a compiler", openmp=True, error=None, source="") | (record or {})
+    monkeypatch.setattr(cpu, "kernels", lambda: found)
+    monkeypatch.setattr(doctor, "read_record", lambda folder: record and whole)
+    monkeypatch.setattr(doctor, "measure", lambda: (0.001, 0.004))
+    code, out, error = rnnopt_command("doctor")
+    assert (code, error) == (0, "")
+    for word in words:
+        assert word in " ".join(out.replace("│", " ").split()), out
+
+
+def test_doctor_measures_on_this_machine(rnnopt_command):
+    code, out, error = rnnopt_command("doctor")
+    assert (code, error) == (0, "")
+    assert "CPU kernels" in out
+
+
+def test_an_unknown_switch_in_the_environment_is_refused(rnnopt_command, monkeypatch):
+    monkeypatch.setenv("RNNOPT_KERNELS", "fast")
+    assert_refused(rnnopt_command("list"), "RNNOPT_KERNELS", "'fast'")
 
 
 # -- bad input ------------------------------------------------------------------------------------
@@ -163,6 +208,8 @@ def test_list_names_everything_there_is(rnnopt_command):
         ("--clip", "-1", ["clip must be a positive number"]),
         ("--hidden", "0", ["hidden must be at least 1"]),
         ("--layers", "0", ["layers must be at least 1"]),
+        ("--dropout", "1", ["dropout must be in [0, 1)"]),
+        ("--dropout", "nan", ["dropout must be in [0, 1)"]),
         ("--batch-size", "0", ["batch-size must be at least 1"]),
         ("--evaluate-every", "0", ["evaluate-every must be at least 1"]),
         ("--threads", "0", ["threads must be at least 1"]),
@@ -193,6 +240,13 @@ def test_what_cannot_be_parsed_has_exit_code_2_and_no_traceback(rnnopt_command, 
     assert (code, out) == (2, "")
     assert arguments[-1] in error or arguments[-2] in error
     assert "Traceback" not in error
+
+
+def test_a_model_without_recurrent_matrices_refuses_to_initialise_them(rnnopt_command, workplace):
+    options = ["--model", "indrnn", "--initialization", "identity"]
+    result = rnnopt_command("train", *TINY, "--out", "run", *options)
+    assert_refused(result, "model 'indrnn'", "identity")
+    assert list(workplace.iterdir()) == []
 
 
 def test_a_long_name_for_the_folder_is_refused(rnnopt_command):

@@ -1,6 +1,7 @@
 """What SequenceModel promises: shapes, padding that changes nothing, initial weights, its errors.
 
-The cells are torch's; here they are only checked to be put together as a plain loop would.
+Here the cells are only checked to be put together as a plain loop would; Elman and IndRNN layers
+themselves have files of their own.
 """
 
 import math
@@ -9,9 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from rnnopt import SequenceModel
+from rnnopt import IndRNN, SequenceModel
 
-CELLS = ("rnn", "lstm", "gru")
+CELLS = ("rnn", "lstm", "gru", "indrnn")
 READOUTS = ("last", "every", "mean")
 LENGTHS = torch.tensor([3, 7, 1, 5])  # of four sequences padded to 7 steps
 
@@ -75,9 +76,10 @@ def test_elman_layers_equal_a_plain_loop(nonlinearity, rng):
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_stacked_layers_equal_torchs_stacked_layers(cell, rng):
+def test_stacked_layers_equal_one_module_of_several_layers(cell, rng):
     model = build(cell=cell, layers=3, readout="every")
-    twin = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}[cell](3, 5, num_layers=3).double()
+    kinds = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU, "indrnn": IndRNN}
+    twin = kinds[cell](3, 5, num_layers=3).double()
     for i, layer in enumerate(model.recurrent):
         for name, weight in layer.named_parameters():
             twin.get_parameter(name.replace("_l0", f"_l{i}")).data.copy_(weight)
@@ -101,6 +103,50 @@ def test_batch_norm_normalises_over_time_and_batch(rng):
     mean, variance = states.mean((0, 1)), states.var((0, 1), unbiased=False)
     expected = model.output((states - mean) / torch.sqrt(variance + model.norms[0].eps))
     torch.testing.assert_close(model(inputs), expected)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("batch_norm", [False, True])
+def test_dropout_has_one_mask_for_all_steps_and_none_in_evaluation(cell, batch_norm, rng):
+    # With p = 1/2 a unit is dropped or doubled. Read off by an output layer that shows the states.
+    options = dict(cell=cell, batch_norm=batch_norm, output_size=5, readout="every")
+    model, plain = build(dropout=0.5, **options), build(**options)
+    for one in (model, plain):
+        one.output.weight.data.copy_(torch.eye(5))
+        one.output.bias.data.zero_()
+    inputs = draw_padded(rng)
+    expected = plain(inputs)
+    dropped = model(inputs)
+    is_zero = (dropped == 0).all(0)
+    assert is_zero.any()
+    assert not is_zero.all()
+    torch.testing.assert_close(dropped, torch.where(is_zero, 0, 2 * expected))
+    model.eval()
+    plain.eval()
+    set_statistics(model, rng)
+    plain.load_state_dict(model.state_dict())
+    torch.testing.assert_close(model(inputs), plain(inputs))
+
+
+def test_dropout_reaches_the_last_state_too(rng):
+    inputs = draw_padded(rng)
+    torch.manual_seed(7)
+    last = build(dropout=0.5, layers=2)
+    every = build(dropout=0.5, layers=2, readout="every")
+    answers = []
+    for model in (last, every):
+        torch.manual_seed(3)
+        answers.append(model(inputs))
+    torch.testing.assert_close(answers[0], answers[1][-1])
+
+
+def test_indrnn_is_bounded_for_the_length_of_the_sequences():
+    # |u|^T may grow by 5 over T = 7 steps.
+    model = build(cell="indrnn", steps=7, layers=2)
+    for layer in model.recurrent:
+        assert layer.recurrent_bound**7 == pytest.approx(5)
+        assert layer.nonlinearity == "relu"
+    assert build(cell="indrnn").recurrent[0].recurrent_bound is None
 
 
 # -- padding --------------------------------------------------------------------------------------
@@ -257,6 +303,8 @@ def test_normal_draws_every_weight_and_bias_with_deviation_0_01():
         ("cell", "LSTM"),
         ("readout", "first"),
         ("initialization", "zeros"),
+        ("dropout", 1.0),
+        ("dropout", -0.1),
     ],
 )
 def test_errors_name_the_argument_and_its_value(name, value):
@@ -267,6 +315,17 @@ def test_errors_name_the_argument_and_its_value(name, value):
 def test_an_unknown_nonlinearity_is_an_error():
     with pytest.raises(ValueError, match="sine"):
         build(nonlinearity="sine")
+
+
+@pytest.mark.parametrize("initialization", ["orthogonal", "identity"])
+def test_indrnn_has_no_matrix_to_initialise(initialization):
+    with pytest.raises(ValueError, match=f"{initialization}.*indrnn"):
+        build(cell="indrnn", initialization=initialization)
+
+
+def test_a_gated_cell_has_no_other_nonlinearity():
+    with pytest.raises(ValueError, match="relu.*lstm"):
+        build(cell="lstm", nonlinearity="relu")
 
 
 def test_inputs_without_a_batch_are_an_error():
