@@ -8,7 +8,9 @@ READY := .venv/ready
 
 .PHONY: demo test lint clean
 
-$(READY): pyproject.toml constraints.txt setup.py rnnopt/layers/kernels/recurrent.cpp rnnopt/layers/kernels/build.py
+KERNELS := $(wildcard rnnopt/layers/kernels/*.cpp rnnopt/layers/kernels/*.h)
+
+$(READY): pyproject.toml constraints.txt setup.py $(KERNELS)
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --upgrade pip setuptools
 	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --group dev --editable ".[cli]"

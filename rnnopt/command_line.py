@@ -24,6 +24,7 @@ from rnnopt import run_folder as folders
 from rnnopt.config import MODELS, RunConfig, SharedConfig
 from rnnopt.errors import UserError
 from rnnopt.layers.kernels import cpu
+from rnnopt.memory import keep_freed_memory
 from rnnopt.optimizers.by_name import OPTIMIZERS
 from rnnopt.runner import run as run_one
 from rnnopt.specification import parse
@@ -90,6 +91,7 @@ def train(
         raise UserError("--resume needs the run's folder: give --out.")
     name = f"{parse(config.task)[0]}-{parse(config.optimizer)[0]}-{config.seed}"
     path = out or _new_folder(name)
+    keep_freed_memory()
     with comparison.interruptible() as stop, _progress(quiet) as bars:
         bar = bars.add_task("training", total=1.0, note="", visible=False)
         show = _Show(bars, bar)

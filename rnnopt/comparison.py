@@ -13,6 +13,7 @@ from typing import Any
 
 from rnnopt.config import RunConfig, SharedConfig
 from rnnopt.errors import UserError
+from rnnopt.memory import keep_freed_memory
 from rnnopt.run_folder import RunFolder
 from rnnopt.runner import build_training, run
 from rnnopt.tasks import build_task
@@ -101,6 +102,7 @@ _end: Any = None  # in a worker: the event that ends the run under way
 def _ready_worker(end: Any) -> None:
     global _end
     _end = end
+    keep_freed_memory()
     for number in (signal.SIGINT, signal.SIGTERM):  # the parent decides
         signal.signal(number, signal.SIG_IGN)
 

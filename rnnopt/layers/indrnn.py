@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from rnnopt.layers.elman import check_lengths
-from rnnopt.layers.kernels import indrnn as _operators  # noqa: F401  (registers the operators)
+from rnnopt.layers.kernels import indrnn as operators
 from rnnopt.layers.kernels.batch_norm import normalize
 from rnnopt.layers.kernels.elman import true_steps
 
@@ -170,17 +170,17 @@ class IndRNN(nn.Module):
             states = torch.where(valid, states, 0)  # a NaN there would reach the weights' gradients
         last = []
         for k in range(self.num_layers):
+            weight = getattr(self, f"weight_ih_l{k}")
             bias = getattr(self, f"bias_ih_l{k}") if self.bias else None
-            reaching = nn.functional.linear(states, getattr(self, f"weight_ih_l{k}"), bias)
-            if self.batch_norm == "before":
-                reaching = normalize(self._norm(k), reaching, valid)
-            first = None if hx is None else hx[k]
             u = self._bounded(getattr(self, f"weight_hh_l{k}"))
-            if not reaching.is_cuda:
-                reaching = reaching.to(u.dtype)  # autocast: the recurrence stays in full precision
-            states, end = torch.ops.rnnopt.indrnn(
-                reaching, u, first, lengths, self.nonlinearity == "relu"
-            )
+            first = None if hx is None else hx[k]
+            relu = self.nonlinearity == "relu"
+            if self.batch_norm == "before":
+                reaching = nn.functional.linear(states, weight, bias)
+                reaching = normalize(self._norm(k), reaching, valid)
+                states, end = torch.ops.rnnopt.indrnn(reaching, u, first, lengths, relu)
+            else:
+                states, end = operators.layer(states, weight, bias, u, first, lengths, relu)
             last.append(end)
             mask = None
             if self.dropout and self.training:

@@ -1,6 +1,6 @@
 """Compiles the CPU kernels, once for each kind of processor; needs the standard library alone.
 
-`pip install` runs it (from setup.py), and so does `python -m rnnopt.layers.kernels.build` later on,
+`pip install` runs it (from setup.py), and so does `python -m rnnopt.layers.kernels` later on,
 for instance after a compiler was installed; importing rnnopt never does. A build that fails leaves
 rnnopt whole: the layers then use torch's own code. What happened is kept in `build.json` beside the
 libraries, where `rnnopt doctor` reads it.
@@ -43,8 +43,9 @@ def library_name(variant: str) -> str:
 
 
 def source_hash() -> str:
-    """sha256 of the source; a library built from another one is not used."""
-    return hashlib.sha256(SOURCE.read_bytes()).hexdigest()
+    """sha256 of the sources; a library built from others is not used."""
+    files = [SOURCE, *sorted(SOURCE.parent.glob("*.h"))]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
 def find_compiler() -> list[str] | None:
@@ -158,7 +159,3 @@ def main() -> int:
     if record["error"]:
         print(f"Not built: {record['error']}.", file=sys.stderr)
     return 0 if record["built"] else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -23,7 +23,7 @@ from rnnopt.layers.kernels.build import (
 
 FOLDER = Path(__file__).parent
 SWITCH = "RNNOPT_KERNELS"
-REBUILD = "python -m rnnopt.layers.kernels.build"
+REBUILD = "python -m rnnopt.layers.kernels"
 DTYPES = {torch.float32: "float32", torch.float64: "float64"}
 # Multiplications below which a thread costs more than it saves: some 10 microseconds' worth.
 WORK_OF_A_THREAD = 1_000_000

@@ -111,7 +111,7 @@ def backward_in_time(
     return torch.stack(errors[::-1])
 
 
-def _hoists(x: Tensor) -> bool:
+def hoists(x: Tensor) -> bool:
     """Whether the products with the inputs are done over all steps at once, by torch."""
     return x.shape[1] < FUSED_BATCH and x.shape[2] > FUSED_INPUT
 
@@ -143,7 +143,7 @@ def _forward(
     (steps, batch, size), hidden = x.shape, len(w_hh)
     out = x.new_empty(steps, batch, hidden)
     inputs: Tensor | None = None
-    if _hoists(x):
+    if hoists(x):
         bias = b_ih if b_hh is None else b_hh if b_ih is None else b_ih + b_hh
         flat, into = x.reshape(-1, size), out.view(-1, hidden)
         if bias is None:
@@ -190,16 +190,16 @@ def _backward(
     want_h0: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     (steps, batch, size), hidden = x.shape, len(w_hh)
-    hoists = _hoists(x)
-    fused_w = want_w and not hoists
-    grad_x = x.new_empty(x.shape) if want_x and not hoists else None
-    grad_pre = torch.empty_like(out) if hoists else None
+    hoisted = hoists(x)
+    fused_w = want_w and not hoisted
+    grad_x = x.new_empty(x.shape) if want_x and not hoisted else None
+    grad_pre = torch.empty_like(out) if hoisted else None
     grad_w_ih = w_ih.new_empty(w_ih.shape) if fused_w else None
     grad_w_hh = w_hh.new_empty(w_hh.shape) if fused_w else None
     grad_bias = out.new_empty(hidden) if fused_w else None
     grad_h0 = out.new_empty(batch, hidden) if want_h0 else None
     grad_out = None if grad_out is None else cpu.rows(grad_out)
-    inputs = None if hoists else cpu.rows(x)
+    inputs = None if hoisted else cpu.rows(x)
     places = [_place(one, reverse) for one in (inputs, out, grad_out, grad_x, grad_pre)]
     at = [place[0] for place in places]
     strides = [stride for place in places for stride in place[1:]]

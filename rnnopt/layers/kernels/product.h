@@ -1,0 +1,177 @@
+// Small matrix products, tile by tile in registers.
+#pragma once
+
+#include "simd.h"
+
+namespace {
+
+// ---- A matrix cut into panels of up to WIDEST vectors of columns, each stored row after row --------
+
+template <typename R>
+struct Panels {
+  static constexpr int LANES = Simd<R>::LANES;
+  Index rows, columns, vectors, count;
+  Buffer<R> packed;
+
+  // From a matrix[row * row_stride + column * column_stride].
+  Panels(const R* matrix, Index rows, Index columns, Index row_stride, Index column_stride)
+      : rows(rows), columns(columns), vectors((columns + LANES - 1) / LANES),
+        count((vectors + WIDEST - 1) / WIDEST), packed(rows * vectors * LANES) {
+    for (Index p = 0; p < count; p++) {
+      Index begin = first(p) * LANES, width = this->width(p) * LANES;
+      Index used = std::min(columns - begin, width);
+      R* to = panel(p);
+      const R* from = matrix + begin * column_stride;
+      if (column_stride == 1) {
+        for (Index k = 0; k < rows; k++)
+          std::memcpy(to + k * width, from + k * row_stride, used * sizeof(R));
+      } else {
+        // A transpose: squares of 16 keep both sides in the cache.
+        for (Index k0 = 0; k0 < rows; k0 += 16)
+          for (Index j = 0; j < used; j++)
+            for (Index k = k0; k < std::min(rows, k0 + 16); k++)
+              to[k * width + j] = from[k * row_stride + j * column_stride];
+      }
+    }
+  }
+  // Vectors are dealt out to the panels as evenly as can be.
+  Index first(Index p) const { return p * vectors / count; }
+  int width(Index p) const { return (int)(first(p + 1) - first(p)); }
+  const R* panel(Index p) const { return packed.get() + first(p) * LANES * rows; }
+  R* panel(Index p) { return packed.get() + first(p) * LANES * rows; }
+};
+
+// ---- Tiles: M rows by N vectors of accumulators ----------------------------------------------------
+
+// tile (M, N vectors) += a (M, depth) times b (depth, N vectors). An entry of a is at
+// a[m * stride_a + k], or with BY_COLUMN at a[k * stride_a + m]. Compiled once for each M and N; what
+// happens before and after the product works on the tile in the nearest cache, which costs a load and
+// a store for every `depth` multiplications.
+template <typename R, int M, int N, bool BY_COLUMN>
+__attribute__((noinline)) void multiply_tile(R* tile, const R* a, Index stride_a, const R* b,
+                                             Index stride_b, Index depth) {
+  constexpr int LANES = Simd<R>::LANES;
+  // Few accumulators would wait for one another: two sets, for even and odd k.
+  constexpr int SETS = M * N <= 8 ? 2 : 1;
+  Vec<R> at[SETS][M][N];
+#pragma GCC unroll 32
+  for (int m = 0; m < M; m++)
+#pragma GCC unroll 8
+    for (int n = 0; n < N; n++) {
+      at[0][m][n] = load(tile + (m * N + n) * LANES);
+      if (SETS == 2) at[SETS - 1][m][n] = Vec<R>{};
+    }
+  Index k = 0;
+  for (; k + SETS <= depth; k += SETS)
+#pragma GCC unroll 2
+    for (int set = 0; set < SETS; set++) {
+      Vec<R> column[N];
+#pragma GCC unroll 8
+      for (int n = 0; n < N; n++) column[n] = load(b + (k + set) * stride_b + n * LANES);
+#pragma GCC unroll 32
+      for (int m = 0; m < M; m++) {
+        const R value = BY_COLUMN ? a[(k + set) * stride_a + m] : a[m * stride_a + k + set];
+#pragma GCC unroll 8
+        for (int n = 0; n < N; n++) at[set][m][n] += value * column[n];
+      }
+    }
+#pragma GCC unroll 32
+  for (int m = 0; m < M; m++)
+#pragma GCC unroll 8
+    for (int n = 0; n < N; n++) {
+      Vec<R> sum = at[0][m][n];
+      if (SETS == 2) {
+        sum += at[SETS - 1][m][n];
+        if (k < depth)
+          sum += (BY_COLUMN ? a[k * stride_a + m] : a[m * stride_a + k]) * load(b + k * stride_b + n * LANES);
+      }
+      store(tile + (m * N + n) * LANES, sum);
+    }
+}
+
+template <typename R>
+using Multiply = void (*)(R*, const R*, Index, const R*, Index, Index);
+
+constexpr int most_rows(int width) { return std::min(12, ACCUMULATORS / width); }
+
+// The product for a number of rows and a panel width.
+template <typename R, bool BY_COLUMN>
+Multiply<R> multiply_for(int rows, int width) {
+  static const auto table = [] {
+    std::array<std::array<Multiply<R>, 13>, WIDEST + 1> all{};
+    const auto fill = [&](auto n, auto... m) {
+      constexpr int N = decltype(n)::value;
+      ([&] {
+        constexpr int M = decltype(m)::value + 1;
+        if constexpr (M <= most_rows(N)) all[N][M] = multiply_tile<R, M, N, BY_COLUMN>;
+      }(), ...);
+    };
+    const auto widths = [&]<int... N, int... M>(std::integer_sequence<int, N...>,
+                                                std::integer_sequence<int, M...>) {
+      (fill(std::integral_constant<int, N + 1>(), std::integral_constant<int, M>()...), ...);
+    };
+    widths(std::make_integer_sequence<int, WIDEST>(), std::make_integer_sequence<int, 12>());
+    return all;
+  }();
+  return table[width][rows];
+}
+
+// Cuts `rows` into blocks as even as can be and calls f(first row, rows of the block) for each.
+template <class F>
+INLINE void for_blocks(Index rows, int width, F f) {
+  const Index blocks = (rows + most_rows(width) - 1) / most_rows(width);
+  for (Index i = 0; i < blocks; i++) {
+    const Index begin = i * rows / blocks;
+    f(begin, (int)((i + 1) * rows / blocks - begin));
+  }
+}
+
+// The accumulators of a product while they are prepared and used: M rows of N vectors.
+template <typename R>
+struct Tile {
+  static constexpr int LANES = Simd<R>::LANES;
+  alignas(64) R values[ACCUMULATORS * LANES];
+  int M, N;
+
+  // Sets each vector to what f(m, first column) gives.
+  template <class F>
+  INLINE void set(F f) {
+    for (int m = 0; m < M; m++)
+      for (int n = 0; n < N; n++) ::store<R>(values + (m * N + n) * LANES, f(m, n * LANES));
+  }
+  // Calls f(m, first column, vector) for each.
+  template <class F>
+  INLINE void use(F f) const {
+    for (int m = 0; m < M; m++)
+      for (int n = 0; n < N; n++) f(m, n * LANES, ::load(values + (m * N + n) * LANES));
+  }
+  // += f(m, first column).
+  template <class F>
+  INLINE void add(F f) {
+    for (int m = 0; m < M; m++)
+      for (int n = 0; n < N; n++) {
+        R* at = values + (m * N + n) * LANES;
+        ::store<R>(at, ::load(at) + f(m, n * LANES));
+      }
+  }
+  // += rows of a, `stride_a` apart, times rows of the panel b.
+  INLINE void multiply(const R* a, Index stride_a, const R* b, Index depth) {
+    multiply_for<R, false>(M, N)(values, a, stride_a, b, N * LANES, depth);
+  }
+};
+
+// Calls f(tile, first row, panel, first column) for every tile of a product of `rows` rows with the
+// columns that `panels` is cut into.
+template <typename R, class F>
+INLINE void for_tiles(Index rows, const Panels<R>& panels, F f) {
+  Tile<R> tile;
+  for (Index p = 0; p < panels.count; p++) {
+    tile.N = panels.width(p);
+    for_blocks(rows, tile.N, [&](Index row, int M) {
+      tile.M = M;
+      f(tile, row, panels.panel(p), panels.first(p) * Simd<R>::LANES);
+    });
+  }
+}
+
+}  // namespace
