@@ -1,8 +1,8 @@
 """Keeps memory that has been freed for what comes next, instead of handing it back to the system.
 
-A network unrolled over hundreds of steps frees its states after every training step and needs as much
-again for the next. glibc returns such large pieces to the system each time, which then clears every
-page anew: up to half of the time of a step.
+A network unrolled over hundreds of steps frees its states after every training step and needs as
+much again for the next. glibc returns such large pieces to the system each time, which then clears
+every page anew: up to half of the time of a step.
 """
 
 import ctypes
