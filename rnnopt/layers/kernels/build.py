@@ -101,9 +101,9 @@ def build(folder: Path) -> dict[str, Any]:
 
 
 def _compile_all(compiler: list[str], folder: Path, record: dict[str, Any]) -> None:
-    variants: dict[str, list[str]] = {ANY_VARIANT: []}
-    if platform.machine().lower() in ("x86_64", "amd64"):
-        variants |= X86_VARIANTS
+    # An x86 processor without AVX2 is better off with torch's own products.
+    is_x86 = platform.machine().lower() in ("x86_64", "amd64")
+    variants: dict[str, list[str]] = X86_VARIANTS if is_x86 else {ANY_VARIANT: []}
     with tempfile.TemporaryDirectory() as scratch:
         record["openmp"] = _can_use_openmp(compiler, Path(scratch))
         flags = [*FLAGS, "-fopenmp"] if record["openmp"] else FLAGS

@@ -72,11 +72,11 @@ def kernels() -> Kernels:
     if record["source"] != source_hash():
         return Kernels(None, "they were built from another version of the source")
     able = torch.backends.cpu.get_cpu_capability()
-    # A processor that can do AVX512 can do AVX2, and all can do the default.
-    order = ["AVX512", "AVX2", ANY_VARIANT]
-    start = order.index(able) if able in order else len(order) - 1
+    # A processor that can do AVX512 can do AVX2. Which one is not x86 torch calls the default.
+    order = ["AVX512", "AVX2"]
+    suitable = order[order.index(able) :] if able in order else [ANY_VARIANT]
     problem = f"none was built for this processor ({able})"
-    for variant in order[start:]:
+    for variant in suitable:
         if variant in record["built"]:
             try:
                 library = ctypes.CDLL(str(FOLDER / library_name(variant)))
