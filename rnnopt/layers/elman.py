@@ -1,6 +1,6 @@
 """Elman networks that take torch's place: `torch.nn.RNN` with a fused forward and backward."""
 
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ from rnnopt.layers.kernels import cpu
 from rnnopt.layers.kernels.elman import last_state, true_steps
 
 
-class ElmanRNN(nn.RNN):
+class ElmanRNN(nn.RNNBase):
     """`torch.nn.RNN` with the same arguments, weights and results, several times as fast on a CPU.
 
     Where the fused kernels do not apply (a GPU, where cuDNN is the fastest there is; autocast; half
@@ -27,7 +27,38 @@ class ElmanRNN(nn.RNN):
         (torch.Size([128, 64, 80]), torch.Size([1, 64, 80]))
     """
 
-    def forward(  # type: ignore[override]
+    # Not a subclass of nn.RNN, which torch.compile refuses to look into.
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        nonlinearity: Literal["tanh", "relu"] = "tanh",
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ):
+        if nonlinearity not in ("tanh", "relu"):
+            raise ValueError(f"nonlinearity must be tanh or relu, got {nonlinearity!r}.")
+        super().__init__(
+            f"RNN_{nonlinearity.upper()}",
+            input_size,
+            hidden_size,
+            num_layers,
+            bias,
+            batch_first,
+            dropout,
+            bidirectional,
+            device=device,
+            dtype=dtype,
+        )
+        self.nonlinearity = nonlinearity
+
+    def forward(
         self,
         input: Tensor | PackedSequence,
         hx: Tensor | None = None,
@@ -53,7 +84,7 @@ class ElmanRNN(nn.RNN):
         if isinstance(input, PackedSequence):
             if lengths is not None:
                 raise ValueError("A PackedSequence has its own lengths; leave out `lengths`.")
-            return super().forward(input, hx)
+            return _torch_forward(self, input, hx)
         if lengths is not None:
             lengths = check_lengths(lengths, input, self.batch_first)
         weights = self._flat_weights
@@ -61,11 +92,11 @@ class ElmanRNN(nn.RNN):
         if fused and not (lengths is not None and self.bidirectional):
             return self._fused(input, hx, lengths)
         if lengths is None:
-            return super().forward(input, hx)
+            return _torch_forward(self, input, hx)
         if self.num_layers == 1 and not self.bidirectional:
             # As good as packing, which sorts and, on a GPU, waits: the steps before an end do not
             # depend on what follows.
-            states, _ = super().forward(input, hx)
+            states, _ = _torch_forward(self, input, hx)
             states = states.transpose(0, 1) if self.batch_first else states
             last = last_state(states, lengths)
             states = torch.where(true_steps(len(states), lengths), states, 0)
@@ -73,7 +104,7 @@ class ElmanRNN(nn.RNN):
         packed = pack_padded_sequence(
             input, lengths.cpu(), batch_first=self.batch_first, enforce_sorted=False
         )
-        output, last = super().forward(packed, hx)
+        output, last = _torch_forward(self, packed, hx)
         steps = input.shape[1 if self.batch_first else 0]
         padded = pad_packed_sequence(output, self.batch_first, total_length=steps)
         return padded[0], last
@@ -84,7 +115,7 @@ class ElmanRNN(nn.RNN):
         batched = input.ndim == 3
         if not batched:
             if input.ndim != 2 or (hx is not None and hx.ndim != 2):
-                super().forward(input, hx)  # raises torch's own error
+                _torch_forward(self, input, hx)  # raises torch's own error
             input, hx = input.unsqueeze(int(not self.batch_first)), _unsqueeze(hx)
         batch = input.shape[0 if self.batch_first else 1]
         expected = (self.num_layers * (2 if self.bidirectional else 1), batch, self.hidden_size)
@@ -120,13 +151,13 @@ class ElmanRNN(nn.RNN):
         return states, ends
 
     @classmethod
-    def from_torch(cls, layer: nn.RNN) -> Self:
+    def from_torch(cls, layer: nn.RNNBase) -> Self:
         """A layer with a copy of the weights of a `torch.nn.RNN`.
 
         Raises:
             TypeError: `layer` is no `torch.nn.RNN`.
         """
-        if not isinstance(layer, nn.RNN):
+        if not isinstance(layer, (nn.RNN, ElmanRNN)):
             raise TypeError(f"from_torch needs a torch.nn.RNN, got {type(layer).__name__}.")
         return _copy(layer, cls)
 
@@ -135,13 +166,18 @@ class ElmanRNN(nn.RNN):
         return _copy(self, nn.RNN)
 
 
+def _torch_forward(layer: ElmanRNN, input: Any, hx: Tensor | None) -> tuple[Any, Tensor]:
+    """What torch.nn.RNN does with the same weights."""
+    forward: Any = nn.RNN.forward
+    return forward(layer, input, hx)
+
+
 def _unsqueeze(hx: Tensor | None) -> Tensor | None:
     return None if hx is None else hx.unsqueeze(1)
 
 
-def _copy(layer: nn.RNN, kind: Any) -> Any:
+def _copy(layer: Any, kind: Any) -> Any:
     weight = layer.weight_ih_l0
-    assert isinstance(weight, Tensor)
     copy = kind(
         layer.input_size,
         layer.hidden_size,

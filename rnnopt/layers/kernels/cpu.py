@@ -87,6 +87,12 @@ def kernels() -> Kernels:
     return Kernels(None, problem)
 
 
+@torch.compiler.assume_constant_result
+def available() -> bool:
+    """Whether this process has compiled kernels."""
+    return kernels().library is not None
+
+
 def usable(*tensors: Tensor | None) -> bool:
     """Whether the kernels take these: on the CPU, all float32 or all float64, no autocast."""
     given = [one for one in tensors if one is not None]
@@ -95,7 +101,7 @@ def usable(*tensors: Tensor | None) -> bool:
         dtype in DTYPES
         and all(one.device.type == "cpu" and one.dtype == dtype for one in given)
         and not torch.is_autocast_enabled("cpu")
-        and kernels().library is not None
+        and available()
     )
 
 
