@@ -87,6 +87,7 @@ class ElmanRNN(nn.RNNBase):
             return _torch_forward(self, input, hx)
         if lengths is not None:
             lengths = check_lengths(lengths, input, self.batch_first)
+            lengths = lengths if len(lengths) else None
         weights = self._flat_weights
         fused = input.numel() > 0 and cpu.usable(input, hx, *weights)
         if fused and not (lengths is not None and self.bidirectional):
@@ -96,10 +97,12 @@ class ElmanRNN(nn.RNNBase):
         if self.num_layers == 1 and not self.bidirectional:
             # As good as packing, which sorts and, on a GPU, waits: the steps before an end do not
             # depend on what follows.
-            states, _ = _torch_forward(self, input, hx)
+            valid = true_steps(input.shape[1 if self.batch_first else 0], lengths)
+            inside = valid.transpose(0, 1) if self.batch_first else valid
+            states, _ = _torch_forward(self, torch.where(inside, input, 0), hx)
             states = states.transpose(0, 1) if self.batch_first else states
             last = last_state(states, lengths)
-            states = torch.where(true_steps(len(states), lengths), states, 0)
+            states = torch.where(valid, states, 0)
             return states.transpose(0, 1) if self.batch_first else states, last[None]
         packed = pack_padded_sequence(
             input, lengths.cpu(), batch_first=self.batch_first, enforce_sorted=False

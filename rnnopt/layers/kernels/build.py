@@ -51,8 +51,11 @@ def source_hash() -> str:
 def find_compiler() -> list[str] | None:
     """The C++ compiler's command: $CXX, else the first of g++, clang++, c++ that is there."""
     if os.environ.get("CXX"):
-        command = shlex.split(os.environ["CXX"])
-        return command if shutil.which(command[0]) else None
+        try:
+            command = shlex.split(os.environ["CXX"])
+        except ValueError:  # quotes that do not match
+            return None
+        return command if command and shutil.which(command[0]) else None
     for name in ("g++", "clang++", "c++"):
         if shutil.which(name):
             return [name]

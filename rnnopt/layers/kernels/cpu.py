@@ -87,10 +87,14 @@ def kernels() -> Kernels:
     return Kernels(None, problem)
 
 
-@torch.compiler.assume_constant_result
 def available() -> bool:
     """Whether this process has compiled kernels."""
     return kernels().library is not None
+
+
+# What torch.compiler.assume_constant_result does; calling that would load torch's compiler, which
+# takes over a second, whenever rnnopt is imported.
+available._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def usable(*tensors: Tensor | None) -> bool:

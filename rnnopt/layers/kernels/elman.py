@@ -228,9 +228,8 @@ def _backward(
             grad_w_hh = grad_pre[later].flatten(0, 1).t() @ out[earlier].flatten(0, 1)
             if h0 is not None:
                 grad_w_hh += grad_pre[-1 if reverse else 0].t() @ h0
-    none = out.new_empty(0)
     grads = (grad_x, grad_w_ih, grad_w_hh, grad_bias, grad_h0)
-    return tuple(none if grad is None else grad for grad in grads)  # type: ignore[return-value]
+    return tuple(out.new_empty(0) if grad is None else grad for grad in grads)  # type: ignore[return-value]
 
 
 @torch.library.register_fake("rnnopt::elman")
@@ -243,13 +242,13 @@ def _forward_fake(x, w_ih, w_hh, b_ih, b_hh, h0, lengths, relu, reverse):  # typ
 def _backward_fake(  # type: ignore[no-untyped-def]
     grad_out, grad_hn, x, w_ih, w_hh, h0, lengths, out, relu, reverse, want_x, want_w, want_h0
 ):
-    none, hidden = out.new_empty(0), w_hh.shape[0]
+    hidden = w_hh.shape[0]
     return (
-        x.new_empty(x.shape) if want_x else none,
-        w_ih.new_empty(w_ih.shape) if want_w else none,
-        w_hh.new_empty(w_hh.shape) if want_w else none,
-        out.new_empty(hidden) if want_w else none,
-        out.new_empty(x.shape[1], hidden) if want_h0 else none,
+        x.new_empty(x.shape if want_x else 0),
+        w_ih.new_empty(w_ih.shape if want_w else 0),
+        w_hh.new_empty(w_hh.shape if want_w else 0),
+        out.new_empty(hidden if want_w else 0),
+        out.new_empty((x.shape[1], hidden) if want_h0 else 0),
     )
 
 
