@@ -79,12 +79,12 @@ def indrnn_layer(x, w_ih, b_ih, u, h0, lengths, relu, slopes=None):
     return indrnn(z if b_ih is None else z + b_ih, u, h0, lengths, relu, slopes)
 
 
-def gradients(outputs, inputs, grads):
+def gradients(outputs, inputs, grads, **options):
     """Gradients of the inputs that want one; `grads` are the outputs', None for one not read."""
     pairs = [(out, grad) for out, grad in zip(outputs, grads, strict=True) if grad is not None]
     wanting = [one for one in inputs if isinstance(one, torch.Tensor) and one.requires_grad]
-    found = torch.autograd.grad([out for out, _ in pairs], wanting, [grad for _, grad in pairs])
-    return list(found)
+    given = [grad for _, grad in pairs]
+    return list(torch.autograd.grad([out for out, _ in pairs], wanting, given, **options))
 
 
 # -- tolerances, data and results -----------------------------------------------------------------

@@ -35,6 +35,7 @@ from torch import nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from rnnopt import ElmanRNN
+from rnnopt.layers.kernels import cpu
 from rnnopt.layers.kernels import elman as operators
 
 ROUNDING = torch.finfo(torch.float32).eps / 2
@@ -430,17 +431,23 @@ def test_first_and_second_derivatives_are_those_of_differences(relu, reverse, pa
 
 
 @needs_kernels
-def test_a_gradient_that_can_be_differentiated_is_the_same_gradient():
-    shape = (5, 9, 4, 7)
-    arguments = draw_arguments(shape)
-    grads = draw_grads((*shape[:2], shape[3]), torch.float64, "both", "plain")
-    outputs = torch.ops.rnnopt.elman(*arguments, False, False)
-    wanting = [one for one in arguments if one is not None]
-    once = torch.autograd.grad(outputs, wanting, grads, retain_graph=True)
-    twice = torch.autograd.grad(outputs, wanting, grads, create_graph=True)
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("mode", ["forwards", "backwards", "padded"])
+@pytest.mark.parametrize("odd", [0.5, float("nan"), float("inf")])
+@pytest.mark.parametrize("shape", [(5, 9, 4, 7), (5, 3, 20, 7)])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_gradient_that_can_be_differentiated_is_the_same_gradient(relu, mode, odd, shape, loss):
+    ends = (1, *range(2, 2 + shape[1])) if mode == "padded" else ()
+    arguments = draw_arguments(shape, with_h0=mode != "padded", ends=ends[: shape[1]])
+    arguments[0].data[2, 0, 0] = odd  # a true step, unless padded: the first sequence ends at 2
+    grads = draw_grads((*shape[:2], shape[3]), torch.float64, loss, "plain")
+    outputs = torch.ops.rnnopt.elman(*arguments, relu, mode == "backwards")
+    once = twin.gradients(outputs, arguments, grads, retain_graph=True)
+    twice = twin.gradients(outputs, arguments, grads, create_graph=True)
     for one, another in zip(once, twice, strict=True):
+        assert mode != "padded" or one.isfinite().all()
         assert another.requires_grad
-        torch.testing.assert_close(one, another.detach(), **TIGHT)
+        torch.testing.assert_close(one, another.detach(), equal_nan=True, **TIGHT)
 
 
 @needs_kernels
@@ -489,6 +496,7 @@ def units_in_the_last_place(value):
 @pytest.mark.parametrize("variant", variants())
 def test_tanh_in_single_precision_is_right_to_three_in_the_last_place(variant, monkeypatch):
     load_variant(monkeypatch, variant)
+    # Measured: 2.5 over every third number from 1e-4 to 9.3, at 4.505.
     # Logarithmic over all that there is, densely where the series changes its argument's power of
     # two, and each of the numbers around 9.2, from where on tanh is 1.
     wide = torch.logspace(-40, 2, 60_000, dtype=torch.float64).float()
@@ -549,8 +557,10 @@ def test_gradients_that_vanish_become_zero_and_nothing_else(hidden):
     )
     for one, another in zip(found, right, strict=True):
         torch.testing.assert_close(one.double(), another, rtol=1e-5, atol=hidden * 1.2e-38)
-    assert found[0][0].eq(0).all()
     assert right[0][0].ne(0).all()
+    assert found[0][0].eq(0).all()
+    tiny = torch.finfo(torch.float32).tiny  # between it and zero numbers are slow
+    assert not any((one.abs() > 0).logical_and(one.abs() < tiny).any() for one in found)
 
 
 @needs_kernels
@@ -617,7 +627,8 @@ def test_autocast_is_torchs(rng):
 @pytest.mark.parametrize("lengths", [None, LENGTHS])
 def test_a_compiled_layer_has_the_same_results_in_one_graph(options, lengths, rng):
     if lengths is not None:
-        options = options | dict(bidirectional=False)  # else packed, which torch does not compile
+        # Else packed, which torch does not compile.
+        options = options | dict(bidirectional=False) if cpu.available() else {}
     layer, _ = pair(torch.float32, **options)
     torch.compiler.reset()
     compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
