@@ -37,6 +37,7 @@ class Step:
         passes: over the data, for the course of the learning rate (cosine).
         lr, decay: Adam's rate and coupled L2 on all but biases and recurrent weights, as released.
         bf16: matrix products in bfloat16.
+        seed: of the order of the sequences.
     """
 
     def __init__(
@@ -48,11 +49,17 @@ class Step:
         lr: float,
         decay: float,
         bf16: bool,
+        seed: int,
     ):
         assert isinstance(task.train, Examples)
         self.model, self.examples, self.batch_size = model, task.train, batch_size
         self.device = self.examples.inputs.device
         self.per_pass = len(self.examples) // batch_size
+        if not (1 <= batch_size <= len(self.examples) and passes >= 1):
+            raise SystemExit(
+                f"batch size must be in 1 … {len(self.examples)} and passes at least 1, got"
+                f" {batch_size} and {passes}."
+            )
         self.passes, self.lr, self.done = passes, lr, 0
         named = list(model.named_parameters())
         free = [p for n, p in named if "weight_hh" in n or "bias" in n]
@@ -68,8 +75,8 @@ class Step:
             if bf16
             else nullcontext()
         )
-        self.generator = torch.Generator().manual_seed(0)
-        self.order = self._shuffle()
+        self.generator = torch.Generator().manual_seed(seed)
+        self.order = torch.empty(0, dtype=torch.long)
         self.graph = self._capture() if on_gpu else None
 
     def _shuffle(self) -> Tensor:
@@ -134,7 +141,9 @@ def main() -> None:
     parser.add_argument("--decay", type=float, default=1e-4)
     parser.add_argument("--bf16", action="store_true", help="matrix products in bfloat16")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--limit", type=float, help="stop after so many seconds of training")
+    parser.add_argument(
+        "--limit", type=float, help="stop after so many seconds, as the rate then is"
+    )
     args = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if args.quick:
@@ -154,7 +163,8 @@ def main() -> None:
     where = torch.cuda.get_device_name() if device.type == "cuda" else processor_name()
     print(f"torch {torch.__version__}, {where}, {args.task}, batches of {args.batch_size}")
     begun = time.perf_counter()
-    step = Step(model, task, args.batch_size, args.passes, args.lr, args.decay, args.bf16)
+    settings = (args.batch_size, args.passes, args.lr, args.decay, args.bf16, args.seed)
+    step = Step(model, task, *settings)
     prepared = time.perf_counter() - begun
     seconds, best, passes, weights = 0.0, -1.0, 0, model.state_dict()
     for passes in range(1, args.passes + 1):

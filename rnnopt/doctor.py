@@ -1,5 +1,6 @@
 """What rnnopt finds on this machine: which code runs the layers, why, and what would help."""
 
+import os
 import platform
 import time
 from dataclasses import dataclass
@@ -38,15 +39,22 @@ def examine() -> list[Finding]:
 
 def _cpu() -> list[Finding]:
     found = cpu.kernels()
-    record = read_record(cpu.FOLDER)
+    try:
+        record = read_record(cpu.FOLDER)
+    except (OSError, ValueError):
+        record = None  # the reason says so
     built = ", ".join(record["built"]) if record and record["built"] else "nothing"
     compiler = record["compiler"] if record and record["compiler"] else "no compiler"
     findings = [Finding("built at installation", f"{built}, by {compiler}")]
     if found.variant is None:
         if found.reason.startswith(cpu.SWITCH):
             advice = f"Unset {cpu.SWITCH} to use the compiled kernels."
-        elif record and record["compiler"]:
+        elif found.reason.startswith(cpu.UNSUITABLE):
+            advice = ""
+        elif record is None or record["built"]:
             advice = f"Run: {cpu.REBUILD}"
+        elif os.environ.get("CXX"):
+            advice = f"Set CXX to a C++ compiler that works, or unset it, then run: {cpu.REBUILD}"
         else:
             advice = f"Install a C++ compiler (g++ or clang++), then run: {cpu.REBUILD}"
         findings.insert(0, Finding("CPU kernels", f"not in use: {found.reason}", advice))

@@ -12,15 +12,14 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # from glibc's malloc.h
 
 
 def keep_freed_memory() -> bool:
-    """Tells malloc of the whole process to keep what is freed; whether it could be told.
+    """Tells the whole process's malloc to keep what is freed; whether it could be told.
 
-    The process then stays as large as it has ever been. `rnnopt train` and `rnnopt compare` call
-    it; in a process of your own it is your choice.
+    The process then stays about as large as it has ever been. `rnnopt train` and `rnnopt compare`
+    call it; in a process of your own it is your choice.
     """
     if platform.libc_ver()[0] != "glibc":
         return False
     library = ctypes.CDLL(None)
-    most = 2**31 - 1
-    return bool(
-        library.mallopt(M_MMAP_THRESHOLD, most // 2) and library.mallopt(M_TRIM_THRESHOLD, most)
-    )
+    # The size from which memory comes from the system directly; older versions allow 32 MB.
+    raised = any(library.mallopt(M_MMAP_THRESHOLD, size) for size in (2**30, 2**25))
+    return bool(raised and library.mallopt(M_TRIM_THRESHOLD, 2**31 - 1))

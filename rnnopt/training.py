@@ -240,7 +240,12 @@ class Training:
             batches=self.batches.state_dict(),
             evaluations=self.closure.evaluations,
             random=torch.get_rng_state(),
+            device_random=self._device_random(),
         )
+
+    def _device_random(self) -> Tensor | None:
+        """The state of the GPU's generator, which draws dropout's masks there."""
+        return torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
 
     SAVED = (
         "seconds", "next_look", "records", "loss_sum", "loss_count", "best", "best_weights",
@@ -257,6 +262,8 @@ class Training:
         self.batches.load_state_dict(state["batches"])
         self.closure.evaluations = state["evaluations"]
         torch.set_rng_state(state["random"])
+        if state.get("device_random") is not None:
+            torch.cuda.set_rng_state(state["device_random"], self.device)
 
 
 def committed(optimizer: Any) -> Any:

@@ -88,10 +88,11 @@ class ElmanRNN(nn.RNNBase):
         if lengths is not None:
             lengths = check_lengths(lengths, input, self.batch_first)
             lengths = lengths if len(lengths) else None
+        self._update_flat_weights()  # as torch's own does: functional_call swaps them
         weights = self._flat_weights
         fused = input.numel() > 0 and cpu.usable(input, hx, *weights)
         if fused and not (lengths is not None and self.bidirectional):
-            return self._fused(input, hx, lengths)
+            return self._fused(input, hx, lengths, weights)
         if lengths is None:
             return _torch_forward(self, input, hx)
         if self.num_layers == 1 and not self.bidirectional:
@@ -113,7 +114,7 @@ class ElmanRNN(nn.RNNBase):
         return padded[0], last
 
     def _fused(
-        self, input: Tensor, hx: Tensor | None, lengths: Tensor | None
+        self, input: Tensor, hx: Tensor | None, lengths: Tensor | None, weights: list[Any]
     ) -> tuple[Tensor, Tensor]:
         batched = input.ndim == 3
         if not batched:
@@ -126,17 +127,18 @@ class ElmanRNN(nn.RNNBase):
             raise RuntimeError(f"Expected hidden size {expected}, got {list(hx.shape)}")
         self.check_input(input, None)
         states = input.transpose(0, 1) if self.batch_first else input
-        directions = ("", "_reverse") if self.bidirectional else ("",)
+        each = 4 if self.bias else 2  # weights of a layer and direction, in torch's order
         last: list[Tensor] = []
         for layer in range(self.num_layers):
             outputs = []
-            for reverse, suffix in enumerate(directions):
-                names = f"weight_ih_l{layer}{suffix}", f"weight_hh_l{layer}{suffix}"
-                biases = f"bias_ih_l{layer}{suffix}", f"bias_hh_l{layer}{suffix}"
+            for reverse in range(2 if self.bidirectional else 1):
+                place = len(last) * each
+                w_ih, w_hh, *biases = weights[place : place + each]
                 output, end = torch.ops.rnnopt.elman(
                     states,
-                    *(getattr(self, name) for name in names),
-                    *(getattr(self, name) if self.bias else None for name in biases),
+                    w_ih,
+                    w_hh,
+                    *(biases or (None, None)),
                     None if hx is None else hx[len(last)],
                     lengths,
                     self.nonlinearity == "relu",
@@ -202,12 +204,17 @@ def _copy(layer: Any, kind: Any) -> Any:
 def check_lengths(lengths: Tensor, input: Tensor, batch_first: bool = False) -> Tensor:
     """`lengths` as int64 on the input's device.
 
+    Their range is checked on the CPU alone: on a GPU, and while torch.compile looks on, it would
+    have to wait for them.
+
     Raises:
         ValueError: not one whole number in 1 … time for each sequence of a batch.
     """
     if input.ndim != 3:
         raise ValueError(f"lengths need a batch (three dimensions), got {tuple(input.shape)}.")
     steps, batch = input.shape[:2] if not batch_first else (input.shape[1], input.shape[0])
+    if not isinstance(lengths, Tensor):
+        raise ValueError(f"lengths must be a tensor, got {type(lengths).__name__}.")
     whole = not (lengths.is_floating_point() or lengths.is_complex() or lengths.dtype == torch.bool)
     if lengths.shape != (batch,) or not whole:
         raise ValueError(

@@ -22,12 +22,14 @@ Departures:
    clips after each update. A weight may exceed it between a step and the next forward pass.
 """
 
+import math
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from rnnopt.layers.elman import check_lengths
+from rnnopt.layers.kernels import cpu
 from rnnopt.layers.kernels import indrnn as operators
 from rnnopt.layers.kernels.batch_norm import normalize
 from rnnopt.layers.kernels.elman import true_steps
@@ -87,11 +89,11 @@ class IndRNN(nn.Module):
             raise ValueError(f"batch_norm must be before, after or None, got {batch_norm!r}.")
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout must be in [0, 1), got dropout={dropout}.")
-        if recurrent_bound is not None and not recurrent_bound > 0:
-            raise ValueError(f"recurrent_bound must be > 0, got {recurrent_bound}.")
+        if recurrent_bound is not None and not 0 < recurrent_bound < math.inf:
+            raise ValueError(f"recurrent_bound must be positive and finite, got {recurrent_bound}.")
         if recurrent_range is None:
             recurrent_range = (0.0, 1.0 if recurrent_bound is None else recurrent_bound)
-        if not recurrent_range[0] <= recurrent_range[1]:
+        if len(recurrent_range) != 2 or not recurrent_range[0] <= recurrent_range[1]:
             raise ValueError(f"recurrent_range must be (low, high), got {recurrent_range}.")
         self.input_size, self.hidden_size, self.num_layers = input_size, hidden_size, num_layers
         self.nonlinearity, self.bias, self.batch_first = nonlinearity, bias, batch_first
@@ -131,8 +133,7 @@ class IndRNN(nn.Module):
             elif name.startswith("bias_ih"):
                 nn.init.zeros_(parameter)
         for norm in self.norms:
-            assert isinstance(norm, nn.BatchNorm1d)
-            norm.reset_parameters()
+            norm.reset_parameters()  # type: ignore[operator]
 
     def forward(
         self, input: Tensor, hx: Tensor | None = None, lengths: Tensor | None = None
@@ -177,8 +178,8 @@ class IndRNN(nn.Module):
             relu = self.nonlinearity == "relu"
             if self.batch_norm == "before":
                 reaching = nn.functional.linear(states, weight, bias)
-                reaching = normalize(self._norm(k), reaching, valid)
-                states, end = torch.ops.rnnopt.indrnn(reaching, u, first, lengths, relu)
+                reaching = normalize(self.norms[k], reaching, valid)
+                states, end = operators.recurrence(reaching, u, first, lengths, relu)
             else:
                 states, end = operators.layer(states, weight, bias, u, first, lengths, relu)
             last.append(end)
@@ -186,21 +187,20 @@ class IndRNN(nn.Module):
             if self.dropout and self.training:
                 mask = nn.functional.dropout(states.new_ones(states.shape[1:]), self.dropout)
             if self.batch_norm == "after":
-                states = normalize(self._norm(k), states, valid, mask)
+                states = normalize(self.norms[k], states, valid, mask)
             elif mask is not None:
                 states = states * mask
         return states.transpose(0, 1) if self.batch_first else states, torch.stack(last)
 
-    def _norm(self, k: int) -> nn.BatchNorm1d:
-        norm = self.norms[k]
-        assert isinstance(norm, nn.BatchNorm1d)
-        return norm
-
     def _bounded(self, u: Tensor) -> Tensor:
-        if self.recurrent_bound is not None:
-            # Through .data: clamping again what a graph has saved changes nothing, and must not
-            # count as a change of it.
-            u.data.clamp_(-self.recurrent_bound, self.recurrent_bound)
+        bound = self.recurrent_bound
+        if bound is None:
+            return u
+        if torch.compiler.is_exporting() or not cpu.ordinary_autograd():
+            return u.clamp(-bound, bound)  # no stored weights to change there
+        # Through .data: clamping again what a graph has saved changes nothing, and must not count
+        # as a change of it.
+        u.data.clamp_(-bound, bound)
         return u
 
     def extra_repr(self) -> str:

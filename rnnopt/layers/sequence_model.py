@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rnnopt.layers.elman import ElmanRNN
+from rnnopt.layers.elman import ElmanRNN, check_lengths
 from rnnopt.layers.indrnn import IndRNN
 from rnnopt.layers.kernels.batch_norm import normalize
 from rnnopt.layers.kernels.elman import last_state, true_steps
@@ -131,7 +131,7 @@ class SequenceModel(nn.Module):
         valid = None
         states, last = inputs, None
         if lengths is not None:
-            lengths = lengths.to(inputs.device)
+            lengths = check_lengths(lengths, inputs)
             valid = true_steps(len(inputs), lengths)
             states = torch.where(valid, inputs, 0)
         for i, layer in enumerate(self.recurrent):
@@ -140,9 +140,7 @@ class SequenceModel(nn.Module):
             if self.dropout and self.training:
                 mask = functional.dropout(states.new_ones(states.shape[1:]), self.dropout)
             if self.norms:
-                norm = self.norms[i]
-                assert isinstance(norm, nn.BatchNorm1d)
-                states, last = normalize(norm, states, valid, mask), None
+                states, last = normalize(self.norms[i], states, valid, mask), None
             elif mask is not None:
                 states, last = states * mask, last * mask
         if self.readout == "last":

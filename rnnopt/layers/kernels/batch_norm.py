@@ -11,7 +11,7 @@ averages over time and batch:
 differentiated again: with `create_graph`, backward runs in torch's own operators.
 """
 
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -109,29 +109,38 @@ torch.library.register_autograd("rnnopt::batch_norm", _differentiate, setup_cont
 
 
 def normalize(
-    norm: nn.BatchNorm1d, states: Tensor, valid: Tensor | None, mask: Tensor | None = None
+    norm: nn.Module, states: Tensor, valid: Tensor | None, mask: Tensor | None = None
 ) -> Tensor:
     """What `norm` makes of the true steps, times a mask; padding becomes zero.
 
     Args:
-        norm: over `hidden` features.
+        norm: batch normalisation over `hidden` features. The kernel stands in for nn.BatchNorm1d
+            itself, without hooks; anything else is called.
         states: (time, batch, hidden).
         valid: (time, batch, 1), which steps are true, or None for all.
         mask: (batch, hidden), the same for all steps, or None.
     """
-    fits = norm.training and norm.track_running_stats and norm.momentum is not None
-    several = len(states) * states.shape[1] > 1
-    if (
-        (valid is None and fits and several)
-        and norm.num_features == states.shape[2]
-        and cpu.usable(states, norm.weight, norm.bias, norm.running_mean, mask)
-    ):
+    if valid is None and _fits(norm, states) and cpu.usable(states, norm.running_mean, mask):
         return _fused(norm, states, mask)
     if valid is None:
         states = norm(states.flatten(0, 1)).view_as(states)
     else:
         states = torch.zeros_like(states).masked_scatter(valid, norm(states[valid[..., 0]]))
     return states if mask is None else states * mask
+
+
+def _fits(norm: nn.Module, states: Tensor) -> TypeGuard[nn.BatchNorm1d]:
+    """Whether the kernel does just what calling `norm` would."""
+    return (
+        type(norm) is nn.BatchNorm1d
+        and not (norm._forward_hooks or norm._forward_pre_hooks)
+        and norm.training
+        and norm.track_running_stats
+        and norm.momentum is not None
+        and norm.num_features == states.shape[2]
+        and len(states) * states.shape[1] > 1
+        and all(p.dtype == states.dtype for p in norm.parameters())
+    )
 
 
 def _fused(norm: nn.BatchNorm1d, states: Tensor, mask: Tensor | None) -> Tensor:

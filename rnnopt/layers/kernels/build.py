@@ -62,6 +62,17 @@ def find_compiler() -> list[str] | None:
     return None
 
 
+def _write(target: Path, content: bytes) -> None:
+    """Puts a whole file in place at once; a process that has the old one loaded keeps it."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f"{target.name}.{os.getpid()}.part")
+    try:
+        part.write_bytes(content)
+        part.replace(target)
+    finally:
+        part.unlink(missing_ok=True)
+
+
 def read_record(folder: Path) -> dict[str, Any] | None:
     """What the last build left in `folder`; None if nothing was built.
 
@@ -72,7 +83,8 @@ def read_record(folder: Path) -> dict[str, Any] | None:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    if not isinstance(record, dict) or not {"built", "source", "error", "compiler"} <= set(record):
+    wanted = {"built", "source", "error", "compiler", "openmp"}
+    if not isinstance(record, dict) or not wanted <= set(record):
         raise ValueError(f"{folder / RECORD} is damaged")
     return record
 
@@ -80,10 +92,11 @@ def read_record(folder: Path) -> dict[str, Any] | None:
 def build(folder: Path) -> dict[str, Any]:
     """Compiles the kernels into `folder` and returns the record written there; never raises.
 
-    The record: `compiler` or None, `built` (variants), `openmp`, `source` (hash), `error` or None.
+    The record: `compiler` or None, `built` (size of the library by variant), `openmp`, `source`
+    (hash), `error` or None.
     """
     record: dict[str, Any] = dict(
-        compiler=None, built=[], openmp=False, source=source_hash(), error=None
+        compiler=None, built={}, openmp=False, source=source_hash(), error=None
     )
     compiler = find_compiler()
     if compiler is None:
@@ -96,10 +109,10 @@ def build(folder: Path) -> dict[str, Any]:
             _compile_all(compiler, folder, record)
         except (OSError, subprocess.SubprocessError) as error:
             record["error"] = _first_line(error)
-    folder.mkdir(parents=True, exist_ok=True)
-    part = folder / f"{RECORD}.part"
-    part.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    part.replace(folder / RECORD)
+    try:
+        _write(folder / RECORD, (json.dumps(record, indent=1) + "\n").encode())
+    except OSError as error:
+        record["error"], record["built"] = f"cannot write {folder}: {error}", {}
     return record
 
 
@@ -114,18 +127,14 @@ def _compile_all(compiler: list[str], folder: Path, record: dict[str, Any]) -> N
         def compile_one(variant: str) -> None:
             built = Path(scratch) / library_name(variant)
             _run([*compiler, *flags, *variants[variant], str(SOURCE), "-o", str(built)])
-            folder.mkdir(parents=True, exist_ok=True)
-            part = folder / f"{built.name}.part"
-            shutil.copyfile(built, part)
-            # Replaced, not overwritten: a process that has the old one loaded keeps it.
-            part.replace(folder / built.name)
+            _write(folder / built.name, built.read_bytes())
 
         with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
             results = {name: pool.submit(compile_one, name) for name in variants}
         for name, result in results.items():
             error = result.exception()
             if error is None:
-                record["built"].append(name)
+                record["built"][name] = (folder / library_name(name)).stat().st_size
             else:
                 record["error"] = f"{name}: {_first_line(error)}"
 
@@ -142,13 +151,18 @@ def _can_use_openmp(compiler: list[str], scratch: Path) -> bool:
 
 
 def _run(command: list[str]) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=600)
+    done = subprocess.run(
+        command, capture_output=True, text=True, errors="replace", check=True, timeout=600
+    )
     return done.stdout
 
 
 def _first_line(error: BaseException) -> str:
     """The compiler's own words where it said any."""
-    said = str(getattr(error, "stderr", None) or error)
+    failed = isinstance(error, subprocess.CalledProcessError)
+    said = str(getattr(error, "stderr", None) or ("" if failed else error))
+    if isinstance(error, subprocess.CalledProcessError) and not said.strip():
+        said = f"{error.cmd[0]} failed with exit code {error.returncode}"
     lines = [line for line in said.splitlines() if line.strip()]
     wanted = [line for line in lines if "error" in line.lower()]
     return (wanted or lines or [repr(error)])[0].strip()
@@ -160,5 +174,5 @@ def main() -> int:
     if record["built"]:
         print(f"Built for {', '.join(record['built'])} with {record['compiler']}.")
     if record["error"]:
-        print(f"Not built: {record['error']}.", file=sys.stderr)
+        print(f"Not built: {record['error'].rstrip('.')}.", file=sys.stderr)
     return 0 if record["built"] else 1

@@ -1,7 +1,7 @@
 """The compiled CPU kernels: finds the library for this processor and calls it.
 
-Nothing is loaded before the first layer runs. The environment variable RNNOPT_KERNELS=plain keeps
-them off, for comparison; see `rnnopt doctor`.
+Nothing is loaded on import, only when a layer first runs or a run notes its environment. The
+environment variable RNNOPT_KERNELS=plain keeps them off, for comparison; see `rnnopt doctor`.
 """
 
 import ctypes
@@ -23,6 +23,7 @@ from rnnopt.layers.kernels.build import (
 
 FOLDER = Path(__file__).parent
 SWITCH = "RNNOPT_KERNELS"
+UNSUITABLE = "none was built for this processor"
 REBUILD = "python -m rnnopt.layers.kernels"
 DTYPES = {torch.float32: "float32", torch.float64: "float64"}
 # Multiplications below which a thread costs more than it saves: some 10 microseconds' worth.
@@ -75,11 +76,16 @@ def kernels() -> Kernels:
     # A processor that can do AVX512 can do AVX2. Which one is not x86 torch calls the default.
     order = ["AVX512", "AVX2"]
     suitable = order[order.index(able) :] if able in order else [ANY_VARIANT]
-    problem = f"none was built for this processor ({able})"
+    problem = f"{UNSUITABLE} ({able})"
     for variant in suitable:
         if variant in record["built"]:
+            path = FOLDER / library_name(variant)
             try:
-                library = ctypes.CDLL(str(FOLDER / library_name(variant)))
+                # Loading a truncated one would end the process.
+                if path.stat().st_size != record["built"][variant]:
+                    problem = f"{path.name} is not as it was built"
+                    continue
+                library = ctypes.CDLL(str(path))
             except OSError as error:
                 problem = f"{library_name(variant)} cannot be loaded: {error}"
                 continue
@@ -97,6 +103,17 @@ def available() -> bool:
 available._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
+def ordinary_autograd() -> bool:
+    """Whether gradients flow backward through the ordinary graph, or not at all.
+
+    The transforms of torch.func and forward-mode derivatives need torch's own operators.
+    """
+    return (
+        not torch._C._are_functorch_transforms_active()
+        and torch.autograd.forward_ad._current_level < 0
+    )
+
+
 def usable(*tensors: Tensor | None) -> bool:
     """Whether the kernels take these: on the CPU, all float32 or all float64, no autocast."""
     given = [one for one in tensors if one is not None]
@@ -105,6 +122,7 @@ def usable(*tensors: Tensor | None) -> bool:
         dtype in DTYPES
         and all(one.device.type == "cpu" and one.dtype == dtype for one in given)
         and not torch.is_autocast_enabled("cpu")
+        and ordinary_autograd()
         and available()
     )
 
@@ -139,6 +157,24 @@ def call(
     )
     if code:
         raise MemoryError(f"The {name} kernel could not get its working memory.")
+
+
+def check(operator: str, **arguments: tuple[Tensor | None, tuple[int, ...], torch.dtype]) -> None:
+    """Refuses what a kernel would read beyond.
+
+    Args:
+        operator: its name.
+        arguments: of each, the tensor or None, and the shape and type it must have.
+
+    Raises:
+        ValueError: one has another shape or type.
+    """
+    for name, (tensor, shape, dtype) in arguments.items():
+        if tensor is not None and (tuple(tensor.shape) != shape or tensor.dtype != dtype):
+            raise ValueError(
+                f"{operator} needs {name} of shape {shape} and type {dtype}, got"
+                f" {tuple(tensor.shape)} and {tensor.dtype}."
+            )
 
 
 def rows(sequence: Tensor) -> Tensor:

@@ -61,7 +61,7 @@ def plain_backward(
         x, out = x.flip(0), out.flip(0)
         grad_out = None if grad_out is None else grad_out.flip(0)
     h0 = torch.zeros_like(out[0]) if h0 is None else h0
-    slope = (out > 0).to(out.dtype) if relu else 1 - out * out
+    slope = ~(out <= 0) if relu else 1 - out * out  # a NaN is let through
     errors = backward_in_time(grad_out, grad_hn, slope, lengths, lambda e: e @ w_hh)
     if lengths is not None:
         x = torch.where(true_steps(len(x), lengths), x, 0)
@@ -88,15 +88,18 @@ def backward_in_time(
 
     Args:
         grad_out, grad_hn: gradients of all states and of the last ones; None is zero.
-        slope: (time, batch, hidden), f'.
+        slope: (time, batch, hidden), f', or of truth values where it is 1 or 0.
         lengths: (batch,) or None; e_t is zero beyond, and grad_hn enters at the last true step.
         carry: from the gradient before a nonlinearity to the state before.
     """
     steps = len(slope)
+    given = grad_hn if grad_out is None else grad_out
+    assert given is not None
+    zeros = given.new_zeros(slope.shape[1:])
     error: Tensor | None = None
     errors = []
     for t in reversed(range(steps)):
-        total = slope.new_zeros(slope.shape[1:]) if grad_out is None else grad_out[t]
+        total = zeros if grad_out is None else grad_out[t]
         if grad_hn is not None:
             if lengths is not None:
                 total = total + torch.where((lengths == t + 1)[:, None], grad_hn, 0)
@@ -104,7 +107,8 @@ def backward_in_time(
                 total = total + grad_hn
         if error is not None:
             total = total + carry(error)
-        error = total * slope[t]
+        # Chosen, not multiplied: what is cut off may be infinite.
+        error = torch.where(slope[t], total, 0) if slope.dtype == torch.bool else total * slope[t]
         if lengths is not None:
             error = torch.where((t < lengths)[:, None], error, 0)
         errors.append(error)
@@ -128,6 +132,20 @@ def _place(sequence: Tensor | None, reverse: bool) -> tuple[int | None, int, int
     return start, time, batch
 
 
+def _check(
+    x: Tensor, w_ih: Tensor, w_hh: Tensor, h0: Tensor | None, lengths: Tensor | None, **more: Any
+) -> None:
+    (_, batch, size), hidden = x.shape, len(w_hh)
+    cpu.check(
+        "elman",
+        w_ih=(w_ih, (hidden, size), x.dtype),
+        w_hh=(w_hh, (hidden, hidden), x.dtype),
+        h0=(h0, (batch, hidden), x.dtype),
+        lengths=(lengths, (batch,), torch.int64),
+        **more,
+    )
+
+
 @torch.library.impl("rnnopt::elman", "CPU")
 def _forward(
     x: Tensor,
@@ -141,6 +159,9 @@ def _forward(
     reverse: bool,
 ) -> tuple[Tensor, Tensor]:
     (steps, batch, size), hidden = x.shape, len(w_hh)
+    _check(
+        x, w_ih, w_hh, h0, lengths, b_ih=(b_ih, (hidden,), x.dtype), b_hh=(b_hh, (hidden,), x.dtype)
+    )
     out = x.new_empty(steps, batch, hidden)
     inputs: Tensor | None = None
     if hoists(x):
@@ -190,6 +211,13 @@ def _backward(
     want_h0: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     (steps, batch, size), hidden = x.shape, len(w_hh)
+    states = (steps, batch, hidden)
+    _check(
+        x, w_ih, w_hh, h0, lengths,
+        out=(out, states, x.dtype),
+        grad_out=(grad_out, states, x.dtype),
+        grad_hn=(grad_hn, (batch, hidden), x.dtype),
+    )  # fmt: skip
     hoisted = hoists(x)
     fused_w = want_w and not hoisted
     grad_x = x.new_empty(x.shape) if want_x and not hoisted else None

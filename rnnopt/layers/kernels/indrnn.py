@@ -96,7 +96,7 @@ def plain_backward(
     As a function of the states `out`, which carry their own history: so its derivatives are the
     second derivatives of the layer, without a second forward pass.
     """
-    slope = (out > 0).to(out.dtype) if relu else 1 - out * out
+    slope = ~(out <= 0) if relu else 1 - out * out  # a NaN is let through
     errors = backward_in_time(grad_out, grad_hn, slope, lengths, lambda e: u * e)
     before = torch.cat((torch.zeros_like(out[:1]) if h0 is None else h0[None], out[:-1]))
     return errors, (errors * before).sum((0, 1)), u * errors[0]
@@ -110,6 +110,19 @@ def triton_problem() -> str | None:
 
 def _on_gpu(tensor: Tensor) -> bool:
     return tensor.device.type == "cuda" and triton_problem() is None
+
+
+def _check(
+    states: Tensor, u: Tensor, h0: Tensor | None, lengths: Tensor | None, **more: Any
+) -> None:
+    _, batch, hidden = states.shape
+    cpu.check(
+        "indrnn",
+        u=(u, (hidden,), states.dtype),
+        h0=(h0, (batch, hidden), states.dtype),
+        lengths=(lengths, (batch,), torch.int64),
+        **more,
+    )
 
 
 def _threads(out: Tensor) -> int:
@@ -128,6 +141,7 @@ def _forward(
         return out, last_state(out, lengths)
     if not cpu.usable(z, u, h0):
         return plain(z, u, h0, lengths, relu)
+    _check(z, u, h0, lengths)
     z, out = cpu.rows(z), z.new_empty(z.shape)
     numbers = (*z.shape, _threads(out), relu, *z.stride()[:2], *out.stride()[:2])
     small = [cpu.contiguous(one) for one in (u, h0, lengths)]
@@ -152,6 +166,11 @@ def _backward(
         return indrnn_gpu.backward(grad_out, grad_hn, out, u, h0, lengths, name)
     if not cpu.usable(out, u, h0, grad_out, grad_hn):
         return plain_backward(grad_out, grad_hn, u, h0, lengths, out, relu)
+    _check(
+        out, u, h0, lengths,
+        grad_out=(grad_out, tuple(out.shape), out.dtype),
+        grad_hn=(grad_hn, tuple(out.shape[1:]), out.dtype),
+    )  # fmt: skip
     grad_out = None if grad_out is None else cpu.rows(grad_out)
     grad_z, grad_u, grad_h0 = torch.empty_like(out), u.new_empty(u.shape), torch.empty_like(out[0])
     numbers = [*out.shape, _threads(out), relu, 0, 0, *out.stride()[:2]]
@@ -218,7 +237,16 @@ def layer(
     z = torch.nn.functional.linear(x, w_ih, b_ih)
     if not z.is_cuda:
         z = z.to(u.dtype)  # autocast: the recurrence stays in full precision
-    return torch.ops.rnnopt.indrnn(z, u, h0, lengths, relu)
+    return recurrence(z, u, h0, lengths, relu)
+
+
+def recurrence(
+    z: Tensor, u: Tensor, h0: Tensor | None, lengths: Tensor | None, relu: bool
+) -> tuple[Tensor, Tensor]:
+    """What `plain` gives, by the fastest way there is."""
+    if cpu.ordinary_autograd():
+        return torch.ops.rnnopt.indrnn(z, u, h0, lengths, relu)
+    return plain(z, u, h0, lengths, relu)
 
 
 def _layer_threads(x: Tensor, hidden: int) -> int:
@@ -238,6 +266,10 @@ def _layer_forward(
 ) -> tuple[Tensor, Tensor]:
     (steps, batch, size), hidden = x.shape, len(u)
     x, out = cpu.rows(x), x.new_empty(steps, batch, hidden)
+    _check(
+        out, u, h0, lengths,
+        w_ih=(w_ih, (hidden, size), x.dtype), b_ih=(b_ih, (hidden,), x.dtype),
+    )  # fmt: skip
     numbers = (
         steps, batch, size, hidden, _layer_threads(x, hidden), relu,
         *x.stride()[:2], *out.stride()[:2],
@@ -262,6 +294,13 @@ def _layer_backward(
     want_x: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     (steps, batch, size), hidden = x.shape, len(u)
+    _check(
+        out, u, h0, lengths,
+        x=(x, (len(out), out.shape[1], size), out.dtype),
+        w_ih=(w_ih, (hidden, size), out.dtype),
+        grad_out=(grad_out, (steps, batch, hidden), out.dtype),
+        grad_hn=(grad_hn, (batch, hidden), out.dtype),
+    )  # fmt: skip
     x = cpu.rows(x)
     grad_out = None if grad_out is None else cpu.rows(grad_out)
     grad_x = x.new_empty(x.shape) if want_x else None

@@ -17,6 +17,7 @@ struct Panels {
   Panels(const R* matrix, Index rows, Index columns, Index row_stride, Index column_stride)
       : rows(rows), columns(columns), vectors((columns + LANES - 1) / LANES),
         count((vectors + WIDEST - 1) / WIDEST), packed(rows * vectors * LANES) {
+    if (!packed.get()) return;
     for (Index p = 0; p < count; p++) {
       Index begin = first(p) * LANES, width = this->width(p) * LANES;
       Index used = std::min(columns - begin, width);

@@ -13,6 +13,13 @@ Sequence<R> sequence(const void* start, int64_t time, int64_t batch) {
   return {(R*)const_cast<void*>(start), (Index)time, (Index)batch};
 }
 
+// For a dense array that is about to be written; backwards in time it starts at its last step.
+template <typename R>
+void large_pages(const Sequence<R>& array, Index steps, Index batch, Index size) {
+  R* lowest = array.start + std::min<Index>(0, (steps - 1) * array.time);
+  use_large_pages(lowest, sizeof(R) * steps * batch * size);
+}
+
 // `numbers` and `p` are as elman.py, indrnn.py and batch_norm.py lay them out; 0 is done, 1 is out of
 // memory.
 template <typename R, bool OWN>
@@ -27,7 +34,7 @@ int elman_layer(const int64_t* numbers, const void* const* p, bool backward) {
   a.lengths = (const int64_t*)p[6];
   a.out = sequence<R>(p[7], numbers[8], numbers[9]);
   if (!backward) {
-    use_large_pages(a.out.start, sizeof(R) * a.T * a.B * a.H);
+    large_pages(a.out, a.T, a.B, a.H);
     return relu ? elman_forward<R, RELU, OWN>(a) : elman_forward<R, TANH, OWN>(a);
   }
   a.grad_out = sequence<C>(p[8], numbers[10], numbers[11]);
@@ -35,8 +42,8 @@ int elman_layer(const int64_t* numbers, const void* const* p, bool backward) {
   a.grad_x = sequence<R>(p[10], numbers[12], numbers[13]);
   a.grad_pre = sequence<R>(p[11], numbers[14], numbers[15]);
   a.grad_w_ih = (R*)p[12], a.grad_w_hh = (R*)p[13], a.grad_bias = (R*)p[14], a.grad_h0 = (R*)p[15];
-  if (a.grad_x) use_large_pages(a.grad_x.start, sizeof(R) * a.T * a.B * a.I);
-  if (a.grad_pre) use_large_pages(a.grad_pre.start, sizeof(R) * a.T * a.B * a.H);
+  if (a.grad_x) large_pages(a.grad_x, a.T, a.B, a.I);
+  if (a.grad_pre) large_pages(a.grad_pre, a.T, a.B, a.H);
   return relu ? elman_backward<R, RELU, OWN>(a) : elman_backward<R, TANH, OWN>(a);
 }
 
@@ -101,16 +108,26 @@ int batch_norm(const int64_t* numbers, const void* const* p, bool backward) {
   return batch_norm_backward(a);
 }
 
+// No exception may leave through the C interface.
+template <class F>
+int guarded(F f) {
+  try {
+    return f();
+  } catch (const std::bad_alloc&) {
+    return 1;
+  }
+}
+
 }  // namespace
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
 #define KERNEL(name)                                                                            \
   EXPORT int rnnopt_##name##_float32(const int64_t* numbers, const void* const* p, int backward) { \
-    return name<float>(numbers, p, backward);                                                    \
+    return guarded([&] { return name<float>(numbers, p, backward); });                                                   \
   }                                                                                              \
   EXPORT int rnnopt_##name##_float64(const int64_t* numbers, const void* const* p, int backward) { \
-    return name<double>(numbers, p, backward);                                                   \
+    return guarded([&] { return name<double>(numbers, p, backward); });                                                  \
   }
 KERNEL(elman)
 KERNEL(indrnn)
