@@ -133,19 +133,24 @@ def test_list_names_everything_there_is(rnnopt_command):
 @pytest.mark.parametrize(
     ("found", "record", "words"),
     [
-        (cpu.Kernels("AVX2", "why"), dict(built=["AVX2"]), ["in use, AVX2: why", "times as long"]),
-        (cpu.Kernels("AVX2", "why"), dict(built=["AVX2"], openmp=False), ["libomp"]),
+        (
+            cpu.Kernels("AVX2", "why"),
+            dict(built={"AVX2": 1}),
+            ["in use, AVX2: why", "times as long"],
+        ),
+        (cpu.Kernels("AVX2", "why"), dict(built={"AVX2": 1}, openmp=False), ["libomp"]),
         (
             cpu.Kernels(None, "why"),
             None,
-            ["not in use: why", "Install a C++ compiler", cpu.REBUILD],
+            ["not in use: why", f"Run: {cpu.REBUILD}"],
         ),
+        (cpu.Kernels(None, f"{cpu.UNSUITABLE} (X)"), dict(built={"AVX2": 1}), [cpu.UNSUITABLE]),
         (
             cpu.Kernels(None, "why"),
-            dict(built=[], compiler=None, error="no compiler"),
+            dict(built={}, compiler=None, error="no compiler"),
             ["not in use: why", "Install a C++ compiler", cpu.REBUILD],
         ),
-        (cpu.Kernels(None, "why"), dict(built=[]), [f"Run: {cpu.REBUILD}"]),
+        (cpu.Kernels(None, "why"), dict(built={"AVX2": 1}), [f"Run: {cpu.REBUILD}"]),
         (cpu.Kernels(None, "RNNOPT_KERNELS=plain is set"), None, ["Unset RNNOPT_KERNELS"]),
     ],
 )
@@ -160,6 +165,27 @@ def test_doctor_says_what_runs_why_and_what_would_help(
     assert (code, error) == (0, "")
     for word in words:
         assert word in " ".join(out.replace("│", " ").split()), out
+
+
+def test_doctor_names_a_compiler_that_does_not_work(rnnopt_command, monkeypatch):
+    record = dict(built={}, compiler=None, error="no", openmp=False, source="")
+    monkeypatch.setattr(cpu, "kernels", lambda: cpu.Kernels(None, "the build failed: no"))
+    monkeypatch.setattr(doctor, "read_record", lambda folder: record)
+    monkeypatch.setenv("CXX", "/nowhere/g++")
+    code, out, _ = rnnopt_command("doctor")
+    assert code == 0
+    assert "Set CXX to a C++ compiler that works" in out
+
+
+def test_doctor_tells_of_a_damaged_record(rnnopt_command, monkeypatch):
+    def damaged(folder):
+        raise ValueError("damaged")
+
+    monkeypatch.setattr(cpu, "kernels", lambda: cpu.Kernels(None, "the record is damaged"))
+    monkeypatch.setattr(doctor, "read_record", damaged)
+    code, out, error = rnnopt_command("doctor")
+    assert (code, error) == (0, "")
+    assert f"Run: {cpu.REBUILD}" in out
 
 
 def test_doctor_measures_on_this_machine(rnnopt_command):

@@ -840,3 +840,48 @@ def test_lengths_need_a_batch_and_none_of_their_own():
     packed = pack_padded_sequence(x, LENGTHS, enforce_sorted=False)
     with pytest.raises(ValueError, match="PackedSequence has its own lengths"):
         layer(packed, lengths=LENGTHS)
+
+
+# -- what the kernels cannot do, torch's own operators do ------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # torch's own
+def test_transforms_and_forward_mode_give_torchs_derivatives(rng):
+    own, other = pair()
+    x = torch.randn(6, 4, 3, generator=rng, dtype=torch.float64)
+    along = torch.randn(6, 4, 3, generator=rng, dtype=torch.float64)
+
+    def states(layer):
+        return lambda inputs: layer(inputs)[0]
+
+    for derivative in (
+        lambda f: torch.func.jvp(f, (x,), (along,))[1],
+        lambda f: torch.func.grad(lambda inputs: f(inputs).sum())(x),
+        lambda f: torch.func.jacrev(f)(x),
+    ):
+        wanted = derivative(states(other))
+        assert wanted.abs().sum() > 0
+        torch.testing.assert_close(derivative(states(own)), wanted)
+
+
+def test_weights_handed_in_are_the_ones_that_count(rng):
+    own, other = pair()
+    x = torch.randn(6, 4, 3, generator=rng, dtype=torch.float64)
+    weights = {name: 2 * weight.detach() for name, weight in own.named_parameters()}
+    results = [torch.func.functional_call(layer, weights, (x,))[0] for layer in (own, other)]
+    torch.testing.assert_close(*results)
+    single = {name: weight.float() for name, weight in weights.items()}
+    for layer in (own, other):
+        with pytest.raises(ValueError, match="dtype"):
+            torch.func.functional_call(layer, single, (x,))
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"), [("weight_hh_l0", (2, 2)), ("weight_ih_l0", (1, 1)), ("bias_ih_l0", (1,))]
+)
+def test_weights_of_another_shape_are_refused(name, shape):
+    # The kernel would read beyond them.
+    own, _ = pair()
+    setattr(own, name, torch.nn.Parameter(torch.zeros(shape, dtype=torch.float64)))
+    with pytest.raises((ValueError, RuntimeError)):
+        own(torch.zeros(6, 4, 3, dtype=torch.float64))

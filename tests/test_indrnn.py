@@ -948,9 +948,12 @@ def test_a_layer_says_what_it_is():
         (dict(dropout=1.0), "dropout must be in [0, 1), got dropout=1.0"),
         (dict(dropout=-0.1), "dropout must be in [0, 1), got dropout=-0.1"),
         (dict(dropout=float("nan")), "dropout must be in [0, 1), got dropout=nan"),
-        (dict(recurrent_bound=0.0), "recurrent_bound must be > 0, got 0.0"),
-        (dict(recurrent_bound=-1.0), "recurrent_bound must be > 0, got -1.0"),
-        (dict(recurrent_bound=float("nan")), "recurrent_bound must be > 0, got nan"),
+        (dict(recurrent_bound=0.0), "recurrent_bound must be positive and finite, got 0.0"),
+        (dict(recurrent_bound=-1.0), "recurrent_bound must be positive and finite, got -1.0"),
+        (
+            dict(recurrent_bound=float("nan")),
+            "recurrent_bound must be positive and finite, got nan",
+        ),
         (dict(recurrent_range=(1.0, 0.5)), "recurrent_range must be (low, high), got (1.0, 0.5)"),
         (
             dict(recurrent_range=(0.0, float("nan"))),

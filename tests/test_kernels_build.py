@@ -43,7 +43,7 @@ def write_record(folder, **entries):
     """The record of a build that went well, for this processor, but for `entries`."""
     good = dict(
         compiler="a compiler",
-        built=["AVX512", "AVX2", "DEFAULT"],
+        built={name: len("not a library") for name in ("AVX512", "AVX2", "DEFAULT")},
         openmp=True,
         source=build.source_hash(),
         error=None,
@@ -77,7 +77,7 @@ def test_a_compiler_that_is_not_there_is_recorded(compiler, tmp_path, monkeypatc
     monkeypatch.setenv("CXX", compiler)
     record = build.build(tmp_path / "new")
     assert record["error"] == f"no C++ compiler was found ({compiler})"
-    assert (record["built"], record["compiler"]) == ([], None)
+    assert (record["built"], record["compiler"]) == ({}, None)
     assert build.read_record(tmp_path / "new") == record
     assert [path.name for path in (tmp_path / "new").iterdir()] == [build.RECORD]
 
@@ -87,14 +87,14 @@ def test_a_machine_without_compilers_is_recorded(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name: None)
     record = build.build(tmp_path)
     assert record["error"] == "no C++ compiler was found (g++, clang++ or c++)"
-    assert record["built"] == []
+    assert record["built"] == {}
 
 
 @pytest.mark.skipif(shutil.which("false") is None, reason="needs the command `false`")
 def test_a_compiler_that_fails_is_recorded(tmp_path, monkeypatch):
     monkeypatch.setenv("CXX", "false")
     record = build.build(tmp_path)
-    assert record["built"] == []
+    assert record["built"] == {}
     assert "false" in record["error"]
     assert build.read_record(tmp_path) == record
     assert [path.name for path in tmp_path.iterdir()] == [build.RECORD]
@@ -105,7 +105,7 @@ def test_a_senseless_compiler_is_recorded(compiler, tmp_path, monkeypatch):
     monkeypatch.setenv("CXX", compiler)
     record = build.build(tmp_path)
     assert record["error"]
-    assert record["built"] == []
+    assert record["built"] == {}
 
 
 def fake_compiler(folder, script):
@@ -126,7 +126,7 @@ def test_the_compilers_own_words_are_kept(tmp_path, monkeypatch):
     record = build.build(tmp_path / "kernels")
     assert record["compiler"] == "Good compiler 1.0"
     assert record["error"].endswith("x.cpp:3: error: no good")
-    assert (record["built"], record["openmp"]) == ([], False)
+    assert (record["built"], record["openmp"]) == ({}, False)
 
 
 @linux
@@ -165,7 +165,7 @@ def test_the_hash_depends_on_every_source(tmp_path, monkeypatch):
     assert len(hashes) == 2 + len(included)
 
 
-@pytest.mark.parametrize("built", [[], ["AVX2"]])
+@pytest.mark.parametrize("built", [{}, {"AVX2": 1}])
 def test_the_command_says_what_became_of_it(built, monkeypatch, capsys):
     record = dict(compiler="Good compiler 1.0", built=built, error="no good" if not built else None)
     monkeypatch.setattr(build, "build", lambda folder: record)
@@ -228,7 +228,7 @@ def test_a_record_that_cannot_be_read_is_no_problem(folder):
 
 
 def test_a_failed_build_is_named(folder):
-    write_record(folder, built=[], error="no C++ compiler was found (g++)")
+    write_record(folder, built={}, error="no C++ compiler was found (g++)")
     reason = "the build failed: no C++ compiler was found (g++)"
     assert cpu.kernels() == cpu.Kernels(None, reason)
     check_layers_work()
@@ -257,9 +257,27 @@ def test_missing_and_broken_libraries_are_no_problem(able, content, folder, monk
     check_layers_work()
 
 
+def test_a_truncated_library_is_not_loaded(folder, monkeypatch):
+    # Loading it would end the process with a bus error: no exception to catch.
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    write_record(folder)
+    (folder / build.library_name("AVX2")).write_text("not a lib")
+    assert cpu.kernels() == cpu.Kernels(None, "recurrent_avx2.so is not as it was built")
+    check_layers_work()
+
+
+@linux
+def test_a_folder_that_cannot_be_written_is_recorded(tmp_path, monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    (tmp_path / "file").write_text("")
+    record = build.build(tmp_path / "file" / "kernels")
+    assert record["error"].startswith("cannot write ")
+    assert record["built"] == {}
+
+
 def test_kernels_for_other_processors_alone_are_no_problem(folder, monkeypatch):
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
-    write_record(folder, built=["AVX512"])
+    write_record(folder, built={"AVX512": 13})
     assert cpu.kernels() == cpu.Kernels(None, "none was built for this processor (AVX2)")
     check_layers_work()
 
@@ -272,7 +290,8 @@ def test_kernels_for_other_processors_alone_are_no_problem(folder, monkeypatch):
 def test_the_next_best_library_is_taken(what, folder, monkeypatch):
     real = Path(cpu.__file__).parent / build.library_name("AVX2")
     shutil.copyfile(real, folder / real.name)
-    write_record(folder, **(dict(built=["AVX2"]) if what == "not built" else {}))
+    built = {"AVX2": real.stat().st_size}
+    write_record(folder, built=built if what == "not built" else built | {"AVX512": 13})
     if what == "broken":
         (folder / build.library_name("AVX512")).write_text("not a library")
     found = cpu.kernels()

@@ -242,6 +242,31 @@ def test_padding_may_hold_nan(readout, batch_norm, rng):
     assert all(p.grad.isfinite().all() for p in model.parameters())
 
 
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("lengths", [[3, 8, 1, 5], [3, 0, 1, 5], [3, 7, 1]])
+def test_impossible_lengths_are_refused(cell, lengths, rng):
+    with pytest.raises(ValueError, match="lengths must be"):
+        build(cell=cell)(draw_padded(rng), torch.tensor(lengths))
+
+
+# -- normalisation that is not torch's own --------------------------------------------------------
+
+
+def test_another_normalisation_and_its_hooks_are_called(rng):
+    class Nothing(nn.BatchNorm1d):
+        def forward(self, input):
+            return 0 * super().forward(input)
+
+    model = build(batch_norm=True, readout="every")
+    calls = []
+    model.norms[0].register_forward_hook(lambda *_: calls.append(1))
+    model(draw_padded(rng))
+    assert calls == [1]
+    model.norms[0] = Nothing(5).double()
+    outputs = model(draw_padded(rng))
+    torch.testing.assert_close(outputs, model.output.bias.expand_as(outputs))
+
+
 # -- initial weights ------------------------------------------------------------------------------
 
 
