@@ -14,7 +14,8 @@ class ElmanRNN(nn.RNNBase):
     """`torch.nn.RNN` with the same arguments, weights and results, several times as fast on a CPU.
 
     Where the fused kernels do not apply (a GPU, where cuDNN is the fastest there is; autocast; half
-    precision; a PackedSequence; kernels not built, see `rnnopt doctor`) it runs torch's own code.
+    precision; a PackedSequence; transforms of torch.func; kernels not built, see `rnnopt doctor`) it
+    runs torch's own code. The outputs must not be changed in place before the backward pass.
 
     Args:
         input_size, hidden_size, num_layers, nonlinearity, bias, batch_first, dropout,
