@@ -11,7 +11,7 @@ from rnnopt.layers.kernels.elman import last_state, true_steps
 
 
 class ElmanRNN(nn.RNNBase):
-    """`torch.nn.RNN` with the same arguments, weights and results, several times as fast on a CPU.
+    """`torch.nn.RNN` with the same arguments, weights and results, several times as fast on CPUs.
 
     Where the fused kernels do not apply (a GPU, where cuDNN is the fastest there is; autocast; half
     precision; a PackedSequence; transforms of torch.func; kernels not built, see `rnnopt doctor`) it
