@@ -13,9 +13,10 @@ from rnnopt.layers.kernels.elman import last_state, true_steps
 class ElmanRNN(nn.RNNBase):
     """`torch.nn.RNN` with the same arguments, weights and results, several times as fast on CPUs.
 
-    Where the fused kernels do not apply (a GPU, where cuDNN is the fastest there is; autocast; half
-    precision; a PackedSequence; transforms of torch.func; kernels not built, see `rnnopt doctor`) it
-    runs torch's own code. The outputs must not be changed in place before the backward pass.
+    Where the fused kernels do not apply it runs torch's own code: on a GPU, where cuDNN is the
+    fastest there is; under autocast and the transforms of torch.func; in half precision; for a
+    PackedSequence; where no kernels were built (see `rnnopt doctor`). The outputs must not be
+    changed in place before the backward pass.
 
     Args:
         input_size, hidden_size, num_layers, nonlinearity, bias, batch_first, dropout,
