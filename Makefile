@@ -1,4 +1,4 @@
-# make demo   set up .venv, then train the same network on real data with several optimizers (about 5 minutes)
+# make demo   set up .venv, then train the same network on real data with several optimizers (a few minutes)
 # make test   set up .venv, then lint, type-check and test
 # make lint   ruff and mypy alone
 

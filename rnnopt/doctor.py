@@ -43,9 +43,10 @@ def _cpu() -> list[Finding]:
         record = read_record(cpu.FOLDER)
     except (OSError, ValueError):
         record = None  # the reason says so
-    built = ", ".join(record["built"]) if record and record["built"] else "nothing"
-    compiler = record["compiler"] if record and record["compiler"] else "no compiler"
-    findings = [Finding("built at installation", f"{built}, by {compiler}")]
+    built = "nothing"
+    if record and record["built"]:
+        built = f"{', '.join(record['built'])}, by {record['compiler']}"
+    findings = [Finding("built at installation", built)]
     if found.variant is None:
         if found.reason.startswith(cpu.SWITCH):
             advice = f"Unset {cpu.SWITCH} to use the compiled kernels."
