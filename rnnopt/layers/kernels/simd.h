@@ -220,8 +220,8 @@ struct Sequence {
 };
 
 // Numbers too small for full precision (below 1e-38 in single precision) count as zero while a kernel
-// runs: gradients that vanish over time pass through them, and processors take a hundred times as
-// long over each.
+// runs: gradients that vanish over time pass through them, and many processors take far longer over
+// each.
 class SmallIsZero {
 #if defined(__SSE__)
   const unsigned saved = _mm_getcsr();
