@@ -57,24 +57,37 @@ def plain_backward(
     As a function of the states `out`, which carry their own history: so its derivatives are the
     second derivatives of the layer, without a second forward pass.
     """
-    if reverse:
-        x, out = x.flip(0), out.flip(0)
-        grad_out = None if grad_out is None else grad_out.flip(0)
-    h0 = torch.zeros_like(out[0]) if h0 is None else h0
-    slope = ~(out <= 0) if relu else 1 - out * out  # a NaN is let through
-    errors = backward_in_time(grad_out, grad_hn, slope, lengths, lambda e: e @ w_hh)
-    if lengths is not None:
+    states, grads = (one if one is None or not reverse else one.flip(0) for one in (out, grad_out))
+    assert states is not None
+    slope = ~(states <= 0) if relu else 1 - states * states  # a NaN is let through
+    errors = backward_in_time(grads, grad_hn, slope, lengths, lambda e: e @ w_hh)
+    errors = errors.flip(0) if reverse else errors
+    weights = weight_gradients(errors, x, h0, lengths, out, reverse)
+    return errors @ w_ih, *weights, errors[-1 if reverse else 0] @ w_hh
+
+
+def weight_gradients(
+    errors: Tensor,
+    x: Tensor,
+    h0: Tensor | None,
+    lengths: Tensor | None,
+    out: Tensor,
+    reverse: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of w_ih, w_hh and either bias, one product over all steps each.
+
+    Args:
+        errors: (time, batch, hidden), the gradients before the nonlinearity.
+        x, h0, lengths, out, reverse: as for `plain_backward`.
+    """
+    if lengths is not None:  # whatever padding holds, NaN too, must not reach the sums
         x = torch.where(true_steps(len(x), lengths), x, 0)
-    before = torch.cat((h0[None], out[:-1]))
     flat = errors.flatten(0, 1)
-    grad_x = errors @ w_ih
-    return (
-        grad_x.flip(0) if reverse else grad_x,
-        flat.t() @ x.flatten(0, 1),
-        flat.t() @ before.flatten(0, 1),
-        flat.sum(0),
-        errors[0] @ w_hh,
-    )
+    later, earlier = (slice(-1), slice(1, None)) if reverse else (slice(1, None), slice(-1))
+    grad_w_hh = errors[later].flatten(0, 1).t() @ out[earlier].flatten(0, 1)
+    if h0 is not None:
+        grad_w_hh = grad_w_hh + errors[-1 if reverse else 0].t() @ h0
+    return flat.t() @ x.flatten(0, 1), grad_w_hh, flat.sum(0)
 
 
 def backward_in_time(
@@ -218,6 +231,7 @@ def _backward(
         grad_out=(grad_out, states, x.dtype),
         grad_hn=(grad_hn, (batch, hidden), x.dtype),
     )  # fmt: skip
+    out = cpu.rows(out)
     hoisted = hoists(x)
     fused_w = want_w and not hoisted
     grad_x = x.new_empty(x.shape) if want_x and not hoisted else None
@@ -244,18 +258,12 @@ def _backward(
         ),
     )  # fmt: skip
     if grad_pre is not None:
-        flat = grad_pre.view(-1, hidden)
         if want_x:
-            grad_x = torch.mm(flat, w_ih).view(x.shape)
+            grad_x = torch.mm(grad_pre.flatten(0, 1), w_ih).view(x.shape)
         if want_w:
-            if lengths is not None:  # whatever padding holds, NaN too, must not reach the sums
-                x = torch.where(true_steps(steps, lengths), x, 0)
-            grad_w_ih = flat.t() @ x.reshape(-1, size)
-            grad_bias = flat.sum(0)
-            later, earlier = (slice(-1), slice(1, None)) if reverse else (slice(1, None), slice(-1))
-            grad_w_hh = grad_pre[later].flatten(0, 1).t() @ out[earlier].flatten(0, 1)
-            if h0 is not None:
-                grad_w_hh += grad_pre[-1 if reverse else 0].t() @ h0
+            grad_w_ih, grad_w_hh, grad_bias = weight_gradients(
+                grad_pre, x, h0, lengths, out, reverse
+            )
     grads = (grad_x, grad_w_ih, grad_w_hh, grad_bias, grad_h0)
     return tuple(out.new_empty(0) if grad is None else grad for grad in grads)  # type: ignore[return-value]
 
