@@ -8,14 +8,23 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from rnnopt.errors import UserError, unknown_name
 from rnnopt.layers.sequence_model import Initialization, Readout
 
+# Settings of a model that the user does not choose one by one.
+INDRNN_6: dict[str, Any] = dict(
+    cell="indrnn", layers=6, batch_norm=True, dropout=0.1, initialization="indrnn"
+)
 MODELS: dict[str, tuple[dict[str, Any], str]] = {
     "rnn": (dict(cell="rnn", nonlinearity="tanh"), "Elman network, tanh"),
     "rnn-relu": (dict(cell="rnn", nonlinearity="relu"), "Elman network, relu"),
     "lstm": (dict(cell="lstm"), "long short-term memory"),
     "gru": (dict(cell="gru"), "gated recurrent unit"),
     "indrnn": (dict(cell="indrnn"), "independently recurrent network, relu"),
+    "indrnn-6": (INDRNN_6, "six IndRNN layers, batch norm, dropout 0.1, as its authors released"),
+    "indrnn-6-paper": (
+        INDRNN_6 | dict(magnitude=2.0, last_layer_remembers=True),
+        "the same with the recurrent bound and last layer that their paper describes",
+    ),
 }
-Schedule = Literal["constant", "cosine", "linear"]
+Schedule = Literal["constant", "cosine", "linear", "plateau", "plateau-restart"]
 
 
 @dataclass(frozen=True)
@@ -36,9 +45,22 @@ class SharedConfig:
         readout: where the answer is read off the states.
         initialization: of the weights; normal is N(0, 0.01²).
         clip: largest norm of a gradient, longer ones are scaled down; unset means no clipping.
+        clip_value: largest size of a gradient's entries, greater ones are cut to it; unset means
+            none is.
         schedule: course of the learning rate over the budget; cosine and linear end at zero.
+            plateau multiplies it by decay whenever the validation metric has not improved for
+            patience epochs; plateau-restart, of IndRNN's authors, then also goes back to the best
+            weights and waits half, a quarter, … as long.
+        decay: factor of the plateau schedules.
+        patience: epochs that the plateau schedules wait.
+        tbptt: steps between updates in truncated back-propagation through time (k1); unset means
+            whole sequences. FrankWolfe counts the chunks of a sequence as its inner steps unless
+            told otherwise.
+        tbptt_backward: steps each of its gradients goes back (k2); unset means tbptt.
         evaluate_every: evaluations between looks at the validation set; unset means an epoch, or a
             twentieth of the budget where that is shorter.
+        watch_test: also note the test metric at every look, for comparison with publications that
+            report the best of them; nothing depends on it.
         stop_at_target: end a run once the task's target is met on the validation set.
         device: cpu, cuda or any name that torch knows.
         threads: processor threads a run; small recurrent networks are slower with more.
@@ -56,8 +78,14 @@ class SharedConfig:
     readout: Readout = "last"
     initialization: Initialization = "default"
     clip: float | None = None
+    clip_value: float | None = None
     schedule: Schedule = "cosine"
+    decay: float = 0.1
+    patience: float = 20.0
+    tbptt: int | None = None
+    tbptt_backward: int | None = None
     evaluate_every: int | None = None
+    watch_test: bool = False
     stop_at_target: bool = False
     device: str = "cpu"
     threads: int = 1
@@ -65,14 +93,22 @@ class SharedConfig:
     def __post_init__(self) -> None:
         if self.model not in MODELS:
             raise unknown_name("model", self.model, MODELS)
-        for name in ("batch_size", "hidden", "layers", "evaluate_every", "threads"):
+        counts = ("batch_size", "hidden", "layers", "evaluate_every", "threads", "tbptt")
+        for name in (*counts, "tbptt_backward"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"{name.replace('_', '-')} must be at least 1, got {value}.")
-        for name in ("lr", "clip"):
+        for name in ("lr", "clip", "clip_value", "patience"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
-                raise UserError(f"{name} must be a positive number, got {value}.")
+                shown = name.replace("_", "-")
+                raise UserError(f"{shown} must be a positive number, got {value}.")
+        if not 0 < self.decay < 1:
+            raise UserError(f"decay must be in (0, 1), got {self.decay}.")
+        if self.tbptt_backward is not None and self.tbptt is None:
+            raise UserError("tbptt-backward needs tbptt, the steps between updates.")
+        if self.tbptt is not None and self.readout == "mean":
+            raise UserError("tbptt needs readout last or every, got mean.")
         if not 0 <= self.dropout < 1:
             raise UserError(f"dropout must be in [0, 1), got {self.dropout}.")
         if self.schedule not in get_args(Schedule):

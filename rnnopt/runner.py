@@ -14,13 +14,18 @@ from rnnopt.errors import UserError
 from rnnopt.layers.sequence_model import SequenceModel
 from rnnopt.optimizers.by_name import build_optimizer
 from rnnopt.run_folder import RunFolder
+from rnnopt.schedules import Plateau
 from rnnopt.specification import parse
 from rnnopt.tasks import Batches, Task, build_task
 from rnnopt.training import Progress, Training
+from rnnopt.truncation import Truncation
 
 Listener = Callable[[Progress], None]
 # Options of the loop that may stand with the optimizer, so that `compare` can vary them.
-LOOP_OPTIONS = ("lr", "clip", "schedule")
+LOOP_OPTIONS = (
+    "lr", "clip", "clip_value", "schedule", "decay", "patience", "batch_size", "tbptt",
+    "tbptt_backward",
+)  # fmt: skip
 
 
 def resolve(config: RunConfig) -> RunConfig:
@@ -28,8 +33,11 @@ def resolve(config: RunConfig) -> RunConfig:
     name, options = parse(config.optimizer)
     moved = {option: options.pop(option) for option in LOOP_OPTIONS if option in options}
     for option, value in moved.items():
-        if option != "schedule" and not isinstance(value, (int, float)):
-            raise UserError(f"{option} must be a number, got {value!r} in {config.optimizer!r}.")
+        whole = option in ("batch_size", "tbptt", "tbptt_backward")
+        kind = int if whole else (int, float)
+        if option != "schedule" and (not isinstance(value, kind) or isinstance(value, bool)):
+            wanted = "a whole number" if whole else "a number"
+            raise UserError(f"{option} must be {wanted}, got {value!r} in {config.optimizer!r}.")
     rest = ",".join(f"{option}={value}" for option, value in options.items())
     optimizer = f"{name}:{rest}" if rest else name
     return replace(config, optimizer=optimizer, **moved)  # type: ignore[arg-type]
@@ -48,7 +56,14 @@ def build_training(config: RunConfig, task: Task | None = None) -> Training:
     task = (task or build_task(config.task)).to(device)
     torch.manual_seed(config.seed)
     model = _build_model(config, task).to(device)
-    optimizer = build_optimizer(config.optimizer, list(model.parameters()), config.lr)
+    truncation = None
+    if config.tbptt is not None:
+        truncation = Truncation(config.tbptt, config.tbptt_backward or config.tbptt)
+    optimizer = _build_optimizer(config, model, truncation, task.steps)
+    plateau = None
+    if config.schedule.startswith("plateau"):
+        restart = config.schedule == "plateau-restart"
+        plateau = Plateau(config.decay, config.patience, restart)
     return Training(
         model,
         optimizer,
@@ -60,22 +75,47 @@ def build_training(config: RunConfig, task: Task | None = None) -> Training:
         config.evaluate_every,
         config.stop_at_target,
         device,
+        clip_value=config.clip_value,
+        truncation=truncation,
+        plateau=plateau,
+        watch_test=config.watch_test,
     )
 
 
+def _build_optimizer(
+    config: RunConfig, model: SequenceModel, truncation: Truncation | None, steps: int
+) -> Any:
+    """The optimizer; FrankWolfe's inner steps are the chunks unless their number is given."""
+    name, options = parse(config.optimizer)
+    specification = config.optimizer
+    if truncation is not None and name == "frank-wolfe" and "inner_steps" not in options:
+        chunks = len(truncation.chunks(steps))
+        specification += ("," if options else ":") + f"inner_steps={chunks}"
+    return build_optimizer(specification, list(model.named_parameters()), config.lr)
+
+
 def _build_model(config: RunConfig, task: Task) -> SequenceModel:
+    preset = MODELS[config.model][0]
+    chosen = dict(
+        layers=config.layers,
+        batch_norm=config.batch_norm,
+        dropout=config.dropout,
+        initialization=config.initialization,
+    )
+    for name, value in chosen.items():
+        fixed = preset.get(name, value)
+        if value not in (fixed, getattr(RunConfig, name)):
+            raise UserError(
+                f"model {config.model!r} has {name.replace('_', '-')}={fixed}, got {value}."
+            )
     try:
         return SequenceModel(
             task.input_size,
             config.hidden or task.hidden_size,
             task.output_size,
-            layers=config.layers,
-            batch_norm=config.batch_norm,
-            dropout=config.dropout,
             readout=config.readout,
-            initialization=config.initialization,
             steps=task.steps,
-            **MODELS[config.model][0],
+            **(chosen | preset),
         )
     except ValueError as error:  # options that do not go together
         raise UserError(f"model {config.model!r}: {error}") from error

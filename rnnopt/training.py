@@ -16,51 +16,100 @@ import torch
 from torch import Tensor, nn
 
 from rnnopt.config import Budget, Schedule
-from rnnopt.optimizers.frank_wolfe import FrankWolfe
+from rnnopt.schedules import Plateau, rate_factor
 from rnnopt.tasks.task import Batch, Batches, Task
+from rnnopt.truncation import Chunks, Truncation
 
 Status = Literal["running", "reached target", "out of budget", "diverged", "interrupted"]
 CHECK_EVERY = 10  # gradient evaluations between looks at the loss, each of which waits for a GPU
 
 
 class Closure:
-    """Loss and gradient on the current minibatch; `advance` moves to the next.
+    """Loss and gradient on the current minibatch, or chunk of one; `advance` moves to the next.
 
     Args:
         model: what is trained.
         batches: where the minibatches come from.
         device: where the model is.
         clip: largest norm of the gradient of all weights, or None.
+        clip_value: largest size of an entry of the gradient, or None.
+        truncation: how sequences are cut into chunks, or None for whole ones.
     """
 
     def __init__(
-        self, model: nn.Module, batches: Batches, device: torch.device, clip: float | None
+        self,
+        model: nn.Module,
+        batches: Batches,
+        device: torch.device,
+        clip: float | None = None,
+        clip_value: float | None = None,
+        truncation: Truncation | None = None,
     ):
-        self.model, self.batches, self.device, self.clip = model, batches, device, clip
-        self.evaluations = 0
+        self.model, self.batches, self.device = model, batches, device
+        self.clip, self.clip_value = clip, clip_value
+        self.chunks = None if truncation is None else Chunks(model, batches, truncation, device)
+        self.calls = 0
+        self.calls_a_batch, self.price = 1, 1.0  # price: evaluations that a minibatch costs
+        if truncation is not None:
+            steps = batches.task.steps
+            self.calls_a_batch = len(truncation.chunks(steps))
+            self.price = truncation.price(steps)
         self._batch: Batch | None = None
+
+    @property
+    def evaluations(self) -> float:
+        """Gradient evaluations spent: whole sequences, forward and backward."""
+        return self.calls if self.chunks is None else self.calls * self.price / self.calls_a_batch
+
+    @property
+    def epochs(self) -> float:
+        """Passes through the training data."""
+        return self.calls / self.calls_a_batch / self.batches.per_epoch
 
     @property
     def batch(self) -> Batch:
         """The current minibatch."""
+        if self.chunks is not None:
+            return self.chunks.batch
         if self._batch is None:
             self._batch = self.batches.draw().to(self.device)
         return self._batch
 
     def __call__(self) -> Tensor:
-        """One gradient evaluation: leaves the gradient in the weights, returns the loss."""
+        """Leaves the gradient in the weights, returns the loss."""
         self.model.zero_grad()
-        outputs = self.model(self.batch.inputs, self.batch.lengths)
-        loss = self.batches.task.loss_of(outputs, self.batch)
+        if self.chunks is None:
+            outputs = self.model(self.batch.inputs, self.batch.lengths)
+            loss = self.batches.task.loss_of(outputs, self.batch)
+        else:
+            loss = self.chunks.loss()
         loss.backward()
+        if self.clip_value is not None:
+            nn.utils.clip_grad_value_(self.model.parameters(), self.clip_value)
         if self.clip is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
-        self.evaluations += 1
+        self.calls += 1
         return loss.detach()
 
     def advance(self) -> None:
-        """Moves to the next minibatch, which is drawn when first needed."""
+        """Moves to the next minibatch, which is drawn when first needed, or to the next chunk."""
         self._batch = None
+        if self.chunks is not None:
+            self.chunks.advance()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where it stands, between two calls."""
+        if self.chunks is None:
+            return dict(calls=self.calls, batches=self.batches.state_dict())
+        return dict(calls=self.calls, **self.chunks.state_dict())
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on where `state` was taken."""
+        self.calls = state["calls"]
+        if self.chunks is None:
+            self.batches.load_state_dict(state["batches"])
+        else:
+            self.chunks.load_state_dict(state)
 
 
 @dataclass(frozen=True)
@@ -73,7 +122,7 @@ class Progress:
         record: a line of the run's history if the validation set was just looked at, else None.
     """
 
-    evaluations: int
+    evaluations: float
     epochs: float
     seconds: float
     fraction: float
@@ -89,7 +138,10 @@ class Training:
         batches: the run's own training batches.
         budget: how long.
         schedule: course of the learning rate over the budget.
-        clip: largest gradient norm, or None.
+        plateau: what the plateau schedules wait for; needed with them alone.
+        clip, clip_value, truncation: as in `Closure`.
+        watch_test: also note the test metric at each look, for comparison with publications that
+            report the best of them.
         evaluate_every: gradient evaluations between looks at the validation set; None for an epoch
             or a twentieth of the budget.
         stop_at_target: whether meeting the target ends the run.
@@ -108,20 +160,26 @@ class Training:
         evaluate_every: int | None = None,
         stop_at_target: bool = False,
         device: torch.device | None = None,
+        *,
+        clip_value: float | None = None,
+        truncation: Truncation | None = None,
+        plateau: Plateau | None = None,
+        watch_test: bool = False,
     ):
         self.model, self.optimizer, self.task, self.batches = model, optimizer, task, batches
         self.budget, self.schedule, self.stop_at_target = budget, schedule, stop_at_target
         self.device = device or torch.device("cpu")
-        self.closure = Closure(model, batches, self.device, clip)
+        self.plateau, self.watch_test = plateau, watch_test
+        self.closure = Closure(model, batches, self.device, clip, clip_value, truncation)
         self.rates = [group["lr"] for group in optimizer.param_groups]
         if evaluate_every is None:
-            evaluate_every = batches.per_epoch
+            evaluate_every = math.ceil(batches.per_epoch * self.closure.price)
             if budget.unit != "seconds":
                 evaluate_every = min(evaluate_every, math.ceil(self._evaluations_allowed() / 20))
         self.evaluate_every = evaluate_every
         self.status: Status = "running"
         self.seconds = 0.0
-        self.next_look = 0  # at the validation set, in evaluations
+        self.next_look = 0.0  # at the validation set, in evaluations
         self.records = 0
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
         self.loss_count = 0
@@ -152,12 +210,15 @@ class Training:
             if self.status != "running":
                 return
             self._step(fraction)
-            if self.closure.evaluations < self.next_look:
+            if not self._look_is_due(self._fraction()):
                 yield self._progress(self._fraction(), None)
 
     def _step(self, fraction: float) -> None:
         started = time.perf_counter()
-        factor = rate_factor(self.schedule, fraction)
+        if self.plateau is None:
+            factor = rate_factor(self.schedule, fraction)
+        else:
+            factor = self.plateau.factor
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * factor
         loss = self.closure()
@@ -179,6 +240,15 @@ class Training:
                 weights = self.model.state_dict()
                 self.best_weights = {k: v.detach().clone() for k, v in weights.items()}
                 self.best = dict(evaluations=self.closure.evaluations, validation_metric=metric)
+            watched = {}
+            if self.watch_test:
+                _, watched["test_metric"] = self.task.evaluate(
+                    self.model, self.task.test, self.device
+                )
+        lr = float(self.optimizer.param_groups[0]["lr"])
+        if self.plateau is not None:
+            improved = self.best["evaluations"] == self.closure.evaluations
+            self.plateau.look(self.closure.epochs, improved, self.model, self.optimizer)
         spent = dict(evaluations=self.closure.evaluations, seconds=self.seconds)
         if self.task.reached(metric) and not self.to_target:
             self.to_target = dict(spent)
@@ -188,11 +258,12 @@ class Training:
         self.records += 1
         return dict(
             **spent,
-            epochs=self.closure.evaluations / self.batches.per_epoch,
+            epochs=self.closure.epochs,
             train_loss=train_loss,
             validation_loss=loss,
             validation_metric=metric,
-            lr=float(self.optimizer.param_groups[0]["lr"]),
+            lr=lr,
+            **watched,
         )
 
     def test(self) -> tuple[float, float]:
@@ -221,13 +292,14 @@ class Training:
 
     def _loss_is_bad(self, fraction: float) -> bool:
         evaluations = self.closure.evaluations
-        due = evaluations % CHECK_EVERY == 0 or evaluations >= self.next_look or fraction >= 1
+        due = (
+            self.closure.calls % CHECK_EVERY == 0 or evaluations >= self.next_look or fraction >= 1
+        )
         return due and not math.isfinite(float(self.loss_sum))
 
     def _progress(self, fraction: float, record: dict[str, float] | None) -> Progress:
-        evaluations = self.closure.evaluations
-        epochs = evaluations / self.batches.per_epoch
-        return Progress(evaluations, epochs, self.seconds, fraction, record)
+        closure = self.closure
+        return Progress(closure.evaluations, closure.epochs, self.seconds, fraction, record)
 
     # -- saving ------------------------------------------------------------------------------------
 
@@ -237,8 +309,8 @@ class Training:
         return state | dict(
             model=self.model.state_dict(),
             optimizer=self.optimizer.state_dict(),
-            batches=self.batches.state_dict(),
-            evaluations=self.closure.evaluations,
+            closure=self.closure.state_dict(),
+            plateau=None if self.plateau is None else self.plateau.state_dict(),
             random=torch.get_rng_state(),
             device_random=self._device_random(),
         )
@@ -259,8 +331,9 @@ class Training:
         self.loss_sum = self.loss_sum.to(self.device)
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.batches.load_state_dict(state["batches"])
-        self.closure.evaluations = state["evaluations"]
+        self.closure.load_state_dict(state["closure"])
+        if self.plateau is not None:
+            self.plateau.load_state_dict(state["plateau"])
         torch.set_rng_state(state["random"])
         if state.get("device_random") is not None:
             torch.cuda.set_rng_state(state["device_random"], self.device)
@@ -268,11 +341,4 @@ class Training:
 
 def committed(optimizer: Any) -> Any:
     """The context in which the weights are the ones to evaluate and to save."""
-    return optimizer.committed() if isinstance(optimizer, FrankWolfe) else nullcontext()
-
-
-def rate_factor(schedule: Schedule, fraction: float) -> float:
-    """What the learning rate is multiplied by when `fraction` of the budget is spent."""
-    if schedule == "cosine":
-        return 0.5 * (1 + math.cos(math.pi * fraction))
-    return 1 - fraction if schedule == "linear" else 1.0
+    return getattr(optimizer, "committed", nullcontext)()

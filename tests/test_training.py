@@ -68,7 +68,7 @@ def make(optimizer="adam", budget="10evaluations", task=None, batch_norm=False, 
     task = task or make_task()
     torch.manual_seed(0)
     model = SequenceModel(1, 4, 1, batch_norm=batch_norm)
-    built = build_optimizer(optimizer, list(model.parameters()))
+    built = build_optimizer(optimizer, list(model.named_parameters()))
     step = built.step
 
     def noted(*args):

@@ -20,7 +20,9 @@ from rnnopt.layers.kernels.elman import last_state, true_steps
 
 Cell = Literal["rnn", "lstm", "gru", "indrnn"]
 Readout = Literal["last", "every", "mean"]
-Initialization = Literal["default", "orthogonal", "identity", "normal"]
+Initialization = Literal["default", "orthogonal", "identity", "normal", "indrnn"]
+# What one layer carries from step to step: (1, batch, hidden), for LSTM a pair of them.
+State = Tensor | tuple[Tensor, Tensor]
 CELLS: dict[str, Callable[..., nn.Module]] = {
     "rnn": ElmanRNN,
     "lstm": nn.LSTM,
@@ -47,9 +49,15 @@ class SequenceModel(nn.Module):
         initialization: "default", torch's, and for IndRNN its authors'; "orthogonal", recurrent
             matrices (gate by gate) orthogonal; "identity", recurrent matrices the identity (Le et
             al., https://arxiv.org/abs/1504.00941); "normal", every weight and bias N(0, 0.01²), as
-            in the aSNAQ paper. IndRNN has no recurrent matrices: "default" or "normal" there.
+            in the aSNAQ paper; "indrnn", besides "default" a read-out drawn by He's rule with
+            bias 0, as IndRNN's authors released. IndRNN has no recurrent matrices: "default",
+            "normal" or "indrnn" there.
         steps: length of the sequences, from which IndRNN's recurrent bound is taken; unset means
             no bound.
+        magnitude: how much IndRNN's bound lets a state grow over `steps` steps: 5 in the authors'
+            released code, 2 in their paper.
+        last_layer_remembers: whether the recurrent weights of IndRNN's last layer start between
+            magnitude^(-1/steps) and the bound instead of between 0 and the bound; needs `steps`.
 
     Example:
         >>> model = SequenceModel(input_size=9, hidden_size=80, output_size=6)
@@ -70,6 +78,8 @@ class SequenceModel(nn.Module):
         readout: Readout = "last",
         initialization: Initialization = "default",
         steps: int | None = None,
+        magnitude: float = 5.0,
+        last_layer_remembers: bool = False,
     ):
         super().__init__()
         sizes = dict(
@@ -99,6 +109,8 @@ class SequenceModel(nn.Module):
             raise ValueError(
                 f"nonlinearity={nonlinearity!r} needs cell='rnn' or 'indrnn', got cell={cell!r}."
             )
+        if initialization == "indrnn" and cell != "indrnn":
+            raise ValueError(f"initialization='indrnn' needs cell='indrnn', got cell={cell!r}.")
         if cell == "indrnn":
             if initialization in ("orthogonal", "identity"):
                 raise ValueError(
@@ -106,10 +118,23 @@ class SequenceModel(nn.Module):
                     " cell='indrnn' has not; take default or normal."
                 )
             if steps is not None:
-                options["recurrent_bound"] = IndRNN.bound_for(steps)
+                options["recurrent_bound"] = IndRNN.bound_for(steps, magnitude)
+        last: dict[str, Any] = {}
+        if last_layer_remembers:
+            if cell != "indrnn" or steps is None:
+                raise ValueError(
+                    f"last_layer_remembers needs cell='indrnn' and steps, got cell={cell!r} and"
+                    f" steps={steps}."
+                )
+            bound = IndRNN.bound_for(steps, magnitude)
+            last["recurrent_range"] = (1 / bound, bound)
         self.readout, self.dropout = readout, dropout
         self.recurrent = nn.ModuleList(
-            CELLS[cell](input_size if i == 0 else hidden_size, hidden_size, **options)
+            CELLS[cell](
+                input_size if i == 0 else hidden_size,
+                hidden_size,
+                **(options | last if i == layers - 1 else options),
+            )
             for i in range(layers)
         )
         self.norms = nn.ModuleList(
@@ -126,6 +151,22 @@ class SequenceModel(nn.Module):
             lengths: (batch,) true steps of each padded sequence, each in 1 … time; None when all
                 are true.
         """
+        return self.advance(inputs, None, lengths)[0]
+
+    def advance(
+        self, inputs: Tensor, state: list[State] | None = None, lengths: Tensor | None = None
+    ) -> tuple[Tensor, list[State]]:
+        """As `forward`, from the states where an earlier part of the sequences ended.
+
+        Args:
+            inputs: (time, batch, input), the next steps.
+            state: what the call on the steps before returned; None means the beginning.
+            lengths: (batch,) true steps among these, each in 1 … time; None when all are true.
+
+        Returns:
+            outputs as from `forward`, and the states after these steps, one a layer. A sequence
+            whose end was among them has no state to go on from.
+        """
         if inputs.ndim != 3:
             raise ValueError(f"inputs must be (time, batch, feature), got {tuple(inputs.shape)}.")
         valid = None
@@ -134,8 +175,10 @@ class SequenceModel(nn.Module):
             lengths = check_lengths(lengths, inputs)
             valid = true_steps(len(inputs), lengths)
             states = torch.where(valid, inputs, 0)
+        ends: list[State] = []
         for i, layer in enumerate(self.recurrent):
-            states, last = _run(layer, states, lengths)
+            states, last, end = _run(layer, states, None if state is None else state[i], lengths)
+            ends.append(end)
             mask = None
             if self.dropout and self.training:
                 mask = functional.dropout(states.new_ones(states.shape[1:]), self.dropout)
@@ -150,18 +193,21 @@ class SequenceModel(nn.Module):
                 states = states.mean(0)
             else:
                 states = torch.where(valid, states, 0).sum(0) / lengths[:, None]
-        return self.output(states)
+        return self.output(states), ends
 
 
-def _run(layer: nn.Module, states: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
-    """States at every step, and at the last true one: a loss that reads only these is cheaper."""
+def _run(
+    layer: nn.Module, states: Tensor, first: State | None, lengths: Tensor | None
+) -> tuple[Tensor, Tensor, State]:
+    """States at every step, at the last true one (a loss that reads only these is cheaper), and
+    what the layer carries on."""
     if isinstance(layer, (ElmanRNN, IndRNN)):
-        states, last = layer(states, lengths=lengths)
-        return states, last[0]
-    states, ends = layer(states)
+        states, last = layer(states, first, lengths)
+        return states, last[0], last
+    states, end = layer(states, first)
     if lengths is not None:
-        return states, last_state(states, lengths)
-    return states, (ends[0] if isinstance(ends, tuple) else ends)[0]
+        return states, last_state(states, lengths), end
+    return states, (end[0] if isinstance(end, tuple) else end)[0], end
 
 
 @torch.no_grad()
@@ -171,6 +217,9 @@ def initialize(model: SequenceModel, initialization: Initialization) -> None:
         for name, parameter in model.named_parameters():
             if not name.startswith("norms"):
                 nn.init.normal_(parameter, std=0.01)
+    elif initialization == "indrnn":
+        nn.init.kaiming_normal_(model.output.weight)
+        nn.init.zeros_(model.output.bias)
     elif initialization in ("orthogonal", "identity"):
         for layer in model.recurrent:
             recurrent = dict(layer.named_parameters())["weight_hh_l0"]

@@ -1,4 +1,4 @@
-"""Every optimizer by name: ours, and those of torch.optim to compare with."""
+"""Every optimizer by name: ours, those of torch.optim, and the strongest of today."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -9,66 +9,9 @@ import torch
 from torch import Tensor
 
 from rnnopt.errors import unknown_name
+from rnnopt.optimizers import baselines
 from rnnopt.optimizers.frank_wolfe import FrankWolfe
 from rnnopt.specification import call_with, parse
-
-
-class MuonWithAdamW:
-    """torch.optim.Muon for matrices, AdamW for everything else, as Muon's author prescribes.
-
-    Both share one lr: Muon's step is scaled to AdamW's root-mean-square size ("match_rms_adamw").
-
-    Args:
-        params: tensors to train.
-        lr: learning rate of both.
-        momentum: Muon's.
-        weight_decay: decoupled, of both.
-    """
-
-    def __init__(
-        self,
-        params: Iterable[Tensor],
-        lr: float = 1e-3,
-        momentum: float = 0.95,
-        weight_decay: float = 0.0,
-    ):
-        params = list(params)
-        shared: dict[str, Any] = dict(lr=lr, weight_decay=weight_decay)
-        matrices = [p for p in params if p.ndim == 2]
-        others = [p for p in params if p.ndim != 2]
-        self.parts: list[torch.optim.Optimizer] = []
-        if matrices:
-            self.parts += [
-                torch.optim.Muon(
-                    matrices, momentum=momentum, adjust_lr_fn="match_rms_adamw", **shared
-                )
-            ]
-        if others:
-            self.parts += [torch.optim.AdamW(others, **shared)]
-
-    @property
-    def param_groups(self) -> list[dict[str, Any]]:
-        """The groups of both, to set the lr in."""
-        return [group for part in self.parts for group in part.param_groups]
-
-    def step(self) -> None:
-        """One step of both."""
-        for part in self.parts:
-            part.step()
-
-    def zero_grad(self) -> None:
-        """Forgets the gradients of both."""
-        for part in self.parts:
-            part.zero_grad()
-
-    def state_dict(self) -> dict[str, Any]:
-        """State of both."""
-        return {"parts": [part.state_dict() for part in self.parts]}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Loads what `state_dict` gave."""
-        for part, state in zip(self.parts, state_dict["parts"], strict=True):
-            part.load_state_dict(state)
 
 
 @dataclass(frozen=True)
@@ -79,11 +22,34 @@ class Choice:
         build: (params, lr=…, options) → optimizer.
         lr: learning rate unless told otherwise.
         summary: one line for people.
+        named: whether `build` takes (name, tensor) pairs.
     """
 
     build: Callable[..., Any]
     lr: float
     summary: str
+    named: bool = False
+
+
+def adam_of_indrnn(
+    params: Iterable[tuple[str, Tensor]], lr: float = 2e-4, weight_decay: float = 1e-4
+) -> torch.optim.Adam:
+    """Adam as released with IndRNN: L2 on all but recurrent weights and biases.
+
+    Args:
+        params: (name, tensor) pairs.
+        lr: learning rate.
+        weight_decay: coupled, of input and read-out weights and batch norm's gains.
+    """
+    decayed: list[tuple[str, Tensor]] = []
+    spared: list[tuple[str, Tensor]] = []
+    for name, p in params:
+        (spared if "weight_hh" in name or "bias" in name else decayed).append((name, p))
+    groups: list[dict[str, Any]] = [
+        {"params": decayed, "weight_decay": weight_decay},
+        {"params": spared},
+    ]
+    return torch.optim.Adam([g for g in groups if g["params"]], lr=lr)
 
 
 # The learning rates of frank-wolfe, adam and muon are those that learnt best in
@@ -99,18 +65,34 @@ OPTIMIZERS: dict[str, Choice] = {
     "adagrad": Choice(torch.optim.Adagrad, 1e-2, "rates from the sum of squared gradients"),
     "rmsprop": Choice(torch.optim.RMSprop, 1e-3, "rates from the mean of squared gradients"),
     "adam": Choice(torch.optim.Adam, 3e-3, "adaptive moments; the paper's baseline"),
+    "indrnn-adam": Choice(
+        adam_of_indrnn, 2e-4, "Adam as released with IndRNN, L2 on some weights", named=True
+    ),
     "adamw": Choice(torch.optim.AdamW, 3e-3, "Adam with decoupled weight decay"),
     "nadam": Choice(torch.optim.NAdam, 3e-3, "Adam with Nesterov momentum"),
-    "muon": Choice(MuonWithAdamW, 3e-3, "orthogonalised momentum for matrices, AdamW for the rest"),
+    "muon": Choice(
+        baselines.MuonWithAdamW, 3e-3, "orthogonalised momentum for matrices, AdamW for the rest"
+    ),
+    "soap": Choice(baselines.soap, 3e-3, "Adam in Shampoo's eigenbasis (extra: baselines)"),
+    "psgd-kron": Choice(
+        baselines.psgd_kron, 1e-3, "learnt Kronecker preconditioner (extra: baselines)"
+    ),
+    "schedule-free": Choice(
+        baselines.ScheduleFreeAdamW,
+        3e-3,
+        "AdamW that averages its weights instead of a schedule (extra: baselines)",
+    ),
 }
 
 
-def build_optimizer(specification: str, params: list[Tensor], lr: float | None = None) -> Any:
+def build_optimizer(
+    specification: str, params: list[tuple[str, Tensor]], lr: float | None = None
+) -> Any:
     """The optimizer of "name" or "name:option=value,…".
 
     Args:
         specification: such as "frank-wolfe:norm=spectral,inner_steps=1".
-        params: tensors to train.
+        params: (name, tensor) pairs to train.
         lr: learning rate; None means the optimizer's default here.
     """
     name, options = parse(specification)
@@ -118,4 +100,5 @@ def build_optimizer(specification: str, params: list[Tensor], lr: float | None =
     if choice is None:
         raise unknown_name("optimizer", name, OPTIMIZERS)
     options.setdefault("lr", choice.lr if lr is None else lr)
-    return call_with("optimizer", name, choice.build, options, params)
+    tensors = params if choice.named else [p for _, p in params]
+    return call_with("optimizer", name, choice.build, options, tensors)

@@ -1,0 +1,160 @@
+"""The strongest optimizers of today under one interface, to compare with; extra `baselines`.
+
+SOAP (Vyas et al., https://arxiv.org/abs/2409.11321), PSGD with Kronecker factors (Li,
+https://arxiv.org/abs/1512.04202) and schedule-free AdamW (Defazio et al.,
+https://arxiv.org/abs/2405.15682) are those of the library pytorch_optimizer, with its own defaults
+but for weight decay, which is off as everywhere else here. Muon is torch's.
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rnnopt.errors import UserError
+
+
+class Together:
+    """Several optimizers as one: what training needs of them, step for step.
+
+    Args:
+        parts: the optimizers, each with tensors of its own.
+    """
+
+    def __init__(self, parts: list[torch.optim.Optimizer]):
+        self.parts = parts
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """The groups of all, to set the lr in."""
+        return [group for part in self.parts for group in part.param_groups]
+
+    def step(self) -> None:
+        """One step of each."""
+        for part in self.parts:
+            part.step()
+
+    def zero_grad(self) -> None:
+        """Forgets the gradients of all."""
+        for part in self.parts:
+            part.zero_grad()
+
+    def state_dict(self) -> dict[str, Any]:
+        """State of all."""
+        return {"parts": [part.state_dict() for part in self.parts]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Loads what `state_dict` gave."""
+        for part, state in zip(self.parts, state_dict["parts"], strict=True):
+            part.load_state_dict(state)
+
+
+class MuonWithAdamW(Together):
+    """torch.optim.Muon for matrices, AdamW for everything else, as Muon's author prescribes.
+
+    Both share one lr: Muon's step is scaled to AdamW's root-mean-square size ("match_rms_adamw").
+
+    Args:
+        params: tensors to train.
+        lr: learning rate of both.
+        momentum: Muon's.
+        weight_decay: decoupled, of both.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Tensor],
+        lr: float = 1e-3,
+        momentum: float = 0.95,
+        weight_decay: float = 0.0,
+    ):
+        params = list(params)
+        shared: dict[str, Any] = dict(lr=lr, weight_decay=weight_decay)
+        matrices = [p for p in params if p.ndim == 2]
+        others = [p for p in params if p.ndim != 2]
+        parts: list[torch.optim.Optimizer] = []
+        if matrices:
+            muon = torch.optim.Muon
+            parts += [muon(matrices, momentum=momentum, adjust_lr_fn="match_rms_adamw", **shared)]
+        if others:
+            parts += [torch.optim.AdamW(others, **shared)]
+        super().__init__(parts)
+
+
+class ScheduleFreeAdamW(Together):
+    """Schedule-free AdamW; `committed()` puts its averaged weights in place, for evaluation.
+
+    Args:
+        params: tensors to train.
+        lr: learning rate; meant to stay constant after `warmup_steps`.
+        beta: how far the gradient's point lies from the average (0) towards the newest weights (1).
+        warmup_steps: steps over which lr rises from 0.
+        weight_decay: decoupled.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Tensor],
+        lr: float = 2.5e-3,
+        beta: float = 0.9,
+        warmup_steps: int = 0,
+        weight_decay: float = 0.0,
+    ):
+        self.optimizer = _library().ScheduleFreeAdamW(
+            list(params),
+            lr=lr,
+            betas=(beta, 0.999),
+            warmup_steps=warmup_steps,
+            weight_decay=weight_decay,
+        )
+        self.optimizer.train()
+        super().__init__([self.optimizer])
+
+    @contextmanager
+    def committed(self) -> Iterator[None]:
+        """Puts the averaged weights in place inside the `with`, bit for bit undone after it."""
+        params = [p for group in self.param_groups for p in group["params"]]
+        before = [p.detach().clone() for p in params]
+        self.optimizer.eval()
+        try:
+            yield
+        finally:
+            self.optimizer.train()
+            with torch.no_grad():
+                for p, value in zip(params, before, strict=True):
+                    p.copy_(value)
+
+
+def soap(
+    params: Iterable[Tensor],
+    lr: float = 3e-3,
+    precondition_frequency: int = 10,
+    weight_decay: float = 0.0,
+) -> torch.optim.Optimizer:
+    """SOAP: Adam in the eigenbasis of Shampoo's two matrices, found anew every so many steps."""
+    return _library().SOAP(
+        list(params),
+        lr=lr,
+        precondition_frequency=precondition_frequency,
+        weight_decay=weight_decay,
+    )
+
+
+def psgd_kron(
+    params: Iterable[Tensor], lr: float = 1e-3, momentum: float = 0.9, weight_decay: float = 0.0
+) -> torch.optim.Optimizer:
+    """PSGD: a Kronecker-factored whitening of the gradient, itself learnt by gradient descent."""
+    return _library().Kron(list(params), lr=lr, momentum=momentum, weight_decay=weight_decay)
+
+
+def _library() -> Any:
+    try:
+        import pytorch_optimizer
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"this optimizer needs the package {error.name!r}, which is not installed: install"
+            ' rnnopt with its extra, pip install "rnnopt[baselines]".'
+        ) from error
+    return pytorch_optimizer

@@ -1,0 +1,65 @@
+"""Courses of the learning rate: by the share of the budget that is spent, or by validation data."""
+
+import math
+from copy import deepcopy
+from typing import Any
+
+from torch import nn
+
+from rnnopt.config import Schedule
+
+
+def rate_factor(schedule: Schedule, fraction: float) -> float:
+    """What the learning rate is multiplied by when `fraction` of the budget is spent."""
+    if schedule == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * fraction))
+    return 1 - fraction if schedule == "linear" else 1.0
+
+
+class Plateau:
+    """Multiplies the rate by `decay` once the validation metric has not improved for a while.
+
+    Args:
+        decay: factor in (0, 1).
+        patience: epochs to wait.
+        restart: as the code released with IndRNN: at each decay also go back to the weights and
+            the optimizer of the best look, and wait half, a quarter, … as long: int(patience / 2^n
+            + 1/2) epochs after n decays.
+    """
+
+    def __init__(self, decay: float, patience: float, restart: bool = False):
+        self.decay, self.patience, self.restart = decay, patience, restart
+        self.factor = 1.0
+        self.decays = 0
+        self.waiting_since = 0.0  # epochs
+        self.best: dict[str, Any] = {}  # model and optimizer, with `restart`
+
+    def look(self, epochs: float, improved: bool, model: nn.Module, optimizer: Any) -> None:
+        """Told after each look at the validation set whether it was the best so far."""
+        if improved:
+            self.waiting_since = epochs
+            if self.restart:
+                self.best = deepcopy(
+                    dict(model=model.state_dict(), optimizer=optimizer.state_dict())
+                )
+        patience = self.patience
+        if self.restart:
+            patience = max(1, int(self.patience / 2**self.decays + 0.5))
+        if epochs - self.waiting_since >= patience:
+            self.factor *= self.decay
+            self.decays += 1
+            self.waiting_since = epochs
+            if self.best:
+                model.load_state_dict(self.best["model"])
+                optimizer.load_state_dict(deepcopy(self.best["optimizer"]))
+
+    SAVED = ("factor", "decays", "waiting_since", "best")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything `load_state_dict` needs."""
+        return {name: getattr(self, name) for name in self.SAVED}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on where `state` was taken."""
+        for name in self.SAVED:
+            setattr(self, name, state[name])
