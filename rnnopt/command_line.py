@@ -1,4 +1,4 @@
-"""The verbs: list, train, compare, report, doctor. The only module that prints.
+"""The verbs: list, train, compare, report, reproduce, diagnose, doctor. Only this module prints.
 
 Exit codes: 0 done, 1 a run failed or diverged, 2 bad input (one sentence, no traceback),
 130 interrupted.
@@ -15,17 +15,21 @@ from typing import Annotated
 
 import tyro
 from rich.console import Console
+from rich.markdown import Markdown
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
-from rnnopt import __version__, comparison, doctor, report
+from rnnopt import __version__, comparison, diagnosis_report, doctor, report, reproduce
 from rnnopt import run_folder as folders
 from rnnopt.config import MODELS, RunConfig, SharedConfig
+from rnnopt.diagnosis import Diagnosis
 from rnnopt.errors import UserError
 from rnnopt.layers.kernels import cpu
 from rnnopt.memory import keep_freed_memory
 from rnnopt.optimizers.by_name import OPTIMIZERS
+from rnnopt.reproduce.study import FormName
+from rnnopt.runner import build_training
 from rnnopt.runner import run as run_one
 from rnnopt.specification import parse
 from rnnopt.tasks import TASKS, download
@@ -177,6 +181,109 @@ def report_runs(
     return 0
 
 
+# Long enough to see where the gradients go, short enough to wait for.
+SHORT_RUN = RunConfig(budget="5epochs")
+
+
+def diagnose(
+    config: Annotated[RunConfig, tyro.conf.OmitArgPrefixes] = SHORT_RUN,
+    out: Path | None = None,
+    looks: int = 20,
+    quiet: bool = False,
+) -> int:
+    """Train one network and say what its gradients do: vanish, explode, drown in noise.
+
+    Writes diagnosis.json and diagnosis.png: the norm of dL/dh_t at every time step t of every
+    layer over training, spectral radius of the recurrent matrices, saturated units, gradient noise
+    scale, angle between steps and gradient, curvature. A look at them costs about twenty gradient
+    evaluations; the run is bit for bit that of `rnnopt train`.
+
+    Args:
+        config: the run.
+        out: folder to write to; unset means a new one below runs/.
+        looks: how often to look, evenly over the budget.
+        quiet: print the verdict and the last lines only.
+    """
+    if looks < 1:
+        raise UserError(f"looks must be at least 1, got {looks}.")
+    out = out or _new_folder(f"diagnose-{parse(config.task)[0]}")
+    keep_freed_memory()
+    watched = Diagnosis(build_training(config), looks, config.seed)
+    diagnosis_report.create_folder(out)
+    with comparison.interruptible() as stop, _progress(quiet) as bars:
+        show = _Show(bars, bars.add_task("diagnosing", total=1.0, note="", visible=False))
+        for progress in watched.run(stop.is_set):
+            show(progress)
+    findings, written = diagnosis_report.write(watched, config, out)
+    if not quiet:
+        table = Table(title=f"{config.task}, {config.model}, {config.optimizer}")
+        for i, heading in enumerate(diagnosis_report.columns(watched.looks)):
+            table.add_column(heading, justify="right" if i else "left", overflow="fold")
+        for row in diagnosis_report.rows(watched.looks):
+            table.add_row(*map(escape, row))
+        console.print(table)
+    for finding in findings:
+        console.print(finding.sentence, highlight=False, markup=False, soft_wrap=True)
+        for advice in finding.advice:
+            console.print(f"  try {advice}", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"status {watched.training.status}", highlight=False)
+    for path in written:
+        console.print(f"wrote {path}", highlight=False, markup=False, soft_wrap=True)
+    return {"interrupted": 130, "diverged": 1}.get(watched.training.status, 0)
+
+
+def reproduce_published(
+    name: Annotated[str, tyro.conf.Positional],
+    form: FormName = "cpu",
+    quick: bool = False,
+    out: Path | None = None,
+    workers: int = 0,
+) -> int:
+    """Repeat a published table or figure: `rnnopt reproduce list` names them.
+
+    Trains every method of it (tuning runs first, then five seeds), or what is missing of that: the
+    same command continues after Ctrl-C. Writes results.csv, results.md (published, ours,
+    difference) and figure.png.
+
+    Args:
+        name: such as frank-wolfe/table-3, or list.
+        form: cpu finishes on two cores, full is the publication's size (most need a GPU), quick
+            shows in seconds that it works.
+        quick: the same as --form quick.
+        out: folder of the runs and results; unset means one below runs/reproduce.
+        workers: processes at once; 0 means one a processor.
+    """
+    if workers < 0:
+        raise UserError(f"workers must be at least 0, got {workers}.")
+    if name == "list":
+        table = Table("name", "what it shows", min_width=70)
+        for item in reproduce.ALL:
+            table.add_row(item.name, item.title)
+        console.print(table)
+        return 0
+    stages: dict[str, TaskID] = {}
+    with comparison.interruptible() as stop, _progress() as bars:
+
+        def tell(stage: str, jobs: list[comparison.Job]) -> None:
+            if stage not in stages:
+                stages[stage] = bars.add_task(stage, total=1.0, note="")
+            _tell_stage(bars, stages[stage], jobs)
+
+        form = "quick" if quick else form
+        path, failures = reproduce.reproduce(name, form, out, workers or _processors(), tell, stop)
+    for failure in failures:
+        errors.print(
+            f"failed: {failure}", style="red", highlight=False, markup=False, soft_wrap=True
+        )
+    if (path / "results.md").exists() and not stop.is_set():
+        console.print(Markdown((path / "results.md").read_text()))
+    console.print(f"results in {path}", highlight=False, markup=False, soft_wrap=True)
+    if stop.is_set():
+        console.print("interrupted; the same command continues it.")
+        return 130
+    return 1 if failures else 0
+
+
 _given: set[str] = set()  # options on the command line, by field name
 
 VERBS: dict[str, Callable[..., int]] = {
@@ -184,6 +291,8 @@ VERBS: dict[str, Callable[..., int]] = {
     "train": train,
     "compare": compare,
     "report": report_runs,
+    "reproduce": reproduce_published,
+    "diagnose": diagnose,
     "doctor": look_around,
 }
 
@@ -272,6 +381,20 @@ def _tell_jobs(bars: Progress, all_bars: dict[str, TaskID], jobs: list[compariso
                 f"validation {sum(metrics) / len(metrics):.4f} ({len(metrics)}/{len(mine)} seeds)"
             )
             bars.update(bar, completed=sum(fractions) / len(mine), note=note)
+
+
+def _tell_stage(bars: Progress, bar: TaskID, jobs: list[comparison.Job]) -> None:
+    """Draws one bar for all jobs of a stage, a finished one counting as whole."""
+    over, fraction = 0, 0.0
+    for job in jobs:
+        folder = folders.RunFolder(job.path)
+        if (job.path / "best.pt").exists():
+            over += 1
+            fraction += 1
+        elif (job.path / "metrics.jsonl").exists():
+            records = folder.read_records()
+            fraction += records[-1]["fraction"] if records else 0.0
+    bars.update(bar, completed=fraction / len(jobs), note=f"{over} of {len(jobs)} runs")
 
 
 def _report(paths: list[Path], out: Path) -> None:

@@ -7,7 +7,7 @@ slow, so the cost to the target is given as a mean only where every run reached 
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -153,7 +153,6 @@ def markdown(groups: Sequence[Group]) -> str:
 def figure(task: str, groups: Sequence[Group]) -> "Figure":
     """Training loss and validation metric against gradient evaluations and against seconds."""
     from matplotlib.figure import Figure
-    from matplotlib.ticker import LogFormatter
 
     facts = facts_of(groups)
     metric, target = facts["metric"], facts["target"]
@@ -166,7 +165,7 @@ def figure(task: str, groups: Sequence[Group]) -> "Figure":
         for column, cost in enumerate(("evaluations", "seconds")):
             axis = axes[row][column]
             for i, group in enumerate(groups):
-                _draw(axis, group, cost, quantity, i)
+                draw(axis, group, cost, quantity, i)
             axis.grid(alpha=0.3)
             axis.margins(x=0.01)
             if column == 0:
@@ -176,9 +175,7 @@ def figure(task: str, groups: Sequence[Group]) -> "Figure":
                 axis.set_xlabel(unit)
         drawn = any(axis.lines for axis in axes[row])
         if drawn and (quantity == "train_loss" or metric == "mse"):
-            axes[row][0].set_yscale("log")
-            axes[row][0].yaxis.set_major_formatter(LogFormatter())
-            axes[row][0].yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
+            log_axis(axes[row][0])
         elif metric == "accuracy" and quantity == "validation_metric":
             axes[row][0].set_ylim(0, 1)
     if math.isfinite(target):
@@ -188,23 +185,37 @@ def figure(task: str, groups: Sequence[Group]) -> "Figure":
             f"target {target:g}", (1, target), xycoords=("axes fraction", "data"),
             xytext=(-4, 3), textcoords="offset points", ha="right", color="#666666", fontsize=9,
         )  # fmt: skip
+    legend_below(result, axes.flat, [group.label for group in groups])
+    return result
+
+
+def log_axis(axis: "Axes") -> None:
+    """Gives the axis a logarithmic scale with plain numbers."""
+    from matplotlib.ticker import LogFormatter
+
+    axis.set_yscale("log")
+    axis.yaxis.set_major_formatter(LogFormatter())
+    axis.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
+
+
+def legend_below(figure: "Figure", axes: Iterable["Axes"], labels: Sequence[str]) -> None:
+    """One legend for all axes, each label once, in the order of `labels`."""
     handles: dict[str, Any] = {}
-    for axis in axes.flat:
+    for axis in axes:
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
             handles.setdefault(label, handle)
-    labels = [group.label for group in groups if group.label in handles]
-    result.legend(
-        [handles[label] for label in labels],
-        labels,
+    found = [label for label in labels if label in handles]
+    figure.legend(
+        [handles[label] for label in found],
+        found,
         loc="outside lower center",
         ncols=2,
         frameon=False,
         fontsize=9,
     )
-    return result
 
 
-def _draw(axis: "Axes", group: Group, cost: str, quantity: str, number: int) -> None:
+def draw(axis: "Axes", group: Group, cost: str, quantity: str, number: int) -> None:
     """One group's mean over seeds, with the 95 % interval of the mean as a band."""
     import numpy as np
 

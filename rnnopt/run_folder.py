@@ -52,8 +52,8 @@ class RunFolder:
                     f"{path} already holds a run: go on with --resume or choose another --out."
                 )
             path.mkdir(parents=True, exist_ok=True)
-            folder._write_json("environment.json", environment())
-            folder._write_json("config.json", config.to_dict())
+            write_json(folder.path / "environment.json", environment())
+            write_json(folder.path / "config.json", config.to_dict())
         except OSError as error:
             raise UserError(f"cannot write the run folder {path}: {error.strerror}.") from error
         return folder
@@ -82,7 +82,7 @@ class RunFolder:
     def read_config(self) -> RunConfig:
         """What was asked for."""
         try:
-            return RunConfig.from_dict(self._read_json("config.json"))
+            return RunConfig.from_dict(read_json(self.path / "config.json"))
         except (TypeError, UserError) as error:
             raise UserError(f"{self.path / 'config.json'}: {error}") from error
 
@@ -90,7 +90,7 @@ class RunFolder:
         """Status and, once the run is over, its figures; {} before it began."""
         if not (self.path / "result.json").exists():
             return {"status": "running"}
-        result = self._read_json("result.json")
+        result = read_json(self.path / "result.json")
         if not isinstance(result.get("status"), str):
             raise UserError(f"{self.path / 'result.json'} must have a status, got none.")
         return result
@@ -146,20 +146,7 @@ class RunFolder:
 
     def write_result(self, result: dict[str, Any]) -> None:
         """Replaces the result."""
-        self._write_json("result.json", result)
-
-    def _read_json(self, name: str) -> dict[str, Any]:
-        path = self.path / name
-        try:
-            value = json.loads(path.read_text())
-        except (OSError, ValueError) as error:
-            raise UserError(f"{path} is not a readable JSON file: {error}") from error
-        if not isinstance(value, dict):
-            raise UserError(f"{path} must hold a JSON object, got {type(value).__name__}.")
-        return value
-
-    def _write_json(self, name: str, value: dict[str, Any]) -> None:
-        self._write(name, (json.dumps(value, indent=2) + "\n").encode())
+        write_json(self.path / "result.json", result)
 
     def _write_torch(self, name: str, value: dict[str, Any]) -> None:
         buffer = io.BytesIO()
@@ -186,6 +173,22 @@ def _line(record: dict[str, float]) -> str:
     """A line of metrics.jsonl; JSON has no NaN and no infinity, so they are null."""
     finite = {k: v if math.isfinite(v) else None for k, v in record.items()}
     return json.dumps(finite) + "\n"
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file."""
+    try:
+        value = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is not a readable JSON file: {error}") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path} must hold a JSON object, got {type(value).__name__}.")
+    return value
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Replaces a JSON file."""
+    write_atomically(path, (json.dumps(value, indent=2) + "\n").encode())
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -232,6 +232,19 @@ def test_an_unknown_switch_in_the_environment_is_refused(rnnopt_command, monkeyp
         ("--lr", "0", ["lr must be a positive number"]),
         ("--lr", "nan", ["lr must be a positive number"]),
         ("--clip", "-1", ["clip must be a positive number"]),
+        ("--clip-value", "0", ["clip-value must be a positive number"]),
+        ("--tbptt", "0", ["tbptt must be at least 1"]),
+        ("--tbptt-backward", "3", ["tbptt-backward needs tbptt"]),
+        ("--optimizer", "adam:tbptt=2.5", ["tbptt must be a whole number", "2.5"]),
+        ("--optimizer", "adam:tbptt=0", ["tbptt must be at least 1"]),
+        ("--optimizer", "adam:tbptt_backward=2", ["tbptt-backward needs tbptt"]),
+        ("--optimizer", "adam:decay=slow", ["decay must be a number", "'slow'"]),
+        ("--optimizer", "adam:schedule=plato", ["'plato'", "Did you mean 'plateau'?"]),
+        ("--decay", "0", ["decay must be in (0, 1), got 0"]),
+        ("--decay", "1", ["decay must be in (0, 1), got 1"]),
+        ("--decay", "nan", ["decay must be in (0, 1)"]),
+        ("--patience", "0", ["patience must be a positive number"]),
+        ("--initialization", "indrnn", ["initialization='indrnn' needs cell='indrnn'"]),
         ("--hidden", "0", ["hidden must be at least 1"]),
         ("--layers", "0", ["layers must be at least 1"]),
         ("--dropout", "1", ["dropout must be in [0, 1)"]),
@@ -251,12 +264,37 @@ def test_train_refuses_a_bad_value_in_one_sentence(rnnopt_command, workplace, op
 
 
 @pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--tbptt", "2", "--tbptt-backward", "0"], ["tbptt-backward must be at least 1, got 0"]),
+        (["--tbptt", "2", "--readout", "mean"], ["tbptt needs readout last or every, got mean"]),
+        (["--model", "indrnn-6", "--layers", "3"], ["'indrnn-6' has layers=6, got 3"]),
+        (["--model", "indrnn-6", "--dropout", "0.5"], ["'indrnn-6' has dropout=0.1, got 0.5"]),
+        pytest.param(
+            ["--model", "indrnn-6", "--layers", "1"],
+            ["'indrnn-6' has layers=6, got 1"],
+            marks=pytest.mark.xfail(strict=True, reason="taken for not given, as the default"),
+        ),
+        pytest.param(
+            ["--model", "indrnn-6", "--dropout", "0"],
+            ["'indrnn-6' has dropout=0.1, got 0"],
+            marks=pytest.mark.xfail(strict=True, reason="taken for not given, as the default"),
+        ),
+    ],
+)
+def test_train_refuses_options_that_do_not_go_together(rnnopt_command, workplace, options, words):
+    assert_refused(rnnopt_command("train", *TINY, "--out", "run", *options), *words)
+    assert list(workplace.iterdir()) == []
+
+
+@pytest.mark.parametrize(
     "arguments",
     [
         ["trian"],
         ["train", "--hiden", "3"],
         ["train", "--seed", "x"],
         ["train", "--readout", "no"],
+        ["train", "--schedule", "plato"],
         ["list", "extra"],
         ["compare", "--seeds", "one"],
     ],
@@ -599,7 +637,7 @@ def test_a_terminated_comparison_saves_its_runs_and_reports(workplace):
     path = workplace / "c" / "adam" / "seed-0"
     saved = torch.load(path / "checkpoint.pt", weights_only=True)
     result = RunFolder.open(path).read_result()
-    assert (result["status"], result["evaluations"]) == ("interrupted", saved["evaluations"])
+    assert (result["status"], result["evaluations"]) == ("interrupted", saved["closure"]["calls"])
     assert not (workplace / "c" / "sgd").exists()  # it waited for the worker and never began
     report = (workplace / "c" / "report.md").read_text()
     assert "| 1 interrupted |" in report

@@ -1192,7 +1192,7 @@ def test_a_plain_outer_step_has_no_optimizer():
         ("momentum", 1.0),
         ("momentum", -0.1),
         ("momentum", math.nan),
-        ("scale", "rms"),
+        ("scale", "cube"),
         ("radius_scale", -1.0),
         ("radius_scale", math.nan),
         ("eta", -1.0),
@@ -1219,7 +1219,7 @@ def test_a_missing_number_is_named(name):
 
 
 def test_nesterov_needs_momentum():
-    with pytest.raises(ValueError, match="nesterov needs momentum > 0, got momentum=0"):
+    with pytest.raises(ValueError, match="nesterov needs momentum > 0 or vertex_momentum > 0"):
         FrankWolfe([parameter(1.0)], nesterov=True)
 
 

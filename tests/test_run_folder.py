@@ -12,7 +12,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from rnnopt import runner
+from rnnopt import run_folder, runner
 from rnnopt.config import RunConfig
 from rnnopt.errors import UserError
 from rnnopt.optimizers.by_name import OPTIMIZERS
@@ -353,7 +353,7 @@ def test_a_crash_at_any_file_operation_can_be_continued(tmp_path, monkeypatch):
     # The process dies just before its n-th write, for every n until a run gets through; what it
     # wrote to metrics.jsonl after the last checkpoint must not appear twice.
     run(CONFIG, tmp_path / "whole")
-    append, write = RunFolder.append_record, RunFolder._write
+    append, write = RunFolder.append_record, run_folder.write_atomically
 
     class Died(BaseException):
         pass
@@ -371,14 +371,14 @@ def test_a_crash_at_any_file_operation_can_be_continued(tmp_path, monkeypatch):
 
         path = tmp_path / f"run-{allowed}"
         monkeypatch.setattr(RunFolder, "append_record", dying(append))
-        monkeypatch.setattr(RunFolder, "_write", dying(write))
+        monkeypatch.setattr(run_folder, "write_atomically", dying(write))
         try:
             run(CONFIG, path)
             died = False
         except Died:
             died = True
         monkeypatch.setattr(RunFolder, "append_record", append)
-        monkeypatch.setattr(RunFolder, "_write", write)
+        monkeypatch.setattr(run_folder, "write_atomically", write)
         if not died:
             break
         run(CONFIG, path, resume=(path / "config.json").exists())

@@ -149,6 +149,83 @@ def test_indrnn_is_bounded_for_the_length_of_the_sequences():
     assert build(cell="indrnn").recurrent[0].recurrent_bound is None
 
 
+@pytest.mark.parametrize("layers", [1, 3])
+def test_the_last_indrnn_layer_may_start_with_what_remembers(layers):
+    # U = 2^(1/T), T = 50: from 1/U to U in the last layer, from 0 to U in those before it.
+    bound = 2 ** (1 / 50)
+    options = dict(cell="indrnn", layers=layers, hidden_size=400, steps=50, magnitude=2.0)
+    model = build(**options, last_layer_remembers=True)
+    *others, last = [layer.weight_hh_l0.detach() for layer in model.recurrent]
+    assert len(others) == layers - 1
+    assert 1 / bound <= last.min() < 1 / bound + 0.001
+    assert bound - 0.001 < last.max() <= bound
+    for u in [*others, build(**options).recurrent[-1].weight_hh_l0.detach()]:
+        assert 0 <= u.min() < 0.05
+        assert 0.95 < u.max() <= bound
+    for layer in model.recurrent:
+        assert layer.recurrent_bound == pytest.approx(bound)
+
+
+# -- part by part ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("layers", [1, 3])
+@pytest.mark.parametrize("readout", ["last", "every"])
+@pytest.mark.parametrize("split", [1, 3, 6])
+@pytest.mark.parametrize("lengths", [None, [4, 7, 6, 5]])
+def test_two_parts_are_as_good_as_the_whole(cell, layers, readout, split, lengths, rng):
+    if lengths is not None:
+        lengths = torch.tensor(lengths).clamp(min=split + 1)
+    model = build(cell=cell, layers=layers, readout=readout)
+    inputs = draw_padded(rng)
+    whole = model(inputs, lengths)
+    first, state = model.advance(inputs[:split])
+    second, ends = model.advance(
+        inputs[split:], state, None if lengths is None else lengths - split
+    )
+    assert len(state) == len(ends) == layers
+    if readout == "every":
+        found = torch.cat([first, second])
+        true = torch.arange(7)[:, None] < (7 if lengths is None else lengths)
+        true = true.expand(7, 4)
+        torch.testing.assert_close(found[true], whole[true])
+    else:
+        torch.testing.assert_close(second, whole)
+    # And backward through both parts, too.
+    gradients = []
+    for outputs in (whole, second):
+        model.zero_grad()
+        outputs[-1].square().sum().backward()
+        gradients.append([p.grad for p in model.parameters()])
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_states_between_parts_are_those_of_the_layers(cell, rng):
+    model = build(cell=cell, layers=2)
+    inputs = draw_padded(rng)
+    _, state = model.advance(inputs)
+    states = inputs
+    for layer, found in zip(model.recurrent, state, strict=True):
+        states, end = layer(states)
+        found, end = (x if isinstance(x, tuple) else (x,) for x in (found, end))
+        assert len(found) == (2 if cell == "lstm" else 1)
+        for one, other in zip(found, end, strict=True):
+            assert one.shape == (1, 4, 5)
+            torch.testing.assert_close(one, other)
+
+
+def test_a_part_leaves_the_states_it_began_with(rng):
+    model = build(cell="lstm")
+    _, state = model.advance(draw_padded(rng))
+    before = [value.clone() for value in state[0]]
+    model.advance(draw_padded(rng), state)
+    for one, other in zip(state[0], before, strict=True):
+        assert torch.equal(one, other)
+
+
 # -- padding --------------------------------------------------------------------------------------
 
 
@@ -315,6 +392,25 @@ def test_normal_draws_every_weight_and_bias_with_deviation_0_01():
         assert (norm.bias == 0).all()
 
 
+def test_indrnn_starts_as_its_authors_released_it():
+    # A read-out drawn by He's rule, deviation √(2/fan_in) = 0.1 with 200 units, bias 0; input
+    # weights uniform within √(6/(65 fan_in)), of one input √(6/65) = 0.304; all other biases 0.
+    options = dict(input_size=1, hidden_size=200, output_size=50, cell="indrnn", layers=2)
+    model = build(**options, initialization="indrnn")
+    weight, n = model.output.weight.detach(), 200 * 50
+    assert abs(float(weight.mean())) < 5 * 0.1 / math.sqrt(n)
+    assert float(weight.square().mean()) == pytest.approx(0.01, abs=5 * math.sqrt(2 / n) * 0.01)
+    assert float(weight.abs().max()) > 0.25  # and not uniform
+    for bias in (model.output.bias, *(layer.bias_ih_l0 for layer in model.recurrent)):
+        assert (bias == 0).all()
+    for layer, fan_in in zip(model.recurrent, (1, 200), strict=True):
+        bound = math.sqrt(6 / (65 * fan_in))
+        assert 0.95 * bound < float(layer.weight_ih_l0.detach().abs().max()) <= bound * (1 + 1e-6)
+    default = build(**options)
+    assert torch.equal(model.recurrent[1].weight_ih_l0, default.recurrent[1].weight_ih_l0)
+    assert not torch.equal(weight, default.output.weight.detach())
+
+
 # -- errors ---------------------------------------------------------------------------------------
 
 
@@ -351,6 +447,19 @@ def test_indrnn_has_no_matrix_to_initialise(initialization):
 def test_a_gated_cell_has_no_other_nonlinearity():
     with pytest.raises(ValueError, match="relu.*lstm"):
         build(cell="lstm", nonlinearity="relu")
+
+
+@pytest.mark.parametrize("cell", ["rnn", "lstm", "gru"])
+def test_what_is_indrnns_needs_its_cell(cell):
+    with pytest.raises(ValueError, match=f"initialization='indrnn'.*cell='{cell}'"):
+        build(cell=cell, initialization="indrnn")
+    with pytest.raises(ValueError, match=f"last_layer_remembers.*cell='{cell}'"):
+        build(cell=cell, steps=5, last_layer_remembers=True)
+
+
+def test_a_last_layer_that_remembers_needs_the_length():
+    with pytest.raises(ValueError, match="last_layer_remembers needs.*steps=None"):
+        build(cell="indrnn", last_layer_remembers=True)
 
 
 def test_inputs_without_a_batch_are_an_error():

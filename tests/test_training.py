@@ -14,6 +14,7 @@ import torch
 
 from rnnopt import FrankWolfe, SequenceModel, training
 from rnnopt.config import Budget, RunConfig
+from rnnopt.errors import UserError
 from rnnopt.optimizers.by_name import build_optimizer
 from rnnopt.runner import build_training
 from rnnopt.tasks.task import Batches, Examples, Task
@@ -230,6 +231,43 @@ def test_clip_reaches_the_loop():
     assert float((after - before).norm()) == pytest.approx(0.01, rel=1e-3)
 
 
+def gradients_with(**options):
+    """The first gradients."""
+    run = make()
+    Closure(run.model, run.batches, torch.device("cpu"), **options)()
+    return torch.cat([p.grad.flatten() for p in run.model.parameters()])
+
+
+def test_clip_value_cuts_each_entry():
+    full = gradients_with()
+    limit = float(full.abs().median())
+    assert torch.equal(gradients_with(clip_value=limit), full.clamp(-limit, limit))
+    assert torch.equal(gradients_with(clip_value=float(full.abs().max())), full)
+
+
+def test_entries_are_cut_before_the_norm_is():
+    full = gradients_with()
+    limit = float(full.abs().median())
+    cut = full.clamp(-limit, limit)
+    norm = float(cut.norm()) / 2
+    found = gradients_with(clip_value=limit, clip=norm)
+    torch.testing.assert_close(found, cut / 2, rtol=1e-4, atol=1e-7)
+    # The other way round would give something else.
+    other = (full * norm / full.norm()).clamp(-limit, limit)
+    assert float((found - other).norm()) > 0.01 * norm
+
+
+def test_clip_value_reaches_the_loop():
+    run = make("sgd:lr=1", "1evaluation", clip_value=1e-3, schedule="constant")
+    before = torch.nn.utils.parameters_to_vector(run.model.parameters()).detach()
+    finish(run)
+    after = torch.nn.utils.parameters_to_vector(run.model.parameters()).detach()
+    assert float((after - before).abs().max()) == pytest.approx(1e-3, rel=1e-3)
+    for options in (dict(clip_value=0.25), dict(optimizer="adam:clip_value=0.25")):
+        config = RunConfig(**dict(optimizer="adam", hidden=3) | options)
+        assert build_training(config, make_task()).closure.clip_value == 0.25
+
+
 # -- the learning rate ----------------------------------------------------------------------------
 
 
@@ -291,6 +329,45 @@ def test_a_record_holds_costs_losses_metric_and_rate():
     loss, metric = Task.evaluate(task, run.model, task.validation, torch.device("cpu"))
     assert (records[2]["validation_loss"], records[2]["validation_metric"]) == (loss, metric)
     assert run.records == 3
+
+
+RECORDED = ("evaluations", "epochs", "train_loss", "validation_loss", "validation_metric", "lr")
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "frank-wolfe:inner_steps=3", "schedule-free"])
+def test_watching_the_test_set_adds_its_metric_and_changes_nothing_else(optimizer):
+    found = []
+    for watch in (False, True):
+        task = make_task()
+        config = RunConfig(
+            model="indrnn", hidden=4, layers=2, batch_norm=True, dropout=0.3, optimizer=optimizer,
+            budget="7evaluations", evaluate_every=2, watch_test=watch,
+        )  # fmt: skip
+        run = build_training(config, task)
+        records = finish(run)
+        assert ["test_metric" in record for record in records] == [watch] * 5
+        found.append((run, [[record[name] for name in RECORDED] for record in records]))
+    (plain, without), (watched, with_it) = found
+    assert repr(without) == repr(with_it)
+    one, other = plain.state_dict(), watched.state_dict()
+    for state in (one, other):
+        del state["seconds"]
+    assert_equal_states(one, other)
+    assert plain.test() == watched.test()
+
+
+def test_the_watched_metric_is_that_of_the_weights_at_the_look():
+    task = make_task()
+    run = make("frank-wolfe:inner_steps=3", "6evaluations", task, evaluate_every=2, watch_test=True)
+    seen = []
+    for progress in run.run():
+        if progress.record:
+            with training.committed(run.optimizer):
+                _, metric = Task.evaluate(task, run.model, task.test, torch.device("cpu"))
+            seen.append((progress.record["test_metric"], metric))
+    assert len(seen) == 4
+    assert all(noted == metric for noted, metric in seen)
+    assert "test_metric" not in finish(make(budget="2evaluations"))[0]
 
 
 # -- how a run ends -------------------------------------------------------------------------------
@@ -587,3 +664,78 @@ def test_a_target_met_before_the_interruption_stays_met():
     finish(later)
     assert (later.status, later.to_target) == ("reached target", first.to_target)
     assert later.best["evaluations"] in (2, 4, 6, 8, 9)
+
+
+# -- networks by name -----------------------------------------------------------------------------
+
+
+def pixels(steps=784):
+    """A task of the shape of pixel-by-pixel MNIST, without its images."""
+    rng = torch.Generator().manual_seed(3)
+    inputs, classes = torch.randn(6, steps, 1, generator=rng), torch.arange(6)
+    examples = Examples(inputs, classes)
+    return Task("p", "", 1, 10, "cross-entropy", 1.0, examples, examples, examples, 6, 128, 3)
+
+
+@pytest.mark.parametrize(("name", "magnitude"), [("indrnn-6", 5), ("indrnn-6-paper", 2)])
+def test_indrnn_6_is_the_authors_network(name, magnitude):
+    model = build_training(RunConfig(model=name, optimizer="adam"), pixels()).model
+    # Layer 1: 128 + 128 + 128 (W, u, b), 5 layers of 128² + 256, 6 norms of 256, 1290 of read-out.
+    assert sum(p.numel() for p in model.parameters()) == 384 + 5 * 16640 + 1536 + 1290 == 86410
+    assert (len(model.recurrent), len(model.norms), model.dropout) == (6, 6, 0.1)
+    assert model.readout == "last"
+    bound = magnitude ** (1 / 784)
+    for layer in model.recurrent:
+        assert layer.recurrent_bound == pytest.approx(bound, rel=1e-12)
+        assert layer.nonlinearity == "relu"
+        assert (layer.bias_ih_l0 == 0).all()
+    for norm in model.norms:
+        assert (norm.eps, norm.momentum) == (1e-5, 0.1)
+    *others, last = [layer.weight_hh_l0.detach() for layer in model.recurrent]
+    assert min(float(u.min()) for u in others) < 0.05
+    if magnitude == 2:
+        assert 1 / bound - 1e-6 <= last.min()
+        assert last.max() <= bound + 1e-6
+    else:
+        assert last.min() < 0.1
+    weight = model.output.weight.detach()
+    # He's rule: mean square 2/128 over 1280 numbers, five deviations of √(2/1280) of it.
+    square = float(weight.square().mean())
+    assert square == pytest.approx(2 / 128, rel=5 * math.sqrt(2 / 1280))
+    assert (model.output.bias == 0).all()
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    ["sgd", "adam", "frank-wolfe:inner_steps=2", "frank-wolfe:norm=inf", "muon", "soap"],
+)
+@pytest.mark.parametrize("name", ["indrnn", "indrnn-6", "indrnn-6-paper"])
+def test_the_recurrent_bound_holds_whatever_the_optimizer_does(optimizer, name):
+    task = pixels(steps=10)
+    config = RunConfig(model=name, hidden=4, optimizer=optimizer, lr=5.0, schedule="constant")
+    run = build_training(config, task)
+    bound = (2 if "paper" in name else 5) ** (1 / 10)
+    exceeded = False
+    for _ in range(4):
+        run._step(0.0)
+        recurrent = [layer.weight_hh_l0 for layer in run.model.recurrent]
+        exceeded |= any(float(u.detach().abs().max()) > bound * (1 + 1e-6) for u in recurrent)
+        run.model(task.test.inputs.transpose(0, 1))
+        for u in recurrent:
+            assert float(u.detach().abs().max()) <= bound * (1 + 1e-6)
+    assert exceeded  # before the forward pass
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "words"),
+    [
+        ("layers", 3, "layers=6, got 3"),
+        ("dropout", 0.5, "dropout=0.1, got 0.5"),
+        ("initialization", "normal", "initialization=indrnn, got normal"),
+    ],
+)
+def test_settings_that_a_network_has_already_are_refused(option, value, words):
+    with pytest.raises(UserError, match=f"model 'indrnn-6' has {words}"):
+        build_training(RunConfig(model="indrnn-6", **{option: value}), pixels(10))
+    matching = dict(layers=6, dropout=0.1, initialization="indrnn", batch_norm=True)
+    build_training(RunConfig(model="indrnn-6", hidden=3, **matching), pixels(10))

@@ -26,6 +26,7 @@ class Search:
     def __init__(self, group: dict[str, Any], params: list[Tensor], states: list[dict[str, Any]]):
         self.group, self.params, self.states = group, params, states
         self.displacements: list[Tensor] = []
+        self.direction: list[Tensor] = []  # of the outer step, in radii
 
     def start(self) -> None:
         """At the first inner step: fixes the radius and the anchor. Notes who has a gradient."""
@@ -56,8 +57,8 @@ class Search:
             averages: Tensors = [self.states[i]["momentum_buffer"] for i in indices]
             torch._foreach_lerp_(averages, gradients, 1 - group["momentum"])
             # A zero gradient moves nothing, although the oracle sees an average that is not zero.
-            present = [(n != 0).to(g) for n, g in zip(_sizes(gradients), gradients, strict=True)]
-            if group["nesterov"]:
+            present = _present(gradients)
+            if group["nesterov"] and not group["vertex_momentum"]:
                 averages = torch._foreach_lerp(gradients, averages, group["momentum"])
             gradients = torch._foreach_mul(averages, present)
         return indices, gradients
@@ -104,21 +105,55 @@ class Search:
             for p in params:  # _foreach_mul_ rounds the factor to bfloat16, and 0.998 to 0.996
                 p.mul_(1 - float(group["lr"]) * group["weight_decay"])
 
+    def find_direction(self) -> None:
+        """The mean of this and earlier commits' displacements, or this one itself."""
+        group, indices = self.group, self.with_gradient()
+        self.direction, beta = self.displacements, group["vertex_momentum"]
+        if not beta or not indices:
+            return
+        new = [self.displacements[i] for i in indices]
+        means: Tensors = [self.states[i]["vertex_buffer"] for i in indices]
+        torch._foreach_lerp_(means, new, 1 - beta)
+        moves = torch._foreach_mul(means, 1 / (1 - beta ** group["commits"]))
+        if group["nesterov"]:
+            torch._foreach_lerp_(moves, new, 1 - beta)
+        # A zero gradient moves nothing, although the mean is not zero.
+        torch._foreach_mul_(moves, _present(new))
+        self.direction = list(self.displacements)
+        for i, move in zip(indices, moves, strict=True):
+            self.direction[i] = move
+
+    def average_weights(self) -> None:
+        """average ← average + (r+1)/(t+r) (weights - average) at commit t."""
+        group, indices = self.group, self.with_gradient()
+        if group["average"] is None or not indices:
+            return
+        r, t = group["average"], group["commits"]
+        means = [self.states[i]["average"] for i in indices]
+        weights: Tensors = [self.params[i] for i in indices]
+        if any(mean.dtype != p.dtype for mean, p in zip(means, weights, strict=True)):
+            weights = [p.to(mean.dtype) for mean, p in zip(means, weights, strict=True)]
+        if t == 1:
+            torch._foreach_copy_(means, weights)
+        else:
+            torch._foreach_lerp_(means, weights, min(1.0, (r + 1) / (t + r)))
+
     def plain_step(self) -> None:
-        """Weights += eta * radius * displacement, of length lr when eta is None."""
+        """Weights += eta * radius * direction, at most of length lr when eta is None."""
         group, indices = self.group, self.with_gradient()
         length = group["lr"] if group["eta"] is None else group["eta"] * group["probe_radius"]
         if indices:
             torch._foreach_add_(
                 [self.params[i] for i in indices],
-                [self.displacements[i] for i in indices],
+                [self.direction[i] for i in indices],
                 alpha=float(length),
             )
 
 
-def _sizes(gradients: Tensors) -> Tensors:
-    """A number for each tensor that is zero if and only if all its entries are."""
-    return torch._foreach_norm(gradients, 1)
+def _present(tensors: Tensors) -> list[Tensor]:
+    """For each tensor 0 if all its entries are zero, else 1 (NaN counts as 1)."""
+    sizes = torch._foreach_norm(tensors, 1)
+    return [(size != 0).to(t) for size, t in zip(sizes, tensors, strict=True)]
 
 
 def create_state(p: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
@@ -131,8 +166,12 @@ def create_state(p: Tensor, state: dict[str, Any], group: dict[str, Any]) -> Non
     if group["inner_steps"] > 1 and "anchor" not in state:
         state["anchor"] = torch.clone(p, memory_format=torch.preserve_format).detach()
         state["displacement"] = torch.zeros_like(p, memory_format=torch.preserve_format)
-    if group["momentum"] and "momentum_buffer" not in state:
-        state["momentum_buffer"] = torch.zeros_like(p, memory_format=torch.preserve_format)
+    for option, name in (("momentum", "momentum_buffer"), ("vertex_momentum", "vertex_buffer")):
+        if group[option] and name not in state:
+            state[name] = torch.zeros_like(p, memory_format=torch.preserve_format)
+    if group["average"] is not None and "average" not in state:
+        wide = torch.promote_types(p.dtype, torch.float32)
+        state["average"] = p.detach().to(wide, memory_format=torch.preserve_format, copy=True)
 
 
 def move_displacements(searches: list[Search]) -> None:

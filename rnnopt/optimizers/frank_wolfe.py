@@ -30,7 +30,6 @@ equal gradient evaluations (docs/experiment-log.md), not the paper's; PRESETS ho
 its authors' code's: `FrankWolfe(params, lr=1e-3, **PRESETS["paper"])`.
 """
 
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
@@ -46,31 +45,11 @@ from rnnopt.optimizers.ball_search import (
     move_displacements,
     radius_in_force,
 )
-from rnnopt.optimizers.linear_minimization import SPECTRAL_METHODS, Norm, check_norm
+from rnnopt.optimizers.frank_wolfe_options import PRESETS as PRESETS
+from rnnopt.optimizers.frank_wolfe_options import check_group
+from rnnopt.optimizers.linear_minimization import Norm
 
 Outer = str | Callable[..., Optimizer]
-
-# `authors_code` is https://github.com/YunYunY/FW_RNN_optimizer: the weights drift by every partial
-# mean instead of standing at the latest one, and K = 10.
-PRESETS: dict[str, dict[str, Any]] = {
-    "paper": dict(norm=2, ball="global", scale="norm", outer="adam", inner_steps=5, momentum=0.0),
-    "authors_code": dict(
-        norm=2,
-        ball="tensor",
-        scale="norm",
-        outer="adam",
-        inner_steps=10,
-        inner_iterate="cumulative",
-        momentum=0.0,
-    ),
-}
-CHOICES = {
-    "ball": ("tensor", "gate", "global"),
-    "scale": ("norm", "entry"),
-    "inner_weights": ("uniform", "increasing"),
-    "inner_iterate": ("paper", "cumulative"),
-    "spectral": tuple(SPECTRAL_METHODS),
-}
 
 
 class FrankWolfe(Optimizer):
@@ -107,10 +86,20 @@ class FrankWolfe(Optimizer):
         weight_decay: factor by which lr shrinks the weights at each commit; with
             decoupled_weight_decay=False it is added to each inner gradient instead (L2).
         momentum: μ of the average m ← μ m + (1-μ) g that the oracle sees in place of g; 0 is off.
-        nesterov: the oracle sees μ m + (1-μ) g instead of m.
+        vertex_momentum: β of the average D ← β D + (1-β) Δω_K over commits, along which the weights
+            move in place of Δω_K; 0 is off. D, divided by 1-β^t after t commits, is a mean of
+            vertices and so a point of the ball. Where minibatches agree it is as long as a vertex,
+            where they do not it is shorter.
+        nesterov: the weights move along β D + (1-β) Δω_K instead of D; without vertex_momentum the
+            oracle sees μ m + (1-μ) g instead of m.
+        average: r of the mean of the committed weights, x ← x + (r+1)/(t+r) (ω - x), that
+            `committed()` puts in place: commit t has weight t^r, so 0 is the plain mean and a
+            greater r forgets earlier ones. None is off.
         scale: unit of the radius, and of lr with outer="plain": "norm", the norm itself, as in the
             paper; "entry", the size of a typical entry, n^{1/p} norms, for the spectral norm
-            √max(rows, columns), so that one radius means the same for every norm and shape.
+            √max(rows, columns), so that one radius means the same for every norm and shape; "rms",
+            for the spectral norm alone, √(rows/columns), so that a step of radius r changes outputs
+            by r at most in root mean square when inputs have root mean square 1.
         radius_scale: radius per lr when radius is None.
         eta: step length of outer="plain" in radii; None means lr/radius, a step of length lr.
         inner_weights: "uniform" 1/k, or "increasing" 2/(k+1), which favours later vertices.
@@ -142,7 +131,9 @@ class FrankWolfe(Optimizer):
         weight_decay: float = 0.0,
         *,
         momentum: float = 0.9,
+        vertex_momentum: float = 0.0,
         nesterov: bool = False,
+        average: float | None = None,
         scale: str = "entry",
         radius_scale: float = 1.0,
         eta: float | None = None,
@@ -159,11 +150,12 @@ class FrankWolfe(Optimizer):
         self._in_committed = False
         defaults = dict(
             lr=lr, inner_steps=inner_steps, radius=radius, norm=norm, ball=ball,
-            weight_decay=weight_decay, momentum=momentum, nesterov=nesterov, scale=scale,
-            radius_scale=radius_scale, eta=eta, inner_weights=inner_weights,
-            inner_iterate=inner_iterate, decoupled_weight_decay=decoupled_weight_decay,
-            spectral=spectral, gates=gates,
+            weight_decay=weight_decay, momentum=momentum, vertex_momentum=vertex_momentum,
+            nesterov=nesterov, average=average, scale=scale, radius_scale=radius_scale, eta=eta,
+            inner_weights=inner_weights, inner_iterate=inner_iterate,
+            decoupled_weight_decay=decoupled_weight_decay, spectral=spectral, gates=gates,
             inner_step=0,  # inner gradients taken since the last commit
+            commits=0,
             probe_radius=0.0,  # radius in force since the first of them
             outer=outer if isinstance(outer, str) else "callable",
         )  # fmt: skip
@@ -177,7 +169,7 @@ class FrankWolfe(Optimizer):
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         try:
-            _check_group(group, self.param_groups[0])
+            check_group(group, self.param_groups[0])
         except ValueError:
             self.param_groups.pop()
             raise
@@ -208,7 +200,15 @@ class FrankWolfe(Optimizer):
             if group.get("outer", ours) != ours:
                 theirs = group["outer"]
                 raise ValueError(f"the state was saved with outer={theirs!r}, got outer={ours!r}.")
-        super().load_state_dict(deepcopy(state_dict))
+        state_dict = deepcopy(state_dict)
+        super().load_state_dict(state_dict)
+        # torch has cast all to the weights' type; the mean of half-precision weights is wider.
+        keys = [key for group in state_dict["param_groups"] for key in group["params"]]
+        params = [p for group in self.param_groups for p in group["params"]]
+        for key, p in zip(keys, params, strict=True):
+            saved = state_dict["state"].get(key, {})
+            if "average" in saved:
+                self.state[p]["average"] = saved["average"].to(p.device)
 
     def state_dict(self) -> dict[str, Any]:
         """The whole state, legal at every inner step; save the model's weights at the same moment.
@@ -233,15 +233,17 @@ class FrankWolfe(Optimizer):
 
     @contextmanager
     def committed(self) -> Iterator[None]:
-        """Puts the committed weights in place inside the `with`, and the probe point back after.
+        """Puts the weights to evaluate in place inside the `with`, and the present ones back after.
 
-        For evaluation and export; a checkpoint to resume from is taken outside.
+        With `average` these are the mean of the committed weights, else the committed weights
+        themselves. For evaluation and export; a checkpoint to resume from is taken outside. The
+        running statistics of batch normalisation are those of the weights trained with.
         """
         moved = [
-            (p, self.state[p]["anchor"])
+            (p, value)
             for group in self.param_groups
             for p in group["params"]
-            if self.inner_step and self.state[p].get("anchor") is not None
+            if (value := self._to_evaluate(group, p)) is not None
         ]
         probes = [p.detach().clone() for p, _ in moved]
         with torch.no_grad():
@@ -256,6 +258,13 @@ class FrankWolfe(Optimizer):
             with torch.no_grad():
                 for (p, _), probe in zip(moved, probes, strict=True):
                     p.copy_(probe)
+
+    def _to_evaluate(self, group: dict[str, Any], p: Tensor) -> Tensor | None:
+        """What `committed()` shows of a tensor; None where the tensor already has it."""
+        state = self.state.get(p, {})
+        if group["average"] is not None and "average" in state:
+            return state["average"]
+        return state.get("anchor") if self.inner_step else None
 
     # -- the step ----------------------------------------------------------------------------------
 
@@ -314,11 +323,15 @@ class FrankWolfe(Optimizer):
     def _commit(self, searches: list[Search]) -> None:
         """The outer step, from the anchor along the displacement."""
         for search in searches:
+            search.group["commits"] += 1
+            search.find_direction()
             search.decay_weights()
             if self.outer == "plain":
                 search.plain_step()
         if self.outer != "plain":
             self._outer_step(searches)
+        for search in searches:
+            search.average_weights()
 
     def _outer_step(self, searches: list[Search]) -> None:
         """Lets the outer optimizer step on -displacement; its state lives in `self.state`."""
@@ -335,7 +348,7 @@ class FrankWolfe(Optimizer):
                 group["params"] = search.group["params"]  # torch may have swapped them
                 if not indices:
                     continue
-                pseudo_gradients = torch._foreach_neg([search.displacements[i] for i in indices])
+                pseudo_gradients = torch._foreach_neg([search.direction[i] for i in indices])
                 for i, pseudo_gradient in zip(indices, pseudo_gradients, strict=True):
                     search.params[i].grad = pseudo_gradient
                     outer.state[search.params[i]] = search.states[i]["outer"]
@@ -356,7 +369,7 @@ class FrankWolfe(Optimizer):
         if any(p.grad.any() for s in searches for p in s.params if p.grad is not None):
             return
         for search in searches:
-            search.displacements = [torch.zeros_like(p) for p in search.params]
+            search.direction = [torch.zeros_like(p) for p in search.params]
             for state in search.states:
                 state["has_gradient"] = True
         self._outer_step(searches)
@@ -374,43 +387,3 @@ class FrankWolfe(Optimizer):
             else:
                 self._outer_optimizer = torch.optim.Adam(groups, lr=lr, foreach=True)
         return self._outer_optimizer
-
-
-def _check_group(group: dict[str, Any], first: dict[str, Any]) -> None:
-    """Raises ValueError that names the first option outside its range."""
-    check_norm(group["norm"])
-    for name, allowed in CHOICES.items():
-        if group[name] not in allowed:
-            wanted = ", ".join(repr(choice) for choice in allowed)
-            raise ValueError(f"{name} must be one of {wanted}, got {name}={group[name]!r}.")
-    at_least_zero = ["lr", "radius", "eta", "weight_decay", "radius_scale"]
-    for name in at_least_zero:
-        value = group[name]
-        if isinstance(value, Tensor) and value.numel() != 1:
-            raise ValueError(f"a tensor {name} must have one element, got {name}={value}.")
-        if value is None and name not in ("radius", "eta"):
-            raise ValueError(f"FrankWolfe needs a finite {name} >= 0, got {name}=None.")
-        if value is not None and not 0 <= float(value) < math.inf:
-            raise ValueError(f"FrankWolfe needs a finite {name} >= 0, got {name}={value}.")
-    if not isinstance(group["momentum"], int | float) or not 0 <= group["momentum"] < 1:
-        raise ValueError(f"FrankWolfe needs 0 <= momentum < 1, got momentum={group['momentum']}.")
-    if group["nesterov"] and not group["momentum"]:
-        raise ValueError("nesterov needs momentum > 0, got momentum=0.")
-    steps = group["inner_steps"]
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-        raise ValueError(f"FrankWolfe needs an integer inner_steps >= 1, got inner_steps={steps}.")
-    gates = group["gates"]
-    if gates != "auto" and (not isinstance(gates, int) or isinstance(gates, bool) or gates < 1):
-        raise ValueError(f'gates must be "auto" or an integer >= 1, got gates={gates!r}.')
-    shared = ["inner_steps"]
-    if "global" in (group["ball"], first["ball"]):
-        shared += ["ball", "norm", "scale"]
-    for name in shared:
-        if group[name] != first[name]:
-            raise ValueError(
-                f"all groups must share {name}, got {name}={first[name]!r} and {group[name]!r}."
-            )
-    if (group["ball"], group["norm"], group["scale"]) == ("global", "spectral", "entry"):
-        raise ValueError('ball="global" with norm="spectral" needs scale="norm".')
-    if any(p.is_complex() for p in group["params"]):
-        raise ValueError("FrankWolfe needs real tensors, got a complex one.")

@@ -4,6 +4,14 @@ from collections.abc import Callable
 
 from rnnopt.errors import unknown_name
 from rnnopt.specification import call_with, parse
+from rnnopt.tasks.activity import hapt2 as hapt2
+from rnnopt.tasks.activity import hapt6 as hapt6
+from rnnopt.tasks.activity import har2 as har2
+from rnnopt.tasks.activity import har6 as har6
+from rnnopt.tasks.activity import noisy_hapt2 as noisy_hapt2
+from rnnopt.tasks.activity import noisy_hapt6 as noisy_hapt6
+from rnnopt.tasks.activity import noisy_har2 as noisy_har2
+from rnnopt.tasks.activity import noisy_har6 as noisy_har6
 from rnnopt.tasks.adding import adding as adding
 from rnnopt.tasks.counting import counting as counting
 from rnnopt.tasks.digits import digits_pixels as digits_pixels
@@ -22,6 +30,14 @@ TASKS: dict[str, Callable[..., Task]] = {
     "mnist-rows": mnist_rows,
     "mnist-pixels": mnist_pixels,
     "mnist-permuted": mnist_permuted,
+    "hapt2": hapt2,
+    "hapt6": hapt6,
+    "har2": har2,
+    "har6": har6,
+    "noisy-hapt2": noisy_hapt2,
+    "noisy-hapt6": noisy_hapt6,
+    "noisy-har2": noisy_har2,
+    "noisy-har6": noisy_har6,
 }
 
 

@@ -68,21 +68,30 @@ def read_idx(name: str) -> Tensor:
     return torch.frombuffer(bytearray(content[8:]), dtype=torch.uint8)
 
 
-def _mnist(name: str, summary: str, steps: int, target: float, permuted: bool = False) -> Task:
+def _mnist(
+    name: str, summary: str, rows: bool, target: float, permuted: bool = False, pool: int = 1
+) -> Task:
+    if not isinstance(pool, int) or pool < 1 or 28 % pool:
+        raise UserError(f"{name} needs pool to be one of 1, 2, 4, 7, 14, 28, got pool={pool!r}.")
+    side = 28 // pool
+    steps = side if rows else side * side
+    if pool > 1:
+        summary += f", means of {pool} x {pool} pixels: {steps} steps"
     parts = []
     for part in ("train", "t10k"):
-        images = read_idx(f"{part}-images-idx3-ubyte").view(-1, steps, 784 // steps)
+        images = read_idx(f"{part}-images-idx3-ubyte").view(-1, side, pool, side, pool)
+        images = images.float().mean((2, 4)).view(len(images), steps, -1)
         if permuted:
             from numpy.random import RandomState
 
-            images = images[:, torch.from_numpy(RandomState(PERMUTATION_SEED).permutation(784))]
-        parts.append(Examples(images.float(), read_idx(f"{part}-labels-idx1-ubyte").long()))
+            images = images[:, torch.from_numpy(RandomState(PERMUTATION_SEED).permutation(steps))]
+        parts.append(Examples(images, read_idx(f"{part}-labels-idx1-ubyte").long()))
     train, validation = split_examples(parts[0], [57_000, 3_000], seed=0)
     train, validation, test = standardize([train, validation, parts[1]])
     return Task(
         name=name,
         summary=summary,
-        input_size=784 // steps,
+        input_size=train.inputs.shape[2],
         output_size=10,
         loss="cross-entropy",
         target=target,
@@ -90,22 +99,22 @@ def _mnist(name: str, summary: str, steps: int, target: float, permuted: bool = 
         validation=validation,
         test=test,
         epoch_size=len(train),
-        hidden_size=100 if steps == 28 else 128,
+        hidden_size=100 if rows else 128,
         batch_size=128,
     )
 
 
 def mnist_rows() -> Task:
     """MNIST, a row of 28 pixels a step."""
-    return _mnist("mnist-rows", "MNIST, a row a step (28 steps)", 28, 0.97)
+    return _mnist("mnist-rows", "MNIST, a row a step (28 steps)", True, 0.97)
 
 
-def mnist_pixels() -> Task:
-    """MNIST, a pixel a step."""
-    return _mnist("mnist-pixels", "MNIST, a pixel a step (784 steps)", 784, 0.9)
+def mnist_pixels(pool: int = 1) -> Task:
+    """MNIST, a pixel a step; `pool` = 2 averages blocks of 2 x 2 pixels: 196 steps."""
+    return _mnist("mnist-pixels", "MNIST, a pixel a step (784 steps)", False, 0.9, pool=pool)
 
 
-def mnist_permuted() -> Task:
-    """MNIST, a pixel a step in a fixed random order."""
+def mnist_permuted(pool: int = 1) -> Task:
+    """MNIST, a pixel a step in a fixed random order; `pool` as in mnist_pixels."""
     summary = "MNIST, a pixel a step in a fixed random order (784 steps)"
-    return _mnist("mnist-permuted", summary, 784, 0.9, permuted=True)
+    return _mnist("mnist-permuted", summary, False, 0.9, permuted=True, pool=pool)

@@ -32,11 +32,15 @@ class Batch:
 
 @dataclass(frozen=True)
 class Examples:
-    """Stored sequences: inputs (count, time, feature), targets (count, …), lengths (count,)."""
+    """Stored sequences: inputs (count, time, feature), targets (count, …), lengths (count,).
+
+    `noise` is the deviation of Gaussian noise that `Batches` draws anew for every batch.
+    """
 
     inputs: Tensor
     targets: Tensor
     lengths: Tensor | None = None
+    noise: float = 0.0
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -51,9 +55,10 @@ class Examples:
     def to(self, device: torch.device) -> "Examples":
         """These sequences on `device`."""
         lengths = None if self.lengths is None else self.lengths.to(device)
-        return Examples(self.inputs.to(device), self.targets.to(device), lengths)
+        return Examples(self.inputs.to(device), self.targets.to(device), lengths, self.noise)
 
 
+Loss = Literal["cross-entropy", "mse", "binary-mse", "binary-cross-entropy"]
 # Draws that many sequences from a generator.
 Draw = Callable[[int, torch.Generator], Batch]
 
@@ -66,9 +71,11 @@ class Task:
         name: as on the command line.
         summary: one line for people.
         input_size, output_size: features a step; classes or numbers to predict.
-        loss: "cross-entropy" (targets are classes) or "mse".
-        target: the metric to reach, declared in advance: accuracy in 0 … 1 for cross-entropy, mean
-            squared error for mse.
+        loss: "cross-entropy" (targets are classes), "mse", or one output for two classes (targets
+            (count, 1) of 0.0 and 1.0): "binary-mse" calls it 1 above 1/2, "binary-cross-entropy",
+            which takes a logit, above 0.
+        target: the metric to reach, declared in advance: mean squared error for mse, else
+            accuracy in 0 … 1.
         train: stored examples, or a function that draws new ones.
         validation, test: stored examples.
         epoch_size: sequences that count as one epoch when they are drawn anew.
@@ -79,7 +86,7 @@ class Task:
     summary: str
     input_size: int
     output_size: int
-    loss: Literal["cross-entropy", "mse"]
+    loss: Loss
     target: float
     train: Examples | Draw
     validation: Examples
@@ -108,11 +115,11 @@ class Task:
     @property
     def metric(self) -> str:
         """Name of the metric: accuracy is better the higher, mse the lower."""
-        return "accuracy" if self.loss == "cross-entropy" else "mse"
+        return "mse" if self.loss == "mse" else "accuracy"
 
     def is_better(self, metric: float, other: float) -> bool:
         """Whether the first of two metrics is strictly better; NaN never is."""
-        return metric > other if self.loss == "cross-entropy" else metric < other
+        return metric < other if self.loss == "mse" else metric > other
 
     def reached(self, metric: float) -> bool:
         """Whether a metric meets the target."""
@@ -123,7 +130,16 @@ class Task:
         outputs, targets = _pairs(outputs, batch)
         if self.loss == "cross-entropy":
             return functional.cross_entropy(outputs, targets)
+        if self.loss == "binary-cross-entropy":
+            return functional.binary_cross_entropy_with_logits(outputs, targets)
         return functional.mse_loss(outputs, targets)
+
+    def right(self, answers: Tensor, targets: Tensor) -> Tensor:
+        """Which answers (count, output) name the class of their targets."""
+        if self.loss == "cross-entropy":
+            return answers.argmax(-1) == targets
+        threshold = 0.0 if self.loss == "binary-cross-entropy" else 0.5
+        return (answers > threshold) == (targets > 0.5)
 
     @torch.no_grad()
     def evaluate(
@@ -139,11 +155,11 @@ class Task:
             answers, targets = _pairs(outputs, batch)
             loss += float(self.loss_of(outputs, batch)) * len(answers)
             count += len(answers)  # sequences, or true steps where the model answers at each
-            if self.loss == "cross-entropy":
-                correct += float((answers.argmax(-1) == targets).sum())
+            if self.metric == "accuracy":
+                correct += float(self.right(answers, targets).sum())
         model.train(was_training)
         loss /= count
-        return loss, correct / count if self.loss == "cross-entropy" else loss
+        return loss, correct / count if self.metric == "accuracy" else loss
 
 
 def _pairs(outputs: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -190,7 +206,11 @@ class Batches:
             self.order, self.cursor = torch.randperm(len(train), generator=self.generator), 0
         index = self.order[self.cursor : self.cursor + self.batch_size]
         self.cursor += self.batch_size
-        return train.batch(index)
+        batch = train.batch(index)
+        if train.noise == 0:
+            return batch
+        noise = torch.randn(batch.inputs.shape, generator=self.generator).to(batch.inputs)
+        return replace(batch, inputs=batch.inputs + train.noise * noise)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything `load_state_dict` needs to draw the same batches on."""
@@ -207,19 +227,25 @@ class Batches:
 def split_examples(examples: Examples, sizes: list[int], seed: int) -> list[Examples]:
     """Disjoint random parts of the given sizes; the same for the same seed."""
     order = torch.randperm(len(examples), generator=torch.Generator().manual_seed(seed))
-    parts = order[: sum(sizes)].split(sizes)
+    return [select(examples, part) for part in order[: sum(sizes)].split(sizes)]
+
+
+def select(examples: Examples, index: Tensor) -> Examples:
+    """The examples at `index`, a mask or positions."""
     lengths = examples.lengths
-    return [
-        Examples(
-            examples.inputs[part],
-            examples.targets[part],
-            None if lengths is None else lengths[part],
-        )
-        for part in parts
-    ]
+    return replace(
+        examples,
+        inputs=examples.inputs[index],
+        targets=examples.targets[index],
+        lengths=None if lengths is None else lengths[index],
+    )
 
 
-def standardize(parts: list[Examples]) -> list[Examples]:
-    """Subtracts the mean and divides by the deviation of all entries of the first part."""
-    deviation, mean = torch.std_mean(parts[0].inputs)
-    return [Examples((p.inputs - mean) / deviation, p.targets, p.lengths) for p in parts]
+def standardize(parts: list[Examples], per_channel: bool = False) -> list[Examples]:
+    """Subtracts the mean and divides by the deviation of the first part.
+
+    They are of all its entries, or of each channel alone. What is constant there becomes 0.
+    """
+    deviation, mean = torch.std_mean(parts[0].inputs, (0, 1) if per_channel else (0, 1, 2))
+    deviation = torch.where(deviation == 0, torch.ones_like(deviation), deviation)
+    return [replace(part, inputs=(part.inputs - mean) / deviation) for part in parts]

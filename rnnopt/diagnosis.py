@@ -1,0 +1,171 @@
+"""A run under observation: the loop of training.py, with looks at it at regular moments.
+
+A look is taken of a copy of the model, with the committed weights and in double precision, on
+minibatches of its own stream. The run itself is bit for bit what it is unobserved, and neither its
+clock nor its counters move. In the copy dropout is off and batch normalisation uses the statistics
+of the minibatch, as in training; sequences are whole, even where training truncates gradients.
+
+A look costs about `noise_batches` + `curvature_steps` + 4 gradient evaluations in double precision.
+"""
+
+import copy
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rnnopt.curvature import ball_curvature
+from rnnopt.diagnostics import Directions, noise_scale, recurrent_spectra
+from rnnopt.gradient_flow import GradientFlow, middle, recurrent_layers
+from rnnopt.optimizers.frank_wolfe import FrankWolfe
+from rnnopt.tasks.task import Batch, Batches, Examples
+from rnnopt.training import Progress, Training, committed
+
+# What of a FrankWolfe's group says which ball is searched.
+BALL = ("lr", "norm", "ball", "radius", "radius_scale", "scale", "spectral", "gates")
+
+
+class Diagnosis:
+    """Looks at what the gradients of a run do; `looks`, `records` and `directions` hold the answer.
+
+    Args:
+        training: the run, not begun.
+        looks: how often to look, evenly over the budget; always at the beginning and the end.
+        seed: of the minibatches that are looked at.
+        noise_batches: minibatches from which the noise scale is estimated, ≥ 2.
+        curvature_steps: inner steps along which the curvature is measured; unset means those of a
+            FrankWolfe with more than one, else 5. Its ball is the optimizer's own, and for another
+            optimizer FrankWolfe's default one at the current learning rate.
+
+    A look is a dict, ready for JSON:
+        evaluations: gradient evaluations of the run so far.
+        loss: on the minibatch that every look shares.
+        layers: for each recurrent layer a record of `GradientFlow` on that minibatch.
+        spectra: `recurrent_spectra` of each recurrent layer.
+        noise: trace, squared_norm and scale of `noise_scale`, on minibatches new at each look.
+        curvature: of `ball_curvature` on the shared minibatch, a dict an inner step.
+        angle: median of `directions` since the last look, in degrees; NaN where there is none.
+    """
+
+    def __init__(
+        self,
+        training: Training,
+        looks: int = 20,
+        seed: int = 0,
+        noise_batches: int = 8,
+        curvature_steps: int | None = None,
+    ):
+        if looks < 1:
+            raise ValueError(f"Diagnosis needs looks >= 1, got looks={looks}.")
+        if noise_batches < 2:
+            raise ValueError(f"Diagnosis needs noise_batches >= 2, got {noise_batches}.")
+        self.training, self.count, self.noise_batches = training, looks, noise_batches
+        inner_steps = training.optimizer.param_groups[0].get("inner_steps", 1)
+        self.curvature_steps = curvature_steps or (inner_steps if inner_steps > 1 else 5)
+        self.looks: list[dict[str, Any]] = []
+        self.records: list[dict[str, float]] = []
+        self.directions = Directions(training.optimizer)
+        task = training.task
+        # Full minibatches alone: the noise of a short one is another.
+        self.batch_size = training.batches.batch_size
+        if isinstance(task.train, Examples):
+            self.batch_size = min(self.batch_size, len(task.train))
+        self._batches = Batches(task, self.batch_size, seed + 2**40)  # no run's own stream
+        self._shared = self._draw()
+        self._angles_told = 0
+
+    def run(self, stop_requested: Callable[[], bool] = lambda: False) -> Iterator[Progress]:
+        """Trains as `Training.run` does, looking between the steps."""
+        with self.directions:
+            for progress in self.training.run(stop_requested):
+                over = self.training.status != "running"
+                due = progress.fraction * max(self.count - 1, 1) >= len(self.looks)
+                new = not self.looks or progress.evaluations > self.looks[-1]["evaluations"]
+                if new and (over or (due and len(self.looks) < self.count)):
+                    self.looks.append(self._look(progress.evaluations))
+                if progress.record:
+                    self.records.append(progress.record)
+                yield progress
+
+    # -- one look ----------------------------------------------------------------------------------
+
+    def _look(self, evaluations: float) -> dict[str, Any]:
+        with committed(self.training.optimizer):
+            twin = _twin(self.training.model)
+        loss, layers = self._flow(twin)
+        spectra = {name: recurrent_spectra(layer) for name, layer in recurrent_layers(twin).items()}
+        gradients = [self._gradient(twin, self._draw()) for _ in range(self.noise_batches)]
+        noise = noise_scale(gradients, self.batch_size)
+        new = self.directions.records[self._angles_told :]
+        self._angles_told = len(self.directions.records)
+        return dict(
+            evaluations=evaluations,
+            loss=loss,
+            layers=layers,
+            spectra=spectra,
+            noise=dict(trace=noise.trace, squared_norm=noise.squared_norm, scale=noise.scale),
+            curvature=self._curvature(twin),
+            angle=middle([record["angle"] for record in new]),
+        )
+
+    def _draw(self) -> Batch:
+        while True:
+            batch = self._batches.draw()
+            if len(batch) == self.batch_size:
+                return batch.to(self.training.device)
+
+    def _loss(self, twin: nn.Module, batch: Batch) -> Tensor:
+        """Mean loss of the copy on a minibatch."""
+        dtype = next(twin.parameters()).dtype
+        targets = batch.targets.to(dtype) if batch.targets.is_floating_point() else batch.targets
+        batch = Batch(batch.inputs.to(dtype), targets, batch.lengths)
+        return self.training.task.loss_of(twin(batch.inputs, batch.lengths), batch)
+
+    def _gradient(self, twin: nn.Module, batch: Batch) -> list[Tensor]:
+        params = list(twin.parameters())
+        return list(torch.autograd.grad(self._loss(twin, batch), params, materialize_grads=True))
+
+    def _flow(self, twin: nn.Module) -> tuple[float, dict[str, dict[str, Any]]]:
+        """Loss on the shared minibatch, and the record of each recurrent layer."""
+        with GradientFlow(twin, lengths=self._shared.lengths) as flow:
+            loss = self._loss(twin, self._shared)
+            torch.autograd.grad(loss, list(twin.parameters()), allow_unused=True)
+        records = sorted(flow.records, key=lambda record: _order(record["layer"]))
+        layers = {}
+        for record in records:
+            kept = {k: v for k, v in record.items() if k not in ("layer", "backward")}
+            layers[record["layer"]] = kept | {"norms": record["norms"].tolist()}
+        return float(loss.detach()), layers
+
+    def _curvature(self, twin: nn.Module) -> list[dict[str, float]]:
+        optimizer = self.training.optimizer
+        params = list(twin.parameters())
+        groups: list[dict[str, Any]] = [{"params": params}]
+        lr = float(optimizer.param_groups[0]["lr"])
+        if isinstance(optimizer, FrankWolfe):
+            of = dict(zip(self.training.model.parameters(), params, strict=True))
+            groups = [
+                {"params": [of[p] for p in group["params"]]} | {name: group[name] for name in BALL}
+                for group in optimizer.param_groups
+            ]
+        return ball_curvature(
+            lambda: self._loss(twin, self._shared), groups, self.curvature_steps, lr=lr
+        )
+
+
+def _order(name: str) -> list[tuple[int, str]]:
+    """Layers as they follow each other; autograd meets the last first."""
+    return [(int(part) if part.isdigit() else -1, part) for part in name.split(".")]
+
+
+def _twin(model: nn.Module) -> nn.Module:
+    """A copy to measure: double precision, no dropout, batch statistics."""
+    twin = copy.deepcopy(model).eval()
+    if next(twin.parameters()).device.type != "mps":  # which has no double precision
+        twin = twin.double()
+    for module in twin.modules():
+        # cuDNN's recurrent layers differentiate in training mode alone.
+        if isinstance(module, (nn.modules.batchnorm._BatchNorm, nn.RNNBase)):
+            module.training = True
+    return twin

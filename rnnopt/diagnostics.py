@@ -1,0 +1,266 @@
+"""What gradients, steps and recurrent weights of a training run can be measured by.
+
+Pure functions on tensors, and `Directions`, which watches an optimizer.
+
+- Gradient noise scale. Minibatch gradients g_1 … g_m of B sequences each have mean G and covariance
+  Σ/B. With ḡ their mean and S = Σ_i ‖g_i - ḡ‖² / (m - 1), E[B S] = tr Σ and E[‖ḡ‖² - S/m] = ‖G‖²:
+  both estimates are unbiased, their ratio B_simple = tr Σ / ‖G‖² is not, but consistent. It is the
+  batch size below which more sequences a step pay in full.
+  McCandlish, Kaplan, Amodei et al., "An Empirical Model of Large-Batch Training", 2018,
+  https://arxiv.org/abs/1812.06162, section 2.2 and appendix A.1.
+- Direction of a step: the angle between the gradient g at the weights left and minus the change Δω,
+  and the ratio ‖g + Δω‖ / ‖Δω‖. Assumption A5 of Yue et al. bounds the ratio by √(1 - Lη); their
+  signed mean angle has no meaning above two dimensions, so angles here are unsigned.
+  Yue, Li, Saligrama and Zhang, ICPR 2020, https://arxiv.org/abs/2010.05397.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.optim.optimizer import Optimizer
+
+from rnnopt.layers.indrnn import IndRNN
+from rnnopt.optimizers.frank_wolfe import FrankWolfe
+
+GATES: dict[type, tuple[str, ...]] = {
+    nn.LSTM: ("input", "forget", "cell", "output"),
+    nn.GRU: ("reset", "update", "new"),
+}
+
+
+# -- noise -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class NoiseScale:
+    """Estimates of tr Σ, the variance of one sequence's gradient, and of ‖G‖²."""
+
+    trace: float
+    squared_norm: float
+
+    @property
+    def scale(self) -> float:
+        """B_simple, in sequences; ∞ where the mean gradient drowns in the noise."""
+        if self.squared_norm > 0:
+            return self.trace / self.squared_norm
+        return math.nan if math.isnan(self.trace + self.squared_norm) else math.inf
+
+
+def noise_scale(gradients: Sequence[Sequence[Tensor]], batch_size: int) -> NoiseScale:
+    """The gradient noise scale from the gradients of ≥ 2 minibatches of one size.
+
+    Args:
+        gradients: for each minibatch the gradient of its mean loss, one tensor a weight tensor.
+        batch_size: sequences a minibatch.
+    """
+    count = len(gradients)
+    if count < 2:
+        raise ValueError(f"noise_scale needs at least 2 gradients, got {count}.")
+    rows = torch.stack([torch.cat([g.detach().flatten() for g in one]) for one in gradients])
+    rows = rows.cpu().double()
+    mean = rows.mean(0)
+    spread = float((rows - mean).square().sum()) / (count - 1)
+    return NoiseScale(batch_size * spread, float(mean.square().sum()) - spread / count)
+
+
+# -- directions ------------------------------------------------------------------------------------
+
+
+def direction_angle(gradients: Sequence[Tensor | None], changes: Sequence[Tensor]) -> float:
+    """Degrees in 0 … 180 between a gradient and minus a change, all tensors as one vector.
+
+    A missing gradient counts as zero; the angle to or from zero is NaN. Accurate near 0 and 180,
+    where an arccos is not.
+
+    Example:
+        >>> direction_angle([torch.tensor([1.0, 0.0])], [torch.tensor([-1.0, 1.0])])
+        45.0
+    """
+    gradient, descent = _vector(gradients, changes), -_vector(changes, changes)
+    lengths = gradient.norm(), descent.norm()
+    if any(not 0 < float(length) < math.inf for length in lengths):
+        return math.nan
+    one, other = gradient / lengths[0], descent / lengths[1]
+    return math.degrees(2 * math.atan2(float((one - other).norm()), float((one + other).norm())))
+
+
+def direction_ratio(gradients: Sequence[Tensor | None], changes: Sequence[Tensor]) -> float:
+    """‖g + Δω‖ / ‖Δω‖ over all tensors; NaN for no change."""
+    gradient, change = _vector(gradients, changes), _vector(changes, changes)
+    length = float(change.norm())
+    return float((gradient + change).norm()) / length if length > 0 else math.nan
+
+
+def _vector(tensors: Sequence[Tensor | None], like: Sequence[Tensor]) -> Tensor:
+    pairs = zip(tensors, like, strict=True)
+    filled = [torch.zeros_like(other) if one is None else one for one, other in pairs]
+    return torch.cat([one.detach().flatten().cpu().double() for one in filled])
+
+
+class Directions:
+    """Records how the steps of an optimizer point relative to the gradient.
+
+    For FrankWolfe a step is K inner ones: the gradient is that of the first, taken at the committed
+    weights, and the change is Δω_K, as it stands before an outer optimizer makes something else of
+    it. For every other optimizer it is the weights' actual change. Gradients are as the optimizer
+    gets them, clipped ones clipped, which leaves the angle. The training is not touched.
+
+    Args:
+        optimizer: any torch optimizer, or one made of `parts` that have disjoint weights; its
+            `step` is called without a closure.
+        every: record every so many steps, for FrankWolfe commits.
+
+    `records` has a dict a step: `step`, its number from 1; `angle` in degrees and `ratio`, see
+    `direction_angle` and `direction_ratio`. For FrankWolfe with K = 1 and outer="plain", Δω is the
+    rounded difference of two weights: in float32 angles below about 0.1° are rounding.
+
+    Example:
+        >>> with Directions(optimizer) as directions:
+        ...     train(model, optimizer)
+        >>> directions.records[0]["angle"]
+        17.3
+    """
+
+    def __init__(self, optimizer: Any, every: int = 1):
+        if every < 1:
+            raise ValueError(f"Directions needs every >= 1, got every={every}.")
+        self.optimizer, self.every = optimizer, every
+        self.parts: list[Optimizer] = getattr(optimizer, "parts", [optimizer])
+        self.records: list[dict[str, float]] = []
+        self.steps = 0
+        self._gradients: list[Tensor | None] | None = None
+        self._weights: list[Tensor] = []
+        self._pseudo_gradients: list[Tensor | None] | None = None
+        self._handles: list[Any] = []
+        self._outer_watched: Optimizer | None = None
+
+    def attach(self) -> Self:
+        """Begins to record; so does `with directions:`."""
+        self.detach()
+        first, last = self.parts[0], self.parts[-1]
+        self._handles.append(first.register_step_pre_hook(self._before))
+        self._handles.append(last.register_step_post_hook(self._after))
+        return self
+
+    def detach(self) -> None:
+        """Stops recording."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        self._gradients, self._outer_watched = None, None
+
+    def __enter__(self) -> Self:
+        return self.attach()
+
+    def __exit__(self, *exception: object) -> None:
+        self.detach()
+
+    def _params(self) -> list[Tensor]:
+        return [p for part in self.parts for group in part.param_groups for p in group["params"]]
+
+    def _before(self, part: Optimizer, args: tuple, kwargs: dict) -> None:
+        if any(callable(one) for one in (*args[1:], *kwargs.values())):
+            raise ValueError("Directions needs step() without a closure.")
+        if isinstance(part, FrankWolfe):
+            self._watch_outer(part)
+            if part.inner_step > 0:
+                return
+        self._gradients, self._pseudo_gradients = None, None
+        if self.steps % self.every == 0:
+            params = self._params()
+            self._gradients = [None if p.grad is None else p.grad.clone() for p in params]
+            self._weights = [p.detach().clone() for p in params]
+
+    def _watch_outer(self, part: FrankWolfe) -> None:
+        """Looks at the outer optimizer's steps; loading a state puts a new one in its place."""
+        if part.outer != "plain" and part.outer_optimizer is not self._outer_watched:
+            self._outer_watched = part.outer_optimizer
+            self._handles.append(self._outer_watched.register_step_pre_hook(self._outer))
+
+    def _outer(self, outer: Optimizer, args: tuple, kwargs: dict) -> None:
+        """The outer optimizer is about to step on -Δω_K/δ."""
+        self._pseudo_gradients = [
+            None if p.grad is None else p.grad.clone() for p in self._params()
+        ]
+
+    def _after(self, part: Optimizer, args: tuple, kwargs: dict) -> None:
+        if isinstance(part, FrankWolfe) and part.inner_step > 0:
+            return
+        self.steps += 1
+        if self._gradients is None:
+            return
+        changes = self._changes(part)
+        record = dict(
+            step=self.steps,
+            angle=direction_angle(self._gradients, changes),
+            ratio=direction_ratio(self._gradients, changes),
+        )
+        self.records.append(record)
+        self._gradients, self._weights = None, []
+
+    def _changes(self, part: Optimizer) -> list[Tensor]:
+        """Δω_K of FrankWolfe, else the weights' change."""
+        if not isinstance(part, FrankWolfe) or all(float(g["lr"]) == 0 for g in part.param_groups):
+            pairs = zip(self._params(), self._weights, strict=True)
+            return [p.detach().cpu().double() - before.cpu().double() for p, before in pairs]
+        changes: list[Tensor] = []
+        for group in part.param_groups:
+            radius = group["probe_radius"]
+            for p in group["params"]:
+                number = len(changes)
+                if self._pseudo_gradients is not None:
+                    pseudo = self._pseudo_gradients[number]
+                    changes.append(torch.zeros_like(p) if pseudo is None else -radius * pseudo)
+                elif "displacement" in part.state[p]:
+                    changes.append(radius * part.state[p]["displacement"])
+                else:
+                    before = self._weights[number]
+                    changes.append(_plain_displacement(group, p.detach(), before))
+        return changes
+
+
+def _plain_displacement(group: dict[str, Any], now: Tensor, before: Tensor) -> Tensor:
+    """Δω_1 of a plain outer step from the weights before and after it."""
+    lr, radius = float(group["lr"]), group["probe_radius"]
+    if group["weight_decay"] and group["decoupled_weight_decay"]:
+        before = before * (1 - lr * group["weight_decay"])
+    eta = group["eta"] if group["eta"] is not None else lr / radius if radius else 0.0
+    change = now.cpu().double() - before.cpu().double()
+    return change / eta if eta else torch.zeros_like(change)
+
+
+# -- weights ---------------------------------------------------------------------------------------
+
+
+def recurrent_spectra(layer: Any) -> dict[str, dict[str, float]]:
+    """Spectral radius and spectral norm of each recurrent matrix of a layer.
+
+    Keys are "l0", "l0_reverse", …, with the gate behind it for nn.LSTM and nn.GRU: "l0.forget".
+    IndRNN's matrix is the diagonal one of u, bounded as in its forward pass: both are max |u|.
+    NaN where the weights are not finite.
+    """
+    gates = next((names for kind, names in GATES.items() if isinstance(layer, kind)), ("",))
+    result = {}
+    for name, weight in layer.named_parameters(recurse=False):
+        if not name.startswith("weight_hh_"):
+            continue
+        weight = weight.detach().cpu().double()
+        if isinstance(layer, IndRNN):
+            weight = (
+                weight
+                if layer.recurrent_bound is None
+                else weight.clamp(-layer.recurrent_bound, layer.recurrent_bound)
+            )
+            weight = weight.diag()
+        place = name.removeprefix("weight_hh_")
+        for gate, matrix in zip(gates, weight.chunk(len(gates)), strict=True):
+            radius = norm = math.nan
+            if torch.isfinite(matrix).all():
+                radius = float(torch.linalg.eigvals(matrix).abs().max())
+                norm = float(torch.linalg.matrix_norm(matrix, 2))
+            result[f"{place}.{gate}" if gate else place] = dict(radius=radius, norm=norm)
+    return result

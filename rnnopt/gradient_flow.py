@@ -1,0 +1,184 @@
+"""Where the gradient goes in time: ‖dL/dh_t‖ at every step t of every recurrent layer.
+
+dL/dh_t is the total derivative, through all later steps. With e_t the gradient that reaches h_t
+directly, from what reads the layer's output, and J_t = ∂h_t/∂h_{t-1},
+
+    dL/dh_T = e_T,   dL/dh_t = e_t + J_{t+1}ᵀ dL/dh_{t+1}
+
+It vanishes when the products of J_t shrink and explodes when they grow. Fused layers give autograd
+e_t alone, so the layer is run again, step by step, from its own inputs, and differentiated there:
+every cell in the same way, exactly, and without a trace in the training itself.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from statistics import median
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import register_multi_grad_hook
+from torch.nn.utils.rnn import PackedSequence
+
+from rnnopt.layers.elman import ElmanRNN
+from rnnopt.layers.indrnn import IndRNN
+from rnnopt.layers.kernels.elman import true_steps
+from rnnopt.state_gradients import Call
+
+SATURATED = 0.97  # a state of tanh beyond it passes on less than 6 % of a gradient: 1 - 0.97²
+LAYERS = (nn.RNN, nn.LSTM, nn.GRU, ElmanRNN, IndRNN)
+
+
+class GradientFlow:
+    """Records ‖dL/dh_t‖ of every recurrent layer of a model after each `loss.backward()`.
+
+    For nn.RNN, nn.LSTM, nn.GRU, ElmanRNN and IndRNN anywhere in the model. Weights, gradients and
+    random numbers are as without it. A recorded pass costs about one more of a plain torch loop;
+    `every` thins them out.
+
+    Args:
+        model: any module that has recurrent layers.
+        every: record every so many backward passes of each layer.
+        lengths: (batch,) true steps of padded sequences, for layers that are not told; unset means
+            all steps. Set `flow.lengths` anew for each minibatch.
+
+    Raises:
+        ValueError: no recurrent layer in the model, one with `proj_size`, `every` below 1; in a
+            forward pass, dropout inside a layer, whose mask cannot be repeated.
+
+    `records` has a dict for each layer and recorded pass:
+        layer: its name in the model; `.l1`, `.l0_reverse` behind it where it holds several.
+        backward: number of the layer's backward pass, from 0.
+        norms: (time,) mean over the sequences that have step t of ‖dL/dh_t‖₂, h_t being the state
+            that the layer puts out; on the CPU, float64. L is the loss as given: the mean over a
+            batch of B makes each norm smaller by B.
+        first, last: the same at the first step that the layer takes and at each sequence's last.
+        ratio: first / last; 0 where neither gets any gradient.
+        saturated: share of states |h| > 0.97; with relu the share of units that are 0 throughout.
+        finite: whether every entry of every dL/dh_t is a finite number.
+
+    Example:
+        >>> flow = GradientFlow(model, every=100)
+        >>> with flow:
+        ...     train(model)
+        >>> flow.summary()["recurrent.0"]["ratio"]
+        0.0031
+    """
+
+    def __init__(self, model: nn.Module, every: int = 1, lengths: Tensor | None = None):
+        if every < 1:
+            raise ValueError(f"GradientFlow needs every >= 1, got every={every}.")
+        self.model, self.every, self.lengths = model, every, lengths
+        self.layers = recurrent_layers(model)
+        if not self.layers:
+            raise ValueError(
+                "GradientFlow needs a model with a recurrent layer (nn.RNN, nn.LSTM, nn.GRU,"
+                f" ElmanRNN or IndRNN), got {type(model).__name__} without one."
+            )
+        for name, layer in self.layers.items():
+            if getattr(layer, "proj_size", 0):
+                raise ValueError(
+                    f"GradientFlow needs proj_size=0, got {layer.proj_size} in {name!r}."
+                )
+        self.records: list[dict[str, Any]] = []
+        self._handles: list[Any] = []
+        self._passes = dict.fromkeys(self.layers, 0)
+
+    def attach(self) -> Self:
+        """Begins to record; so does `with flow:`."""
+        self.detach()
+        for name, layer in self.layers.items():
+            self._handles.append(layer.register_forward_hook(self._hook(name), with_kwargs=True))
+        return self
+
+    def detach(self) -> None:
+        """Stops recording, also the passes whose forward half is done."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+    def __enter__(self) -> Self:
+        return self.attach()
+
+    def __exit__(self, *exception: object) -> None:
+        self.detach()
+
+    def summary(self) -> dict[str, dict[str, float]]:
+        """For each layer the medians over its records of first, last, ratio and saturated."""
+        result: dict[str, dict[str, float]] = {}
+        for name in dict.fromkeys(record["layer"] for record in self.records):
+            mine = [record for record in self.records if record["layer"] == name]
+            names = ("first", "last", "ratio", "saturated")
+            result[name] = {key: middle([record[key] for record in mine]) for key in names}
+        return result
+
+    def _hook(self, name: str) -> Callable[..., None]:
+        def after_forward(layer: nn.Module, args: tuple, kwargs: dict, result: Any) -> None:
+            output, last = result
+            packed = output if isinstance(output, PackedSequence) else None
+            lasts = last if isinstance(last, tuple) else (last,)
+            outputs = (output if packed is None else packed.data, *lasts)
+            if not (torch.is_grad_enabled() and outputs[0].requires_grad):
+                return
+            call = Call(layer, args, kwargs, packed)
+            lengths = call.lengths if call.lengths is not None else self.lengths
+            if lengths is not None and len(lengths) != call.input.shape[1]:
+                batch = call.input.shape[1]
+                raise ValueError(f"GradientFlow needs {batch} lengths, got {len(lengths)}.")
+
+            def after_backward(gradients: Sequence[Tensor | None]) -> None:
+                if not self._handles:
+                    return
+                number = self._passes[name]
+                self._passes[name] += 1
+                if number % self.every == 0:
+                    for place, found in call.state_gradients(gradients).items():
+                        label = _label(name, place, layer)
+                        record = _measure(*found, lengths, place.endswith("reverse"), layer)
+                        self.records.append(dict(layer=label, backward=number) | record)
+
+            register_multi_grad_hook(outputs, after_backward)
+
+        return after_forward
+
+
+def middle(values: Sequence[float]) -> float:
+    """The median of the values that are numbers; NaN if none is."""
+    numbers = [value for value in values if not math.isnan(value)]
+    return median(numbers) if numbers else math.nan
+
+
+def recurrent_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """The recurrent layers of a model by name, in the order of `named_modules`."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, LAYERS)}
+
+
+def _label(name: str, place: str, layer: Any) -> str:
+    several = layer.num_layers > 1 or getattr(layer, "bidirectional", False)
+    return ".".join(filter(None, (name, place if several else ""))) or type(layer).__name__
+
+
+def _measure(
+    gradients: Tensor, states: Tensor, lengths: Tensor | None, reverse: bool, layer: Any
+) -> dict[str, Any]:
+    """The figures of a record from dL/dh_t and h_t, (time, batch, hidden)."""
+    gradients, states = gradients.cpu().double(), states.cpu()  # squares of float32 underflow
+    steps, batch = gradients.shape[:2]
+    lengths = torch.full((batch,), steps) if lengths is None else lengths.cpu()
+    valid = true_steps(steps, lengths)
+    norms = torch.where(valid, gradients, 0).norm(dim=2)
+    first, last = norms[0].mean(), norms[lengths - 1, torch.arange(batch)].mean()
+    if reverse:
+        first, last = last, first
+    if getattr(layer, "nonlinearity", "tanh") == "relu":
+        share = torch.where(valid, states == 0, True).flatten(0, 1).all(0).double().mean()
+    else:
+        share = (states[valid[..., 0]].abs() > SATURATED).double().mean()
+    return dict(
+        norms=norms.sum(1) / valid[..., 0].sum(1),
+        first=float(first),
+        last=float(last),
+        ratio=0.0 if first == last == 0 else float(first / last),
+        saturated=float(share),
+        finite=bool(torch.isfinite(gradients[valid[..., 0]]).all()),
+    )

@@ -1,0 +1,75 @@
+"""Options of FrankWolfe: the presets of the paper and its authors' code, and what is allowed."""
+
+import math
+from typing import Any
+
+from torch import Tensor
+
+from rnnopt.optimizers.linear_minimization import SPECTRAL_METHODS, check_norm
+
+# The algorithm as printed, without what this library adds to it.
+PLAIN: dict[str, Any] = dict(
+    norm=2,
+    scale="norm",
+    outer="adam",
+    momentum=0.0,
+    vertex_momentum=0.0,
+    nesterov=False,
+    average=None,
+)
+# `authors_code` is https://github.com/YunYunY/FW_RNN_optimizer: the weights drift by every partial
+# mean instead of standing at the latest one, and K = 10.
+PRESETS: dict[str, dict[str, Any]] = {
+    "paper": PLAIN | dict(ball="global", inner_steps=5),
+    "authors_code": PLAIN | dict(ball="tensor", inner_steps=10, inner_iterate="cumulative"),
+}
+CHOICES = {
+    "ball": ("tensor", "gate", "global"),
+    "scale": ("norm", "entry", "rms"),
+    "inner_weights": ("uniform", "increasing"),
+    "inner_iterate": ("paper", "cumulative"),
+    "spectral": tuple(SPECTRAL_METHODS),
+}
+
+
+def check_group(group: dict[str, Any], first: dict[str, Any]) -> None:
+    """Raises ValueError that names the first option outside its range."""
+    check_norm(group["norm"])
+    for name, allowed in CHOICES.items():
+        if group[name] not in allowed:
+            wanted = ", ".join(repr(choice) for choice in allowed)
+            raise ValueError(f"{name} must be one of {wanted}, got {name}={group[name]!r}.")
+    at_least_zero = ["lr", "radius", "eta", "weight_decay", "radius_scale", "average"]
+    for name in at_least_zero:
+        value = group[name]
+        if isinstance(value, Tensor) and value.numel() != 1:
+            raise ValueError(f"a tensor {name} must have one element, got {name}={value}.")
+        if value is None and name not in ("radius", "eta", "average"):
+            raise ValueError(f"FrankWolfe needs a finite {name} >= 0, got {name}=None.")
+        if value is not None and not 0 <= float(value) < math.inf:
+            raise ValueError(f"FrankWolfe needs a finite {name} >= 0, got {name}={value}.")
+    for name in ("momentum", "vertex_momentum"):
+        if not isinstance(group[name], int | float) or not 0 <= group[name] < 1:
+            raise ValueError(f"FrankWolfe needs 0 <= {name} < 1, got {name}={group[name]}.")
+    if group["nesterov"] and not (group["momentum"] or group["vertex_momentum"]):
+        raise ValueError("nesterov needs momentum > 0 or vertex_momentum > 0, got both 0.")
+    steps = group["inner_steps"]
+    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+        raise ValueError(f"FrankWolfe needs an integer inner_steps >= 1, got inner_steps={steps}.")
+    gates = group["gates"]
+    if gates != "auto" and (not isinstance(gates, int) or isinstance(gates, bool) or gates < 1):
+        raise ValueError(f'gates must be "auto" or an integer >= 1, got gates={gates!r}.')
+    shared = ["inner_steps"]
+    if "global" in (group["ball"], first["ball"]):
+        shared += ["ball", "norm", "scale"]
+    for name in shared:
+        if group[name] != first[name]:
+            raise ValueError(
+                f"all groups must share {name}, got {name}={first[name]!r} and {group[name]!r}."
+            )
+    if group["ball"] == "global" and group["norm"] == "spectral" and group["scale"] != "norm":
+        raise ValueError('ball="global" with norm="spectral" needs scale="norm".')
+    if group["scale"] == "rms" and (group["norm"] != "spectral" or group["ball"] == "global"):
+        raise ValueError('scale="rms" needs norm="spectral" and a ball a matrix or tensor.')
+    if any(p.is_complex() for p in group["params"]):
+        raise ValueError("FrankWolfe needs real tensors, got a complex one.")

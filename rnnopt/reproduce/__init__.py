@@ -1,0 +1,80 @@
+"""Published tables and figures by name, and what it takes to repeat them."""
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from rnnopt.errors import UserError, unknown_name
+from rnnopt.reproduce.engine import Tell, run_study
+from rnnopt.reproduce.frank_wolfe import a5_angle, grid, table_1
+from rnnopt.reproduce.frank_wolfe.figure_3 import FIGURE_3
+from rnnopt.reproduce.frank_wolfe.figure_4 import FIGURE_4
+from rnnopt.reproduce.frank_wolfe.table_2 import FIGURE_5, TABLE_2
+from rnnopt.reproduce.frank_wolfe.table_3 import FIGURE_6, TABLE_3
+from rnnopt.reproduce.results import write_results
+from rnnopt.reproduce.study import FORMS, Study
+
+
+@dataclass(frozen=True)
+class Result:
+    """A table or figure that is no comparison of trained rows.
+
+    Args:
+        name, title: as of a Study.
+        run: (form, folder, workers, tell, stop) → failures; writes results.csv, results.md and,
+            where there is one, figure.png.
+    """
+
+    name: str
+    title: str
+    run: Callable[[str, Path, int, Tell, threading.Event], list[str]]
+
+
+ALL: tuple[Study | Result, ...] = (
+    FIGURE_3,
+    FIGURE_4,
+    FIGURE_5,
+    FIGURE_6,
+    Result("frank-wolfe/table-1", "sizes of the data sets", table_1.run),
+    TABLE_2,
+    TABLE_3,
+    Result(a5_angle.NAME, a5_angle.TITLE, a5_angle.run),
+    Result(grid.GRID.name, grid.GRID.title, grid.run),
+)
+BY_NAME = {item.name: item for item in ALL}
+
+
+def reproduce(
+    name: str, form: str, out: Path | None, workers: int, tell: Tell, stop: threading.Event
+) -> tuple[Path, list[str]]:
+    """Does what is missing of a table or figure and writes it.
+
+    Args:
+        name: such as "frank-wolfe/table-3".
+        form: "cpu", "full" or "quick".
+        out: its folder; None means runs/reproduce/NAME-FORM, which figures drawn from the same runs
+            share.
+        workers: processes at once.
+        tell: called with the stage and its jobs a few times a second.
+        stop: set it to interrupt.
+
+    Returns:
+        The folder with the results, and one sentence for each run that failed.
+    """
+    if name not in BY_NAME:
+        raise unknown_name("table or figure", name, BY_NAME)
+    if form not in FORMS:
+        raise unknown_name("form", form, FORMS)
+    item = BY_NAME[name]
+    shared = item.runs if isinstance(item, Study) and item.runs else name
+    out = out or Path("runs/reproduce") / f"{shared}-{form}"
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        if isinstance(item, Result):
+            return out, item.run(form, out, workers, tell, stop)
+        failures = run_study(item, item.forms[form], out, workers, tell, stop)
+        write_results(item, item.forms[form], out)
+    except OSError as error:
+        raise UserError(f"cannot write {out}: {error}.") from error
+    return out, failures

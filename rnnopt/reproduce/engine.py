@@ -1,0 +1,163 @@
+"""Runs a study: tuning runs, the choice of each learning rate, the reported runs.
+
+Every run is a run folder below the study's folder. A finished one is not repeated, one that was
+interrupted goes on where it stands, so the same command continues a study.
+"""
+
+import math
+import threading
+from collections.abc import Callable
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from rnnopt.comparison import Job, work
+from rnnopt.config import RunConfig
+from rnnopt.errors import UserError
+from rnnopt.report import Run, read_runs
+from rnnopt.reproduce.study import Column, Form, Row, Study
+from rnnopt.run_folder import RunFolder
+from rnnopt.runner import build_training
+from rnnopt.tasks import build_task
+
+TUNING_SEED = 1000  # none of the reported seeds
+Tell = Callable[[str, list[Job]], None]
+
+
+def chosen_rows(study: Study, form: Form) -> list[Row]:
+    """The rows of a form that are run."""
+    known = [row.label for row in study.rows]
+    for label in form.rows or ():
+        if label not in known:
+            raise UserError(f"{study.name} has no row {label!r}: it has {', '.join(known)}.")
+    return [
+        row
+        for row in study.rows
+        if row.settings is not None and (form.rows is None or row.label in form.rows)
+    ]
+
+
+def configure(form: Form, column: Column, row: Row, rate: float, seed: int) -> RunConfig:
+    """The run of a row on a column's task."""
+    changed = form.changes.get(row.label, {})
+    settings: dict[str, Any] = {**form.settings, **(row.settings or {}), **changed}
+    budget = form.tuning_budget if seed == TUNING_SEED else form.budget
+    return RunConfig(**settings, task=column.task, budget=budget, lr=rate, seed=seed)
+
+
+def rates_of(form: Form, row: Row) -> list[float]:
+    """The row's grid of learning rates."""
+    return [float(f"{rate * row.rate_unit:.6g}") for rate in form.rates]
+
+
+def place(out: Path, column: Column, row: Row, config: RunConfig) -> Path:
+    """The folder of a run."""
+    run = f"tune-lr-{config.lr:g}" if config.seed == TUNING_SEED else f"seed-{config.seed}"
+    return out / "runs" / _plain(column.label) / _plain(row.label) / run
+
+
+def _plain(label: str) -> str:
+    """A label as a folder's name."""
+    return "".join(c if c.isalnum() or c in ".=-" else "_" for c in label)
+
+
+def run_study(
+    study: Study, form: Form, out: Path, workers: int, tell: Tell, stop: threading.Event
+) -> list[str]:
+    """Does what is missing of a study's runs.
+
+    Args:
+        study, form: what to run.
+        out: the study's folder.
+        workers: processes at once.
+        tell: called with the stage and its jobs a few times a second.
+        stop: set it to interrupt.
+
+    Returns:
+        One sentence for each run that failed.
+    """
+    pairs = [(column, row) for column in form.columns for row in chosen_rows(study, form)]
+    _check(form, pairs, out)
+    failures: list[str] = []
+    if len(form.rates) > 1:
+        jobs = [
+            _job(form, column, row, rate, TUNING_SEED, out)
+            for column, row in pairs
+            for rate in rates_of(form, row)
+        ]
+        failures += work(jobs, min(workers, len(jobs)), lambda now: tell("tuning", now), stop)
+    if stop.is_set() or failures:
+        return failures
+    jobs = [
+        _job(form, column, row, chosen_rate(form, column, row, out), seed, out)
+        for seed in form.seeds
+        for column, row in pairs
+    ]
+    return work(jobs, min(workers, len(jobs)), lambda now: tell("training", now), stop)
+
+
+def _job(form: Form, column: Column, row: Row, rate: float, seed: int, out: Path) -> Job:
+    config = configure(form, column, row, rate, seed)
+    return Job(config, place(out, column, row, config))
+
+
+def _check(form: Form, pairs: list[tuple[Column, Row]], out: Path) -> None:
+    """Raises UserError if a run cannot be built, or stands there with other settings."""
+    tasks = {column.task: build_task(column.task) for column, _ in pairs}
+    for column, row in pairs:
+        for seed in (TUNING_SEED, *form.seeds):
+            for rate in rates_of(form, row):
+                job = _job(form, column, row, rate, seed, out)
+                if not (job.path / "config.json").exists():
+                    continue
+                saved = RunFolder.open(job.path).read_config()
+                if replace(saved, lr=rate) != job.config:
+                    raise UserError(
+                        f"{job.path} was begun with other settings ({_difference(saved, job)}):"
+                        " choose another --out."
+                    )
+        build_training(_job(form, column, row, form.rates[0], 0, out).config, tasks[column.task])
+
+
+def _difference(saved: RunConfig, job: Job) -> str:
+    for f in fields(RunConfig):
+        before, now = getattr(saved, f.name), getattr(job.config, f.name)
+        if f.name != "lr" and before != now:
+            return f"{f.name}={before}, now {now}"
+    return "lr"
+
+
+def chosen_rate(form: Form, column: Column, row: Row, out: Path) -> float:
+    """The rate with the best validation metric among the tuning runs; diverged ones come last."""
+    rates = rates_of(form, row)
+    if len(rates) == 1:
+        return rates[0]
+
+    def rank(rate: float) -> tuple[float, float]:
+        run = read_run(_job(form, column, row, rate, TUNING_SEED, out).path)
+        metric = (run.result.get("best") or {}).get("validation_metric", math.nan)
+        lower_is_better = run.result.get("metric") == "mse"
+        loss = run.records[-1]["validation_loss"] if run.records else math.nan
+        if not math.isfinite(metric):
+            return -math.inf, -math.inf
+        # Among equals the lower loss: where nothing was learnt the metric says nothing.
+        return -metric if lower_is_better else metric, -loss if loss == loss else -math.inf
+
+    return max(rates, key=rank)
+
+
+def read_run(path: Path) -> Run:
+    """One run folder, read."""
+    return read_runs([RunFolder.open(path)])[0]
+
+
+def finished_runs(form: Form, column: Column, row: Row, out: Path) -> list[Run]:
+    """The reported runs of a row that are over."""
+    runs = []
+    for seed in form.seeds:
+        path = _job(form, column, row, form.rates[0], seed, out).path
+        if (path / "config.json").exists():
+            run = read_run(path)
+            if run.result["status"] not in ("running", "interrupted", "failed"):
+                runs.append(run)
+    return runs

@@ -1,0 +1,64 @@
+"""Table I: sizes of the data sets. Nothing is trained."""
+
+import threading
+from pathlib import Path
+from typing import Any
+
+from rnnopt.errors import UserError
+from rnnopt.reproduce.engine import Tell
+from rnnopt.reproduce.results import write_table
+from rnnopt.tasks import Task, build_task
+from rnnopt.tasks.task import Examples
+
+# Name in the paper, our task, and what is printed: train, test, steps, features.
+PRINTED: tuple[tuple[str, str, tuple[int, ...] | None], ...] = (
+    ("HAR-2", "har2", (7352, 2947, 128, 9)),
+    ("Noisy-HAR-2", "noisy-har2", (7352, 2947, 128, 9)),
+    ("Pixel-MNIST", "mnist-pixels", (60000, 10000, 784, 1)),
+    ("Permute-MNIST", "mnist-permuted", (60000, 10000, 784, 1)),
+    ("HAPT windows (not in the paper)", "hapt2", None),
+    ("noisy HAPT windows (not in the paper)", "noisy-hapt2", None),
+)
+QUICK = ("hapt2", "noisy-hapt2")
+HEADINGS = (
+    "data", "published: train, test, steps, features", "train + validation", "test", "steps",
+    "features", "training mean", "training deviation", "majority class, test",
+)  # fmt: skip
+
+
+def statistics(task: Task) -> list[str]:
+    """Sizes and moments of a task, as the table's cells."""
+    if not isinstance(task.train, Examples):
+        raise TypeError(f"{task.name} draws its sequences anew: it has no sizes.")
+    targets = task.test.targets.flatten()
+    majority = max(float((targets == c).float().mean()) for c in targets.unique())
+    return [
+        f"{len(task.train)} + {len(task.validation)}",
+        str(len(task.test)),
+        str(task.steps),
+        str(task.input_size),
+        f"{float(task.train.inputs.mean()):.3f}",
+        f"{float(task.train.inputs.std()):.3f}",
+        f"{100 * majority:.2f} %",
+    ]
+
+
+def run(form: str, out: Path, workers: int, tell: Tell, stop: threading.Event) -> list[str]:
+    """Writes the table; a data set that is not here is named with the reason."""
+    rows: list[list[Any]] = []
+    for label, name, printed in PRINTED:
+        if form == "quick" and name not in QUICK:
+            continue
+        numbers = "–" if printed is None else ", ".join(map(str, printed))
+        try:
+            rows.append([label, numbers, *statistics(build_task(name))])
+        except UserError as error:
+            rows.append([label, numbers, f"not here: {error}", *[""] * 6])
+    write_table(
+        out,
+        "frank-wolfe/table-1: sizes of the data sets",
+        HEADINGS,
+        rows,
+        ["The deviation of noisy data is √(1 + 2): the noise is added after normalisation."],
+    )
+    return []

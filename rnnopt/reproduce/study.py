@@ -1,0 +1,93 @@
+"""What a published table or figure is made of: rows, columns, what was printed, how we repeat it.
+
+A study trains every row on every column's task: first one run per learning rate of one grid on a
+seed of its own, judged by the validation metric, then the chosen rate on every reported seed. All
+rows have the same budget in gradient evaluations and the same number of tuning trials.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+FORMS = ("cpu", "full", "quick")
+FormName = Literal["cpu", "full", "quick"]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A data set: its name in the publication, and our task."""
+
+    label: str
+    task: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """A method.
+
+    Args:
+        label: as in the table.
+        settings: fields of RunConfig; None for a number from the literature, which is not run.
+        published: what was printed, by column label, in the table's unit.
+        rate_unit: what the grid of learning rates is multiplied by.
+        shown: whether the figure has a curve of it.
+    """
+
+    label: str
+    settings: Mapping[str, Any] | None
+    published: Mapping[str, float] = field(default_factory=dict)
+    rate_unit: float = 1.0
+    shown: bool = False
+
+
+@dataclass(frozen=True)
+class Form:
+    """How much of a study is run.
+
+    Args:
+        columns: data sets.
+        budget: of each reported run.
+        tuning_budget: of each tuning run.
+        rates: grid of learning rates; one alone is not tuned.
+        seeds: of the reported runs.
+        settings: fields of RunConfig that all runs share.
+        rows: labels of the rows to run; None for all.
+        changes: fields of RunConfig that differ from a row's own, by label.
+    """
+
+    columns: tuple[Column, ...]
+    budget: str
+    tuning_budget: str
+    rates: tuple[float, ...]
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    rows: tuple[str, ...] | None = None
+    changes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Study:
+    """A published table or figure.
+
+    Args:
+        name: such as "frank-wolfe/table-3".
+        title: what it shows.
+        claim: what the publication says of it.
+        rows: methods, the published ones first.
+        forms: by name: "cpu" finishes on two cores, "full" is the publication's size, "quick" shows
+            in seconds that it works.
+        remarks: what the publication leaves open and how it is settled.
+        runs: folder of the runs, where studies share them; unset means the name.
+        percent: whether accuracies are printed in percent.
+        curve: what the figure draws beside the training loss.
+    """
+
+    name: str
+    title: str
+    claim: str
+    rows: tuple[Row, ...]
+    forms: Mapping[str, Form]
+    remarks: tuple[str, ...] = ()
+    runs: str = ""
+    percent: bool = True
+    curve: Literal["validation_metric", "test_metric"] = "validation_metric"

@@ -1,0 +1,170 @@
+"""Windows of the HAPT recordings: a prepared file, or cut here from the raw signals.
+
+Over each whole recording: median filter of 3 samples, then a third-order low-pass Butterworth at
+20 Hz; gravity is the acceleration after another at 0.3 Hz, and the body's acceleration is the rest.
+All run forward only and start in the steady state of the first sample. Windows of 128 samples
+(2.56 s) begin every 64 samples inside each labelled segment; the six postural transitions are left
+out. Values are rounded to multiples of 2⁻¹⁵, finer than the sensors resolve.
+
+The windows are not those of UCI HAR, which were cut from the same recordings in another way: scores
+on them are not UCI HAR scores. Reyes-Ortiz, Oneto, Samà, Parra and Anguita, "Transition-Aware Human
+Activity Recognition Using Smartphones", Neurocomputing 2016.
+"""
+
+import hashlib
+import os
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from rnnopt.errors import UserError
+from rnnopt.tasks.text_files import BAD_ZIP, LARGEST, TextFiles
+
+ADDRESS = "https://archive.ics.uci.edu/ml/machine-learning-databases/00341/HAPT%20Data%20Set.zip"
+PREPARED, TOP = "har.npz", "HAPT Data Set"
+# Of the prepared file: the arrays in the order of their hash, with shape and type.
+ARRAYS = {
+    "X_train": ((7415, 128, 9), "float32"),
+    "y_train": ((7415,), "int64"),
+    "subject_train": ((7415,), "int64"),
+    "X_test": ((2996, 128, 9), "float32"),
+    "y_test": ((2996,), "int64"),
+    "subject_test": ((2996,), "int64"),
+}
+SHA256 = "1afb036a4eaa88dd94436b99576b690d8df0962b2b165518b1694f2fddfb168c"
+TEST_PERSONS = (2, 4, 9, 10, 12, 13, 18, 20, 24)
+SAMPLES_A_SECOND, STEPS, STRIDE = 50, 128, 64
+ACTIVITIES, LABELS = 6, 12  # the labels 7 to 12 are postural transitions
+
+Windows = dict[str, Any]  # numpy arrays by the names of ARRAYS
+
+
+def read_hapt(folder: str | None = None) -> Windows:
+    """The HAPT windows: prepared, or else cut from the recordings.
+
+    Args:
+        folder: a folder with the prepared file, the archive of the recordings or their folder
+            RawData, or one of these files; without it, they are looked for where data are kept.
+    """
+    places = [Path(folder).expanduser()] if folder else local_folders()
+    for place in places:
+        prepared = place if place.suffix == ".npz" else place / PREPARED
+        if prepared.is_file():
+            return read_prepared(prepared)
+        if place.is_file():
+            return build(TextFiles(place, TOP))
+        if any((place / top / "RawData").is_dir() for top in ("", TOP)):
+            return build(TextFiles(place, TOP))
+        if (place / f"{TOP}.zip").is_file():
+            return build(TextFiles(place / f"{TOP}.zip", TOP))
+    raise UserError(
+        f'the HAPT windows need {PREPARED}, or "{TOP}.zip" from {ADDRESS}, in'
+        f" {' or '.join(map(str, places))}, where neither is: put one there, or name the folder"
+        " that has it by folder=."
+    )
+
+
+def local_folders() -> list[Path]:
+    """Where the files of people's activities are kept: below RNNOPT_DATA, then in the cache."""
+    chosen = os.environ.get("RNNOPT_DATA")
+    if chosen and not Path(chosen).is_dir():
+        raise UserError(f"RNNOPT_DATA must name a folder, got {chosen!r}.")
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rnnopt"
+    return [folder / "har" for folder in ([Path(chosen)] if chosen else []) + [cache]]
+
+
+def read_prepared(path: Path) -> Windows:
+    """The arrays of the prepared file, checked by shape, type and hash."""
+    import numpy as np
+
+    windows: Windows = {}
+    digest = hashlib.sha256()
+    try:
+        with zipfile.ZipFile(path) as archive:
+            size = max((member.file_size for member in archive.infolist()), default=0)
+        if size > LARGEST:
+            raise OSError(f"it unpacks to {size} bytes, and {LARGEST} are allowed")
+        with np.load(path, allow_pickle=False) as arrays:
+            for name, expected in ARRAYS.items():
+                windows[name] = array = arrays[name]
+                if (array.shape, str(array.dtype)) != expected:
+                    shape = f"{array.shape} of {array.dtype}"
+                    raise UserError(
+                        f"{path} must hold {name} {expected[0]} of {expected[1]}, got {shape}."
+                    )
+                digest.update(array.tobytes())
+    except (OSError, EOFError, *BAD_ZIP, KeyError, ValueError, MemoryError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"{path} must be the prepared HAPT windows, but {reason}.") from error
+    if digest.hexdigest() != SHA256:
+        raise UserError(f"{path} must hold arrays of sha256 {SHA256}, got {digest.hexdigest()}.")
+    return windows
+
+
+def build(files: TextFiles) -> Windows:
+    """The windows of all recordings, which must be as many as there are."""
+    windows = cut(files)
+    for name, (shape, _) in ARRAYS.items():
+        if windows[name].shape != shape:
+            raise UserError(
+                f"the recordings in {files.path} must give {name} {shape},"
+                f" got {windows[name].shape}."
+            )
+    return windows
+
+
+def cut(files: TextFiles) -> Windows:
+    """The windows of the recordings that there are, in their order."""
+    import numpy as np
+
+    name = "RawData/labels.txt"
+    segments = files.integers(name, 5)  # experiment, person, label, first and last sample from 1
+    labels = segments[:, 2]
+    if labels.min() < 1 or labels.max() > LABELS:
+        got = f"{labels.min()} to {labels.max()}"
+        raise UserError(f"{name} in {files.path} must hold labels 1 to {LABELS}, got {got}.")
+    parts: dict[str, list[Any]] = {array: [] for array in ARRAYS}
+    for experiment, person in dict.fromkeys(map(tuple, segments[:, :2].tolist())):
+        recording = f"exp{experiment:02d}_user{person:02d}.txt"
+        acceleration = files.table(f"RawData/acc_{recording}", 3)
+        speed = files.table(f"RawData/gyro_{recording}", 3, len(acceleration))
+        signals = filtered(acceleration, speed)
+        part = "test" if person in TEST_PERSONS else "train"
+        for _, _, label, first, last in segments[(segments[:, :2] == (experiment, person)).all(1)]:
+            if not 1 <= first <= last <= len(signals):
+                raise UserError(
+                    f"{name} in {files.path} must name samples of 1 to {len(signals)} for"
+                    f" {recording}, got {first} to {last}."
+                )
+            if label > ACTIVITIES:
+                continue
+            for start in range(first - 1, last - STEPS + 1, STRIDE):
+                parts[f"X_{part}"].append(signals[start : start + STEPS])
+                parts[f"y_{part}"].append(label)
+                parts[f"subject_{part}"].append(person)
+    return {
+        array: np.array(rows, dtype=ARRAYS[array][1]).reshape(-1, *ARRAYS[array][0][1:])
+        for array, rows in parts.items()
+    }
+
+
+def filtered(acceleration: Any, speed: Any) -> Any:
+    """The nine channels (sample, channel) of a recording's acceleration and angular speed."""
+    import numpy as np
+    from scipy.ndimage import median_filter
+
+    total, angular = (
+        low_pass(median_filter(raw, (3, 1), mode="nearest"), hertz=20)
+        for raw in (acceleration, speed)
+    )
+    body = total - low_pass(total, hertz=0.3)
+    return np.round(np.concatenate([body, angular, total], axis=1) * 2**15) / 2**15
+
+
+def low_pass(signals: Any, hertz: float) -> Any:
+    """Third-order Butterworth filter over the samples, as if the first had always been there."""
+    from scipy.signal import butter, sosfilt, sosfilt_zi
+
+    sections = butter(3, hertz, fs=SAMPLES_A_SECOND, output="sos")
+    steady = sosfilt_zi(sections)[:, :, None] * signals[0]  # (section, 2, channel)
+    return sosfilt(sections, signals, axis=0, zi=steady)[0]
