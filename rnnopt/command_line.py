@@ -15,7 +15,6 @@ from typing import Annotated
 
 import tyro
 from rich.console import Console
-from rich.markdown import Markdown
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
@@ -270,13 +269,15 @@ def reproduce_published(
             _tell_stage(bars, stages[stage], jobs)
 
         form = "quick" if quick else form
-        path, failures = reproduce.reproduce(name, form, out, workers or _processors(), tell, stop)
+        path, tables, failures = reproduce.reproduce(
+            name, form, out, workers or _processors(), tell, stop
+        )
     for failure in failures:
         errors.print(
             f"failed: {failure}", style="red", highlight=False, markup=False, soft_wrap=True
         )
-    if (path / "results.md").exists() and not stop.is_set():
-        console.print(Markdown((path / "results.md").read_text()))
+    for written in tables:
+        _print_reproduced(written)
     console.print(f"results in {path}", highlight=False, markup=False, soft_wrap=True)
     if stop.is_set():
         console.print("interrupted; the same command continues it.")
@@ -381,6 +382,18 @@ def _tell_jobs(bars: Progress, all_bars: dict[str, TaskID], jobs: list[compariso
                 f"validation {sum(metrics) / len(metrics):.4f} ({len(metrics)}/{len(mine)} seeds)"
             )
             bars.update(bar, completed=sum(fractions) / len(mine), note=note)
+
+
+def _print_reproduced(table: reproduce.Table) -> None:
+    """Prints a table; of a wide one, what a small terminal has room for."""
+    study = table.headings == reproduce.HEADINGS
+    kept = reproduce.NARROW if study and console.width < 140 else range(len(table.headings))
+    shown = Table(title=table.title, title_justify="left")
+    for i in kept:
+        shown.add_column(table.headings[i], overflow="fold")
+    for row in table.rows:
+        shown.add_row(*(escape(row[i]) for i in kept))
+    console.print(shown)
 
 
 def _tell_stage(bars: Progress, bar: TaskID, jobs: list[comparison.Job]) -> None:

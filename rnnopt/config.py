@@ -39,11 +39,12 @@ class SharedConfig:
             minibatch forward and backward).
         batch_size: sequences a minibatch; unset means the task's.
         hidden: units of each recurrent layer; unset means the task's.
-        layers: recurrent layers.
-        batch_norm: normalise each layer's states over time and batch.
-        dropout: probability of a unit being zero for a whole sequence, after each layer.
+        layers: recurrent layers; unset means the model's, one unless its name says otherwise.
+        batch_norm: normalise each layer's states over time and batch; indrnn-6 always does.
+        dropout: probability of a unit being zero for a whole sequence, after each layer; unset
+            means the model's, none unless it has its own.
         readout: where the answer is read off the states.
-        initialization: of the weights; normal is N(0, 0.01²).
+        initialization: of the weights; normal is N(0, 0.01²); unset means the model's.
         clip: largest norm of a gradient, longer ones are scaled down; unset means no clipping.
         clip_value: largest size of a gradient's entries, greater ones are cut to it; unset means
             none is.
@@ -72,11 +73,11 @@ class SharedConfig:
     budget: str = "20epochs"
     batch_size: int | None = None
     hidden: int | None = None
-    layers: int = 1
+    layers: int | None = None
     batch_norm: bool = False
-    dropout: float = 0.0
+    dropout: float | None = None
     readout: Readout = "last"
-    initialization: Initialization = "default"
+    initialization: Initialization | None = None
     clip: float | None = None
     clip_value: float | None = None
     schedule: Schedule = "cosine"
@@ -109,7 +110,7 @@ class SharedConfig:
             raise UserError("tbptt-backward needs tbptt, the steps between updates.")
         if self.tbptt is not None and self.readout == "mean":
             raise UserError("tbptt needs readout last or every, got mean.")
-        if not 0 <= self.dropout < 1:
+        if self.dropout is not None and not 0 <= self.dropout < 1:
             raise UserError(f"dropout must be in [0, 1), got {self.dropout}.")
         if self.schedule not in get_args(Schedule):
             raise unknown_name("schedule", self.schedule, get_args(Schedule))

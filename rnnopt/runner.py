@@ -59,6 +59,8 @@ def build_training(config: RunConfig, task: Task | None = None) -> Training:
     truncation = None
     if config.tbptt is not None:
         truncation = Truncation(config.tbptt, config.tbptt_backward or config.tbptt)
+        if task.validation.lengths is not None:
+            truncation.check_reach()
     optimizer = _build_optimizer(config, model, truncation, task.steps)
     plateau = None
     if config.schedule.startswith("plateau"):
@@ -88,7 +90,7 @@ def _build_optimizer(
     """The optimizer; FrankWolfe's inner steps are the chunks unless their number is given."""
     name, options = parse(config.optimizer)
     specification = config.optimizer
-    if truncation is not None and name == "frank-wolfe" and "inner_steps" not in options:
+    if truncation is not None and name.startswith("frank-wolfe") and "inner_steps" not in options:
         chunks = len(truncation.chunks(steps))
         specification += ("," if options else ":") + f"inner_steps={chunks}"
     return build_optimizer(specification, list(model.named_parameters()), config.lr)
@@ -96,18 +98,13 @@ def _build_optimizer(
 
 def _build_model(config: RunConfig, task: Task) -> SequenceModel:
     preset = MODELS[config.model][0]
-    chosen = dict(
-        layers=config.layers,
-        batch_norm=config.batch_norm,
-        dropout=config.dropout,
-        initialization=config.initialization,
-    )
+    names = ("layers", "dropout", "initialization")
+    chosen = {n: getattr(config, n) for n in names if getattr(config, n) is not None}
+    if config.batch_norm:
+        chosen["batch_norm"] = True
     for name, value in chosen.items():
-        fixed = preset.get(name, value)
-        if value not in (fixed, getattr(RunConfig, name)):
-            raise UserError(
-                f"model {config.model!r} has {name.replace('_', '-')}={fixed}, got {value}."
-            )
+        if preset.get(name, value) != value:
+            raise UserError(f"model {config.model!r} has {name}={preset[name]}, got {value}.")
     try:
         return SequenceModel(
             task.input_size,

@@ -45,7 +45,7 @@ class Plateau:
         patience = self.patience
         if self.restart:
             patience = max(1, int(self.patience / 2**self.decays + 0.5))
-        if epochs - self.waiting_since >= patience:
+        if epochs - self.waiting_since >= patience - 1e-9:  # epochs are fractions, rounded
             self.factor *= self.decay
             self.decays += 1
             self.waiting_since = epochs

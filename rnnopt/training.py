@@ -49,22 +49,20 @@ class Closure:
         self.clip, self.clip_value = clip, clip_value
         self.chunks = None if truncation is None else Chunks(model, batches, truncation, device)
         self.calls = 0
-        self.calls_a_batch, self.price = 1, 1.0  # price: evaluations that a minibatch costs
-        if truncation is not None:
-            steps = batches.task.steps
-            self.calls_a_batch = len(truncation.chunks(steps))
-            self.price = truncation.price(steps)
+        # Evaluations that a minibatch costs.
+        self.price = 1.0 if truncation is None else truncation.price(batches.task.steps)
         self._batch: Batch | None = None
 
     @property
     def evaluations(self) -> float:
         """Gradient evaluations spent: whole sequences, forward and backward."""
-        return self.calls if self.chunks is None else self.calls * self.price / self.calls_a_batch
+        return self.calls if self.chunks is None else self.chunks.evaluations
 
     @property
     def epochs(self) -> float:
         """Passes through the training data."""
-        return self.calls / self.calls_a_batch / self.batches.per_epoch
+        minibatches = self.calls if self.chunks is None else self.chunks.minibatches
+        return minibatches / self.batches.per_epoch
 
     @property
     def batch(self) -> Batch:
@@ -277,7 +275,8 @@ class Training:
     # -- counting ----------------------------------------------------------------------------------
 
     def _evaluations_allowed(self) -> float:
-        per_unit = self.batches.per_epoch if self.budget.unit == "epochs" else 1
+        epoch = self.batches.per_epoch * self.closure.price
+        per_unit = epoch if self.budget.unit == "epochs" else 1
         return math.ceil(self.budget.amount * per_unit)
 
     def _fraction(self) -> float:

@@ -1,15 +1,12 @@
 """Truncated back-propagation through time: an update every k1 steps, gradients k2 steps back.
 
 A sequence of T steps is cut at e_1 = k1, e_2 = 2 k1, …, e_n = T. Chunk j scores the answer at e_j
-against the sequence's target and takes the gradient back to step max(0, e_j - k2), where the state
-enters as a constant:
-
-    state_j = recurrence from 0 to e_j - k2, detached      loss_j = loss(answer at e_j, target)
-
-With k1 = k2, the usual form, the chunks lie end to end and the states are carried on. With k2 > k1
-they overlap, and the states between are run once more, without gradients and with the newest
-weights; with k2 < k1 the first steps of a chunk are run without gradients. With readout "every" a
-chunk scores all its answers after the last update.
+against the sequence's target and takes the gradient k2 steps back, where the state enters as a
+constant. With k1 = k2, the usual form, the chunks lie end to end and the states are carried on.
+With k2 > k1 they overlap, each reaching k2 - k1 steps behind the last update, and the states
+between are run once more, without gradients, with the newest weights and in evaluation mode; with
+k2 < k1 the first steps of a chunk are run so. The last chunk is shorter where k1 does not divide T.
+With readout "every" a chunk scores all its answers after the last update.
 
 Williams and Peng, "An efficient gradient-based algorithm for on-line training of recurrent network
 trajectories", Neural Computation 1990. What the first chunks of a classified sequence are scored
@@ -46,7 +43,19 @@ class Truncation:
     def chunks(self, steps: int) -> list[tuple[int, int, int]]:
         """(start of the gradient, start of the chunk, end) of each chunk of `steps` steps."""
         ends = [*range(self.forward, steps, self.forward), steps]
-        return [(max(0, end - self.backward), start, end) for start, end in pairwise([0, *ends])]
+        behind = self.backward - self.forward
+        return [
+            (max(0, start - behind) if behind >= 0 else max(start, end - self.backward), start, end)
+            for start, end in pairwise([0, *ends])
+        ]
+
+    def check_reach(self) -> None:
+        """Raises UserError if a sequence that ends early might have no gradient at its end."""
+        if self.backward < self.forward:
+            raise UserError(
+                "sequences of different lengths need gradients that reach as far back as the last"
+                f" update: tbptt-backward at least {self.forward}, got {self.backward}."
+            )
 
     def price(self, steps: int) -> float:
         """Gradient evaluations that a whole sequence of `steps` steps costs."""
@@ -80,6 +89,10 @@ class Chunks:
         self.chunk = 0  # of the current minibatch
         self.position = 0  # the step before which `state` is
         self.state: list[State] | None = None
+        self.finished = 0  # minibatches
+        self.steps_with_gradient = 0
+        self.steps_without = 0
+        self._after: tuple[int, list[State]] | None = None  # position and state after this chunk
 
     @property
     def batch(self) -> Batch:
@@ -89,62 +102,101 @@ class Chunks:
             self._batch = self.batches.draw().to(self.device)
         return self._batch
 
+    @property
+    def evaluations(self) -> float:
+        """Gradient evaluations spent; a step run without gradients counts a third."""
+        steps = 3 * self.steps_with_gradient + self.steps_without
+        return steps / (3 * self.batches.task.steps)
+
+    @property
+    def minibatches(self) -> float:
+        """Minibatches finished, and the share of the present one's chunks."""
+        if not self.chunk:
+            return self.finished
+        return self.finished + self.chunk / len(self._chunks())
+
     def loss(self) -> Tensor:
         """The current chunk's loss, with a graph that goes back k2 steps."""
-        batch = self.batch
-        start, scored_from, end = self.truncation.chunks(len(batch.inputs))[self.chunk]
+        batch, chunks = self.batch, self._chunks()
+        start, scored_from, end = chunks[self.chunk]
         scored_from, alive = max(start, scored_from), None
         if batch.lengths is not None:
-            if self.truncation.backward < self.truncation.forward:
-                raise UserError(
-                    "sequences of different lengths need gradients that reach as far back as the"
-                    f" last update: tbptt-backward at least {self.truncation.forward}, got"
-                    f" {self.truncation.backward}."
-                )
+            self.truncation.check_reach()
             alive = batch.lengths > scored_from
-            if not bool(alive.any()):
-                return 0 * self.model.output.weight.sum()  # all have ended: no gradient
         self._run_to(start)
         part = _part(batch, start, end, alive)
         outputs, ends = self.model.advance(part.inputs, _chosen(self.state, alive), part.lengths)
+        self.steps_with_gradient += end - start
         if outputs.ndim == 3:  # an answer at every step: those before are scored already
             part, outputs = _part(batch, scored_from, end, alive), outputs[scored_from - start :]
-        loss = self.batches.task.loss_of(outputs, part)
-        following = self.truncation.chunks(len(batch.inputs))[self.chunk + 1 :]
+        following = chunks[self.chunk + 1 :]
+        self._after = None
         if following and following[0][0] >= end:
-            self.position, self.state = end, _placed(ends, alive, len(batch))
-        return loss
+            self._after = end, _placed(ends, alive, len(batch))
+        return self.batches.task.loss_of(outputs, part)
 
     def advance(self) -> None:
-        """Moves to the next chunk, of the next minibatch where this one is at its end."""
-        steps = self.batches.task.steps if self._batch is None else len(self._batch.inputs)
-        self.chunk += 1
-        if self.chunk == len(self.truncation.chunks(steps)):
+        """Moves to the next chunk, of the next minibatch where all sequences have ended."""
+        if self._after is not None:
+            self.position, self.state = self._after
+        self.chunk, self._after = self.chunk + 1, None
+        chunks, lengths = self._chunks(), self.batch.lengths
+        over = self.chunk == len(chunks)
+        if not over and lengths is not None:
+            _, scored_from, end = chunks[self.chunk]
+            alive = int((lengths > scored_from).sum())
+            # Batch statistics need two values: a single last step has no chunk of its own.
+            over = alive == 0 or (len(self.model.norms) > 0 and alive * (end - scored_from) == 1)
+        if over:
             self.chunk, self.position, self.state, self._batch = 0, 0, None, None
+            self.finished += 1
+
+    def _chunks(self) -> list[tuple[int, int, int]]:
+        return self.truncation.chunks(len(self.batch.inputs))
 
     @torch.no_grad()
     def _run_to(self, step: int) -> None:
         """Brings the state to where the gradient starts, with the weights of this moment."""
-        if step > self.position:
-            part = self.batch.inputs[self.position : step]
-            _, ends = self.model.advance(part, self.state)
-            self.position, self.state = step, _placed(ends, None, len(self.batch))
+        if step <= self.position:
+            return
+        batch, alive = self.batch, None
+        if batch.lengths is not None:
+            alive = batch.lengths > step
+        inputs = batch.inputs[self.position : step]
+        training = self.model.training
+        self.model.eval()  # no step enters the batch statistics twice
+        _, ends = self.model.advance(
+            inputs if alive is None else inputs[:, alive], _chosen(self.state, alive)
+        )
+        self.model.train(training)
+        self.steps_without += step - self.position
+        self.position, self.state = step, _placed(ends, alive, len(batch))
+
+    SAVED = ("finished", "steps_with_gradient", "steps_without")
 
     def state_dict(self) -> dict[str, Any]:
         """Everything `load_state_dict` needs to go on at this chunk."""
+        counts = {name: getattr(self, name) for name in self.SAVED}
         if self._batch is None:
-            return dict(batches=self.batches.state_dict(), chunk=0, position=0, state=None)
+            return dict(
+                batches=self.batches.state_dict(), chunk=0, position=0, state=None, **counts
+            )
         return dict(
-            batches=self._drawn_from, chunk=self.chunk, position=self.position, state=self.state
+            batches=self._drawn_from,
+            chunk=self.chunk,
+            position=self.position,
+            state=self.state,
+            **counts,
         )
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on where `state` was taken; the minibatch is drawn again."""
         self.batches.load_state_dict(state["batches"])
-        self._batch = None
+        self._batch = self._after = None
         if state["chunk"]:
             _ = self.batch
-        self.chunk, self.position, self.state = state["chunk"], state["position"], state["state"]
+        for name in (*self.SAVED, "chunk", "position", "state"):
+            setattr(self, name, state[name])
 
 
 def _part(batch: Batch, start: int, end: int, alive: Tensor | None) -> Batch:

@@ -7,6 +7,12 @@ https://arxiv.org/abs/2010.05397, with the exponent of their Eq. 5 corrected:
     Δω_k = (1 - w_k) Δω_{k-1} + w_k s_k          w_k = 1/k, or 2/(k+1)
     ω   <- ω + η Δω_K                            or an outer optimizer's step on -Δω_K/δ
 
+and with what is not in the paper: at commit t the weights move along the running mean
+
+    D <- β D + (1-β) Δω_K/δ      D/(1-β^t), or β D/(1-β^t) + (1-β) Δω_K/δ
+
+and x <- ((t-1) x + (r+1) ω)/(t+r) is the mean of the committed weights.
+
 Nothing of rnnopt is imported. Unlike rnnopt's, this Δω carries its δ, gates are counted by the
 caller, the spectral vertex is a singular value decomposition, and no state is ever shared.
 """
@@ -16,9 +22,9 @@ import math
 import torch
 
 DEFAULTS = dict(
-    lr=1e-3, radius=None, norm=2, ball="gate", weight_decay=0.0, momentum=0.0, nesterov=False,
-    scale="entry", radius_scale=1.0, eta=None, inner_weights="uniform", inner_iterate="paper",
-    decoupled_weight_decay=True,
+    lr=1e-3, radius=None, norm=2, ball="gate", weight_decay=0.0, momentum=0.0,
+    vertex_momentum=0.0, nesterov=False, average=None, scale="entry", radius_scale=1.0, eta=None,
+    inner_weights="uniform", inner_iterate="paper", decoupled_weight_decay=True,
 )  # fmt: skip
 
 
@@ -58,6 +64,8 @@ def unit_size(g, p, scale):
     """How many norms one unit of radius is."""
     if scale == "norm":
         return 1.0
+    if p == "spectral" and g.ndim >= 2 and scale == "rms":
+        return math.sqrt(g.shape[0] / (g.numel() // g.shape[0]))
     if p == "spectral" and g.ndim >= 2:
         return math.sqrt(max(g.shape[0], g.numel() // g.shape[0]))
     p = 2 if p == "spectral" else p
@@ -84,12 +92,14 @@ class PlainFrankWolfe:
 
     def __init__(self, weights, inner_steps, outer, options, gates):
         self.weights = [w.detach().clone() for w in weights]
-        self.K, self.k = inner_steps, 0
+        self.K, self.k, self.t = inner_steps, 0, 0
         self.options = [DEFAULTS | option for option in options]
         self.gates = gates
         self.ω = [w.clone() for w in self.weights]
         self.Δω = [torch.zeros_like(w) for w in self.weights]
         self.m = [torch.zeros_like(w) for w in self.weights]
+        self.D = [torch.zeros_like(w) for w in self.weights]
+        self.x = [w.clone() for w in self.weights]
         self.asked = [False] * len(self.weights)
         self.δ = [0.0] * len(self.weights)
         self.outer = None
@@ -138,7 +148,9 @@ class PlainFrankWolfe:
             return g
         μ = o["momentum"]
         self.m[i] = μ * self.m[i] + (1 - μ) * g
-        return μ * self.m[i] + (1 - μ) * g if o["nesterov"] else self.m[i]
+        if o["nesterov"] and o["vertex_momentum"] == 0:
+            return μ * self.m[i] + (1 - μ) * g
+        return self.m[i]
 
     def vertices_by_gate(self, i, g):
         p, scale = self.options[i]["norm"], self.options[i]["scale"]
@@ -167,7 +179,21 @@ class PlainFrankWolfe:
             start = stop
         return s
 
+    def direction(self, i):
+        """What the outer step of a tensor goes along, in radii."""
+        o, new = self.options[i], self.Δω[i] / self.δ[i]
+        β = o["vertex_momentum"]
+        if β == 0:
+            return new
+        self.D[i] = β * self.D[i] + (1 - β) * new
+        if not new.any():
+            return new
+        mean = self.D[i] / (1 - β**self.t)
+        return β * mean + (1 - β) * new if o["nesterov"] else mean
+
     def commit(self):
+        self.t += 1
+        directions = [self.direction(i) if asked else None for i, asked in enumerate(self.asked)]
         for i, o in enumerate(self.options):
             self.weights[i] = self.ω[i].clone()
             if not self.asked[i]:
@@ -176,12 +202,24 @@ class PlainFrankWolfe:
                 self.weights[i] *= 1 - o["lr"] * o["weight_decay"]
             if self.outer is None:
                 η = o["lr"] / self.δ[i] if o["eta"] is None else o["eta"]
-                self.weights[i] += η * self.Δω[i]
-        if self.outer is None:
-            return
+                self.weights[i] += η * self.δ[i] * directions[i]
+        if self.outer is not None:
+            self.step_outside(directions)
+        for i, o in enumerate(self.options):
+            if self.asked[i] and o["average"] is not None:
+                t, r = self.t, o["average"]
+                self.x[i] = ((t - 1) * self.x[i] + (r + 1) * self.weights[i]) / (t + r)
+
+    def step_outside(self, directions):
         for i, inside in enumerate(self.inside):
             inside.data.copy_(self.weights[i])
-            inside.grad = -self.Δω[i] / self.δ[i] if self.asked[i] else None
+            inside.grad = -directions[i] if self.asked[i] else None
             self.outer.param_groups[i]["lr"] = self.options[i]["lr"]
         self.outer.step()
         self.weights = [inside.detach().clone() for inside in self.inside]
+
+    def shown(self):
+        """The weights to evaluate."""
+        committed = self.ω if self.k else self.weights
+        averages = [o["average"] is not None for o in self.options]
+        return [x if a else ω for x, ω, a in zip(self.x, committed, averages, strict=True)]

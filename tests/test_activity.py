@@ -772,7 +772,7 @@ def test_an_activity_task_fits_its_own_description(small, name):
     assert (task.input_size, task.steps, task.hidden_size, task.batch_size) == (9, 128, 80, 64)
     assert task.epoch_size == len(task.train)
     assert task.metric == "accuracy"
-    assert task.target == {"2": (0.92, 0.86), "6": (0.90, 0.75)}[name[-1]]["noisy" in name]
+    assert task.target == {"2": (0.87, 0.85), "6": (0.85, 0.75)}[name[-1]]["noisy" in name]
     batch = Batches(task, 2, seed=0).draw()
     assert batch.inputs.shape == (128, 2, 9)
     if name[-1] == "2":

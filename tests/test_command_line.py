@@ -268,18 +268,16 @@ def test_train_refuses_a_bad_value_in_one_sentence(rnnopt_command, workplace, op
     [
         (["--tbptt", "2", "--tbptt-backward", "0"], ["tbptt-backward must be at least 1, got 0"]),
         (["--tbptt", "2", "--readout", "mean"], ["tbptt needs readout last or every, got mean"]),
-        (["--model", "indrnn-6", "--layers", "3"], ["'indrnn-6' has layers=6, got 3"]),
-        (["--model", "indrnn-6", "--dropout", "0.5"], ["'indrnn-6' has dropout=0.1, got 0.5"]),
-        pytest.param(
-            ["--model", "indrnn-6", "--layers", "1"],
-            ["'indrnn-6' has layers=6, got 1"],
-            marks=pytest.mark.xfail(strict=True, reason="taken for not given, as the default"),
+        (["--model", "indrnn-6", "--layers", "3"], ["'indrnn-6' has layers=6, got ", "3."]),
+        (["--model", "indrnn-6", "--dropout", "0.5"], ["'indrnn-6' has dropout=0.1, got ", "0.5."]),
+        # What other models have by default is no less a choice.
+        (["--model", "indrnn-6", "--layers", "1"], ["'indrnn-6' has layers=6, got ", "1."]),
+        (["--model", "indrnn-6", "--dropout", "0"], ["'indrnn-6' has dropout=0.1, got ", "0.0."]),
+        (
+            ["--model", "indrnn-6", "--initialization", "default"],
+            ["'indrnn-6' has initialization=indrnn, got ", "default."],
         ),
-        pytest.param(
-            ["--model", "indrnn-6", "--dropout", "0"],
-            ["'indrnn-6' has dropout=0.1, got 0"],
-            marks=pytest.mark.xfail(strict=True, reason="taken for not given, as the default"),
-        ),
+        (["--optimizer", "indrnn-adam:weight_decay=-1"], ["weight_decay must be", "got -1"]),
     ],
 )
 def test_train_refuses_options_that_do_not_go_together(rnnopt_command, workplace, options, words):

@@ -468,6 +468,9 @@ def test_ratio_by_hand():
     assert math.isnan(direction_ratio([vector(1.0)], [vector(0.0)]))
 
 
+NO_MOMENTUM = dict(momentum=0.0, vertex_momentum=0.0, nesterov=False, average=None)
+
+
 def watched_steps(optimizer, weight, gradients):
     """The records of steps with prescribed gradients."""
     with Directions(optimizer) as directions:
@@ -483,7 +486,7 @@ def test_one_inner_step_in_the_global_ball_points_along_the_gradient(outer, opti
     weight = nn.Parameter(random(6))
     if outer == "adam" and "eta" in options:
         options = {}
-    settings = dict(lr=0.1, norm=2, ball="global", scale="norm", momentum=0.0, outer=outer)
+    settings = dict(lr=0.1, norm=2, ball="global", scale="norm", outer=outer, **NO_MOMENTUM)
     optimizer = FrankWolfe([weight], **(settings | options))
     gradients = list(torch.randn(4, 6, generator=rng, dtype=DOUBLE))
     for record, gradient in zip(
@@ -501,7 +504,14 @@ def test_three_inner_steps_by_hand(outer):
     right, up = vector(4.0, 0.0), vector(0.0, 7.0)
     weight = nn.Parameter(vector(1.0, 1.0))
     optimizer = FrankWolfe(
-        [weight], lr=0.1, radius=0.5, inner_steps=3, norm=2, scale="norm", momentum=0.0, outer=outer
+        [weight],
+        lr=0.1,
+        radius=0.5,
+        inner_steps=3,
+        norm=2,
+        scale="norm",
+        outer=outer,
+        **NO_MOMENTUM,
     )
     records = watched_steps(optimizer, weight, [right, up, up] * 2)
     assert [record["step"] for record in records] == [1, 2]
@@ -513,7 +523,7 @@ def test_three_inner_steps_by_hand(outer):
 
 def test_a_loaded_state_does_not_lose_the_outer_optimizer(rng):
     weight = nn.Parameter(random(6))
-    settings = dict(lr=0.1, norm=2, ball="global", scale="norm", momentum=0.0, outer="adam")
+    settings = dict(lr=0.1, norm=2, ball="global", scale="norm", outer="adam", **NO_MOMENTUM)
     optimizer = FrankWolfe([weight], **settings)
     with Directions(optimizer) as directions:
         for _ in range(3):

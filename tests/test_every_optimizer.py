@@ -24,22 +24,30 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from rnnopt.optimizers.frank_wolfe import FrankWolfe
 
 MOMENTUM = functools.partial(torch.optim.SGD, momentum=0.5)
+# With every option that a row below relies on: no row but the first depends on the defaults.
+EXPLICIT = functools.partial(
+    FrankWolfe, norm=2, ball="gate", outer="plain", momentum=0.0, vertex_momentum=0.0,
+    nesterov=False, average=None, scale="entry",
+)  # fmt: skip
 # (name, builder): builder(params, **options) with a learning rate that suits weights of size 1.
 OPTIMIZERS = [
     ("FrankWolfe", functools.partial(FrankWolfe, lr=0.02)),
-    ("FrankWolfe-adam", functools.partial(
-        FrankWolfe, lr=0.05, inner_steps=5, norm=2, momentum=0.0, outer="adam")),
-    ("FrankWolfe-sign", functools.partial(
-        FrankWolfe, lr=0.05, inner_steps=1, norm=math.inf, momentum=0.0, outer="plain")),
+    ("FrankWolfe-momentum", functools.partial(
+        EXPLICIT, lr=0.02, inner_steps=1, norm="spectral", momentum=0.9)),
+    ("FrankWolfe-adam", functools.partial(EXPLICIT, lr=0.05, inner_steps=5, outer="adam")),
+    ("FrankWolfe-sign", functools.partial(EXPLICIT, lr=0.05, inner_steps=1, norm=math.inf)),
     ("FrankWolfe-spectral", functools.partial(
-        FrankWolfe, lr=0.05, inner_steps=3, norm="spectral", momentum=0.5, outer="plain")),
+        EXPLICIT, lr=0.05, inner_steps=3, norm="spectral", momentum=0.5)),
     ("FrankWolfe-global", functools.partial(
-        FrankWolfe, lr=0.05, inner_steps=2, norm=1.5, ball="global", momentum=0.0, outer="adam")),
-    ("FrankWolfe-outer", functools.partial(
-        FrankWolfe, lr=0.05, inner_steps=2, norm=2, momentum=0.0, outer=MOMENTUM)),
+        EXPLICIT, lr=0.05, inner_steps=2, norm=1.5, ball="global", outer="adam")),
+    ("FrankWolfe-outer", functools.partial(EXPLICIT, lr=0.05, inner_steps=2, outer=MOMENTUM)),
     ("FrankWolfe-cumulative", functools.partial(
-        FrankWolfe, lr=0.05, inner_steps=4, norm=2, momentum=0.0, inner_iterate="cumulative",
-        outer=torch.optim.RMSprop)),
+        EXPLICIT, lr=0.05, inner_steps=4, inner_iterate="cumulative", outer=torch.optim.RMSprop)),
+    ("FrankWolfe-means", functools.partial(
+        EXPLICIT, lr=0.05, inner_steps=3, vertex_momentum=0.5, nesterov=True, average=2)),
+    ("FrankWolfe-rms", functools.partial(
+        EXPLICIT, lr=0.05, inner_steps=1, norm="spectral", scale="rms", vertex_momentum=0.8,
+        momentum=0.5, average=8)),
 ]  # fmt: skip
 PHASES = range(1, 7)  # steps taken before a checkpoint: past the longest cycle above
 STEPS = 14  # and altogether: more than one cycle after the last checkpoint

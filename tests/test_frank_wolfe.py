@@ -32,10 +32,18 @@ def double_precision():
     torch.set_default_dtype(torch.float32)
 
 
+# Every option that a test here relies on without saying so: no test depends on the defaults.
+UNLESS_TOLD = dict(
+    norm=2, inner_steps=5, ball="gate", outer="adam", weight_decay=0.0, momentum=0.0,
+    vertex_momentum=0.0, nesterov=False, average=None, scale="entry", radius=None, radius_scale=1.0,
+    eta=None, inner_weights="uniform", inner_iterate="paper", decoupled_weight_decay=True,
+    spectral="polar-express", gates="auto",
+)  # fmt: skip
+
+
 def FrankWolfe(params, **options):
     """The optimizer with the paper's norm, K, outer step and no momentum, unless told otherwise."""
-    plain = dict(norm=2, inner_steps=5, outer="adam", momentum=0.0)
-    return rnnopt.FrankWolfe(params, **(plain | options))
+    return rnnopt.FrankWolfe(params, **(UNLESS_TOLD | options))
 
 
 def parameter(*numbers):
@@ -121,13 +129,14 @@ def test_cumulative_probes_by_hand():
     torch.testing.assert_close(seen, expected)
 
 
-def test_the_default_step_by_hand():
+def test_a_spectral_step_with_momentum_by_hand():
     # One inner step, spectral, momentum 0.9, lr = 0.01 the size of an entry. The gradient
     # diag(3, 1) has U Vᵀ = I, and √max(2, 2) I has entries of root mean square 1: a step of
     # 0.01 √2 I. Then the average 0.9 · 0.1 · diag(3, 1) + 0.1 · diag(-30, 1) = diag(-2.73, 0.19)
     # turns the first direction round.
     weight = torch.nn.Parameter(torch.zeros(2, 2))
-    optimizer = rnnopt.FrankWolfe([weight], lr=0.01)
+    options = dict(norm="spectral", inner_steps=1, outer="plain", scale="entry", momentum=0.9)
+    optimizer = FrankWolfe([weight], lr=0.01, **options)
     gradients = [torch.diag(torch.tensor(d)) for d in ([3.0, 1.0], [-30.0, 1.0])]
     seen = stream(optimizer, weight, gradients)
     step = 0.01 * math.sqrt(2)
@@ -230,7 +239,9 @@ NORMS = [dict(norm=p, ball=b) for p in (1, 1.5, 2, 3, math.inf) for b in ("gate"
 NORMS += [dict(norm=p, ball="global") for p in (1, 1.5, 2, 3, math.inf)]
 NORMS = [option | dict(scale=scale) for option in NORMS for scale in ("norm", "entry")]
 NORMS += [
-    dict(norm="spectral", ball=b, scale=s) for b in ("gate", "tensor") for s in ("norm", "entry")
+    dict(norm="spectral", ball=b, scale=s)
+    for b in ("gate", "tensor")
+    for s in ("norm", "entry", "rms")
 ]
 NORMS += [dict(norm="spectral", ball="global", scale="norm")]
 VARIANTS = [
@@ -245,12 +256,24 @@ VARIANTS = [
     dict(outer="plain", inner_iterate="cumulative", inner_weights="increasing"),
     dict(outer="plain", momentum=0.8),
     dict(outer="plain", momentum=0.8, nesterov=True),
+    dict(outer="plain", vertex_momentum=0.8),
+    dict(outer="plain", vertex_momentum=0.8, inner_steps=1, norm="spectral", scale="rms"),
+    dict(outer="plain", vertex_momentum=0.8, nesterov=True),
+    dict(outer="plain", vertex_momentum=0.8, nesterov=True, inner_steps=1, norm=math.inf),
+    dict(outer="plain", vertex_momentum=0.8, momentum=0.5, nesterov=True, average=3),
+    dict(outer="plain", vertex_momentum=0.8, ball="global", norm=1.5, radius=0.03),
+    dict(outer="plain", vertex_momentum=0.8, inner_iterate="cumulative", eta=0.4),
+    dict(outer="plain", vertex_momentum=0.8, weight_decay=0.3, average=0),
+    dict(outer="plain", average=0),
+    dict(outer="plain", average=1, inner_steps=1),
+    dict(outer="plain", average=8.5, inner_iterate="cumulative"),
     dict(outer="plain", weight_decay=0.3),
     dict(outer="plain", weight_decay=0.3, decoupled_weight_decay=False),
     dict(outer="plain", weight_decay=0.3, decoupled_weight_decay=False, momentum=0.8),
     dict(outer="adam"),
     dict(outer="adam", norm="spectral"),
     dict(outer="adam", inner_steps=1),
+    dict(outer="adam", vertex_momentum=0.8, nesterov=True, average=8, norm="spectral", scale="rms"),
     dict(outer="adam", weight_decay=0.3),
     dict(outer="adam", ball="global", momentum=0.5),
     dict(outer="adam", radius=0.03),
@@ -313,6 +336,9 @@ def compare_with_twin(option, groups, rng, steps=14, missing=frozenset()):
         twin.step(twin_gradients)
         for ours, plain in zip(weights, twin.weights, strict=True):
             torch.testing.assert_close(ours.data, plain, rtol=1e-9, atol=1e-9)
+        with optimizer.committed():
+            for ours, plain in zip(weights, twin.shown(), strict=True):
+                torch.testing.assert_close(ours.data, plain, rtol=1e-9, atol=1e-9)
 
 
 ALL = tuple(range(len(SHAPES)))
@@ -339,6 +365,8 @@ def test_a_global_ball_with_a_radius_per_group_agrees_with_the_plain_twin(norm, 
 def test_options_per_group_agree_with_the_plain_twin(outer, rng):
     first = dict(norm="spectral", scale="norm", lr=0.2, momentum=0.5, inner_weights="increasing")
     second = dict(norm=math.inf, ball="tensor", radius=0.01, inner_iterate="cumulative")
+    first |= dict(average=2)
+    second |= dict(vertex_momentum=0.8, nesterov=True)
     compare_with_twin(dict(outer=outer), [(ALL[:4], first), (ALL[4:], second)], rng)
 
 
@@ -1192,6 +1220,13 @@ def test_a_plain_outer_step_has_no_optimizer():
         ("momentum", 1.0),
         ("momentum", -0.1),
         ("momentum", math.nan),
+        ("vertex_momentum", 1.0),
+        ("vertex_momentum", -0.1),
+        ("vertex_momentum", math.nan),
+        ("vertex_momentum", None),
+        ("average", -1),
+        ("average", math.nan),
+        ("average", math.inf),
         ("scale", "cube"),
         ("radius_scale", -1.0),
         ("radius_scale", math.nan),
@@ -1226,6 +1261,17 @@ def test_nesterov_needs_momentum():
 def test_the_spectral_global_ball_by_entry_is_refused_at_once():
     with pytest.raises(ValueError, match='scale="norm"'):
         FrankWolfe([parameter(1.0)], norm="spectral", ball="global", scale="entry")
+
+
+@pytest.mark.parametrize("norm", [1, 2, math.inf])
+def test_the_rms_unit_is_for_the_spectral_norm_alone(norm):
+    with pytest.raises(ValueError, match='scale="rms" needs norm="spectral"'):
+        FrankWolfe([parameter(1.0)], norm=norm, ball="tensor", scale="rms")
+
+
+def test_the_rms_unit_is_for_a_ball_a_matrix_or_tensor():
+    with pytest.raises(ValueError, match='scale="(norm|rms)"'):
+        FrankWolfe([parameter(1.0)], norm="spectral", ball="global", scale="rms")
 
 
 @pytest.mark.parametrize(
@@ -1326,7 +1372,8 @@ def test_the_muon_row_of_the_readme_is_muon(rng):
     lr = 0.01
     muon = torch.optim.Muon([theirs], lr, adjust_lr_fn="match_rms_adamw")
     options = dict(momentum=0.95, nesterov=True, weight_decay=0.5, spectral="newton-schulz")
-    optimizer = rnnopt.FrankWolfe([ours], 0.2 * lr, **options)
+    options |= dict(norm="spectral", inner_steps=1, outer="plain", scale="entry")
+    optimizer = FrankWolfe([ours], lr=0.2 * lr, **options)
     for _ in range(5):
         gradient = torch.randn(6, 4, generator=rng)
         feed(optimizer, [ours], [gradient])

@@ -350,6 +350,29 @@ def test_ball_scale_by_hand():
     assert ball_scale(torch.zeros(()), 1, "entry") == 1
 
 
+def test_ball_scale_by_root_mean_square_by_hand():
+    # √(rows/columns), kernels flattened to 4 x 12; vectors and scalars as by entry.
+    for shape, expected in [
+        ((8, 2), 2),
+        ((2, 8), 0.5),
+        ((5, 5), 1),
+        ((1, 9), 1 / 3),
+        ((9, 1), 3),
+        ((4, 3, 2, 2), math.sqrt(1 / 3)),
+        ((12, 3, 1), 2),
+        ((9,), 3),
+        ((1,), 1),
+        ((), 1),
+    ]:
+        assert ball_scale(torch.zeros(shape), "spectral", "rms") == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("scale", ["norm", "entry", "rms"])
+@pytest.mark.parametrize("shape", [(0,), (0, 3), (3, 0), (0, 0), (2, 0, 3)])
+def test_an_empty_tensor_has_a_finite_ball_scale(shape, scale):
+    assert 0 <= ball_scale(torch.zeros(shape), "spectral", scale) < math.inf
+
+
 @pytest.mark.parametrize("norm", [2, math.inf, "spectral"])
 @pytest.mark.parametrize("shape", [(9,), (3, 4), (7, 2), (5, 5), (4, 3, 2, 2), ()])
 def test_a_radius_by_entry_is_the_root_mean_square_entry(norm, shape, rng):
@@ -363,6 +386,25 @@ def test_a_radius_by_entry_is_the_root_mean_square_entry(norm, shape, rng):
 def test_a_ball_by_entry_touches_the_constant_tensor(norm):
     constant = torch.full((3, 4), 0.01)
     assert float(size(constant, norm)) == pytest.approx(0.01 * ball_scale(constant, norm, "entry"))
+
+
+@pytest.mark.parametrize("method", ["svd", "polar-express"])
+@given(shape=SHAPES, seed=st.integers(0, 999))
+def test_a_radius_by_root_mean_square_bounds_what_comes_out(method, shape, seed):
+    # ‖s x‖₂ ≤ r √(rows/columns) √columns = r √rows for inputs of root mean square 1.
+    gradient = normal(shape, seed)
+    found = vertex(gradient, "spectral", 0.1 * ball_scale(gradient, "spectral", "rms"), method)
+    matrix = as_matrix(found)
+    if matrix is None:
+        assert norm_per_entry(found) <= 0.1 * (1 + 1e-12)
+        return
+    inputs = normal((matrix.shape[1], 30), seed + 1)
+    inputs /= inputs.square().mean(dim=0).sqrt()
+    assert (matrix @ inputs).square().mean(dim=0).sqrt().max() <= 0.1 * (1 + 1e-12)
+
+
+def norm_per_entry(tensor):
+    return float(tensor.norm()) / math.sqrt(max(tensor.numel(), 1))
 
 
 # -- one ball for all tensors --------------------------------------------------------------------

@@ -14,6 +14,9 @@ from rnnopt.runner import build_training
 from rnnopt.schedules import Plateau
 from rnnopt.tasks.task import Examples, Task
 
+# What the runs rely on, whatever the defaults are.
+EXPLICIT = "momentum=0.9,vertex_momentum=0,nesterov=False,average=None,scale=entry"
+
 
 def make():
     """A model and its optimizer, which has a state after `train`."""
@@ -106,15 +109,19 @@ def test_parts_of_an_epoch_count():
     assert factors == pytest.approx([1, 1, 0.1, 0.1, 0.01])
 
 
-@pytest.mark.xfail(strict=True, reason="4.1 - 1.1 is rounded to just below 3")
-def test_rounding_does_not_delay_a_decay():
-    # 10 batches an epoch and a look each: batch 41 is 30 batches, three epochs, after batch 11.
+@pytest.mark.parametrize("per_epoch", [3, 7, 10, 49, 1000])
+@pytest.mark.parametrize("restart", [False, True])
+def test_rounding_neither_delays_nor_hastens_a_decay(per_epoch, restart):
+    # With 10 batches an epoch and a look each batch 41 is 30 batches, three epochs, after batch 11,
+    # but 4.1 - 1.1 is rounded to just below 3.
     model, optimizer = make()
-    plateau = Plateau(0.1, 3)
-    for batch in range(11, 42):
-        assert plateau.decays == 0
-        plateau.look(batch / 10, batch == 11, model, optimizer)
-    assert plateau.decays == 1
+    for best in (per_epoch - 1, per_epoch, per_epoch + 1, 5 * per_epoch + 2):
+        plateau = Plateau(0.1, 3, restart)
+        for batch in (*range(best, best + per_epoch), best + 3 * per_epoch - 1):
+            plateau.look(batch / per_epoch, batch == best, model, optimizer)
+            assert plateau.decays == 0
+        plateau.look((best + 3 * per_epoch) / per_epoch, False, model, optimizer)
+        assert plateau.decays == 1
 
 
 # -- where it goes back to ------------------------------------------------------------------------
@@ -235,8 +242,8 @@ def test_a_restart_in_a_run_goes_on_from_the_best_weights():
     ("optimizer", "options"),
     [
         ("adam:lr=0.5", {}),
-        ("frank-wolfe:inner_steps=3,lr=0.5", {}),
-        ("frank-wolfe:lr=0.5", dict(tbptt=2)),
+        (f"frank-wolfe:inner_steps=3,lr=0.5,{EXPLICIT}", {}),
+        (f"frank-wolfe:lr=0.5,{EXPLICIT}", dict(tbptt=2)),
     ],
 )
 def test_a_run_goes_on_bit_for_bit(schedule, optimizer, options):

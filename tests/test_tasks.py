@@ -651,6 +651,99 @@ def test_idx_files_are_read_past_their_headers(packed, monkeypatch):
     assert mnist.read_idx(LABELS).tolist() == [7, 0, 9]
 
 
+@pytest.fixture
+def small_mnist(monkeypatch):
+    """Images in place of MNIST's: pixel (r, c) of image i holds (i + 8 r + c) % 256."""
+    monkeypatch.setattr(
+        mnist, "split_examples", lambda parts, sizes, seed: split_examples(parts, [4, 2], 0)
+    )
+
+    def read(name):
+        count = 6 if name.startswith("train") else 3
+        if "labels" in name:
+            return torch.arange(count, dtype=torch.uint8)
+        image, row, column = torch.meshgrid(*map(torch.arange, (count, 28, 28)), indexing="ij")
+        return ((image + 8 * row + column) % 256).to(torch.uint8)
+
+    monkeypatch.setattr(mnist, "read_idx", read)
+    return read
+
+
+def grey(task, part="test"):
+    """The inputs of a part before they were standardised by the training pixels, up to a line."""
+    return getattr(task, part).inputs[..., 0].double()
+
+
+def same_up_to_a_line(one, other):
+    """Whether one tensor is a multiple of the other plus a constant: what standardising does."""
+    one, other = ((x.double() - x.double().mean()) / x.double().std() for x in (one, other))
+    return torch.allclose(one, other, atol=1e-5)
+
+
+def test_pooling_takes_means_of_blocks_of_pixels(small_mnist):
+    task = build_task("mnist-pixels:pool=2")
+    assert (task.steps, task.input_size, task.test.inputs.shape) == (196, 1, (3, 196, 1))
+    images = small_mnist("t10k-images").tolist()
+    blocks = torch.tensor(
+        [
+            [
+                sum(image[2 * r + i][2 * c + j] for i in (0, 1) for j in (0, 1)) / 4
+                for r in range(14)
+                for c in range(14)
+            ]
+            for image in images
+        ]
+    )
+    # By hand: pixels 0 1 and 8 9 of the first image have mean 4.5, the two beside them 6.5.
+    assert blocks[0, :2].tolist() == [4.5, 6.5]
+    assert same_up_to_a_line(grey(task), blocks)
+    assert "2 x 2" in task.summary
+    assert "196 steps" in task.summary
+    assert float(task.train.inputs.mean()) == pytest.approx(0, abs=1e-5)
+    assert float(task.train.inputs.std()) == pytest.approx(1, abs=1e-5)
+
+
+def test_pooled_pixels_are_permuted_by_a_permutation_of_their_number(small_mnist):
+    from numpy.random import RandomState
+
+    order = torch.from_numpy(RandomState(92916).permutation(196))
+    assert sorted(order.tolist()) == list(range(196))
+    plain, permuted = (build_task(f"mnist-{name}:pool=2") for name in ("pixels", "permuted"))
+    for part in ("train", "validation", "test"):
+        assert torch.equal(getattr(permuted, part).targets, getattr(plain, part).targets)
+        torch.testing.assert_close(grey(permuted, part), grey(plain, part)[:, order])
+
+
+@pytest.mark.parametrize("name", ["mnist-pixels", "mnist-permuted"])
+def test_pooling_by_one_changes_nothing(small_mnist, name):
+    plain, pooled = build_task(name), build_task(f"{name}:pool=1")
+    assert plain.summary == pooled.summary
+    assert plain.steps == 784
+    for part in ("train", "validation", "test"):
+        assert torch.equal(getattr(plain, part).inputs, getattr(pooled, part).inputs)
+    if name == "mnist-pixels":
+        assert same_up_to_a_line(grey(plain), small_mnist("t10k-images").flatten(1))
+
+
+@pytest.mark.parametrize(("pool", "steps"), [(4, 49), (7, 16), (14, 4), (28, 1)])
+def test_every_divisor_of_the_side_can_be_pooled(small_mnist, pool, steps):
+    assert build_task(f"mnist-pixels:pool={pool}").steps == steps
+
+
+@pytest.mark.parametrize("name", ["mnist-pixels", "mnist-permuted"])
+@pytest.mark.parametrize("pool", ["3", "0", "-2", "56", "2.0", "two", "none"])
+def test_other_pools_are_refused_in_one_line_before_data_are_read(name, pool, monkeypatch):
+    monkeypatch.setattr(mnist, "read_idx", None)
+    with pytest.raises(UserError, match=r"pool.* 1, 2, 4, 7, 14, 28, got") as error:
+        build_task(f"{name}:pool={pool}")
+    assert "\n" not in str(error.value)
+
+
+def test_rows_are_not_pooled():
+    with pytest.raises(UserError, match=r"'mnist-rows' has no options, got 'pool'"):
+        build_task("mnist-rows:pool=2")
+
+
 DATA = Path(os.environ.get("RNNOPT_DATA") or "/nonexistent")
 real = pytest.mark.skipif(
     not (DATA / "mnist" / f"{LABELS}.gz").is_file(),

@@ -612,7 +612,7 @@ def assert_equal_states(one, other, place="state"):
         "muon",
         "frank-wolfe:inner_steps=5",
         "frank-wolfe:inner_steps=5,outer=plain,momentum=0.9,norm=spectral",
-        "frank-wolfe:inner_steps=1,norm=inf",
+        "frank-wolfe:inner_steps=1,norm=inf,scale=entry",
     ],
 )
 @pytest.mark.parametrize("stop_at", [0, 5, 6, 7, 8, 9])  # with five inner steps every phase
@@ -707,7 +707,14 @@ def test_indrnn_6_is_the_authors_network(name, magnitude):
 
 @pytest.mark.parametrize(
     "optimizer",
-    ["sgd", "adam", "frank-wolfe:inner_steps=2", "frank-wolfe:norm=inf", "muon", "soap"],
+    [
+        "sgd",
+        "adam",
+        "frank-wolfe:inner_steps=2",
+        "frank-wolfe:norm=inf,scale=entry",
+        "muon",
+        "soap",
+    ],
 )
 @pytest.mark.parametrize("name", ["indrnn", "indrnn-6", "indrnn-6-paper"])
 def test_the_recurrent_bound_holds_whatever_the_optimizer_does(optimizer, name):
@@ -729,13 +736,38 @@ def test_the_recurrent_bound_holds_whatever_the_optimizer_does(optimizer, name):
 @pytest.mark.parametrize(
     ("option", "value", "words"),
     [
-        ("layers", 3, "layers=6, got 3"),
-        ("dropout", 0.5, "dropout=0.1, got 0.5"),
-        ("initialization", "normal", "initialization=indrnn, got normal"),
+        ("layers", 3, "layers=6, got (layers=)?3"),
+        ("dropout", 0.5, "dropout=0.1, got (dropout=)?0.5"),
+        ("initialization", "normal", "initialization=indrnn, got (initialization=)?normal"),
+        # What other networks have by default is no less a choice.
+        ("layers", 1, "layers=6, got (layers=)?1"),
+        ("dropout", 0.0, "dropout=0.1, got (dropout=)?0.0"),
+        ("initialization", "default", "initialization=indrnn, got (initialization=)?default"),
     ],
 )
-def test_settings_that_a_network_has_already_are_refused(option, value, words):
-    with pytest.raises(UserError, match=f"model 'indrnn-6' has {words}"):
-        build_training(RunConfig(model="indrnn-6", **{option: value}), pixels(10))
+@pytest.mark.parametrize("name", ["indrnn-6", "indrnn-6-paper"])
+def test_settings_that_a_network_has_already_are_refused(name, option, value, words):
+    with pytest.raises(UserError, match=f"model '{name}' has {words}\\.$"):
+        build_training(RunConfig(model=name, **{option: value}), pixels(10))
     matching = dict(layers=6, dropout=0.1, initialization="indrnn", batch_norm=True)
-    build_training(RunConfig(model="indrnn-6", hidden=3, **matching), pixels(10))
+    for some in ({}, {option: matching[option]}, matching):
+        model = build_training(RunConfig(model=name, hidden=3, **some), pixels(10)).model
+        assert (len(model.recurrent), len(model.norms), model.dropout) == (6, 6, 0.1)
+        assert (model.output.bias == 0).all()
+
+
+@pytest.mark.parametrize("name", ["rnn", "gru", "indrnn"])
+def test_other_networks_have_one_layer_without_dropout_unless_told_otherwise(name):
+    def weights(**options):
+        model = build_training(RunConfig(model=name, hidden=3, **options), pixels(10)).model
+        return model, list(model.state_dict().values())
+
+    plain, unset = weights()
+    assert (len(plain.recurrent), len(plain.norms), plain.dropout) == (1, 0, 0)
+    _, told = weights(layers=1, dropout=0.0, initialization="default")
+    assert len(unset) == len(told)
+    assert all(map(torch.equal, unset, told))
+    other, _ = weights(layers=2, dropout=0.25, batch_norm=True)
+    assert (len(other.recurrent), len(other.norms), other.dropout) == (2, 2, 0.25)
+    small = weights(initialization="normal")[1]
+    assert max(float(value.abs().max()) for value in small) < 0.06

@@ -5,6 +5,7 @@ Here they meet the tensors: foreach operations over all tensors of a group, view
 gates where a tensor stacks several, and vertex 0 for a tensor without a gradient.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -12,6 +13,10 @@ from torch import Tensor
 
 from rnnopt.optimizers.linear_minimization import Tensors, ball_scale, global_vertices, vertices
 from rnnopt.optimizers.stacked_gates import count_gates
+
+LARGEST = math.log(16)  # of a tensor's adapted radius, and its inverse the smallest
+# State that is kept in float32 at least, whatever the weights are.
+WIDE = frozenset(("average", "vertex_buffer", "log_radius"))
 
 
 class Search:
@@ -54,6 +59,10 @@ class Search:
             params = [self.params[i] for i in indices]
             gradients = torch._foreach_add(gradients, params, alpha=group["weight_decay"])
         if group["momentum"]:
+            if group["adapt"]:
+                self._adapt(indices, gradients)
+            if group["normalize"]:
+                gradients = vertices(gradients, 2, [-1.0] * len(gradients))  # g/‖g‖, 0 for 0
             averages: Tensors = [self.states[i]["momentum_buffer"] for i in indices]
             torch._foreach_lerp_(averages, gradients, 1 - group["momentum"])
             # A zero gradient moves nothing, although the oracle sees an average that is not zero.
@@ -62,6 +71,24 @@ class Search:
                 averages = torch._foreach_lerp(gradients, averages, group["momentum"])
             gradients = torch._foreach_mul(averages, present)
         return indices, gradients
+
+    def _adapt(self, indices: list[int], gradients: Tensors) -> None:
+        """Each tensor's radius grows with the cosine of its gradient to the average so far."""
+        averages = [self.states[i]["momentum_buffer"] for i in indices]
+        sizes = torch._foreach_norm(gradients), torch._foreach_norm(averages)
+        for i, g, m, *pair in zip(indices, gradients, averages, *sizes, strict=True):
+            size = pair[0].float() * pair[1].float()
+            dot = torch.dot(g.flatten().float(), m.flatten().float())
+            cosine = torch.where(size > 0, dot / size, 0.0)  # first gradients, zero ones
+            change = (self.group["adapt"] * cosine).nan_to_num(0.0)
+            self.states[i]["log_radius"].add_(change).clamp_(-LARGEST, LARGEST)
+
+    def adapted(self, indices: list[int]) -> Tensors | None:
+        """What each tensor's radius is multiplied by, or None for 1."""
+        group = self.group
+        if not (group["adapt"] and group["momentum"]):
+            return None
+        return torch._foreach_exp([self.states[i]["log_radius"] for i in indices])
 
     def forget_missing(self) -> None:
         """A missing gradient counts as the vertex 0."""
@@ -113,6 +140,7 @@ class Search:
             return
         new = [self.displacements[i] for i in indices]
         means: Tensors = [self.states[i]["vertex_buffer"] for i in indices]
+        new = [d.to(mean.dtype) for d, mean in zip(new, means, strict=True)]
         torch._foreach_lerp_(means, new, 1 - beta)
         moves = torch._foreach_mul(means, 1 / (1 - beta ** group["commits"]))
         if group["nesterov"]:
@@ -121,7 +149,7 @@ class Search:
         torch._foreach_mul_(moves, _present(new))
         self.direction = list(self.displacements)
         for i, move in zip(indices, moves, strict=True):
-            self.direction[i] = move
+            self.direction[i] = move.to(self.params[i].dtype)
 
     def average_weights(self) -> None:
         """average ← average + (r+1)/(t+r) (weights - average) at commit t."""
@@ -130,13 +158,12 @@ class Search:
             return
         r, t = group["average"], group["commits"]
         means = [self.states[i]["average"] for i in indices]
-        weights: Tensors = [self.params[i] for i in indices]
-        if any(mean.dtype != p.dtype for mean, p in zip(means, weights, strict=True)):
-            weights = [p.to(mean.dtype) for mean, p in zip(means, weights, strict=True)]
+        pairs = zip(indices, means, strict=True)
+        weights = [self.params[i].to(mean.dtype) for i, mean in pairs]
         if t == 1:
             torch._foreach_copy_(means, weights)
         else:
-            torch._foreach_lerp_(means, weights, min(1.0, (r + 1) / (t + r)))
+            torch._foreach_lerp_(means, weights, (r + 1) / (t + r))
 
     def plain_step(self) -> None:
         """Weights += eta * radius * direction, at most of length lr when eta is None."""
@@ -166,12 +193,18 @@ def create_state(p: Tensor, state: dict[str, Any], group: dict[str, Any]) -> Non
     if group["inner_steps"] > 1 and "anchor" not in state:
         state["anchor"] = torch.clone(p, memory_format=torch.preserve_format).detach()
         state["displacement"] = torch.zeros_like(p, memory_format=torch.preserve_format)
-    for option, name in (("momentum", "momentum_buffer"), ("vertex_momentum", "vertex_buffer")):
-        if group[option] and name not in state:
-            state[name] = torch.zeros_like(p, memory_format=torch.preserve_format)
+    wide = torch.promote_types(p.dtype, torch.float32)
+    if group["momentum"] and "momentum_buffer" not in state:
+        state["momentum_buffer"] = torch.zeros_like(p, memory_format=torch.preserve_format)
+    if group["momentum"] and group["adapt"] and "log_radius" not in state:
+        state["log_radius"] = torch.zeros((), dtype=torch.float32, device=p.device)
+    if group["vertex_momentum"] and "vertex_buffer" not in state:
+        state["vertex_buffer"] = torch.zeros_like(
+            p, dtype=wide, memory_format=torch.preserve_format
+        )
     if group["average"] is not None and "average" not in state:
-        wide = torch.promote_types(p.dtype, torch.float32)
-        state["average"] = p.detach().to(wide, memory_format=torch.preserve_format, copy=True)
+        committed = state.get("anchor", p) if group["inner_step"] else p
+        state["average"] = committed.detach().to(wide, copy=True)
 
 
 def move_displacements(searches: list[Search]) -> None:
@@ -185,21 +218,27 @@ def move_displacements(searches: list[Search]) -> None:
         group = search.group
         indices, gradients = search.oracle_input()
         sources, targets = list(gradients), [search.displacements[i] for i in indices]
+        gates = [1] * len(indices)
         if group["ball"] == "gate" or group["norm"] == "spectral":
-            sources, targets = _split_gates(search, indices, sources, targets)
+            sources, targets, gates = _split_gates(search, indices, sources, targets)
         radii = [ball_scale(source, group["norm"], group["scale"]) for source in sources]
-        search.average_in(targets, vertices(sources, group["norm"], radii, group["spectral"]))
+        new = list(vertices(sources, group["norm"], radii, group["spectral"]))
+        factors = search.adapted(indices)
+        if factors is not None and new:
+            each = [factor for factor, n in zip(factors, gates, strict=True) for _ in range(n)]
+            torch._foreach_mul_(new, [f.to(v.dtype) for f, v in zip(each, new, strict=True)])
+        search.average_in(targets, new)
 
 
 def _split_gates(
     search: Search, indices: list[int], sources: list[Tensor], targets: list[Tensor]
-) -> tuple[list[Tensor], list[Tensor]]:
-    """Views of the single gates where a tensor stacks several."""
+) -> tuple[list[Tensor], list[Tensor], list[int]]:
+    """Views of the single gates where a tensor stacks several, and how many each has."""
     group = search.group
     names = tuple(group.get("param_names", ()))
     counts = count_gates(tuple(p.shape for p in group["params"]), group["gates"], names)
     if all(count == 1 for count in counts):
-        return sources, targets
+        return sources, targets, [1] * len(indices)
     count_of = dict(zip(group["params"], counts, strict=True))
     gates = [count_of[search.params[i]] for i in indices]
 
@@ -207,7 +246,7 @@ def _split_gates(
         parts = [t.chunk(n) if n > 1 else (t,) for t, n in zip(tensors, gates, strict=True)]
         return [gate for part in parts for gate in part]
 
-    return split(sources), split(targets)
+    return split(sources), split(targets), gates
 
 
 def _move_in_global_ball(searches: list[Search]) -> None:
@@ -220,7 +259,7 @@ def _move_in_global_ball(searches: list[Search]) -> None:
         indices, gradients = search.oracle_input()
         parts, moved = list(gradients), [search.displacements[i] for i in indices]
         if group["norm"] == "spectral":
-            parts, moved = _split_gates(search, indices, parts, moved)
+            parts, moved, _ = _split_gates(search, indices, parts, moved)
         sources += parts
         targets += moved
         radii += [search.group["probe_radius"]] * len(parts)

@@ -1,5 +1,6 @@
 """Every optimizer by name: ours, those of torch.optim, and the strongest of today."""
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from rnnopt.errors import unknown_name
 from rnnopt.optimizers import baselines
-from rnnopt.optimizers.frank_wolfe import FrankWolfe
+from rnnopt.optimizers.frank_wolfe import PRESETS, FrankWolfe
 from rnnopt.specification import call_with, parse
 
 
@@ -41,6 +42,8 @@ def adam_of_indrnn(
         lr: learning rate.
         weight_decay: coupled, of input and read-out weights and batch norm's gains.
     """
+    if not 0 <= weight_decay < math.inf:
+        raise ValueError(f"weight_decay must be a finite number >= 0, got {weight_decay}.")
     decayed: list[tuple[str, Tensor]] = []
     spared: list[tuple[str, Tensor]] = []
     for name, p in params:
@@ -57,6 +60,11 @@ def adam_of_indrnn(
 OPTIMIZERS: dict[str, Choice] = {
     "frank-wolfe": Choice(
         FrankWolfe, 1e-3, "Frank-Wolfe steps inside a small ball, then one step along their mean"
+    ),
+    "frank-wolfe-long": Choice(
+        partial(FrankWolfe, **PRESETS["long_memory"]),
+        3e-2,
+        "the same, set for events to be remembered over many steps (PRESETS['long_memory'])",
     ),
     "sgd": Choice(torch.optim.SGD, 1e-1, "stochastic gradient descent"),
     "momentum": Choice(

@@ -40,6 +40,7 @@ from torch import Tensor
 from torch.optim.optimizer import Optimizer, ParamsT
 
 from rnnopt.optimizers.ball_search import (
+    WIDE,
     Search,
     create_state,
     move_displacements,
@@ -56,11 +57,12 @@ class FrankWolfe(Optimizer):
     """Steps along the mean of the ball vertices that `inner_steps` minibatches ask for.
 
     For any network, recurrent ones above all: a step has the same length whether the gradient
-    vanished or exploded. Without a closure, `loss.backward(); optimizer.step()` is one inner step
-    and every `inner_steps`-th call commits. With a closure, one call goes on to the next commit;
-    the closure is called once per inner step and decides whether it draws a new minibatch. Between
-    commits the weights stand at a probe point: wrap evaluation and export in
-    `with optimizer.committed():`, and take checkpoints to resume from outside it.
+    vanished or exploded. Evaluate and export inside `with optimizer.committed():`, where the
+    weights are the mean of the latest ones, better than any of them until the learning rate has
+    decayed; take checkpoints to resume from outside it. Without a closure,
+    `loss.backward(); optimizer.step()` is one inner step and every `inner_steps`-th call commits.
+    With a closure, one call goes on to the next commit; the closure is called once per inner step
+    and decides whether it draws a new minibatch. Between commits the weights are a probe point.
 
     Good to know: the length of a step does not fall with the gradient, so let lr decay towards the
     end. Between commits the next step starts from the anchor: edits of the weights there are lost,
@@ -86,20 +88,26 @@ class FrankWolfe(Optimizer):
         weight_decay: factor by which lr shrinks the weights at each commit; with
             decoupled_weight_decay=False it is added to each inner gradient instead (L2).
         momentum: μ of the average m ← μ m + (1-μ) g that the oracle sees in place of g; 0 is off.
+        normalize: divide each tensor's gradient by its Euclidean norm before it enters m, so that a
+            rare large gradient counts no more than another; without momentum it changes nothing.
+        adapt: κ by which each tensor's radius follows its gradients, log ρ ← log ρ + κ cos(g, m),
+            m the average before this gradient, ρ in 1/16 … 16: it grows while gradients agree and
+            shrinks where steps overshoot. 0 is off; without momentum, and in a global ball, it
+            changes nothing.
         vertex_momentum: β of the average D ← β D + (1-β) Δω_K over commits, along which the weights
             move in place of Δω_K; 0 is off. D, divided by 1-β^t after t commits, is a mean of
             vertices and so a point of the ball. Where minibatches agree it is as long as a vertex,
             where they do not it is shorter.
         nesterov: the weights move along β D + (1-β) Δω_K instead of D; without vertex_momentum the
-            oracle sees μ m + (1-μ) g instead of m.
+            oracle sees μ m + (1-μ) g instead of m; without either it changes nothing.
         average: r of the mean of the committed weights, x ← x + (r+1)/(t+r) (ω - x), that
-            `committed()` puts in place: commit t has weight t^r, so 0 is the plain mean and a
-            greater r forgets earlier ones. None is off.
+            `committed()` puts in place: commit t has a weight near t^r, so 0 is the plain mean and
+            a greater r forgets earlier ones. None is off. It needs as much memory as the weights.
         scale: unit of the radius, and of lr with outer="plain": "norm", the norm itself, as in the
             paper; "entry", the size of a typical entry, n^{1/p} norms, for the spectral norm
-            √max(rows, columns), so that one radius means the same for every norm and shape; "rms",
-            for the spectral norm alone, √(rows/columns), so that a step of radius r changes outputs
-            by r at most in root mean square when inputs have root mean square 1.
+            √max(rows, columns), so that one radius means the same for every norm and shape; "muon",
+            for the spectral norm alone, √max(1, rows/columns) and 1 for vectors, so that the
+            weights of few inputs move further than recurrent ones.
         radius_scale: radius per lr when radius is None.
         eta: step length of outer="plain" in radii; None means lr/radius, a step of length lr.
         inner_weights: "uniform" 1/k, or "increasing" 2/(k+1), which favours later vertices.
@@ -131,9 +139,11 @@ class FrankWolfe(Optimizer):
         weight_decay: float = 0.0,
         *,
         momentum: float = 0.9,
+        normalize: bool = True,
+        adapt: float = 0.03,
         vertex_momentum: float = 0.0,
-        nesterov: bool = False,
-        average: float | None = None,
+        nesterov: bool = True,
+        average: float | None = 8.0,
         scale: str = "entry",
         radius_scale: float = 1.0,
         eta: float | None = None,
@@ -150,7 +160,8 @@ class FrankWolfe(Optimizer):
         self._in_committed = False
         defaults = dict(
             lr=lr, inner_steps=inner_steps, radius=radius, norm=norm, ball=ball,
-            weight_decay=weight_decay, momentum=momentum, vertex_momentum=vertex_momentum,
+            weight_decay=weight_decay, momentum=momentum, normalize=normalize,
+            adapt=adapt, vertex_momentum=vertex_momentum,
             nesterov=nesterov, average=average, scale=scale, radius_scale=radius_scale, eta=eta,
             inner_weights=inner_weights, inner_iterate=inner_iterate,
             decoupled_weight_decay=decoupled_weight_decay, spectral=spectral, gates=gates,
@@ -202,13 +213,13 @@ class FrankWolfe(Optimizer):
                 raise ValueError(f"the state was saved with outer={theirs!r}, got outer={ours!r}.")
         state_dict = deepcopy(state_dict)
         super().load_state_dict(state_dict)
-        # torch has cast all to the weights' type; the mean of half-precision weights is wider.
+        # torch has cast all to the weights' type; the means of half-precision weights are wider.
         keys = [key for group in state_dict["param_groups"] for key in group["params"]]
         params = [p for group in self.param_groups for p in group["params"]]
         for key, p in zip(keys, params, strict=True):
             saved = state_dict["state"].get(key, {})
-            if "average" in saved:
-                self.state[p]["average"] = saved["average"].to(p.device)
+            for name in WIDE & saved.keys():
+                self.state[p][name] = saved[name].to(p.device)
 
     def state_dict(self) -> dict[str, Any]:
         """The whole state, legal at every inner step; save the model's weights at the same moment.
@@ -262,7 +273,7 @@ class FrankWolfe(Optimizer):
     def _to_evaluate(self, group: dict[str, Any], p: Tensor) -> Tensor | None:
         """What `committed()` shows of a tensor; None where the tensor already has it."""
         state = self.state.get(p, {})
-        if group["average"] is not None and "average" in state:
+        if group["average"] is not None and group["commits"] and "average" in state:
             return state["average"]
         return state.get("anchor") if self.inner_step else None
 

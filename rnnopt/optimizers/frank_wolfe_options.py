@@ -13,6 +13,8 @@ PLAIN: dict[str, Any] = dict(
     scale="norm",
     outer="adam",
     momentum=0.0,
+    normalize=False,
+    adapt=0.0,
     vertex_momentum=0.0,
     nesterov=False,
     average=None,
@@ -23,9 +25,14 @@ PRESETS: dict[str, dict[str, Any]] = {
     "paper": PLAIN | dict(ball="global", inner_steps=5),
     "authors_code": PLAIN | dict(ball="tensor", inner_steps=10, inner_iterate="cumulative"),
 }
+# For sequences over which a network must remember rare events, such as the adding problem: mean of
+# vertices in place of mean of gradients, and input weights that move faster than recurrent ones.
+PRESETS["long_memory"] = dict(
+    momentum=0.0, adapt=0.0, vertex_momentum=0.97, nesterov=True, scale="muon", average=8.0
+)
 CHOICES = {
     "ball": ("tensor", "gate", "global"),
-    "scale": ("norm", "entry", "rms"),
+    "scale": ("norm", "entry", "muon"),
     "inner_weights": ("uniform", "increasing"),
     "inner_iterate": ("paper", "cumulative"),
     "spectral": tuple(SPECTRAL_METHODS),
@@ -39,9 +46,11 @@ def check_group(group: dict[str, Any], first: dict[str, Any]) -> None:
         if group[name] not in allowed:
             wanted = ", ".join(repr(choice) for choice in allowed)
             raise ValueError(f"{name} must be one of {wanted}, got {name}={group[name]!r}.")
-    at_least_zero = ["lr", "radius", "eta", "weight_decay", "radius_scale", "average"]
+    at_least_zero = ["lr", "radius", "eta", "weight_decay", "radius_scale", "average", "adapt"]
     for name in at_least_zero:
         value = group[name]
+        if isinstance(value, bool | str):
+            raise ValueError(f"FrankWolfe needs a finite {name} >= 0, got {name}={value!r}.")
         if isinstance(value, Tensor) and value.numel() != 1:
             raise ValueError(f"a tensor {name} must have one element, got {name}={value}.")
         if value is None and name not in ("radius", "eta", "average"):
@@ -51,8 +60,6 @@ def check_group(group: dict[str, Any], first: dict[str, Any]) -> None:
     for name in ("momentum", "vertex_momentum"):
         if not isinstance(group[name], int | float) or not 0 <= group[name] < 1:
             raise ValueError(f"FrankWolfe needs 0 <= {name} < 1, got {name}={group[name]}.")
-    if group["nesterov"] and not (group["momentum"] or group["vertex_momentum"]):
-        raise ValueError("nesterov needs momentum > 0 or vertex_momentum > 0, got both 0.")
     steps = group["inner_steps"]
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
         raise ValueError(f"FrankWolfe needs an integer inner_steps >= 1, got inner_steps={steps}.")
@@ -69,7 +76,7 @@ def check_group(group: dict[str, Any], first: dict[str, Any]) -> None:
             )
     if group["ball"] == "global" and group["norm"] == "spectral" and group["scale"] != "norm":
         raise ValueError('ball="global" with norm="spectral" needs scale="norm".')
-    if group["scale"] == "rms" and (group["norm"] != "spectral" or group["ball"] == "global"):
-        raise ValueError('scale="rms" needs norm="spectral" and a ball a matrix or tensor.')
+    if group["scale"] == "muon" and group["norm"] != "spectral":
+        raise ValueError('scale="muon" needs norm="spectral".')
     if any(p.is_complex() for p in group["params"]):
         raise ValueError("FrankWolfe needs real tensors, got a complex one.")

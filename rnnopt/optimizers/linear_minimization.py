@@ -68,14 +68,16 @@ def ball_scale(tensor: Tensor, norm: Norm, scale: str) -> float:
         scale: "norm", the radius is the norm itself (the paper); or "entry", the radius is the size
             of a typical entry: the ball touches the tensor of all ones, n^{1/p}, and a spectral
             vertex r √max(rows, columns) U Vᵀ has root-mean-square entry r, as r √n g/‖g‖₂ has; or
-            "rms", for the spectral norm, r √(rows/columns) U Vᵀ, which changes what comes out by r
-            at most in root mean square where what goes in has root mean square 1 (Bernstein and
-            Newhouse, https://arxiv.org/abs/2410.21265); vectors as for "entry".
+            "muon", for the spectral norm, r √max(1, rows/columns) U Vᵀ as in Muon's first code, so
+            that input weights move further than square ones; vectors as for "norm".
     """
     if scale == "norm":
         return 1.0
-    if scale == "rms" and is_matrix(tensor) and tensor.numel():
-        return math.sqrt(tensor.shape[0] / (tensor.numel() // tensor.shape[0]))
+    if scale == "muon":
+        if not is_matrix(tensor) or not tensor.numel():
+            return 1.0
+        rows = tensor.shape[0]
+        return math.sqrt(max(1.0, rows / (tensor.numel() // rows)))
     if norm == "spectral":
         if is_matrix(tensor):
             rows = tensor.shape[0]

@@ -12,7 +12,9 @@ from rnnopt.reproduce.frank_wolfe.figure_3 import FIGURE_3
 from rnnopt.reproduce.frank_wolfe.figure_4 import FIGURE_4
 from rnnopt.reproduce.frank_wolfe.table_2 import FIGURE_5, TABLE_2
 from rnnopt.reproduce.frank_wolfe.table_3 import FIGURE_6, TABLE_3
-from rnnopt.reproduce.results import write_results
+from rnnopt.reproduce.results import HEADINGS as HEADINGS
+from rnnopt.reproduce.results import NARROW as NARROW
+from rnnopt.reproduce.results import Table, write_results
 from rnnopt.reproduce.study import FORMS, Study
 
 
@@ -22,13 +24,13 @@ class Result:
 
     Args:
         name, title: as of a Study.
-        run: (form, folder, workers, tell, stop) → failures; writes results.csv, results.md and,
-            where there is one, figure.png.
+        run: (form, folder, workers, tell, stop) → tables and failures; writes results.csv,
+            results.md and, where there is one, figure.png.
     """
 
     name: str
     title: str
-    run: Callable[[str, Path, int, Tell, threading.Event], list[str]]
+    run: Callable[[str, Path, int, Tell, threading.Event], tuple[list[Table], list[str]]]
 
 
 ALL: tuple[Study | Result, ...] = (
@@ -47,7 +49,7 @@ BY_NAME = {item.name: item for item in ALL}
 
 def reproduce(
     name: str, form: str, out: Path | None, workers: int, tell: Tell, stop: threading.Event
-) -> tuple[Path, list[str]]:
+) -> tuple[Path, list[Table], list[str]]:
     """Does what is missing of a table or figure and writes it.
 
     Args:
@@ -60,7 +62,7 @@ def reproduce(
         stop: set it to interrupt.
 
     Returns:
-        The folder with the results, and one sentence for each run that failed.
+        The folder with the results, the tables, one sentence for each run that failed.
     """
     if name not in BY_NAME:
         raise unknown_name("table or figure", name, BY_NAME)
@@ -72,9 +74,8 @@ def reproduce(
     try:
         out.mkdir(parents=True, exist_ok=True)
         if isinstance(item, Result):
-            return out, item.run(form, out, workers, tell, stop)
+            return out, *item.run(form, out, workers, tell, stop)
         failures = run_study(item, item.forms[form], out, workers, tell, stop)
-        write_results(item, item.forms[form], out)
+        return out, write_results(item, item.forms[form], out), failures
     except OSError as error:
         raise UserError(f"cannot write {out}: {error}.") from error
-    return out, failures

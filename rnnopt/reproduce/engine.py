@@ -37,22 +37,30 @@ def chosen_rows(study: Study, form: Form) -> list[Row]:
     ]
 
 
-def configure(form: Form, column: Column, row: Row, rate: float, seed: int) -> RunConfig:
+def trials_of(form: Form, row: Row) -> list[tuple[str, float]]:
+    """What the row tries: (optimizer, learning rate) pairs, as many for every row of a form."""
+    if row.trials:
+        return list(row.trials[: len(form.rates)])
+    optimizer = (row.settings or {})["optimizer"]
+    return [(optimizer, float(f"{rate * row.rate_unit:.6g}")) for rate in form.rates]
+
+
+def configure(
+    form: Form, column: Column, row: Row, trial: tuple[str, float], seed: int
+) -> RunConfig:
     """The run of a row on a column's task."""
-    changed = form.changes.get(row.label, {})
-    settings: dict[str, Any] = {**form.settings, **(row.settings or {}), **changed}
+    settings: dict[str, Any] = {**form.settings, **(row.settings or {})}
+    settings |= {**form.changes.get(row.label, {}), "optimizer": trial[0], "lr": trial[1]}
     budget = form.tuning_budget if seed == TUNING_SEED else form.budget
-    return RunConfig(**settings, task=column.task, budget=budget, lr=rate, seed=seed)
-
-
-def rates_of(form: Form, row: Row) -> list[float]:
-    """The row's grid of learning rates."""
-    return [float(f"{rate * row.rate_unit:.6g}") for rate in form.rates]
+    return RunConfig(**settings, task=column.task, budget=budget, seed=seed)
 
 
 def place(out: Path, column: Column, row: Row, config: RunConfig) -> Path:
     """The folder of a run."""
-    run = f"tune-lr-{config.lr:g}" if config.seed == TUNING_SEED else f"seed-{config.seed}"
+    run = f"seed-{config.seed}"
+    if config.seed == TUNING_SEED:
+        optimizer = f"{_plain(config.optimizer)}-" if row.trials else ""
+        run = f"tune-{optimizer}lr-{config.lr:g}"
     return out / "runs" / _plain(column.label) / _plain(row.label) / run
 
 
@@ -81,23 +89,25 @@ def run_study(
     failures: list[str] = []
     if len(form.rates) > 1:
         jobs = [
-            _job(form, column, row, rate, TUNING_SEED, out)
+            _job(form, column, row, trial, TUNING_SEED, out)
             for column, row in pairs
-            for rate in rates_of(form, row)
+            for trial in trials_of(form, row)
         ]
         failures += work(jobs, min(workers, len(jobs)), lambda now: tell("tuning", now), stop)
     if stop.is_set() or failures:
         return failures
     jobs = [
-        _job(form, column, row, chosen_rate(form, column, row, out), seed, out)
+        _job(form, column, row, chosen_trial(form, column, row, out), seed, out)
         for seed in form.seeds
         for column, row in pairs
     ]
     return work(jobs, min(workers, len(jobs)), lambda now: tell("training", now), stop)
 
 
-def _job(form: Form, column: Column, row: Row, rate: float, seed: int, out: Path) -> Job:
-    config = configure(form, column, row, rate, seed)
+def _job(
+    form: Form, column: Column, row: Row, trial: tuple[str, float], seed: int, out: Path
+) -> Job:
+    config = configure(form, column, row, trial, seed)
     return Job(config, place(out, column, row, config))
 
 
@@ -105,36 +115,44 @@ def _check(form: Form, pairs: list[tuple[Column, Row]], out: Path) -> None:
     """Raises UserError if a run cannot be built, or stands there with other settings."""
     tasks = {column.task: build_task(column.task) for column, _ in pairs}
     for column, row in pairs:
+        trials = trials_of(form, row)
+        if len(trials) < len(form.rates):
+            raise ValueError(f"{row.label} needs {len(form.rates)} trials, got {len(trials)}.")
         for seed in (TUNING_SEED, *form.seeds):
-            for rate in rates_of(form, row):
-                job = _job(form, column, row, rate, seed, out)
-                if not (job.path / "config.json").exists():
-                    continue
-                saved = RunFolder.open(job.path).read_config()
-                if replace(saved, lr=rate) != job.config:
-                    raise UserError(
-                        f"{job.path} was begun with other settings ({_difference(saved, job)}):"
-                        " choose another --out."
-                    )
-        build_training(_job(form, column, row, form.rates[0], 0, out).config, tasks[column.task])
+            for trial in trials:
+                _check_saved(_job(form, column, row, trial, seed, out))
+        for trial in trials:
+            build_training(_job(form, column, row, trial, 0, out).config, tasks[column.task])
+
+
+def _check_saved(job: Job) -> None:
+    """Raises UserError if a run stands there with other settings than a trial may have."""
+    if not (job.path / "config.json").exists():
+        return
+    saved = RunFolder.open(job.path).read_config()
+    if replace(saved, lr=job.config.lr, optimizer=job.config.optimizer) != job.config:
+        raise UserError(
+            f"{job.path} was begun with other settings ({_difference(saved, job)}): choose another"
+            " --out."
+        )
 
 
 def _difference(saved: RunConfig, job: Job) -> str:
     for f in fields(RunConfig):
         before, now = getattr(saved, f.name), getattr(job.config, f.name)
-        if f.name != "lr" and before != now:
+        if f.name not in ("lr", "optimizer") and before != now:
             return f"{f.name}={before}, now {now}"
-    return "lr"
+    return "none"
 
 
-def chosen_rate(form: Form, column: Column, row: Row, out: Path) -> float:
-    """The rate with the best validation metric among the tuning runs; diverged ones come last."""
-    rates = rates_of(form, row)
-    if len(rates) == 1:
-        return rates[0]
+def chosen_trial(form: Form, column: Column, row: Row, out: Path) -> tuple[str, float]:
+    """The trial with the best validation metric; diverged ones come last."""
+    trials = trials_of(form, row)
+    if len(trials) == 1:
+        return trials[0]
 
-    def rank(rate: float) -> tuple[float, float]:
-        run = read_run(_job(form, column, row, rate, TUNING_SEED, out).path)
+    def rank(trial: tuple[str, float]) -> tuple[float, float]:
+        run = read_run(_job(form, column, row, trial, TUNING_SEED, out).path)
         metric = (run.result.get("best") or {}).get("validation_metric", math.nan)
         lower_is_better = run.result.get("metric") == "mse"
         loss = run.records[-1]["validation_loss"] if run.records else math.nan
@@ -143,7 +161,7 @@ def chosen_rate(form: Form, column: Column, row: Row, out: Path) -> float:
         # Among equals the lower loss: where nothing was learnt the metric says nothing.
         return -metric if lower_is_better else metric, -loss if loss == loss else -math.inf
 
-    return max(rates, key=rank)
+    return max(trials, key=rank)
 
 
 def read_run(path: Path) -> Run:
@@ -155,7 +173,7 @@ def finished_runs(form: Form, column: Column, row: Row, out: Path) -> list[Run]:
     """The reported runs of a row that are over."""
     runs = []
     for seed in form.seeds:
-        path = _job(form, column, row, form.rates[0], seed, out).path
+        path = _job(form, column, row, trials_of(form, row)[0], seed, out).path
         if (path / "config.json").exists():
             run = read_run(path)
             if run.result["status"] not in ("running", "interrupted", "failed"):

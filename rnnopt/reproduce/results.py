@@ -5,6 +5,7 @@ import io
 import math
 import statistics
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
 
 FIELDS = (
     "data", "method", "published", "ours", "half_width_95", "lowest", "highest", "difference",
-    "best_of_run", "lr", "seeds", "reached", "target", "evaluations_to_target", "evaluations",
-    "seconds", "diverged",
+    "best_of_run", "optimizer", "lr", "seeds", "reached", "target", "evaluations_to_target",
+    "evaluations", "seconds", "diverged",
 )  # fmt: skip
 
 
@@ -43,16 +44,23 @@ def line_of(study: Study, form: Form, column: Column, row: Row, out: Path) -> di
     if all(watched):
         best = max if accuracy else min
         line["best_of_run"] = unit * statistics.mean(best(w) for w in watched)
-    costs = [(run.result.get("to_target") or {}).get("evaluations", math.inf) for run in runs]
+    target = runs[0].result["target"] if column.target is None else column.target
+
+    def met(record: dict[str, float]) -> bool:
+        metric = record["validation_metric"]
+        return metric >= target if accuracy else metric <= target
+
+    costs = [next((r["evaluations"] for r in run.records if met(r)), math.inf) for run in runs]
     line.update(
         ours=mean,
         half_width_95=width if math.isfinite(width) else None,
         lowest=min(tests),
         highest=max(tests),
+        optimizer=runs[0].config.optimizer,
         lr=runs[0].config.lr,
         seeds=len(runs),
         reached=sum(math.isfinite(cost) for cost in costs),
-        target=unit * runs[0].result["target"],
+        target=unit * target,
         evaluations_to_target=statistics.median(costs),
         evaluations=statistics.mean(run.result["evaluations"] for run in runs),
         seconds=statistics.mean(run.result["seconds"] for run in runs),
@@ -94,6 +102,13 @@ HEADINGS = (
     "evaluations to target", "seeds", "evaluations", "seconds",
 )  # fmt: skip
 
+NARROW = (0, 1, 2, 4, 6)  # the columns that a small terminal has room for
+
+
+def _preset(line: dict[str, Any]) -> str:
+    """Which of our presets the trials chose, where it is not the default."""
+    return " (long)" if line["optimizer"].startswith("frank-wolfe-long") else ""
+
 
 def cells(line: dict[str, Any]) -> list[str]:
     """A line as the table's cells, under HEADINGS."""
@@ -117,25 +132,43 @@ def cells(line: dict[str, Any]) -> list[str]:
     return [
         line["method"], number(line["published"], digits), ours,
         number(line["difference"], digits, "+"), number(line["best_of_run"], digits),
-        "–" if line["lr"] is None else f"{line['lr']:g}", target, seeds,
+        "–" if line["lr"] is None else f"{line['lr']:g}" + _preset(line), target, seeds,
         number(line["evaluations"], 0), number(line["seconds"], 0),
     ]  # fmt: skip
 
 
-def to_markdown(study: Study, form: Form, lines: Sequence[dict[str, Any]]) -> str:
-    """The study as a page: claim, one table a data set, remarks."""
-    parts = [f"## {study.name}: {study.title}\n", f"The paper: {study.claim}\n"]
+@dataclass(frozen=True)
+class Table:
+    """A table for people: what it is of, headings, rows of text."""
+
+    title: str
+    headings: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+    def to_markdown(self) -> str:
+        """The table without its title."""
+        lines = [f"| {' | '.join(self.headings)} |", "|" + "---|" * len(self.headings)]
+        return "\n".join(lines + [f"| {' | '.join(row)} |" for row in self.rows]) + "\n"
+
+
+def tables_of(form: Form, lines: Sequence[dict[str, Any]]) -> list[Table]:
+    """One table a data set."""
+    tables = []
     for column in form.columns:
         mine = [line for line in lines if line["data"] == column.label]
         target = next((line["target"] for line in mine if line["target"] is not None), None)
-        declared = "" if target is None else f"; target, on validation data: {target:g}"
-        name = column.label if column.label == column.task else f"{column.label} ({column.task})"
-        parts.append(f"### {name}{declared}\n")
-        parts.append(f"| {' | '.join(HEADINGS)} |\n|{'---|' * len(HEADINGS)}")
-        parts += [f"| {' | '.join(cells(line))} |" for line in mine]
-        parts.append("")
-    parts += [f"- {remark}" for remark in study.remarks]
-    return "\n".join(parts) + "\n"
+        title = column.label if column.label == column.task else f"{column.label} ({column.task})"
+        title += "" if target is None else f"; target, on validation data: {target:g}"
+        tables.append(Table(title, HEADINGS, [cells(line) for line in mine]))
+    return tables
+
+
+def page(title: str, parts: Sequence[str], remarks: Sequence[str], drawn: bool) -> str:
+    """A results.md."""
+    lines = [f"## {title}\n", *parts, *(f"- {remark}" for remark in remarks)]
+    if drawn:
+        lines.append(f"\n![{title}](figure.png)")
+    return "\n".join(lines) + "\n"
 
 
 def figure(study: Study, form: Form, out: Path) -> "Figure | None":
@@ -185,33 +218,35 @@ def write_table(
     out: Path,
     title: str,
     headings: Sequence[str],
-    rows: Sequence[Sequence[Any]],
+    rows: Sequence[Sequence[str]],
     remarks: Sequence[str],
     drawn: "Figure | None" = None,
-) -> None:
+) -> list[Table]:
     """Writes any table and its figure as `write_results` does a study's."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([headings, *rows])
-    write_atomically(out / "results.csv", text.getvalue().encode())
-    lines = [f"## {title}\n", f"| {' | '.join(headings)} |", "|" + "---|" * len(headings)]
-    lines += [f"| {' | '.join(map(str, row))} |" for row in rows]
-    lines += ["", *(f"- {remark}" for remark in remarks)]
-    if drawn is not None:
-        drawn.savefig(out / "figure.png", dpi=130)
-        lines += ["", f"![{title}](figure.png)"]
-    write_atomically(out / "results.md", ("\n".join(lines) + "\n").encode())
+    table = Table(title, headings, rows)
+    written = page(title, [table.to_markdown()], remarks, drawn is not None)
+    _write(out, text.getvalue(), written, drawn)
+    return [table]
 
 
-def write_results(study: Study, form: Form, out: Path) -> list[Path]:
-    """Writes results.csv, results.md and figure.png into `out`; returns their paths."""
+def write_results(study: Study, form: Form, out: Path) -> list[Table]:
+    """Writes results.csv, results.md and figure.png into `out`; returns the tables."""
     lines = lines_of(study, form, out)
-    write_atomically(out / "results.csv", to_csv(lines).encode())
-    page = to_markdown(study, form, lines)
-    paths = [out / "results.csv", out / "results.md"]
-    drawn = figure(study, form, out)
+    tables, drawn = tables_of(form, lines), figure(study, form, out)
+    parts = [f"The paper: {study.claim}\n"]
+    for table in tables:
+        parts += [f"### {table.title}\n", table.to_markdown()]
+    written = page(f"{study.name}: {study.title}", parts, study.remarks, drawn is not None)
+    _write(out, to_csv(lines), written, drawn)
+    return tables
+
+
+def _write(out: Path, values: str, written: str, drawn: "Figure | None") -> None:
+    write_atomically(out / "results.csv", values.encode())
+    write_atomically(out / "results.md", written.encode())
     if drawn is not None:
-        drawn.savefig(out / "figure.png", dpi=130)
-        paths.append(out / "figure.png")
-        page += f"\n![{study.name}](figure.png)\n"
-    write_atomically(out / "results.md", page.encode())
-    return paths
+        picture = io.BytesIO()
+        drawn.savefig(picture, dpi=130)
+        write_atomically(out / "figure.png", picture.getvalue())

@@ -15,10 +15,11 @@ FormName = Literal["cpu", "full", "quick"]
 
 @dataclass(frozen=True)
 class Column:
-    """A data set: its name in the publication, and our task."""
+    """A data set: its name in the publication, our task, and a target other than the task's."""
 
     label: str
     task: str
+    target: float | None = None
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,8 @@ class Row:
         published: what was printed, by column label, in the table's unit.
         rate_unit: what the grid of learning rates is multiplied by.
         shown: whether the figure has a curve of it.
+        trials: (optimizer, learning rate) pairs to try instead of the grid, the first as many as
+            the grid has rates: every row has the same number of trials.
     """
 
     label: str
@@ -38,6 +41,7 @@ class Row:
     published: Mapping[str, float] = field(default_factory=dict)
     rate_unit: float = 1.0
     shown: bool = False
+    trials: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True)

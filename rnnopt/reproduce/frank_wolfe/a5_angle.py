@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from rnnopt.config import RunConfig
 from rnnopt.diagnostics import Directions
 from rnnopt.reproduce.engine import Tell
-from rnnopt.reproduce.results import write_table
+from rnnopt.reproduce.results import Table, write_table
 from rnnopt.run_folder import read_json, write_json
 from rnnopt.runner import build_training
 
@@ -56,7 +56,9 @@ def label(inner_steps: int, ball: str) -> str:
     return f"K={inner_steps}, one ball" + (" a tensor" if ball == "tensor" else "")
 
 
-def run(form: str, out: Path, workers: int, tell: Tell, stop: threading.Event) -> list[str]:
+def run(
+    form: str, out: Path, workers: int, tell: Tell, stop: threading.Event
+) -> tuple[list[Table], list[str]]:
     """Measures what is missing and writes the table and the histograms."""
     task, budget = FORMS[form]
     found: dict[tuple[int, str], dict[str, list[float]]] = {}
@@ -66,7 +68,7 @@ def run(form: str, out: Path, workers: int, tell: Tell, stop: threading.Event) -
             if not path.exists():
                 measured = measure(task, budget, inner_steps, ball, stop)
                 if measured is None:
-                    return []
+                    return [], []
                 write_json(path, measured)
             found[(inner_steps, ball)] = read_json(path)
     rows = []
@@ -82,7 +84,7 @@ def run(form: str, out: Path, workers: int, tell: Tell, stop: threading.Event) -
     rows.insert(
         0, ["printed (K, ball not given)", "-4.19 (signed)", "0.51", "≤ 45", "100", "–", "–"]
     )
-    write_table(
+    tables = write_table(
         out,
         f"{NAME}: {TITLE} ({task}, {budget})",
         ("setting", "mean angle, degrees", "standard deviation", "largest", "share ≤ 45°, %",
@@ -95,7 +97,7 @@ def run(form: str, out: Path, workers: int, tell: Tell, stop: threading.Event) -
         ],
         _figure(found),
     )  # fmt: skip
-    return []
+    return tables, []
 
 
 def _figure(found: dict[tuple[int, str], dict[str, list[float]]]) -> "Figure":

@@ -1,6 +1,6 @@
 """Fig. 3: training loss of the adding task, T = 100."""
 
-from rnnopt.reproduce.frank_wolfe.methods import STRONGEST, ours, row
+from rnnopt.reproduce.frank_wolfe.methods import STRONGEST, ours, rnnopts, row
 from rnnopt.reproduce.study import Column, Form, Study
 
 SHARED = dict(evaluate_every=200)
@@ -17,13 +17,13 @@ FIGURE_3 = Study(
         row("Ours K=1", ours(1), shown=True),
         row("Ours K=5", ours(5), shown=True),
         *STRONGEST,
-        row("rnnopt FrankWolfe", "frank-wolfe", shown=True, rate_unit=10),
+        rnnopts(),
     ),
     forms={
         "cpu": Form(
             (Column("Adding, T=100", "adding"),),
-            "12000evaluations",
-            "4000evaluations",
+            "6000evaluations",
+            "3000evaluations",
             (3e-4, 1e-3, 3e-3),
             settings=SHARED,
         ),

@@ -1,6 +1,6 @@
 """Fig. 4: a vanilla RNN on Pixel- and Permute-MNIST, with and without truncation."""
 
-from rnnopt.reproduce.frank_wolfe.methods import STRONGEST, ours, row
+from rnnopt.reproduce.frank_wolfe.methods import STRONGEST, ours, rnnopts, row
 from rnnopt.reproduce.study import Column, Form, Study
 
 PIXEL, PERMUTE = "Pixel-MNIST", "Permute-MNIST"
@@ -21,7 +21,7 @@ FIGURE_4 = Study(
         row("TBPTT + ours, K=4", ours(None), shown=True, tbptt=49),
         row("TBPTT + ours, K=1", ours(1), tbptt=49),
         *STRONGEST[:2],
-        row("rnnopt FrankWolfe", "frank-wolfe", shown=True, rate_unit=10),
+        rnnopts(),
     ),
     forms={
         "cpu": Form(SHORT, "3epochs", "1epochs", (3e-4, 1e-3, 3e-3)),

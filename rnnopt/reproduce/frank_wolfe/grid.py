@@ -10,12 +10,12 @@ from rnnopt.reproduce.engine import (
     Tell,
     configure,
     place,
-    rates_of,
     read_run,
     run_study,
+    trials_of,
 )
 from rnnopt.reproduce.frank_wolfe.methods import ours, row
-from rnnopt.reproduce.results import write_table
+from rnnopt.reproduce.results import Table, write_table
 from rnnopt.reproduce.study import Column, Form, Row, Study
 
 if TYPE_CHECKING:
@@ -68,18 +68,20 @@ GRID = Study(
 )
 
 
-def run(form_name: str, out: Path, workers: int, tell: Tell, stop: threading.Event) -> list[str]:
+def run(
+    form_name: str, out: Path, workers: int, tell: Tell, stop: threading.Event
+) -> tuple[list[Table], list[str]]:
     """Trains every setting once and writes the table and a map of the validation accuracy."""
     form = GRID.forms[form_name]
     failures = run_study(GRID, form, out, workers, tell, stop)
     if stop.is_set():
-        return failures
+        return [], failures
     column, found = form.columns[0], {}
     for r in GRID.rows:
-        for rate in rates_of(form, r):
-            path = place(out, column, r, configure(form, column, r, rate, TUNING_SEED))
+        for trial in trials_of(form, r):
+            path = place(out, column, r, configure(form, column, r, trial, TUNING_SEED))
             if (path / "config.json").exists():
-                found[(r.label, rate)] = read_run(path)
+                found[(r.label, trial[1])] = read_run(path)
     rows = []
     for (label, rate), one in found.items():
         best = one.result.get("best") or {}
@@ -90,7 +92,7 @@ def run(form_name: str, out: Path, workers: int, tell: Tell, stop: threading.Eve
         )  # fmt: skip
     rows.sort(key=lambda cells: cells[1], reverse=True)
     drawn = _map(form, {k: r.result.get("best") or {} for k, r in found.items()})
-    write_table(
+    tables = write_table(
         out,
         f"{GRID.name}: {GRID.title}",
         ("setting", "best validation accuracy", "status", "seconds"),
@@ -102,7 +104,7 @@ def run(form_name: str, out: Path, workers: int, tell: Tell, stop: threading.Eve
         ],
         drawn,
     )
-    return failures
+    return tables, failures
 
 
 def _map(form: Form, best: dict[tuple[str, float], dict[str, float]]) -> "Figure":

@@ -33,6 +33,24 @@ def literature(label: str, column: str, published: float) -> Row:
     return Row(f"{label} (literature)", None, {column: published})
 
 
+# Our own settings of it: the default and the preset for long memories, tried as often as others try
+# learning rates.
+TRIALS = (
+    ("frank-wolfe", 1e-3),
+    ("frank-wolfe-long", 3e-2),
+    ("frank-wolfe", 3e-4),
+    ("frank-wolfe-long", 1e-2),
+    ("frank-wolfe", 3e-3),
+)
+
+
+def rnnopts(**settings: Any) -> Row:
+    """The row of this library's FrankWolfe."""
+    return Row(
+        "rnnopt FrankWolfe", dict(optimizer="frank-wolfe", **settings), {}, 1.0, True, TRIALS
+    )
+
+
 # Not in the paper: today's strongest, at the same budget and number of trials.
 STRONGEST = (
     row("Muon", "muon", shown=True),

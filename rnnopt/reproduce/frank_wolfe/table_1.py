@@ -2,11 +2,10 @@
 
 import threading
 from pathlib import Path
-from typing import Any
 
 from rnnopt.errors import UserError
 from rnnopt.reproduce.engine import Tell
-from rnnopt.reproduce.results import write_table
+from rnnopt.reproduce.results import Table, write_table
 from rnnopt.tasks import Task, build_task
 from rnnopt.tasks.task import Examples
 
@@ -43,9 +42,11 @@ def statistics(task: Task) -> list[str]:
     ]
 
 
-def run(form: str, out: Path, workers: int, tell: Tell, stop: threading.Event) -> list[str]:
+def run(
+    form: str, out: Path, workers: int, tell: Tell, stop: threading.Event
+) -> tuple[list[Table], list[str]]:
     """Writes the table; a data set that is not here is named with the reason."""
-    rows: list[list[Any]] = []
+    rows: list[list[str]] = []
     for label, name, printed in PRINTED:
         if form == "quick" and name not in QUICK:
             continue
@@ -54,11 +55,11 @@ def run(form: str, out: Path, workers: int, tell: Tell, stop: threading.Event) -
             rows.append([label, numbers, *statistics(build_task(name))])
         except UserError as error:
             rows.append([label, numbers, f"not here: {error}", *[""] * 6])
-    write_table(
+    tables = write_table(
         out,
         "frank-wolfe/table-1: sizes of the data sets",
         HEADINGS,
         rows,
         ["The deviation of noisy data is √(1 + 2): the noise is added after normalisation."],
     )
-    return []
+    return tables, []

@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 from rnnopt.reproduce.frank_wolfe.figure_4 import LONG, PERMUTE, PIXEL, SHORT
-from rnnopt.reproduce.frank_wolfe.methods import literature, ours, row
+from rnnopt.reproduce.frank_wolfe.methods import literature, ours, rnnopts, row
 from rnnopt.reproduce.study import Column, Form, Study
 
 INDRNN: dict[str, Any] = dict(model="indrnn-6")
@@ -22,7 +22,7 @@ TABLE_2 = Study(
         row("Ours K=30", ours(30), **INDRNN),
         row("Ours K=30, p=inf", ours(30, "inf"), {PIXEL: 98.37}, rate_unit=0.1, **INDRNN),
         row("IndRNN, Adam as released", "indrnn-adam:clip_value=10", **INDRNN),
-        row("rnnopt FrankWolfe", "frank-wolfe", shown=True, rate_unit=10, **INDRNN),
+        rnnopts(**INDRNN),
         literature("IndRNN, released log", PIXEL, 99.04),
         literature("IndRNN, released log, permuted", PERMUTE, 95.64),
         literature("coRNN", PIXEL, 99.4),

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from rnnopt.reproduce.frank_wolfe.methods import STRONGEST, literature, ours, row
+from rnnopt.reproduce.frank_wolfe.methods import STRONGEST, literature, ours, rnnopts, row
 from rnnopt.reproduce.study import Column, Form, Study
 
 CLEAN, NOISY = "HAR-2", "Noisy-HAR-2"
@@ -30,7 +30,7 @@ ROWS = (
     row("IndRNN", "adam", printed(95.73, 91.20), model="indrnn-6"),
     row("IndRNN + ours", ours(5), printed(96.55, 92.15), model="indrnn-6"),
     *STRONGEST,
-    row("rnnopt FrankWolfe", "frank-wolfe", shown=True, rate_unit=10),
+    rnnopts(),
     literature("RNN", CLEAN, 91.31),
     literature("LSTM", CLEAN, 93.65),
     literature("FastGRNN", CLEAN, 95.59),
