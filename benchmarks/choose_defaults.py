@@ -30,21 +30,25 @@ from rnnopt.tasks import Task, build_task
 
 RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 TUNING_SEED = 1000
+# What FrankWolfe adds to the algorithm as printed, switched off.
+OFF = "normalize=false,adapt=0,nesterov=false,average=none"
 CONTENDERS = [
     "adam",
     "adam:clip=1",
     "rmsprop",
     "muon",
+    "soap",
+    "frank-wolfe",
     *(
-        f"frank-wolfe:norm={norm},inner_steps={steps},outer={outer},momentum=0"
+        f"frank-wolfe:norm={norm},inner_steps={steps},outer={outer},momentum=0,{OFF}"
         for steps in (1, 5)
         for norm in ("2", "inf", "spectral")
         for outer in ("adam", "plain")
     ),
-    "frank-wolfe:norm=2,inner_steps=5,outer=adam,momentum=0,ball=tensor,scale=norm",  # the paper's
-    "frank-wolfe:norm=2,inner_steps=1,outer=plain,momentum=0.9",
-    "frank-wolfe:norm=spectral,inner_steps=1,outer=plain,momentum=0.9",
-    "frank-wolfe:norm=spectral,inner_steps=5,outer=plain,momentum=0.9",
+    f"frank-wolfe:norm=2,inner_steps=5,outer=adam,momentum=0,ball=tensor,scale=norm,{OFF}",  # paper
+    f"frank-wolfe:norm=2,inner_steps=1,outer=plain,momentum=0.9,{OFF}",
+    f"frank-wolfe:norm=spectral,inner_steps=1,outer=plain,momentum=0.9,{OFF}",
+    f"frank-wolfe:norm=spectral,inner_steps=5,outer=plain,momentum=0.9,{OFF}",
 ]
 
 

@@ -394,6 +394,8 @@ def _print_reproduced(table: reproduce.Table) -> None:
     for row in table.rows:
         shown.add_row(*(escape(row[i]) for i in kept))
     console.print(shown)
+    for remark in table.remarks:
+        console.print(f"- {remark}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _tell_stage(bars: Progress, bar: TaskID, jobs: list[comparison.Job]) -> None:

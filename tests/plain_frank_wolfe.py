@@ -11,7 +11,10 @@ and with what is not in the paper: at commit t the weights move along the runnin
 
     D <- β D + (1-β) Δω_K/δ      D/(1-β^t), or β D/(1-β^t) + (1-β) Δω_K/δ
 
-and x <- ((t-1) x + (r+1) ω)/(t+r) is the mean of the committed weights.
+and x <- ((t-1) x + (r+1) ω)/(t+r) is the mean of the committed weights. With momentum, g_k/‖g_k‖ can
+take the place of g_k in the average m, and the vertices of each tensor be multiplied by its ρ:
+
+    log ρ <- log ρ + κ cos(g_k, m)      within ±log 16, m before g_k has entered it
 
 Nothing of rnnopt is imported. Unlike rnnopt's, this Δω carries its δ, gates are counted by the
 caller, the spectral vertex is a singular value decomposition, and no state is ever shared.
@@ -23,8 +26,9 @@ import torch
 
 DEFAULTS = dict(
     lr=1e-3, radius=None, norm=2, ball="gate", weight_decay=0.0, momentum=0.0,
-    vertex_momentum=0.0, nesterov=False, average=None, scale="entry", radius_scale=1.0, eta=None,
-    inner_weights="uniform", inner_iterate="paper", decoupled_weight_decay=True,
+    normalize=False, adapt=0.0, vertex_momentum=0.0, nesterov=False, average=None, scale="entry",
+    radius_scale=1.0, eta=None, inner_weights="uniform", inner_iterate="paper",
+    decoupled_weight_decay=True,
 )  # fmt: skip
 
 
@@ -64,8 +68,8 @@ def unit_size(g, p, scale):
     """How many norms one unit of radius is."""
     if scale == "norm":
         return 1.0
-    if p == "spectral" and g.ndim >= 2 and scale == "rms":
-        return math.sqrt(g.shape[0] / (g.numel() // g.shape[0]))
+    if scale == "muon":
+        return math.sqrt(max(1.0, g.shape[0] / (g.numel() // g.shape[0]))) if g.ndim >= 2 else 1.0
     if p == "spectral" and g.ndim >= 2:
         return math.sqrt(max(g.shape[0], g.numel() // g.shape[0]))
     p = 2 if p == "spectral" else p
@@ -77,6 +81,13 @@ def vertex(g, p, δ):
     if p == "spectral" and g.ndim >= 2:
         return best_matrix(g.reshape(g.shape[0], -1), δ).reshape(g.shape)
     return best_vector(g.reshape(-1), 2 if p == "spectral" else p, δ).reshape(g.shape)
+
+
+def cosine(a, b):
+    """Of the angle between two tensors as vectors; 0 where one of them is zero."""
+    pairs = list(zip(a.reshape(-1).tolist(), b.reshape(-1).tolist(), strict=True))
+    size = math.sqrt(sum(x * x for x, _ in pairs)) * math.sqrt(sum(y * y for _, y in pairs))
+    return sum(x * y for x, y in pairs) / size if size > 0 else 0.0
 
 
 class PlainFrankWolfe:
@@ -99,6 +110,7 @@ class PlainFrankWolfe:
         self.Δω = [torch.zeros_like(w) for w in self.weights]
         self.m = [torch.zeros_like(w) for w in self.weights]
         self.D = [torch.zeros_like(w) for w in self.weights]
+        self.log_ρ = [0.0] * len(self.weights)
         self.x = [w.clone() for w in self.weights]
         self.asked = [False] * len(self.weights)
         self.δ = [0.0] * len(self.weights)
@@ -147,6 +159,10 @@ class PlainFrankWolfe:
         if o["momentum"] == 0:
             return g
         μ = o["momentum"]
+        self.log_ρ[i] += o["adapt"] * cosine(g, self.m[i])
+        self.log_ρ[i] = min(max(self.log_ρ[i], -math.log(16)), math.log(16))
+        if o["normalize"] and g.any():
+            g = g / math.sqrt(sum(float(entry) ** 2 for entry in g.reshape(-1)))
         self.m[i] = μ * self.m[i] + (1 - μ) * g
         if o["nesterov"] and o["vertex_momentum"] == 0:
             return μ * self.m[i] + (1 - μ) * g
@@ -156,11 +172,12 @@ class PlainFrankWolfe:
         p, scale = self.options[i]["norm"], self.options[i]["scale"]
         split = self.options[i]["ball"] == "gate" or p == "spectral"
         count = self.gates[i] if split else 1
+        δ = self.δ[i] * (1.0 if self.options[i]["ball"] == "global" else math.exp(self.log_ρ[i]))
         if count == 1:
-            return vertex(g, p, self.δ[i] * unit_size(g, p, scale))
+            return vertex(g, p, δ * unit_size(g, p, scale))
         rows = g.shape[0] // count
         parts = [g[j * rows : (j + 1) * rows] for j in range(count)]
-        return torch.cat([vertex(a, p, self.δ[i] * unit_size(a, p, scale)) for a in parts])
+        return torch.cat([vertex(a, p, δ * unit_size(a, p, scale)) for a in parts])
 
     def vertices_of_one_ball(self, seen):
         """Σ_i ‖s_i/δ_i‖_p^p ≤ 1 has the vertex s_i = δ_i z_i, z the unit vertex at (δ_i g_i)."""

@@ -21,13 +21,13 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.optim import lr_scheduler
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from rnnopt.optimizers.frank_wolfe import FrankWolfe
+from rnnopt.optimizers.frank_wolfe import PRESETS, FrankWolfe
 
 MOMENTUM = functools.partial(torch.optim.SGD, momentum=0.5)
 # With every option that a row below relies on: no row but the first depends on the defaults.
 EXPLICIT = functools.partial(
-    FrankWolfe, norm=2, ball="gate", outer="plain", momentum=0.0, vertex_momentum=0.0,
-    nesterov=False, average=None, scale="entry",
+    FrankWolfe, norm=2, ball="gate", outer="plain", momentum=0.0, normalize=False, adapt=0.0,
+    vertex_momentum=0.0, nesterov=False, average=None, scale="entry",
 )  # fmt: skip
 # (name, builder): builder(params, **options) with a learning rate that suits weights of size 1.
 OPTIMIZERS = [
@@ -45,9 +45,15 @@ OPTIMIZERS = [
         EXPLICIT, lr=0.05, inner_steps=4, inner_iterate="cumulative", outer=torch.optim.RMSprop)),
     ("FrankWolfe-means", functools.partial(
         EXPLICIT, lr=0.05, inner_steps=3, vertex_momentum=0.5, nesterov=True, average=2)),
-    ("FrankWolfe-rms", functools.partial(
-        EXPLICIT, lr=0.05, inner_steps=1, norm="spectral", scale="rms", vertex_momentum=0.8,
+    ("FrankWolfe-muon", functools.partial(
+        EXPLICIT, lr=0.05, inner_steps=1, norm="spectral", scale="muon", vertex_momentum=0.8,
         momentum=0.5, average=8)),
+    ("FrankWolfe-adapt", functools.partial(
+        EXPLICIT, lr=0.02, inner_steps=3, norm="spectral", momentum=0.8, normalize=True, adapt=0.2,
+        nesterov=True, average=8)),
+    ("FrankWolfe-long", functools.partial(
+        FrankWolfe, lr=0.05, inner_steps=1, norm="spectral", ball="gate", outer="plain",
+        **PRESETS["long_memory"])),
 ]  # fmt: skip
 PHASES = range(1, 7)  # steps taken before a checkpoint: past the longest cycle above
 STEPS = 14  # and altogether: more than one cycle after the last checkpoint

@@ -35,8 +35,8 @@ def double_precision():
 # Every option that a test here relies on without saying so: no test depends on the defaults.
 UNLESS_TOLD = dict(
     norm=2, inner_steps=5, ball="gate", outer="adam", weight_decay=0.0, momentum=0.0,
-    vertex_momentum=0.0, nesterov=False, average=None, scale="entry", radius=None, radius_scale=1.0,
-    eta=None, inner_weights="uniform", inner_iterate="paper", decoupled_weight_decay=True,
+    normalize=False, adapt=0.0, vertex_momentum=0.0, nesterov=False, average=None, scale="entry",
+    radius=None, radius_scale=1.0, eta=None, inner_weights="uniform", inner_iterate="paper", decoupled_weight_decay=True,
     spectral="polar-express", gates="auto",
 )  # fmt: skip
 
@@ -241,7 +241,7 @@ NORMS = [option | dict(scale=scale) for option in NORMS for scale in ("norm", "e
 NORMS += [
     dict(norm="spectral", ball=b, scale=s)
     for b in ("gate", "tensor")
-    for s in ("norm", "entry", "rms")
+    for s in ("norm", "entry", "muon")
 ]
 NORMS += [dict(norm="spectral", ball="global", scale="norm")]
 VARIANTS = [
@@ -256,8 +256,23 @@ VARIANTS = [
     dict(outer="plain", inner_iterate="cumulative", inner_weights="increasing"),
     dict(outer="plain", momentum=0.8),
     dict(outer="plain", momentum=0.8, nesterov=True),
+    dict(outer="plain", momentum=0.8, normalize=True),
+    dict(outer="plain", momentum=0.8, normalize=True, nesterov=True, norm=1.5, ball="tensor"),
+    dict(outer="plain", momentum=0.8, normalize=True, ball="global", norm=3),
+    dict(outer="plain", momentum=0.8, adapt=0.3),
+    dict(outer="plain", momentum=0.8, adapt=5, inner_steps=1, norm="spectral"),
+    dict(outer="plain", momentum=0.8, adapt=0.3, nesterov=True, ball="tensor", norm=math.inf),
+    dict(outer="plain", momentum=0.8, adapt=0.3, ball="global", norm=1.5),
+    dict(outer="plain", momentum=0.8, adapt=0.3, ball="global", norm="spectral", scale="norm"),
+    dict(outer="plain", momentum=0.8, adapt=0.3, inner_iterate="cumulative", radius=0.03),
+    dict(outer="plain", momentum=0.8, adapt=0.3, weight_decay=0.3, decoupled_weight_decay=False),
+    dict(outer="plain", momentum=0.5, adapt=0.3, vertex_momentum=0.8, nesterov=True, average=3),
+    dict(outer="plain", momentum=0.9, adapt=0.3, normalize=True, nesterov=True, average=8,
+         inner_steps=1, norm="spectral"),
+    dict(outer="plain", adapt=0.3, normalize=True, nesterov=True),
+    dict(outer="adam", momentum=0.9, adapt=0.3, normalize=True, norm="spectral", scale="muon"),
     dict(outer="plain", vertex_momentum=0.8),
-    dict(outer="plain", vertex_momentum=0.8, inner_steps=1, norm="spectral", scale="rms"),
+    dict(outer="plain", vertex_momentum=0.8, inner_steps=1, norm="spectral", scale="muon"),
     dict(outer="plain", vertex_momentum=0.8, nesterov=True),
     dict(outer="plain", vertex_momentum=0.8, nesterov=True, inner_steps=1, norm=math.inf),
     dict(outer="plain", vertex_momentum=0.8, momentum=0.5, nesterov=True, average=3),
@@ -273,7 +288,7 @@ VARIANTS = [
     dict(outer="adam"),
     dict(outer="adam", norm="spectral"),
     dict(outer="adam", inner_steps=1),
-    dict(outer="adam", vertex_momentum=0.8, nesterov=True, average=8, norm="spectral", scale="rms"),
+    dict(outer="adam", vertex_momentum=0.8, nesterov=True, average=8, norm="spectral", scale="muon"),
     dict(outer="adam", weight_decay=0.3),
     dict(outer="adam", ball="global", momentum=0.5),
     dict(outer="adam", radius=0.03),
@@ -321,6 +336,9 @@ def compare_with_twin(option, groups, rng, steps=14, missing=frozenset()):
         spectral="svd",
         **option,
     )
+    # A radius that adapts is kept in single precision.
+    adapts = any(group["adapt"] for group in optimizer.param_groups)
+    near = 1e-5 if adapts else 1e-9
     centres = [torch.randn(shape, generator=rng) for shape in SHAPES]
     for step in range(steps):
         noise = [torch.randn(shape, generator=rng) for shape in SHAPES]
@@ -335,10 +353,10 @@ def compare_with_twin(option, groups, rng, steps=14, missing=frozenset()):
         feed(optimizer, weights, gradients(weights))
         twin.step(twin_gradients)
         for ours, plain in zip(weights, twin.weights, strict=True):
-            torch.testing.assert_close(ours.data, plain, rtol=1e-9, atol=1e-9)
+            torch.testing.assert_close(ours.data, plain, rtol=near, atol=near)
         with optimizer.committed():
             for ours, plain in zip(weights, twin.shown(), strict=True):
-                torch.testing.assert_close(ours.data, plain, rtol=1e-9, atol=1e-9)
+                torch.testing.assert_close(ours.data, plain, rtol=near, atol=near)
 
 
 ALL = tuple(range(len(SHAPES)))
@@ -366,6 +384,7 @@ def test_options_per_group_agree_with_the_plain_twin(outer, rng):
     first = dict(norm="spectral", scale="norm", lr=0.2, momentum=0.5, inner_weights="increasing")
     second = dict(norm=math.inf, ball="tensor", radius=0.01, inner_iterate="cumulative")
     first |= dict(average=2)
+    first |= dict(normalize=True, adapt=0.3)
     second |= dict(vertex_momentum=0.8, nesterov=True)
     compare_with_twin(dict(outer=outer), [(ALL[:4], first), (ALL[4:], second)], rng)
 
@@ -721,8 +740,8 @@ def test_the_pseudo_gradient_points_where_the_gradient_does(norm):
 
 
 def test_presets_are_complete_and_accepted():
-    assert set(PRESETS) == {"paper", "authors_code"}
-    for preset in PRESETS.values():
+    assert set(PRESETS) == {"paper", "authors_code", "long_memory"}
+    for preset in (PRESETS["paper"], PRESETS["authors_code"]):
         weight = parameter(1.0, 2.0)
         optimizer = FrankWolfe([weight], lr=0.01, **preset)
         assert optimizer.outer == "adam"
@@ -1224,6 +1243,9 @@ def test_a_plain_outer_step_has_no_optimizer():
         ("vertex_momentum", -0.1),
         ("vertex_momentum", math.nan),
         ("vertex_momentum", None),
+        ("adapt", -0.1),
+        ("adapt", math.nan),
+        ("adapt", math.inf),
         ("average", -1),
         ("average", math.nan),
         ("average", math.inf),
@@ -1247,15 +1269,17 @@ def test_an_error_names_the_argument_and_its_value(name, value):
     assert f"{name}={shown}" in str(error.value)
 
 
-@pytest.mark.parametrize("name", ["lr", "weight_decay", "radius_scale"])
+@pytest.mark.parametrize("name", ["lr", "weight_decay", "radius_scale", "adapt"])
 def test_a_missing_number_is_named(name):
     with pytest.raises(ValueError, match=f"{name}=None"):
         FrankWolfe([parameter(1.0)], **{name: None})
 
 
-def test_nesterov_needs_momentum():
-    with pytest.raises(ValueError, match="nesterov needs momentum > 0 or vertex_momentum > 0"):
-        FrankWolfe([parameter(1.0)], nesterov=True)
+@pytest.mark.parametrize("value", ["8", True])
+@pytest.mark.parametrize("name", ["lr", "radius", "eta", "radius_scale", "average", "adapt"])
+def test_a_word_or_a_truth_is_no_number(name, value):
+    with pytest.raises(ValueError, match=f"{name}={value!r}"):
+        FrankWolfe([parameter(1.0)], **{name: value})
 
 
 def test_the_spectral_global_ball_by_entry_is_refused_at_once():
@@ -1263,15 +1287,21 @@ def test_the_spectral_global_ball_by_entry_is_refused_at_once():
         FrankWolfe([parameter(1.0)], norm="spectral", ball="global", scale="entry")
 
 
+@pytest.mark.parametrize("ball", ["gate", "tensor", "global"])
+def test_the_unit_by_root_mean_square_is_gone(ball):
+    with pytest.raises(ValueError, match="scale='rms'"):
+        FrankWolfe([parameter(1.0)], norm="spectral", ball=ball, scale="rms")
+
+
 @pytest.mark.parametrize("norm", [1, 2, math.inf])
-def test_the_rms_unit_is_for_the_spectral_norm_alone(norm):
-    with pytest.raises(ValueError, match='scale="rms" needs norm="spectral"'):
-        FrankWolfe([parameter(1.0)], norm=norm, ball="tensor", scale="rms")
+def test_the_muon_unit_is_for_the_spectral_norm_alone(norm):
+    with pytest.raises(ValueError, match='scale="muon" needs norm="spectral"'):
+        FrankWolfe([parameter(1.0)], norm=norm, ball="tensor", scale="muon")
 
 
-def test_the_rms_unit_is_for_a_ball_a_matrix_or_tensor():
-    with pytest.raises(ValueError, match='scale="(norm|rms)"'):
-        FrankWolfe([parameter(1.0)], norm="spectral", ball="global", scale="rms")
+def test_the_muon_unit_is_for_a_ball_a_matrix_or_tensor():
+    with pytest.raises(ValueError, match='scale="norm"'):
+        FrankWolfe([parameter(1.0)], norm="spectral", ball="global", scale="muon")
 
 
 @pytest.mark.parametrize(

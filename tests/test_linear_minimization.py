@@ -350,24 +350,25 @@ def test_ball_scale_by_hand():
     assert ball_scale(torch.zeros(()), 1, "entry") == 1
 
 
-def test_ball_scale_by_root_mean_square_by_hand():
-    # √(rows/columns), kernels flattened to 4 x 12; vectors and scalars as by entry.
+def test_ball_scale_as_muons_by_hand():
+    # √max(1, rows/columns), kernels flattened to 4 x 12 and 16 x 4; 1 for vectors and scalars.
     for shape, expected in [
         ((8, 2), 2),
-        ((2, 8), 0.5),
+        ((2, 8), 1),
         ((5, 5), 1),
-        ((1, 9), 1 / 3),
+        ((1, 9), 1),
         ((9, 1), 3),
-        ((4, 3, 2, 2), math.sqrt(1 / 3)),
+        ((4, 3, 2, 2), 1),
+        ((16, 2, 1, 2), 2),
         ((12, 3, 1), 2),
-        ((9,), 3),
+        ((9,), 1),
         ((1,), 1),
         ((), 1),
     ]:
-        assert ball_scale(torch.zeros(shape), "spectral", "rms") == pytest.approx(expected)
+        assert ball_scale(torch.zeros(shape), "spectral", "muon") == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("scale", ["norm", "entry", "rms"])
+@pytest.mark.parametrize("scale", ["norm", "entry", "muon"])
 @pytest.mark.parametrize("shape", [(0,), (0, 3), (3, 0), (0, 0), (2, 0, 3)])
 def test_an_empty_tensor_has_a_finite_ball_scale(shape, scale):
     assert 0 <= ball_scale(torch.zeros(shape), "spectral", scale) < math.inf
@@ -390,21 +391,19 @@ def test_a_ball_by_entry_touches_the_constant_tensor(norm):
 
 @pytest.mark.parametrize("method", ["svd", "polar-express"])
 @given(shape=SHAPES, seed=st.integers(0, 999))
-def test_a_radius_by_root_mean_square_bounds_what_comes_out(method, shape, seed):
-    # ‖s x‖₂ ≤ r √(rows/columns) √columns = r √rows for inputs of root mean square 1.
+def test_a_radius_as_muons_bounds_what_comes_out(method, shape, seed):
+    # ‖s x‖₂ ≤ r √max(1, rows/columns) √columns = r √max(rows, columns) for inputs of root mean
+    # square 1.
     gradient = normal(shape, seed)
-    found = vertex(gradient, "spectral", 0.1 * ball_scale(gradient, "spectral", "rms"), method)
+    found = vertex(gradient, "spectral", 0.1 * ball_scale(gradient, "spectral", "muon"), method)
     matrix = as_matrix(found)
     if matrix is None:
-        assert norm_per_entry(found) <= 0.1 * (1 + 1e-12)
+        assert float(found.norm()) == pytest.approx(0.1 if found.numel() else 0.0, rel=1e-12)
         return
+    longest = 0.1 * math.sqrt(max(1.0, matrix.shape[1] / matrix.shape[0]))
     inputs = normal((matrix.shape[1], 30), seed + 1)
     inputs /= inputs.square().mean(dim=0).sqrt()
-    assert (matrix @ inputs).square().mean(dim=0).sqrt().max() <= 0.1 * (1 + 1e-12)
-
-
-def norm_per_entry(tensor):
-    return float(tensor.norm()) / math.sqrt(max(tensor.numel(), 1))
+    assert (matrix @ inputs).square().mean(dim=0).sqrt().max() <= longest * (1 + 1e-12)
 
 
 # -- one ball for all tensors --------------------------------------------------------------------

@@ -5,7 +5,7 @@ import io
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -139,11 +139,12 @@ def cells(line: dict[str, Any]) -> list[str]:
 
 @dataclass(frozen=True)
 class Table:
-    """A table for people: what it is of, headings, rows of text."""
+    """A table for people: what it is of, headings, rows of text, remarks below it."""
 
     title: str
     headings: Sequence[str]
     rows: Sequence[Sequence[str]]
+    remarks: Sequence[str] = ()
 
     def to_markdown(self) -> str:
         """The table without its title."""
@@ -225,7 +226,7 @@ def write_table(
     """Writes any table and its figure as `write_results` does a study's."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([headings, *rows])
-    table = Table(title, headings, rows)
+    table = Table(title, headings, rows, remarks)
     written = page(title, [table.to_markdown()], remarks, drawn is not None)
     _write(out, text.getvalue(), written, drawn)
     return [table]
@@ -240,7 +241,7 @@ def write_results(study: Study, form: Form, out: Path) -> list[Table]:
         parts += [f"### {table.title}\n", table.to_markdown()]
     written = page(f"{study.name}: {study.title}", parts, study.remarks, drawn is not None)
     _write(out, to_csv(lines), written, drawn)
-    return tables
+    return [*tables[:-1], replace(tables[-1], remarks=study.remarks)]
 
 
 def _write(out: Path, values: str, written: str, drawn: "Figure | None") -> None:

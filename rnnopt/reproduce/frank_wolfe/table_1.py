@@ -20,8 +20,8 @@ PRINTED: tuple[tuple[str, str, tuple[int, ...] | None], ...] = (
 )
 QUICK = ("hapt2", "noisy-hapt2")
 HEADINGS = (
-    "data", "published: train, test, steps, features", "train + validation", "test", "steps",
-    "features", "training mean", "training deviation", "majority class, test",
+    "data", "published", "train + validation, test, steps, features", "mean, deviation",
+    "majority",
 )  # fmt: skip
 
 
@@ -31,13 +31,11 @@ def statistics(task: Task) -> list[str]:
         raise TypeError(f"{task.name} draws its sequences anew: it has no sizes.")
     targets = task.test.targets.flatten()
     majority = max(float((targets == c).float().mean()) for c in targets.unique())
+    mean, deviation = float(task.train.inputs.mean()), float(task.train.inputs.std())
     return [
-        f"{len(task.train)} + {len(task.validation)}",
-        str(len(task.test)),
-        str(task.steps),
-        str(task.input_size),
-        f"{float(task.train.inputs.mean()):.3f}",
-        f"{float(task.train.inputs.std()):.3f}",
+        f"{len(task.train)} + {len(task.validation)}, {len(task.test)}, {task.steps},"
+        f" {task.input_size}",
+        f"{mean:.3f}, {deviation:.3f}",
         f"{100 * majority:.2f} %",
     ]
 
@@ -47,6 +45,11 @@ def run(
 ) -> tuple[list[Table], list[str]]:
     """Writes the table; a data set that is not here is named with the reason."""
     rows: list[list[str]] = []
+    remarks = [
+        "Published: training and test sequences, steps, features. Mean and deviation are those of"
+        " the training data as the network sees them: noise is added after normalisation, so that"
+        " noisy data have √(1 + 2). Majority: share of the largest class in the test data."
+    ]
     for label, name, printed in PRINTED:
         if form == "quick" and name not in QUICK:
             continue
@@ -54,12 +57,13 @@ def run(
         try:
             rows.append([label, numbers, *statistics(build_task(name))])
         except UserError as error:
-            rows.append([label, numbers, f"not here: {error}", *[""] * 6])
+            rows.append([label, numbers, "not here", "–", "–"])
+            remarks.append(f"{label} is not here: {error}")
     tables = write_table(
         out,
         "frank-wolfe/table-1: sizes of the data sets",
         HEADINGS,
         rows,
-        ["The deviation of noisy data is √(1 + 2): the noise is added after normalisation."],
+        remarks,
     )
     return tables, []
