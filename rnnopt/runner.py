@@ -104,7 +104,9 @@ def _build_model(config: RunConfig, task: Task) -> SequenceModel:
         chosen["batch_norm"] = True
     for name, value in chosen.items():
         if preset.get(name, value) != value:
-            raise UserError(f"model {config.model!r} has {name}={preset[name]}, got {value}.")
+            raise UserError(
+                f"model {config.model!r} has {name}={preset[name]}, got {name}={value}."
+            )
     try:
         return SequenceModel(
             task.input_size,

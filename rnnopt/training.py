@@ -59,10 +59,14 @@ class Closure:
         return self.calls if self.chunks is None else self.chunks.evaluations
 
     @property
+    def minibatches(self) -> float:
+        """Minibatches spent, the present one by the share of its chunks."""
+        return self.calls if self.chunks is None else self.chunks.minibatches
+
+    @property
     def epochs(self) -> float:
         """Passes through the training data."""
-        minibatches = self.calls if self.chunks is None else self.chunks.minibatches
-        return minibatches / self.batches.per_epoch
+        return self.minibatches / self.batches.per_epoch
 
     @property
     def batch(self) -> Batch:
@@ -275,14 +279,19 @@ class Training:
     # -- counting ----------------------------------------------------------------------------------
 
     def _evaluations_allowed(self) -> float:
-        epoch = self.batches.per_epoch * self.closure.price
-        per_unit = epoch if self.budget.unit == "epochs" else 1
-        return math.ceil(self.budget.amount * per_unit)
+        if self.budget.unit == "epochs":
+            return self._minibatches_allowed() * self.closure.price
+        return math.ceil(self.budget.amount)
 
     def _fraction(self) -> float:
         if self.budget.unit == "seconds":
             return min(1.0, self.seconds / self.budget.amount)
-        return min(1.0, self.closure.evaluations / self._evaluations_allowed())
+        if self.budget.unit == "epochs":  # in whole minibatches
+            return min(1.0, self.closure.minibatches / self._minibatches_allowed())
+        return min(1.0, self.closure.evaluations / math.ceil(self.budget.amount))
+
+    def _minibatches_allowed(self) -> int:
+        return math.ceil(self.budget.amount * self.batches.per_epoch)
 
     def _look_is_due(self, fraction: float) -> bool:
         looked_at = self.next_look - self.evaluate_every

@@ -16,6 +16,8 @@ One gradient evaluation is one minibatch forward and backward over all T steps, 
 the share of these that it runs, and a third of it for steps that are run without gradients.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -125,7 +127,13 @@ class Chunks:
             alive = batch.lengths > scored_from
         self._run_to(start)
         part = _part(batch, start, end, alive)
-        outputs, ends = self.model.advance(part.inputs, _chosen(self.state, alive), part.lengths)
+        # Batch statistics need two values: a single last step is normalised by the running ones.
+        values = part.inputs.shape[1] * (end - start)
+        values = values if part.lengths is None else int(part.lengths.sum())
+        with _evaluation_mode(self.model.norms if values == 1 else None):
+            outputs, ends = self.model.advance(
+                part.inputs, _chosen(self.state, alive), part.lengths
+            )
         self.steps_with_gradient += end - start
         if outputs.ndim == 3:  # an answer at every step: those before are scored already
             part, outputs = _part(batch, scored_from, end, alive), outputs[scored_from - start :]
@@ -143,10 +151,7 @@ class Chunks:
         chunks, lengths = self._chunks(), self.batch.lengths
         over = self.chunk == len(chunks)
         if not over and lengths is not None:
-            _, scored_from, end = chunks[self.chunk]
-            alive = int((lengths > scored_from).sum())
-            # Batch statistics need two values: a single last step has no chunk of its own.
-            over = alive == 0 or (len(self.model.norms) > 0 and alive * (end - scored_from) == 1)
+            over = not bool((lengths > chunks[self.chunk][1]).any())
         if over:
             self.chunk, self.position, self.state, self._batch = 0, 0, None, None
             self.finished += 1
@@ -163,12 +168,10 @@ class Chunks:
         if batch.lengths is not None:
             alive = batch.lengths > step
         inputs = batch.inputs[self.position : step]
-        training = self.model.training
-        self.model.eval()  # no step enters the batch statistics twice
-        _, ends = self.model.advance(
-            inputs if alive is None else inputs[:, alive], _chosen(self.state, alive)
-        )
-        self.model.train(training)
+        with _evaluation_mode(self.model):  # no step enters the batch statistics twice
+            _, ends = self.model.advance(
+                inputs if alive is None else inputs[:, alive], _chosen(self.state, alive)
+            )
         self.steps_without += step - self.position
         self.position, self.state = step, _placed(ends, alive, len(batch))
 
@@ -197,6 +200,19 @@ class Chunks:
             _ = self.batch
         for name in (*self.SAVED, "chunk", "position", "state"):
             setattr(self, name, state[name])
+
+
+@contextmanager
+def _evaluation_mode(module: nn.Module | None) -> Iterator[None]:
+    """Puts a module and its parts in evaluation mode, and each back in the mode it had."""
+    modes = [] if module is None else [(part, part.training) for part in module.modules()]
+    for part, _ in modes:
+        part.training = False
+    try:
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
 
 
 def _part(batch: Batch, start: int, end: int, alive: Tensor | None) -> Batch:

@@ -127,7 +127,7 @@ def test_the_size_of_each_gradient_does_not_matter(norm, ball, rng):
     assert all(map(torch.equal, *results))
 
 
-@pytest.mark.parametrize("size", [1e-300, 1e300])
+@pytest.mark.parametrize("size", [1e-100, 1e100])
 def test_tiny_and_huge_gradients_are_normalised(size):
     weight = parameter(0.0, 0.0)
     optimizer = FrankWolfe([weight], normalize=True)
@@ -532,6 +532,41 @@ def test_a_cosine_needs_no_wide_gradients(dtype, rng):
         found.append(log_radius(optimizer, weight))
     assert found[1] > 0.1
     assert found[0] == pytest.approx(found[1], rel=0.01)
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.parametrize(
+    ("dtype", "size"),
+    [(torch.float32, s) for s in (1e-30, 1e-22, 1e18, 1e30)] + [(torch.float16, 1e3)],
+)
+def test_vanishing_and_exploding_gradients_have_an_angle_too(dtype, size, normalize):
+    weight = parameter(*[0.0] * 10000, dtype=dtype)
+    optimizer = FrankWolfe([weight], adapt=0.5, normalize=normalize)
+    gradient = torch.full((10000,), size)
+    stream(optimizer, weight, [gradient] * 2)
+    assert log_radius(optimizer, weight) == pytest.approx(0.5, rel=1e-3)
+    feed(optimizer, [weight], [-gradient])
+    assert log_radius(optimizer, weight) == pytest.approx(0.0, abs=1e-3)
+
+
+def test_no_cosine_is_greater_than_one():
+    # The squares of all entries but the first are below what single precision holds.
+    weight = parameter(*[0.0] * 10000, dtype=torch.float32)
+    optimizer = FrankWolfe([weight], adapt=0.1, normalize=True)
+    second = torch.full((10000,), 2e-23)
+    second[0] = 1e-21
+    stream(optimizer, weight, [torch.ones(10000), second])
+    assert 0 < log_radius(optimizer, weight) <= 0.1 * (1 + 1e-6)
+
+
+def test_a_step_without_any_gradient_leaves_the_radius():
+    weight, frozen = parameter(0.0), parameter(3.0)
+    groups = [dict(params=[weight]), dict(params=[frozen])]
+    optimizer = FrankWolfe(groups, adapt=0.5)
+    stream(optimizer, weight, [None] + [torch.ones(1)] * 3 + [None])
+    assert log_radius(optimizer, weight) == near(1.0)
+    assert frozen.item() == 3.0
+    assert frozen not in optimizer.state
 
 
 def test_a_learning_rate_of_zero_leaves_the_radius():

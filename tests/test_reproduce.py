@@ -696,7 +696,8 @@ def test_a_line_by_hand():
     assert line_of(ADAM) == pytest.approx(
         dict(
             data="Toy", method="Adam", published=50.0, ours=70, half_width_95=10 * T_2, lowest=60,
-            highest=80, difference=20, best_of_run=70, optimizer="adam", lr=1e-3, seeds=2, reached=2, target=90,
+            highest=80, difference=20, best_of_run=70, optimizer="adam", lr=1e-3, seeds=2,
+            reached=2, target=90,
             evaluations_to_target=15, evaluations=20, seconds=3, diverged=0,
         )
     )  # fmt: skip
@@ -813,7 +814,8 @@ def test_results_are_written_as_csv_markdown_and_figure():
     ours = {k: v for k, v in lines[0].items() if v}
     assert ours == dict(
         data="Toy", method="Adam", published="50", ours="70", half_width_95=f"{10 * T_2:.6g}",
-        lowest="60", highest="80", difference="20", best_of_run="70", optimizer="adam", lr="0.001", seeds="2",
+        lowest="60", highest="80", difference="20", best_of_run="70", optimizer="adam",
+        lr="0.001", seeds="2",
         reached="2", target="90", evaluations_to_target="15", evaluations="20", seconds="3",
         diverged="0",
     )  # fmt: skip
@@ -1092,8 +1094,8 @@ def test_the_best_setting_of_the_grid_comes_first(monkeypatch, short):
     assert table.rows[0][0] == f"{rows[0].label}, lr {form.rates[1]:g}"
 
 
-def test_a_grid_that_failed_everywhere_tells_why(short, monkeypatch):
-    def failing(*_):
+def test_a_grid_that_failed_everywhere_tells_why(monkeypatch, short):
+    def failing(*_, **__):
         raise RuntimeError("no memory")
 
     monkeypatch.setattr(comparison, "run", failing)
@@ -1206,7 +1208,8 @@ def test_data_that_are_not_there_are_told_in_one_sentence(rnnopt_command, monkey
     assert "Traceback" not in error
 
 
-@pytest.mark.parametrize("name", NAMES)
+# Figures 5 and 6 have the forms of tables 2 and 3.
+@pytest.mark.parametrize("name", [name for name in NAMES if name[-1] not in "56"])
 def test_the_quick_form_of_every_table_and_figure_ends_well(rnnopt_command, short, measured, name):
     code, out, error = rnnopt_command("reproduce", name, "--quick", "--out", "out")
     assert code == 0, error

@@ -49,10 +49,10 @@ def make_model(**options):
     return SequenceModel(2, 3, 1, **options).double()
 
 
-def make_closure(task, model, forward, backward=None, **options):
+def make_closure(task, model, forward, backward=None, batch_size=8, **options):
     """A closure that cuts every `forward` steps."""
     truncation = Truncation(forward, backward or forward)
-    return Closure(model, Batches(task, 8, 0), CPU, truncation=truncation, **options)
+    return Closure(model, Batches(task, batch_size, 0), CPU, truncation=truncation, **options)
 
 
 def gradients(model):
@@ -608,22 +608,29 @@ def test_a_run_with_too_short_a_reach_is_refused_before_it_begins(tbptt, backwar
         build_training(options, make_task(6, LENGTHS))
 
 
-def test_a_single_last_step_is_not_normalised():
+def test_a_single_last_step_is_normalised_by_the_running_statistics():
     # One sequence alone reaches the last chunk, with one step: torch's batch normalisation refuses
-    # to train on one value, so the minibatch is over before.
-    for batch_norm, chunks in ((True, 2), (False, 3)):
+    # to train on one value.
+    for batch_norm in (True, False):
         model = make_model(batch_norm=batch_norm)
         closure = make_closure(make_task(3, [3, 1, 2, 2, 1, 1, 2, 1]), model, 1)
         for minibatch in range(3):
-            for k in range(chunks):
+            for k in range(3):
                 assert closure.epochs == pytest.approx(minibatch + k / 3, rel=1e-14)
                 assert closure().isfinite()
                 assert all(g.isfinite().all() for g in gradients(model))
                 closure.advance()
-        assert closure.epochs == 3
-        assert closure.evaluations == pytest.approx(chunks)  # a third each, three minibatches
+        assert (closure.epochs, closure.evaluations) == (3, 3)
         for norm in model.norms:
-            assert int(norm.num_batches_tracked) == 3 * chunks
+            assert norm.training
+            assert int(norm.num_batches_tracked) == 3 * 2
+    # One true step in a longer chunk, and a batch of one sequence whose last chunk has one step.
+    longer = make_task(4, [3, 1, 2, 2, 1, 1, 2, 1])
+    for task, options in ((longer, {}), (make_task(5), dict(batch_size=1))):
+        closure = make_closure(task, make_model(batch_norm=True), 2, **options)
+        while closure.epochs < 1 / 8:
+            assert closure().isfinite()
+            closure.advance()
     # Two sequences, or two steps of one, have their chunk.
     for lengths, forward in (([3, 3, 2, 2, 1, 1, 2, 1], 1), ([4, 1, 2, 2, 1, 1, 2, 1], 2)):
         steps = max(lengths)
@@ -742,13 +749,11 @@ def test_epochs_are_epochs_whatever_a_minibatch_costs(forward, backward, epochs,
 
 
 @pytest.mark.parametrize(("forward", "backward"), [(2, 4), (4, 2), (3, 2), (3, 4), (1, 8), (8, 1)])
-def test_a_part_of_an_evaluation_counts_as_a_whole_one(forward, backward):
+def test_a_budget_in_epochs_is_spent_exactly(forward, backward):
     run = make_training("4epochs", Truncation(forward, backward), make_task(8))
     list(run.run())
-    assert run.closure.epochs >= 4
-    # Beyond the eight minibatches less than one evaluation, and the chunk that it ends in.
-    beyond = run.closure.evaluations - 8 * run.closure.price
-    assert 0 <= beyond < 1 + max(forward, backward) / 8
+    assert run.closure.epochs == 4
+    assert run.closure.evaluations == pytest.approx(8 * run.closure.price, rel=1e-12)
 
 
 def test_the_run_counts_sequences_that_end_early():
