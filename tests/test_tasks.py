@@ -653,7 +653,7 @@ def test_idx_files_are_read_past_their_headers(packed, monkeypatch):
 
 @pytest.fixture
 def small_mnist(monkeypatch):
-    """Images in place of MNIST's: pixel (r, c) of image i holds (i + 8 r + c) % 256."""
+    """Images in place of MNIST's: pixel (r, c) of image i holds (i + 37 r² + 11 c) % 256."""
     monkeypatch.setattr(
         mnist, "split_examples", lambda parts, sizes, seed: split_examples(parts, [4, 2], 0)
     )
@@ -663,7 +663,7 @@ def small_mnist(monkeypatch):
         if "labels" in name:
             return torch.arange(count, dtype=torch.uint8)
         image, row, column = torch.meshgrid(*map(torch.arange, (count, 28, 28)), indexing="ij")
-        return ((image + 8 * row + column) % 256).to(torch.uint8)
+        return ((image + 37 * row**2 + 11 * column) % 256).to(torch.uint8)
 
     monkeypatch.setattr(mnist, "read_idx", read)
     return read
@@ -694,8 +694,8 @@ def test_pooling_takes_means_of_blocks_of_pixels(small_mnist):
             for image in images
         ]
     )
-    # By hand: pixels 0 1 and 8 9 of the first image have mean 4.5, the two beside them 6.5.
-    assert blocks[0, :2].tolist() == [4.5, 6.5]
+    # By hand: pixels 0 11 and 37 48 of the first image have mean 24, those beside them 22 more.
+    assert blocks[0, :2].tolist() == [24, 46]
     assert same_up_to_a_line(grey(task), blocks)
     assert "2 x 2" in task.summary
     assert "196 steps" in task.summary

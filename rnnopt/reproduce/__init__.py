@@ -56,7 +56,7 @@ def reproduce(
         name: such as "frank-wolfe/table-3".
         form: "cpu", "full" or "quick".
         out: its folder; None means runs/reproduce/NAME-FORM, which figures drawn from the same runs
-            share.
+            share, each with its results in a folder of its own.
         workers: processes at once.
         tell: called with the stage and its jobs a few times a second.
         stop: set it to interrupt.
@@ -76,6 +76,8 @@ def reproduce(
         if isinstance(item, Result):
             return out, *item.run(form, out, workers, tell, stop)
         failures = run_study(item, item.forms[form], out, workers, tell, stop)
-        return out, write_results(item, item.forms[form], out), failures
+        results = out if shared == name else out / name.split("/")[-1]
+        results.mkdir(exist_ok=True)
+        return results, write_results(item, item.forms[form], out, results), failures
     except OSError as error:
         raise UserError(f"cannot write {out}: {error}.") from error

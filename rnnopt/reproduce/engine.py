@@ -101,6 +101,8 @@ def run_study(
         for seed in form.seeds
         for column, row in pairs
     ]
+    if not jobs:
+        return []
     return work(jobs, min(workers, len(jobs)), lambda now: tell("training", now), stop)
 
 
@@ -120,17 +122,20 @@ def _check(form: Form, pairs: list[tuple[Column, Row]], out: Path) -> None:
             raise ValueError(f"{row.label} needs {len(form.rates)} trials, got {len(trials)}.")
         for seed in (TUNING_SEED, *form.seeds):
             for trial in trials:
-                _check_saved(_job(form, column, row, trial, seed, out))
+                _check_saved(_job(form, column, row, trial, seed, out), bool(row.trials))
         for trial in trials:
             build_training(_job(form, column, row, trial, 0, out).config, tasks[column.task])
 
 
-def _check_saved(job: Job) -> None:
+def _check_saved(job: Job, any_optimizer: bool) -> None:
     """Raises UserError if a run stands there with other settings than a trial may have."""
     if not (job.path / "config.json").exists():
         return
     saved = RunFolder.open(job.path).read_config()
-    if replace(saved, lr=job.config.lr, optimizer=job.config.optimizer) != job.config:
+    saved = replace(saved, lr=job.config.lr)
+    if any_optimizer:
+        saved = replace(saved, optimizer=job.config.optimizer)
+    if saved != job.config:
         raise UserError(
             f"{job.path} was begun with other settings ({_difference(saved, job)}): choose another"
             " --out."
@@ -138,11 +143,8 @@ def _check_saved(job: Job) -> None:
 
 
 def _difference(saved: RunConfig, job: Job) -> str:
-    for f in fields(RunConfig):
-        before, now = getattr(saved, f.name), getattr(job.config, f.name)
-        if f.name not in ("lr", "optimizer") and before != now:
-            return f"{f.name}={before}, now {now}"
-    return "none"
+    pairs = ((f.name, getattr(saved, f.name), getattr(job.config, f.name)) for f in fields(saved))
+    return ", ".join(f"{name}={was}, now {now}" for name, was, now in pairs if was != now)
 
 
 def chosen_trial(form: Form, column: Column, row: Row, out: Path) -> tuple[str, float]:
@@ -156,7 +158,7 @@ def chosen_trial(form: Form, column: Column, row: Row, out: Path) -> tuple[str, 
         metric = (run.result.get("best") or {}).get("validation_metric", math.nan)
         lower_is_better = run.result.get("metric") == "mse"
         loss = run.records[-1]["validation_loss"] if run.records else math.nan
-        if not math.isfinite(metric):
+        if not math.isfinite(metric) or run.result["status"] == "diverged":
             return -math.inf, -math.inf
         # Among equals the lower loss: where nothing was learnt the metric says nothing.
         return -metric if lower_is_better else metric, -loss if loss == loss else -math.inf

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FIELDS = (
-    "data", "method", "published", "ours", "half_width_95", "lowest", "highest", "difference",
-    "best_of_run", "optimizer", "lr", "seeds", "reached", "target", "evaluations_to_target",
-    "evaluations", "seconds", "diverged",
+    "data", "method", "metric", "published", "ours", "half_width_95", "lowest", "highest",
+    "difference", "best_of_run", "optimizer", "lr", "seeds", "reached", "target",
+    "evaluations_to_target", "evaluations", "seconds", "diverged",
 )  # fmt: skip
 
 
@@ -52,6 +52,7 @@ def line_of(study: Study, form: Form, column: Column, row: Row, out: Path) -> di
 
     costs = [next((r["evaluations"] for r in run.records if met(r)), math.inf) for run in runs]
     line.update(
+        metric=runs[0].result.get("metric"),
         ours=mean,
         half_width_95=width if math.isfinite(width) else None,
         lowest=min(tests),
@@ -112,8 +113,7 @@ def _preset(line: dict[str, Any]) -> str:
 
 def cells(line: dict[str, Any]) -> list[str]:
     """A line as the table's cells, under HEADINGS."""
-    accuracy = line["target"] is None or line["target"] > 0.5
-    digits = 2 if accuracy else 4
+    digits = 4 if line["metric"] == "mse" else 2
 
     def number(value: float | None, digits: int, sign: str = "") -> str:
         return "–" if value is None or math.isnan(value) else f"{value:{sign}.{digits}f}"
@@ -232,15 +232,16 @@ def write_table(
     return [table]
 
 
-def write_results(study: Study, form: Form, out: Path) -> list[Table]:
-    """Writes results.csv, results.md and figure.png into `out`; returns the tables."""
+def write_results(study: Study, form: Form, out: Path, folder: Path | None = None) -> list[Table]:
+    """Writes results.csv, results.md and figure.png of the runs below `out` into `folder`, which is
+    `out` unless told otherwise; returns the tables."""
     lines = lines_of(study, form, out)
     tables, drawn = tables_of(form, lines), figure(study, form, out)
     parts = [f"The paper: {study.claim}\n"]
     for table in tables:
         parts += [f"### {table.title}\n", table.to_markdown()]
     written = page(f"{study.name}: {study.title}", parts, study.remarks, drawn is not None)
-    _write(out, to_csv(lines), written, drawn)
+    _write(folder or out, to_csv(lines), written, drawn)
     return [*tables[:-1], replace(tables[-1], remarks=study.remarks)]
 
 

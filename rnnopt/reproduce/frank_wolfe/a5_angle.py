@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from rnnopt.config import RunConfig
 from rnnopt.diagnostics import Directions
+from rnnopt.errors import UserError
 from rnnopt.reproduce.engine import Tell
 from rnnopt.reproduce.results import Table, write_table
 from rnnopt.run_folder import read_json, write_json
@@ -44,7 +45,9 @@ def measure(task: str, budget: str, inner_steps: int, ball: str, stop: threading
             pass
     if training.status == "interrupted":
         return None
-    records = directions.records
+    records = [r for r in directions.records if math.isfinite(r["angle"] + r["ratio"])]
+    if len(records) < 2:
+        raise UserError(f"{task} for {budget} has too few steps with a direction: {len(records)}.")
     best = training.best["validation_metric"]
     return dict(
         angles=[r["angle"] for r in records], ratios=[r["ratio"] for r in records], best=best
@@ -59,12 +62,12 @@ def label(inner_steps: int, ball: str) -> str:
 def run(
     form: str, out: Path, workers: int, tell: Tell, stop: threading.Event
 ) -> tuple[list[Table], list[str]]:
-    """Measures what is missing and writes the table and the histograms."""
+    """Measures what is missing, in this process, and writes the table and the histograms."""
     task, budget = FORMS[form]
     found: dict[tuple[int, str], dict[str, list[float]]] = {}
     for inner_steps in INNER_STEPS:
         for ball in BALLS:
-            path = out / f"angles-K{inner_steps}-{ball}-{budget}.json"
+            path = out / f"angles-{task}-K{inner_steps}-{ball}-{budget}.json"
             if not path.exists():
                 measured = measure(task, budget, inner_steps, ball, stop)
                 if measured is None:
@@ -73,7 +76,7 @@ def run(
             found[(inner_steps, ball)] = read_json(path)
     rows = []
     for (inner_steps, ball), one in found.items():
-        angles = [a for a in one["angles"] if math.isfinite(a)]
+        angles = one["angles"]
         ratio = statistics.median(one["ratios"])
         share = 100 * statistics.mean(a <= 45 for a in angles)
         rows.append(

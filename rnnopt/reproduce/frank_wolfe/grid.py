@@ -90,8 +90,9 @@ def run(
             [f"{label}, lr {rate:g}", f"{accuracy:.2f}", one.result["status"],
              f"{one.result.get('seconds', math.nan):.0f}"]
         )  # fmt: skip
-    rows.sort(key=lambda cells: cells[1], reverse=True)
-    drawn = _map(form, {k: r.result.get("best") or {} for k, r in found.items()})
+    rows.sort(key=lambda cells: -math.inf if cells[1] == "nan" else float(cells[1]), reverse=True)
+    best_of = {k: r.result.get("best") or {} for k, r in found.items()}
+    drawn = _map(form, best_of) if any(best_of.values()) else None
     tables = write_table(
         out,
         f"{GRID.name}: {GRID.title}",
