@@ -131,7 +131,9 @@ def _noisy(scale: float, batch_size: int, config: RunConfig) -> Finding:
     advice = [f"--batch-size {4 * batch_size}"]
     if config.schedule == "constant":
         advice.append("--schedule cosine, which averages the noise out at the end")
-    if not (parse(config.optimizer)[0] == "frank-wolfe" and options.get("inner_steps", 1) != 1):
+    if not (
+        parse(config.optimizer)[0].startswith("frank-wolfe") and options.get("inner_steps", 1) != 1
+    ):
         advice.append("--optimizer frank-wolfe:inner_steps=5, which averages five minibatches")
     return Finding("noisy", sentence, (*advice, "a lower --lr"))
 
@@ -151,7 +153,7 @@ def _advice_vanishing(config: RunConfig) -> list[str]:
         advice.append("--model lstm or --model indrnn, which remember for longer")
     elif kind in ("lstm", "gru"):
         advice.append("--model indrnn, whose recurrent weights are bounded to suit the length")
-    if parse(config.optimizer)[0] != "frank-wolfe":
+    if not parse(config.optimizer)[0].startswith("frank-wolfe"):
         advice.append("--optimizer frank-wolfe, whose steps do not shrink with the gradient")
     if config.readout == "last":
         advice.append("--readout mean, which every step reaches directly")
@@ -162,7 +164,7 @@ def _advice_exploding(config: RunConfig) -> list[str]:
     advice, kind = [], _kind(config)
     if config.clip is None:
         advice.append("--clip 1, which bounds the gradient")
-    if parse(config.optimizer)[0] != "frank-wolfe":
+    if not parse(config.optimizer)[0].startswith("frank-wolfe"):
         advice.append("--optimizer frank-wolfe, whose steps do not grow with the gradient")
     if kind == "rnn-relu" and config.initialization != "identity":
         advice.append("--initialization identity, or --model rnn with its bounded states")

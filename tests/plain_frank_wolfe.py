@@ -11,8 +11,8 @@ and with what is not in the paper: at commit t the weights move along the runnin
 
     D <- β D + (1-β) Δω_K/δ      D/(1-β^t), or β D/(1-β^t) + (1-β) Δω_K/δ
 
-and x <- ((t-1) x + (r+1) ω)/(t+r) is the mean of the committed weights. With momentum, g_k/‖g_k‖ can
-take the place of g_k in the average m, and the vertices of each tensor be multiplied by its ρ:
+and x <- ((t-1) x + (r+1) ω)/(t+r) is the mean of the committed weights. With momentum, g_k/‖g_k‖
+can stand in for g_k in the average m, and the vertices of each tensor be multiplied by its ρ:
 
     log ρ <- log ρ + κ cos(g_k, m)      within ±log 16, m before g_k has entered it
 

@@ -36,8 +36,8 @@ def double_precision():
 UNLESS_TOLD = dict(
     norm=2, inner_steps=5, ball="gate", outer="adam", weight_decay=0.0, momentum=0.0,
     normalize=False, adapt=0.0, vertex_momentum=0.0, nesterov=False, average=None, scale="entry",
-    radius=None, radius_scale=1.0, eta=None, inner_weights="uniform", inner_iterate="paper", decoupled_weight_decay=True,
-    spectral="polar-express", gates="auto",
+    radius=None, radius_scale=1.0, eta=None, inner_weights="uniform", inner_iterate="paper",
+    decoupled_weight_decay=True, spectral="polar-express", gates="auto",
 )  # fmt: skip
 
 

@@ -26,8 +26,8 @@ from rnnopt.optimizers.linear_minimization import ball_scale
 UNLESS_TOLD = dict(
     lr=1.0, inner_steps=1, radius=None, norm=2, ball="tensor", outer="plain", weight_decay=0.0,
     momentum=0.0, normalize=False, adapt=0.0, vertex_momentum=0.0, nesterov=False, average=None,
-    scale="norm", radius_scale=1.0, eta=None, inner_weights="uniform", inner_iterate="paper", decoupled_weight_decay=True,
-    spectral="polar-express", gates="auto",
+    scale="norm", radius_scale=1.0, eta=None, inner_weights="uniform", inner_iterate="paper",
+    decoupled_weight_decay=True, spectral="polar-express", gates="auto",
 )  # fmt: skip
 RIGHT, UP = torch.tensor([5.0, 0.0]).double(), torch.tensor([0.0, 7.0]).double()
 
@@ -823,8 +823,8 @@ def test_a_closure_does_what_streaming_does_with_the_means(outer, rng):
 
 
 def test_a_muon_step_by_hand():
-    # g = (3, 4)ᵀ, 2 rows and 1 column: U Vᵀ = (0.6, 0.8)ᵀ, times √(2/1); its transpose, a vector and
-    # a scalar times 1.
+    # g = (3, 4)ᵀ, 2 rows and 1 column: U Vᵀ = (0.6, 0.8)ᵀ, times √(2/1); its transpose, a vector
+    # and a scalar times 1.
     column, row = torch.tensor([[3.0], [4.0]]), torch.tensor([[3.0, 4.0]])
     gradients = [column, row, torch.tensor([3.0, 4.0]), torch.tensor(-5.0)]
     weights = [torch.nn.Parameter(torch.zeros_like(g)) for g in gradients]

@@ -814,7 +814,8 @@ def test_results_are_written_as_csv_markdown_and_figure():
     assert [line["method"] for line in lines] == [row.label for row in STUDY.rows]
     ours = {k: v for k, v in lines[0].items() if v}
     assert ours == dict(
-        data="Toy", method="Adam", metric="accuracy", published="50", ours="70", half_width_95=f"{10 * T_2:.6g}",
+        data="Toy", method="Adam", metric="accuracy", published="50", ours="70",
+        half_width_95=f"{10 * T_2:.6g}",
         lowest="60", highest="80", difference="20", best_of_run="70", optimizer="adam",
         lr="0.001", seeds="2",
         reached="2", target="90", evaluations_to_target="15", evaluations="20", seconds="3",

@@ -59,10 +59,11 @@ class Search:
             params = [self.params[i] for i in indices]
             gradients = torch._foreach_add(gradients, params, alpha=group["weight_decay"])
         if group["momentum"]:
-            if group["adapt"]:
-                self._adapt(indices, gradients)
-            if group["normalize"]:
-                gradients = vertices(gradients, 2, [-1.0] * len(gradients))  # g/‖g‖, 0 for 0
+            if group["adapt"] or group["normalize"]:
+                units = vertices(gradients, 2, [-1.0] * len(gradients))  # g/‖g‖, 0 for 0
+                if group["adapt"]:
+                    self._adapt(indices, units)
+                gradients = units if group["normalize"] else gradients
             averages: Tensors = [self.states[i]["momentum_buffer"] for i in indices]
             torch._foreach_lerp_(averages, gradients, 1 - group["momentum"])
             # A zero gradient moves nothing, although the oracle sees an average that is not zero.
@@ -72,21 +73,19 @@ class Search:
             gradients = torch._foreach_mul(averages, present)
         return indices, gradients
 
-    def _adapt(self, indices: list[int], gradients: Tensors) -> None:
+    def _adapt(self, indices: list[int], units: Tensors) -> None:
         """Each tensor's radius grows with the cosine of its gradient to the average so far."""
         averages = [self.states[i]["momentum_buffer"] for i in indices]
-        sizes = torch._foreach_norm(gradients), torch._foreach_norm(averages)
-        for i, g, m, *pair in zip(indices, gradients, averages, *sizes, strict=True):
-            size = pair[0].float() * pair[1].float()
-            dot = torch.dot(g.flatten().float(), m.flatten().float())
-            cosine = torch.where(size > 0, dot / size, 0.0)  # first gradients, zero ones
-            change = (self.group["adapt"] * cosine).nan_to_num(0.0)
+        directions = vertices(averages, 2, [-1.0] * len(averages))
+        for i, unit, direction in zip(indices, units, directions, strict=True):
+            cosine = torch.dot(unit.flatten().float(), direction.flatten().float())
+            change = (self.group["adapt"] * cosine).nan_to_num(0.0, posinf=0.0, neginf=0.0)
             self.states[i]["log_radius"].add_(change).clamp_(-LARGEST, LARGEST)
 
     def adapted(self, indices: list[int]) -> Tensors | None:
         """What each tensor's radius is multiplied by, or None for 1."""
         group = self.group
-        if not (group["adapt"] and group["momentum"]):
+        if not (indices and group["adapt"] and group["momentum"]):
             return None
         return torch._foreach_exp([self.states[i]["log_radius"] for i in indices])
 

@@ -56,13 +56,14 @@ Outer = str | Callable[..., Optimizer]
 class FrankWolfe(Optimizer):
     """Steps along the mean of the ball vertices that `inner_steps` minibatches ask for.
 
-    For any network, recurrent ones above all: a step has the same length whether the gradient
-    vanished or exploded. Evaluate and export inside `with optimizer.committed():`, where the
-    weights are the mean of the latest ones, better than any of them until the learning rate has
-    decayed; take checkpoints to resume from outside it. Without a closure,
-    `loss.backward(); optimizer.step()` is one inner step and every `inner_steps`-th call commits.
-    With a closure, one call goes on to the next commit; the closure is called once per inner step
-    and decides whether it draws a new minibatch. Between commits the weights are a probe point.
+    For any network, recurrent ones above all: the length of a step does not depend on the size of
+    the gradient, whether it vanished or exploded. Evaluate and export inside
+    `with optimizer.committed():`, where the weights are the mean of the latest ones, better than
+    any of them until the learning rate has decayed; take checkpoints to resume from outside it.
+    Without a closure, `loss.backward(); optimizer.step()` is one inner step and every
+    `inner_steps`-th call commits. With a closure, one call goes on to the next commit; the closure
+    is called once per inner step and decides whether it draws a new minibatch. Between commits the
+    weights are a probe point.
 
     Good to know: the length of a step does not fall with the gradient, so let lr decay towards the
     end. Between commits the next step starts from the anchor: edits of the weights there are lost,

@@ -28,7 +28,13 @@ PRESETS: dict[str, dict[str, Any]] = {
 # For sequences over which a network must remember rare events, such as the adding problem: mean of
 # vertices in place of mean of gradients, and input weights that move faster than recurrent ones.
 PRESETS["long_memory"] = dict(
-    momentum=0.0, adapt=0.0, vertex_momentum=0.97, nesterov=True, scale="muon", average=8.0
+    norm="spectral",
+    momentum=0.0,
+    adapt=0.0,
+    vertex_momentum=0.97,
+    nesterov=True,
+    scale="muon",
+    average=8.0,
 )
 CHOICES = {
     "ball": ("tensor", "gate", "global"),
