@@ -162,7 +162,7 @@ def main() -> None:
     args = parser.parse_args()
     settings = dict(schedule="cosine", budget=args.budget, task=args.task)
     if args.quick:
-        args.seeds, args.contenders, args.rates = 2, ["adam", CONTENDERS[8]], (1e-3, 1e-2)
+        args.seeds, args.contenders, args.rates = 2, ["adam", "frank-wolfe"], (1e-3, 1e-2)
         args.task = "digits-rows"
         settings |= dict(task=args.task, budget="40evaluations")
     task = build_task(args.task)

@@ -28,7 +28,7 @@ from rnnopt.layers.kernels import cpu
 from rnnopt.memory import keep_freed_memory
 from rnnopt.optimizers.by_name import OPTIMIZERS
 from rnnopt.reproduce.study import FormName
-from rnnopt.runner import build_training
+from rnnopt.runner import build_training, resolve
 from rnnopt.runner import run as run_one
 from rnnopt.specification import parse
 from rnnopt.tasks import TASKS, download
@@ -104,7 +104,8 @@ def train(
         best = result["best"]
         console.print(
             f"test {name} {result['test_metric']:.4f} at the best validation {name}"
-            f" {best['validation_metric']:.4f} ({best['evaluations']} of {result['evaluations']}"
+            f" {best['validation_metric']:.4f} ({best['evaluations']:.6g} of"
+            f" {result['evaluations']:.6g}"
             f" evaluations, {result['seconds']:.1f} s)"
         )
     over = resume and not show.moved
@@ -213,7 +214,7 @@ def diagnose(
         show = _Show(bars, bars.add_task("diagnosing", total=1.0, note="", visible=False))
         for progress in watched.run(stop.is_set):
             show(progress)
-    findings, written = diagnosis_report.write(watched, config, out)
+    findings, written = diagnosis_report.write(watched, resolve(config), out)
     if not quiet:
         table = Table(title=f"{config.task}, {config.model}, {config.optimizer}")
         for i, heading in enumerate(diagnosis_report.columns(watched.looks)):
@@ -254,6 +255,9 @@ def reproduce_published(
     """
     if workers < 0:
         raise UserError(f"workers must be at least 0, got {workers}.")
+    if quick and "form" in _given and form != "quick":
+        raise UserError(f"--quick is --form quick, it does not go with --form {form}.")
+    form = "quick" if quick else form
     if name == "list":
         table = Table("name", "what it shows", min_width=70)
         for item in reproduce.ALL:
@@ -268,7 +272,6 @@ def reproduce_published(
                 stages[stage] = bars.add_task(stage, total=1.0, note="")
             _tell_stage(bars, stages[stage], jobs)
 
-        form = "quick" if quick else form
         path, tables, failures = reproduce.reproduce(
             name, form, out, workers or _processors(), tell, stop
         )
@@ -350,18 +353,18 @@ class _Show:
     """Draws one run's progress: loss, metric, evaluations a second, time left."""
 
     def __init__(self, bars: Progress, bar: TaskID):
-        self.bars, self.bar, self.note, self.moved = bars, bar, "", False
+        self.bars, self.bar, self.note, self.moved, self.calls = bars, bar, "", False, 0
 
     def __call__(self, progress: TrainingProgress) -> None:
-        self.moved = True
+        self.moved, self.calls = True, self.calls + 1
         if progress.record:
             loss = progress.record["train_loss"]
             shown = "" if math.isnan(loss) else f"loss {loss:.4g}  "
             self.note = f"{shown}validation {progress.record['validation_metric']:.4f}"
-        elif progress.evaluations % 10:
+        elif self.calls % 10:
             return
         rate = progress.evaluations / progress.seconds if progress.seconds else 0.0
-        note = f"{self.note}  {progress.evaluations} evaluations, {rate:.0f}/s"
+        note = f"{self.note}  {progress.evaluations:.6g} evaluations, {rate:.0f}/s"
         self.bars.update(self.bar, completed=progress.fraction, note=note, visible=True)
 
 

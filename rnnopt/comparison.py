@@ -90,7 +90,7 @@ def work(
             for future in done:
                 error = future.exception()
                 if isinstance(error, BrokenProcessPool):
-                    return ["a worker process died (out of memory?); go on with --resume."]
+                    return ["a worker process died (out of memory?); the runs under way can go on."]
                 if error is not None:
                     failures.append(f"{futures[future].path}: {error}")
     return failures

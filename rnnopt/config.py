@@ -106,6 +106,10 @@ class SharedConfig:
                 raise UserError(f"{shown} must be a positive number, got {value}.")
         if not 0 < self.decay < 1:
             raise UserError(f"decay must be in (0, 1), got {self.decay}.")
+        if not self.schedule.startswith("plateau"):
+            for name in ("decay", "patience"):
+                if getattr(self, name) != getattr(SharedConfig, name):
+                    raise UserError(f"{name} needs a plateau schedule, got {self.schedule}.")
         if self.tbptt_backward is not None and self.tbptt is None:
             raise UserError("tbptt-backward needs tbptt, the steps between updates.")
         if self.tbptt is not None and self.readout == "mean":
@@ -123,7 +127,8 @@ class RunConfig(SharedConfig):
 
     Args:
         optimizer: "name" or "name:option=value,…", such as frank-wolfe:norm=inf,inner_steps=5. The
-            options lr, clip and schedule may stand there too.
+            options lr, clip, clip_value, schedule, decay, patience, batch_size, tbptt and
+            tbptt_backward may stand there too.
         seed: of the initial weights and the order of the batches.
     """
 

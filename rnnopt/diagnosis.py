@@ -35,8 +35,8 @@ class Diagnosis:
         seed: of the minibatches that are looked at.
         noise_batches: minibatches from which the noise scale is estimated, ≥ 2.
         curvature_steps: inner steps along which the curvature is measured; unset means those of a
-            FrankWolfe with more than one, else 5. Its ball is the optimizer's own, and for another
-            optimizer FrankWolfe's default one at the current learning rate.
+            FrankWolfe with more than one, else 5. Its ball is the optimizer's own before radii
+            adapt, and for another optimizer FrankWolfe's default one at the current learning rate.
 
     A look is a dict, ready for JSON:
         evaluations: gradient evaluations of the run so far.

@@ -106,8 +106,9 @@ class Directions:
 
     For FrankWolfe a step is K inner ones: the gradient is that of the first, taken at the committed
     weights, and the change is Δω_K, as it stands before an outer optimizer makes something else of
-    it. For every other optimizer it is the weights' actual change. Gradients are as the optimizer
-    gets them, clipped ones clipped, which leaves the angle. The training is not touched.
+    it; with `vertex_momentum` the mean D of these that the weights follow, except for K > 1 and a
+    plain step. For every other optimizer it is the weights' actual change. Gradients are as the
+    optimizer gets them, clipped ones clipped, which leaves the angle. The training is not touched.
 
     Args:
         optimizer: any torch optimizer, or one made of `parts` that have disjoint weights; its

@@ -24,7 +24,8 @@ class Plateau:
         patience: epochs to wait.
         restart: as the code released with IndRNN: at each decay also go back to the weights and
             the optimizer of the best look, and wait half, a quarter, … as long: int(patience / 2^n
-            + 1/2) epochs after n decays.
+            + 1/2) epochs after n decays. Unlike there, a run does not end when the rate has become
+            tiny: the budget ends it.
     """
 
     def __init__(self, decay: float, patience: float, restart: bool = False):

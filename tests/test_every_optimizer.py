@@ -52,8 +52,7 @@ OPTIMIZERS = [
         EXPLICIT, lr=0.02, inner_steps=3, norm="spectral", momentum=0.8, normalize=True, adapt=0.2,
         nesterov=True, average=8)),
     ("FrankWolfe-long", functools.partial(
-        FrankWolfe, lr=0.03, inner_steps=1, norm="spectral", ball="gate", outer="plain",
-        **PRESETS["long_memory"])),
+        FrankWolfe, lr=0.03, inner_steps=1, ball="gate", outer="plain", **PRESETS["long_memory"])),
 ]  # fmt: skip
 PHASES = range(1, 7)  # steps taken before a checkpoint: past the longest cycle above
 STEPS = 14  # and altogether: more than one cycle after the last checkpoint

@@ -98,7 +98,8 @@ class FrankWolfe(Optimizer):
         vertex_momentum: β of the average D ← β D + (1-β) Δω_K over commits, along which the weights
             move in place of Δω_K; 0 is off. D, divided by 1-β^t after t commits, is a mean of
             vertices and so a point of the ball. Where minibatches agree it is as long as a vertex,
-            where they do not it is shorter.
+            where they do not it is shorter. A tensor whose gradients begin later than its group's
+            begins with shorter steps.
         nesterov: the weights move along β D + (1-β) Δω_K instead of D; without vertex_momentum the
             oracle sees μ m + (1-μ) g instead of m; without either it changes nothing.
         average: r of the mean of the committed weights, x ← x + (r+1)/(t+r) (ω - x), that
@@ -190,6 +191,7 @@ class FrankWolfe(Optimizer):
         self._outer_optimizer = None
 
     def __getstate__(self) -> dict[str, Any]:
+        self._refuse_in_committed("a copy of the optimizer")
         return {**super().__getstate__(), "outer": self.outer}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -234,7 +236,9 @@ class FrankWolfe(Optimizer):
 
     def _refuse_in_committed(self, what: str) -> None:
         if self._in_committed:
-            raise RuntimeError(f"{what} needs the probe weights: call it outside `committed()`.")
+            raise RuntimeError(
+                f"{what} needs the weights that are trained: it belongs outside `committed()`."
+            )
 
     # -- where the weights stand -------------------------------------------------------------------
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rnnopt.report import Group, draw, legend_below, log_axis, mean_and_width
-from rnnopt.reproduce.engine import chosen_rows, finished_runs
+from rnnopt.report import Group, Run, draw, legend_below, log_axis, mean_and_width
+from rnnopt.reproduce.engine import chosen_rows, finished_runs, trials_of
 from rnnopt.reproduce.study import Column, Form, Row, Study
 from rnnopt.run_folder import write_atomically
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 FIELDS = (
     "data", "method", "metric", "published", "ours", "half_width_95", "lowest", "highest",
-    "difference", "best_of_run", "optimizer", "lr", "seeds", "reached", "target",
+    "difference", "best_of_run", "optimizer", "lr", "at_edge", "seeds", "reached", "target",
     "evaluations_to_target", "evaluations", "seconds", "diverged",
 )  # fmt: skip
 
@@ -27,6 +27,7 @@ FIELDS = (
 def line_of(study: Study, form: Form, column: Column, row: Row, out: Path) -> dict[str, Any]:
     """What is known of a row on a column's task, by FIELDS; None where there is nothing.
 
+    `difference` is that of `best_of_run` where it is known, else of `ours`, to `published`.
     `ours` is the test metric at the best look at the validation data, `best_of_run` the best test
     metric of any look (what some publications print), both means over seeds;
     `evaluations_to_target` the median, infinite where half of the runs missed.
@@ -59,6 +60,7 @@ def line_of(study: Study, form: Form, column: Column, row: Row, out: Path) -> di
         highest=max(tests),
         optimizer=runs[0].config.optimizer,
         lr=runs[0].config.lr,
+        at_edge=_at_edge(form, row, runs[0]),
         seeds=len(runs),
         reached=sum(math.isfinite(cost) for cost in costs),
         target=unit * target,
@@ -68,8 +70,16 @@ def line_of(study: Study, form: Form, column: Column, row: Row, out: Path) -> di
         diverged=sum(run.result["status"] == "diverged" for run in runs),
     )
     if line["published"] is not None:
-        line["difference"] = mean - line["published"]
+        # Like with like: the paper prints the best of a run.
+        alike = mean if line["best_of_run"] is None else line["best_of_run"]
+        line["difference"] = alike - line["published"]
     return line
+
+
+def _at_edge(form: Form, row: Row, run: Run) -> bool:
+    """Whether a grid of several rates ends at the chosen one; trials by hand have no order."""
+    rates = [lr for _, lr in trials_of(form, row)]
+    return not row.trials and len(rates) > 1 and run.config.lr in (min(rates), max(rates))
 
 
 def lines_of(study: Study, form: Form, out: Path) -> list[dict[str, Any]]:
@@ -98,6 +108,7 @@ def _short(value: Any) -> Any:
     return f"{value:.6g}" if isinstance(value, float) else value
 
 
+EDGE = "* the chosen rate is at an end of the grid: a wider one might have found a better."
 HEADINGS = (
     "method", "published", "ours", "difference", "best of the run", "lr",
     "evaluations to target", "seeds", "evaluations", "seconds",
@@ -106,9 +117,10 @@ HEADINGS = (
 NARROW = (0, 1, 2, 4, 6)  # the columns that a small terminal has room for
 
 
-def _preset(line: dict[str, Any]) -> str:
-    """Which of our presets the trials chose, where it is not the default."""
-    return " (long)" if line["optimizer"].startswith("frank-wolfe-long") else ""
+def _marks(line: dict[str, Any]) -> str:
+    """Which of our presets the trials chose, and whether the rate is at an end of the grid."""
+    long = " long" if line["optimizer"].startswith("frank-wolfe-long") else ""
+    return long + ("*" if line["at_edge"] else "")
 
 
 def cells(line: dict[str, Any]) -> list[str]:
@@ -132,7 +144,7 @@ def cells(line: dict[str, Any]) -> list[str]:
     return [
         line["method"], number(line["published"], digits), ours,
         number(line["difference"], digits, "+"), number(line["best_of_run"], digits),
-        "–" if line["lr"] is None else f"{line['lr']:g}" + _preset(line), target, seeds,
+        "–" if line["lr"] is None else f"{line['lr']:g}" + _marks(line), target, seeds,
         number(line["evaluations"], 0), number(line["seconds"], 0),
     ]  # fmt: skip
 
@@ -238,11 +250,12 @@ def write_results(study: Study, form: Form, out: Path, folder: Path | None = Non
     lines = lines_of(study, form, out)
     tables, drawn = tables_of(form, lines), figure(study, form, out)
     parts = [f"The paper: {study.claim}\n"]
+    remarks = [*study.remarks, EDGE] if any(line["at_edge"] for line in lines) else study.remarks
     for table in tables:
         parts += [f"### {table.title}\n", table.to_markdown()]
-    written = page(f"{study.name}: {study.title}", parts, study.remarks, drawn is not None)
+    written = page(f"{study.name}: {study.title}", parts, remarks, drawn is not None)
     _write(folder or out, to_csv(lines), written, drawn)
-    return [*tables[:-1], replace(tables[-1], remarks=study.remarks)]
+    return [*tables[:-1], replace(tables[-1], remarks=remarks)]
 
 
 def _write(out: Path, values: str, written: str, drawn: "Figure | None") -> None:

@@ -1,6 +1,6 @@
 """Fig. 3: training loss of the adding task, T = 100."""
 
-from rnnopt.reproduce.frank_wolfe.methods import STRONGEST, ours, rnnopts, row
+from rnnopt.reproduce.frank_wolfe.methods import HEAD_START, STRONGEST, ours, rnnopts, row
 from rnnopt.reproduce.study import Column, Form, Study
 
 SHARED = dict(evaluate_every=200)
@@ -45,6 +45,7 @@ FIGURE_3 = Study(
         ),
     },
     remarks=(
+        HEAD_START,
         "The target is the sum of the two marked numbers, as in the code that the paper cites; its"
         " text reads as the sum of all numbers between the marks (`adding:answer=between`).",
         "Always answering 1 has an error of 0.167. Batch 50, sequences drawn anew.",

@@ -1,6 +1,6 @@
 """Fig. 4: a vanilla RNN on Pixel- and Permute-MNIST, with and without truncation."""
 
-from rnnopt.reproduce.frank_wolfe.methods import STRONGEST, ours, rnnopts, row
+from rnnopt.reproduce.frank_wolfe.methods import HEAD_START, STRONGEST, ours, rnnopts, row
 from rnnopt.reproduce.study import Column, Form, Study
 
 PIXEL, PERMUTE = "Pixel-MNIST", "Permute-MNIST"
@@ -24,7 +24,9 @@ FIGURE_4 = Study(
         rnnopts(),
     ),
     forms={
-        "cpu": Form(SHORT, "1epochs", "150evaluations", (3e-4, 1e-3, 3e-3)),
+        "cpu": Form(
+            SHORT, "1epochs", "150evaluations", (3e-4, 1e-3, 3e-3), settings=dict(watch_test=True)
+        ),
         "full": Form(
             LONG,
             "100epochs",
@@ -40,14 +42,17 @@ FIGURE_4 = Study(
             "2evaluations",
             (1e-3, 3e-3),
             seeds=(0, 1),
+            settings=dict(watch_test=True),
             rows=("SGD (read as Adam)", *TRUNCATED[:2]),
             changes={label: dict(tbptt=4) for label in TRUNCATED},
         ),
     },
     remarks=(
+        HEAD_START,
         "The cpu form is shortened: images of 14 x 14 means of four pixels, 196 steps instead of"
         " 784, segments of 49 instead of 196, one epoch instead of the curves' length (not given).",
         "Each segment's last answer is scored against the label; the state is carried on detached."
         " With Frank-Wolfe one segment is one inner step.",
     ),
+    curve="test_metric",
 )

@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 from rnnopt.reproduce.frank_wolfe.figure_4 import LONG, PERMUTE, PIXEL, SHORT
-from rnnopt.reproduce.frank_wolfe.methods import literature, ours, rnnopts, row
+from rnnopt.reproduce.frank_wolfe.methods import HEAD_START, literature, ours, rnnopts, row
 from rnnopt.reproduce.study import Column, Form, Study
 
 INDRNN: dict[str, Any] = dict(model="indrnn-6")
@@ -54,6 +54,7 @@ TABLE_2 = Study(
         ),
     },
     remarks=(
+        HEAD_START,
         "The cpu form is shortened: 196 steps (means of 2 x 2 pixels) instead of 784, and 200"
         " minibatches of 128 instead of 400 epochs: its accuracies are not comparable with the"
         " printed ones.",
