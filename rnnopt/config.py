@@ -106,10 +106,6 @@ class SharedConfig:
                 raise UserError(f"{shown} must be a positive number, got {value}.")
         if not 0 < self.decay < 1:
             raise UserError(f"decay must be in (0, 1), got {self.decay}.")
-        if not self.schedule.startswith("plateau"):
-            for name in ("decay", "patience"):
-                if getattr(self, name) != getattr(SharedConfig, name):
-                    raise UserError(f"{name} needs a plateau schedule, got {self.schedule}.")
         if self.tbptt_backward is not None and self.tbptt is None:
             raise UserError("tbptt-backward needs tbptt, the steps between updates.")
         if self.tbptt is not None and self.readout == "mean":
@@ -118,6 +114,10 @@ class SharedConfig:
             raise UserError(f"dropout must be in [0, 1), got {self.dropout}.")
         if self.schedule not in get_args(Schedule):
             raise unknown_name("schedule", self.schedule, get_args(Schedule))
+        if not self.schedule.startswith("plateau"):
+            for name in ("decay", "patience"):
+                if getattr(self, name) != getattr(SharedConfig, name):
+                    raise UserError(f"{name} needs a plateau schedule, got {self.schedule}.")
         Budget.parse(self.budget)
 
 
