@@ -162,8 +162,9 @@ def _fits(value: object, kind: Any) -> bool:
     """Whether a value read from JSON is of an annotated type."""
     if get_origin(kind) is Literal:
         return value in get_args(kind)
-    kinds = get_args(kind) or (kind,)
-    return type(value) in kinds or (type(value) is int and float in kinds)
+    if get_args(kind):  # a union
+        return any(_fits(value, one) for one in get_args(kind))
+    return type(value) is kind or (type(value) is int and kind is float)
 
 
 @dataclass(frozen=True)

@@ -458,3 +458,14 @@ def test_a_run_that_was_begun_is_running(tmp_path):
 
 def test_the_processor_has_a_name():
     assert processor_name()
+
+
+def test_every_option_of_a_config_is_read_back():
+    # Options that may be unset are words, numbers or None.
+    given = dict(initialization="orthogonal", layers=2, dropout=0.5, lr=1, clip_value=2.0, tbptt=4)
+    config = replace(CONFIG, **given)
+    assert RunConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    assert RunConfig.from_dict(CONFIG.to_dict()) == CONFIG
+    for name, wrong in (("initialization", "x"), ("layers", 2.5), ("lr", "1"), ("tbptt", True)):
+        with pytest.raises(UserError, match=name):
+            RunConfig.from_dict({**CONFIG.to_dict(), name: wrong})

@@ -43,7 +43,7 @@ ROWS = (
     literature("FastGRNN", CLEAN, 95.59),
     literature("coRNN", CLEAN, 97.2),
 )
-HAPT = (Column(CLEAN, "hapt2"), Column(NOISY, "noisy-hapt2"))
+HAPT = (Column(CLEAN, "hapt2", target=0.87), Column(NOISY, "noisy-hapt2", target=0.85))
 HAR = (Column(CLEAN, "har2"), Column(NOISY, "noisy-har2"))
 SHARED = dict(watch_test=True)
 
@@ -74,6 +74,9 @@ TABLE_3 = Study(
         ' with "best of the run". Ours is the test accuracy at the best validation look.',
         "Validation: four of the 21 training persons. Normalised by the training windows. Noise of"
         " variance two is added after that, drawn once. Batch 64, 80 units, MSE against 0/1.",
+        "The targets are for four persons who are harder than the nine of the test data; they were"
+        " lowered from 92 and 86 once runs of the tuning seed had shown that no optimizer meets 92"
+        " there, and before any reported run was looked at.",
         "Their binomial standard error is about 0.4 points, and more as windows overlap by half and"
         " come from nine persons: most gaps on clean data are inside it.",
     ),
