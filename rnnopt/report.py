@@ -165,7 +165,8 @@ def figure(task: str, groups: Sequence[Group]) -> "Figure":
         for column, cost in enumerate(("evaluations", "seconds")):
             axis = axes[row][column]
             for i, group in enumerate(groups):
-                draw(axis, group, cost, quantity, i)
+                log = quantity == "train_loss" or metric == "mse"
+                draw(axis, group, cost, quantity, i, log)
             axis.grid(alpha=0.3)
             axis.margins(x=0.01)
             if column == 0:
@@ -215,8 +216,11 @@ def legend_below(figure: "Figure", axes: Iterable["Axes"], labels: Sequence[str]
     )
 
 
-def draw(axis: "Axes", group: Group, cost: str, quantity: str, number: int) -> None:
-    """One group's mean over seeds, with the 95 % interval of the mean as a band."""
+def draw(
+    axis: "Axes", group: Group, cost: str, quantity: str, number: int, log: bool = False
+) -> None:
+    """One group's mean over seeds, with the 95 % interval of the mean as a band; `log` where the
+    axis will be logarithmic."""
     import numpy as np
 
     curves = []
@@ -240,9 +244,7 @@ def draw(axis: "Axes", group: Group, cost: str, quantity: str, number: int) -> N
     if len(curves) > 1:
         widths = np.array([mean_and_width(list(column))[1] for column in values.T])
         # A log axis has no room below zero: there the band ends at the lowest run.
-        low = (
-            np.maximum(mean - widths, values.min(0)) if quantity == "train_loss" else mean - widths
-        )
+        low = np.maximum(mean - widths, values.min(0)) if log else mean - widths
         axis.fill_between(grid, low, mean + widths, color=color, alpha=0.18, linewidth=0)
 
 

@@ -199,7 +199,7 @@ def figure(study: Study, form: Form, out: Path) -> "Figure | None":
     }
     if not any(groups.values()):
         return None
-    result = Figure(figsize=(5.5 * len(groups) + 1, 8), layout="constrained")
+    result = Figure(figsize=(max(9, 5.5 * len(groups) + 1), 8), layout="constrained")
     axes = result.subplots(2, len(groups), squeeze=False)
     result.suptitle(f"{study.name}: {study.title}")
     for i, (label, found) in enumerate(groups.items()):
@@ -209,12 +209,13 @@ def figure(study: Study, form: Form, out: Path) -> "Figure | None":
             [("train_loss", "training loss"), (study.curve, f"{part} {metric}")]
         ):
             axis = axes[j][i]
+            log = quantity == "train_loss" or metric == "mse"
             for group in found:
-                draw(axis, group, "evaluations", quantity, rows_index(rows, group.label))
+                draw(axis, group, "evaluations", quantity, rows_index(rows, group.label), log)
             axis.grid(alpha=0.3)
             axis.margins(x=0.01)
             axis.set_ylabel(name)
-            if quantity == "train_loss" or metric == "mse":
+            if log:
                 log_axis(axis)
         axes[0][i].set_title(label)
         axes[1][i].set_xlabel("gradient evaluations")
