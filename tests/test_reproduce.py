@@ -697,8 +697,8 @@ def test_a_line_by_hand():
         dict(
             data="Toy", method="Adam", metric="accuracy", published=50.0,
             ours=70, half_width_95=10 * T_2, lowest=60,
-            highest=80, difference=20, best_of_run=70, optimizer="adam", lr=1e-3, seeds=2,
-            reached=2, target=90,
+            highest=80, difference=20, best_of_run=70, optimizer="adam", lr=1e-3,
+            at_edge=True, seeds=2, reached=2, target=90,
             evaluations_to_target=15, evaluations=20, seconds=3, diverged=0,
         )
     )  # fmt: skip
@@ -817,7 +817,7 @@ def test_results_are_written_as_csv_markdown_and_figure():
         data="Toy", method="Adam", metric="accuracy", published="50", ours="70",
         half_width_95=f"{10 * T_2:.6g}",
         lowest="60", highest="80", difference="20", best_of_run="70", optimizer="adam",
-        lr="0.001", seeds="2",
+        lr="0.001", at_edge="True", seeds="2",
         reached="2", target="90", evaluations_to_target="15", evaluations="20", seconds="3",
         diverged="0",
     )  # fmt: skip

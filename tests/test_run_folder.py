@@ -212,7 +212,7 @@ def test_a_damaged_json_file_is_an_error_that_names_it(finished, name, read, con
     [
         ("hidden", "many"),
         ("layers", 1.5),
-        ("layers", None),
+        ("threads", None),
         ("lr", [1]),
         ("budget", 5),
         ("task", 5),

@@ -10,6 +10,7 @@ import torch
 
 from rnnopt import SequenceModel
 from rnnopt.config import RunConfig
+from rnnopt.errors import UserError
 from rnnopt.runner import build_training
 from rnnopt.schedules import Plateau
 from rnnopt.tasks.task import Examples, Task
@@ -194,10 +195,10 @@ def make_task():
 
 def build(schedule, optimizer="adam:lr=0.5", **options):
     """Five batches an epoch, a look at each; a rate at which it gets worse now and then."""
-    settings = dict(model="gru", hidden=4, budget="6epochs", evaluate_every=1, patience=0.5)
-    config = RunConfig(
-        **settings | options, optimizer=optimizer, schedule=schedule, decay=0.5, batch_norm=True
-    )
+    settings = dict(model="gru", hidden=4, budget="6epochs", evaluate_every=1, batch_norm=True)
+    if schedule.startswith("plateau"):
+        settings |= dict(decay=0.5, patience=0.5)
+    config = RunConfig(**settings | options, optimizer=optimizer, schedule=schedule)
     return build_training(config, make_task())
 
 
@@ -276,3 +277,6 @@ def test_decay_and_patience_may_stand_with_the_optimizer(optimizer, factor, pati
     assert (plateau.decay, plateau.patience, plateau.restart) == (factor, patience, False)
     assert build("constant", "adam:schedule=plateau-restart").plateau.restart
     assert build("constant").plateau is None
+    for option in (dict(decay=0.5), dict(patience=3.0)):
+        with pytest.raises(UserError, match="needs a plateau schedule, got cosine"):
+            build("cosine", **option)
