@@ -829,7 +829,7 @@ def test_results_are_written_as_csv_markdown_and_figure():
     assert "- Toys are small." in text
     assert "(figure.png)" in text
     ours = f"70.00 ± {10 * T_2:.2f}"
-    expected = f"| Adam | 50.00 | {ours} | +20.00 | 70.00 | 0.001 | 15 (2/2) | 2 | 20 | 3 |"
+    expected = f"| Adam | 50.00 | {ours} | +20.00 | 70.00 | 0.001* | 15 (2/2) | 2 | 20 | 3 |"
     assert expected in text.splitlines()
     assert table.rows[0] == expected.strip("| ").split(" | ")
     assert table.to_markdown() in text
