@@ -92,33 +92,12 @@ class SequenceModel(nn.Module):
             raise ValueError(f"SequenceModel needs dropout in [0, 1), got dropout={dropout}.")
         if nonlinearity is None:
             nonlinearity = "relu" if cell == "indrnn" else "tanh"
-        choices: list[tuple[str, str, tuple[str, ...]]] = [
-            ("cell", cell, get_args(Cell)),
-            ("nonlinearity", nonlinearity, ("tanh", "relu")),
-            ("readout", readout, get_args(Readout)),
-            ("initialization", initialization, get_args(Initialization)),
-        ]
-        for name, choice, allowed in choices:
-            if choice not in allowed:
-                wanted = ", ".join(allowed)
-                raise ValueError(f"{name} must be one of {wanted}, got {name}={choice!r}.")
+        _check_choices(cell, nonlinearity, readout, initialization)
         options: dict[str, Any] = {}
         if cell in ("rnn", "indrnn"):
             options["nonlinearity"] = nonlinearity
-        elif nonlinearity != "tanh":
-            raise ValueError(
-                f"nonlinearity={nonlinearity!r} needs cell='rnn' or 'indrnn', got cell={cell!r}."
-            )
-        if initialization == "indrnn" and cell != "indrnn":
-            raise ValueError(f"initialization='indrnn' needs cell='indrnn', got cell={cell!r}.")
-        if cell == "indrnn":
-            if initialization in ("orthogonal", "identity"):
-                raise ValueError(
-                    f"initialization={initialization!r} needs recurrent matrices, which"
-                    " cell='indrnn' has not; take default or normal."
-                )
-            if steps is not None:
-                options["recurrent_bound"] = IndRNN.bound_for(steps, magnitude)
+        if cell == "indrnn" and steps is not None:
+            options["recurrent_bound"] = IndRNN.bound_for(steps, magnitude)
         last: dict[str, Any] = {}
         if last_layer_remembers:
             if cell != "indrnn" or steps is None:
@@ -194,6 +173,31 @@ class SequenceModel(nn.Module):
             else:
                 states = torch.where(valid, states, 0).sum(0) / lengths[:, None]
         return self.output(states), ends
+
+
+def _check_choices(cell: str, nonlinearity: str, readout: str, initialization: str) -> None:
+    """Raises ValueError for an unknown choice, and for two that do not go together."""
+    choices: list[tuple[str, str, tuple[str, ...]]] = [
+        ("cell", cell, get_args(Cell)),
+        ("nonlinearity", nonlinearity, ("tanh", "relu")),
+        ("readout", readout, get_args(Readout)),
+        ("initialization", initialization, get_args(Initialization)),
+    ]
+    for name, choice, allowed in choices:
+        if choice not in allowed:
+            wanted = ", ".join(allowed)
+            raise ValueError(f"{name} must be one of {wanted}, got {name}={choice!r}.")
+    if nonlinearity != "tanh" and cell not in ("rnn", "indrnn"):
+        raise ValueError(
+            f"nonlinearity={nonlinearity!r} needs cell='rnn' or 'indrnn', got cell={cell!r}."
+        )
+    if initialization == "indrnn" and cell != "indrnn":
+        raise ValueError(f"initialization='indrnn' needs cell='indrnn', got cell={cell!r}.")
+    if initialization in ("orthogonal", "identity") and cell == "indrnn":
+        raise ValueError(
+            f"initialization={initialization!r} needs recurrent matrices, which"
+            " cell='indrnn' has not; take default or normal."
+        )
 
 
 def _run(
