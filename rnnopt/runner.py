@@ -70,7 +70,7 @@ def build_training(config: RunConfig, task: Task | None = None) -> Training:
         model,
         optimizer,
         task,
-        Batches(task, config.batch_size or task.batch_size, config.seed),
+        Batches(task, config.batch_size or _batch_size(task, optimizer), config.seed),
         Budget.parse(config.budget),
         config.schedule,
         config.clip,
@@ -82,6 +82,11 @@ def build_training(config: RunConfig, task: Task | None = None) -> Training:
         plateau=plateau,
         watch_test=config.watch_test,
     )
+
+
+def _batch_size(task: Task, optimizer: Any) -> int:
+    """The task's own, or all its sequences where the optimizer works on the whole data."""
+    return task.epoch_size if getattr(optimizer, "full_batch", False) else task.batch_size
 
 
 def _build_optimizer(

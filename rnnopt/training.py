@@ -16,11 +16,14 @@ import torch
 from torch import Tensor, nn
 
 from rnnopt.config import Budget, Schedule
+from rnnopt.optimizers.adaqn import AdaQN
+from rnnopt.optimizers.asnaq import ASNAQ
 from rnnopt.schedules import Plateau, rate_factor
 from rnnopt.tasks.task import Batch, Batches, Task
 from rnnopt.truncation import Chunks, Truncation
 
 Status = Literal["running", "reached target", "out of budget", "diverged", "interrupted"]
+MONITOR_SEED = 7919  # of the sequences that AdaQN's loss test looks at
 CHECK_EVERY = 10  # gradient evaluations between looks at the loss, each of which waits for a GPU
 
 
@@ -49,19 +52,24 @@ class Closure:
         self.clip, self.clip_value = clip, clip_value
         self.chunks = None if truncation is None else Chunks(model, batches, truncation, device)
         self.calls = 0
+        self.finished = 0  # minibatches
+        self.losses_alone = 0.0  # losses without gradients, in minibatches
+        self._random: list[Tensor] | None = None  # generators before this minibatch's first call
+        self._monitored: Batch | None = None
         # Evaluations that a minibatch costs.
         self.price = 1.0 if truncation is None else truncation.price(batches.task.steps)
         self._batch: Batch | None = None
 
     @property
     def evaluations(self) -> float:
-        """Gradient evaluations spent: whole sequences, forward and backward."""
-        return self.calls if self.chunks is None else self.chunks.evaluations
+        """Gradient evaluations spent: whole sequences, forward and backward; forward is a third."""
+        gradients = self.calls if self.chunks is None else self.chunks.evaluations
+        return gradients + self.losses_alone / 3 if self.losses_alone else gradients
 
     @property
     def minibatches(self) -> float:
         """Minibatches spent, the present one by the share of its chunks."""
-        return self.calls if self.chunks is None else self.chunks.minibatches
+        return self.finished if self.chunks is None else self.chunks.minibatches
 
     @property
     def epochs(self) -> float:
@@ -78,13 +86,13 @@ class Closure:
         return self._batch
 
     def __call__(self) -> Tensor:
-        """Leaves the gradient in the weights, returns the loss."""
+        """Leaves the gradient in the weights, returns the loss.
+
+        Every call on one minibatch draws the same dropout masks.
+        """
         self.model.zero_grad()
-        if self.chunks is None:
-            outputs = self.model(self.batch.inputs, self.batch.lengths)
-            loss = self.batches.task.loss_of(outputs, self.batch)
-        else:
-            loss = self.chunks.loss()
+        self._rewind()
+        loss = self._loss(self.batch) if self.chunks is None else self.chunks.loss()
         loss.backward()
         if self.clip_value is not None:
             nn.utils.clip_grad_value_(self.model.parameters(), self.clip_value)
@@ -93,25 +101,62 @@ class Closure:
         self.calls += 1
         return loss.detach()
 
+    @torch.no_grad()
+    def loss(self) -> Tensor:
+        """The loss of the current minibatch or chunk, without gradients."""
+        self._rewind()
+        if self.chunks is not None:
+            return self.chunks.loss_alone()
+        self.losses_alone += 1
+        return self._loss(self.batch)
+
+    @torch.no_grad()
+    def monitored_loss(self) -> Tensor:
+        """The loss of a fixed set of training sequences, as many as a minibatch has."""
+        if self._monitored is None:
+            fixed = Batches(self.batches.task, self.batches.batch_size, MONITOR_SEED)
+            self._monitored = fixed.draw().to(self.device)
+        self._rewind()
+        self.losses_alone += 1
+        return self._loss(self._monitored)
+
+    def _loss(self, batch: Batch) -> Tensor:
+        return self.batches.task.loss_of(self.model(batch.inputs, batch.lengths), batch)
+
+    def _rewind(self) -> None:
+        """Puts torch's generators where they stood at the first call on this minibatch."""
+        on_gpu = self.device.type == "cuda"
+        if self._random is None:
+            self._random = [torch.get_rng_state()]
+            if on_gpu:
+                self._random.append(torch.cuda.get_rng_state(self.device))
+            return
+        torch.set_rng_state(self._random[0])
+        if on_gpu:
+            torch.cuda.set_rng_state(self._random[1], self.device)
+
     def advance(self) -> None:
         """Moves to the next minibatch, which is drawn when first needed, or to the next chunk."""
-        self._batch = None
+        self._batch = self._random = None
+        self.finished += 1
         if self.chunks is not None:
             self.chunks.advance()
 
     def state_dict(self) -> dict[str, Any]:
         """Where it stands, between two calls."""
+        counts = {name: getattr(self, name) for name in ("calls", "finished", "losses_alone")}
         if self.chunks is None:
-            return dict(calls=self.calls, batches=self.batches.state_dict())
-        return dict(calls=self.calls, **self.chunks.state_dict())
+            return counts | dict(batches=self.batches.state_dict())
+        return counts | dict(chunks=self.chunks.state_dict())
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on where `state` was taken."""
-        self.calls = state["calls"]
+        for name in ("calls", "finished", "losses_alone"):
+            setattr(self, name, state[name])
         if self.chunks is None:
             self.batches.load_state_dict(state["batches"])
         else:
-            self.chunks.load_state_dict(state)
+            self.chunks.load_state_dict(state["chunks"])
 
 
 @dataclass(frozen=True)
@@ -223,14 +268,28 @@ class Training:
             factor = self.plateau.factor
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * factor
-        loss = self.closure()
-        self.optimizer.step()
+        if getattr(self.optimizer, "steps_with_closure", False):
+            loss = self._step_with_closure()
+        else:
+            loss = self.closure()
+            self.optimizer.step()
         self.closure.advance()
         self.loss_sum += loss
         self.loss_count += 1
         if self.device.type == "cuda" and self.closure.evaluations >= self.next_look:
             torch.cuda.synchronize(self.device)
         self.seconds += time.perf_counter() - started
+
+    def _step_with_closure(self) -> Tensor:
+        """The step of an optimizer that asks for losses and gradients itself."""
+        if isinstance(self.optimizer, AdaQN):
+            loss = self.optimizer.step(self.closure, self.closure.monitored_loss)
+        elif isinstance(self.optimizer, ASNAQ):
+            loss = self.optimizer.step(self.closure, self.closure.loss)
+        else:
+            loss = self.optimizer.step(self.closure)
+        assert loss is not None
+        return loss
 
     def _look(self) -> dict[str, float]:
         """Scores the committed weights on the validation set; keeps them if they are the best."""

@@ -117,6 +117,15 @@ class Chunks:
             return self.finished
         return self.finished + self.chunk / len(self._chunks())
 
+    @torch.no_grad()
+    def loss_alone(self) -> Tensor:
+        """The current chunk's loss; what `loss` found out about the next chunk stays."""
+        after, spent = self._after, self.steps_with_gradient
+        loss = self.loss()
+        self.steps_without += self.steps_with_gradient - spent
+        self._after, self.steps_with_gradient = after, spent
+        return loss
+
     def loss(self) -> Tensor:
         """The current chunk's loss, with a graph that goes back k2 steps."""
         batch, chunks = self.batch, self._chunks()

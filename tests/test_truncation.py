@@ -941,7 +941,7 @@ def test_a_run_folder_goes_on_in_mid_sequence(tmp_path):
     result = run(config, tmp_path / "run", stop_requested=lambda: next(count) == 6)
     assert result["status"] == "interrupted"
     saved = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
-    assert (saved["closure"]["calls"], saved["closure"]["chunk"]) == (6, 2)
+    assert (saved["closure"]["calls"], saved["closure"]["chunks"]["chunk"]) == (6, 2)
     run(RunConfig(), tmp_path / "run", resume=True)
     run(config, tmp_path / "whole")
     one, other = (tmp_path / name for name in ("run", "whole"))

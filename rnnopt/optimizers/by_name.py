@@ -11,7 +11,11 @@ from torch import Tensor
 
 from rnnopt.errors import unknown_name
 from rnnopt.optimizers import baselines
+from rnnopt.optimizers.adaqn import AdaQN
+from rnnopt.optimizers.asnaq import ASNAQ
+from rnnopt.optimizers.bfgs import BFGS, LBFGS
 from rnnopt.optimizers.frank_wolfe import PRESETS, FrankWolfe
+from rnnopt.optimizers.naq import LNAQ, NAQ
 from rnnopt.specification import call_with, parse
 
 
@@ -66,6 +70,14 @@ OPTIMIZERS: dict[str, Choice] = {
         3e-2,
         "the same, set for events to be remembered over many steps (PRESETS['long_memory'])",
     ),
+    "asnaq": Choice(
+        ASNAQ, 1e-2, "quasi-Newton with look-ahead, curvature from stored gradients; 2 a step"
+    ),
+    "adaqn": Choice(AdaQN, 1e-2, "quasi-Newton, curvature from stored gradients"),
+    "bfgs": Choice(BFGS, 1.0, "quasi-Newton with a line search, the whole data at each step"),
+    "lbfgs": Choice(LBFGS, 1.0, "the same from the last pairs of weight and gradient changes"),
+    "naq": Choice(NAQ, 1.0, "BFGS with Nesterov's look-ahead"),
+    "lnaq": Choice(LNAQ, 1.0, "LBFGS with Nesterov's look-ahead"),
     "sgd": Choice(torch.optim.SGD, 1e-1, "stochastic gradient descent"),
     "momentum": Choice(
         partial(torch.optim.SGD, momentum=0.9), 1e-2, "gradient descent with momentum 0.9"

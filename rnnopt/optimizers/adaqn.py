@@ -1,0 +1,154 @@
+"""adaQN: stochastic quasi-Newton with curvature from averaged weights and stored gradients.
+
+One step on a minibatch X, from weights w:
+
+    1  g = ∇E_X(w) joins the history F of m_F gradients, and its squares the sum in H0
+    2  w_s += w;   w ← w - α H g                       H: `curvature_memory`, over all weights
+    3  every L steps, with w_n = w_s / L and that of the time before, w_o:
+         E_M(w_n) > γ E_M(w_o):  w ← w_o, memories emptied       M: a monitoring set
+         otherwise:              s = w_n - w_o, y = Σ_i F_i (F_i · s) / |F|
+                                 join the m_L pairs of H if s·y > ε y·y
+
+So a step takes one gradient, and the monitoring set is passed through twice every L steps.
+
+Letters and names are those of `asnaq`. Keskar and Berahas, "adaQN: An Adaptive Quasi-Newton
+Algorithm for Training RNNs", 2016, https://arxiv.org/abs/1511.01169, as described in section 2.2 of
+https://arxiv.org/abs/1909.03620.
+
+Departures: those numbered 1 to 3, 5 and 8 in `asnaq`, and
+1. H0 includes the present gradient, so that it is never without one.
+2. If H g is zero or overflows while g does not, the pairs are forgotten and the step is along -g.
+3. A g that is not finite leaves everything as it was, but for the count `skipped` of the group.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import ParamsT
+
+from rnnopt.optimizers.averaged_quasi_newton import AveragedQuasiNewton, decayed
+from rnnopt.optimizers.curvature_memory import norm
+from rnnopt.optimizers.flat_state import Entry, FlatState
+
+
+class AdaQN(AveragedQuasiNewton):
+    """Quasi-Newton for minibatches: one gradient a step, curvature from the last gradients.
+
+    Suits small recurrent networks; it keeps 2·memory + fisher_memory + 3 numbers a weight. Without
+    a closure and without a monitor the loss test is left out.
+
+    Args:
+        params: tensors to train, or torch parameter groups, which may differ in lr and
+            weight_decay alone.
+        lr: α, which multiplies H g; H0 makes the first step about lr in every weight, as Adagrad.
+        memory: m_L, pairs kept; 0 makes it Adagrad.
+        fisher_memory: m_F, gradients kept; 0 means that no pair is ever found.
+        update_every: L, steps between averages.
+        tolerance: γ ≥ 1, how much worse the loss of an average may be than that of the last.
+        normalize: divide the direction by its length, so that lr is the length of a step.
+        error_control: test the loss of each average, and go back if it is worse.
+        scaling: H0 from "history", all squares; "window", those of the stored gradients;
+            "identity".
+        average_of: whether w_s sums the weights "before" or "after" each update.
+        anchor_moves: w_o becomes w_n "always", or only "on_pair", with a pair that was kept.
+        fisher_mean: divide y by |F|.
+        clear: what a rejection empties: "all" memories, "pairs", "none".
+        curvature_epsilon: ε of the test s·y > ε y·y.
+        scaling_epsilon: ε in H0.
+        fisher_dtype: "same" as the weights, or "bfloat16", which halves the memory of F.
+        weight_decay: decoupled, lr · weight_decay of the weights a step.
+
+    Raises:
+        ValueError: for an option outside its range, complex tensors or sparse gradients.
+
+    Example:
+        >>> optimizer = AdaQN(model.parameters(), lr=0.01)
+        >>> loss = optimizer.step(closure, monitor)  # monitor: loss of a fixed set of sequences
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 0.01,
+        memory: int = 10,
+        fisher_memory: int = 100,
+        update_every: int = 5,
+        tolerance: float = 1.01,
+        *,
+        normalize: bool = False,
+        error_control: bool = True,
+        scaling: str = "history",
+        average_of: str = "before",
+        anchor_moves: str = "always",
+        fisher_mean: bool = True,
+        clear: str = "all",
+        curvature_epsilon: float = 1e-4,
+        scaling_epsilon: float = 1e-4,
+        fisher_dtype: str = "same",
+        weight_decay: float = 0.0,
+    ):
+        defaults: dict[str, Any] = dict(
+            lr=lr, memory=memory, fisher_memory=fisher_memory, update_every=update_every,
+            tolerance=tolerance, normalize=normalize, error_control=error_control,
+            curvature="fisher", scaling=scaling, average_of=average_of, anchor_moves=anchor_moves,
+            fisher_mean=fisher_mean, clear=clear, curvature_epsilon=curvature_epsilon,
+            scaling_epsilon=scaling_epsilon, fisher_dtype=fisher_dtype, weight_decay=weight_decay,
+        )  # fmt: skip
+        super().__init__(params, defaults)
+
+    @property
+    def vectors(self) -> dict[str, Entry]:
+        """The vectors of a weight's state besides the memories and the averages."""
+        return {}
+
+    @torch.no_grad()
+    def step(  # type: ignore[override]
+        self,
+        closure: Callable[[], Tensor] | None = None,
+        monitor: Callable[[], Tensor] | None = None,
+    ) -> Tensor | None:
+        """One step, with the gradients in place if no closure.
+
+        A step with lr = 0 in every group creates the state and moves nothing, not even the phase.
+
+        Args:
+            closure: clears the gradients, leaves new ones, returns the loss.
+            monitor: returns the loss of the monitoring set at the present weights; called twice
+                every update_every steps. The closure stands in for it if there is none.
+
+        Returns:
+            The closure's first loss.
+        """
+        loss = None
+        if closure is not None:
+            closure = torch.enable_grad()(closure)
+            loss = closure()
+        flat = self.flat()
+        if not flat.buckets or self._all_rates_are_zero():
+            return loss
+        gradient = flat.gradients()
+        if not torch.isfinite(norm(gradient)):
+            self._skip()
+            return loss
+        self._remember_gradient(flat, gradient)
+        self._move(flat, gradient)
+        self._average(flat, monitor or closure)
+        return loss
+
+    def _move(self, flat: FlatState, gradient: list[Tensor]) -> None:
+        """Sums the iterates and takes the step."""
+        first = self.param_groups[0]
+        direction = self._direction(flat, gradient)
+        weights = flat.weights()
+        if first["average_of"] == "before":
+            self._sum_iterates(flat, weights)
+        for bucket, w, d in zip(flat.buckets, weights, direction, strict=True):
+            if bucket.group["weight_decay"]:
+                w.mul_(decayed(bucket.group))
+            w.add_(d, alpha=float(bucket.group["lr"]))
+        flat.set_weights(weights)
+        if first["average_of"] == "after":
+            self._sum_iterates(flat, weights)
+        self.count(count=first["count"] + 1)

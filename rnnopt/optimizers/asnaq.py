@@ -1,0 +1,288 @@
+"""aSNAQ: stochastic quasi-Newton with look-ahead and curvature from stored gradients.
+
+One step on a minibatch X, from weights w with velocity v, both of all tensors as one vector:
+
+    1  g  = ∇E_X(w + μ v)                              the look-ahead
+    2  d  = -H g / ‖H g‖₂                              H: `curvature_memory`, over all weights
+    3  w_s += w;  v_s += v
+    4  v  ← μ v + α d;   w ← w + v
+    5  g⁺ = ∇E_X(w) joins the history F of m_F gradients, and its squares the sum in H0
+    6  every L steps, with w_n = w_s / L, v_n = v_s / L and those of the time before, w_o, v_o:
+         E_X(w_n) > γ E_X(w_o):  w ← w_o, v ← v_o, memories emptied, μ ← max(μ/φ, μ_min)
+         otherwise:              μ ← min(μ φ, μ_max);  s = w_n - w_o, y = Σ_i F_i (F_i · s) / |F|
+                                 join the m_L pairs of H if s·y > ε y·y
+
+so a step takes two gradients on the same minibatch, and two losses more every L steps. α is a
+length in the space of all weights, not a rate of each: a step moves by at most α / (1 - μ).
+
+| paper | here | | paper | here |
+|---|---|---|---|---|
+| w, v | weights, `velocity` | | S, Y; m_L | `weight_changes`, `gradient_changes`; `memory` |
+| α, μ | `lr`, `momentum` | | F (aFIM); m_F | `gradient_history`; `fisher_memory` |
+| (μ_min, μ_max) | `momentum_range` | | w_s, v_s | `weight_sum`, `velocity_sum` |
+| φ | `momentum_factor` | | | |
+| L, γ | `update_every`, `tolerance` | | w_o, v_o | `anchor`, `anchor_velocity` |
+| ε of the pairs | `curvature_epsilon` | | H0, its ε | 1/√(`squares` + `scaling_epsilon`) |
+
+Indrapriyadarsini, Mahboubi, Ninomiya and Asai, "An Adaptive Stochastic Nesterov Accelerated Quasi
+Newton Method for Training RNNs", NOLTA 2019, https://arxiv.org/abs/1909.03620, Algorithm 2.
+
+Departures from the paper:
+1. The second loop of its Algorithm 1 adds; the printed minus gives an H that is not positive.
+2. The first average is taken after L steps, over L iterates. As printed it is w_0 / L, at once.
+3. A rejection starts the next sum at zero; as printed it goes on with one iterate too few.
+4. H0 sums the squares of all g⁺; the paper does not say of which gradient. While there are none it
+   is the identity. A rejection leaves the sum.
+5. A loss that is not a number is rejected too. For losses below zero the test is
+   E(w_n) > E(w_o) + (γ - 1) |E(w_o)|, the same where E ≥ 0.
+6. If H g is zero or overflows while g does not, the pairs are forgotten and d = -g / ‖g‖.
+7. A g that is not finite leaves everything as it was, but for the count `skipped` of the group; a
+   g⁺ that is not finite is a rejection.
+8. ε is not given: 1e-4 for both, as in the authors' code.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import ParamsT
+
+from rnnopt.optimizers.averaged_quasi_newton import AveragedQuasiNewton, decayed
+from rnnopt.optimizers.curvature_memory import norm
+from rnnopt.optimizers.flat_state import Entry, FlatState
+from rnnopt.optimizers.quasi_newton_options import COUNTERS
+from rnnopt.optimizers.quasi_newton_options import PRESETS as PRESETS
+
+
+class ASNAQ(AveragedQuasiNewton):
+    """Quasi-Newton for minibatches: two gradients a step, curvature from the last gradients.
+
+    Suits small recurrent networks whose minibatches cost more than a few hundred passes over their
+    weights: it keeps 2·memory + fisher_memory + 6 numbers a weight. All weights are one vector to
+    it, so give it all that are trained.
+
+    `step(closure)` needs the closure to use the same minibatch, and the same dropout masks, both
+    times. Without a closure, `loss.backward(); optimizer.step()`, the gradient in place plays both
+    parts, without look-ahead and without the loss test: half the cost, less of the method.
+    torch.amp.GradScaler works without a closure, after `scaler.unscale_(optimizer)`.
+
+    Args:
+        params: tensors to train, or torch parameter groups, which may differ in lr and
+            weight_decay alone.
+        lr: α, the length of a step before momentum (with normalize).
+        memory: m_L, pairs kept; 0 leaves the diagonal H0.
+        fisher_memory: m_F, gradients kept; 0 means that no pair is ever found.
+        update_every: L, steps between averages.
+        tolerance: γ ≥ 1, how much worse the loss of an average may be than that of the last.
+        momentum_factor: φ ≥ 1, by which momentum grows and shrinks.
+        momentum_range: (μ_min, μ_max), each in [0, 1); it starts at μ_min.
+        normalize: divide the direction by its length.
+        lookahead: take the first gradient at w + μ v rather than at w.
+        error_control: test the loss of each average, and go back if it is worse.
+        curvature: "fisher", y = Σ F_i (F_i·s) / |F| every L steps; "difference", y = g⁺ - g +
+            difference_shift·s with s = α d at every step, as in the authors' oLNAQ.
+        scaling: H0 from "history", all squares; "window", those of the stored gradients;
+            "identity".
+        average_of: whether w_s sums the weights "before" or "after" each update.
+        anchor_moves: w_o becomes w_n "always", or only "on_pair", with a pair that was kept.
+        fisher_mean: divide y by |F|.
+        clear: what a rejection empties: "all" memories, "pairs", "none".
+        curvature_epsilon: ε of the test s·y > ε y·y.
+        scaling_epsilon: ε in H0.
+        difference_shift: λ of curvature="difference".
+        fisher_dtype: "same" as the weights, or "bfloat16", which halves the memory of F.
+        weight_decay: decoupled, lr · weight_decay of the weights a step.
+
+    Raises:
+        ValueError: for an option outside its range, complex tensors or sparse gradients.
+
+    Example:
+        >>> optimizer = ASNAQ(model.parameters(), lr=0.01)
+        >>> loss = optimizer.step(closure)  # closure: zero_grad, forward, backward, return loss
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 0.01,
+        memory: int = 10,
+        fisher_memory: int = 100,
+        update_every: int = 5,
+        tolerance: float = 1.01,
+        momentum_factor: float = 1.1,
+        momentum_range: tuple[float, float] = (0.1, 0.99),
+        *,
+        normalize: bool = True,
+        lookahead: bool = True,
+        error_control: bool = True,
+        curvature: str = "fisher",
+        scaling: str = "history",
+        average_of: str = "before",
+        anchor_moves: str = "always",
+        fisher_mean: bool = True,
+        clear: str = "all",
+        curvature_epsilon: float = 1e-4,
+        scaling_epsilon: float = 1e-4,
+        difference_shift: float = 1.0,
+        fisher_dtype: str = "same",
+        weight_decay: float = 0.0,
+    ):
+        defaults: dict[str, Any] = dict(
+            lr=lr, memory=memory, fisher_memory=fisher_memory, update_every=update_every,
+            tolerance=tolerance, momentum_factor=momentum_factor, momentum_range=momentum_range,
+            normalize=normalize, lookahead=lookahead, error_control=error_control,
+            curvature=curvature, scaling=scaling, average_of=average_of,
+            anchor_moves=anchor_moves, fisher_mean=fisher_mean, clear=clear,
+            curvature_epsilon=curvature_epsilon, scaling_epsilon=scaling_epsilon,
+            difference_shift=difference_shift, fisher_dtype=fisher_dtype,
+            weight_decay=weight_decay,
+        )  # fmt: skip
+        self.counters = COUNTERS | dict(momentum=_least(momentum_range))
+        super().__init__(params, defaults)
+
+    @property
+    def vectors(self) -> dict[str, Entry]:
+        """The vectors of a weight's state besides the memories and the averages."""
+        return dict(velocity=Entry(), velocity_sum=Entry(), anchor_velocity=Entry())
+
+    @torch.no_grad()
+    def step(  # type: ignore[override]
+        self,
+        closure: Callable[[], Tensor] | None = None,
+        monitor: Callable[[], Tensor] | None = None,
+    ) -> Tensor | None:
+        """One step: two gradients on one minibatch; with the gradients in place if no closure.
+
+        A step with lr = 0 in every group creates the state and moves nothing, not even the phase.
+
+        Args:
+            closure: clears the gradients, leaves new ones, returns the loss; called twice.
+            monitor: returns the loss of the same minibatch, without gradients; called twice every
+                update_every steps, in place of the closure.
+
+        Returns:
+            The closure's first loss, which is that of the look-ahead point.
+        """
+        if closure is None:
+            self._streaming_step()
+            return None
+        loss = self._look_ahead(closure)
+        flat = self.flat()
+        gradient = flat.gradients()
+        if not flat.buckets or self._all_rates_are_zero():
+            return loss
+        if not torch.isfinite(norm(gradient)):
+            self._skip()
+            return loss
+        direction = self._move(flat, gradient)
+        with torch.enable_grad():
+            closure()
+        after = flat.gradients()
+        if not torch.isfinite(norm(after)):
+            self._reject(flat)
+            return loss
+        self._learn(flat, direction, gradient, after)
+        self._average(flat, monitor or torch.enable_grad()(closure))
+        return loss
+
+    def _look_ahead(self, closure: Callable[[], Tensor]) -> Tensor:
+        """The loss and the gradient at w + μ v; the weights are w again afterwards."""
+        first = self.param_groups[0]
+        flat = self.flat()
+        leave = first["lookahead"] and not self._all_rates_are_zero()
+        weights = flat.weights() if leave else []
+        try:
+            if leave:
+                for bucket in flat.buckets:
+                    bucket.add_to_weights("velocity", first["momentum"])
+            with torch.enable_grad():
+                return closure()
+        finally:
+            if leave:
+                flat.set_weights(weights)
+
+    def _streaming_step(self) -> None:
+        """The step with one gradient for both parts, on a loss that cannot be asked for again."""
+        flat = self.flat()
+        if not flat.buckets or self._all_rates_are_zero():
+            return
+        gradient = flat.gradients()
+        if not torch.isfinite(norm(gradient)):
+            self._skip()
+            return
+        direction = self._move(flat, gradient)
+        self._learn(flat, direction, gradient, gradient)
+        self._average(flat, None)
+
+    def _move(self, flat: FlatState, gradient: list[Tensor]) -> list[Tensor]:
+        """Sums the iterates and takes the step; returns the direction."""
+        first = self.param_groups[0]
+        direction = self._direction(flat, gradient)
+        weights, velocity = flat.weights(), flat.buffers("velocity")
+        if first["average_of"] == "before":
+            self._sum(flat, weights)
+        torch._foreach_mul_(velocity, first["momentum"])
+        for bucket, w, v, d in zip(flat.buckets, weights, velocity, direction, strict=True):
+            v.add_(d, alpha=float(bucket.group["lr"]))
+            if bucket.group["weight_decay"]:
+                w.mul_(decayed(bucket.group))
+            w.add_(v)
+        flat.set_weights(weights)
+        if first["average_of"] == "after":
+            self._sum(flat, weights)
+        self.count(count=first["count"] + 1)
+        return direction
+
+    def _sum(self, flat: FlatState, weights: list[Tensor]) -> None:
+        self._sum_iterates(flat, weights)
+        torch._foreach_add_(flat.buffers("velocity_sum"), flat.buffers("velocity"))
+
+    def _learn(
+        self,
+        flat: FlatState,
+        direction: list[Tensor],
+        gradient: list[Tensor],
+        after: list[Tensor],
+    ) -> None:
+        """Stores what the second gradient tells."""
+        first = self.param_groups[0]
+        self._remember_gradient(flat, after)
+        if first["curvature"] == "difference" and first["memory"]:
+            change = [
+                d * float(bucket.group["lr"])
+                for bucket, d in zip(flat.buckets, direction, strict=True)
+            ]
+            difference = torch._foreach_sub(after, gradient)
+            torch._foreach_add_(difference, change, alpha=first["difference_shift"])
+            self._remember_pair(flat, change, difference)
+
+    def _accept(self) -> None:
+        first = self.param_groups[0]
+        high = first["momentum_range"][1]
+        self.count(momentum=min(first["momentum"] * first["momentum_factor"], high))
+
+    def _reject(self, flat: FlatState) -> None:
+        super()._reject(flat)
+        first = self.param_groups[0]
+        torch._foreach_copy_(flat.buffers("velocity"), flat.buffers("anchor_velocity"))
+        low = first["momentum_range"][0]
+        self.count(momentum=max(first["momentum"] / first["momentum_factor"], low))
+
+    def _move_anchor(self, flat: FlatState, average: Sequence[Tensor]) -> None:
+        super()._move_anchor(flat, average)
+        every = float(self.param_groups[0]["update_every"])
+        velocity = torch._foreach_div(flat.buffers("velocity_sum"), every)
+        torch._foreach_copy_(flat.buffers("anchor_velocity"), velocity)
+
+    def _clear_sums(self, flat: FlatState) -> None:
+        super()._clear_sums(flat)
+        torch._foreach_zero_(flat.buffers("velocity_sum"))
+
+
+def _least(momentum_range: Any) -> float:
+    """μ_min, or zero where the range is none, which the check of the options will say."""
+    try:
+        return float(momentum_range[0])
+    except (TypeError, ValueError, IndexError):
+        return 0.0

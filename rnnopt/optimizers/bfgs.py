@@ -1,0 +1,73 @@
+"""BFGS and its limited-memory form: quasi-Newton on the whole data, with a line search.
+
+The step is that of `line_search_quasi_newton` with μ = 0. Broyden, Fletcher, Goldfarb and Shanno,
+1970; limited memory: Liu and Nocedal, Mathematical Programming 45, 1989.
+"""
+
+from torch import Tensor
+from torch.optim.optimizer import ParamsT
+
+from rnnopt.optimizers.line_search_quasi_newton import LineSearchQuasiNewton
+
+
+class BFGS(LineSearchQuasiNewton):
+    """Quasi-Newton with the whole matrix: for up to a few thousand weights, and full batches.
+
+    Args:
+        params: tensors to train, one group, all of one type on one device.
+        lr: first length that the line search tries.
+        line_search: "strong-wolfe" (torch's), "armijo" (halving until the loss falls enough),
+            "none" (lr always).
+        max_evaluations: most losses with gradients a line search may ask for.
+        curvature_epsilon: ε of the test s·y > ε y·y that a pair must pass to enter H.
+
+    Raises:
+        ValueError: for an option outside its range, a second group, tensors of several types.
+
+    Example:
+        >>> optimizer = BFGS(model.parameters())
+        >>> loss = optimizer.step(closure)  # closure: zero_grad, loss of all data, backward
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 1.0,
+        *,
+        line_search: str = "strong-wolfe",
+        max_evaluations: int = 20,
+        curvature_epsilon: float = 1e-10,
+    ):
+        super().__init__(params, lr, 0.0, None, line_search, max_evaluations, curvature_epsilon)
+
+
+class LBFGS(LineSearchQuasiNewton):
+    """BFGS from the last `memory` pairs: for full batches and any number of weights.
+
+    One step is one direction and one line search, where torch.optim.LBFGS takes up to 20.
+
+    Args:
+        params: tensors to train, one group, all of one type on one device.
+        lr: first length that the line search tries.
+        memory: pairs kept.
+        line_search, max_evaluations, curvature_epsilon: as in `BFGS`.
+
+    Raises:
+        ValueError: for an option outside its range, a second group, tensors of several types.
+
+    Example:
+        >>> optimizer = LBFGS(model.parameters())
+        >>> loss = optimizer.step(closure)  # closure: zero_grad, loss of all data, backward
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 1.0,
+        memory: int = 10,
+        *,
+        line_search: str = "strong-wolfe",
+        max_evaluations: int = 20,
+        curvature_epsilon: float = 1e-10,
+    ):
+        super().__init__(params, lr, 0.0, memory, line_search, max_evaluations, curvature_epsilon)

@@ -1,0 +1,90 @@
+"""A torch optimizer whose state lies in flat buffers and whose counters lie in its groups."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from copy import deepcopy
+from typing import Any
+
+from torch import Tensor
+from torch.optim.optimizer import Optimizer, ParamsT
+
+from rnnopt.optimizers.flat_state import FlatState
+
+
+class FlatOptimizer(Optimizer, ABC):
+    """What torch asks of an optimizer, for state kept in a `FlatState`.
+
+    Args:
+        params: tensors to train, or torch parameter groups.
+        defaults: every option of a group; counters are added.
+    """
+
+    counters: Mapping[str, float]  # numbers that every group holds, all groups the same
+
+    def __init__(self, params: ParamsT, defaults: dict[str, Any]):
+        self._flat: FlatState | None = None
+        super().__init__(params, defaults | dict(self.counters))
+
+    @abstractmethod
+    def check_group(self, group: dict[str, Any], first: dict[str, Any]) -> None:
+        """Raises ValueError that names the first option outside its range."""
+
+    @abstractmethod
+    def make_state(self) -> FlatState:
+        """The state of all weights that need one, in new buffers."""
+
+    def flat(self) -> FlatState:
+        """The state, in new buffers when a weight joined or the state was loaded or swapped."""
+        if self._flat is None or not self._flat.is_current(self.state, self.param_groups):
+            self._flat = self.make_state()
+        return self._flat
+
+    def count(self, **counters: float) -> None:
+        """Sets counters, in all groups."""
+        for group in self.param_groups:
+            group.update(counters)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Adds a group; it joins the cycle under way, its missing gradients counting as zero."""
+        super().add_param_group(param_group)
+        first, group = self.param_groups[0], self.param_groups[-1]
+        try:
+            self.check_group(group, first)
+        except ValueError:
+            self.param_groups.pop()
+            raise
+        for name in self.counters:
+            group[name] = first[name]
+        self._flat = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Views into one buffer would each be pickled with the whole of it.
+        whole = super().__getstate__()
+        state = whole["state"].copy()
+        for p, entries in state.items():
+            state[p] = {name: _own(value) for name, value in entries.items()}
+        return {**whole, "state": state}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._flat = None
+        for group in self.param_groups:
+            for name, default in self.defaults.items():
+                if name != "differentiable":  # torch's own, which is in no group of ours
+                    group.setdefault(name, default)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Loads a copy of `state_dict`; later steps never write into the caller's tensors."""
+        state_dict = deepcopy(state_dict)
+        super().load_state_dict(state_dict)
+        # torch has cast all to the weights' type; ours may be wider, or narrower on purpose.
+        keys = [key for group in state_dict["param_groups"] for key in group["params"]]
+        params = [p for group in self.param_groups for p in group["params"]]
+        for key, p in zip(keys, params, strict=True):
+            for name, value in state_dict["state"].get(key, {}).items():
+                self.state[p][name] = value.to(p.device)
+
+
+def _own(value: Any) -> Any:
+    """A tensor with memory of its own; anything else as it is."""
+    return value.clone() if isinstance(value, Tensor) else value

@@ -1,0 +1,186 @@
+"""Optimizer state of many tensors in few flat buffers, so that a step takes few kernel calls.
+
+`state[p][name]` of every tensor is a view into one buffer a (group, device, working type), a
+*bucket*: sums and products run over a bucket's buffer at once, while checkpoints see the usual
+state, one entry a tensor. Half-precision weights have their state in float32.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+HALF = (torch.float16, torch.bfloat16)
+Initial = Callable[[Tensor], Tensor]
+
+
+def working_type(p: Tensor) -> torch.dtype:
+    """The type of a weight's state."""
+    return torch.float32 if p.dtype in HALF else p.dtype
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A tensor of the state.
+
+    Args:
+        rows: of a buffer (rows, *p.shape), or None for one of the weight's own shape.
+        dtype: its type, or None for the working type.
+        initial: what a new weight starts with; zero unless given.
+    """
+
+    rows: int | None = None
+    dtype: torch.dtype | None = None
+    initial: Initial | None = None
+
+
+class Bucket:
+    """Weights of one group, device and working type, and their state.
+
+    Args:
+        group: the param group.
+        params: its weights.
+    """
+
+    def __init__(self, group: dict[str, Any], params: list[Tensor]):
+        self.group, self.params = group, params
+        self.sizes = [p.numel() for p in params]
+        self.size = sum(self.sizes)
+        self.device, self.dtype = params[0].device, working_type(params[0])
+        self.buffers: dict[str, Tensor] = {}
+        self.views: dict[str, list[Tensor]] = {}
+
+    def allocate(self, name: str, entry: Entry, states: list[dict[str, Any]]) -> None:
+        """Makes the buffer `name`, filled from `states`, which then hold views into it."""
+        dtype = entry.dtype or self.dtype
+        shape = (self.size,) if entry.rows is None else (entry.rows, self.size)
+        buffer = torch.zeros(shape, dtype=dtype, device=self.device)
+        views = self._views(buffer)
+        for p, state, view in zip(self.params, states, views, strict=True):
+            if name in state:
+                view.copy_(state[name])
+            elif entry.initial is not None:
+                view.copy_(entry.initial(p))
+            state[name] = view
+        self.buffers[name], self.views[name] = buffer, views
+
+    def _views(self, buffer: Tensor) -> list[Tensor]:
+        """One view a weight: (*shape) of a vector, (rows, *shape) of a matrix."""
+        parts = buffer.split(self.sizes, dim=-1)
+        return [
+            part.view(*buffer.shape[:-1], *p.shape)
+            for part, p in zip(parts, self.params, strict=True)
+        ]
+
+    def weights(self) -> Tensor:
+        """A copy of the weights, (size,)."""
+        return self._flat([p.detach() for p in self.params])
+
+    def gradients(self) -> Tensor:
+        """A copy of the gradients, (size,), zero where there is none."""
+        if any(p.grad is not None and p.grad.layout != torch.strided for p in self.params):
+            raise ValueError("gradients must be dense, got a sparse one.")
+        return self._flat([torch.zeros_like(p) if p.grad is None else p.grad for p in self.params])
+
+    def _flat(self, tensors: list[Tensor]) -> Tensor:
+        flat = torch.cat([t.reshape(-1) for t in tensors])
+        return flat.to(self.dtype)
+
+    def set_weights(self, values: Tensor) -> None:
+        """Copies a vector (size,) into the weights."""
+        torch._foreach_copy_(self.params, self._views(values))
+
+    def add_to_weights(self, name: str, factor: float) -> None:
+        """weights += factor · the vector `name` of the state."""
+        if all(p.dtype == self.dtype for p in self.params):
+            torch._foreach_add_(self.params, self.views[name], alpha=factor)
+        else:
+            self.set_weights(self.weights().add_(self.buffers[name], alpha=factor))
+
+
+def tracked(
+    state: Mapping[Tensor, dict[str, Any]], groups: Sequence[dict[str, Any]], every: bool = False
+) -> list[Tensor]:
+    """The weights that have a state or a gradient, or `every` one that requires a gradient."""
+    return [
+        p
+        for group in groups
+        for p in group["params"]
+        if p.grad is not None or state.get(p) or (every and p.requires_grad)
+    ]
+
+
+class FlatState:
+    """The buckets of an optimizer's weights that have a state or a gradient.
+
+    Args:
+        state: the optimizer's `state`, which gets an entry for weights that have a gradient and
+            none yet.
+        groups: its `param_groups`.
+        layout: what each weight's state holds.
+        every: whether all weights that require a gradient get a state, even without one.
+    """
+
+    def __init__(
+        self,
+        state: Mapping[Tensor, dict[str, Any]],
+        groups: Sequence[dict[str, Any]],
+        layout: dict[str, Entry],
+        every: bool = False,
+    ):
+        self.buckets: list[Bucket] = []
+        self._every = every
+        for group in groups:
+            kinds: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
+            for p in tracked(state, [group], every):
+                kinds.setdefault((p.device, working_type(p)), []).append(p)
+            self.buckets += [Bucket(group, params) for params in kinds.values()]
+        for bucket in self.buckets:
+            states = [state[p] for p in bucket.params]
+            for name, entry in layout.items():
+                bucket.allocate(name, entry, states)
+        self._first = next(iter(layout))
+        self._views = {
+            p: view
+            for bucket in self.buckets
+            for p, view in zip(bucket.params, bucket.views[self._first], strict=True)
+        }
+
+    def is_current(
+        self, state: Mapping[Tensor, dict[str, Any]], groups: Sequence[dict[str, Any]]
+    ) -> bool:
+        """Whether these are the buffers of all weights that have a state or a gradient now.
+
+        They are not when a weight gets its first gradient, or when a state was loaded or swapped.
+        """
+        now = tracked(state, groups, self._every)
+        return len(now) == len(self._views) and all(
+            p in self._views and state.get(p, {}).get(self._first) is self._views[p] for p in now
+        )
+
+    def buffers(self, name: str) -> list[Tensor]:
+        """The buffer `name` of every bucket."""
+        return [bucket.buffers[name] for bucket in self.buckets]
+
+    def rows(self, name: str, count: int) -> list[Tensor]:
+        """The first `count` rows of the buffer `name` of every bucket."""
+        return [bucket.buffers[name][:count] for bucket in self.buckets]
+
+    def weights(self) -> list[Tensor]:
+        """A copy of the weights, a vector a bucket."""
+        return [bucket.weights() for bucket in self.buckets]
+
+    def gradients(self) -> list[Tensor]:
+        """A copy of the gradients, a vector a bucket."""
+        return [bucket.gradients() for bucket in self.buckets]
+
+    def set_weights(self, values: Sequence[Tensor]) -> None:
+        """Copies vectors, one a bucket, into the weights."""
+        for bucket, value in zip(self.buckets, values, strict=True):
+            bucket.set_weights(value)
+
+    def rates(self) -> list[float]:
+        """The learning rate of every bucket."""
+        return [float(bucket.group["lr"]) for bucket in self.buckets]

@@ -1,0 +1,267 @@
+"""What BFGS, NAQ and their limited-memory forms share: one step with a line search.
+
+From weights w with velocity v, on the loss E of the whole data:
+
+    x = w + μ v,   g = ∇E(x)
+    d = -H g                                    -g where that is no descent direction
+    α: E(x + α d) low enough                    the line search
+    w⁺ = x + α d,   v⁺ = w⁺ - w = μ v + α d
+    s = w⁺ - x = α d,   y = ∇E(w⁺) - g          join H if s·y > ε y·y
+
+μ = 0 is BFGS. H is a matrix, updated by H ← (I - s yᵀ/yᵀs) H (I - y sᵀ/yᵀs) + s sᵀ/yᵀs, or the last
+`memory` pairs. Before its first pair it is the identity, and the first step is at most 1 long in
+the sum of its entries; the first pair (the last one, with pairs) scales H0 = s·y/y·y, as in
+Nocedal and Wright, "Numerical Optimization", sections 6.1 and 7.2.
+
+A step that finds no lower loss than E(x) puts w back, and empties v and H.
+"""
+
+import math
+from abc import ABC
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.lbfgs import _strong_wolfe
+from torch.optim.optimizer import ParamsT
+
+from rnnopt.optimizers.curvature_memory import inverse_hessian_product, pair_products
+from rnnopt.optimizers.flat_optimizer import FlatOptimizer
+from rnnopt.optimizers.flat_state import Bucket, Entry, FlatState
+from rnnopt.optimizers.quasi_newton_options import check_count, check_number
+
+Point = tuple[float, Tensor]  # loss and gradient
+SUFFICIENT_DECREASE = 1e-4
+LINE_SEARCHES = ("strong-wolfe", "armijo", "none")
+
+
+class LineSearchQuasiNewton(FlatOptimizer, ABC):
+    """Keeps H and takes the step.
+
+    Args:
+        params: tensors to train, one group, all of one type on one device.
+        lr: first length that the line search tries; the length itself with line_search="none".
+        momentum: μ, in [0, 1).
+        memory: pairs kept; None keeps the matrix H.
+        line_search: "strong-wolfe" (torch's), "armijo" (halving), "none".
+        max_evaluations: at most so many losses a line search.
+        curvature_epsilon: ε of the test s·y > ε y·y.
+    """
+
+    steps_with_closure = True  # the training loop hands the closure over
+    full_batch = True  # and gives it all sequences at once
+    counters: Mapping[str, float] = MappingProxyType(
+        dict(pairs=0, next_pair=0, rejections=0, skipped=0)
+    )
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor,
+        momentum: float,
+        memory: int | None,
+        line_search: str,
+        max_evaluations: int,
+        curvature_epsilon: float,
+    ):
+        defaults: dict[str, Any] = dict(
+            lr=lr, momentum=momentum, memory=memory, line_search=line_search,
+            max_evaluations=max_evaluations, curvature_epsilon=curvature_epsilon,
+        )  # fmt: skip
+        super().__init__(params, defaults)
+
+    def check_group(self, group: dict[str, Any], first: dict[str, Any]) -> None:
+        """Raises ValueError that names the first option outside its range."""
+        who = type(self).__name__
+        if group is not first:
+            raise ValueError(f"{who} takes one group of parameters, got a second.")
+        for name in ("lr", "curvature_epsilon", "momentum"):
+            check_number(who, name, group[name])
+        if not group["momentum"] < 1:
+            raise ValueError(f"{who} needs 0 <= momentum < 1, got momentum={group['momentum']}.")
+        if group["memory"] is not None:
+            check_count(who, "memory", group["memory"], 0)
+        check_count(who, "max_evaluations", group["max_evaluations"], 1)
+        if group["line_search"] not in LINE_SEARCHES:
+            wanted = ", ".join(repr(choice) for choice in LINE_SEARCHES)
+            got = f"line_search={group['line_search']!r}"
+            raise ValueError(f"line_search must be one of {wanted}, got {got}.")
+        if any(p.is_complex() for p in group["params"]):
+            raise ValueError(f"{who} needs real tensors, got a complex one.")
+
+    def make_state(self) -> FlatState:
+        """The state of every weight that requires a gradient."""
+        group = self.param_groups[0]
+        layout = {"velocity": Entry()}
+        if group["memory"] is None:
+            size = sum(p.numel() for p in group["params"] if p.requires_grad)
+            layout["inverse_hessian"] = Entry(size)
+        elif group["memory"]:
+            layout["weight_changes"] = Entry(group["memory"])
+            layout["gradient_changes"] = Entry(group["memory"])
+        flat = FlatState(self.state, self.param_groups, layout, every=True)
+        if len(flat.buckets) > 1:
+            kinds = ", ".join(f"{b.dtype} on {b.device}" for b in flat.buckets)
+            raise ValueError(
+                f"{type(self).__name__} needs tensors of one type on one device, got {kinds}."
+            )
+        return flat
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor:  # type: ignore[override]
+        """One step; the closure must give the loss of the same data at every call.
+
+        Args:
+            closure: clears the gradients, leaves new ones, returns the loss; called once, and once
+                for each length that the line search tries.
+
+        Returns:
+            The closure's first loss, at w + μ v.
+
+        Raises:
+            ValueError: without a closure, unless lr = 0, which only creates the state.
+        """
+        group = self.param_groups[0]
+        flat = self.flat()
+        if closure is None:
+            if float(group["lr"]) == 0:
+                return torch.zeros(())
+            raise ValueError(f"{type(self).__name__} needs step(closure): it searches a line.")
+        closure = torch.enable_grad()(closure)
+        if not flat.buckets or float(group["lr"]) == 0:
+            return closure()
+        bucket = flat.buckets[0]
+        velocity, start = bucket.buffers["velocity"], bucket.weights()
+        origin = start.add(velocity, alpha=group["momentum"])
+        kept = False
+        try:
+            bucket.set_weights(origin)
+            first_loss = closure()
+            here = (float(first_loss.detach()), bucket.gradients())
+            if not _is_finite(here):
+                self._restart(bucket)
+                self.count(skipped=group["skipped"] + 1)
+                return first_loss
+            change, there = self._search(bucket, closure, origin, here)
+            worse = there[0] > here[0] and group["line_search"] != "none"
+            if worse or not _is_finite(there):
+                self._restart(bucket)
+                self.count(rejections=group["rejections"] + 1)
+                return first_loss
+            kept = True
+            bucket.set_weights(origin + change)
+            velocity.mul_(group["momentum"]).add_(change)
+            self._remember(bucket, change, there[1] - here[1])
+            return first_loss
+        finally:
+            if not kept:
+                bucket.set_weights(start)
+
+    def _search(
+        self, bucket: Bucket, closure: Callable[[], Tensor], origin: Tensor, here: Point
+    ) -> tuple[Tensor, Point]:
+        """The change from `origin`, and loss and gradient there."""
+        group = self.param_groups[0]
+        loss, gradient = here
+        direction = self._direction(bucket, gradient)
+        slope = torch.dot(gradient, direction)
+        if not slope < 0:  # rounding, or H is no longer positive
+            self._restart(bucket)
+            direction = gradient.neg()
+            slope = torch.dot(gradient, direction)
+        rate = float(group["lr"])
+        if not group["pairs"]:
+            rate *= min(1.0, 1 / max(float(gradient.abs().sum()), 1e-30))
+
+        def at(x: Tensor, length: float, direction: Tensor) -> Point:
+            bucket.set_weights(x.add(direction, alpha=float(length)))
+            return float(closure().detach()), bucket.gradients()
+
+        def at_or_high(x: Tensor, length: float, direction: Tensor) -> Point:
+            found = at(x, length, direction)  # torch's search cannot do with NaN
+            return found if _is_finite(found) else (high, torch.zeros_like(gradient))
+
+        high = 1e10 * max(1.0, abs(loss))
+        if float(slope) == 0:  # zero gradient
+            return torch.zeros_like(direction), here
+        if group["line_search"] == "strong-wolfe":
+            found, there, length, _ = _strong_wolfe(
+                at_or_high, origin, rate, direction, loss, gradient, slope,
+                max_ls=group["max_evaluations"] - 1,
+            )  # fmt: skip
+            return direction * float(length), (float(found), there)
+        for _ in range(group["max_evaluations"]):
+            found, there = at(origin, rate, direction)
+            enough = found <= loss + SUFFICIENT_DECREASE * rate * float(slope)
+            if enough or group["line_search"] == "none":
+                break
+            rate /= 2
+        return direction * rate, (found, there)
+
+    def _direction(self, bucket: Bucket, gradient: Tensor) -> Tensor:
+        """-H g."""
+        group = self.param_groups[0]
+        count, buffers = group["pairs"], bucket.buffers
+        if not count:
+            return gradient.neg()
+        if group["memory"] is None:
+            return (buffers["inverse_hessian"] @ gradient).neg_()
+        changes = [buffers["weight_changes"][:count]]
+        differences = [buffers["gradient_changes"][:count]]
+        newest = (group["next_pair"] - 1) % count
+        y = differences[0][newest]
+        scale = torch.dot(changes[0][newest], y) / torch.dot(y, y)
+        return inverse_hessian_product(
+            [gradient],
+            changes,
+            differences,
+            pair_products(changes, differences),
+            group["next_pair"] % count,
+            [scale.expand_as(gradient)],
+        )[0].neg_()
+
+    def _remember(self, bucket: Bucket, change: Tensor, difference: Tensor) -> None:
+        """Updates H with a pair, if its curvature is positive enough."""
+        group, buffers = self.param_groups[0], bucket.buffers
+        curvature, squared = (float(torch.dot(difference, v)) for v in (change, difference))
+        threshold = group["curvature_epsilon"] * squared
+        if not (curvature > 0 and threshold < curvature < math.inf) or group["memory"] == 0:
+            return
+        if group["memory"] is None:
+            inverse = buffers["inverse_hessian"]
+            if not group["pairs"]:
+                inverse.zero_().diagonal().fill_(curvature / squared)
+            bfgs_update_(inverse, change, difference)
+            self.count(pairs=group["pairs"] + 1)
+            return
+        row, size = group["next_pair"], group["memory"]
+        buffers["weight_changes"][row].copy_(change)
+        buffers["gradient_changes"][row].copy_(difference)
+        self.count(next_pair=(row + 1) % size, pairs=min(size, group["pairs"] + 1))
+
+    def _restart(self, bucket: Bucket) -> None:
+        """Forgets velocity and curvature."""
+        bucket.buffers["velocity"].zero_()
+        self.count(pairs=0, next_pair=0)
+
+
+def bfgs_update_(inverse: Tensor, change: Tensor, difference: Tensor) -> None:
+    """H ← (I - s yᵀ/yᵀs) H (I - y sᵀ/yᵀs) + s sᵀ/yᵀs, in place.
+
+    Args:
+        inverse: H, (n, n), symmetric.
+        change, difference: s and y, (n,), with s·y > 0.
+    """
+    rho = 1 / torch.dot(change, difference)
+    image = inverse @ difference
+    factor = rho * (1 + rho * torch.dot(difference, image))
+    inverse.addr_(change, image, alpha=-float(rho))
+    inverse.addr_(image, change, alpha=-float(rho))
+    inverse.addr_(change, change, alpha=float(factor))
+
+
+def _is_finite(point: Point) -> bool:
+    """Whether loss and gradient are numbers."""
+    return math.isfinite(point[0]) and bool(point[1].isfinite().all())

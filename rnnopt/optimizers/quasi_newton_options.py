@@ -1,0 +1,102 @@
+"""Options of ASNAQ and AdaQN: the presets of the paper and of the authors' code, what is allowed.
+
+The authors' code is `_minimize_adaNAQ` of https://github.com/indra-ipd/scipy.
+"""
+
+import math
+from typing import Any
+
+from torch import Tensor
+
+# Numbers that every group holds, all groups the same.
+COUNTERS: dict[str, int] = dict(
+    count=0,  # iterates in the sum
+    averages=0,
+    gradients=0,  # in the history
+    next_gradient=0,  # row of the history that is written next
+    gradients_seen=0,  # in the sum of squares
+    pairs=0,
+    next_pair=0,
+    rejections=0,
+    skipped=0,  # steps with a gradient that was not finite
+)
+PRESETS: dict[str, dict[str, Any]] = {
+    "paper": dict(
+        memory=10, fisher_memory=100, update_every=5, tolerance=1.01, momentum_factor=1.1,
+        momentum_range=(0.1, 0.99), normalize=True, lookahead=True, error_control=True,
+        curvature="fisher", scaling="history", average_of="before", anchor_moves="always",
+        fisher_mean=True, clear="all",
+    ),
+    "authors_code": dict(
+        memory=10, fisher_memory=100, update_every=5, tolerance=1.01, momentum_factor=1.01,
+        momentum_range=(0.1, 0.99), normalize=True, lookahead=True, error_control=True,
+        curvature="fisher", scaling="window", average_of="after", anchor_moves="on_pair",
+        fisher_mean=False, clear="all",
+    ),
+}  # fmt: skip
+CHOICES = {
+    "scaling": ("history", "window", "identity"),
+    "curvature": ("fisher", "difference"),
+    "average_of": ("before", "after"),
+    "anchor_moves": ("always", "on_pair"),
+    "clear": ("all", "pairs", "none"),
+    "fisher_dtype": ("same", "bfloat16"),
+}
+FREE = ("params", "lr", "weight_decay", "param_names", "initial_lr")  # may differ between groups
+
+
+def check_group(who: str, group: dict[str, Any], first: dict[str, Any]) -> None:
+    """Raises ValueError that names the first option outside its range."""
+    for name, allowed in CHOICES.items():
+        if name in group and group[name] not in allowed:
+            wanted = ", ".join(repr(choice) for choice in allowed)
+            raise ValueError(f"{name} must be one of {wanted}, got {name}={group[name]!r}.")
+    for name in ("lr", "weight_decay", "curvature_epsilon", "scaling_epsilon", "difference_shift"):
+        if name in group:
+            check_number(who, name, group[name])
+    for name in ("tolerance", "momentum_factor"):
+        if name in group:
+            check_number(who, name, group[name], least=1)
+    for name, least in (("memory", 0), ("fisher_memory", 0), ("update_every", 1)):
+        if name in group:
+            check_count(who, name, group[name], least)
+    if "momentum_range" in group:
+        _check_range(who, group["momentum_range"])
+    if group["scaling"] == "window" and not group["fisher_memory"]:
+        raise ValueError('scaling="window" needs fisher_memory >= 1, got fisher_memory=0.')
+    if any(p.is_complex() for p in group["params"]):
+        raise ValueError(f"{who} needs real tensors, got a complex one.")
+    for name, value in group.items():
+        if name in FREE or name in COUNTERS or name == "momentum":
+            continue
+        if name in first and value != first[name]:
+            raise ValueError(
+                f"all groups must share {name}, got {name}={first[name]!r} and {value!r}."
+            )
+
+
+def check_number(who: str, name: str, value: Any, least: float = 0) -> None:
+    """Raises ValueError unless `value` is one finite number, at least `least`."""
+    if isinstance(value, Tensor) and value.numel() != 1:
+        raise ValueError(f"a tensor {name} must have one element, got {name}={value}.")
+    number = isinstance(value, int | float | Tensor) and not isinstance(value, bool)
+    if not number or not least <= float(value) < math.inf:
+        raise ValueError(f"{who} needs a finite {name} >= {least}, got {name}={value!r}.")
+
+
+def check_count(who: str, name: str, value: Any, least: int) -> None:
+    """Raises ValueError unless `value` is a whole number, at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{who} needs an integer {name} >= {least}, got {name}={value!r}.")
+
+
+def _check_range(who: str, bounds: Any) -> None:
+    try:
+        low, high = (float(bound) for bound in bounds)
+    except (TypeError, ValueError):
+        low = high = math.nan
+    if not 0 <= low <= high < 1:
+        raise ValueError(
+            f"{who} needs momentum_range=(low, high) with 0 <= low <= high < 1,"
+            f" got momentum_range={bounds!r}."
+        )
