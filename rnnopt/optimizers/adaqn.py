@@ -17,10 +17,12 @@ https://arxiv.org/abs/1909.03620.
 
 Departures: those numbered 1 to 3, 5 and 8 in `asnaq`, and
 1. H0 includes the present gradient, so that it is never without one.
-2. If H g is zero or overflows while g does not, the pairs are forgotten and the step is along -g.
+2. If H g is zero or overflows while g does not, the pairs are forgotten and the direction is
+   -g / ‖g‖.
 3. A g that is not finite leaves everything as it was, but for the count `skipped` of the group.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -28,7 +30,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from rnnopt.optimizers.averaged_quasi_newton import AveragedQuasiNewton, decayed
+from rnnopt.optimizers.averaged_quasi_newton import AveragedQuasiNewton, decay_weights
 from rnnopt.optimizers.curvature_memory import norm
 from rnnopt.optimizers.flat_state import Entry, FlatState
 
@@ -54,7 +56,7 @@ class AdaQN(AveragedQuasiNewton):
         average_of: whether w_s sums the weights "before" or "after" each update.
         anchor_moves: w_o becomes w_n "always", or only "on_pair", with a pair that was kept.
         fisher_mean: divide y by |F|.
-        clear: what a rejection empties: "all" memories, "pairs", "none".
+        clear: what a rejection empties: "all" memories, "pairs", "nothing".
         curvature_epsilon: ε of the test s·y > ε y·y.
         scaling_epsilon: ε in H0.
         fisher_dtype: "same" as the weights, or "bfloat16", which halves the memory of F.
@@ -128,8 +130,8 @@ class AdaQN(AveragedQuasiNewton):
         flat = self.flat()
         if not flat.buckets or self._all_rates_are_zero():
             return loss
-        gradient = flat.gradients()
-        if not torch.isfinite(norm(gradient)):
+        gradient = flat.gradients("gradient")
+        if not math.isfinite(norm(gradient)):
             self._skip()
             return loss
         self._remember_gradient(flat, gradient)
@@ -140,14 +142,13 @@ class AdaQN(AveragedQuasiNewton):
     def _move(self, flat: FlatState, gradient: list[Tensor]) -> None:
         """Sums the iterates and takes the step."""
         first = self.param_groups[0]
-        direction = self._direction(flat, gradient)
-        weights = flat.weights()
+        direction, factor = self._direction(flat, gradient)
+        weights = flat.weights("weights")
         if first["average_of"] == "before":
             self._sum_iterates(flat, weights)
-        for bucket, w, d in zip(flat.buckets, weights, direction, strict=True):
-            if bucket.group["weight_decay"]:
-                w.mul_(decayed(bucket.group))
-            w.add_(d, alpha=float(bucket.group["lr"]))
+        decay_weights(flat, weights)
+        for w, d, rate in zip(weights, direction, flat.rates(), strict=True):
+            w.add_(d, alpha=rate * factor)
         flat.set_weights(weights)
         if first["average_of"] == "after":
             self._sum_iterates(flat, weights)

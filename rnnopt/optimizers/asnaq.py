@@ -41,14 +41,15 @@ Departures from the paper:
 8. ε is not given: 1e-4 for both, as in the authors' code.
 """
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from rnnopt.optimizers.averaged_quasi_newton import AveragedQuasiNewton, decayed
+from rnnopt.optimizers.averaged_quasi_newton import AveragedQuasiNewton, decay_weights
 from rnnopt.optimizers.curvature_memory import norm
 from rnnopt.optimizers.flat_state import Entry, FlatState
 from rnnopt.optimizers.quasi_newton_options import COUNTERS
@@ -79,6 +80,8 @@ class ASNAQ(AveragedQuasiNewton):
         momentum_range: (μ_min, μ_max), each in [0, 1); it starts at μ_min.
         normalize: divide the direction by its length.
         lookahead: take the first gradient at w + μ v rather than at w.
+        second_gradient: ask for g⁺ at the new weights; without, g takes its place and a step costs
+            one gradient.
         error_control: test the loss of each average, and go back if it is worse.
         curvature: "fisher", y = Σ F_i (F_i·s) / |F| every L steps; "difference", y = g⁺ - g +
             difference_shift·s with s = α d at every step, as in the authors' oLNAQ.
@@ -87,7 +90,7 @@ class ASNAQ(AveragedQuasiNewton):
         average_of: whether w_s sums the weights "before" or "after" each update.
         anchor_moves: w_o becomes w_n "always", or only "on_pair", with a pair that was kept.
         fisher_mean: divide y by |F|.
-        clear: what a rejection empties: "all" memories, "pairs", "none".
+        clear: what a rejection empties: "all" memories, "pairs", "nothing".
         curvature_epsilon: ε of the test s·y > ε y·y.
         scaling_epsilon: ε in H0.
         difference_shift: λ of curvature="difference".
@@ -102,6 +105,8 @@ class ASNAQ(AveragedQuasiNewton):
         >>> loss = optimizer.step(closure)  # closure: zero_grad, forward, backward, return loss
     """
 
+    counters: Mapping[str, Any] = COUNTERS | dict(momentum=0.0)
+
     def __init__(
         self,
         params: ParamsT,
@@ -115,6 +120,7 @@ class ASNAQ(AveragedQuasiNewton):
         *,
         normalize: bool = True,
         lookahead: bool = True,
+        second_gradient: bool = True,
         error_control: bool = True,
         curvature: str = "fisher",
         scaling: str = "history",
@@ -131,14 +137,15 @@ class ASNAQ(AveragedQuasiNewton):
         defaults: dict[str, Any] = dict(
             lr=lr, memory=memory, fisher_memory=fisher_memory, update_every=update_every,
             tolerance=tolerance, momentum_factor=momentum_factor, momentum_range=momentum_range,
-            normalize=normalize, lookahead=lookahead, error_control=error_control,
+            normalize=normalize, lookahead=lookahead, second_gradient=second_gradient,
+            error_control=error_control,
             curvature=curvature, scaling=scaling, average_of=average_of,
             anchor_moves=anchor_moves, fisher_mean=fisher_mean, clear=clear,
             curvature_epsilon=curvature_epsilon, scaling_epsilon=scaling_epsilon,
             difference_shift=difference_shift, fisher_dtype=fisher_dtype,
             weight_decay=weight_decay,
         )  # fmt: skip
-        self.counters = COUNTERS | dict(momentum=_least(momentum_range))
+        self.counters = COUNTERS | dict(momentum=_least(momentum_range))  # lost by a copy
         super().__init__(params, defaults)
 
     @property
@@ -167,72 +174,89 @@ class ASNAQ(AveragedQuasiNewton):
         if closure is None:
             self._streaming_step()
             return None
-        loss = self._look_ahead(closure)
+        loss, start = self._look_ahead(closure)
         flat = self.flat()
-        gradient = flat.gradients()
         if not flat.buckets or self._all_rates_are_zero():
             return loss
-        if not torch.isfinite(norm(gradient)):
+        gradient, weights = flat.gradients("gradient"), start or flat.weights("weights")
+        if not math.isfinite(norm(gradient)):
+            flat.set_weights(weights)
             self._skip()
             return loss
-        direction = self._move(flat, gradient)
-        with torch.enable_grad():
-            closure()
-        after = flat.gradients()
-        if not torch.isfinite(norm(after)):
+        change = self._move(flat, weights, gradient)
+        after = gradient
+        if self.param_groups[0]["second_gradient"]:
+            with torch.enable_grad():
+                closure()
+            after = flat.gradients("after")
+        if not math.isfinite(norm(after)):
             self._reject(flat)
             return loss
-        self._learn(flat, direction, gradient, after)
+        self._learn(flat, change, gradient, after)
         self._average(flat, monitor or torch.enable_grad()(closure))
         return loss
 
-    def _look_ahead(self, closure: Callable[[], Tensor]) -> Tensor:
-        """The loss and the gradient at w + μ v; the weights are w again afterwards."""
+    def _look_ahead(self, closure: Callable[[], Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """The loss and the gradient at w + μ v, where the weights are left, and w.
+
+        Empty instead of w where the weights never left it, as in the first step, and where another
+        weight has got its first gradient, so that the state must be made anew.
+        """
         first = self.param_groups[0]
         flat = self.flat()
-        leave = first["lookahead"] and not self._all_rates_are_zero()
-        weights = flat.weights() if leave else []
-        try:
-            if leave:
-                for bucket in flat.buckets:
-                    bucket.add_to_weights("velocity", first["momentum"])
+        if not first["lookahead"] or self._all_rates_are_zero():
             with torch.enable_grad():
-                return closure()
+                return closure(), []
+        weights = flat.weights("weights")
+        arrived = False
+        try:
+            for bucket in flat.buckets:
+                bucket.add_to_weights("velocity", first["momentum"])
+            with torch.enable_grad():
+                loss = closure()
+            arrived = flat.is_current(self.state, self.param_groups)
         finally:
-            if leave:
+            if not arrived:
                 flat.set_weights(weights)
+        return loss, weights if arrived else []
 
     def _streaming_step(self) -> None:
         """The step with one gradient for both parts, on a loss that cannot be asked for again."""
         flat = self.flat()
         if not flat.buckets or self._all_rates_are_zero():
             return
-        gradient = flat.gradients()
-        if not torch.isfinite(norm(gradient)):
+        gradient = flat.gradients("gradient")
+        if not math.isfinite(norm(gradient)):
             self._skip()
             return
-        direction = self._move(flat, gradient)
-        self._learn(flat, direction, gradient, gradient)
+        change = self._move(flat, flat.weights("weights"), gradient)
+        self._learn(flat, change, gradient, gradient)
         self._average(flat, None)
 
-    def _move(self, flat: FlatState, gradient: list[Tensor]) -> list[Tensor]:
-        """Sums the iterates and takes the step; returns the direction."""
+    def _move(
+        self, flat: FlatState, weights: list[Tensor], gradient: list[Tensor]
+    ) -> tuple[list[Tensor], list[float]]:
+        """Sums the iterates and takes the step from `weights`, which change.
+
+        Returns:
+            α d as vectors and the factor of each.
+        """
         first = self.param_groups[0]
-        direction = self._direction(flat, gradient)
-        weights, velocity = flat.weights(), flat.buffers("velocity")
+        direction, factor = self._direction(flat, gradient)
+        factors = [rate * factor for rate in flat.rates()]
+        velocity = flat.buffers("velocity")
         if first["average_of"] == "before":
             self._sum(flat, weights)
         torch._foreach_mul_(velocity, first["momentum"])
-        for bucket, w, v, d in zip(flat.buckets, weights, velocity, direction, strict=True):
-            v.add_(d, alpha=float(bucket.group["lr"]))
-            if bucket.group["weight_decay"]:
-                w.mul_(decayed(bucket.group))
-            w.add_(v)
+        for v, d, alpha in zip(velocity, direction, factors, strict=True):
+            v.add_(d, alpha=alpha)
+        decay_weights(flat, weights)
+        torch._foreach_add_(weights, velocity)
         flat.set_weights(weights)
         if first["average_of"] == "after":
             self._sum(flat, weights)
         self.count(count=first["count"] + 1)
-        return direction
+        return direction, factors
 
     def _sum(self, flat: FlatState, weights: list[Tensor]) -> None:
         self._sum_iterates(flat, weights)
@@ -241,7 +265,7 @@ class ASNAQ(AveragedQuasiNewton):
     def _learn(
         self,
         flat: FlatState,
-        direction: list[Tensor],
+        change: tuple[list[Tensor], list[float]],
         gradient: list[Tensor],
         after: list[Tensor],
     ) -> None:
@@ -249,13 +273,10 @@ class ASNAQ(AveragedQuasiNewton):
         first = self.param_groups[0]
         self._remember_gradient(flat, after)
         if first["curvature"] == "difference" and first["memory"]:
-            change = [
-                d * float(bucket.group["lr"])
-                for bucket, d in zip(flat.buckets, direction, strict=True)
-            ]
+            taken = [d * alpha for d, alpha in zip(*change, strict=True)]
             difference = torch._foreach_sub(after, gradient)
-            torch._foreach_add_(difference, change, alpha=first["difference_shift"])
-            self._remember_pair(flat, change, difference)
+            torch._foreach_add_(difference, taken, alpha=first["difference_shift"])
+            self._remember_pair(flat, taken, difference)
 
     def _accept(self) -> None:
         first = self.param_groups[0]
@@ -271,8 +292,8 @@ class ASNAQ(AveragedQuasiNewton):
 
     def _move_anchor(self, flat: FlatState, average: Sequence[Tensor]) -> None:
         super()._move_anchor(flat, average)
-        every = float(self.param_groups[0]["update_every"])
-        velocity = torch._foreach_div(flat.buffers("velocity_sum"), every)
+        count = float(self.param_groups[0]["count"])
+        velocity = torch._foreach_div(flat.buffers("velocity_sum"), count)
         torch._foreach_copy_(flat.buffers("anchor_velocity"), velocity)
 
     def _clear_sums(self, flat: FlatState) -> None:

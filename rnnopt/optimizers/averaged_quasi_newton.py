@@ -18,14 +18,16 @@ import torch
 from torch import Tensor
 
 from rnnopt.optimizers.curvature_memory import (
+    Scaling,
     fisher_product,
     inner,
     inverse_hessian_product,
     norm,
     pair_products,
+    products,
 )
 from rnnopt.optimizers.flat_optimizer import FlatOptimizer
-from rnnopt.optimizers.flat_state import Entry, FlatState
+from rnnopt.optimizers.flat_state import Entry, FlatState, working_type
 from rnnopt.optimizers.quasi_newton_options import COUNTERS, check_group
 
 Evaluate = Callable[[], Tensor]
@@ -41,7 +43,7 @@ class AveragedQuasiNewton(FlatOptimizer, ABC):
     """
 
     steps_with_closure = True  # the training loop hands the closure over
-    counters: Mapping[str, float] = COUNTERS
+    counters: Mapping[str, Any] = COUNTERS
 
     @property
     @abstractmethod
@@ -58,7 +60,7 @@ class AveragedQuasiNewton(FlatOptimizer, ABC):
         count = first["count"]
         layout = {
             # As if it had been there from the start, without moving.
-            "weight_sum": Entry(initial=lambda p: p.detach() * count),
+            "weight_sum": Entry(initial=lambda p: p.detach().to(working_type(p)) * count),
             "anchor": Entry(initial=torch.Tensor.detach),
             **self.vectors,
         }
@@ -78,54 +80,80 @@ class AveragedQuasiNewton(FlatOptimizer, ABC):
 
     # -- parts of a step ---------------------------------------------------------------------------
 
-    def _direction(self, flat: FlatState, gradient: list[Tensor]) -> list[Tensor]:
-        """-H g, of length 1 with `normalize`; zero for a zero gradient."""
+    def _direction(self, flat: FlatState, gradient: list[Tensor]) -> tuple[list[Tensor], float]:
+        """H g, and the factor that makes it the direction: -1, or -1 / ‖H g‖ with `normalize`.
+
+        If H g is lost, g and -1 / ‖g‖; zero for a zero gradient.
+        """
         first = self.param_groups[0]
-        pairs = self._pair_products(flat)
-        count, oldest = pairs.shape[0], first["next_pair"] % max(1, pairs.shape[0])
+        count = first["pairs"]
         direction = inverse_hessian_product(
             gradient,
             flat.rows("weight_changes", count) if count else [],
             flat.rows("gradient_changes", count) if count else [],
-            pairs,
-            oldest,
+            self._pair_products(flat),
+            first["next_pair"] % max(1, count),
             self._scaling(flat),
+            out=flat.scratch("direction"),
         )
-        length = float(norm(direction))
-        if not 0 < length < math.inf and float(norm(gradient)) > 0:  # H g is lost in rounding
+        length = norm(direction)
+        lost = not 0 < length < math.inf  # in rounding, or the gradient is zero
+        if lost:
+            torch._foreach_copy_(direction, gradient)
+            length = norm(direction)
+            if length == 0:
+                return direction, -1.0
             self._forget_pairs()
-            direction = [g.clone() for g in gradient]
-            length = float(norm(direction))
-        factor = -1 / length if first["normalize"] and length > 0 else -1.0
-        for d in direction:
-            d.mul_(factor)
-        return direction
+        if not (first["normalize"] or lost):
+            return direction, -1.0
+        if length < 1e-30:  # 1 / length may be beyond single precision
+            torch._foreach_mul_(direction, 1e30)
+            length *= 1e30
+        return direction, -1 / length
 
-    def _scaling(self, flat: FlatState) -> list[Tensor] | None:
+    def _scaling(self, flat: FlatState) -> Scaling | None:
         """The diagonal of H0; None is the identity, as long as no gradient is stored."""
         first = self.param_groups[0]
         stored = {"history": "gradients_seen", "window": "gradients"}.get(first["scaling"])
         if stored is None or not first[stored]:
             return None
+        epsilon = first["scaling_epsilon"]
         if first["scaling"] == "history":
-            return [s.add(first["scaling_epsilon"]).rsqrt_() for s in flat.buffers("squares")]
+            squares = flat.buffers("squares")
+            return lambda bucket, columns: squares[bucket][columns].add(epsilon).rsqrt_()
         rows = flat.rows("gradient_history", first["gradients"])
-        lengths = [
-            torch.linalg.vector_norm(r, dim=0, dtype=bucket.dtype)
-            for bucket, r in zip(flat.buckets, rows, strict=True)
-        ]
-        return [n.square_().add_(first["scaling_epsilon"]).rsqrt_() for n in lengths]
+        types = [bucket.dtype for bucket in flat.buckets]
+
+        def of_window(bucket: int, columns: slice) -> Tensor:
+            block = rows[bucket][:, columns]
+            lengths = torch.linalg.vector_norm(block, dim=0, dtype=types[bucket])
+            return lengths.square_().add_(epsilon).rsqrt_()
+
+        return of_window
 
     def _pair_products(self, flat: FlatState) -> Tensor:
-        count = self.param_groups[0]["pairs"]
-        if count == 0:
+        """s_i · y_j of the stored pairs, (pairs, pairs)."""
+        first = self.param_groups[0]
+        size = first["memory"]
+        if not first["pairs"]:
             return torch.empty(0, 0, dtype=torch.float64)
         if self._pairs is None:
-            changes = flat.rows("weight_changes", count)
-            self._pairs = pair_products(changes, flat.rows("gradient_changes", count))
+            device = flat.buckets[0].device
+            every = torch.tensor(self._every_product(flat), dtype=torch.float64, device=device)
+            self._pairs = every.view(-1, size)[: first["pairs"], : first["pairs"]]
         return self._pairs
 
-    _pairs: Tensor | None = None  # products of the stored pairs, until another joins
+    def _every_product(self, flat: FlatState) -> list[float]:
+        """All s_i · y_j, row by row; computed where they are not at hand, as in an older file."""
+        first = self.param_groups[0]
+        size = first["memory"]
+        if first["pair_products"] is None or len(first["pair_products"]) != size * size:
+            changes = flat.rows("weight_changes", size)
+            every = pair_products(changes, flat.rows("gradient_changes", size))
+            self.count(pair_products=every.flatten().tolist())
+        return list(first["pair_products"])
+
+    _pairs: Tensor | None = None  # the group's `pair_products` as a tensor
 
     def _forget_pairs(self) -> None:
         self.count(pairs=0, next_pair=0)
@@ -161,9 +189,32 @@ class AveragedQuasiNewton(FlatOptimizer, ABC):
             for memory, vector in zip(flat.buffers(name), vectors, strict=True):
                 memory[row].copy_(vector)
         size = first["memory"]
-        self.count(next_pair=(row + 1) % size, pairs=min(size, first["pairs"] + 1))
-        self._pairs = None
+        count = min(size, first["pairs"] + 1)
+        self._remember_products(flat, row, count, change, difference)
+        self.count(next_pair=(row + 1) % size, pairs=count)
         return True
+
+    def _remember_products(
+        self,
+        flat: FlatState,
+        row: int,
+        count: int,
+        change: Sequence[Tensor],
+        difference: Sequence[Tensor],
+    ) -> None:
+        """Renews the row and the column of s_i · y_j that belong to a new pair.
+
+        They are numbers of the group, so that a copy or a resumed run has the same to the bit.
+        """
+        size = self.param_groups[0]["memory"]
+        every = self._every_product(flat)
+        column = products(flat.rows("weight_changes", count), difference).tolist()
+        line = products(flat.rows("gradient_changes", count), change).tolist()
+        for other in range(count):
+            every[row * size + other] = line[other]
+            every[other * size + row] = column[other]
+        self.count(pair_products=every)
+        self._pairs = None
 
     def _sum_iterates(self, flat: FlatState, weights: list[Tensor]) -> None:
         torch._foreach_add_(flat.buffers("weight_sum"), weights)
@@ -173,7 +224,8 @@ class AveragedQuasiNewton(FlatOptimizer, ABC):
         first = self.param_groups[0]
         if first["count"] < first["update_every"]:
             return
-        average = torch._foreach_div(flat.buffers("weight_sum"), float(first["update_every"]))
+        # More than L after a closure that raised.
+        average = torch._foreach_div(flat.buffers("weight_sum"), float(first["count"]))
         if not (first["averages"] and first["error_control"]):
             evaluate = None
         if evaluate is not None and self._is_worse(flat, average, evaluate):
@@ -194,7 +246,7 @@ class AveragedQuasiNewton(FlatOptimizer, ABC):
 
     def _is_worse(self, flat: FlatState, average: Sequence[Tensor], evaluate: Evaluate) -> bool:
         """Whether E(w_n) > E(w_o) + (γ - 1) |E(w_o)|, or either is not a number."""
-        weights = flat.weights()
+        weights = flat.weights("present")
         try:
             flat.set_weights(average)
             loss = _number(evaluate())
@@ -234,6 +286,8 @@ def _number(loss: Tensor) -> float:
     return float(loss.detach())
 
 
-def decayed(bucket_group: dict[str, Any]) -> float:
-    """The factor of decoupled weight decay."""
-    return 1 - float(bucket_group["lr"]) * bucket_group["weight_decay"]
+def decay_weights(flat: FlatState, weights: list[Tensor]) -> None:
+    """Decoupled weight decay, where a group asks for it."""
+    for bucket, w in zip(flat.buckets, weights, strict=True):
+        if bucket.group["weight_decay"]:
+            w.mul_(1 - float(bucket.group["lr"]) * bucket.group["weight_decay"])

@@ -17,7 +17,7 @@ class BFGS(LineSearchQuasiNewton):
         params: tensors to train, one group, all of one type on one device.
         lr: first length that the line search tries.
         line_search: "strong-wolfe" (torch's), "armijo" (halving until the loss falls enough),
-            "none" (lr always).
+            "fixed" (lr always).
         max_evaluations: most losses with gradients a line search may ask for.
         curvature_epsilon: ε of the test s·y > ε y·y that a pair must pass to enter H.
 

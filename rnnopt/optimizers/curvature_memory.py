@@ -17,12 +17,15 @@ Everything here works on lists, one entry a bucket of `flat_state`: vectors (siz
 size) in whose rows the pairs stand as in a ring, `oldest` being the row of the oldest.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-BLOCK = 1 << 16  # columns of a memory of lower precision that are widened at once
+SAFE = 1e-15  # lengths from here to its inverse have squares that single precision can add
+BLOCK = 1 << 16  # columns that are worked on at once
+Scaling = Callable[[int, slice], Tensor]
 
 
 def inner(one: Sequence[Tensor], other: Sequence[Tensor]) -> Tensor:
@@ -31,10 +34,13 @@ def inner(one: Sequence[Tensor], other: Sequence[Tensor]) -> Tensor:
     return torch.stack([p.to(products[0].device) for p in products]).sum()
 
 
-def norm(vectors: Sequence[Tensor]) -> Tensor:
-    """Length over all buckets, float64: neither overflow nor underflow in single precision."""
-    lengths = [torch.linalg.vector_norm(v, dtype=torch.float64) for v in vectors]
-    return torch.linalg.vector_norm(torch.stack([n.to(lengths[0].device) for n in lengths]))
+def norm(vectors: Sequence[Tensor]) -> float:
+    """Length over all buckets; the squares of very large and very small entries are not lost."""
+    length = math.hypot(*(float(torch.linalg.vector_norm(v)) for v in vectors))
+    if SAFE < length < 1 / SAFE:
+        return length
+    wide = (torch.linalg.vector_norm(v, dtype=torch.float64) for v in vectors)
+    return math.hypot(*(float(n) for n in wide))
 
 
 def products(memory: Sequence[Tensor], vectors: Sequence[Tensor]) -> Tensor:
@@ -78,7 +84,8 @@ def inverse_hessian_product(
     differences: Sequence[Tensor],
     pairs: Tensor,
     oldest: int = 0,
-    scaling: Sequence[Tensor] | None = None,
+    scaling: Scaling | None = None,
+    out: Sequence[Tensor] | None = None,
 ) -> list[Tensor]:
     """H g.
 
@@ -87,24 +94,42 @@ def inverse_hessian_product(
         changes, differences: the pairs s and y, (pairs, size) each.
         pairs: their products s_i · y_j, from `pair_products`; s_i · y_i > 0.
         oldest: row of the oldest pair.
-        scaling: diagonal of H0; None is the identity.
+        scaling: (bucket, columns) → those columns of the diagonal of H0; None is the identity.
+        out: vectors to write to; None makes new ones.
 
     Returns:
-        New vectors; non-finite where the pairs' products overflow.
+        `out`; non-finite where the pairs' products overflow.
     """
-    count = pairs.shape[0]
-    q = [g.clone() for g in gradient]
-    if count == 0:
-        return q if scaling is None else [a.mul_(h) for a, h in zip(q, scaling, strict=True)]
+    r = [torch.empty_like(g) for g in gradient] if out is None else list(out)
+    if pairs.shape[0] == 0:
+        for bucket, columns in blocks(gradient):
+            r[bucket][columns].copy_(gradient[bucket][columns])
+            if scaling is not None:
+                r[bucket][columns].mul_(scaling(bucket, columns))
+        return r
     upper = pairs.roll((-oldest, -oldest), (0, 1)).triu()
     target = products(changes, gradient).roll(-oldest)
     sigma = torch.linalg.solve_triangular(upper, target[:, None], upper=True)[:, 0]
-    add_rows(q, differences, sigma.roll(oldest), sign=-1.0)
-    r = q if scaling is None else [a.mul_(h) for a, h in zip(q, scaling, strict=True)]
-    target = upper.diagonal() * sigma - products(differences, r).roll(-oldest)
+    removed = [sigma.roll(oldest).to(g.device, g.dtype) for g in gradient]
+    images = torch.zeros_like(sigma)  # y_i · r
+    # Block by block, so that what one line leaves in the cache the next finds there.
+    for bucket, columns in blocks(gradient):
+        part, rows = r[bucket][columns], differences[bucket][:, columns]
+        part.copy_(gradient[bucket][columns]).addmv_(rows.t(), removed[bucket], alpha=-1)
+        if scaling is not None:
+            part.mul_(scaling(bucket, columns))
+        images += (rows @ part).to(images.device, images.dtype)
+    target = upper.diagonal() * sigma - images.roll(-oldest)
     c = torch.linalg.solve_triangular(upper.t(), target[:, None], upper=False)[:, 0]
     add_rows(r, changes, c.roll(oldest))
     return r
+
+
+def blocks(vectors: Sequence[Tensor]) -> Iterator[tuple[int, slice]]:
+    """Buckets and columns of it, in order; few enough columns for a cache."""
+    for bucket, vector in enumerate(vectors):
+        for start in range(0, len(vector), BLOCK):
+            yield bucket, slice(start, start + BLOCK)
 
 
 def fisher_product(

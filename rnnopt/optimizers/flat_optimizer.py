@@ -19,7 +19,7 @@ class FlatOptimizer(Optimizer, ABC):
         defaults: every option of a group; counters are added.
     """
 
-    counters: Mapping[str, float]  # numbers that every group holds, all groups the same
+    counters: Mapping[str, Any]  # numbers that every group holds, all groups the same
 
     def __init__(self, params: ParamsT, defaults: dict[str, Any]):
         self._flat: FlatState | None = None
@@ -39,7 +39,7 @@ class FlatOptimizer(Optimizer, ABC):
             self._flat = self.make_state()
         return self._flat
 
-    def count(self, **counters: float) -> None:
+    def count(self, **counters: Any) -> None:
         """Sets counters, in all groups."""
         for group in self.param_groups:
             group.update(counters)

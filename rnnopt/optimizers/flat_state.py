@@ -51,6 +51,7 @@ class Bucket:
         self.device, self.dtype = params[0].device, working_type(params[0])
         self.buffers: dict[str, Tensor] = {}
         self.views: dict[str, list[Tensor]] = {}
+        self._scratch: dict[str, Tensor] = {}
 
     def allocate(self, name: str, entry: Entry, states: list[dict[str, Any]]) -> None:
         """Makes the buffer `name`, filled from `states`, which then hold views into it."""
@@ -70,23 +71,32 @@ class Bucket:
         """One view a weight: (*shape) of a vector, (rows, *shape) of a matrix."""
         parts = buffer.split(self.sizes, dim=-1)
         return [
-            part.view(*buffer.shape[:-1], *p.shape)
+            part.view((*buffer.shape[:-1], *p.shape))
             for part, p in zip(parts, self.params, strict=True)
         ]
 
-    def weights(self) -> Tensor:
-        """A copy of the weights, (size,)."""
-        return self._flat([p.detach() for p in self.params])
+    def weights(self, into: str | None = None) -> Tensor:
+        """A copy of the weights, (size,); `into` names a scratch vector to use again."""
+        return self._flat([p.detach() for p in self.params], into)
 
-    def gradients(self) -> Tensor:
+    def gradients(self, into: str | None = None) -> Tensor:
         """A copy of the gradients, (size,), zero where there is none."""
         if any(p.grad is not None and p.grad.layout != torch.strided for p in self.params):
             raise ValueError("gradients must be dense, got a sparse one.")
-        return self._flat([torch.zeros_like(p) if p.grad is None else p.grad for p in self.params])
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.params]
+        return self._flat(gradients, into)
 
-    def _flat(self, tensors: list[Tensor]) -> Tensor:
-        flat = torch.cat([t.reshape(-1) for t in tensors])
-        return flat.to(self.dtype)
+    def scratch(self, name: str) -> Tensor:
+        """A vector (size,) that is no state: fresh memory costs more than what is done with it."""
+        if name not in self._scratch:
+            self._scratch[name] = torch.empty(self.size, dtype=self.dtype, device=self.device)
+        return self._scratch[name]
+
+    def _flat(self, tensors: list[Tensor], into: str | None) -> Tensor:
+        flat = [t.reshape(-1) for t in tensors]
+        if into is None or any(t.dtype != self.dtype for t in flat):
+            return torch.cat(flat).to(self.dtype)
+        return torch.cat(flat, out=self.scratch(into))
 
     def set_weights(self, values: Tensor) -> None:
         """Copies a vector (size,) into the weights."""
@@ -168,13 +178,17 @@ class FlatState:
         """The first `count` rows of the buffer `name` of every bucket."""
         return [bucket.buffers[name][:count] for bucket in self.buckets]
 
-    def weights(self) -> list[Tensor]:
-        """A copy of the weights, a vector a bucket."""
-        return [bucket.weights() for bucket in self.buckets]
+    def weights(self, into: str | None = None) -> list[Tensor]:
+        """A copy of the weights, a vector a bucket; `into` names scratch vectors to use again."""
+        return [bucket.weights(into) for bucket in self.buckets]
 
-    def gradients(self) -> list[Tensor]:
-        """A copy of the gradients, a vector a bucket."""
-        return [bucket.gradients() for bucket in self.buckets]
+    def gradients(self, into: str | None = None) -> list[Tensor]:
+        """A copy of the gradients, a vector a bucket; `into` names scratch vectors to use again."""
+        return [bucket.gradients(into) for bucket in self.buckets]
+
+    def scratch(self, name: str) -> list[Tensor]:
+        """Vectors that are no state, to use again, one a bucket."""
+        return [bucket.scratch(name) for bucket in self.buckets]
 
     def set_weights(self, values: Sequence[Tensor]) -> None:
         """Copies vectors, one a bucket, into the weights."""

@@ -34,7 +34,7 @@ from rnnopt.optimizers.quasi_newton_options import check_count, check_number
 
 Point = tuple[float, Tensor]  # loss and gradient
 SUFFICIENT_DECREASE = 1e-4
-LINE_SEARCHES = ("strong-wolfe", "armijo", "none")
+LINE_SEARCHES = ("strong-wolfe", "armijo", "fixed")
 
 
 class LineSearchQuasiNewton(FlatOptimizer, ABC):
@@ -42,17 +42,17 @@ class LineSearchQuasiNewton(FlatOptimizer, ABC):
 
     Args:
         params: tensors to train, one group, all of one type on one device.
-        lr: first length that the line search tries; the length itself with line_search="none".
+        lr: first length that the line search tries; the length itself with line_search="fixed".
         momentum: μ, in [0, 1).
         memory: pairs kept; None keeps the matrix H.
-        line_search: "strong-wolfe" (torch's), "armijo" (halving), "none".
+        line_search: "strong-wolfe" (torch's), "armijo" (halving), "fixed".
         max_evaluations: at most so many losses a line search.
         curvature_epsilon: ε of the test s·y > ε y·y.
     """
 
     steps_with_closure = True  # the training loop hands the closure over
     full_batch = True  # and gives it all sequences at once
-    counters: Mapping[str, float] = MappingProxyType(
+    counters: Mapping[str, Any] = MappingProxyType(
         dict(pairs=0, next_pair=0, rejections=0, skipped=0)
     )
 
@@ -145,8 +145,9 @@ class LineSearchQuasiNewton(FlatOptimizer, ABC):
                 self.count(skipped=group["skipped"] + 1)
                 return first_loss
             change, there = self._search(bucket, closure, origin, here)
-            worse = there[0] > here[0] and group["line_search"] != "none"
-            if worse or not _is_finite(there):
+            worse = there[0] > here[0] and group["line_search"] != "fixed"
+            stuck = there is not here and not change.any()
+            if worse or stuck or not _is_finite(there):
                 self._restart(bucket)
                 self.count(rejections=group["rejections"] + 1)
                 return first_loss
@@ -165,6 +166,8 @@ class LineSearchQuasiNewton(FlatOptimizer, ABC):
         """The change from `origin`, and loss and gradient there."""
         group = self.param_groups[0]
         loss, gradient = here
+        if not gradient.any():
+            return gradient, here
         direction = self._direction(bucket, gradient)
         slope = torch.dot(gradient, direction)
         if not slope < 0:  # rounding, or H is no longer positive
@@ -184,7 +187,7 @@ class LineSearchQuasiNewton(FlatOptimizer, ABC):
             return found if _is_finite(found) else (high, torch.zeros_like(gradient))
 
         high = 1e10 * max(1.0, abs(loss))
-        if float(slope) == 0:  # zero gradient
+        if float(slope) == 0:  # lost in rounding
             return torch.zeros_like(direction), here
         if group["line_search"] == "strong-wolfe":
             found, there, length, _ = _strong_wolfe(
@@ -193,12 +196,13 @@ class LineSearchQuasiNewton(FlatOptimizer, ABC):
             )  # fmt: skip
             return direction * float(length), (float(found), there)
         for _ in range(group["max_evaluations"]):
-            found, there = at(origin, rate, direction)
-            enough = found <= loss + SUFFICIENT_DECREASE * rate * float(slope)
-            if enough or group["line_search"] == "none":
+            length = rate
+            found, there = at(origin, length, direction)
+            enough = found <= loss + SUFFICIENT_DECREASE * length * float(slope)
+            if enough or group["line_search"] == "fixed":
                 break
             rate /= 2
-        return direction * rate, (found, there)
+        return direction * length, (found, there)
 
     def _direction(self, bucket: Bucket, gradient: Tensor) -> Tensor:
         """-H g."""
@@ -219,7 +223,7 @@ class LineSearchQuasiNewton(FlatOptimizer, ABC):
             differences,
             pair_products(changes, differences),
             group["next_pair"] % count,
-            [scale.expand_as(gradient)],
+            lambda _, columns: scale.expand_as(gradient[columns]),
         )[0].neg_()
 
     def _remember(self, bucket: Bucket, change: Tensor, difference: Tensor) -> None:

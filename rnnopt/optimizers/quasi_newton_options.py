@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 # Numbers that every group holds, all groups the same.
-COUNTERS: dict[str, int] = dict(
+COUNTERS: dict[str, Any] = dict(
     count=0,  # iterates in the sum
     averages=0,
     gradients=0,  # in the history
@@ -17,19 +17,22 @@ COUNTERS: dict[str, int] = dict(
     gradients_seen=0,  # in the sum of squares
     pairs=0,
     next_pair=0,
+    pair_products=None,  # s_i · y_j row by row, a list of memory² numbers
     rejections=0,
     skipped=0,  # steps with a gradient that was not finite
 )
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": dict(
         memory=10, fisher_memory=100, update_every=5, tolerance=1.01, momentum_factor=1.1,
-        momentum_range=(0.1, 0.99), normalize=True, lookahead=True, error_control=True,
+        momentum_range=(0.1, 0.99), normalize=True, lookahead=True,
+        second_gradient=True, error_control=True,
         curvature="fisher", scaling="history", average_of="before", anchor_moves="always",
         fisher_mean=True, clear="all",
     ),
     "authors_code": dict(
         memory=10, fisher_memory=100, update_every=5, tolerance=1.01, momentum_factor=1.01,
-        momentum_range=(0.1, 0.99), normalize=True, lookahead=True, error_control=True,
+        momentum_range=(0.1, 0.99), normalize=True, lookahead=True,
+        second_gradient=True, error_control=True,
         curvature="fisher", scaling="window", average_of="after", anchor_moves="on_pair",
         fisher_mean=False, clear="all",
     ),
@@ -39,7 +42,7 @@ CHOICES = {
     "curvature": ("fisher", "difference"),
     "average_of": ("before", "after"),
     "anchor_moves": ("always", "on_pair"),
-    "clear": ("all", "pairs", "none"),
+    "clear": ("all", "pairs", "nothing"),
     "fisher_dtype": ("same", "bfloat16"),
 }
 FREE = ("params", "lr", "weight_decay", "param_names", "initial_lr")  # may differ between groups

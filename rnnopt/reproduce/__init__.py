@@ -6,6 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rnnopt.errors import UserError, unknown_name
+from rnnopt.reproduce.asnaq import table_1 as asnaq_table_1
+from rnnopt.reproduce.asnaq.beyond import GATED, PARTS
+from rnnopt.reproduce.asnaq.figures import FIGURE_1 as ASNAQ_FIGURE_1
+from rnnopt.reproduce.asnaq.figures import FIGURE_2 as ASNAQ_FIGURE_2
+from rnnopt.reproduce.asnaq.figures import FIGURE_3 as ASNAQ_FIGURE_3
 from rnnopt.reproduce.engine import Tell, run_study
 from rnnopt.reproduce.frank_wolfe import a5_angle, grid, table_1
 from rnnopt.reproduce.frank_wolfe.figure_3 import FIGURE_3
@@ -43,6 +48,12 @@ ALL: tuple[Study | Result, ...] = (
     TABLE_3,
     Result(a5_angle.NAME, a5_angle.TITLE, a5_angle.run),
     Result(grid.GRID.name, grid.GRID.title, grid.run),
+    ASNAQ_FIGURE_1,
+    ASNAQ_FIGURE_2,
+    ASNAQ_FIGURE_3,
+    Result(asnaq_table_1.NAME, asnaq_table_1.TITLE, asnaq_table_1.run),
+    GATED,
+    PARTS,
 )
 BY_NAME = {item.name: item for item in ALL}
 

@@ -38,10 +38,15 @@ def chosen_rows(study: Study, form: Form) -> list[Row]:
 
 
 def trials_of(form: Form, row: Row) -> list[tuple[str, float]]:
-    """What the row tries: (optimizer, learning rate) pairs, as many for every row of a form."""
+    """What the row tries: (optimizer, learning rate) pairs.
+
+    As many for every row of a form, but for one where the rate was printed.
+    """
     if row.trials:
         return list(row.trials[: len(form.rates)])
     optimizer = (row.settings or {})["optimizer"]
+    if row.rate is not None:
+        return [(optimizer, row.rate)]
     return [(optimizer, float(f"{rate * row.rate_unit:.6g}")) for rate in form.rates]
 
 
@@ -91,6 +96,7 @@ def run_study(
         jobs = [
             _job(form, column, row, trial, TUNING_SEED, out)
             for column, row in pairs
+            if row.rate is None
             for trial in trials_of(form, row)
         ]
         failures += work(jobs, min(workers, len(jobs)), lambda now: tell("tuning", now), stop)
@@ -118,7 +124,7 @@ def _check(form: Form, pairs: list[tuple[Column, Row]], out: Path) -> None:
     tasks = {column.task: build_task(column.task) for column, _ in pairs}
     for column, row in pairs:
         trials = trials_of(form, row)
-        if len(trials) < len(form.rates):
+        if len(trials) < len(form.rates) and row.rate is None:
             raise ValueError(f"{row.label} needs {len(form.rates)} trials, got {len(trials)}.")
         for seed in (TUNING_SEED, *form.seeds):
             for trial in trials:

@@ -34,6 +34,7 @@ class Row:
         shown: whether the figure has a curve of it.
         trials: (optimizer, learning rate) pairs to try instead of the grid, the first as many as
             the grid has rates: every row has the same number of trials.
+        rate: the learning rate where it was printed: there is nothing to tune.
     """
 
     label: str
@@ -42,6 +43,7 @@ class Row:
     rate_unit: float = 1.0
     shown: bool = False
     trials: tuple[tuple[str, float], ...] = ()
+    rate: float | None = None
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Training without back-propagation: ADMM on the unfolded network."""
