@@ -1,5 +1,6 @@
 """rnnopt: optimizers and tools for recurrent networks where ordinary training struggles."""
 
+from rnnopt.admm.trainer import ADMM as ADMM
 from rnnopt.gradient_flow import GradientFlow as GradientFlow
 from rnnopt.layers.elman import ElmanRNN as ElmanRNN
 from rnnopt.layers.indrnn import IndRNN as IndRNN

@@ -28,7 +28,7 @@ from rnnopt.layers.kernels import cpu
 from rnnopt.memory import keep_freed_memory
 from rnnopt.optimizers.by_name import OPTIMIZERS
 from rnnopt.reproduce.study import FormName
-from rnnopt.runner import build_training, resolve
+from rnnopt.runner import build_training, resolve, settle
 from rnnopt.runner import run as run_one
 from rnnopt.specification import parse
 from rnnopt.tasks import TASKS, download
@@ -214,7 +214,9 @@ def diagnose(
         show = _Show(bars, bars.add_task("diagnosing", total=1.0, note="", visible=False))
         for progress in watched.run(stop.is_set):
             show(progress)
-    findings, written = diagnosis_report.write(watched, resolve(config), out)
+    findings, written = diagnosis_report.write(
+        watched, settle(resolve(config), watched.training.task), out
+    )
     if not quiet:
         table = Table(title=f"{config.task}, {config.model}, {config.optimizer}")
         for i, heading in enumerate(diagnosis_report.columns(watched.looks)):

@@ -15,7 +15,7 @@ from rnnopt.config import RunConfig, SharedConfig
 from rnnopt.errors import UserError
 from rnnopt.memory import keep_freed_memory
 from rnnopt.run_folder import RunFolder
-from rnnopt.runner import build_training, run
+from rnnopt.runner import build_training, run, settle
 from rnnopt.tasks import build_task
 
 
@@ -43,7 +43,7 @@ def plan(
     jobs = []
     for seed in seeds:
         for optimizer in optimizers:
-            config = RunConfig(**asdict(shared), optimizer=optimizer, seed=seed)
+            config = settle(RunConfig(**asdict(shared), optimizer=optimizer, seed=seed), task)
             if seed == seeds[0]:
                 build_training(config, task)
             folder = "".join(c if c.isalnum() or c in ".=-" else "_" for c in optimizer)

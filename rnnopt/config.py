@@ -43,7 +43,8 @@ class SharedConfig:
         batch_norm: normalise each layer's states over time and batch; indrnn-6 always does.
         dropout: probability of a unit being zero for a whole sequence, after each layer; unset
             means the model's, none unless it has its own.
-        readout: where the answer is read off the states.
+        readout: where the answer is read off the states; unset means the task's, the last state
+            unless each step has its own target.
         initialization: of the weights; normal is N(0, 0.01²); unset means the model's.
         clip: largest norm of a gradient, longer ones are scaled down; unset means no clipping.
         clip_value: largest size of a gradient's entries, greater ones are cut to it; unset means
@@ -76,7 +77,7 @@ class SharedConfig:
     layers: int | None = None
     batch_norm: bool = False
     dropout: float | None = None
-    readout: Readout = "last"
+    readout: Readout | None = None
     initialization: Initialization | None = None
     clip: float | None = None
     clip_value: float | None = None

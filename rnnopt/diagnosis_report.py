@@ -155,7 +155,7 @@ def _advice_vanishing(config: RunConfig) -> list[str]:
         advice.append("--model indrnn, whose recurrent weights are bounded to suit the length")
     if not parse(config.optimizer)[0].startswith("frank-wolfe"):
         advice.append("--optimizer frank-wolfe, whose steps do not shrink with the gradient")
-    if config.readout == "last":
+    if config.readout in (None, "last"):
         advice.append("--readout mean, which every step reaches directly")
     return advice
 

@@ -9,13 +9,14 @@ from typing import Any
 
 import torch
 
+from rnnopt.admm.trainer import ADMM
 from rnnopt.config import MODELS, Budget, RunConfig
 from rnnopt.errors import UserError
 from rnnopt.layers.sequence_model import SequenceModel
 from rnnopt.optimizers.by_name import build_optimizer
 from rnnopt.run_folder import RunFolder
 from rnnopt.schedules import Plateau
-from rnnopt.specification import parse
+from rnnopt.specification import call_with, parse
 from rnnopt.tasks import Batches, Task, build_task
 from rnnopt.training import Progress, Training
 from rnnopt.truncation import Truncation
@@ -43,6 +44,22 @@ def resolve(config: RunConfig) -> RunConfig:
     return replace(config, optimizer=optimizer, **moved)  # type: ignore[arg-type]
 
 
+def settle(config: RunConfig, task: Task) -> RunConfig:
+    """`config` with the read-out that it leaves to its task, as a run folder keeps it."""
+    if task.readout == "every":
+        if config.readout not in (None, "every"):
+            raise UserError(
+                f"{task.name} has a target at every step and needs readout every, got"
+                f" {config.readout}."
+            )
+        if config.tbptt is not None:
+            raise UserError(
+                f"tbptt needs one target a sequence, and {task.name} has one at every step: leave"
+                " tbptt out, and cut the sequences shorter by the task's length."
+            )
+    return replace(config, readout=config.readout or task.readout)
+
+
 def build_training(config: RunConfig, task: Task | None = None) -> Training:
     """Everything a run needs, ready to train; the same for the same config.
 
@@ -54,6 +71,7 @@ def build_training(config: RunConfig, task: Task | None = None) -> Training:
     device = _device(config.device)
     torch.set_num_threads(config.threads)
     task = (task or build_task(config.task)).to(device)
+    config = settle(config, task)
     torch.manual_seed(config.seed)
     model = _build_model(config, task).to(device)
     truncation = None
@@ -61,7 +79,7 @@ def build_training(config: RunConfig, task: Task | None = None) -> Training:
         truncation = Truncation(config.tbptt, config.tbptt_backward or config.tbptt)
         if task.validation.lengths is not None:
             truncation.check_reach()
-    optimizer = _build_optimizer(config, model, truncation, task.steps)
+    optimizer = _build_optimizer(config, model, truncation, task)
     plateau = None
     if config.schedule.startswith("plateau"):
         restart = config.schedule == "plateau-restart"
@@ -90,15 +108,34 @@ def _batch_size(task: Task, optimizer: Any) -> int:
 
 
 def _build_optimizer(
-    config: RunConfig, model: SequenceModel, truncation: Truncation | None, steps: int
+    config: RunConfig, model: SequenceModel, truncation: Truncation | None, task: Task
 ) -> Any:
     """The optimizer; FrankWolfe's inner steps are the chunks unless their number is given."""
     name, options = parse(config.optimizer)
     specification = config.optimizer
+    if name == "admm":
+        return _build_admm(config, model, task, truncation, options)
     if truncation is not None and name.startswith("frank-wolfe") and "inner_steps" not in options:
-        chunks = len(truncation.chunks(steps))
+        chunks = len(truncation.chunks(task.steps))
         specification += ("," if options else ":") + f"inner_steps={chunks}"
     return build_optimizer(specification, list(model.named_parameters()), config.lr)
+
+
+def _build_admm(
+    config: RunConfig,
+    model: SequenceModel,
+    task: Task,
+    truncation: Truncation | None,
+    options: dict[str, Any],
+) -> ADMM:
+    """The trainer that takes minibatches in place of gradients."""
+    refused = dict(clip=config.clip, clip_value=config.clip_value, tbptt=truncation)
+    for name, value in refused.items():
+        if value is not None:
+            raise UserError(f"optimizer 'admm' takes no gradients: it cannot go with {name}.")
+    if config.lr is not None:
+        options["lr"] = config.lr
+    return call_with("optimizer", "admm", ADMM, options, model, task.loss)
 
 
 def _build_model(config: RunConfig, task: Task) -> SequenceModel:
@@ -117,7 +154,7 @@ def _build_model(config: RunConfig, task: Task) -> SequenceModel:
             task.input_size,
             config.hidden or task.hidden_size,
             task.output_size,
-            readout=config.readout,
+            readout=config.readout or task.readout,
             steps=task.steps,
             **(chosen | preset),
         )
@@ -149,7 +186,7 @@ def run(
     """
     if not resume:
         training = build_training(config)
-        folder = RunFolder.create(path, config)
+        folder = RunFolder.create(path, settle(config, training.task))
         with folder.locked():
             return _train(training, folder, listener, stop_requested)
     folder = RunFolder.open(path)

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from rnnopt.admm.trainer import ADMM
 from rnnopt.config import Budget, Schedule
 from rnnopt.optimizers.adaqn import AdaQN
 from rnnopt.optimizers.asnaq import ASNAQ
@@ -281,15 +282,19 @@ class Training:
         self.seconds += time.perf_counter() - started
 
     def _step_with_closure(self) -> Tensor:
-        """The step of an optimizer that asks for losses and gradients itself."""
-        if isinstance(self.optimizer, AdaQN):
-            loss = self.optimizer.step(self.closure, self.closure.monitored_loss)
-        elif isinstance(self.optimizer, ASNAQ):
-            loss = self.optimizer.step(self.closure, self.closure.loss)
-        else:
-            loss = self.optimizer.step(self.closure)
-        assert loss is not None
-        return loss
+        """The step of a learner that asks for losses and gradients itself, or for none."""
+        if isinstance(self.optimizer, ADMM):
+            self.closure.calls += self.optimizer.price
+            return self.optimizer.step(self.closure.batch)
+        monitors: dict[Any, Callable[[], Tensor]] = {
+            AdaQN: self.closure.monitored_loss,
+            ASNAQ: self.closure.loss,
+        }
+        monitor = monitors.get(type(self.optimizer))
+        arguments = () if monitor is None else (monitor,)
+        loss = self.optimizer.step(self.closure, *arguments)
+        assert isinstance(loss, Tensor)
+        return loss.detach()
 
     def _look(self) -> dict[str, float]:
         """Scores the committed weights on the validation set; keeps them if they are the best."""

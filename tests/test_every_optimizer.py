@@ -21,6 +21,9 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.optim import lr_scheduler
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from rnnopt.optimizers.adaqn import AdaQN
+from rnnopt.optimizers.asnaq import ASNAQ
+from rnnopt.optimizers.asnaq import PRESETS as QUASI_NEWTON_PRESETS
 from rnnopt.optimizers.frank_wolfe import PRESETS, FrankWolfe
 
 MOMENTUM = functools.partial(torch.optim.SGD, momentum=0.5)
@@ -53,6 +56,19 @@ OPTIMIZERS = [
         nesterov=True, average=8)),
     ("FrankWolfe-long", functools.partial(
         FrankWolfe, lr=0.03, inner_steps=1, ball="gate", outer="plain", **PRESETS["long_memory"])),
+    # Memories that are full, and begin again, within STEPS.
+    ("ASNAQ", functools.partial(
+        ASNAQ, lr=0.05, memory=3, fisher_memory=5, update_every=2, momentum_range=(0.1, 0.8))),
+    ("ASNAQ-authors", functools.partial(
+        ASNAQ, **QUASI_NEWTON_PRESETS["authors_code"] | dict(
+            lr=0.05, memory=2, fisher_memory=4, update_every=2, momentum_range=(0.1, 0.8)))),
+    ("ASNAQ-difference", functools.partial(
+        ASNAQ, lr=0.05, memory=4, fisher_memory=0, update_every=3, curvature="difference",
+        momentum_range=(0.5, 0.5))),
+    ("AdaQN", functools.partial(AdaQN, lr=0.07, memory=3, fisher_memory=8, update_every=2)),
+    ("AdaQN-window", functools.partial(
+        AdaQN, lr=0.07, memory=2, fisher_memory=3, update_every=2, scaling="window",
+        fisher_dtype="bfloat16", normalize=True, average_of="after", anchor_moves="on_pair")),
 ]  # fmt: skip
 PHASES = range(1, 7)  # steps taken before a checkpoint: past the longest cycle above
 STEPS = 14  # and altogether: more than one cycle after the last checkpoint

@@ -3,15 +3,14 @@
 Each replaces its block's quadratic by the linearisation at the old value plus a proximal term, and
 lowers L of `block_updates` where the proximal weight R dominates the curvature:
 
-| block | update                                                                  | needs R ≥    |
-|-------|-------------------------------------------------------------------------|--------------|
-| u     | u + Σ (α_t ra_t + λ1_t)ᵀ x_t / R                                        | λmax(Σ α_t x_tᵀx_t) |
-| w     | (R w + Σ (α_t ra_t + λ1_t)ᵀ s_{t-1}) / (R + ω)                          | λmax(Σ α_t s_{t-1}ᵀs_{t-1}) |
-| b     | b + Σ (α_t ra_t + λ1_t) / (B Σ α_t);  c alike                           | exact        |
-| v     | v + Σ_𝒪 (τ_t ro_t + λ3_t)ᵀ s_t / R                                      | λmax(Σ τ_t s_tᵀs_t) |
-| s_t   | (R s_t + (τ ro_t + λ3_t) v + (α ra_{t+1} + λ1_{t+1}) w + σ f(a_t) - λ2_t) / (R + σ) |  |
-|       |                                                              | λmax(τ vᵀv + α_{t+1} wᵀw) |
-| a_t   | the scalar problem with p' = a - (α ra + λ1)/R for p and R for α        | α (then exact) |
+    u ← u + Σ (α_t ra_t + λ1_t)ᵀ x_t / R                        R ≥ λmax(Σ α_t x_tᵀx_t)
+    w ← (R w + Σ (α_t ra_t + λ1_t)ᵀ s_{t-1}) / (R + ω)          R ≥ λmax(Σ α_t s_{t-1}ᵀs_{t-1})
+    b ← b + Σ (α_t ra_t + λ1_t) / (B Σ α_t);  c alike           exact
+    v ← v + Σ_𝒪 (τ_t ro_t + λ3_t)ᵀ s_t / R                      R ≥ λmax(Σ τ_t s_tᵀs_t)
+    s_t ← (R s_t + (τ_t ro_t + λ3_t) v + (α_{t+1} ra_{t+1} + λ1_{t+1}) w + σ_t f(a_t) - λ2_t)
+          / (R + σ_t)                                           R ≥ λmax(τ_t vᵀv + α_{t+1} wᵀw)
+    a_t ← the scalar problem with p = a_t - (α_t ra_t + λ1_t)/R and R for α
+                                                                R ≥ α_t; exact where equal
 
 R for u is the paper's N·r. Letters and shapes as in `block_updates`.
 

@@ -190,7 +190,7 @@ class AveragedQuasiNewton(FlatOptimizer, ABC):
                 memory[row].copy_(vector)
         size = first["memory"]
         count = min(size, first["pairs"] + 1)
-        self._remember_products(flat, row, count, change, difference)
+        self._remember_products(flat, row, count, difference)
         self.count(next_pair=(row + 1) % size, pairs=count)
         return True
 
@@ -199,19 +199,16 @@ class AveragedQuasiNewton(FlatOptimizer, ABC):
         flat: FlatState,
         row: int,
         count: int,
-        change: Sequence[Tensor],
         difference: Sequence[Tensor],
     ) -> None:
-        """Renews the row and the column of s_i · y_j that belong to a new pair.
+        """Renews the column of s_i · y_j that belongs to a new pair, the only one that is used.
 
         They are numbers of the group, so that a copy or a resumed run has the same to the bit.
         """
         size = self.param_groups[0]["memory"]
         every = self._every_product(flat)
         column = products(flat.rows("weight_changes", count), difference).tolist()
-        line = products(flat.rows("gradient_changes", count), change).tolist()
         for other in range(count):
-            every[row * size + other] = line[other]
             every[other * size + row] = column[other]
         self.count(pair_products=every)
         self._pairs = None

@@ -36,6 +36,11 @@ class Choice:
     named: bool = False
 
 
+def needs_model(params: object, **options: object) -> None:
+    """Stands for a trainer that `runner` builds with the model."""
+    raise ValueError("optimizer 'admm' is built with a model: use rnnopt.ADMM(model, loss).")
+
+
 def adam_of_indrnn(
     params: Iterable[tuple[str, Tensor]], lr: float = 2e-4, weight_decay: float = 1e-4
 ) -> torch.optim.Adam:
@@ -70,14 +75,15 @@ OPTIMIZERS: dict[str, Choice] = {
         3e-2,
         "the same, set for events to be remembered over many steps (PRESETS['long_memory'])",
     ),
-    "asnaq": Choice(
-        ASNAQ, 1e-2, "quasi-Newton with look-ahead, curvature from stored gradients; 2 a step"
-    ),
+    "asnaq": Choice(ASNAQ, 3e-2, "quasi-Newton with look-ahead, curvature from stored gradients"),
     "adaqn": Choice(AdaQN, 1e-2, "quasi-Newton, curvature from stored gradients"),
     "bfgs": Choice(BFGS, 1.0, "quasi-Newton with a line search, the whole data at each step"),
     "lbfgs": Choice(LBFGS, 1.0, "the same from the last pairs of weight and gradient changes"),
     "naq": Choice(NAQ, 1.0, "BFGS with Nesterov's look-ahead"),
     "lnaq": Choice(LNAQ, 1.0, "LBFGS with Nesterov's look-ahead"),
+    "admm": Choice(
+        needs_model, 0.5, "block by block without an autograd graph; one Elman layer, not LSTM"
+    ),
     "sgd": Choice(torch.optim.SGD, 1e-1, "stochastic gradient descent"),
     "momentum": Choice(
         partial(torch.optim.SGD, momentum=0.9), 1e-2, "gradient descent with momentum 0.9"

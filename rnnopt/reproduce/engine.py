@@ -17,8 +17,9 @@ from rnnopt.errors import UserError
 from rnnopt.report import Run, read_runs
 from rnnopt.reproduce.study import Column, Form, Row, Study
 from rnnopt.run_folder import RunFolder
-from rnnopt.runner import build_training
+from rnnopt.runner import build_training, settle
 from rnnopt.tasks import build_task
+from rnnopt.tasks.task import lower_is_better
 
 TUNING_SEED = 1000  # none of the reported seeds
 Tell = Callable[[str, list[Job]], None]
@@ -128,7 +129,9 @@ def _check(form: Form, pairs: list[tuple[Column, Row]], out: Path) -> None:
             raise ValueError(f"{row.label} needs {len(form.rates)} trials, got {len(trials)}.")
         for seed in (TUNING_SEED, *form.seeds):
             for trial in trials:
-                _check_saved(_job(form, column, row, trial, seed, out), bool(row.trials))
+                job = _job(form, column, row, trial, seed, out)
+                job = replace(job, config=settle(job.config, tasks[column.task]))
+                _check_saved(job, bool(row.trials))
         for trial in trials:
             build_training(_job(form, column, row, trial, 0, out).config, tasks[column.task])
 
@@ -162,12 +165,12 @@ def chosen_trial(form: Form, column: Column, row: Row, out: Path) -> tuple[str, 
     def rank(trial: tuple[str, float]) -> tuple[float, float]:
         run = read_run(_job(form, column, row, trial, TUNING_SEED, out).path)
         metric = (run.result.get("best") or {}).get("validation_metric", math.nan)
-        lower_is_better = run.result.get("metric") == "mse"
+        lower = lower_is_better(run.result.get("metric"))
         loss = run.records[-1]["validation_loss"] if run.records else math.nan
         if not math.isfinite(metric) or run.result["status"] == "diverged":
             return -math.inf, -math.inf
         # Among equals the lower loss: where nothing was learnt the metric says nothing.
-        return -metric if lower_is_better else metric, -loss if loss == loss else -math.inf
+        return -metric if lower else metric, -loss if loss == loss else -math.inf
 
     return max(trials, key=rank)
 

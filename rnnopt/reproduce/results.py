@@ -13,6 +13,7 @@ from rnnopt.report import Group, Run, draw, legend_below, log_axis, mean_and_wid
 from rnnopt.reproduce.engine import chosen_rows, finished_runs, trials_of
 from rnnopt.reproduce.study import Column, Form, Row, Study
 from rnnopt.run_folder import write_atomically
+from rnnopt.tasks.task import lower_is_better
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -125,7 +126,7 @@ def _marks(line: dict[str, Any]) -> str:
 
 def cells(line: dict[str, Any]) -> list[str]:
     """A line as the table's cells, under HEADINGS."""
-    digits = 4 if line["metric"] == "mse" else 2
+    digits = 4 if lower_is_better(line["metric"]) else 2
 
     def number(value: float | None, digits: int, sign: str = "") -> str:
         return "–" if value is None or math.isnan(value) else f"{value:{sign}.{digits}f}"

@@ -12,10 +12,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from rnnopt.layers.sequence_model import Readout
+
 
 @dataclass(frozen=True)
 class Batch:
-    """Sequences (time, batch, feature), targets (batch, …), true lengths (batch,) or None."""
+    """Sequences (time, batch, feature), targets (batch, …), true lengths (batch,) or None.
+
+    A target is a class (batch,) or numbers (batch, output); where each step has one of its own, a
+    class (batch, time) or numbers (batch, time, output).
+    """
 
     inputs: Tensor
     targets: Tensor
@@ -59,6 +65,7 @@ class Examples:
 
 
 Loss = Literal["cross-entropy", "mse", "binary-mse", "binary-cross-entropy"]
+Metric = Literal["accuracy", "mse", "nats"]
 # Draws that many sequences from a generator.
 Draw = Callable[[int, torch.Generator], Batch]
 
@@ -75,11 +82,12 @@ class Task:
             (count, 1) of 0.0 and 1.0): "binary-mse" calls it 1 above 1/2, "binary-cross-entropy",
             which takes a logit, above 0.
         target: the metric to reach, declared in advance: mean squared error for mse, else
-            accuracy in 0 … 1.
+            accuracy in 0 … 1, or nats.
         train: stored examples, or a function that draws new ones.
         validation, test: stored examples.
         epoch_size: sequences that count as one epoch when they are drawn anew.
         hidden_size, batch_size: sizes to use unless told otherwise.
+        in_nats: whether the metric is the cross-entropy instead of accuracy.
     """
 
     name: str
@@ -94,6 +102,7 @@ class Task:
     epoch_size: int
     hidden_size: int = 128
     batch_size: int = 128
+    in_nats: bool = False
 
     def facts(self) -> dict[str, str | float]:
         """What a report needs to know of the task; kept with each run."""
@@ -113,13 +122,20 @@ class Task:
         return self.validation.inputs.shape[1]
 
     @property
-    def metric(self) -> str:
-        """Name of the metric: accuracy is better the higher, mse the lower."""
-        return "mse" if self.loss == "mse" else "accuracy"
+    def readout(self) -> Readout:
+        """Where models answer unless told otherwise; "every" if each step has its own target."""
+        return "every" if each_step(self.validation.targets) else "last"
+
+    @property
+    def metric(self) -> Metric:
+        """Name of the metric; `lower_is_better` tells in which direction."""
+        if self.loss == "mse":
+            return "mse"
+        return "nats" if self.in_nats else "accuracy"
 
     def is_better(self, metric: float, other: float) -> bool:
         """Whether the first of two metrics is strictly better; NaN never is."""
-        return metric < other if self.loss == "mse" else metric > other
+        return metric < other if lower_is_better(self.metric) else metric > other
 
     def reached(self, metric: float) -> bool:
         """Whether a metric meets the target."""
@@ -162,17 +178,32 @@ class Task:
         return loss, correct / count if self.metric == "accuracy" else loss
 
 
+def lower_is_better(metric: str | None) -> bool:
+    """Whether a metric of that name is the better the lower."""
+    return metric in ("mse", "nats")
+
+
+def each_step(targets: Tensor) -> bool:
+    """Whether targets are classes (batch, time) or numbers (batch, time, output)."""
+    return targets.ndim == (3 if targets.is_floating_point() else 2)
+
+
 def _pairs(outputs: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
     """Outputs and the targets they answer to, one a row.
 
-    Where the model answers at every step, a sequence's target stands at each of its true steps.
+    Where the model answers at every step, a sequence's target stands at each of its true steps,
+    unless these have targets of their own.
     """
     if outputs.ndim == 2:
         return outputs, batch.targets
+    if each_step(batch.targets):
+        targets = batch.targets.transpose(0, 1)
+    else:
+        targets = batch.targets.expand(len(outputs), *batch.targets.shape)
     steps = torch.arange(len(outputs), device=outputs.device)[:, None]
     lengths = len(outputs) if batch.lengths is None else batch.lengths
     valid = (steps < lengths).expand(outputs.shape[:2])
-    return outputs[valid], batch.targets.expand(len(outputs), *batch.targets.shape)[valid]
+    return outputs[valid], targets[valid]
 
 
 class Batches:

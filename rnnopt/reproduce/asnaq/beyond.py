@@ -60,7 +60,7 @@ PARTS = Study(
         tuned("rnnopt ASNAQ", "asnaq", rate_unit=10, shown=True),
     ),
     forms={
-        "cpu": Form(TASKS, "3000evaluations", "1500evaluations", RATES),
+        "cpu": Form(TASKS, "2000evaluations", "1000evaluations", RATES),
         "full": Form(TASKS, "20000evaluations", "5000evaluations", (3e-4, *RATES, 3e-2)),
         "quick": Form(
             (COUNTING,), "12evaluations", "6evaluations", RATES[:2], seeds=(0, 1),

@@ -31,17 +31,11 @@ SETTINGS = ((10, 100, 5), (5, 100, 5), (10, 20, 5), (10, 100, 20))  # m_L, m_F, 
 LARGEST_MATRIX = 2000  # weights of BFGS and NAQ, which keep their square
 HEADINGS = (
     "method", "weights d", "m_L, m_F, L", "printed, multiply-adds / d",
-    "counted, multiply-adds / d", "counted, numbers moved / d", "printed storage / d", "kept / d", "gradients a step",
+    "counted, multiply-adds / d", "counted, numbers moved / d", "printed storage / d",
+    "kept / d", "gradients a step",
 )  # fmt: skip
-MULTIPLY = {
-    "mv": 2,
-    "addmv": 2,
-    "mm": 2,
-    "dot": 2,
-    "addcmul": 2,
-    "addr": 2,
-    "linalg_vector_norm": 2,
-}
+# A multiplication and an addition each; other operations count one for each number they give.
+MULTIPLY = dict.fromkeys(("mv", "addmv", "mm", "dot", "addcmul", "addr", "linalg_vector_norm"), 2)
 FREE = ("view", "slice", "select", "detach", "split", "t", "alias", "as_strided", "unsqueeze",
         "_unsafe_view", "expand", "empty", "empty_like", "_local_scalar_dense", "transpose",
         "new_empty_strided", "empty_strided", "lift_fresh")  # fmt: skip

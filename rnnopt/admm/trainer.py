@@ -1,0 +1,464 @@
+"""ADMM: trains an Elman network from the equations of its own steps, without an autograd graph.
+
+The network a_t = x_t uᵀ + s_{t-1} wᵀ + b, s_t = f(a_t), o_t = s_t vᵀ + c is unfolded, and each of
+its equations becomes a constraint with penalty and multiplier in an augmented Lagrangian, which is
+minimised block by block. Three variants:
+
+- "exact" (default): the trajectory (a, s, o) is one block, the weights are the other
+  (`joint_sweep`). For minibatches.
+- "blocks": the exact minimiser of each block o, (v, c), s, a, (u, w, b) and back, then the
+  multipliers (`block_updates`).
+- "paper": the same order with the paper's linearised-proximal updates, signs put right
+  (`linearised_updates`).
+
+"blocks" and "paper" keep a, s, o and the multipliers from step to step on one batch, the first
+(`keep_batch`), or start each minibatch from a forward pass with zero multipliers.
+
+Tang et al., "ADMMiRNN: Training RNN with Stable Convergence via An Efficient ADMM Approach", 2020.
+The letters are those of `block_updates`.
+
+Departures from the paper:
+1. Its updates ascend in three blocks and miss terms: corrected as listed in `linearised_updates`.
+2. Loss and accuracy are those of the network run forward with its weights, never of the auxiliary
+   o, which has seen the label.
+3. "exact" holds s_t = f(a_t) within its block; the paper relaxes all equations alike.
+4. `balance` adapts the penalties to the residuals, which the paper leaves for the future.
+"""
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from rnnopt.admm.block_updates import (
+    Multipliers,
+    Penalties,
+    Problem,
+    Variables,
+    Weights,
+    augmented_lagrangian,
+    multiplier_step,
+    output_equations,
+    penalties,
+    recurrent_equations,
+    residuals,
+    solve_output_weights,
+    solve_recurrent_weights,
+    update_output,
+    update_preactivation,
+    update_state,
+)
+from rnnopt.admm.joint_sweep import Moments, follow, forward, sample_losses, sweep
+from rnnopt.admm.linearised_updates import (
+    linearised_input,
+    linearised_output,
+    linearised_preactivation,
+    linearised_recurrent,
+    linearised_state,
+    proximal_weights,
+    update_bias,
+    update_output_bias,
+)
+from rnnopt.layers.elman import ElmanRNN
+from rnnopt.layers.sequence_model import SequenceModel
+
+Variant = Literal["exact", "blocks", "paper"]
+VARIANTS = ("exact", "blocks", "paper")
+LOSSES = {
+    "cross-entropy": "cross_entropy",
+    "mse": "squared_error",
+    "binary-mse": "squared_error",
+}
+
+
+class ADMM:
+    """Trains a `SequenceModel` of one Elman layer by the alternating direction method.
+
+    It has the `param_groups`, `state_dict` and `load_state_dict` of a torch optimizer, but steps on
+    a minibatch instead of on gradients.
+
+    Args:
+        model: one layer of cell "rnn" (tanh or relu), no batch norm, no dropout.
+        loss: "cross-entropy", "mse" or "binary-mse", as a task names it.
+        lr: 1/ρ of variant "exact": a stiffer penalty is a smaller step.
+        variant: "exact", "blocks" or "paper"; see the module.
+        proximal_weight: r, which holds the weights where the data say nothing; against the mean
+            over samples of Σ_t M_tᵀM_t for "exact", times the batch for "blocks".
+        memory: "exact": weight of the minibatches before, in [0, 1).
+        sweeps: "exact": forward and backward passes a minibatch; the others: iterations.
+        penalty_a, penalty_s, penalty_o: ρ1, ρ2, ρ3, of the equations of a_T, s_T, o_T.
+        inner_penalty: ν, the penalty of all equations at t < T.
+        multipliers: "last" step, as in the paper, or "all" steps.
+        order: "blocks": all s_t, then all a_t ("parallel"), or t = T … 1, s_t then a_t
+            ("backward"), which takes the signal through all steps in one sweep.
+        coupling: whether s_t feels a_{t+1}; the paper drops that.
+        identity_for_tanh: the paper's tanh(a) ≈ a in the a-block.
+        recurrent_decay: ω of ω/2 ‖w‖².
+        relaxation: over-relaxation of the multiplier steps, in (0, 2); 1 is none.
+        balance: double or halve all penalties when primal and dual residuals differ tenfold.
+        keep_batch: "blocks", "paper": work on the first batch alone, all steps.
+
+    Raises:
+        ValueError: for an option outside its range or a model that this does not cover.
+
+    Example:
+        >>> trainer = ADMM(model, "cross-entropy")
+        >>> loss = trainer.step(batch)  # the network's own loss before the step
+    """
+
+    steps_with_closure = True  # the training loop hands the minibatch over
+
+    def __init__(
+        self,
+        model: SequenceModel,
+        loss: str,
+        lr: float = 0.5,
+        variant: Variant = "exact",
+        *,
+        proximal_weight: float = 0.3,
+        memory: float = 0.95,
+        sweeps: int = 1,
+        penalty_a: float = 1.0,
+        penalty_s: float = 1.0,
+        penalty_o: float = 1.0,
+        inner_penalty: float = 1.0,
+        multipliers: Literal["last", "all"] = "last",
+        order: Literal["parallel", "backward"] = "backward",
+        coupling: bool = True,
+        identity_for_tanh: bool = False,
+        recurrent_decay: float = 0.0,
+        relaxation: float = 1.0,
+        balance: bool = False,
+        keep_batch: bool = False,
+    ):
+        check_model(model)
+        if loss not in LOSSES:
+            raise ValueError(f"ADMM needs a loss of {', '.join(LOSSES)}, got {loss!r}.")
+        group: dict[str, Any] = dict(
+            lr=lr, variant=variant, proximal_weight=proximal_weight, memory=memory,
+            sweeps=sweeps, penalty_a=penalty_a, penalty_s=penalty_s, penalty_o=penalty_o,
+            inner_penalty=inner_penalty,
+            multipliers=multipliers, order=order, coupling=coupling,
+            identity_for_tanh=identity_for_tanh, recurrent_decay=recurrent_decay,
+            relaxation=relaxation, balance=balance, keep_batch=keep_batch,
+            steps=0, rejections=0, scale=1.0,
+        )  # fmt: skip
+        check_options(group)
+        self.model, self.loss = model, loss
+        self.param_groups = [group]
+        self.state: dict[str, Any] = {}
+
+    # -- what training needs -----------------------------------------------------------------------
+
+    @property
+    def price(self) -> int:
+        """Passes forward and backward, or what takes their place, that a step costs."""
+        return self.param_groups[0]["sweeps"]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything but the weights, which are the model's."""
+        return dict(state=dict(self.state), param_groups=[dict(g) for g in self.param_groups])
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on where `state_dict` was taken; copies its tensors."""
+        device = next(self.model.parameters()).device
+        self.param_groups = [self.param_groups[0] | dict(g) for g in state_dict["param_groups"]]
+        check_options(self.param_groups[0])
+        self.state = {k: v.clone().to(device) for k, v in state_dict["state"].items()}
+
+    @torch.no_grad()
+    def step(self, batch: Any) -> Tensor:
+        """One minibatch.
+
+        Args:
+            batch: has inputs (time, batch, features), targets, and no lengths.
+
+        Returns:
+            The loss of the network on it before the step, as the task computes it.
+        """
+        group = self.param_groups[0]
+        problem, divisor = self._problem(batch)
+        weights = read_weights(self.model)
+        if group["variant"] == "exact":
+            new, loss = self._exact(problem, weights)
+        else:
+            new, loss = self._by_blocks(problem, weights)
+        group["steps"] += 1
+        if all(t.isfinite().all() for t in new):
+            write_weights(self.model, new)
+        else:
+            group["rejections"] += 1
+        return loss / divisor
+
+    def _problem(self, batch: Any) -> tuple[Problem, float]:
+        """The batch as a problem, and by what the sum of its losses is divided for the mean."""
+        if batch.lengths is not None:
+            raise ValueError("ADMM needs sequences of one length, got lengths.")
+        group, inputs = self.param_groups[0], batch.inputs
+        if group["keep_batch"]:
+            self.state.setdefault("inputs", inputs.clone())
+            self.state.setdefault("targets", batch.targets.clone())
+            inputs, targets = self.state["inputs"], self.state["targets"]
+        else:
+            targets = batch.targets
+        every = self.model.readout == "every"
+        classes = LOSSES[self.loss] == "cross_entropy"
+        if targets.ndim == (1 if classes else 2):
+            targets = targets[None]
+        if not classes:
+            targets = targets.to(inputs.dtype)
+        if every != (len(targets) > 1):
+            raise ValueError(f"readout {self.model.readout!r} does not fit {len(targets)} targets.")
+        hidden = read_weights(self.model).recurrent
+        start = inputs.new_zeros(inputs.shape[1], len(hidden))
+        kind: Any = "relu" if self.model.recurrent[0].nonlinearity == "relu" else "tanh"
+        problem = Problem(
+            inputs, targets, start, kind, LOSSES[self.loss],  # type: ignore[arg-type]
+            recurrent_decay=group["recurrent_decay"] * inputs.shape[1],
+        )  # fmt: skip
+        divisor = targets.numel() if classes else targets.numel() / 2
+        return problem, float(divisor)
+
+    # -- variants ----------------------------------------------------------------------------------
+
+    def _exact(self, problem: Problem, weights: Weights) -> tuple[Weights, Tensor]:
+        group = self.param_groups[0]
+        if float(group["lr"]) == 0:
+            _, outputs = forward(problem, weights, len(problem.targets))
+            return weights, sample_losses(problem, outputs).sum()
+        found = sweep(problem, weights, 1 / float(group["lr"]), group["sweeps"])
+        moments = None
+        if "recurrent_moments" in self.state:
+            moments = Moments(self.state["recurrent_moments"], self.state["output_moments"])
+        new, now = follow(
+            problem, weights, found, moments, group["memory"], group["steps"] + 1,
+            group["proximal_weight"],
+        )  # fmt: skip
+        if all(m.isfinite().all() for m in now):
+            self.state.update(recurrent_moments=now.recurrent, output_moments=now.output)
+        return new, sample_losses(problem, found.outputs).sum()
+
+    def _by_blocks(self, problem: Problem, weights: Weights) -> tuple[Weights, Tensor]:
+        group = self.param_groups[0]
+        scored = len(problem.targets)
+        states, outputs = forward(problem, weights, scored)
+        loss = sample_losses(problem, outputs).sum()
+        if group["keep_batch"] and "preactivation" in self.state:
+            variables = Variables(*(self.state[n] for n in Variables._fields))
+            multipliers = Multipliers(*(self.state[f"multiplier_{n}"] for n in Variables._fields))
+        else:
+            drive = problem.inputs @ weights.input.t() + weights.bias
+            before = states[:-1] @ weights.recurrent.t()
+            variables = Variables(drive + before, states[1:].clone(), outputs.clone())
+            last = slice(-1, None) if group["multipliers"] == "last" else slice(None)
+            multipliers = Multipliers(*(torch.zeros_like(v[last]) for v in variables))
+        for _ in range(group["sweeps"]):
+            numbers = self._penalties(len(problem.inputs))
+            before_it = variables
+            iterate = paper_iteration if group["variant"] == "paper" else block_iteration
+            weights, variables = iterate(problem, weights, variables, multipliers, numbers, group)
+            broken = residuals(problem, weights, variables)
+            scaled = Variables(*(group["relaxation"] * r for r in broken))
+            multipliers = multiplier_step(multipliers, scaled, numbers)
+            if group["balance"]:
+                self._balance(broken, before_it, variables)
+        if group["keep_batch"]:
+            for name, v, m in zip(Variables._fields, variables, multipliers, strict=True):
+                self.state[name], self.state[f"multiplier_{name}"] = v, m
+        return weights, loss
+
+    def _penalties(self, steps: int) -> Penalties:
+        group = self.param_groups[0]
+        scale = group["scale"]
+        a, s, o = (scale * group[f"penalty_{name}"] for name in "aso")
+        return penalties(steps, (a, s, o), scale * group["inner_penalty"])
+
+    def _balance(self, broken: Variables, before: Variables, after: Variables) -> None:
+        """Residual balancing: penalties follow the larger of primal and dual residual."""
+        group = self.param_groups[0]
+        primal = sum(float(r.square().sum()) for r in broken) ** 0.5
+        moved = zip(before, after, strict=True)
+        dual = group["scale"] * sum(float((a - b).square().sum()) for a, b in moved) ** 0.5
+        if primal > 10 * dual:
+            group["scale"] *= 2.0
+        elif dual > 10 * primal:
+            group["scale"] /= 2.0
+
+    # -- looking at it -----------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def report(self, batch: Any) -> dict[str, float]:
+        """Lagrangian and relative primal residuals of the kept batch, and the network's loss.
+
+        Raises:
+            ValueError: unless variables are kept (`keep_batch`, variant "blocks" or "paper").
+        """
+        if "preactivation" not in self.state:
+            raise ValueError("ADMM keeps no variables here: it needs keep_batch=True and a step.")
+        problem, divisor = self._problem(batch)
+        weights = read_weights(self.model)
+        variables = Variables(*(self.state[n] for n in Variables._fields))
+        multipliers = Multipliers(*(self.state[f"multiplier_{n}"] for n in Variables._fields))
+        numbers = self._penalties(len(problem.inputs))
+        value = augmented_lagrangian(problem, weights, variables, multipliers, numbers)
+        broken = residuals(problem, weights, variables)
+        _, outputs = forward(problem, weights, len(problem.targets))
+        result = dict(
+            lagrangian=float(value),
+            loss=float(sample_losses(problem, outputs).sum()) / divisor,
+            auxiliary_loss=float(sample_losses(problem, variables.output).sum()) / divisor,
+        )
+        for name, r, v in zip(Variables._fields, broken, variables, strict=True):
+            result[f"residual_{name}"] = float(r.norm() / v.norm().clamp(min=1e-30))
+        return result
+
+
+def block_iteration(
+    problem: Problem,
+    weights: Weights,
+    variables: Variables,
+    multipliers: Multipliers,
+    numbers: Penalties,
+    group: dict[str, Any],
+) -> tuple[Weights, Variables]:
+    """One sweep there and back with exact minimisers: o (v,c) s a (u,w,b), (u,w,b) a s (v,c) o."""
+    proximal = group["proximal_weight"] * problem.inputs.shape[1]
+
+    def output(w: Weights, x: Variables) -> tuple[Weights, Variables]:
+        return w, x._replace(output=update_output(problem, w, x, multipliers, numbers))
+
+    def output_weights(w: Weights, x: Variables) -> tuple[Weights, Variables]:
+        return solve_output_weights(output_equations(x, multipliers, numbers), w, proximal), x
+
+    def states(w: Weights, x: Variables) -> tuple[Weights, Variables]:
+        s = update_state(problem, w, x, multipliers, numbers, group["coupling"])
+        return w, x._replace(state=s)
+
+    def preactivations(w: Weights, x: Variables) -> tuple[Weights, Variables]:
+        a = update_preactivation(problem, w, x, multipliers, numbers)
+        return w, x._replace(preactivation=a)
+
+    def step_by_step(w: Weights, x: Variables) -> tuple[Weights, Variables]:
+        a, s = x.preactivation.clone(), x.state.clone()
+        for t in range(len(s) - 1, -1, -1):
+            x = x._replace(preactivation=a, state=s)
+            at = slice(t, t + 1)
+            s[at] = update_state(problem, w, x, multipliers, numbers, group["coupling"], at)
+            a[at] = update_preactivation(problem, w, x, multipliers, numbers, steps=at)
+        return w, x._replace(preactivation=a, state=s)
+
+    def recurrent_weights(w: Weights, x: Variables) -> tuple[Weights, Variables]:
+        equations = recurrent_equations(problem, x, multipliers, numbers)
+        return solve_recurrent_weights(equations, w, proximal, problem.recurrent_decay), x
+
+    if group["order"] == "backward":
+        there = (output, output_weights, step_by_step, recurrent_weights)
+        back = (recurrent_weights, step_by_step, output_weights, output)
+    else:
+        there = (output, output_weights, states, preactivations, recurrent_weights)  # type: ignore[assignment]
+        back = tuple(reversed(there))  # type: ignore[assignment]
+    for block in (*there, *back):
+        weights, variables = block(weights, variables)
+    return weights, variables
+
+
+def paper_iteration(
+    problem: Problem,
+    weights: Weights,
+    variables: Variables,
+    multipliers: Multipliers,
+    numbers: Penalties,
+    group: dict[str, Any],
+) -> tuple[Weights, Variables]:
+    """Algorithm 1, once over: o c v s a b w u and back, linearised and proximal."""
+    names = ("output", "output_bias", "output_weights", "states", "preactivations", "bias",
+             "recurrent", "input")  # fmt: skip
+    for name in (*names, *reversed(names)):
+        given = (problem, weights, variables, multipliers, numbers)
+        limits = proximal_weights(problem, weights, variables, numbers, group["coupling"])
+        if name == "output":
+            variables = variables._replace(output=update_output(*given))
+        elif name == "output_bias":
+            weights = weights._replace(output_bias=update_output_bias(*given))
+        elif name == "output_weights":
+            weights = weights._replace(output=linearised_output(*given, limits.output))
+        elif name == "states":
+            s = linearised_state(*given, limits.state, coupling=group["coupling"])
+            variables = variables._replace(state=s)
+        elif name == "preactivations":
+            alpha = max(numbers.preactivation)
+            tricks = dict(identity_for_tanh=group["identity_for_tanh"])
+            a = linearised_preactivation(*given, alpha, **tricks)
+            variables = variables._replace(preactivation=a)
+        elif name == "bias":
+            weights = weights._replace(bias=update_bias(*given))
+        elif name == "recurrent":
+            weights = weights._replace(recurrent=linearised_recurrent(*given, limits.recurrent))
+        else:
+            weights = weights._replace(input=linearised_input(*given, limits.input))
+    return weights, variables
+
+
+# -- the model -------------------------------------------------------------------------------------
+
+
+def check_model(model: nn.Module) -> None:
+    """Raises ValueError unless the model is one that ADMM covers."""
+    if not isinstance(model, SequenceModel) or len(model.recurrent) != 1:
+        raise ValueError("ADMM trains a SequenceModel of one layer, got another model.")
+    if not isinstance(model.recurrent[0], ElmanRNN):
+        kind = type(model.recurrent[0]).__name__
+        raise ValueError(f"ADMM needs the cell 'rnn', got a layer of {kind}.")
+    if len(model.norms) or model.dropout:
+        raise ValueError("ADMM needs a model without batch norm and without dropout.")
+
+
+def check_options(group: dict[str, Any]) -> None:
+    """Raises ValueError that names the first option outside its range."""
+    for name, allowed in (
+        ("variant", VARIANTS),
+        ("multipliers", ("last", "all")),
+        ("order", ("parallel", "backward")),
+    ):
+        if group[name] not in allowed:
+            wanted = ", ".join(repr(choice) for choice in allowed)
+            raise ValueError(f"{name} must be one of {wanted}, got {name}={group[name]!r}.")
+    bounds = dict(
+        lr=(0, None), proximal_weight=(0, None), inner_penalty=(0, None), recurrent_decay=(0, None),
+        memory=(0, 1), relaxation=(0, 2), penalty_a=(0, None), penalty_s=(0, None),
+        penalty_o=(0, None),
+    )  # fmt: skip
+    for name, (low, high) in bounds.items():
+        value = float(group[name])
+        if not value >= low or not value < (float("inf") if high is None else high):
+            below = "" if high is None else f" and < {high}"
+            raise ValueError(f"ADMM needs {name} >= {low}{below}, got {name}={group[name]}.")
+    positive = ("proximal_weight", "inner_penalty", "relaxation")
+    for name in (*positive, "penalty_a", "penalty_s", "penalty_o"):
+        if float(group[name]) == 0:
+            raise ValueError(f"ADMM needs {name} > 0, got {name}={group[name]}.")
+    sweeps = group["sweeps"]
+    if isinstance(sweeps, bool) or not isinstance(sweeps, int) or sweeps < 1:
+        raise ValueError(f"ADMM needs an integer sweeps >= 1, got sweeps={sweeps!r}.")
+
+
+def read_weights(model: SequenceModel) -> Weights:
+    """The model's weights, one bias a layer."""
+    layer: Any = model.recurrent[0]
+    return Weights(
+        layer.weight_ih_l0.detach(),
+        layer.weight_hh_l0.detach(),
+        layer.bias_ih_l0.detach() + layer.bias_hh_l0.detach(),
+        model.output.weight.detach(),
+        model.output.bias.detach(),
+    )
+
+
+def write_weights(model: SequenceModel, weights: Weights) -> None:
+    """Puts weights into the model; the second bias of torch's layers stays as it is."""
+    layer: Any = model.recurrent[0]
+    layer.weight_ih_l0.copy_(weights.input)
+    layer.weight_hh_l0.copy_(weights.recurrent)
+    layer.bias_ih_l0.copy_(weights.bias - layer.bias_hh_l0)
+    model.output.weight.copy_(weights.output)
+    model.output.bias.copy_(weights.output_bias)
