@@ -53,13 +53,9 @@ class Trajectory(NamedTuple):
 
 
 @torch.no_grad()
-def forward(
-    problem: Problem, weights: Weights, scored: int, slack: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
+def forward(problem: Problem, weights: Weights, scored: int) -> tuple[Tensor, Tensor]:
     """States (time + 1, batch, hidden) and outputs of the last `scored` steps."""
     drive = input_drive(problem, weights)
-    if slack is not None:
-        drive += slack
     states = drive.new_empty((len(drive) + 1, *problem.initial_state.shape))
     states[0] = problem.initial_state
     recurrent = weights.recurrent.t()
@@ -80,39 +76,24 @@ def slope(nonlinearity: Nonlinearity, states: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def sweep(problem: Problem, weights: Weights, penalty: float, sweeps: int = 1) -> Trajectory:
-    """The trajectory after `sweeps` forward and backward passes from the network's own.
+def sweep(problem: Problem, weights: Weights, penalty: float, limit: float) -> Trajectory:
+    """The trajectory after a forward and a backward pass from the network's own.
 
     Args:
         problem: what is given; as many scored steps as `targets` has.
         weights: held fixed.
         penalty: ρ.
-        sweeps: ≥ 1.
-
-    Returns:
-        The slacks, and the states and outputs of the network itself, without slacks.
+        limit: how many times as long as the bound a sample's slack may be.
     """
     scored = len(problem.targets)
-    slack: Tensor | None = None
-    start: tuple[Tensor, Tensor] | None = None
-    for _ in range(sweeps):
-        states, outputs = forward(problem, weights, scored, slack)
-        nearest = nearest_output(
-            problem.loss,
-            outputs,
-            problem.targets,
-            outputs.new_full((scored, 1), penalty),
-            problem.loss_weight,
-        )
-        pull = nearest - outputs
-        if start is None:
-            start = states, outputs
-            first_pull = pull
-        slack = _backward(problem, weights, states, pull)
-        slack = _shortened(problem, slack, outputs, nearest, penalty)
-    assert start is not None
-    assert slack is not None
-    return Trajectory(*start, slack, first_pull)
+    states, outputs = forward(problem, weights, scored)
+    penalties = outputs.new_full((scored, 1), penalty)
+    nearest = nearest_output(problem.loss, outputs, problem.targets, penalties, problem.loss_weight)
+    pull = nearest - outputs
+    slack = _backward(problem, weights, states, pull)
+    losses = sample_losses(problem, nearest) + penalty / 2 * pull.square().sum((0, 2))
+    slack = _shortened(slack, limit * (2 * losses.clamp(min=0) / penalty).sqrt())
+    return Trajectory(states, outputs, slack, pull)
 
 
 def _backward(problem: Problem, weights: Weights, states: Tensor, pull: Tensor) -> Tensor:
@@ -133,14 +114,9 @@ def _backward(problem: Problem, weights: Weights, states: Tensor, pull: Tensor) 
     return slack
 
 
-def _shortened(
-    problem: Problem, slack: Tensor, outputs: Tensor, nearest: Tensor, penalty: float
-) -> Tensor:
-    """The slacks cut to ρ/2 ‖e‖² ≤ J(0), sample by sample; those that overflowed are zero."""
-    losses = sample_losses(problem, nearest)
-    losses += penalty / 2 * (nearest - outputs).square().sum((0, 2))
+def _shortened(slack: Tensor, allowed: Tensor) -> Tensor:
+    """The slacks cut to the length `allowed`, (batch,); those that overflowed are zero."""
     length = torch.linalg.vector_norm(slack, dim=(0, 2))
-    allowed = (2 * losses.clamp(min=0) / penalty).sqrt()
     factor = (allowed / length.clamp(min=torch.finfo(length.dtype).tiny)).clamp(max=1)
     factor = torch.where(length.isfinite() & factor.isfinite(), factor, 0.0)
     return slack.nan_to_num_(0.0, 0.0, 0.0).mul_(factor[:, None])

@@ -85,7 +85,9 @@ class ADMM:
         proximal_weight: r, which holds the weights where the data say nothing; against the mean
             over samples of Σ_t M_tᵀM_t for "exact", times the batch for "blocks".
         memory: "exact": weight of the minibatches before, in [0, 1).
-        sweeps: "exact": forward and backward passes a minibatch; the others: iterations.
+        limit: "exact": how many times the length of the farthest possible minimiser the change of
+            a sample's trajectory may have.
+        sweeps: "blocks", "paper": iterations a step.
         penalty_a, penalty_s, penalty_o: ρ1, ρ2, ρ3, of the equations of a_T, s_T, o_T.
         inner_penalty: ν, the penalty of all equations at t < T.
         multipliers: "last" step, as in the paper, or "all" steps.
@@ -112,11 +114,12 @@ class ADMM:
         self,
         model: SequenceModel,
         loss: str,
-        lr: float = 0.5,
+        lr: float = 0.3,
         variant: Variant = "exact",
         *,
-        proximal_weight: float = 0.3,
+        proximal_weight: float = 0.1,
         memory: float = 0.95,
+        limit: float = 100.0,
         sweeps: int = 1,
         penalty_a: float = 1.0,
         penalty_s: float = 1.0,
@@ -135,7 +138,7 @@ class ADMM:
         if loss not in LOSSES:
             raise ValueError(f"ADMM needs a loss of {', '.join(LOSSES)}, got {loss!r}.")
         group: dict[str, Any] = dict(
-            lr=lr, variant=variant, proximal_weight=proximal_weight, memory=memory,
+            lr=lr, variant=variant, proximal_weight=proximal_weight, memory=memory, limit=limit,
             sweeps=sweeps, penalty_a=penalty_a, penalty_s=penalty_s, penalty_o=penalty_o,
             inner_penalty=inner_penalty,
             multipliers=multipliers, order=order, coupling=coupling,
@@ -153,7 +156,8 @@ class ADMM:
     @property
     def price(self) -> int:
         """Passes forward and backward, or what takes their place, that a step costs."""
-        return self.param_groups[0]["sweeps"]
+        group = self.param_groups[0]
+        return 1 if group["variant"] == "exact" else group["sweeps"]
 
     def state_dict(self) -> dict[str, Any]:
         """Everything but the weights, which are the model's."""
@@ -226,7 +230,7 @@ class ADMM:
         if float(group["lr"]) == 0:
             _, outputs = forward(problem, weights, len(problem.targets))
             return weights, sample_losses(problem, outputs).sum()
-        found = sweep(problem, weights, 1 / float(group["lr"]), group["sweeps"])
+        found = sweep(problem, weights, 1 / float(group["lr"]), group["limit"])
         moments = None
         if "recurrent_moments" in self.state:
             moments = Moments(self.state["recurrent_moments"], self.state["output_moments"])
@@ -425,7 +429,7 @@ def check_options(group: dict[str, Any]) -> None:
             raise ValueError(f"{name} must be one of {wanted}, got {name}={group[name]!r}.")
     bounds = dict(
         lr=(0, None), proximal_weight=(0, None), inner_penalty=(0, None), recurrent_decay=(0, None),
-        memory=(0, 1), relaxation=(0, 2), penalty_a=(0, None), penalty_s=(0, None),
+        memory=(0, 1), limit=(0, None), relaxation=(0, 2), penalty_a=(0, None), penalty_s=(0, None),
         penalty_o=(0, None),
     )  # fmt: skip
     for name, (low, high) in bounds.items():
