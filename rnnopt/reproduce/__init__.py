@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rnnopt.errors import UserError, unknown_name
+from rnnopt.reproduce.admm import figures as admm_figures
+from rnnopt.reproduce.admm import tables as admm_tables
 from rnnopt.reproduce.asnaq import table_1 as asnaq_table_1
 from rnnopt.reproduce.asnaq.beyond import GATED, PARTS
 from rnnopt.reproduce.asnaq.figures import FIGURE_1 as ASNAQ_FIGURE_1
@@ -54,6 +56,13 @@ ALL: tuple[Study | Result, ...] = (
     Result(asnaq_table_1.NAME, asnaq_table_1.TITLE, asnaq_table_1.run),
     GATED,
     PARTS,
+    admm_figures.FIGURE_2,
+    admm_figures.FIGURE_3,
+    admm_figures.FIGURE_4,
+    admm_figures.FIGURE_5,
+    admm_figures.FIGURE_6,
+    Result("admm/table-2", admm_tables.NAMES["admm/table-2"], admm_tables.TABLE_2),
+    Result("admm/table-3", admm_tables.NAMES["admm/table-3"], admm_tables.TABLE_3),
 )
 BY_NAME = {item.name: item for item in ALL}
 

@@ -18,7 +18,7 @@ from rnnopt.report import Run, read_runs
 from rnnopt.reproduce.study import Column, Form, Row, Study
 from rnnopt.run_folder import RunFolder
 from rnnopt.runner import build_training, settle
-from rnnopt.tasks import build_task
+from rnnopt.tasks import Task, build_task
 from rnnopt.tasks.task import lower_is_better
 
 TUNING_SEED = 1000  # none of the reported seeds
@@ -130,17 +130,17 @@ def _check(form: Form, pairs: list[tuple[Column, Row]], out: Path) -> None:
         for seed in (TUNING_SEED, *form.seeds):
             for trial in trials:
                 job = _job(form, column, row, trial, seed, out)
-                job = replace(job, config=settle(job.config, tasks[column.task]))
-                _check_saved(job, bool(row.trials))
+                _check_saved(job, tasks[column.task], bool(row.trials))
         for trial in trials:
             build_training(_job(form, column, row, trial, 0, out).config, tasks[column.task])
 
 
-def _check_saved(job: Job, any_optimizer: bool) -> None:
+def _check_saved(job: Job, task: Task, any_optimizer: bool) -> None:
     """Raises UserError if a run stands there with other settings than a trial may have."""
     if not (job.path / "config.json").exists():
         return
-    saved = RunFolder.open(job.path).read_config()
+    job = replace(job, config=settle(job.config, task))
+    saved = settle(RunFolder.open(job.path).read_config(), task)
     saved = replace(saved, lr=job.config.lr)
     if any_optimizer:
         saved = replace(saved, optimizer=job.config.optimizer)
