@@ -55,7 +55,7 @@ def plan(
             raise UserError(
                 f"{out} already holds runs: go on with --resume or choose another --out."
             )
-        saved = RunFolder.open(job.path).read_config()
+        saved = settle(RunFolder.open(job.path).read_config(), task)
         if saved != job.config:
             raise UserError(f"{job.path} was begun with other settings: choose another --out.")
     return jobs

@@ -32,7 +32,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from rnnopt.admm.block_updates import Problem, Weights, input_drive
+from rnnopt.admm.block_updates import Problem, Weights, cholesky, input_drive
 from rnnopt.admm.scalar_problem import Nonlinearity, apply, nearest_output
 
 
@@ -189,7 +189,6 @@ def follow(
 
 
 def _ridge(matrix: Tensor, right: Tensor, proximal_weight: float) -> Tensor:
-    """(matrix + r)⁻¹ right."""
-    damped = matrix + proximal_weight * torch.eye(len(matrix)).to(matrix)
-    factor, _ = torch.linalg.cholesky_ex(damped)
-    return torch.cholesky_solve(right, factor)
+    """(matrix + r)⁻¹ right; in double precision, for r may be below the roundings of the matrix."""
+    damped = matrix.double() + proximal_weight * torch.eye(len(matrix)).to(matrix).double()
+    return torch.cholesky_solve(right.double(), cholesky(damped)).to(right.dtype)

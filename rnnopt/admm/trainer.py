@@ -78,7 +78,8 @@ class ADMM:
     a minibatch instead of on gradients.
 
     Args:
-        model: one layer of cell "rnn" (tanh or relu), no batch norm, no dropout.
+        model: one layer of cell "rnn" (tanh or relu), no batch norm, no dropout; readout "last" or
+            "every".
         loss: "cross-entropy", "mse" or "binary-mse", as a task names it.
         lr: 1/ρ of variant "exact": a stiffer penalty is a smaller step.
         variant: "exact", "blocks" or "paper"; see the module.
@@ -205,14 +206,17 @@ class ADMM:
             inputs, targets = self.state["inputs"], self.state["targets"]
         else:
             targets = batch.targets
-        every = self.model.readout == "every"
+        readout = self.model.readout
+        every = readout == "every"
         classes = LOSSES[self.loss] == "cross_entropy"
-        if targets.ndim == (1 if classes else 2):
-            targets = targets[None]
+        if targets.ndim == (2 if classes else 3):  # one a step, sequences first
+            if not every:
+                raise ValueError(f"targets at every step need readout 'every', got {readout!r}.")
+            targets = targets.transpose(0, 1)
+        else:
+            targets = targets.expand(len(inputs) if every else 1, *targets.shape)
         if not classes:
             targets = targets.to(inputs.dtype)
-        if every != (len(targets) > 1):
-            raise ValueError(f"readout {self.model.readout!r} does not fit {len(targets)} targets.")
         hidden = read_weights(self.model).recurrent
         start = inputs.new_zeros(inputs.shape[1], len(hidden))
         kind: Any = "relu" if self.model.recurrent[0].nonlinearity == "relu" else "tanh"
@@ -415,6 +419,8 @@ def check_model(model: nn.Module) -> None:
         raise ValueError(f"ADMM needs the cell 'rnn', got a layer of {kind}.")
     if len(model.norms) or model.dropout:
         raise ValueError("ADMM needs a model without batch norm and without dropout.")
+    if model.readout == "mean":
+        raise ValueError("ADMM needs readout 'last' or 'every', got readout='mean'.")
 
 
 def check_options(group: dict[str, Any]) -> None:
@@ -463,6 +469,6 @@ def write_weights(model: SequenceModel, weights: Weights) -> None:
     layer: Any = model.recurrent[0]
     layer.weight_ih_l0.copy_(weights.input)
     layer.weight_hh_l0.copy_(weights.recurrent)
-    layer.bias_ih_l0.copy_(weights.bias - layer.bias_hh_l0)
+    layer.bias_ih_l0.add_(weights.bias - (layer.bias_ih_l0 + layer.bias_hh_l0))
     model.output.weight.copy_(weights.output)
     model.output.bias.copy_(weights.output_bias)

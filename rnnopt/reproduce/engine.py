@@ -100,7 +100,8 @@ def run_study(
             if row.rate is None
             for trial in trials_of(form, row)
         ]
-        failures += work(jobs, min(workers, len(jobs)), lambda now: tell("tuning", now), stop)
+        if jobs:
+            failures += work(jobs, min(workers, len(jobs)), lambda now: tell("tuning", now), stop)
     if stop.is_set() or failures:
         return failures
     jobs = [

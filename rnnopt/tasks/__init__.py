@@ -21,6 +21,8 @@ from rnnopt.tasks.mnist import mnist_pixels as mnist_pixels
 from rnnopt.tasks.mnist import mnist_rows as mnist_rows
 from rnnopt.tasks.task import Batches as Batches
 from rnnopt.tasks.task import Task as Task
+from rnnopt.tasks.text import metamorphosis as metamorphosis
+from rnnopt.tasks.text import tinyshakespeare as tinyshakespeare
 
 TASKS: dict[str, Callable[..., Task]] = {
     "adding": adding,
@@ -38,6 +40,8 @@ TASKS: dict[str, Callable[..., Task]] = {
     "noisy-hapt6": noisy_hapt6,
     "noisy-har2": noisy_har2,
     "noisy-har6": noisy_har6,
+    "metamorphosis": metamorphosis,
+    "tinyshakespeare": tinyshakespeare,
 }
 
 

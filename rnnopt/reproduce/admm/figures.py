@@ -121,7 +121,7 @@ FIGURE_6 = Study(
     claim="large ν learns later and more shakily.",
     rows=inner_penalty_rows(1.0),
     forms={
-        "cpu": Form((MNIST,), "60evaluations", "60evaluations", RATES, seeds=(0, 1, 2)),
+        "cpu": Form((MNIST,), "60evaluations", "60evaluations", RATES),
         "full": Form((MNIST,), "3epochs", "1epochs", RATES),
         "quick": Form(
             (MNIST,), "2evaluations", "2evaluations", RATES, seeds=(0, 1),
@@ -137,7 +137,7 @@ FIGURE_5 = replace(
     title="text, block-wise ADMM, penalty ν of the inner steps",
     claim="large ν is worse, small ones are all alike.",
     forms={
-        "cpu": Form((TEXT,), "60evaluations", "60evaluations", RATES, seeds=(0, 1, 2)),
+        "cpu": Form((TEXT,), "60evaluations", "60evaluations", RATES),
         "full": Form((TEXT,), "3epochs", "1epochs", RATES),
         "quick": Form(
             (TEXT,), "2evaluations", "2evaluations", RATES, seeds=(0, 1),
