@@ -26,9 +26,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 NAME, TITLE = "asnaq/table-1", "cost of a step, without the gradients"
-SIZES = {"cpu": (10**3, 10**4, 10**5), "full": (10**3, 10**4, 10**5, 10**6), "quick": (100, 400)}
-SETTINGS = ((10, 100, 5), (5, 100, 5), (10, 20, 5), (10, 100, 20))  # m_L, m_F, L
+SIZES = {"cpu": (10**2, 10**3, 10**4, 10**5), "full": (10**3, 10**4, 10**5, 10**6), "quick": (100,)}
+MIDDLE = (10, 100, 5)  # m_L, m_F, L as in the paper
+SWEEPS = {"m_L": (2, 5, 10, 20), "m_F": (20, 50, 100, 200), "L": (2, 5, 10, 20)}
 LARGEST_MATRIX = 2000  # weights of BFGS and NAQ, which keep their square
+GRADIENTS = {"BFGS": 2, "NAQ": 2, "adaQN": 1, "aSNAQ": 2}  # a step
+METHODS = tuple(GRADIENTS)
 HEADINGS = (
     "method", "weights d", "m_L, m_F, L", "printed, multiply-adds / d",
     "counted, multiply-adds / d", "counted, numbers moved / d", "printed storage / d",
@@ -72,7 +75,9 @@ def build(method: str, size: int, memory: int, history: int, every: int) -> Any:
     params = [nn.Parameter(torch.randn(size // 4, generator=generator)) for _ in range(4)]
     if method in ("aSNAQ", "adaQN"):
         kind: Any = ASNAQ if method == "aSNAQ" else AdaQN
-        options = dict(memory=memory, fisher_memory=history, update_every=every)
+        options: dict[str, Any] = dict(memory=memory, fisher_memory=history, update_every=every)
+        if kind is ASNAQ:
+            options["second_gradient"] = True
         return kind(params, lr=1e-3, **options), params
     whole: Any = BFGS if method == "BFGS" else NAQ
     return whole(params, lr=1e-3, line_search="fixed"), params
@@ -99,7 +104,7 @@ def cost(
     with Counter() as counter:
         for _ in range(every):
             optimizer.step(*arguments)
-    gradients = 1 if method == "adaQN" else 2
+    gradients = GRADIENTS[method]
     kept = sum(t.numel() for s in optimizer.state.values() for t in s.values())
     operations, numbers = counter.operations / every, counter.numbers / every
     # An operation is half of a multiply-add; the gradients of the quadratic are not the step's.
@@ -115,58 +120,91 @@ def printed(method: str, size: int, memory: int, history: int, every: int) -> tu
     return 4 * memory + history + more + 4 / every, 2 * memory + history
 
 
+def settings_of(form: str) -> list[tuple[int, int, int, int]]:
+    """(d, m_L, m_F, L) of every case: one varied at a time."""
+    sizes = SIZES[form]
+    cases = [(size, *MIDDLE) for size in sizes]
+    if form == "quick":
+        return cases
+    middle = sizes[len(sizes) // 2]
+    for place, values in enumerate(SWEEPS.values()):
+        for value in values:
+            setting = [middle, *MIDDLE]
+            setting[place + 1] = value
+            cases.append(tuple(setting))  # type: ignore[arg-type]
+    return list(dict.fromkeys(cases))
+
+
 def run(
     form: str, out: Path, workers: int, tell: Tell, stop: threading.Event
 ) -> tuple[list[Table], list[str]]:
-    """Writes the table and a figure over d and over m_F."""
+    """Writes the table, and a figure over d, m_L, m_F and L."""
     rows, points = [], {}
-    sizes = SIZES[form]
-    cases = [(size, *SETTINGS[0]) for size in sizes]
-    cases += [(sizes[-1], *setting) for setting in SETTINGS[1:]]
-    for method in ("BFGS", "NAQ", "adaQN", "aSNAQ"):
+    for method in METHODS:
         whole = method in ("BFGS", "NAQ")
-        for size, memory, history, every in cases:
+        for case in settings_of(form):
             if stop.is_set():
                 return [], []
-            if whole and (size > LARGEST_MATRIX or (memory, history, every) != SETTINGS[0]):
+            if whole and (case[0] > LARGEST_MATRIX or case[1:] != MIDDLE):
                 continue
-            told, room = printed(method, size, memory, history, every)
-            counted, moved, kept = cost(method, size, memory, history, every)
-            points[(method, size, memory, history, every)] = (told, counted)
+            told, room = printed(method, *case)
+            counted, moved, kept = cost(method, *case)
+            points[(method, *case)] = (told, counted)
+            setting = "–" if whole else ", ".join(map(str, case[1:]))
             rows.append(
-                [method, f"{size:,}", "–" if whole else f"{memory}, {history}, {every}",
-                 f"{told:,.1f}", f"{counted:,.1f}", f"{moved:,.1f}", f"{room:,.0f}",
-                 f"{kept:,.1f}", "1" if method == "adaQN" else "2"]
+                [method, f"{case[0]:,}", setting, f"{told:,.1f}", f"{counted:,.1f}",
+                 f"{moved:,.1f}", f"{room:,.0f}", f"{kept:,.1f}", str(GRADIENTS[method])]
             )  # fmt: skip
     remarks = [
         "Printed: what Table 1 adds to the gradients, BFGS and NAQ d² without their line search,"
         " adaQN (4m_L + m_F + 2)d + 4d/L, aSNAQ (4m_L + m_F + 3)d + 4d/L. It counts m_F d at every"
         " step; the history is passed through only every L-th, twice.",
-        "BFGS here has no line search either: one gradient before and one after the step. Storage"
-        " of the weights themselves is left out.",
+        "BFGS has no line search here either: one gradient before and one after the step. Storage"
+        " of the weights themselves is left out. aSNAQ with both its gradients.",
     ]
-    figure = _figure(points) if points else None
-    return write_table(out, f"{NAME}: {TITLE}", HEADINGS, rows, remarks, figure), []
+    return write_table(out, f"{NAME}: {TITLE}", HEADINGS, rows, remarks, _figure(points)), []
 
 
 def _figure(points: dict[tuple[Any, ...], tuple[float, float]]) -> "Figure":
-    """Multiply-adds a weight over the number of weights, printed and counted."""
+    """Multiply-adds over d, m_L, m_F and L: counted (points), printed (dotted)."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, 4.8), layout="constrained")
-    axis = figure.subplots()
-    figure.suptitle(f"{NAME}: multiply-adds a weight and step (m_L 10, m_F 100, L 5)")
-    for i, method in enumerate(("BFGS", "NAQ", "adaQN", "aSNAQ")):
-        known = [(k[1], v) for k, v in points.items() if k[0] == method and k[2:] == SETTINGS[0]]
-        if not known:
-            continue
-        sizes = [size for size, _ in known]
-        axis.plot(sizes, [v[1] for _, v in known], "o-", color=f"C{i}", label=f"{method}, counted")
-        axis.plot(sizes, [v[0] for _, v in known], ":", color=f"C{i}", label=f"{method}, printed")
-    axis.set_xscale("log")
-    axis.set_yscale("log")
-    axis.set_xlabel("weights d")
-    axis.set_ylabel("multiply-adds / d")
-    axis.grid(alpha=0.3)
-    axis.legend()
+    figure = Figure(figsize=(11, 7.5), layout="constrained")
+    figure.suptitle(f"{NAME}: multiply-adds a step; points counted, dotted printed")
+    names = ("weights d", *SWEEPS)
+    middle = {case[1] for case in points if case[2:] != MIDDLE}
+    for place, (axis, name) in enumerate(zip(figure.subplots(2, 2).flat, names, strict=True)):
+        for i, method in enumerate(METHODS):
+            known = {
+                case[place + 1]: value
+                for case, value in points.items()
+                if case[0] == method and _varies(case[1:], place, middle)
+            }
+            if len(known) < 2:
+                continue
+            values = sorted(known)
+            unit = values if place == 0 else [1] * len(values)
+            for part, style in ((1, "o-"), (0, ":")):
+                line = [known[v][part] * u for v, u in zip(values, unit, strict=True)]
+                label = method if part else None
+                axis.plot(values, line, style, color=f"C{i}", label=label)
+        axis.set_xlabel(name)
+        axis.set_ylabel("multiply-adds" if place == 0 else "multiply-adds / d")
+        axis.grid(alpha=0.3)
+        if place == 0:
+            axis.set_xscale("log")
+            axis.set_yscale("log")
+        else:
+            axis.set_ylim(bottom=0)
+        if axis.get_legend_handles_labels()[0]:
+            axis.legend()
     return figure
+
+
+def _varies(case: tuple[int, ...], place: int, middle: set[int]) -> bool:
+    """Whether a case belongs to the panel in which number `place` of (d, m_L, m_F, L) varies."""
+    if place == 0:
+        return case[1:] == MIDDLE
+    others = [value for i, value in enumerate(case[1:], start=1) if i != place]
+    wanted = [value for i, value in enumerate(MIDDLE, start=1) if i != place]
+    return case[0] in middle and others == wanted
