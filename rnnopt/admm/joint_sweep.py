@@ -116,7 +116,7 @@ def _backward(problem: Problem, weights: Weights, states: Tensor, pull: Tensor) 
 
 def _shortened(slack: Tensor, allowed: Tensor) -> Tensor:
     """The slacks cut to the length `allowed`, (batch,); those that overflowed are zero."""
-    length = torch.linalg.vector_norm(slack, dim=(0, 2))
+    length = torch.linalg.vector_norm(torch.linalg.vector_norm(slack, dim=2), dim=0)
     factor = (allowed / length.clamp(min=torch.finfo(length.dtype).tiny)).clamp(max=1)
     factor = torch.where(length.isfinite() & factor.isfinite(), factor, 0.0)
     return slack.nan_to_num_(0.0, 0.0, 0.0).mul_(factor[:, None])
