@@ -40,6 +40,7 @@ from rnnopt.admm.block_updates import (
     multiplier_step,
     output_equations,
     penalties,
+    per_step,
     recurrent_equations,
     residuals,
     solve_output_weights,
@@ -269,7 +270,7 @@ class ADMM:
             scaled = Variables(*(group["relaxation"] * r for r in broken))
             multipliers = multiplier_step(multipliers, scaled, numbers)
             if group["balance"]:
-                self._balance(broken, before_it, variables)
+                self._balance(broken, before_it, variables, numbers)
         if group["keep_batch"]:
             for name, v, m in zip(Variables._fields, variables, multipliers, strict=True):
                 self.state[name], self.state[f"multiplier_{name}"] = v, m
@@ -281,12 +282,15 @@ class ADMM:
         a, s, o = (scale * group[f"penalty_{name}"] for name in "aso")
         return penalties(steps, (a, s, o), scale * group["inner_penalty"])
 
-    def _balance(self, broken: Variables, before: Variables, after: Variables) -> None:
+    def _balance(
+        self, broken: Variables, before: Variables, after: Variables, numbers: Penalties
+    ) -> None:
         """Residual balancing: penalties follow the larger of primal and dual residual."""
         group = self.param_groups[0]
         primal = sum(float(r.square().sum()) for r in broken) ** 0.5
-        moved = zip(before, after, strict=True)
-        dual = group["scale"] * sum(float((a - b).square().sum()) for a, b in moved) ** 0.5
+        moved = zip(before, after, numbers, strict=True)
+        pulls = (per_step(rho, a) * (a - b) for a, b, rho in moved)
+        dual = sum(float(pull.square().sum()) for pull in pulls) ** 0.5
         if primal > 10 * dual:
             group["scale"] *= 2.0
         elif dual > 10 * primal:
