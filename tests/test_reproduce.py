@@ -44,7 +44,7 @@ NAMES = [PAPER + name for name in (
 )] + [
     "asnaq/figure-1", "asnaq/figure-2", "asnaq/figure-3", "asnaq/table-1", "asnaq/gated",
     "asnaq/parts", "admm/figure-2", "admm/figure-3", "admm/figure-4", "admm/figure-5",
-    "admm/figure-6", "admm/table-2", "admm/table-3",
+    "admm/figure-6", "admm/convergence", "admm/table-2", "admm/table-3",
 ]  # fmt: skip
 STUDIES = [item for item in reproduce.ALL if isinstance(item, Study)] + [grid.GRID]
 

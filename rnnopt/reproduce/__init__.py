@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rnnopt.errors import UserError, unknown_name
+from rnnopt.reproduce.admm import convergence
 from rnnopt.reproduce.admm import figures as admm_figures
 from rnnopt.reproduce.admm import tables as admm_tables
 from rnnopt.reproduce.asnaq import table_1 as asnaq_table_1
@@ -61,6 +62,7 @@ ALL: tuple[Study | Result, ...] = (
     admm_figures.FIGURE_4,
     admm_figures.FIGURE_5,
     admm_figures.FIGURE_6,
+    Result(convergence.NAME, convergence.TITLE, convergence.run),
     Result("admm/table-2", admm_tables.NAMES["admm/table-2"], admm_tables.TABLE_2),
     Result("admm/table-3", admm_tables.NAMES["admm/table-3"], admm_tables.TABLE_3),
 )
