@@ -149,6 +149,8 @@ class ADMM:
             steps=0, rejections=0, scale=1.0,
         )  # fmt: skip
         check_options(group)
+        if identity_for_tanh and model.recurrent[0].nonlinearity != "tanh":
+            raise ValueError("identity_for_tanh=True needs the nonlinearity 'tanh', got 'relu'.")
         self.model, self.loss = model, loss
         self.param_groups = [group]
         self.state: dict[str, Any] = {}
@@ -437,12 +439,17 @@ def check_options(group: dict[str, Any]) -> None:
         if group[name] not in allowed:
             wanted = ", ".join(repr(choice) for choice in allowed)
             raise ValueError(f"{name} must be one of {wanted}, got {name}={group[name]!r}.")
+    for name in ("coupling", "identity_for_tanh", "balance", "keep_batch"):
+        if not isinstance(group[name], bool):
+            raise ValueError(f"{name} must be true or false, got {name}={group[name]!r}.")
     bounds = dict(
         lr=(0, None), proximal_weight=(0, None), inner_penalty=(0, None), recurrent_decay=(0, None),
         memory=(0, 1), limit=(0, None), relaxation=(0, 2), penalty_a=(0, None), penalty_s=(0, None),
         penalty_o=(0, None),
     )  # fmt: skip
     for name, (low, high) in bounds.items():
+        if isinstance(group[name], bool | str) or group[name] is None:
+            raise ValueError(f"ADMM needs a number for {name}, got {name}={group[name]!r}.")
         value = float(group[name])
         if not value >= low or not value < (float("inf") if high is None else high):
             below = "" if high is None else f" and < {high}"
