@@ -80,6 +80,8 @@ def build_training(config: RunConfig, task: Task | None = None) -> Training:
         if task.validation.lengths is not None:
             truncation.check_reach()
     optimizer = _build_optimizer(config, model, truncation, task)
+    if getattr(optimizer, "full_batch", False):
+        _refuse(config, "searches a line, where the loss must be that of the gradient")
     plateau = None
     if config.schedule.startswith("plateau"):
         restart = config.schedule == "plateau-restart"
@@ -114,25 +116,26 @@ def _build_optimizer(
     name, options = parse(config.optimizer)
     specification = config.optimizer
     if name == "admm":
-        return _build_admm(config, model, task, truncation, options)
+        return _build_admm(config, model, task, options)
     if truncation is not None and name.startswith("frank-wolfe") and "inner_steps" not in options:
         chunks = len(truncation.chunks(task.steps))
         specification += ("," if options else ":") + f"inner_steps={chunks}"
     return build_optimizer(specification, list(model.named_parameters()), config.lr)
 
 
+def _refuse(config: RunConfig, reason: str) -> None:
+    """Raises UserError for what changes gradients, with optimizers that cannot have that."""
+    for name in ("clip", "clip_value", "tbptt"):
+        if getattr(config, name) is not None:
+            optimizer = parse(config.optimizer)[0]
+            raise UserError(f"optimizer {optimizer!r} {reason}: it cannot go with {name}.")
+
+
 def _build_admm(
-    config: RunConfig,
-    model: SequenceModel,
-    task: Task,
-    truncation: Truncation | None,
-    options: dict[str, Any],
+    config: RunConfig, model: SequenceModel, task: Task, options: dict[str, Any]
 ) -> ADMM:
     """The trainer that takes minibatches in place of gradients."""
-    refused = dict(clip=config.clip, clip_value=config.clip_value, tbptt=truncation)
-    for name, value in refused.items():
-        if value is not None:
-            raise UserError(f"optimizer 'admm' takes no gradients: it cannot go with {name}.")
+    _refuse(config, "takes no gradients")
     if config.lr is not None:
         options["lr"] = config.lr
     return call_with("optimizer", "admm", ADMM, options, model, task.loss)

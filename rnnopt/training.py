@@ -38,6 +38,8 @@ class Closure:
         clip: largest norm of the gradient of all weights, or None.
         clip_value: largest size of an entry of the gradient, or None.
         truncation: how sequences are cut into chunks, or None for whole ones.
+        full_batch: the first batch, which stands for all data, is used throughout; one pass over it
+            costs as many evaluations as it has minibatches of the task's size.
     """
 
     def __init__(
@@ -48,8 +50,12 @@ class Closure:
         clip: float | None = None,
         clip_value: float | None = None,
         truncation: Truncation | None = None,
+        full_batch: bool = False,
     ):
         self.model, self.batches, self.device = model, batches, device
+        self.full_batch = full_batch
+        self.weight = batches.batch_size / batches.task.batch_size if full_batch else 1.0
+        self._drawn_from: dict[str, Any] | None = None
         self.clip, self.clip_value = clip, clip_value
         self.chunks = None if truncation is None else Chunks(model, batches, truncation, device)
         self.calls = 0
@@ -58,18 +64,23 @@ class Closure:
         self._random: list[Tensor] | None = None  # generators before this minibatch's first call
         self._monitored: Batch | None = None
         # Evaluations that a minibatch costs.
-        self.price = 1.0 if truncation is None else truncation.price(batches.task.steps)
+        self.price = self.weight if truncation is None else truncation.price(batches.task.steps)
         self._batch: Batch | None = None
 
     @property
     def evaluations(self) -> float:
         """Gradient evaluations spent: whole sequences, forward and backward; forward is a third."""
-        gradients = self.calls if self.chunks is None else self.chunks.evaluations
-        return gradients + self.losses_alone / 3 if self.losses_alone else gradients
+        if self.chunks is not None:
+            return self.chunks.evaluations
+        if self.full_batch:
+            return self.weight * self.calls
+        return self.calls + self.losses_alone / 3 if self.losses_alone else self.calls
 
     @property
     def minibatches(self) -> float:
         """Minibatches spent, the present one by the share of its chunks."""
+        if self.full_batch:
+            return self.calls
         return self.finished if self.chunks is None else self.chunks.minibatches
 
     @property
@@ -83,6 +94,7 @@ class Closure:
         if self.chunks is not None:
             return self.chunks.batch
         if self._batch is None:
+            self._drawn_from = self.batches.state_dict() if self.full_batch else None
             self._batch = self.batches.draw().to(self.device)
         return self._batch
 
@@ -138,7 +150,9 @@ class Closure:
 
     def advance(self) -> None:
         """Moves to the next minibatch, which is drawn when first needed, or to the next chunk."""
-        self._batch = self._random = None
+        self._random = None
+        if not self.full_batch:
+            self._batch = None
         self.finished += 1
         if self.chunks is not None:
             self.chunks.advance()
@@ -147,7 +161,8 @@ class Closure:
         """Where it stands, between two calls."""
         counts = {name: getattr(self, name) for name in ("calls", "finished", "losses_alone")}
         if self.chunks is None:
-            return counts | dict(batches=self.batches.state_dict())
+            # Of a batch that is kept, where it was drawn, so that it is drawn again.
+            return counts | dict(batches=self._drawn_from or self.batches.state_dict())
         return counts | dict(chunks=self.chunks.state_dict())
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -218,7 +233,11 @@ class Training:
         self.budget, self.schedule, self.stop_at_target = budget, schedule, stop_at_target
         self.device = device or torch.device("cpu")
         self.plateau, self.watch_test = plateau, watch_test
-        self.closure = Closure(model, batches, self.device, clip, clip_value, truncation)
+        whole = batches.batch_size >= task.epoch_size
+        full_batch = whole and getattr(optimizer, "full_batch", False)
+        self.closure = Closure(
+            model, batches, self.device, clip, clip_value, truncation, full_batch
+        )
         self.rates = [group["lr"] for group in optimizer.param_groups]
         if evaluate_every is None:
             evaluate_every = math.ceil(batches.per_epoch * self.closure.price)

@@ -64,6 +64,7 @@ OPTIMIZERS = [
             lr=0.05, memory=2, fisher_memory=4, update_every=2, momentum_range=(0.1, 0.8)))),
     ("ASNAQ-difference", functools.partial(
         ASNAQ, lr=0.05, memory=4, fisher_memory=0, update_every=3, curvature="difference",
+        second_gradient=True,
         momentum_range=(0.5, 0.5))),
     ("AdaQN", functools.partial(AdaQN, lr=0.07, memory=3, fisher_memory=8, update_every=2)),
     ("AdaQN-window", functools.partial(

@@ -120,7 +120,7 @@ def assert_like_twin(optimizer, params, plain):
     assert {name: group[name] for name in counted} == counted
     vectors = dict(weight_sum=plain.w_s, anchor=plain.w_o)
     if isinstance(optimizer, ASNAQ):
-        assert group["momentum"] == plain.μ
+        assert group["current_momentum"] == plain.μ
         vectors |= dict(velocity=plain.v, velocity_sum=plain.v_s, anchor_velocity=plain.v_o)
     if group["scaling"] == "history":
         vectors["squares"] = plain.G
@@ -243,7 +243,16 @@ def test_adaqn_is_its_twin_step_by_step(options):
     assert plain.t > 3
 
 
-@pytest.mark.parametrize("options", [{}, dict(curvature="difference"), dict(average_of="after")])
+def test_a_streaming_step_has_no_difference_of_gradients_to_keep():
+    params = as_params(start())
+    optimizer = ASNAQ(params, lr=0.05, curvature="difference", **SMALL)
+    for k in range(10):
+        Problem(params, lambda w, k=k: network_loss(w, k)).closure()
+        optimizer.step()
+    assert optimizer.param_groups[0]["pairs"] == 0
+
+
+@pytest.mark.parametrize("options", [{}, dict(average_of="after")])
 def test_a_streaming_step_is_the_twins_without_look_ahead_and_loss_test(options):
     options = dict(lr=0.05) | SMALL | options
     params = as_params(start())
@@ -509,14 +518,14 @@ def test_a_rejection_goes_back_to_the_bit_and_empties_the_memories(optimizer_cla
     if optimizer_class is ASNAQ:
         saved["anchor_velocity"] = state_of(optimizer, params, "anchor_velocity")
         assert saved["anchor_velocity"].norm() > 0
-        assert optimizer.param_groups[0]["momentum"] == pytest.approx(0.22)
+        assert optimizer.param_groups[0]["current_momentum"] == pytest.approx(0.22)
     optimizer.step(problem.closure, lambda: torch.tensor(math.nan))
     group = optimizer.param_groups[0]
     assert torch.equal(flat(params), saved["anchor"])
     assert torch.equal(state_of(optimizer, params, "anchor"), saved["anchor"])
     if optimizer_class is ASNAQ:
         assert torch.equal(state_of(optimizer, params, "velocity"), saved["anchor_velocity"])
-        assert group["momentum"] == pytest.approx(0.2)
+        assert group["current_momentum"] == pytest.approx(0.2)
         assert not state_of(optimizer, params, "velocity_sum").any()
     assert not state_of(optimizer, params, "weight_sum").any()
     assert group["pairs"] == group["next_pair"] == (1 if clear == "nothing" else 0)
@@ -535,7 +544,7 @@ def test_momentum_stays_in_its_range():
         problem = Problem(params, lambda w, k=k: network_loss(w, k))
         loss = torch.tensor(0.0 if k < 11 else math.nan)
         optimizer.step(problem.closure, lambda loss=loss: loss)
-        seen.append(optimizer.param_groups[0]["momentum"])
+        seen.append(optimizer.param_groups[0]["current_momentum"])
     assert seen[:3] == pytest.approx([0.5, 0.65, 0.845])
     assert seen[10] == 0.9
     assert seen[11] == pytest.approx(0.9 / 1.3)
@@ -560,10 +569,45 @@ def test_a_first_gradient_that_is_not_finite_leaves_all_but_a_count(optimizer_cl
 
     optimizer.step(closure, problem.monitor)
     for group in before[1]["param_groups"]:
-        group["skipped"] = 1
+        group["skipped"] = group["skipped_in_a_row"] = 1
     assert same(snapshot(optimizer, params), before)
     optimizer.step(problem.closure, problem.monitor)
     assert not torch.equal(flat(params), before[0])
+    assert optimizer.param_groups[0]["skipped_in_a_row"] == 0
+
+
+def test_a_wall_in_front_of_the_look_ahead_does_not_stop_it_for_ever():
+    # Slope -1 up to 0.6, infinite beyond: with its velocity it would look behind the wall again
+    # and again. Two skips stop it, and it comes up to the wall by steps of lr.
+    params = [torch.nn.Parameter(torch.zeros(1).double())]
+    optimizer = ASNAQ(params, lr=0.05, momentum_range=(0.9, 0.9), second_gradient=False)
+
+    def closure():
+        beyond = float(params[0].detach()) > 0.6
+        params[0].grad = torch.full((1,), math.inf if beyond else -1.0).double()
+        return -params[0].detach().sum()
+
+    for _ in range(60):
+        optimizer.step(closure, lambda: -params[0].detach().sum())
+    group = optimizer.param_groups[0]
+    assert 2 <= group["skipped"] < 60
+    assert group["averages"] + group["rejections"] > 5
+
+
+def test_frozen_weights_stay_and_thawed_ones_go_on(rng):
+    params = as_params(start())
+    optimizer = ASNAQ(params, lr=0.05, weight_decay=0.1, **SMALL)
+    problem = Problem(params, lambda w: network_loss(w, 0))
+    for _ in range(7):
+        optimizer.step(problem.closure)
+    params[0].requires_grad_(False)
+    before = params[0].detach().clone()
+    for _ in range(7):
+        optimizer.step(problem.closure)
+    assert torch.equal(params[0], before)
+    params[0].requires_grad_(True)
+    optimizer.step(problem.closure)
+    assert not torch.equal(params[0], before)
 
 
 def same(one, other):
@@ -641,7 +685,7 @@ def test_zero_gradients_move_nothing_at_first_and_keep_the_pairs_later(optimizer
     expected = before
     if optimizer_class is ASNAQ:  # only the momentum goes on
         group = optimizer.param_groups[0]
-        expected = before + group["momentum"] * state_of(optimizer, params, "velocity")
+        expected = before + group["current_momentum"] * state_of(optimizer, params, "velocity")
     optimizer.step(zero.closure, lambda: torch.zeros(()))
     close(flat(params), expected)
     assert optimizer.param_groups[0]["pairs"] >= 1
@@ -952,7 +996,8 @@ def test_groups_must_share_all_options_but_rate_and_decay(optimizer_class):
 
     optimizer_class(groups(lr=0.5, weight_decay=0.1))
     other = dict(
-        memory=3, fisher_memory=4, update_every=2, tolerance=1.5, normalize="other",
+        memory=3, fisher_memory=4, update_every=2, tolerance=1.5,
+        normalize=optimizer_class is AdaQN,
         error_control=False, scaling="identity", average_of="after", anchor_moves="on_pair",
         fisher_mean=False, clear="nothing", curvature_epsilon=0.1, scaling_epsilon=0.1,
         fisher_dtype="bfloat16",

@@ -19,7 +19,8 @@ Departures: those numbered 1 to 3, 5 and 8 in `asnaq`, and
 1. H0 includes the present gradient, so that it is never without one.
 2. If H g is zero or overflows while g does not, the pairs are forgotten and the direction is
    -g / ‖g‖.
-3. A g that is not finite leaves everything as it was, but for the count `skipped` of the group.
+3. A g that is not finite leaves everything as it was, but for the count `skipped` of the group; the
+   second in a row is a rejection.
 """
 
 import math
@@ -39,12 +40,14 @@ class AdaQN(AveragedQuasiNewton):
     """Quasi-Newton for minibatches: one gradient a step, curvature from the last gradients.
 
     Suits small recurrent networks; it keeps 2·memory + fisher_memory + 3 numbers a weight. Without
-    a closure and without a monitor the loss test is left out.
+    a closure and without a monitor the loss test is left out. With several processes the monitor
+    must return the mean loss of all of them.
 
     Args:
         params: tensors to train, or torch parameter groups, which may differ in lr and
             weight_decay alone.
-        lr: α, which multiplies H g; H0 makes the first step about lr in every weight, as Adagrad.
+        lr: α, which multiplies H g; H0 makes the first step about lr in every weight whose
+            gradient is well above √ε = 0.01, as Adagrad.
         memory: m_L, pairs kept; 0 makes it Adagrad.
         fisher_memory: m_F, gradients kept; 0 means that no pair is ever found.
         update_every: L, steps between averages.
@@ -132,7 +135,7 @@ class AdaQN(AveragedQuasiNewton):
             return loss
         gradient = flat.gradients("gradient")
         if not math.isfinite(norm(gradient)):
-            self._skip()
+            self._skip(flat)
             return loss
         self._remember_gradient(flat, gradient)
         self._move(flat, gradient)

@@ -19,7 +19,7 @@ at most α / (1 - μ).
 | paper | here | | paper | here |
 |---|---|---|---|---|
 | w, v | weights, `velocity` | | S, Y; m_L | `weight_changes`, `gradient_changes`; `memory` |
-| α, μ | `lr`, `momentum` | | F (aFIM); m_F | `gradient_history`; `fisher_memory` |
+| α, μ | `lr`, `current_momentum` | | F (aFIM); m_F | `gradient_history`; `fisher_memory` |
 | (μ_min, μ_max) | `momentum_range` | | w_s, v_s | `weight_sum`, `velocity_sum` |
 | φ | `momentum_factor` | | | |
 | L, γ | `update_every`, `tolerance` | | w_o, v_o | `anchor`, `anchor_velocity` |
@@ -37,8 +37,9 @@ Departures from the paper:
 5. A loss that is not a number is rejected too. For losses below zero the test is
    E(w_n) > E(w_o) + (γ - 1) |E(w_o)|, the same where E ≥ 0.
 6. If H g is zero or overflows while g does not, the pairs are forgotten and d = -g / ‖g‖.
-7. A g that is not finite leaves everything as it was, but for the count `skipped` of the group; a
-   g⁺ that is not finite is a rejection.
+7. A g that is not finite leaves everything as it was, but for the count `skipped` of the group;
+   the second in a row is a rejection without velocity, or the same point would be asked for ever.
+   A g⁺ that is not finite is a rejection.
 8. ε is not given: 1e-4 for both, as in the authors' code.
 9. g⁺ is not asked for unless `second_gradient`: g joins the history in its place. A step then
    costs one gradient, and at equal gradients that was better on three of four tasks.
@@ -70,7 +71,9 @@ class ASNAQ(AveragedQuasiNewton):
     time it is called in a step. Without a closure, `loss.backward(); optimizer.step()`, the
     gradient in place plays both parts, without look-ahead and without the loss test, which is
     worth much.
-    torch.amp.GradScaler works without a closure, after `scaler.unscale_(optimizer)`.
+    torch.amp.GradScaler works without a closure alone. With several processes the closure and the
+    monitor must return the mean loss of all of them, else each decides for itself. Without a
+    monitor a test leaves the gradient of the last point that it asked for in `.grad`.
 
     Args:
         params: tensors to train, or torch parameter groups, which may differ in lr and
@@ -109,7 +112,7 @@ class ASNAQ(AveragedQuasiNewton):
         >>> loss = optimizer.step(closure)  # closure: zero_grad, forward, backward, return loss
     """
 
-    counters: Mapping[str, Any] = COUNTERS | dict(momentum=0.0)
+    counters: Mapping[str, Any] = COUNTERS | dict(current_momentum=0.0)
 
     def __init__(
         self,
@@ -149,7 +152,7 @@ class ASNAQ(AveragedQuasiNewton):
             difference_shift=difference_shift, fisher_dtype=fisher_dtype,
             weight_decay=weight_decay,
         )  # fmt: skip
-        self.counters = COUNTERS | dict(momentum=_least(momentum_range))  # lost by a copy
+        self.counters = COUNTERS | dict(current_momentum=_least(momentum_range))  # lost by a copy
         super().__init__(params, defaults)
 
     @property
@@ -186,7 +189,7 @@ class ASNAQ(AveragedQuasiNewton):
         gradient, weights = flat.gradients("gradient"), start or flat.weights("weights")
         if not math.isfinite(norm(gradient)):
             flat.set_weights(weights)
-            self._skip()
+            self._skip(flat)
             return loss
         change = self._move(flat, weights, gradient)
         after = gradient
@@ -216,7 +219,7 @@ class ASNAQ(AveragedQuasiNewton):
         arrived = False
         try:
             for bucket in flat.buckets:
-                bucket.add_to_weights("velocity", first["momentum"])
+                bucket.add_to_weights("velocity", first["current_momentum"])
             with torch.enable_grad():
                 loss = closure()
             arrived = flat.is_current(self.state, self.param_groups)
@@ -232,7 +235,7 @@ class ASNAQ(AveragedQuasiNewton):
             return
         gradient = flat.gradients("gradient")
         if not math.isfinite(norm(gradient)):
-            self._skip()
+            self._skip(flat)
             return
         change = self._move(flat, flat.weights("weights"), gradient)
         self._learn(flat, change, gradient, gradient)
@@ -252,7 +255,7 @@ class ASNAQ(AveragedQuasiNewton):
         velocity = flat.buffers("velocity")
         if first["average_of"] == "before":
             self._sum(flat, weights)
-        torch._foreach_mul_(velocity, first["momentum"])
+        torch._foreach_mul_(velocity, first["current_momentum"])
         for v, d, alpha in zip(velocity, direction, factors, strict=True):
             v.add_(d, alpha=alpha)
         decay_weights(flat, weights)
@@ -277,7 +280,8 @@ class ASNAQ(AveragedQuasiNewton):
         """Stores what the second gradient tells."""
         first = self.param_groups[0]
         self._remember_gradient(flat, after)
-        if first["curvature"] == "difference" and first["memory"]:
+        # Without a closure there is one gradient, which has no difference to itself.
+        if first["curvature"] == "difference" and first["memory"] and after is not gradient:
             taken = [d * alpha for d, alpha in zip(*change, strict=True)]
             difference = torch._foreach_sub(after, gradient)
             torch._foreach_add_(difference, taken, alpha=first["difference_shift"])
@@ -286,14 +290,19 @@ class ASNAQ(AveragedQuasiNewton):
     def _accept(self) -> None:
         first = self.param_groups[0]
         high = first["momentum_range"][1]
-        self.count(momentum=min(first["momentum"] * first["momentum_factor"], high))
+        self.count(current_momentum=min(first["current_momentum"] * first["momentum_factor"], high))
+
+    def _skip(self, flat: FlatState) -> None:
+        super()._skip(flat)
+        if self.param_groups[0]["skipped_in_a_row"] > 1:
+            torch._foreach_zero_(flat.buffers("velocity"))
 
     def _reject(self, flat: FlatState) -> None:
         super()._reject(flat)
         first = self.param_groups[0]
         torch._foreach_copy_(flat.buffers("velocity"), flat.buffers("anchor_velocity"))
         low = first["momentum_range"][0]
-        self.count(momentum=max(first["momentum"] / first["momentum_factor"], low))
+        self.count(current_momentum=max(first["current_momentum"] / first["momentum_factor"], low))
 
     def _move_anchor(self, flat: FlatState, average: Sequence[Tensor]) -> None:
         super()._move_anchor(flat, average)

@@ -52,7 +52,9 @@ class AveragedQuasiNewton(FlatOptimizer, ABC):
 
     def check_group(self, group: dict[str, Any], first: dict[str, Any]) -> None:
         """Raises ValueError that names the first option outside its range."""
-        check_group(type(self).__name__, group, first)
+        own = (*self.counters, "differentiable")  # the last is torch's, and in no group
+        options = [name for name in self.defaults if name not in own]
+        check_group(type(self).__name__, group, first, options)
 
     def make_state(self) -> FlatState:
         """The state of the weights that have had a gradient."""
@@ -85,6 +87,7 @@ class AveragedQuasiNewton(FlatOptimizer, ABC):
 
         If H g is lost, g and -1 / ‖g‖; zero for a zero gradient.
         """
+        self.count(skipped_in_a_row=0)
         first = self.param_groups[0]
         count = first["pairs"]
         direction = inverse_hessian_product(
@@ -274,13 +277,19 @@ class AveragedQuasiNewton(FlatOptimizer, ABC):
         torch._foreach_zero_(flat.buffers("weight_sum"))
         self.count(count=0)
 
-    def _skip(self) -> None:
-        """A gradient that is not finite was left unused."""
-        self.count(skipped=self.param_groups[0]["skipped"] + 1)
+    def _skip(self, flat: FlatState) -> None:
+        """A gradient that is not finite was left unused; at the second in a row, back to w_o."""
+        first = self.param_groups[0]
+        in_a_row = first["skipped_in_a_row"] + 1
+        self.count(skipped=first["skipped"] + 1, skipped_in_a_row=in_a_row)
+        if in_a_row > 1:
+            self._reject(flat)
 
 
-def _number(loss: Tensor) -> float:
-    return float(loss.detach())
+def _number(loss: Any) -> float:
+    if loss is None:
+        raise ValueError("the closure must return the loss, got None.")
+    return float(loss.detach() if isinstance(loss, Tensor) else loss)
 
 
 def decay_weights(flat: FlatState, weights: list[Tensor]) -> None:

@@ -17,7 +17,7 @@ class BFGS(LineSearchQuasiNewton):
         params: tensors to train, one group, all of one type on one device.
         lr: first length that the line search tries.
         line_search: "strong-wolfe" (torch's), "armijo" (halving until the loss falls enough),
-            "fixed" (lr always).
+            "fixed" (lr, but for the first step).
         max_evaluations: most losses with gradients a line search may ask for.
         curvature_epsilon: ε of the test s·y > ε y·y that a pair must pass to enter H.
 
@@ -38,7 +38,7 @@ class BFGS(LineSearchQuasiNewton):
         max_evaluations: int = 20,
         curvature_epsilon: float = 1e-10,
     ):
-        super().__init__(params, lr, 0.0, None, line_search, max_evaluations, curvature_epsilon)
+        super().__init__(params, lr, None, None, line_search, max_evaluations, curvature_epsilon)
 
 
 class LBFGS(LineSearchQuasiNewton):
@@ -70,4 +70,4 @@ class LBFGS(LineSearchQuasiNewton):
         max_evaluations: int = 20,
         curvature_epsilon: float = 1e-10,
     ):
-        super().__init__(params, lr, 0.0, memory, line_search, max_evaluations, curvature_epsilon)
+        super().__init__(params, lr, None, memory, line_search, max_evaluations, curvature_epsilon)

@@ -113,12 +113,12 @@ class Bucket:
 def tracked(
     state: Mapping[Tensor, dict[str, Any]], groups: Sequence[dict[str, Any]], every: bool = False
 ) -> list[Tensor]:
-    """The weights that have a state or a gradient, or `every` one that requires a gradient."""
+    """Of the weights that are not frozen those with a state or a gradient, or `every` one."""
     return [
         p
         for group in groups
         for p in group["params"]
-        if p.grad is not None or state.get(p) or (every and p.requires_grad)
+        if p.requires_grad and (every or p.grad is not None or state.get(p))
     ]
 
 

@@ -29,7 +29,7 @@ from torch.optim.optimizer import ParamsT
 
 from rnnopt.optimizers.curvature_memory import inverse_hessian_product, pair_products
 from rnnopt.optimizers.flat_optimizer import FlatOptimizer
-from rnnopt.optimizers.flat_state import Bucket, Entry, FlatState
+from rnnopt.optimizers.flat_state import Bucket, Entry, FlatState, tracked
 from rnnopt.optimizers.quasi_newton_options import check_count, check_number
 
 Point = tuple[float, Tensor]  # loss and gradient
@@ -42,8 +42,10 @@ class LineSearchQuasiNewton(FlatOptimizer, ABC):
 
     Args:
         params: tensors to train, one group, all of one type on one device.
-        lr: first length that the line search tries; the length itself with line_search="fixed".
-        momentum: μ, in [0, 1).
+        lr: first length that the line search tries; the length itself with line_search="fixed". As
+            long as there is no pair it is divided by the sum of the gradient's entries, if that is
+            above 1.
+        momentum: μ, in [0, 1); None is 0.
         memory: pairs kept; None keeps the matrix H.
         line_search: "strong-wolfe" (torch's), "armijo" (halving), "fixed".
         max_evaluations: at most so many losses a line search.
@@ -60,16 +62,18 @@ class LineSearchQuasiNewton(FlatOptimizer, ABC):
         self,
         params: ParamsT,
         lr: float | Tensor,
-        momentum: float,
+        momentum: float | None,
         memory: int | None,
         line_search: str,
         max_evaluations: int,
         curvature_epsilon: float,
     ):
         defaults: dict[str, Any] = dict(
-            lr=lr, momentum=momentum, memory=memory, line_search=line_search,
-            max_evaluations=max_evaluations, curvature_epsilon=curvature_epsilon,
+            lr=lr, memory=memory, line_search=line_search, max_evaluations=max_evaluations,
+            curvature_epsilon=curvature_epsilon,
         )  # fmt: skip
+        if momentum is not None:  # BFGS has none, which no schedule of momentum may change
+            defaults["momentum"] = momentum
         super().__init__(params, defaults)
 
     def check_group(self, group: dict[str, Any], first: dict[str, Any]) -> None:
@@ -78,8 +82,9 @@ class LineSearchQuasiNewton(FlatOptimizer, ABC):
         if group is not first:
             raise ValueError(f"{who} takes one group of parameters, got a second.")
         for name in ("lr", "curvature_epsilon", "momentum"):
-            check_number(who, name, group[name])
-        if not group["momentum"] < 1:
+            if name in group:
+                check_number(who, name, group[name])
+        if not group.get("momentum", 0) < 1:
             raise ValueError(f"{who} needs 0 <= momentum < 1, got momentum={group['momentum']}.")
         if group["memory"] is not None:
             check_count(who, "memory", group["memory"], 0)
@@ -96,8 +101,14 @@ class LineSearchQuasiNewton(FlatOptimizer, ABC):
         group = self.param_groups[0]
         layout = {"velocity": Entry()}
         if group["memory"] is None:
-            size = sum(p.numel() for p in group["params"] if p.requires_grad)
+            params = tracked(self.state, self.param_groups, every=True)
+            size = sum(p.numel() for p in params)
             layout["inverse_hessian"] = Entry(size)
+            kept = [self.state.get(p, {}).get("inverse_hessian") for p in params]
+            if any(h is not None and len(h) != size for h in kept):  # weights frozen or thawed
+                for p in group["params"]:
+                    self.state.get(p, {}).pop("inverse_hessian", None)
+                self.count(pairs=0)
         elif group["memory"]:
             layout["weight_changes"] = Entry(group["memory"])
             layout["gradient_changes"] = Entry(group["memory"])
@@ -134,12 +145,12 @@ class LineSearchQuasiNewton(FlatOptimizer, ABC):
             return closure()
         bucket = flat.buckets[0]
         velocity, start = bucket.buffers["velocity"], bucket.weights()
-        origin = start.add(velocity, alpha=group["momentum"])
+        origin = start.add(velocity, alpha=group.get("momentum", 0))
         kept = False
         try:
             bucket.set_weights(origin)
             first_loss = closure()
-            here = (float(first_loss.detach()), bucket.gradients())
+            here = (_number(first_loss), bucket.gradients())
             if not _is_finite(here):
                 self._restart(bucket)
                 self.count(skipped=group["skipped"] + 1)
@@ -153,7 +164,7 @@ class LineSearchQuasiNewton(FlatOptimizer, ABC):
                 return first_loss
             kept = True
             bucket.set_weights(origin + change)
-            velocity.mul_(group["momentum"]).add_(change)
+            velocity.mul_(group.get("momentum", 0)).add_(change)
             self._remember(bucket, change, there[1] - here[1])
             return first_loss
         finally:
@@ -180,7 +191,7 @@ class LineSearchQuasiNewton(FlatOptimizer, ABC):
 
         def at(x: Tensor, length: float, direction: Tensor) -> Point:
             bucket.set_weights(x.add(direction, alpha=float(length)))
-            return float(closure().detach()), bucket.gradients()
+            return _number(closure()), bucket.gradients()
 
         def at_or_high(x: Tensor, length: float, direction: Tensor) -> Point:
             found = at(x, length, direction)  # torch's search cannot do with NaN
@@ -264,6 +275,13 @@ def bfgs_update_(inverse: Tensor, change: Tensor, difference: Tensor) -> None:
     inverse.addr_(change, image, alpha=-float(rho))
     inverse.addr_(image, change, alpha=-float(rho))
     inverse.addr_(change, change, alpha=float(factor))
+
+
+def _number(loss: Any) -> float:
+    """The closure's loss as a number of the host."""
+    if loss is None:
+        raise ValueError("the closure must return the loss, got None.")
+    return float(loss.detach() if isinstance(loss, Tensor) else loss)
 
 
 def _is_finite(point: Point) -> bool:

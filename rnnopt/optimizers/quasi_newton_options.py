@@ -4,6 +4,7 @@ The authors' code is `_minimize_adaNAQ` of https://github.com/indra-ipd/scipy.
 """
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 from torch import Tensor
@@ -20,6 +21,7 @@ COUNTERS: dict[str, Any] = dict(
     pair_products=None,  # s_i · y_j row by row, a list of memory² numbers
     rejections=0,
     skipped=0,  # steps with a gradient that was not finite
+    skipped_in_a_row=0,
 )
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": dict(
@@ -45,11 +47,17 @@ CHOICES = {
     "clear": ("all", "pairs", "nothing"),
     "fisher_dtype": ("same", "bfloat16"),
 }
-FREE = ("params", "lr", "weight_decay", "param_names", "initial_lr")  # may differ between groups
+FLAGS = ("normalize", "lookahead", "second_gradient", "error_control", "fisher_mean")
+FREE = ("lr", "weight_decay")  # may differ between groups
 
 
-def check_group(who: str, group: dict[str, Any], first: dict[str, Any]) -> None:
-    """Raises ValueError that names the first option outside its range."""
+def check_group(
+    who: str, group: dict[str, Any], first: dict[str, Any], options: Iterable[str]
+) -> None:
+    """Raises ValueError that names the first of `options` outside its range."""
+    for name in FLAGS:
+        if name in group and not isinstance(group[name], bool):
+            raise ValueError(f"{name} must be true or false, got {name}={group[name]!r}.")
     for name, allowed in CHOICES.items():
         if name in group and group[name] not in allowed:
             wanted = ", ".join(repr(choice) for choice in allowed)
@@ -69,12 +77,14 @@ def check_group(who: str, group: dict[str, Any], first: dict[str, Any]) -> None:
         raise ValueError('scaling="window" needs fisher_memory >= 1, got fisher_memory=0.')
     if any(p.is_complex() for p in group["params"]):
         raise ValueError(f"{who} needs real tensors, got a complex one.")
-    for name, value in group.items():
-        if name in FREE or name in COUNTERS or name == "momentum":
-            continue
-        if name in first and value != first[name]:
+    if group["curvature"] == "difference" and not group["second_gradient"]:
+        raise ValueError(
+            'curvature="difference" needs second_gradient=True, got second_gradient=False.'
+        )
+    for name in options:
+        if name not in FREE and group[name] != first[name]:
             raise ValueError(
-                f"all groups must share {name}, got {name}={first[name]!r} and {value!r}."
+                f"all groups must share {name}, got {name}={first[name]!r} and {group[name]!r}."
             )
 
 

@@ -2,7 +2,8 @@
 
 A study trains every row on every column's task: first one run per learning rate of one grid on a
 seed of its own, judged by the validation metric, then the chosen rate on every reported seed. All
-rows have the same budget in gradient evaluations and the same number of tuning trials.
+rows have the same budget in gradient evaluations and, but for those with a printed rate, the same
+number of tuning trials.
 """
 
 from collections.abc import Mapping

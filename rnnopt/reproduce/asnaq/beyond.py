@@ -68,7 +68,8 @@ PARTS = Study(
         ),
     },
     remarks=(
-        "Every row has three learning rates, 0.01 to 0.1, without normalisation 0.001 to 0.01, a"
+        "Every row has the same number of learning rates, in the cpu form 0.01, 0.03 and 0.1, a"
+        " tenth of that without normalisation; without the Fisher memory there are no pairs; a"
         " cosine schedule and the same number of gradient evaluations: what asks for one gradient"
         " a step takes twice the steps.",
     ),
