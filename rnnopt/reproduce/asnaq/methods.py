@@ -48,6 +48,7 @@ REMARKS = (
     " one rate and does not say whether it is that of the other methods too. Tuned: three learning"
     " rates, ten times as large for ASNAQ, whose rate is the length of a step in the space of all"
     " weights; torch's initialisation; cosine schedule.",
-    "aSNAQ asks for two gradients a step: the paper draws curves over epochs, here every row has"
-    " the same number of gradient evaluations. A forward pass alone counts a third of one.",
+    "aSNAQ as in the paper asks for two gradients a step, rnnopt ASNAQ for one. A forward pass"
+    " alone counts a third of an evaluation.",
 )
+EQUAL = "Every row has the same number of gradient evaluations; the paper draws curves over epochs."
