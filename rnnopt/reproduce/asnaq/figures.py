@@ -36,8 +36,8 @@ FIGURE_1 = Study(
         EQUAL,
         "Strings are drawn anew, 10,000 an epoch, 50 a batch: 15,000 evaluations are 75 epochs of a"
         " method with one gradient a step and about 35 of aSNAQ with two, whose 75 are in the full"
-        " form. Always answering 10 has an error of 5. The text says cross-entropy, the figure shows"
-        " squared errors: one linear output with squared error here.",
+        " form. Always answering 10 has an error of 5. The text says cross-entropy but the figure"
+        " shows squared errors: one linear output with squared error here.",
     ),
 )
 FIGURE_2 = Study(
