@@ -212,7 +212,7 @@ def test_an_unknown_switch_in_the_environment_is_refused(rnnopt_command, monkeyp
         ("--task", "adding:length=2.5", ["2.5"]),
         ("--task", "", ["unknown task ''"]),
         ("--model", "lsmt", ["unknown model 'lsmt'", "Did you mean 'lstm'?"]),
-        ("--optimizer", "adem", ["unknown optimizer 'adem'", "Did you mean 'adam'?"]),
+        ("--optimizer", "adams", ["unknown optimizer 'adams'", "Did you mean 'adam'?"]),
         ("--optimizer", "adam:bets=1", ["'bets'", "Did you mean 'betas'?"]),
         ("--optimizer", "adam:eps=-1", ["optimizer 'adam'", "-1"]),
         ("--optimizer", "adam:lr=fast", ["lr must be a number", "'fast'"]),
