@@ -16,7 +16,7 @@ from rnnopt.layers.sequence_model import SequenceModel
 from rnnopt.optimizers.by_name import build_optimizer
 from rnnopt.run_folder import RunFolder
 from rnnopt.schedules import Plateau
-from rnnopt.specification import call_with, parse
+from rnnopt.specification import call_with, parse, write
 from rnnopt.tasks import Batches, Task, build_task
 from rnnopt.training import Progress, Training
 from rnnopt.truncation import Truncation
@@ -39,9 +39,7 @@ def resolve(config: RunConfig) -> RunConfig:
         if option != "schedule" and (not isinstance(value, kind) or isinstance(value, bool)):
             wanted = "a whole number" if whole else "a number"
             raise UserError(f"{option} must be {wanted}, got {value!r} in {config.optimizer!r}.")
-    rest = ",".join(f"{option}={value}" for option, value in options.items())
-    optimizer = f"{name}:{rest}" if rest else name
-    return replace(config, optimizer=optimizer, **moved)  # type: ignore[arg-type]
+    return replace(config, optimizer=write(name, options), **moved)  # type: ignore[arg-type]
 
 
 def settle(config: RunConfig, task: Task) -> RunConfig:
@@ -119,7 +117,7 @@ def _build_optimizer(
         return _build_admm(config, model, task, options)
     if truncation is not None and name.startswith("frank-wolfe") and "inner_steps" not in options:
         chunks = len(truncation.chunks(task.steps))
-        specification += ("," if options else ":") + f"inner_steps={chunks}"
+        specification = write(name, options | {"inner_steps": chunks})
     return build_optimizer(specification, list(model.named_parameters()), config.lr)
 
 

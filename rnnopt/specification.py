@@ -6,12 +6,12 @@ from typing import Any
 
 from rnnopt.errors import UserError, unknown_name
 
-Value = bool | int | float | str | None
+Value = bool | int | float | str | tuple[float, float] | None
 WORDS: dict[str, Value] = {"true": True, "false": False, "none": None}
 
 
 def parse(specification: str) -> tuple[str, dict[str, Value]]:
-    """("name", {option: value}) of "name:option=value,…"; values are numbers, words or booleans."""
+    """("name", {option: value}) of "name:option=value,…"; values are numbers, words, booleans or low..high."""
     name, _, rest = specification.partition(":")
     options: dict[str, Value] = {}
     for item in filter(None, (part.strip() for part in rest.split(","))):
@@ -20,6 +20,15 @@ def parse(specification: str) -> tuple[str, dict[str, Value]]:
             raise UserError(f"{specification!r} must read name:option=value,…, got {item!r} in it.")
         options[option.strip().replace("-", "_")] = _value(value.strip())
     return name.strip(), options
+
+
+def write(name: str, options: dict[str, Value]) -> str:
+    """The specification that `parse` reads so."""
+    texts = [
+        f"{option}={'..'.join(map(repr, value)) if isinstance(value, tuple) else value}"
+        for option, value in options.items()
+    ]
+    return f"{name}:{','.join(texts)}" if texts else name
 
 
 def call_with(
@@ -52,4 +61,10 @@ def _value(text: str) -> Value:
             return kind(text)
         except ValueError:
             continue
+    low, dots, high = text.partition("..")
+    if dots:
+        try:
+            return float(low), float(high)
+        except ValueError:
+            return text
     return text

@@ -94,9 +94,14 @@ def test_rates_and_weight_decay_of_the_library_are_ours(name, lr):
         ("schedule-free", "betas", (0.9, 0.999)),
         ("schedule-free:warmup_steps=7", "warmup_steps", 7),
         ("schedule-free", "warmup_steps", 0),
+        ("asnaq", "second_gradient", False),
+        ("asnaq-paper", "second_gradient", True),
+        ("asnaq-paper", "scaling", "history"),
+        ("asnaq-authors", "scaling", "window"),
+        ("asnaq-authors:momentum_range=0.2..0.9", "momentum_range", (0.2, 0.9)),
     ],
 )
-def test_options_reach_the_library(specification, name, value):
+def test_options_and_presets_reach_the_optimizer(specification, name, value):
     model, _ = make_regression()
     (group,) = build_optimizer(specification, list(model.named_parameters())).param_groups
     assert group[name] == value

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from rnnopt.config import Budget, RunConfig, SharedConfig
 from rnnopt.errors import UserError, unknown_name
 from rnnopt.runner import resolve
-from rnnopt.specification import call_with, parse
+from rnnopt.specification import call_with, parse, write
 
 # -- names with options ---------------------------------------------------------------------------
 
@@ -32,6 +32,8 @@ from rnnopt.specification import call_with, parse
         ("fw:outer=plain", "fw", {"outer": "plain"}),
         ("fw:a=-1e-3", "fw", {"a": -1e-3}),
         ("fw:path=x=y:z", "fw", {"path": "x=y:z"}),
+        ("fw:a=0.1..0.9,b=0..1", "fw", {"a": (0.1, 0.9), "b": (0.0, 1.0)}),
+        ("fw:path=../x..", "fw", {"path": "../x.."}),
     ],
 )
 def test_parse_reads_names_numbers_words_and_booleans(text, name, options):
@@ -57,7 +59,10 @@ def test_parse_raises_nothing_but_user_errors(text):
     except UserError:
         return
     assert name == text.partition(":")[0].strip()
-    assert all(isinstance(v, (bool, int, float, str, type(None))) for v in options.values())
+    kinds = (bool, int, float, str, tuple, type(None))
+    assert all(isinstance(value, kinds) for value in options.values())
+    if not any(value != value for value in options.values()):
+        assert parse(write(name, options)) == (name, options)
 
 
 def build(params, size: int = 1, *, word: str = "a"):

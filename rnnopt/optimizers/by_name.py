@@ -16,6 +16,7 @@ from rnnopt.optimizers.asnaq import ASNAQ
 from rnnopt.optimizers.bfgs import BFGS, LBFGS
 from rnnopt.optimizers.frank_wolfe import PRESETS, FrankWolfe
 from rnnopt.optimizers.naq import LNAQ, NAQ
+from rnnopt.optimizers.quasi_newton_options import PRESETS as ASNAQ_PRESETS
 from rnnopt.specification import call_with, parse
 
 
@@ -76,6 +77,12 @@ OPTIMIZERS: dict[str, Choice] = {
         "the same, set for events to be remembered over many steps (PRESETS['long_memory'])",
     ),
     "asnaq": Choice(ASNAQ, 3e-2, "quasi-Newton with look-ahead, curvature from stored gradients"),
+    "asnaq-paper": Choice(
+        partial(ASNAQ, **ASNAQ_PRESETS["paper"]), 1e-2, "the same as its paper prints it"
+    ),
+    "asnaq-authors": Choice(
+        partial(ASNAQ, **ASNAQ_PRESETS["authors_code"]), 1e-2, "the same as its authors' code"
+    ),
     "adaqn": Choice(AdaQN, 1e-2, "quasi-Newton, curvature from stored gradients"),
     "bfgs": Choice(BFGS, 1.0, "quasi-Newton with a line search, the whole data at each step"),
     "lbfgs": Choice(LBFGS, 1.0, "the same from the last pairs of weight and gradient changes"),
