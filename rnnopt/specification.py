@@ -11,7 +11,10 @@ WORDS: dict[str, Value] = {"true": True, "false": False, "none": None}
 
 
 def parse(specification: str) -> tuple[str, dict[str, Value]]:
-    """("name", {option: value}) of "name:option=value,…"; values are numbers, words, booleans or low..high."""
+    """("name", {option: value}) of "name:option=value,…".
+
+    Values are numbers, words, booleans or low..high, a pair of numbers.
+    """
     name, _, rest = specification.partition(":")
     options: dict[str, Value] = {}
     for item in filter(None, (part.strip() for part in rest.split(","))):
