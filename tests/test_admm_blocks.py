@@ -596,7 +596,7 @@ def nearest(loss, p, y, tau, weight=1.0):
 
 
 @pytest.mark.parametrize("loss", ["squared_error", "cross_entropy"])
-@pytest.mark.parametrize("tau", [1e-4, 0.03, 1.0, 100.0])
+@pytest.mark.parametrize("tau", [1e-4, 0.03, 0.3, 1.0, 2.0, 3.3, 100.0])
 @pytest.mark.parametrize("weight", [1.0, 0.2])
 def test_nearest_output_is_where_a_numeric_minimiser_ends(loss, tau, weight, rng):
     p = 3 * normal(rng, 2, 3, 5)
@@ -643,7 +643,7 @@ def test_nearest_output_by_hand():
 def test_nearest_output_survives_many_classes_no_weight_and_large_logits(rng):
     p = normal(rng, 1, 4, 3000)
     y = torch.randint(3000, (1, 4), generator=rng)
-    for tau in (1e-4, 1.0, 1e4):
+    for tau in (1e-4, 1.0, 2.0, 1e4):
         for anchor in (p, 200 * p):
             o = nearest("cross_entropy", anchor, y, tau)
             slope = o.softmax(-1) - functional.one_hot(y, 3000) + tau * (o - anchor)
