@@ -650,10 +650,11 @@ def test_nearest_output_survives_many_classes_no_weight_and_large_logits(rng):
             assert slope.abs().max() < 1e-9 * max(1, tau)
     torch.testing.assert_close(nearest("cross_entropy", p, y, 1.0, torch.zeros(1, 4)), p)
     torch.testing.assert_close(nearest("squared_error", p, p + 1, 1.0, torch.zeros(1, 4)), p)
-    single = nearest("cross_entropy", p.float(), y, 1e-4)
-    torch.testing.assert_close(
-        single, nearest("cross_entropy", p, y, 1e-4).float(), rtol=1e-5, atol=1e-5
-    )
+    for tau in (1e-4, 3.0, 1e12):
+        single = nearest("cross_entropy", p.float(), y, tau)
+        double = nearest("cross_entropy", p, y, tau).float()
+        torch.testing.assert_close(single, double, rtol=1e-5, atol=1e-5)
+    assert torch.equal(nearest("cross_entropy", p.float(), y, 1e200), p.float())
 
 
 def test_wright_omega_solves_its_equation():

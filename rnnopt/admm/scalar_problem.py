@@ -279,12 +279,13 @@ def nearest_output(
         return (scale * target + anchor) / (scale + 1)
     if loss != "cross_entropy":
         raise ValueError(f"loss must be one of {get_args(Loss)}, got {loss!r}.")
-    # In single precision m, up to 1/τ', would swallow the digits of o.
     weight = torch.as_tensor(weight, dtype=torch.float64, device=anchor.device)
-    tau = (penalty.double() / weight.clamp(min=1e-30)).expand(target.shape)[..., None]
-    hot = torch.nn.functional.one_hot(target, anchor.shape[-1]).double()
+    tau = (penalty.double() / weight.clamp(min=1e-30)).clamp(max=1e30)
+    tau = tau.expand(target.shape)[..., None]
+    hot = torch.nn.functional.one_hot(target, anchor.shape[-1]).to(anchor.dtype)
     if bool((tau >= STIFF).all()):
-        return _nearest_to_stiff(anchor.double(), hot, tau).to(anchor.dtype)
+        return _nearest_to_stiff(anchor, hot, tau.to(anchor.dtype))
+    # In single precision m, up to 1/τ', would swallow the digits of o.
     shifted = anchor.double() + hot / tau
     level = _least_level(anchor.double(), shifted, tau, target)
     shifted -= tau.log()
@@ -307,6 +308,7 @@ def _nearest_to_stiff(anchor: Tensor, hot: Tensor, tau: Tensor) -> Tensor:
     so that a step leaves less than (e^c - 1 - c)/c ≤ 0.72 of the gradient: it converges from p.
     """
     output = anchor.clone()
+    small = torch.finfo(anchor.dtype).eps ** 0.5  # the next step is its square
     for _ in range(STIFF_STEPS):
         chances = output.softmax(-1)
         gradient = torch.addcmul(chances - hot, tau, output - anchor)
@@ -317,8 +319,8 @@ def _nearest_to_stiff(anchor: Tensor, hot: Tensor, tau: Tensor) -> Tensor:
         )
         step.addcmul_(mixed, share)
         output -= step
-        if anchor.device.type == "cpu" and float(step.abs().max()) < 1e-9:
-            break  # the next would be below the roundings
+        if anchor.device.type == "cpu" and float(step.abs().max()) < small:
+            break
     return output
 
 
