@@ -10,6 +10,7 @@ import io
 import itertools
 import json
 import math
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -120,8 +121,18 @@ def change_between(old, new):
     return torch.cat([u, w, b[:, None]], 1).T, torch.cat([v, c[:, None]], 1).T
 
 
-def follow(problem, weights, found, moments=None, memory=0.9, step=1, proximal_weight=0.1):
-    return joint_sweep.follow(problem, weights, found, moments, memory, step, proximal_weight)
+class Two(NamedTuple):
+    """Moments of one layer."""
+
+    recurrent: torch.Tensor
+    output: torch.Tensor
+
+
+def follow(weights, found, moments=None, memory=0.9, step=1, proximal_weight=0.1):
+    """The step of a network of one layer."""
+    before = moments and joint_sweep.Moments((moments.recurrent,), moments.output)
+    (new,), now = joint_sweep.follow([weights], found, before, memory, step, proximal_weight)
+    return new, Two(now.layers[0], now.output)
 
 
 # -- the joint sweep ------------------------------------------------------------------------------
@@ -132,8 +143,8 @@ def test_the_sweep_keeps_the_networks_own_states_and_outputs(rng, nonlinearity, 
     problem, weights = draw(rng, nonlinearity, loss, scored)
     states, outputs = network(problem, weights)
     found = joint_sweep.sweep(problem, weights, 0.7, NO_LIMIT)
-    torch.testing.assert_close(found.states[0], problem.initial_state, rtol=0, atol=0)
-    torch.testing.assert_close(found.states[1:], states)
+    torch.testing.assert_close(found.layers[0].states[0], problem.initial_state, rtol=0, atol=0)
+    torch.testing.assert_close(found.layers[0].states[1:], states)
     torch.testing.assert_close(found.outputs, outputs)
 
 
@@ -162,7 +173,7 @@ def test_the_slack_is_minus_the_adjoint_over_the_penalty(rng, nonlinearity, loss
         envelope(problem, outputs, nearest, penalty).sum(), slack
     )  # dR~/da_t at zero slack
     assert adjoint[0].abs().max() > 1e-4  # the first step hears of the loss
-    torch.testing.assert_close(found.slack, -adjoint / penalty, rtol=1e-10, atol=1e-13)
+    torch.testing.assert_close(found.layers[0].slack, -adjoint / penalty, rtol=1e-10, atol=1e-13)
 
 
 @each_problem
@@ -170,7 +181,7 @@ def test_the_weight_change_is_a_gauss_newton_step_on_the_envelope(rng, nonlinear
     penalty, proximal = 0.7, 0.3
     problem, weights = draw(rng, nonlinearity, loss, scored)
     found = joint_sweep.sweep(problem, weights, penalty, NO_LIMIT)
-    new, moments = follow(problem, weights, found, proximal_weight=proximal)
+    new, moments = follow(weights, found, proximal_weight=proximal)
     nearest = found.outputs + found.output_slack
     gradients = weight_gradient(
         problem, weights, lambda p: envelope(problem, p, nearest, penalty).mean()
@@ -193,7 +204,7 @@ def test_with_a_large_penalty_it_is_that_step_on_the_loss_itself(rng, nonlineari
     penalty, proximal = 1e6, 0.3
     problem, weights = draw(rng, nonlinearity, loss, scored)
     found = joint_sweep.sweep(problem, weights, penalty, NO_LIMIT)
-    new, _ = follow(problem, weights, found, proximal_weight=proximal)
+    new, _ = follow(weights, found, proximal_weight=proximal)
     gradients = weight_gradient(problem, weights, lambda p: losses_of(problem, p).sum(0).mean())
     rows = rows_of(problem, network(problem, weights)[0])
     changes = change_between(weights, new)
@@ -208,7 +219,7 @@ def test_one_step_of_a_linear_network_is_two_ridge_regressions(rng):
     problem, weights = draw(rng, "identity", "squared_error", steps=1)
     problem = problem._replace(loss_weight=1.0)
     found = joint_sweep.sweep(problem, weights, penalty, NO_LIMIT)
-    new, _ = follow(problem, weights, found, proximal_weight=proximal)
+    new, _ = follow(weights, found, proximal_weight=proximal)
     states, outputs = network(problem, weights)
     # o* = (y + ρp)/(1 + ρ), and the slack of a is (o* - p) v.
     nearest = (problem.targets + penalty * outputs) / (1 + penalty)
@@ -233,10 +244,11 @@ def test_no_slack_is_longer_than_the_limit_times_the_bound(rng, nonlinearity, lo
     cut = joint_sweep.sweep(problem, weights, penalty, limit)
     nearest = free.outputs + free.output_slack
     allowed = limit * (2 * envelope(problem, free.outputs, nearest, penalty) / penalty).sqrt()
-    length = free.slack.square().sum((0, 2)).sqrt()
+    length = free.layers[0].slack.square().sum((0, 2)).sqrt()
     factor = (allowed / length.clamp(min=1e-300)).clamp(max=1)
     assert (factor < 1).any()
-    torch.testing.assert_close(cut.slack, free.slack * factor[:, None])
+    cut_slack, slack = cut.layers[0].slack, free.layers[0].slack
+    torch.testing.assert_close(cut_slack, slack * factor[:, None])
     torch.testing.assert_close(cut.output_slack, free.output_slack)
 
 
@@ -252,9 +264,9 @@ def test_slacks_that_overflow_are_dropped_and_the_output_keeps_its_own(rng):
     )
     weights = Weights(*(w.float() for w in weights))
     found = joint_sweep.sweep(problem, weights, 0.7, 100.0)
-    assert torch.equal(found.slack, torch.zeros(STEPS, BATCH, HIDDEN))
+    assert torch.equal(found.layers[0].slack, torch.zeros(STEPS, BATCH, HIDDEN))
     assert found.output_slack.abs().amin() > 0
-    new, _ = follow(problem, weights, found)
+    new, _ = follow(weights, found)
     assert all(w.isfinite().all() for w in new)
 
 
@@ -271,7 +283,7 @@ def test_the_order_of_the_samples_does_not_matter(rng, nonlinearity, loss, score
     results = []
     for given in (problem, mixed):
         found = joint_sweep.sweep(given, weights, 0.5, 2.0)
-        new, moments = follow(given, weights, found)
+        new, moments = follow(weights, found)
         results.append((*new, *moments))
     for one, other in zip(*results, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
@@ -290,7 +302,7 @@ def test_the_moments_of_two_shards_average_to_those_of_the_whole(rng):
         for part in (slice(0, half), slice(half, None))
     ]
     found = [
-        follow(p, weights, joint_sweep.sweep(p, weights, 0.5, 2.0))[1] for p in (problem, *shards)
+        follow(weights, joint_sweep.sweep(p, weights, 0.5, 2.0))[1] for p in (problem, *shards)
     ]
     for whole, one, other in zip(*found, strict=True):
         torch.testing.assert_close(whole, (one + other) / 2, rtol=1e-10, atol=1e-12)
@@ -303,8 +315,8 @@ def test_the_first_minibatches_count_alike_and_then_are_forgotten_exponentially(
     for step in range(1, 7):
         problem, weights = draw(rng, scored=2)
         found = joint_sweep.sweep(problem, weights, 0.5, NO_LIMIT)
-        own.append(follow(problem, weights, found)[1])
-        _, moments = follow(problem, weights, found, moments, memory=0.7, step=step)
+        own.append(follow(weights, found)[1])
+        _, moments = follow(weights, found, moments, memory=0.7, step=step)
     for name in moments._fields:
         a = [getattr(m, name) for m in own]
         expected = 0.7**3 * (a[0] + a[1] + a[2]) / 3 + 0.3 * (0.7**2 * a[3] + 0.7 * a[4] + a[5])
@@ -315,9 +327,9 @@ def test_earlier_minibatches_stiffen_the_step(rng):
     # The step solves with Ā of all minibatches, not with this one's A alone.
     problem, weights = draw(rng)
     found = joint_sweep.sweep(problem, weights, 0.5, NO_LIMIT)
-    _, own = follow(problem, weights, found)
-    before = joint_sweep.Moments(9 * own.recurrent, 9 * own.output)
-    new, _ = follow(problem, weights, found, before, memory=0.5, step=2, proximal_weight=1e-12)
+    _, own = follow(weights, found)
+    before = Two(9 * own.recurrent, 9 * own.output)
+    new, _ = follow(weights, found, before, memory=0.5, step=2, proximal_weight=1e-12)
     wanted = found.output_slack.flatten(0, 1)
     rows = rows_of(problem, network(problem, weights)[0])[1]
     # Ā = (9A + A)/2 = 5A: a fifth of the step that A alone gives.
@@ -325,6 +337,95 @@ def test_earlier_minibatches_stiffen_the_step(rng):
         5 * rows.T @ rows + 1e-12 * torch.eye(HIDDEN + 1), rows.T @ wanted
     )
     torch.testing.assert_close(change_between(weights, new)[1], expected, rtol=1e-6, atol=1e-9)
+
+
+# -- a stack of layers ----------------------------------------------------------------------------
+
+
+def stack_of(rng, nonlinearity="tanh", loss="cross_entropy", scored=1):
+    """A problem that starts at rest and the weights of three layers, the last with the read-out."""
+    problem, first = draw(rng, nonlinearity, loss, scored)
+    problem = problem._replace(initial_state=0 * problem.initial_state)
+    upper = [first._replace(input=normal(rng, HIDDEN, HIDDEN), bias=normal(rng, HIDDEN))
+             for _ in range(2)]  # fmt: skip
+    return problem, [first, *upper]
+
+
+def through_stack(problem, layers, slacks):
+    """Outputs when a_t of each layer is moved by its slack."""
+    states, outputs = problem.inputs, None
+    for layer, slack in zip(layers, slacks, strict=True):
+        states, outputs = network(problem._replace(inputs=states), layer, slack)
+    return outputs
+
+
+@each_problem
+def test_the_slacks_of_a_stack_are_minus_its_adjoints_over_the_penalty(
+    rng, nonlinearity, loss, scored
+):
+    penalty = 0.7
+    problem, layers = stack_of(rng, nonlinearity, loss, scored)
+    found = joint_sweep.sweep(problem, layers[-1], penalty, NO_LIMIT, layers[:-1])
+    shape = (STEPS, BATCH, HIDDEN)
+    slacks = [torch.zeros(shape, dtype=torch.float64, requires_grad=True) for _ in layers]
+    outputs = through_stack(problem, layers, slacks)
+    torch.testing.assert_close(found.outputs, outputs.detach())
+    nearest = found.outputs + found.output_slack
+    adjoints = torch.autograd.grad(envelope(problem, outputs, nearest, penalty).sum(), slacks)
+    assert adjoints[0][0].abs().max() > 1e-6  # the lowest layer's first step hears of the loss
+    for course, adjoint in zip(found.layers, adjoints, strict=True):
+        torch.testing.assert_close(course.slack, -adjoint / penalty, rtol=1e-10, atol=1e-13)
+
+
+def test_each_layer_of_a_stack_steps_like_a_layer_alone_on_the_states_below(rng):
+    problem, layers = stack_of(rng)
+    found = joint_sweep.sweep(problem, layers[-1], 0.5, NO_LIMIT, layers[:-1])
+    new, moments = joint_sweep.follow(layers, found, None, 0.9, 1, 0.1)
+    inputs = problem.inputs
+    for i, (old, course) in enumerate(zip(layers, found.layers, strict=True)):
+        torch.testing.assert_close(course.inputs, inputs)
+        alone, own = follow(old, found._replace(layers=(course,)))
+        for name in ("input", "recurrent", "bias"):
+            torch.testing.assert_close(getattr(new[i], name), getattr(alone, name))
+        torch.testing.assert_close(moments.layers[i], own.recurrent)
+        inputs = course.states[1:]
+    torch.testing.assert_close(new[-1], alone)  # the top layer's, with the read-out
+    torch.testing.assert_close(moments.output, own.output)
+
+
+def test_the_limit_is_on_all_slacks_of_a_stack_together(rng):
+    penalty, limit = 0.1, 0.3
+    problem, layers = stack_of(rng)
+    free, cut = (
+        joint_sweep.sweep(problem, layers[-1], penalty, number, layers[:-1])
+        for number in (NO_LIMIT, limit)
+    )
+    nearest = free.outputs + free.output_slack
+    allowed = limit * (2 * envelope(problem, free.outputs, nearest, penalty) / penalty).sqrt()
+    length = sum(course.slack.square().sum((0, 2)) for course in free.layers).sqrt()
+    factor = (allowed / length).clamp(max=1)
+    assert (factor < 1).any()
+    for short, whole in zip(cut.layers, free.layers, strict=True):
+        torch.testing.assert_close(short.slack, whole.slack * factor[:, None])
+
+
+@pytest.mark.parametrize("each", ["last", "every"])
+def test_a_stack_steps_writes_every_layer_and_goes_on_bit_for_bit(rng, each):
+    batch = a_batch(rng)
+    models = [a_model(layers=3, readout=each) for _ in range(2)]
+    whole, part = (ADMM(model, "cross-entropy") for model in models)
+    before = weights_of(models[0])
+    for _ in range(4):
+        whole.step(batch)
+    for name, weight in weights_of(models[0]).items():
+        assert torch.equal(weight, before[name]) == ("bias_hh" in name), name
+    for _ in range(2):
+        part.step(batch)
+    again = ADMM(models[1], "cross-entropy")
+    again.load_state_dict(part.state_dict())
+    for _ in range(2):
+        again.step(batch)
+    assert_same_weights(weights_of(models[0]), weights_of(models[1]))
 
 
 # -- steps of a model -----------------------------------------------------------------------------
@@ -398,14 +499,14 @@ def test_a_step_writes_what_sweep_and_ridge_find_and_leaves_the_second_bias(rng,
     layer = model.recurrent[0]
     second = layer.bias_hh_l0.detach().clone()
     assert second.abs().min() > 0
-    before = trainer.read_weights(model)
+    (before,) = trainer.read_weights(model)
     before = Weights(*(w.clone() for w in before))
     ADMM(model, "cross-entropy", lr=0.5, proximal_weight=0.3, limit=NO_LIMIT).step(batch)
     start = torch.zeros(12, 8, dtype=torch.float64)
     problem = Problem(batch.inputs, batch.targets[None], start, nonlinearity)
     found = joint_sweep.sweep(problem, before, 2.0, NO_LIMIT)  # ρ = 1/lr
-    expected, _ = follow(problem, before, found, proximal_weight=0.3)
-    for new, wanted, old in zip(trainer.read_weights(model), expected, before, strict=True):
+    expected, _ = follow(before, found, proximal_weight=0.3)
+    for new, wanted, old in zip(trainer.read_weights(model)[0], expected, before, strict=True):
         torch.testing.assert_close(new, wanted)
         assert not torch.equal(new, old)
     assert torch.equal(layer.bias_hh_l0, second)
@@ -711,7 +812,7 @@ def test_a_report_equals_what_its_definitions_give(rng, variant, multipliers):
     for _ in range(3):
         learner.step(batch)
     report = learner.report(batch)
-    u, w, b, v, c = trainer.read_weights(model)
+    ((u, w, b, v, c),) = trainer.read_weights(model)
     a, s, o = (learner.state[name] for name in Variables._fields)
     before = torch.cat([torch.zeros_like(s[:1]), s[:-1]])
     ra = a - batch.inputs @ u.T - before @ w.T - b
@@ -729,7 +830,7 @@ def test_a_report_equals_what_its_definitions_give(rng, variant, multipliers):
     assert len(kept.preactivation) == (1 if multipliers == "last" else 3)
     numbers = penalties(3, (1.2, 0.8, 2.0), 0.5)
     value = augmented_lagrangian(
-        problem, trainer.read_weights(model), Variables(a, s, o), kept, numbers
+        problem, trainer.read_weights(model)[0], Variables(a, s, o), kept, numbers
     )
     assert report["lagrangian"] == pytest.approx(float(value))
     # the multiplier step comes last and o before it: λ3 = -∇R(o)
@@ -854,7 +955,6 @@ def test_an_unknown_loss_is_refused(name):
         dict(cell="lstm"),
         dict(cell="gru"),
         dict(cell="indrnn"),
-        dict(layers=2),
         dict(batch_norm=True),
         dict(dropout=0.1),
         dict(readout="mean"),
@@ -864,6 +964,12 @@ def test_an_unknown_loss_is_refused(name):
 def test_a_model_that_is_not_covered_is_refused(options):
     with pytest.raises(ValueError, match="ADMM"):
         ADMM(a_model(**options), "cross-entropy")
+
+
+@pytest.mark.parametrize("variant", ["blocks", "paper"])
+def test_block_by_block_only_one_layer_is_trained(variant):
+    with pytest.raises(ValueError, match="one layer, got layers=2: take variant='exact'"):
+        ADMM(a_model(layers=2), "cross-entropy", variant=variant)
 
 
 def test_a_model_of_another_class_is_refused():
@@ -979,7 +1085,7 @@ def test_what_needs_gradients_cannot_go_with_it(options, name):
         (dict(optimizer="admm:memry=0.5"), "memry"),
         (dict(optimizer="admm:variant=exakt"), "exakt"),
         (dict(model="lstm"), "cell 'rnn'"),
-        (dict(layers=2), "one layer"),
+        (dict(layers=2, optimizer="admm:variant=blocks"), "one layer"),
         (dict(batch_norm=True), "batch norm"),
         (dict(readout="mean"), "mean"),
     ],

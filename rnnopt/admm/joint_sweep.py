@@ -17,6 +17,10 @@ and the same as the adjoint recursion of back-propagation: what differs is all t
 minimiser is farther than ρ/2 ‖e‖² = J(0), so longer slacks are cut to that, sample by sample: that
 keeps every step finite where gradients explode.
 
+In a stack of layers each has its own a, s and e, and reads the states of the one below. The
+recursion of a layer that is not the top starts from the slacks above it: what stands for
+[t in 𝒪] ρ (p_t - o_t*) v there is g_t u of the layer above. The bound is on all slacks together.
+
 The weights are then the ridge problem of `block_updates` for M_t = [x_t s_{t-1} 1], in which
 earlier minibatches ask, with weights that fall by `memory` each time, for their pre-activations to
 stay as they are:
@@ -27,6 +31,7 @@ and (v, c) alike from o* - p. In all, a block Gauss-Newton step whose curvature 
 inputs of each layer.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -36,25 +41,49 @@ from rnnopt.admm.block_updates import Problem, Weights, cholesky, input_drive
 from rnnopt.admm.scalar_problem import Nonlinearity, apply, nearest_output
 
 
+class Course(NamedTuple):
+    """A layer's part of a trajectory.
+
+    Args:
+        inputs: x, or the states of the layer below, (time, batch, features).
+        states: s_0 … s_T, (time + 1, batch, hidden).
+        slack: e, (time, batch, hidden).
+    """
+
+    inputs: Tensor
+    states: Tensor
+    slack: Tensor
+
+
 class Trajectory(NamedTuple):
     """What a sweep finds.
 
     Args:
-        states: s_0 … s_T, (time + 1, batch, hidden).
+        layers: from the lowest to the top.
         outputs: p, (time or 1, batch, outputs).
-        slack: e, (time, batch, hidden).
         output_slack: o* - p, as p.
     """
 
-    states: Tensor
+    layers: tuple[Course, ...]
     outputs: Tensor
-    slack: Tensor
     output_slack: Tensor
 
 
 @torch.no_grad()
-def forward(problem: Problem, weights: Weights, scored: int) -> tuple[Tensor, Tensor]:
-    """States (time + 1, batch, hidden) and outputs of the last `scored` steps."""
+def forward(
+    problem: Problem, weights: Weights, scored: int, below: Sequence[Weights] = ()
+) -> tuple[list[Tensor], Tensor]:
+    """States of each layer, (time + 1, batch, hidden), and outputs of the last `scored` steps."""
+    states: list[Tensor] = []
+    for layer in (*below, weights):
+        states.append(_states(problem, layer))
+        problem = problem._replace(inputs=states[-1][1:])
+    scores = states[-1][-scored:]
+    return states, torch.nn.functional.linear(scores, weights.output, weights.output_bias)
+
+
+def _states(problem: Problem, weights: Weights) -> Tensor:
+    """s_0 … s_T of a layer whose inputs are the problem's."""
     drive = input_drive(problem, weights)
     states = drive.new_empty((len(drive) + 1, *problem.initial_state.shape))
     states[0] = problem.initial_state
@@ -62,8 +91,7 @@ def forward(problem: Problem, weights: Weights, scored: int) -> tuple[Tensor, Te
     for t, now in enumerate(drive.unbind(0)):
         now.addmm_(states[t], recurrent)
         states[t + 1] = apply(problem.nonlinearity, now)
-    outputs = torch.nn.functional.linear(states[-scored:], weights.output, weights.output_bias)
-    return states, outputs
+    return states
 
 
 def slope(nonlinearity: Nonlinearity, states: Tensor) -> Tensor:
@@ -76,31 +104,44 @@ def slope(nonlinearity: Nonlinearity, states: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def sweep(problem: Problem, weights: Weights, penalty: float, limit: float) -> Trajectory:
+def sweep(
+    problem: Problem,
+    weights: Weights,
+    penalty: float,
+    limit: float,
+    below: Sequence[Weights] = (),
+) -> Trajectory:
     """The trajectory after a forward and a backward pass from the network's own.
 
     Args:
         problem: what is given; as many scored steps as `targets` has.
-        weights: held fixed.
+        weights: of the top layer and the read-out, held fixed.
         penalty: ρ.
         limit: how many times as long as the bound a sample's slack may be.
+        below: weights of the layers below, lowest first; their read-outs are not looked at.
     """
     scored = len(problem.targets)
-    states, outputs = forward(problem, weights, scored)
+    states, outputs = forward(problem, weights, scored, below)
     penalties = outputs.new_full((scored, 1), penalty)
     nearest = nearest_output(problem.loss, outputs, problem.targets, penalties, problem.loss_weight)
     pull = nearest - outputs
-    slack = _backward(problem, weights, states, pull)
+    # Divided by ρ, which cancels: the force on the states of the layer at hand.
+    force = pull @ weights.output
+    slacks: list[Tensor] = []
+    for layer, own in zip((weights, *reversed(below)), reversed(states), strict=True):
+        slacks.insert(0, _backward(problem, layer, own, force))
+        if len(slacks) <= len(below):
+            force = slacks[0] @ layer.input
     losses = sample_losses(problem, nearest) + penalty / 2 * pull.square().sum((0, 2))
-    slack = _shortened(slack, limit * (2 * losses.clamp(min=0) / penalty).sqrt())
-    return Trajectory(states, outputs, slack, pull)
+    slacks = _shortened(slacks, limit * (2 * losses.clamp(min=0) / penalty).sqrt())
+    inputs = (problem.inputs, *(own[1:] for own in states[:-1]))
+    return Trajectory(tuple(map(Course, inputs, states, slacks)), outputs, pull)
 
 
-def _backward(problem: Problem, weights: Weights, states: Tensor, pull: Tensor) -> Tensor:
-    """-g / ρ along a trajectory: pull is o* - p, so that ρ cancels."""
+def _backward(problem: Problem, weights: Weights, states: Tensor, pulled: Tensor) -> Tensor:
+    """-g / ρ along a layer's trajectory; `pulled` is the force on its last len(pulled) states."""
     slack = slope(problem.nonlinearity, states[1:])
-    pulled = pull @ weights.output
-    first = len(slack) - len(pull)
+    first = len(slack) - len(pulled)
     after: Tensor | None = None
     for t in range(len(slack) - 1, -1, -1):
         if t < first:
@@ -114,12 +155,13 @@ def _backward(problem: Problem, weights: Weights, states: Tensor, pull: Tensor) 
     return slack
 
 
-def _shortened(slack: Tensor, allowed: Tensor) -> Tensor:
+def _shortened(slacks: list[Tensor], allowed: Tensor) -> list[Tensor]:
     """The slacks cut to the length `allowed`, (batch,); those that overflowed are zero."""
-    length = torch.linalg.vector_norm(torch.linalg.vector_norm(slack, dim=2), dim=0)
+    each = [torch.linalg.vector_norm(slack, dim=2) for slack in slacks]
+    length = torch.linalg.vector_norm(torch.cat(each), dim=0)
     factor = (allowed / length.clamp(min=torch.finfo(length.dtype).tiny)).clamp(max=1)
     factor = torch.where(length.isfinite() & factor.isfinite(), factor, 0.0)
-    return slack.nan_to_num_(0.0, 0.0, 0.0).mul_(factor[:, None])
+    return [slack.nan_to_num_(0.0, 0.0, 0.0).mul_(factor[:, None]) for slack in slacks]
 
 
 def sample_losses(problem: Problem, outputs: Tensor) -> Tensor:
@@ -133,9 +175,9 @@ def sample_losses(problem: Problem, outputs: Tensor) -> Tensor:
 
 
 class Moments(NamedTuple):
-    """Ā of the recurrent weights (inputs + hidden + 1, squared) and of the output (hidden + 1)."""
+    """Ā of each layer (inputs + hidden + 1, squared), lowest first, and of the output."""
 
-    recurrent: Tensor
+    layers: tuple[Tensor, ...]
     output: Tensor
 
 
@@ -147,45 +189,49 @@ def _rows(*parts: Tensor) -> Tensor:
 
 @torch.no_grad()
 def follow(
-    problem: Problem,
-    weights: Weights,
+    weights: Sequence[Weights],
     found: Trajectory,
     moments: Moments | None,
     memory: float,
     step: int,
     proximal_weight: float,
-) -> tuple[Weights, Moments]:
+) -> tuple[list[Weights], Moments]:
     """The weights that follow a trajectory, and the moments with this minibatch in them.
 
     Args:
-        problem, weights, found: the minibatch, the old weights, the trajectory.
+        weights: the old ones of each layer, lowest first; the last has the read-out.
+        found: the trajectory of the minibatch.
         moments: of the minibatches before; None for the first.
         memory: in [0, 1), by which their weights fall.
         step: number of this minibatch, from 1.
         proximal_weight: r > 0, as against the mean over samples of Σ_t M_tᵀM_t.
     """
-    batch, (features, hidden) = len(problem.initial_state), weights.input.T.shape
-    rows = _rows(problem.inputs, found.states[:-1])
-    last = _rows(found.states[-len(found.outputs) :])
-    now = Moments(rows.t() @ rows / batch, last.t() @ last / batch)
-    if moments is not None:
-        # The first minibatches count alike: a mean of few, then one that forgets.
-        share = max(1 - memory, 1 / step)
-        now = Moments(*(torch.lerp(a, b, share) for a, b in zip(moments, now, strict=True)))
-    wanted = rows.t() @ found.slack.flatten(0, 1) / batch
-    change = _ridge(now.recurrent, wanted, proximal_weight)
-    wanted = last.t() @ found.output_slack.flatten(0, 1) / batch
-    output = _ridge(now.output, wanted, proximal_weight)
-    u, w, b = change.t().split([features, hidden, 1], dim=1)
-    v, c = output.t().split([hidden, 1], dim=1)
-    new = Weights(
-        weights.input + u,
-        weights.recurrent + w,
-        weights.bias + b[:, 0],
-        weights.output + v,
-        weights.output_bias + c[:, 0],
-    )
-    return new, now
+    # The first minibatches count alike: a mean of few, then one that forgets.
+    share = 1.0 if moments is None else max(1 - memory, 1 / step)
+
+    def solve(rows: Tensor, slack: Tensor, before: Tensor | None) -> tuple[Tensor, Tensor]:
+        batch = slack.shape[1]
+        now = rows.t() @ rows / batch
+        now = now if before is None else torch.lerp(before, now, share)
+        return _ridge(now, rows.t() @ slack.flatten(0, 1) / batch, proximal_weight), now
+
+    new: list[Weights] = []
+    seen: list[Tensor] = []
+    for i, (old, course) in enumerate(zip(weights, found.layers, strict=True)):
+        rows = _rows(course.inputs, course.states[:-1])
+        change, now = solve(rows, course.slack, moments and moments.layers[i])
+        seen.append(now)
+        (hidden, features) = old.input.shape
+        u, w, b = change.t().split([features, hidden, 1], dim=1)
+        new.append(
+            old._replace(input=old.input + u, recurrent=old.recurrent + w, bias=old.bias + b[:, 0])
+        )
+    last = _rows(found.layers[-1].states[-len(found.outputs) :])
+    change, now = solve(last, found.output_slack, moments and moments.output)
+    v, c = change[:-1].t(), change[-1]
+    top = new[-1]
+    new[-1] = top._replace(output=top.output + v, output_bias=top.output_bias + c)
+    return new, Moments(tuple(seen), now)
 
 
 def _ridge(matrix: Tensor, right: Tensor, proximal_weight: float) -> Tensor:

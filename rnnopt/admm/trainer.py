@@ -73,14 +73,14 @@ LOSSES = {
 
 
 class ADMM:
-    """Trains a `SequenceModel` of one Elman layer by the alternating direction method.
+    """Trains a `SequenceModel` of Elman layers by the alternating direction method.
 
     It has the `param_groups`, `state_dict` and `load_state_dict` of a torch optimizer, but steps on
     a minibatch instead of on gradients.
 
     Args:
-        model: one layer of cell "rnn" (tanh or relu), no batch norm, no dropout; readout "last" or
-            "every".
+        model: of cell "rnn" (tanh or relu), one layer or, for "exact", more; no batch norm, no
+            dropout; readout "last" or "every".
         loss: "cross-entropy", "mse" or "binary-mse", as a task names it.
         lr: 1/ρ of variant "exact": a stiffer penalty is a smaller step.
         variant: "exact", "blocks" or "paper"; see the module.
@@ -136,7 +136,7 @@ class ADMM:
         balance: bool = False,
         keep_batch: bool = False,
     ):
-        check_model(model)
+        check_model(model, variant)
         if loss not in LOSSES:
             raise ValueError(f"ADMM needs a loss of {', '.join(LOSSES)}, got {loss!r}.")
         group: dict[str, Any] = dict(
@@ -190,9 +190,10 @@ class ADMM:
         if group["variant"] == "exact":
             new, loss = self._exact(problem, weights)
         else:
-            new, loss = self._by_blocks(problem, weights)
+            top, loss = self._by_blocks(problem, weights[-1])
+            new = [top]
         group["steps"] += 1
-        if all(t.isfinite().all() for t in new):
+        if all(t.isfinite().all() for layer in new for t in layer):
             write_weights(self.model, new)
         else:
             group["rejections"] += 1
@@ -220,8 +221,7 @@ class ADMM:
             targets = targets.expand(len(inputs) if every else 1, *targets.shape)
         if not classes:
             targets = targets.to(inputs.dtype)
-        hidden = read_weights(self.model).recurrent
-        start = inputs.new_zeros(inputs.shape[1], len(hidden))
+        start = inputs.new_zeros(inputs.shape[1], self.model.recurrent[0].hidden_size)
         kind: Any = "relu" if self.model.recurrent[0].nonlinearity == "relu" else "tanh"
         problem = Problem(
             inputs, targets, start, kind, LOSSES[self.loss],  # type: ignore[arg-type]
@@ -232,27 +232,30 @@ class ADMM:
 
     # -- variants ----------------------------------------------------------------------------------
 
-    def _exact(self, problem: Problem, weights: Weights) -> tuple[Weights, Tensor]:
+    def _exact(self, problem: Problem, weights: list[Weights]) -> tuple[list[Weights], Tensor]:
         group = self.param_groups[0]
+        *below, top = weights
         if float(group["lr"]) == 0:
-            _, outputs = forward(problem, weights, len(problem.targets))
+            _, outputs = forward(problem, top, len(problem.targets), below)
             return weights, sample_losses(problem, outputs).sum()
-        found = sweep(problem, weights, 1 / float(group["lr"]), group["limit"])
+        found = sweep(problem, top, 1 / float(group["lr"]), group["limit"], below)
+        names = [f"moments_{i}" for i in range(len(weights))]
         moments = None
-        if "recurrent_moments" in self.state:
-            moments = Moments(self.state["recurrent_moments"], self.state["output_moments"])
+        if "output_moments" in self.state:
+            seen = tuple(self.state[name] for name in names)
+            moments = Moments(seen, self.state["output_moments"])
         new, now = follow(
-            problem, weights, found, moments, group["memory"], group["steps"] + 1,
-            group["proximal_weight"],
-        )  # fmt: skip
-        if all(m.isfinite().all() for m in now):
-            self.state.update(recurrent_moments=now.recurrent, output_moments=now.output)
+            weights, found, moments, group["memory"], group["steps"] + 1, group["proximal_weight"]
+        )
+        if all(m.isfinite().all() for m in (*now.layers, now.output)):
+            self.state.update(zip(names, now.layers, strict=True))
+            self.state["output_moments"] = now.output
         return new, sample_losses(problem, found.outputs).sum()
 
     def _by_blocks(self, problem: Problem, weights: Weights) -> tuple[Weights, Tensor]:
         group = self.param_groups[0]
         scored = len(problem.targets)
-        states, outputs = forward(problem, weights, scored)
+        (states,), outputs = forward(problem, weights, scored)
         loss = sample_losses(problem, outputs).sum()
         if group["keep_batch"] and "preactivation" in self.state:
             variables = Variables(*(self.state[n] for n in Variables._fields))
@@ -310,7 +313,7 @@ class ADMM:
         if "preactivation" not in self.state:
             raise ValueError("ADMM keeps no variables here: it needs keep_batch=True and a step.")
         problem, divisor = self._problem(batch)
-        weights = read_weights(self.model)
+        (weights,) = read_weights(self.model)
         variables = Variables(*(self.state[n] for n in Variables._fields))
         multipliers = Multipliers(*(self.state[f"multiplier_{n}"] for n in Variables._fields))
         numbers = self._penalties(len(problem.inputs))
@@ -416,10 +419,15 @@ def paper_iteration(
 # -- the model -------------------------------------------------------------------------------------
 
 
-def check_model(model: nn.Module) -> None:
-    """Raises ValueError unless the model is one that ADMM covers."""
-    if not isinstance(model, SequenceModel) or len(model.recurrent) != 1:
-        raise ValueError("ADMM trains a SequenceModel of one layer, got another model.")
+def check_model(model: nn.Module, variant: str) -> None:
+    """Raises ValueError unless the model is one that the variant covers."""
+    if not isinstance(model, SequenceModel):
+        raise ValueError(f"ADMM trains a SequenceModel, got a {type(model).__name__}.")
+    if len(model.recurrent) > 1 and variant != "exact":
+        raise ValueError(
+            f"variant={variant!r} trains one layer, got layers={len(model.recurrent)}: take"
+            " variant='exact' for more."
+        )
     if not isinstance(model.recurrent[0], ElmanRNN):
         kind = type(model.recurrent[0]).__name__
         raise ValueError(f"ADMM needs the cell 'rnn', got a layer of {kind}.")
@@ -463,23 +471,27 @@ def check_options(group: dict[str, Any]) -> None:
         raise ValueError(f"ADMM needs an integer sweeps >= 1, got sweeps={sweeps!r}.")
 
 
-def read_weights(model: SequenceModel) -> Weights:
-    """The model's weights, one bias a layer."""
-    layer: Any = model.recurrent[0]
-    return Weights(
-        layer.weight_ih_l0.detach(),
-        layer.weight_hh_l0.detach(),
-        layer.bias_ih_l0.detach() + layer.bias_hh_l0.detach(),
-        model.output.weight.detach(),
-        model.output.bias.detach(),
-    )
+def read_weights(model: SequenceModel) -> list[Weights]:
+    """Each layer's weights, one bias a layer, lowest first; all have the model's read-out."""
+    layers: list[Any] = list(model.recurrent)
+    return [
+        Weights(
+            layer.weight_ih_l0.detach(),
+            layer.weight_hh_l0.detach(),
+            layer.bias_ih_l0.detach() + layer.bias_hh_l0.detach(),
+            model.output.weight.detach(),
+            model.output.bias.detach(),
+        )
+        for layer in layers
+    ]
 
 
-def write_weights(model: SequenceModel, weights: Weights) -> None:
+def write_weights(model: SequenceModel, weights: list[Weights]) -> None:
     """Puts weights into the model; the second bias of torch's layers stays as it is."""
-    layer: Any = model.recurrent[0]
-    layer.weight_ih_l0.copy_(weights.input)
-    layer.weight_hh_l0.copy_(weights.recurrent)
-    layer.bias_ih_l0.add_(weights.bias - (layer.bias_ih_l0 + layer.bias_hh_l0))
-    model.output.weight.copy_(weights.output)
-    model.output.bias.copy_(weights.output_bias)
+    layers: list[Any] = list(model.recurrent)
+    for layer, new in zip(layers, weights, strict=True):
+        layer.weight_ih_l0.copy_(new.input)
+        layer.weight_hh_l0.copy_(new.recurrent)
+        layer.bias_ih_l0.add_(new.bias - (layer.bias_ih_l0 + layer.bias_hh_l0))
+    model.output.weight.copy_(weights[-1].output)
+    model.output.bias.copy_(weights[-1].output_bias)

@@ -45,7 +45,7 @@ def follow(options: dict[str, Any], samples: int, iterations: int) -> dict[str, 
     before: list[Tensor] = []
     for _ in range(iterations):
         trainer.step(batch)
-        now = [*read_weights(model), *(trainer.state[name] for name in Variables._fields)]
+        now = [*read_weights(model)[0], *(trainer.state[name] for name in Variables._fields)]
         now = [t.clone() for t in now]
         report = trainer.report(batch)
         if before:

@@ -56,6 +56,11 @@ PARTS = Study(
             rate_unit=10,
             shown=True,
         ),
+        tuned(
+            "averages of 20 steps",
+            PAPER.replace("update_every=5", "update_every=20"),
+            rate_unit=10,
+        ),
         tuned("differences as curvature", f"{PAPER},curvature=difference", rate_unit=10),
         tuned("rnnopt ASNAQ", "asnaq", rate_unit=10, shown=True),
     ),
