@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from rnnopt.admm import block_updates as blocks
+from rnnopt.admm import lagrangian, scalar_problem, weight_updates
 from rnnopt.admm import linearised_updates as linearised
-from rnnopt.admm import scalar_problem
-from rnnopt.admm.block_updates import Multipliers, Penalties, Problem, Variables, Weights
+from rnnopt.admm.lagrangian import Multipliers, Penalties, Problem, Variables, Weights
 
 STEPS, BATCH, FEATURES, HIDDEN, OUTPUTS = 4, 5, 3, 6, 4
 CASES = list(
@@ -113,8 +113,8 @@ def gradient(point, name):
     return torch.autograd.grad(value, leaf)[0]
 
 
-def lagrangian(point):
-    return blocks.augmented_lagrangian(*point)
+def value_of(point):
+    return lagrangian.augmented_lagrangian(*point)
 
 
 def with_weights(point, weights):
@@ -136,16 +136,18 @@ def output_gradient(point):
 
 def exact_recurrent(point, proximal_weight=0.0):
     problem, weights, variables, multipliers, penalties = point
-    equations = blocks.recurrent_equations(problem, variables, multipliers, penalties)
-    new = blocks.solve_recurrent_weights(
+    equations = weight_updates.recurrent_equations(problem, variables, multipliers, penalties)
+    new = weight_updates.solve_recurrent_weights(
         equations, weights, proximal_weight, problem.recurrent_decay
     )
     return with_weights(point, new)
 
 
 def exact_output(point, proximal_weight=0.0):
-    equations = blocks.output_equations(*point[2:])
-    return with_weights(point, blocks.solve_output_weights(equations, point[1], proximal_weight))
+    equations = weight_updates.output_equations(*point[2:])
+    return with_weights(
+        point, weight_updates.solve_output_weights(equations, point[1], proximal_weight)
+    )
 
 
 # -- the Lagrangian ------------------------------------------------------------------------------
@@ -154,26 +156,25 @@ def exact_output(point, proximal_weight=0.0):
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_lagrangian_and_residuals_are_those_written_step_by_step(case, rng):
     point = draw(rng, *case)
-    value = lagrangian(point)
+    value = value_of(point)
     assert value.dtype == torch.float64
     torch.testing.assert_close(value, plain_lagrangian(*point))
     # With λ = 0, no decay and no loss L is half the squared residuals, weighted.
     problem, weights, variables, _, penalties = point
     bare = problem._replace(recurrent_decay=0.0, loss_weight=torch.tensor(0.0))
-    residuals = blocks.residuals(problem, weights, variables)
+    residuals = lagrangian.residuals(problem, weights, variables)
     half = sum(
-        (blocks.per_step(n, r) * r**2).sum() / 2 for n, r in zip(penalties, residuals, strict=True)
+        (lagrangian.per_step(n, r) * r**2).sum() / 2
+        for n, r in zip(penalties, residuals, strict=True)
     )
-    torch.testing.assert_close(
-        lagrangian((bare, weights, variables, Multipliers(), penalties)), half
-    )
+    torch.testing.assert_close(value_of((bare, weights, variables, Multipliers(), penalties)), half)
 
 
 def test_single_precision_is_summed_in_double(rng):
     point = draw(rng)
     single = cast(point, torch.float32)
-    assert lagrangian(single).dtype == torch.float64
-    torch.testing.assert_close(lagrangian(single), lagrangian(point), rtol=1e-6, atol=0)
+    assert value_of(single).dtype == torch.float64
+    torch.testing.assert_close(value_of(single), value_of(point), rtol=1e-6, atol=0)
 
 
 def cast(value, dtype):
@@ -189,8 +190,8 @@ def cast(value, dtype):
 @pytest.mark.parametrize("where", ["last", "all", "none"])
 def test_multiplier_step_adds_penalty_times_residual(where, rng):
     problem, weights, variables, multipliers, penalties = draw(rng, scored=STEPS, where=where)
-    residuals = blocks.residuals(problem, weights, variables)
-    found = blocks.multiplier_step(multipliers, residuals, penalties)
+    residuals = lagrangian.residuals(problem, weights, variables)
+    found = lagrangian.multiplier_step(multipliers, residuals, penalties)
     for new, old, residual, numbers in zip(found, multipliers, residuals, penalties, strict=True):
         if where == "none":
             assert new is None
@@ -207,7 +208,7 @@ def test_multiplier_step_adds_penalty_times_residual(where, rng):
 def check_minimum(before, after, *gradients, scale=100.0):
     for found in gradients:
         assert found.abs().max() < 1e-10 * scale
-    assert lagrangian(after) <= lagrangian(before) + 1e-12 * abs(lagrangian(before))
+    assert value_of(after) <= value_of(before) + 1e-12 * abs(value_of(before))
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -255,7 +256,7 @@ def test_variable_blocks_are_stationary_and_lower_the_lagrangian(case, rng):
 def test_one_step_alone_is_the_same_step_of_all(where, scored, rng):
     point = draw(rng, scored=scored, where=where)
     problem, weights, _, _, penalties = point
-    drive = blocks.input_drive(problem, weights)
+    drive = lagrangian.input_drive(problem, weights)
     factors = blocks.factor_states(weights, penalties, scored)
     for update in (blocks.update_preactivation, blocks.update_state):
         together = update(*point)
@@ -283,7 +284,7 @@ def test_steps_with_a_stride_are_refused(rng):
 
 def test_states_of_equal_penalties_share_three_factors(rng):
     _, weights, _, _, _ = draw(rng)
-    factors = blocks.factor_states(weights, blocks.penalties(9, (1.0, 2.0, 3.0), 0.1), scored=1)
+    factors = blocks.factor_states(weights, lagrangian.penalties(9, (1.0, 2.0, 3.0), 0.1), scored=1)
     assert len({id(factor) for factor in factors}) == 3
     assert len({id(factor) for factor in factors[:7]}) == 1
 
@@ -302,8 +303,8 @@ def test_without_coupling_the_state_feels_no_later_step(rng):
 def test_recurrent_equations_see_the_initial_state(rng):
     point = draw(rng, steps=1)
     moved = (point[0]._replace(initial_state=point[0].initial_state + 1), *point[1:])
-    one = blocks.recurrent_equations(point[0], *point[2:]).matrix
-    other = blocks.recurrent_equations(moved[0], *moved[2:]).matrix
+    one = weight_updates.recurrent_equations(point[0], *point[2:]).matrix
+    other = weight_updates.recurrent_equations(moved[0], *moved[2:]).matrix
     assert (one - other)[FEATURES:-1].abs().min() > 0
 
 
@@ -315,9 +316,9 @@ def test_one_step_with_identity_is_ridge_regression(rng):
     problem, weights, variables, multipliers, _ = draw(rng, "identity", where="none", steps=1)
     problem = problem._replace(initial_state=torch.zeros(BATCH, HIDDEN).double())
     weights = Weights(*(torch.zeros_like(w) for w in weights))
-    penalties = blocks.penalties(1)
-    equations = blocks.recurrent_equations(problem, variables, multipliers, penalties)
-    found = blocks.solve_recurrent_weights(equations, weights, proximal_weight=0.3)
+    penalties = lagrangian.penalties(1)
+    equations = weight_updates.recurrent_equations(problem, variables, multipliers, penalties)
+    found = weight_updates.solve_recurrent_weights(equations, weights, proximal_weight=0.3)
     rows = torch.cat([problem.inputs[0], torch.ones(BATCH, 1)], dim=1)
     ridge = torch.cat([rows, math.sqrt(0.3) * torch.eye(FEATURES + 1)])
     goal = torch.cat([variables.preactivation[0], torch.zeros(FEATURES + 1, HIDDEN)])
@@ -337,8 +338,8 @@ def test_equations_of_two_shards_add_up_to_those_of_the_batch(rng):
         values = Variables(*(x[:, rows] for x in variables))
         lambdas = Multipliers(*(x[:, rows] for x in multipliers))
         return (
-            blocks.recurrent_equations(part, values, lambdas, penalties),
-            blocks.output_equations(values, lambdas, penalties),
+            weight_updates.recurrent_equations(part, values, lambdas, penalties),
+            weight_updates.output_equations(values, lambdas, penalties),
         )
 
     for whole, one, two in zip(
@@ -362,7 +363,7 @@ def test_singular_equations_keep_what_the_data_do_not_say(rng):
 
 
 def test_a_matrix_that_no_small_number_repairs_has_no_factor():
-    assert blocks.cholesky(torch.diag(torch.tensor([1.0, -0.5]))).isnan().all()
+    assert weight_updates.cholesky(torch.diag(torch.tensor([1.0, -0.5]))).isnan().all()
 
 
 def test_equations_that_are_not_finite_give_weights_that_are_not(rng):
@@ -672,8 +673,8 @@ def test_wright_omega_solves_its_equation():
 def test_after_the_output_and_multiplier_steps_lambda_is_minus_the_loss_gradient(loss, where, rng):
     problem, weights, variables, multipliers, penalties = draw(rng, "tanh", loss, STEPS, where)
     o = blocks.update_output(problem, weights, variables, multipliers, penalties)
-    residuals = blocks.residuals(problem, weights, variables._replace(output=o))
-    found = blocks.multiplier_step(multipliers, residuals, penalties).output
+    residuals = lagrangian.residuals(problem, weights, variables._replace(output=o))
+    found = lagrangian.multiplier_step(multipliers, residuals, penalties).output
     leaf = o.clone().requires_grad_()
     loss = scalar_problem.loss_value(loss, leaf, problem.targets, problem.loss_weight)
     slope = torch.autograd.grad(loss, leaf)[0]
@@ -713,10 +714,10 @@ def test_a_trained_network_is_a_fixed_point_with_the_adjoints_as_multipliers(
     def same(found, expected):
         torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
 
-    for residual in blocks.residuals(problem, weights, variables):
+    for residual in lagrangian.residuals(problem, weights, variables):
         assert residual.abs().max() < 1e-13
     of = dict(zip(Weights._fields, every[split[2] :], strict=True))
-    before = blocks.previous_states(problem, variables.state)
+    before = lagrangian.previous_states(problem, variables.state)
     same(of["input"], -torch.einsum("tbh,tbd->hd", multipliers.preactivation, problem.inputs))
     same(of["recurrent"], -torch.einsum("tbh,tbk->hk", multipliers.preactivation, before))
     same(of["bias"], -multipliers.preactivation.sum((0, 1)))
@@ -741,7 +742,7 @@ def test_a_trained_network_is_a_fixed_point_with_the_adjoints_as_multipliers(
 def test_linearised_blocks_lower_the_lagrangian_when_their_weight_dominates(case, rng):
     point = draw(rng, *case)
     r = linearised.proximal_weights(*point[:3], point[4])
-    start = lagrangian(point)
+    start = value_of(point)
     for name, update, weight in (
         ("input", linearised.linearised_input, r.input),
         ("recurrent", linearised.linearised_recurrent, r.recurrent),
@@ -749,16 +750,16 @@ def test_linearised_blocks_lower_the_lagrangian_when_their_weight_dominates(case
     ):
         new = update(*point, proximal_weight=weight)
         after = with_weights(point, point[1]._replace(**{name: new}))
-        assert lagrangian(after) < start
+        assert value_of(after) < start
         # The step solves R (new - old) + ∂L(old) (+ ω (new - old) for w) = 0.
         inertia = weight + (point[0].recurrent_decay if name == "recurrent" else 0)
         step = inertia * (new - getattr(point[1], name))
         torch.testing.assert_close(step, -gradient(point, name))
     state = linearised.linearised_state(*point, proximal_weight=r.state)
-    assert lagrangian(with_variable(point, state=state)) < start
+    assert value_of(with_variable(point, state=state)) < start
     large = 1.3 * max(point[4].preactivation)
     a = linearised.linearised_preactivation(*point, proximal_weight=large)
-    assert lagrangian(with_variable(point, preactivation=a)) < start
+    assert value_of(with_variable(point, preactivation=a)) < start
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -789,7 +790,7 @@ def test_linearised_state_and_preactivation_minimise_their_models(rng):
 def test_switches_give_the_papers_formulas(rng):
     point = draw(rng, scored=1, where="all")
     problem, weights, variables, multipliers, penalties = point
-    r, residuals = 5.0, blocks.residuals(problem, weights, variables)
+    r, residuals = 5.0, lagrangian.residuals(problem, weights, variables)
     a, s, _ = variables
     found = linearised.linearised_preactivation(*point, proximal_weight=r, identity_for_tanh=True)
     for t in range(STEPS):
@@ -816,7 +817,7 @@ def test_switches_give_the_papers_formulas(rng):
 def test_proximal_weights_bound_the_curvature_tightly(coupling, rng):
     problem, weights, variables, _, penalties = draw(rng, scored=1)
     found = linearised.proximal_weights(problem, weights, variables, penalties, coupling)
-    before = blocks.previous_states(problem, variables.state)
+    before = lagrangian.previous_states(problem, variables.state)
     pairs = [(problem.inputs, found.input), (before, found.recurrent)]
     for rows, bound in pairs:
         numbers = penalties.preactivation
@@ -862,8 +863,8 @@ def every_update(point):
         linear_state=linearised.linearised_state(*point, proximal_weight=r.state),
         linear_preactivation=linearised.linearised_preactivation(*point, proximal_weight=4.0),
     )
-    residuals = blocks.residuals(problem, weights, variables)
-    stepped = blocks.multiplier_step(
+    residuals = lagrangian.residuals(problem, weights, variables)
+    stepped = lagrangian.multiplier_step(
         multipliers, Variables(*(x.detach() for x in residuals)), penalties
     )
     per_sample |= {f"multiplier {i}": m for i, m in enumerate(stepped)}
@@ -929,12 +930,12 @@ def test_every_update_keeps_single_precision_and_agrees_with_double(loss, rng):
 
 
 def test_penalties_by_hand_and_their_errors():
-    assert blocks.penalties(3, (1.0, 2.0, 3.0), 0.1) == (
+    assert lagrangian.penalties(3, (1.0, 2.0, 3.0), 0.1) == (
         (0.1, 0.1, 1.0),
         (0.1, 0.1, 2.0),
         (0.1, 0.1, 3.0),
     )
-    assert blocks.penalties(1, (1.0, 2.0, 3.0), 0.1).output == (3.0,)
+    assert lagrangian.penalties(1, (1.0, 2.0, 3.0), 0.1).output == (3.0,)
     for bad in (dict(steps=0), dict(steps=2, inner=0.0), dict(steps=2, last=(1.0, -1.0, 1.0))):
         with pytest.raises(ValueError, match="got steps="):
-            blocks.penalties(**bad)
+            lagrangian.penalties(**bad)

@@ -16,8 +16,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from rnnopt.admm import joint_sweep, trainer
-from rnnopt.admm.block_updates import (
+from rnnopt.admm import iterations, joint_sweep, trainer
+from rnnopt.admm.lagrangian import (
     Multipliers,
     Problem,
     Variables,
@@ -629,8 +629,8 @@ def lagrangians_of(monkeypatch, batch, **options):
             names = ("proximal_weights",)  # called before every block
         with monkeypatch.context() as patch:
             for each in names:
-                function = getattr(trainer, each)
-                patch.setattr(trainer, each, watching(function, (multipliers, numbers)))
+                function = getattr(iterations, each)
+                patch.setattr(iterations, each, watching(function, (multipliers, numbers)))
             result = iterate(problem, weights, variables, multipliers, numbers, group)
         values[-1].append(float(augmented_lagrangian(problem, *result, multipliers, numbers)))
         return result
@@ -718,8 +718,8 @@ def test_the_signal_of_the_target_travels_as_the_order_lets_it(
     # All starts at a forward pass, and the weights are held. Parallel: the sweep there moves s_T
     # and a_T, the one back a_T and then s_{T-1}, which feels a_T; each iteration adds one more.
     # Backward goes down all steps within one sweep; without coupling s_t never feels a_{t+1}.
-    monkeypatch.setattr(trainer, "solve_recurrent_weights", lambda equations, w, *_: w)
-    monkeypatch.setattr(trainer, "solve_output_weights", lambda equations, w, *_: w)
+    monkeypatch.setattr(iterations, "solve_recurrent_weights", lambda equations, w, *_: w)
+    monkeypatch.setattr(iterations, "solve_output_weights", lambda equations, w, *_: w)
     model, batch = a_model(), a_batch(rng, steps=6)
     own = model.recurrent[0](batch.inputs)[0].detach()
     learner = ADMM(
@@ -732,16 +732,16 @@ def test_the_signal_of_the_target_travels_as_the_order_lets_it(
 
 
 def test_one_sweep_there_of_the_parallel_order_moves_the_last_state_alone(rng, monkeypatch):
-    monkeypatch.setattr(trainer, "solve_recurrent_weights", lambda equations, w, *_: w)
-    monkeypatch.setattr(trainer, "solve_output_weights", lambda equations, w, *_: w)
+    monkeypatch.setattr(iterations, "solve_recurrent_weights", lambda equations, w, *_: w)
+    monkeypatch.setattr(iterations, "solve_output_weights", lambda equations, w, *_: w)
     sweeps = []
-    keep = trainer.update_preactivation
+    keep = iterations.update_preactivation
 
     def watched(problem, weights, variables, *rest, **named):
         sweeps.append(variables.state.clone())
         return keep(problem, weights, variables, *rest, **named)
 
-    monkeypatch.setattr(trainer, "update_preactivation", watched)
+    monkeypatch.setattr(iterations, "update_preactivation", watched)
     for order, count in (("parallel", 1), ("backward", 6)):
         model, batch = a_model(), a_batch(rng, steps=6)
         own = model.recurrent[0](batch.inputs)[0].detach()

@@ -1,36 +1,14 @@
-"""The exact minimiser of each block of ADMM for an unfolded Elman network, and the multiplier step.
+"""The exact minimisers of ADMM's blocks of an unfolded Elman network: a, s and o.
 
-    a_t = x_t uᵀ + s_{t-1} wᵀ + b,   s_t = f(a_t),   o_t = s_t vᵀ + c,   s_0 given,   t = 1 … T
+With L, letters and shapes of `lagrangian`, each minimises L with the others fixed:
 
-With residuals ra, rs, ro of these three equations, and 𝒪 the steps that carry a loss R,
-
-    L = Σ_𝒪 R_t(o_t) + ω/2 ‖w‖² + Σ_t [⟨λ1_t, ra_t⟩ + α_t/2 ‖ra_t‖² + ⟨λ2_t, rs_t⟩ + σ_t/2 ‖rs_t‖²]
-        + Σ_𝒪 [⟨λ3_t, ro_t⟩ + τ_t/2 ‖ro_t‖²],         summed over the samples of the batch.
-
-Blocks, each minimising L with the others fixed (and r/2 ‖Θ - Θ_old‖² added for the weights):
-
-    Θ = [u w b], M_t = [x_t s_{t-1} 1]:
-        (Σ α_t M_tᵀM_t + diag(0, ω, 0) + r) Θᵀ = Σ M_tᵀ(α_t a_t + λ1_t) + r Θ_oldᵀ;   [v c] alike
     a:  element by element, `scalar_problem.minimise` at p = a_t - ra_t - λ1/α, q = s_t + λ2/σ
     s:  s_t (σ_t I + τ_t vᵀv [t in 𝒪] + α_{t+1} wᵀw [t < T]) = σ_t f(a_t) - λ2_t
             + (τ_t (o_t - c) + λ3_t) v [t in 𝒪]
             + (α_{t+1} (a_{t+1} - x_{t+1} uᵀ - b) + λ1_{t+1}) w [t < T]
     o:  `scalar_problem.nearest_output` at p = s_t vᵀ + c - λ3/τ
-    λ1 += α ra,   λ2 += σ rs,   λ3 += τ ro
 
-| paper      | here                                      |
-|------------|-------------------------------------------|
-| x, s_0, y  | inputs, initial_state, targets            |
-| a, s, o    | preactivation, state, output              |
-| u, w, b    | input, recurrent, bias (of `Weights`)     |
-| v, c       | output, output_bias                       |
-| λ1, λ2, λ3 | `Multipliers` of preactivation, state, output |
-| ν          | α_t, σ_t, τ_t for t < T (`inner`)         |
-| ρ1, ρ2, ρ3 | α_T, σ_T, τ_T (`last`)                    |
-| r; ω       | proximal_weight; recurrent_decay          |
-
-What has 1 step instead of T stands for the last one: outputs and targets (1, batch, ·) are a loss
-at the last step alone, multipliers (1, batch, ·) are the paper's λ_T; None is λ = 0.
+The weights are in `weight_updates`.
 
 Departures from the paper (Tang et al., "ADMMiRNN", Problem 1, Eqs. 7 to 21):
 1. Exact minimisers instead of linearised ones, for which see `linearised_updates`.
@@ -42,296 +20,27 @@ Nothing here needs autograd; the blocks return tensors without gradient, in new 
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import groupby
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from rnnopt.admm.scalar_problem import (
-    Loss,
-    Nonlinearity,
-    apply,
-    improve,
-    loss_value,
-    minimise,
-    nearest_output,
+from rnnopt.admm.lagrangian import (
+    Multipliers,
+    Penalties,
+    Problem,
+    Variables,
+    Weights,
+    add_last,
+    forces,
+    input_drive,
+    per_step,
+    previous_states,
 )
+from rnnopt.admm.scalar_problem import apply, improve, minimise, nearest_output
+from rnnopt.admm.weight_updates import cholesky
 
 ALL = slice(None)
-
-
-class Problem(NamedTuple):
-    """What is given.
-
-    Args:
-        inputs: (time, batch, features).
-        targets: (time or 1, batch, outputs), or class numbers (time or 1, batch).
-        initial_state: (batch, hidden).
-        nonlinearity: f.
-        loss: R, "squared_error" (½‖o - y‖²) or "cross_entropy".
-        loss_weight: of each sample's loss, a number or (time or 1, batch).
-        recurrent_decay: ω of ω/2 ‖w‖².
-    """
-
-    inputs: Tensor
-    targets: Tensor
-    initial_state: Tensor
-    nonlinearity: Nonlinearity = "tanh"
-    loss: Loss = "cross_entropy"
-    loss_weight: Tensor | float = 1.0
-    recurrent_decay: float = 0.0
-
-
-class Weights(NamedTuple):
-    """u (hidden, features), w (hidden, hidden), b (hidden,), v (outputs, hidden), c (outputs,)."""
-
-    input: Tensor
-    recurrent: Tensor
-    bias: Tensor
-    output: Tensor
-    output_bias: Tensor
-
-
-class Variables(NamedTuple):
-    """a and s (time, batch, hidden), o (time or 1, batch, outputs). Also a triple of residuals."""
-
-    preactivation: Tensor
-    state: Tensor
-    output: Tensor
-
-
-class Multipliers(NamedTuple):
-    """λ1, λ2 (time or 1, batch, hidden), λ3 (time or 1, batch, outputs), each None if absent."""
-
-    preactivation: Tensor | None = None
-    state: Tensor | None = None
-    output: Tensor | None = None
-
-
-class Penalties(NamedTuple):
-    """α, σ, τ > 0, one number a step; numbers of the host, so that nothing waits for a device."""
-
-    preactivation: Sequence[float]
-    state: Sequence[float]
-    output: Sequence[float]
-
-
-def penalties(
-    steps: int, last: tuple[float, float, float] = (1.0, 1.0, 1.0), inner: float = 1.0
-) -> Penalties:
-    """The paper's: (ρ1, ρ2, ρ3) at the last step, ν at all others.
-
-    Example:
-        >>> penalties(3, last=(1.0, 2.0, 3.0), inner=0.1).state
-        (0.1, 0.1, 2.0)
-    """
-    if steps < 1 or inner <= 0 or min(last) <= 0:
-        raise ValueError(
-            f"penalties needs steps ≥ 1, last > 0 and inner > 0, got {steps=}, {last=}, {inner=}."
-        )
-    return Penalties(*((inner,) * (steps - 1) + (rho,) for rho in last))
-
-
-# -- the Lagrangian ------------------------------------------------------------------------------
-
-
-def input_drive(problem: Problem, weights: Weights) -> Tensor:
-    """x_t uᵀ + b, (time, batch, hidden): what no block but that of the weights changes."""
-    return torch.nn.functional.linear(problem.inputs, weights.input, weights.bias)
-
-
-def previous_states(problem: Problem, state: Tensor) -> Tensor:
-    """s_{t-1}, (time, batch, hidden)."""
-    return torch.cat([problem.initial_state[None], state[:-1]])
-
-
-def residuals(problem: Problem, weights: Weights, variables: Variables) -> Variables:
-    """ra, rs, ro, of the shapes of a, s, o; differentiable."""
-    a, s, o = variables
-    scored = s[len(s) - len(o) :]
-    return Variables(
-        a - input_drive(problem, weights) - previous_states(problem, s) @ weights.recurrent.t(),
-        s - apply(problem.nonlinearity, a),
-        o - torch.nn.functional.linear(scored, weights.output, weights.output_bias),
-    )
-
-
-def augmented_lagrangian(
-    problem: Problem,
-    weights: Weights,
-    variables: Variables,
-    multipliers: Multipliers,
-    penalties: Penalties,
-) -> Tensor:
-    """L, a float64 number; differentiable."""
-    value = loss_value(problem.loss, variables.output, problem.targets, problem.loss_weight)
-    decay = problem.recurrent_decay / 2
-    value = value + decay * weights.recurrent.square().sum(dtype=torch.float64)
-    triples = zip(residuals(problem, weights, variables), multipliers, penalties, strict=True)
-    for residual, multiplier, numbers in triples:
-        half = per_step(numbers, residual) / 2
-        value = value + (half * residual * residual).sum(dtype=torch.float64)
-        if multiplier is not None:
-            last = residual[len(residual) - len(multiplier) :]
-            value = value + (multiplier * last).sum(dtype=torch.float64)
-    return value
-
-
-@torch.no_grad()
-def multiplier_step(
-    multipliers: Multipliers, residuals: Variables, penalties: Penalties
-) -> Multipliers:
-    """λ + penalty · residual at the steps that have a multiplier."""
-    triples = zip(multipliers, residuals, penalties, strict=True)
-    return Multipliers(
-        *(
-            None if m is None else m + (per_step(numbers, r) * r)[len(r) - len(m) :]
-            for m, r, numbers in triples
-        )
-    )
-
-
-def per_step(numbers: Sequence[float], like: Tensor) -> Tensor:
-    """The last len(like) numbers, (steps, 1, 1), to multiply with `like`."""
-    last = list(numbers)[len(numbers) - len(like) :]
-    return torch.tensor(last, dtype=like.dtype, device=like.device)[:, None, None]
-
-
-def add_last(tensor: Tensor, multiplier: Tensor | None, numbers: Tensor | float = 1.0) -> Tensor:
-    """tensor + numbers · multiplier where there is one; may write into `tensor`."""
-    if multiplier is not None:
-        tensor[len(tensor) - len(multiplier) :] += numbers * multiplier
-    return tensor
-
-
-def forces(residual: Tensor, multiplier: Tensor | None, numbers: Sequence[float]) -> Tensor:
-    """penalty · residual + multiplier, what a broken equation pulls with; steps as `residual`."""
-    return add_last(per_step(numbers, residual) * residual, multiplier)
-
-
-# -- weights -------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class NormalEquations:
-    """matrix Θᵀ = right, float64: sums over samples, so they add up over shards and minibatches.
-
-    Args:
-        matrix: Σ penalty MᵀM, (inputs + 1, inputs + 1).
-        right: Σ Mᵀ(penalty · value + multiplier), (inputs + 1, outputs).
-    """
-
-    matrix: Tensor
-    right: Tensor
-
-    def __add__(self, other: "NormalEquations") -> "NormalEquations":
-        return NormalEquations(self.matrix + other.matrix, self.right + other.right)
-
-    def scaled(self, factor: float) -> "NormalEquations":
-        """All sums times a number: `old.scaled(0.9) + new` forgets exponentially."""
-        return NormalEquations(factor * self.matrix, factor * self.right)
-
-
-def _normal_equations(
-    parts: Sequence[Tensor], value: Tensor, multiplier: Tensor | None, numbers: Sequence[float]
-) -> NormalEquations:
-    """From rows [*parts, 1], all (time, batch, ·), step by step to keep the copies small."""
-    width = sum(part.shape[-1] for part in parts) + 1
-    matrix = value.new_zeros((width, width), dtype=torch.float64)
-    right = value.new_zeros((width, value.shape[-1]), dtype=torch.float64)
-    absent = 0 if multiplier is None else len(value) - len(multiplier)
-    for t, number in enumerate(list(numbers)[len(numbers) - len(value) :]):
-        ones = parts[0].new_ones((len(value[t]), 1))
-        rows = torch.cat([part[t] for part in parts] + [ones], dim=1).double()
-        goal = number * value[t].double()
-        if multiplier is not None and t >= absent:
-            goal += multiplier[t - absent]
-        matrix.addmm_(rows.t(), rows, alpha=number)
-        right.addmm_(rows.t(), goal)
-    return NormalEquations(matrix, right)
-
-
-@torch.no_grad()
-def recurrent_equations(
-    problem: Problem, variables: Variables, multipliers: Multipliers, penalties: Penalties
-) -> NormalEquations:
-    """Normal equations of (u, w, b), rows in this order."""
-    parts = [problem.inputs, previous_states(problem, variables.state)]
-    return _normal_equations(
-        parts, variables.preactivation, multipliers.preactivation, penalties.preactivation
-    )
-
-
-@torch.no_grad()
-def output_equations(
-    variables: Variables, multipliers: Multipliers, penalties: Penalties
-) -> NormalEquations:
-    """Normal equations of (v, c), rows in this order."""
-    scored = variables.state[len(variables.state) - len(variables.output) :]
-    return _normal_equations([scored], variables.output, multipliers.output, penalties.output)
-
-
-@torch.no_grad()
-def solve_recurrent_weights(
-    equations: NormalEquations,
-    weights: Weights,
-    proximal_weight: float = 0.0,
-    recurrent_decay: float = 0.0,
-) -> Weights:
-    """(u, w, b) that minimise L + r/2 ‖change‖².
-
-    Args:
-        equations: from `recurrent_equations`, possibly summed.
-        weights: the old ones.
-        proximal_weight: r; > 0 keeps them where the data say nothing (constant inputs).
-        recurrent_decay: ω.
-    """
-    features, hidden = weights.input.shape[1], weights.recurrent.shape[1]
-    old = torch.cat([weights.input, weights.recurrent, weights.bias[:, None]], dim=1)
-    decay = old.new_zeros(old.shape[1], dtype=torch.float64)
-    decay[features : features + hidden] = recurrent_decay
-    new = _solve(equations, old, proximal_weight, decay)
-    u, w, b = new.split([features, hidden, 1], dim=1)
-    return weights._replace(input=u.clone(), recurrent=w.clone(), bias=b[:, 0].clone())
-
-
-@torch.no_grad()
-def solve_output_weights(
-    equations: NormalEquations, weights: Weights, proximal_weight: float = 0.0
-) -> Weights:
-    """(v, c) that minimise L + r/2 ‖change‖²; see `solve_recurrent_weights`."""
-    old = torch.cat([weights.output, weights.output_bias[:, None]], dim=1)
-    new = _solve(equations, old, proximal_weight, old.new_zeros((), dtype=torch.float64))
-    return weights._replace(output=new[:, :-1].clone(), output_bias=new[:, -1].clone())
-
-
-def _solve(equations: NormalEquations, old: Tensor, proximal: float, decay: Tensor) -> Tensor:
-    """Solved for the change, so that what the fallback adds keeps the old weights, as r does."""
-    start = old.t().double()
-    slope = equations.right - equations.matrix @ start - decay.expand(len(start))[:, None] * start
-    matrix = equations.matrix + torch.diag((decay + proximal).expand(len(start)))
-    return (start + torch.cholesky_solve(slope, cholesky(matrix))).t().to(old.dtype)
-
-
-def cholesky(matrix: Tensor) -> Tensor:
-    """The lower factor, float64; a singular matrix gets the least 10^k · 1e-14 of its trace added.
-
-    Non-finite where the matrix is, for the caller to find in the result.
-    """
-    matrix = matrix.double()
-    factor, info = torch.linalg.cholesky_ex(matrix)
-    added = 1e-14 * matrix.trace() + torch.finfo(torch.float64).tiny
-    for _ in range(8):
-        if not info:
-            return factor
-        factor, info = torch.linalg.cholesky_ex(matrix + added * torch.eye(len(matrix)).to(matrix))
-        added = 10 * added
-    return factor if not info else torch.full_like(factor, torch.nan)
-
-
-# -- pre-activations, states, outputs ------------------------------------------------------------
 
 
 def _runs(numbers: Sequence[tuple[float, float]]) -> Iterator[tuple[slice, tuple[float, float]]]:

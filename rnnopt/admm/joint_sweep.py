@@ -21,7 +21,7 @@ In a stack of layers each has its own a, s and e, and reads the states of the on
 recursion of a layer that is not the top starts from the slacks above it: what stands for
 [t in 𝒪] ρ (p_t - o_t*) v there is g_t u of the layer above. The bound is on all slacks together.
 
-The weights are then the ridge problem of `block_updates` for M_t = [x_t s_{t-1} 1], in which
+The weights are then the ridge problem of `weight_updates` for M_t = [x_t s_{t-1} 1], in which
 earlier minibatches ask, with weights that fall by `memory` each time, for their pre-activations to
 stay as they are:
 
@@ -37,8 +37,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from rnnopt.admm.block_updates import Problem, Weights, cholesky, input_drive
+from rnnopt.admm.lagrangian import Problem, Weights, input_drive
 from rnnopt.admm.scalar_problem import Nonlinearity, apply, nearest_output
+from rnnopt.admm.weight_updates import cholesky
 
 
 class Course(NamedTuple):

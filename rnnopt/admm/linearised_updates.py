@@ -1,7 +1,7 @@
 """The paper's linearised-proximal updates for ADMM, with their signs put right.
 
 Each replaces its block's quadratic by the linearisation at the old value plus a proximal term, and
-lowers L of `block_updates` where the proximal weight R dominates the curvature:
+lowers L of `lagrangian` where the proximal weight R dominates the curvature:
 
     u ← u + Σ (α_t ra_t + λ1_t)ᵀ x_t / R                        R ≥ λmax(Σ α_t x_tᵀx_t)
     w ← (R w + Σ (α_t ra_t + λ1_t)ᵀ s_{t-1}) / (R + ω)          R ≥ λmax(Σ α_t s_{t-1}ᵀs_{t-1})
@@ -12,7 +12,7 @@ lowers L of `block_updates` where the proximal weight R dominates the curvature:
     a_t ← the scalar problem with p = a_t - (α_t ra_t + λ1_t)/R and R for α
                                                                 R ≥ α_t; exact where equal
 
-R for u is the paper's N·r. Letters and shapes as in `block_updates`.
+R for u is the paper's N·r. Letters and shapes as in `lagrangian`.
 
 Departures from the paper (Tang et al., "ADMMiRNN", Eqs. 9 to 19):
 1. λ and the gradients of u, w, v enter with the sign of L; Eqs. 10, 13, 14, 16 and 18 ascend.
@@ -26,19 +26,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from rnnopt.admm.block_updates import (
-    ALL,
+from rnnopt.admm.block_updates import ALL, at_steps, select
+from rnnopt.admm.lagrangian import (
     Multipliers,
     Penalties,
     Problem,
     Variables,
     Weights,
-    at_steps,
     forces,
     per_step,
     previous_states,
     residuals,
-    select,
 )
 from rnnopt.admm.scalar_problem import apply, minimise
 

@@ -15,7 +15,7 @@ minimised block by block. Three variants:
 (`keep_batch`), or start each minibatch from a forward pass with zero multipliers.
 
 Tang et al., "ADMMiRNN: Training RNN with Stable Convergence via An Efficient ADMM Approach", 2020.
-The letters are those of `block_updates`.
+The letters are those of `lagrangian`.
 
 Departures from the paper:
 1. Its updates ascend in three blocks and miss terms: corrected as listed in `linearised_updates`.
@@ -30,7 +30,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from rnnopt.admm.block_updates import (
+from rnnopt.admm.iterations import block_iteration, paper_iteration
+from rnnopt.admm.joint_sweep import Moments, follow, forward, sample_losses, sweep
+from rnnopt.admm.lagrangian import (
     Multipliers,
     Penalties,
     Problem,
@@ -38,38 +40,13 @@ from rnnopt.admm.block_updates import (
     Weights,
     augmented_lagrangian,
     multiplier_step,
-    output_equations,
     penalties,
     per_step,
-    recurrent_equations,
     residuals,
-    solve_output_weights,
-    solve_recurrent_weights,
-    update_output,
-    update_preactivation,
-    update_state,
 )
-from rnnopt.admm.joint_sweep import Moments, follow, forward, sample_losses, sweep
-from rnnopt.admm.linearised_updates import (
-    linearised_input,
-    linearised_output,
-    linearised_preactivation,
-    linearised_recurrent,
-    linearised_state,
-    proximal_weights,
-    update_bias,
-    update_output_bias,
-)
+from rnnopt.admm.options import LOSSES, Variant, check_options
 from rnnopt.layers.elman import ElmanRNN
 from rnnopt.layers.sequence_model import SequenceModel
-
-Variant = Literal["exact", "blocks", "paper"]
-VARIANTS = ("exact", "blocks", "paper")
-LOSSES = {
-    "cross-entropy": "cross_entropy",
-    "mse": "squared_error",
-    "binary-mse": "squared_error",
-}
 
 
 class ADMM:
@@ -330,92 +307,6 @@ class ADMM:
         return result
 
 
-def block_iteration(
-    problem: Problem,
-    weights: Weights,
-    variables: Variables,
-    multipliers: Multipliers,
-    numbers: Penalties,
-    group: dict[str, Any],
-) -> tuple[Weights, Variables]:
-    """One sweep there and back with exact minimisers: o (v,c) s a (u,w,b), (u,w,b) a s (v,c) o."""
-    proximal = group["proximal_weight"] * problem.inputs.shape[1]
-
-    def output(w: Weights, x: Variables) -> tuple[Weights, Variables]:
-        return w, x._replace(output=update_output(problem, w, x, multipliers, numbers))
-
-    def output_weights(w: Weights, x: Variables) -> tuple[Weights, Variables]:
-        return solve_output_weights(output_equations(x, multipliers, numbers), w, proximal), x
-
-    def states(w: Weights, x: Variables) -> tuple[Weights, Variables]:
-        s = update_state(problem, w, x, multipliers, numbers, group["coupling"])
-        return w, x._replace(state=s)
-
-    def preactivations(w: Weights, x: Variables) -> tuple[Weights, Variables]:
-        a = update_preactivation(problem, w, x, multipliers, numbers)
-        return w, x._replace(preactivation=a)
-
-    def step_by_step(w: Weights, x: Variables) -> tuple[Weights, Variables]:
-        a, s = x.preactivation.clone(), x.state.clone()
-        for t in range(len(s) - 1, -1, -1):
-            x = x._replace(preactivation=a, state=s)
-            at = slice(t, t + 1)
-            s[at] = update_state(problem, w, x, multipliers, numbers, group["coupling"], at)
-            a[at] = update_preactivation(problem, w, x, multipliers, numbers, steps=at)
-        return w, x._replace(preactivation=a, state=s)
-
-    def recurrent_weights(w: Weights, x: Variables) -> tuple[Weights, Variables]:
-        equations = recurrent_equations(problem, x, multipliers, numbers)
-        return solve_recurrent_weights(equations, w, proximal, problem.recurrent_decay), x
-
-    if group["order"] == "backward":
-        there = (output, output_weights, step_by_step, recurrent_weights)
-        back = (recurrent_weights, step_by_step, output_weights, output)
-    else:
-        there = (output, output_weights, states, preactivations, recurrent_weights)  # type: ignore[assignment]
-        back = tuple(reversed(there))  # type: ignore[assignment]
-    for block in (*there, *back):
-        weights, variables = block(weights, variables)
-    return weights, variables
-
-
-def paper_iteration(
-    problem: Problem,
-    weights: Weights,
-    variables: Variables,
-    multipliers: Multipliers,
-    numbers: Penalties,
-    group: dict[str, Any],
-) -> tuple[Weights, Variables]:
-    """Algorithm 1, once over: o c v s a b w u and back, linearised and proximal."""
-    names = ("output", "output_bias", "output_weights", "states", "preactivations", "bias",
-             "recurrent", "input")  # fmt: skip
-    for name in (*names, *reversed(names)):
-        given = (problem, weights, variables, multipliers, numbers)
-        limits = proximal_weights(problem, weights, variables, numbers, group["coupling"])
-        if name == "output":
-            variables = variables._replace(output=update_output(*given))
-        elif name == "output_bias":
-            weights = weights._replace(output_bias=update_output_bias(*given))
-        elif name == "output_weights":
-            weights = weights._replace(output=linearised_output(*given, limits.output))
-        elif name == "states":
-            s = linearised_state(*given, limits.state, coupling=group["coupling"])
-            variables = variables._replace(state=s)
-        elif name == "preactivations":
-            alpha = max(numbers.preactivation)
-            tricks = dict(identity_for_tanh=group["identity_for_tanh"])
-            a = linearised_preactivation(*given, alpha, **tricks)
-            variables = variables._replace(preactivation=a)
-        elif name == "bias":
-            weights = weights._replace(bias=update_bias(*given))
-        elif name == "recurrent":
-            weights = weights._replace(recurrent=linearised_recurrent(*given, limits.recurrent))
-        else:
-            weights = weights._replace(input=linearised_input(*given, limits.input))
-    return weights, variables
-
-
 # -- the model -------------------------------------------------------------------------------------
 
 
@@ -435,40 +326,6 @@ def check_model(model: nn.Module, variant: str) -> None:
         raise ValueError("ADMM needs a model without batch norm and without dropout.")
     if model.readout == "mean":
         raise ValueError("ADMM needs readout 'last' or 'every', got readout='mean'.")
-
-
-def check_options(group: dict[str, Any]) -> None:
-    """Raises ValueError that names the first option outside its range."""
-    for name, allowed in (
-        ("variant", VARIANTS),
-        ("multipliers", ("last", "all")),
-        ("order", ("parallel", "backward")),
-    ):
-        if group[name] not in allowed:
-            wanted = ", ".join(repr(choice) for choice in allowed)
-            raise ValueError(f"{name} must be one of {wanted}, got {name}={group[name]!r}.")
-    for name in ("coupling", "identity_for_tanh", "balance", "keep_batch"):
-        if not isinstance(group[name], bool):
-            raise ValueError(f"{name} must be true or false, got {name}={group[name]!r}.")
-    bounds = dict(
-        lr=(0, None), proximal_weight=(0, None), inner_penalty=(0, None), recurrent_decay=(0, None),
-        memory=(0, 1), limit=(0, None), relaxation=(0, 2), penalty_a=(0, None), penalty_s=(0, None),
-        penalty_o=(0, None),
-    )  # fmt: skip
-    for name, (low, high) in bounds.items():
-        if isinstance(group[name], bool | str) or group[name] is None:
-            raise ValueError(f"ADMM needs a number for {name}, got {name}={group[name]!r}.")
-        value = float(group[name])
-        if not value >= low or not value < (float("inf") if high is None else high):
-            below = "" if high is None else f" and < {high}"
-            raise ValueError(f"ADMM needs {name} >= {low}{below}, got {name}={group[name]}.")
-    positive = ("proximal_weight", "inner_penalty", "relaxation")
-    for name in (*positive, "penalty_a", "penalty_s", "penalty_o"):
-        if float(group[name]) == 0:
-            raise ValueError(f"ADMM needs {name} > 0, got {name}={group[name]}.")
-    sweeps = group["sweeps"]
-    if isinstance(sweeps, bool) or not isinstance(sweeps, int) or sweeps < 1:
-        raise ValueError(f"ADMM needs an integer sweeps >= 1, got sweeps={sweeps!r}.")
 
 
 def read_weights(model: SequenceModel) -> list[Weights]:

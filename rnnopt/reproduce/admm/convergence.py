@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from rnnopt.admm.block_updates import Variables
+from rnnopt.admm.lagrangian import Variables
 from rnnopt.admm.trainer import ADMM, read_weights
 from rnnopt.layers.sequence_model import SequenceModel
 from rnnopt.reproduce.engine import Tell

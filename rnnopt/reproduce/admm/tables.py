@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from rnnopt.admm.block_updates import Variables
+from rnnopt.admm.lagrangian import Variables
 from rnnopt.admm.trainer import ADMM
 from rnnopt.layers.sequence_model import SequenceModel
 from rnnopt.reproduce.engine import Tell

@@ -1,0 +1,111 @@
+"""One sweep over the blocks of ADMM and back: with exact minimisers, or as the paper prints it.
+
+Letters and shapes are those of `lagrangian`.
+"""
+
+from typing import Any
+
+from rnnopt.admm.block_updates import update_output, update_preactivation, update_state
+from rnnopt.admm.lagrangian import Multipliers, Penalties, Problem, Variables, Weights
+from rnnopt.admm.linearised_updates import (
+    linearised_input,
+    linearised_output,
+    linearised_preactivation,
+    linearised_recurrent,
+    linearised_state,
+    proximal_weights,
+    update_bias,
+    update_output_bias,
+)
+from rnnopt.admm.weight_updates import (
+    output_equations,
+    recurrent_equations,
+    solve_output_weights,
+    solve_recurrent_weights,
+)
+
+
+def block_iteration(
+    problem: Problem,
+    weights: Weights,
+    variables: Variables,
+    multipliers: Multipliers,
+    numbers: Penalties,
+    group: dict[str, Any],
+) -> tuple[Weights, Variables]:
+    """One sweep there and back with exact minimisers: o (v,c) s a (u,w,b), (u,w,b) a s (v,c) o."""
+    proximal = group["proximal_weight"] * problem.inputs.shape[1]
+
+    def output(w: Weights, x: Variables) -> tuple[Weights, Variables]:
+        return w, x._replace(output=update_output(problem, w, x, multipliers, numbers))
+
+    def output_weights(w: Weights, x: Variables) -> tuple[Weights, Variables]:
+        return solve_output_weights(output_equations(x, multipliers, numbers), w, proximal), x
+
+    def states(w: Weights, x: Variables) -> tuple[Weights, Variables]:
+        s = update_state(problem, w, x, multipliers, numbers, group["coupling"])
+        return w, x._replace(state=s)
+
+    def preactivations(w: Weights, x: Variables) -> tuple[Weights, Variables]:
+        a = update_preactivation(problem, w, x, multipliers, numbers)
+        return w, x._replace(preactivation=a)
+
+    def step_by_step(w: Weights, x: Variables) -> tuple[Weights, Variables]:
+        a, s = x.preactivation.clone(), x.state.clone()
+        for t in range(len(s) - 1, -1, -1):
+            x = x._replace(preactivation=a, state=s)
+            at = slice(t, t + 1)
+            s[at] = update_state(problem, w, x, multipliers, numbers, group["coupling"], at)
+            a[at] = update_preactivation(problem, w, x, multipliers, numbers, steps=at)
+        return w, x._replace(preactivation=a, state=s)
+
+    def recurrent_weights(w: Weights, x: Variables) -> tuple[Weights, Variables]:
+        equations = recurrent_equations(problem, x, multipliers, numbers)
+        return solve_recurrent_weights(equations, w, proximal, problem.recurrent_decay), x
+
+    if group["order"] == "backward":
+        there = (output, output_weights, step_by_step, recurrent_weights)
+        back = (recurrent_weights, step_by_step, output_weights, output)
+    else:
+        there = (output, output_weights, states, preactivations, recurrent_weights)  # type: ignore[assignment]
+        back = tuple(reversed(there))  # type: ignore[assignment]
+    for block in (*there, *back):
+        weights, variables = block(weights, variables)
+    return weights, variables
+
+
+def paper_iteration(
+    problem: Problem,
+    weights: Weights,
+    variables: Variables,
+    multipliers: Multipliers,
+    numbers: Penalties,
+    group: dict[str, Any],
+) -> tuple[Weights, Variables]:
+    """Algorithm 1, once over: o c v s a b w u and back, linearised and proximal."""
+    names = ("output", "output_bias", "output_weights", "states", "preactivations", "bias",
+             "recurrent", "input")  # fmt: skip
+    for name in (*names, *reversed(names)):
+        given = (problem, weights, variables, multipliers, numbers)
+        limits = proximal_weights(problem, weights, variables, numbers, group["coupling"])
+        if name == "output":
+            variables = variables._replace(output=update_output(*given))
+        elif name == "output_bias":
+            weights = weights._replace(output_bias=update_output_bias(*given))
+        elif name == "output_weights":
+            weights = weights._replace(output=linearised_output(*given, limits.output))
+        elif name == "states":
+            s = linearised_state(*given, limits.state, coupling=group["coupling"])
+            variables = variables._replace(state=s)
+        elif name == "preactivations":
+            alpha = max(numbers.preactivation)
+            tricks = dict(identity_for_tanh=group["identity_for_tanh"])
+            a = linearised_preactivation(*given, alpha, **tricks)
+            variables = variables._replace(preactivation=a)
+        elif name == "bias":
+            weights = weights._replace(bias=update_bias(*given))
+        elif name == "recurrent":
+            weights = weights._replace(recurrent=linearised_recurrent(*given, limits.recurrent))
+        else:
+            weights = weights._replace(input=linearised_input(*given, limits.input))
+    return weights, variables
