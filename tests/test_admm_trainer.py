@@ -899,6 +899,14 @@ def test_a_loaded_state_shares_no_memory_with_the_saved_one(rng):
     assert other.param_groups[0] is not saved["param_groups"][0]
 
 
+def test_fit_steps_on_every_batch_and_returns_the_losses(rng):
+    batches = [a_batch(rng) for _ in range(3)]
+    one, other = (ADMM(a_model(), "cross-entropy") for _ in range(2))
+    assert one.fit(iter(batches)) == [float(other.step(batch)) for batch in batches]
+    assert_same_weights(weights_of(one.model), weights_of(other.model))
+    assert one.fit([]) == []
+
+
 def test_a_rate_of_zero_moves_nothing(rng):
     for seed in range(5):
         model, batch = a_model(seed, dtype=torch.float32), a_batch(rng, dtype=torch.float32)

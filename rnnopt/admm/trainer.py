@@ -25,6 +25,7 @@ Departures from the paper:
 4. `balance` adapts the penalties to the residuals, which the paper leaves for the future.
 """
 
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import torch
@@ -175,6 +176,15 @@ class ADMM:
         else:
             group["rejections"] += 1
         return loss / divisor
+
+    def fit(self, batches: Iterable[Any]) -> list[float]:
+        """`step` on each of `batches`; their losses.
+
+        Example:
+            >>> losses = trainer.fit(batch for _ in range(3) for batch in data)  # three epochs
+        """
+        losses = [self.step(batch) for batch in batches]
+        return torch.stack(losses).tolist() if losses else []
 
     def _problem(self, batch: Any) -> tuple[Problem, float]:
         """The batch as a problem, and by what the sum of its losses is divided for the mean."""
