@@ -230,6 +230,19 @@ def test_the_presets_are_those_of_the_paper_and_of_the_authors_code():
     assert group["lr"] == 0.01
 
 
+@BOTH
+def test_what_it_prints_of_itself_fits_a_screen(optimizer_class):
+    params = as_params(start())
+    optimizer = optimizer_class(params, **SMALL)
+    for k in range(12):
+        optimizer.step(Problem(params, lambda w, k=k: network_loss(w, k)).closure)
+    assert optimizer.param_groups[0]["pair_products"] is not None
+    text = repr(optimizer)
+    assert "pair_products" not in text
+    assert "tolerance: 1.01" in text
+    assert max(map(len, text.splitlines())) < 60
+
+
 @pytest.mark.parametrize("options", ONE_CHANGE + [dict(normalize=True)], ids=named)
 def test_adaqn_is_its_twin_step_by_step(options):
     options = dict(lr=0.3) | SMALL | options

@@ -75,7 +75,8 @@ class ASNAQ(AveragedQuasiNewton):
     worth much.
     torch.amp.GradScaler works without a closure alone. With several processes the closure and the
     monitor must return the mean loss of all of them, else each decides for itself. Without a
-    monitor a test leaves the gradient of the last point that it asked for in `.grad`.
+    monitor a test leaves the gradient of the last point that it asked for in `.grad`. Batch norm in
+    training mode counts every one of these passes into its running statistics.
 
     Args:
         params: tensors to train, or torch parameter groups, which may differ in lr and

@@ -156,6 +156,10 @@ class AveragedQuasiNewton(FlatOptimizer, ABC):
             self.count(pair_products=every.flatten().tolist())
         return list(first["pair_products"])
 
+    def __repr__(self) -> str:
+        lines = super().__repr__().splitlines()  # without memory² numbers that tell nobody anything
+        return "\n".join(line for line in lines if "pair_products:" not in line)
+
     _pairs: Tensor | None = None  # the group's `pair_products` as a tensor
 
     def _forget_pairs(self) -> None:
