@@ -239,7 +239,7 @@ def test_what_it_prints_of_itself_fits_a_screen(optimizer_class):
     assert optimizer.param_groups[0]["pair_products"] is not None
     text = repr(optimizer)
     assert "pair_products" not in text
-    assert "tolerance: 1.01" in text
+    assert "tolerance: 1.0" in text
     assert max(map(len, text.splitlines())) < 60
 
 
