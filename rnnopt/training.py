@@ -240,7 +240,8 @@ class Training:
         )
         self.rates = [group["lr"] for group in optimizer.param_groups]
         if evaluate_every is None:
-            evaluate_every = math.ceil(batches.per_epoch * self.closure.price)
+            price = self.closure.price * getattr(optimizer, "price", 1)
+            evaluate_every = math.ceil(batches.per_epoch * price)
             if budget.unit != "seconds":
                 evaluate_every = min(evaluate_every, math.ceil(self._evaluations_allowed() / 20))
         self.evaluate_every = evaluate_every

@@ -242,13 +242,12 @@ def test_variable_blocks_are_stationary_and_lower_the_lagrangian(case, rng):
     check_minimum(point, after, gradient(after, "state"))
     after = with_variable(point, output=blocks.update_output(*point))
     check_minimum(point, after, output_gradient(after))
-    for local in (False, True):
-        a = blocks.update_preactivation(*point, local=local)
-        after = with_variable(point, preactivation=a)
-        slope = gradient(after, "preactivation")
-        if case[0] == "relu":  # at a = 0 φ has a kink: the slopes at its sides differ in sign
-            slope = slope[a != 0]
-        check_minimum(point, after, slope)
+    a = blocks.update_preactivation(*point)
+    after = with_variable(point, preactivation=a)
+    slope = gradient(after, "preactivation")
+    if case[0] == "relu":  # at a = 0 φ has a kink: the slopes at its sides differ in sign
+        slope = slope[a != 0]
+    check_minimum(point, after, slope)
 
 
 @pytest.mark.parametrize("where", ["last", "all", "none"])
@@ -524,36 +523,11 @@ def test_relu_takes_the_lower_of_its_two_branches():
     torch.testing.assert_close(found, torch.tensor([2.0, -1.0, 1.5, 0.0]))
 
 
-def test_local_newton_stays_in_the_well_it_starts_in():
-    # (-3, 0.5, 4) has two wells; both starts end stationary, and only one at the global minimum.
-    p, q, ratio = torch.tensor([-3.0, -3.0]).double(), torch.tensor([0.5, 0.5]).double(), 4.0
-    start = torch.tensor([-3.0, 0.3]).double()
-    a = scalar_problem.improve("tanh", p, q, ratio, start)
-    g = a - p - ratio * (q - a.tanh()) / a.cosh() ** 2
-    assert g.abs().max() < 1e-12
-    assert a[1] - a[0] > 0.5
-    assert (a - scalar_problem.minimise("tanh", p, q, ratio)).abs().min() < 1e-12
-
-
-@given(p=st.floats(-20, 20), q=st.floats(-3, 3), ratio=RATIOS, start=st.floats(-1e3, 1e3))
-def test_local_newton_never_raises_the_objective(p, q, ratio, start):
-    p, q, start = (torch.tensor([x], dtype=torch.float64) for x in (p, q, start))
-    a = scalar_problem.improve("tanh", p, q, ratio, start)
-    after, before = (objective("tanh", x, p, q, ratio) for x in (a, start))
-    assert after <= before * (1 + 1e-12)
-
-
 def test_chunks_on_a_cpu_change_nothing(rng, monkeypatch):
     p, q = normal(rng, 3, 50, 7), normal(rng, 3, 50, 7)
     whole = scalar_problem.minimise("tanh", p, q, 6.0)
     monkeypatch.setattr(scalar_problem, "CHUNK", 100)
     torch.testing.assert_close(scalar_problem.minimise("tanh", p, q, 6.0), whole)
-    torch.testing.assert_close(
-        scalar_problem.improve("tanh", p, q, 6.0, p),
-        torch.stack(
-            [scalar_problem.improve("tanh", x, y, 6.0, x) for x, y in zip(p, q, strict=True)]
-        ),
-    )
 
 
 def test_what_the_cpu_gathers_other_devices_compute_everywhere(rng):
@@ -730,8 +704,6 @@ def test_a_trained_network_is_a_fixed_point_with_the_adjoints_as_multipliers(
     same(output_gradient(point), torch.zeros_like(variables.output))
     same(blocks.update_state(*point), variables.state)
     same(blocks.update_output(*point), variables.output)
-    if nonlinearity != "relu":  # relu's φ has two minima, of which this need not be the lower
-        same(blocks.update_preactivation(*point, local=True), variables.preactivation)
     same(linearised.linearised_state(*point, proximal_weight=3.0), variables.state)
 
 
@@ -858,7 +830,6 @@ def every_update(point):
     per_sample = dict(
         state=blocks.update_state(*point),
         preactivation=blocks.update_preactivation(*point),
-        local=blocks.update_preactivation(*point, local=True),
         output=blocks.update_output(*point),
         linear_state=linearised.linearised_state(*point, proximal_weight=r.state),
         linear_preactivation=linearised.linearised_preactivation(*point, proximal_weight=4.0),

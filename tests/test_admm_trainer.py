@@ -10,6 +10,7 @@ import io
 import itertools
 import json
 import math
+from dataclasses import replace
 from typing import NamedTuple
 
 import pytest
@@ -25,6 +26,7 @@ from rnnopt.admm.lagrangian import (
     augmented_lagrangian,
     penalties,
 )
+from rnnopt.admm.scalar_problem import nearest_output
 from rnnopt.admm.trainer import ADMM
 from rnnopt.config import RunConfig
 from rnnopt.errors import UserError
@@ -339,6 +341,29 @@ def test_earlier_minibatches_stiffen_the_step(rng):
     torch.testing.assert_close(change_between(weights, new)[1], expected, rtol=1e-6, atol=1e-9)
 
 
+def control_objective(problem, weights, slack, penalty):
+    """J(e) of each sample, the least over o taken by the function that is judged elsewhere."""
+    _, outputs = network(problem, weights, slack)
+    penalties_of_o = outputs.new_full((len(outputs), 1), penalty)
+    nearest = nearest_output(
+        problem.loss, outputs, problem.targets, penalties_of_o, problem.loss_weight
+    )
+    value = envelope(problem, outputs, nearest, penalty)
+    return value + penalty / 2 * slack.square().sum((0, 2))
+
+
+@each_problem
+def test_a_sweep_with_a_stiff_penalty_lowers_the_objective_of_every_sample(
+    rng, nonlinearity, loss, scored
+):
+    problem, weights = draw(rng, nonlinearity, loss, scored)
+    found = joint_sweep.sweep(problem, weights, 1e4, NO_LIMIT)
+    slack = found.layers[0].slack
+    after, before = (control_objective(problem, weights, e, 1e4) for e in (slack, 0 * slack))
+    assert (after <= before).all()
+    assert (after < before).any()
+
+
 # -- a stack of layers ----------------------------------------------------------------------------
 
 
@@ -457,7 +482,7 @@ LEARNERS = {
     "blocks": dict(variant="blocks"),
     "blocks, kept": dict(variant="blocks", keep_batch=True, multipliers="all", balance=True),
     "paper": dict(variant="paper", sweeps=2),
-    "paper, kept": dict(variant="paper", keep_batch=True, order="parallel", relaxation=1.5),
+    "paper, kept": dict(variant="paper", keep_batch=True, relaxation=1.5),
 }
 each_learner = pytest.mark.parametrize("options", LEARNERS.values(), ids=LEARNERS)
 LOSSES_OF_TASKS = {
@@ -626,7 +651,11 @@ def lagrangians_of(monkeypatch, batch, **options):
         values.append([])
         names = ("update_output", "update_state", "update_preactivation")
         if options["variant"] == "paper":
-            names = ("proximal_weights",)  # called before every block
+            names = (
+                "update_output", "update_output_bias", "linearised_output", "linearised_state",
+                "linearised_preactivation", "update_bias", "linearised_recurrent",
+                "linearised_input",
+            )  # fmt: skip
         with monkeypatch.context() as patch:
             for each in names:
                 function = getattr(iterations, each)
@@ -866,7 +895,7 @@ def test_a_kept_batch_is_the_first_one_all_the_time(rng):
 def test_a_saved_trainer_goes_on_bit_for_bit(rng, options):
     batches = [a_batch(rng) for _ in range(7)]
     model = a_model()
-    learner = ADMM(model, "cross-entropy", memory=0.6, **options)
+    learner = ADMM(model, "cross-entropy", **(options or dict(memory=0.6)))
     for batch in batches[:3]:
         learner.step(batch)
     file = io.BytesIO()
@@ -907,16 +936,152 @@ def test_fit_steps_on_every_batch_and_returns_the_losses(rng):
     assert one.fit([]) == []
 
 
-def test_a_rate_of_zero_moves_nothing(rng):
-    for seed in range(5):
-        model, batch = a_model(seed, dtype=torch.float32), a_batch(rng, dtype=torch.float32)
-        learner, before = ADMM(model, "cross-entropy", lr=0.0), weights_of(model)
-        for _ in range(3):
-            loss = learner.step(batch)
-        assert_same_weights(before, weights_of(model))
-        torch.testing.assert_close(
-            loss, functional.cross_entropy(model(batch.inputs), batch.targets).detach()
-        )
+@each_learner
+def test_a_rate_of_zero_moves_nothing_and_counts_nothing(rng, options):
+    model, batch = a_model(dtype=torch.float32), a_batch(rng, dtype=torch.float32)
+    learner, before = ADMM(model, "cross-entropy", lr=0.0, **options), weights_of(model)
+    for _ in range(3):
+        loss = learner.step(batch)
+    assert_same_weights(before, weights_of(model))
+    assert learner.param_groups[0]["steps"] == learner.param_groups[0]["averaged"] == 0
+    torch.testing.assert_close(
+        loss, functional.cross_entropy(model(batch.inputs), batch.targets).detach()
+    )
+
+
+def test_the_limit_of_the_options_is_that_of_the_sweep(rng):
+    batch, models = a_batch(rng), [a_model(), a_model()]
+    free, cut = (
+        ADMM(m, "cross-entropy", lr=1.0, limit=number)
+        for m, number in zip(models, (1e9, 0.01), strict=True)
+    )
+    before = weights_of(models[0])
+    free.step(batch)
+    cut.step(batch)
+    far, near = (
+        (m.recurrent[0].weight_ih_l0.detach() - before["recurrent.0.weight_ih_l0"]).norm()
+        for m in models
+    )
+    assert near < 0.1 * far
+
+
+def test_the_moments_of_two_steps_are_their_mean_and_a_lost_minibatch_does_not_count(rng):
+    model, batches = a_model(), [a_batch(rng) for _ in range(2)]
+    lost = replace(batches[0], inputs=math.nan * batches[0].inputs)
+    learner, expected = ADMM(model, "cross-entropy"), []
+    for batch in (batches[0], lost, batches[1]):
+        if batch is not lost:
+            expected.append(layer_moment(model, batch))
+        learner.step(batch)
+    torch.testing.assert_close(learner.state["moments_0"], sum(expected) / 2)
+    group = learner.param_groups[0]
+    assert (group["steps"], group["averaged"], group["rejections"]) == (3, 2, 1)
+
+
+def layer_moment(model, batch):
+    """Σ_t M_tᵀM_t / B for M_t = [x_t s_{t-1} 1], from the layer's own states."""
+    with torch.no_grad():
+        states, _ = model.recurrent[0](batch.inputs)
+    before = torch.cat([torch.zeros_like(states[:1]), states[:-1]])
+    ones = torch.ones(*states.shape[:2], 1, dtype=states.dtype)
+    rows = torch.cat([batch.inputs, before, ones], -1).flatten(0, 1)
+    return rows.T @ rows / states.shape[1]
+
+
+@pytest.mark.parametrize("variant", ["blocks", "paper"])
+def test_a_kept_batch_goes_on_where_it_was_after_a_step_that_was_lost(rng, variant):
+    model, batch = a_model(), a_batch(rng)
+    learner = ADMM(model, "cross-entropy", variant=variant, keep_batch=True)
+    learner.step(batch)
+    kept = {name: value.clone() for name, value in learner.state.items()}
+    with torch.no_grad():
+        good = model.output.bias.clone()
+        model.output.bias.fill_(math.nan)
+    learner.step(batch)
+    assert learner.param_groups[0]["rejections"] == 1
+    assert_same_weights(kept, learner.state)
+    with torch.no_grad():
+        model.output.bias.copy_(good)
+    learner.step(batch)
+    assert learner.param_groups[0]["rejections"] == 1
+
+
+def test_a_saved_state_that_lacks_an_option_takes_it_from_the_trainer():
+    saved = ADMM(a_model(), "cross-entropy", lr=0.7).state_dict()
+    del saved["param_groups"][0]["limit"]
+    other = ADMM(a_model(), "cross-entropy", limit=3.0)
+    other.load_state_dict(saved)
+    assert other.param_groups[0]["limit"] == 3.0
+    assert other.param_groups[0]["lr"] == 0.7
+
+
+@pytest.mark.parametrize(
+    ("variant", "name", "value"),
+    [
+        ("exact", "sweeps", 2),
+        ("exact", "recurrent_decay", 1.0),
+        ("exact", "balance", True),
+        ("exact", "penalty_o", 2.0),
+        ("blocks", "memory", 0.5),
+        ("blocks", "identity_for_tanh", True),
+        ("paper", "proximal_weight", 1.0),
+        ("paper", "order", "parallel"),
+    ],
+)
+def test_an_option_that_the_variant_does_not_look_at_is_refused(variant, name, value):
+    with pytest.raises(ValueError, match=f"variant='{variant}' has no use for {name}, got"):
+        ADMM(a_model(), "cross-entropy", variant=variant, **{name: value})
+
+
+@pytest.mark.parametrize(
+    ("changes", "loss", "message"),
+    [
+        (lambda b: dict(inputs=b.inputs[0]), "cross-entropy", "inputs"),
+        (lambda b: dict(inputs=b.inputs[:0]), "cross-entropy", "none of them 0"),
+        (lambda b: dict(inputs=b.inputs[..., :1]), "cross-entropy", f"batch, {FEATURES}"),
+        (lambda b: dict(inputs=b.inputs.float()), "cross-entropy", "float64, got torch.float32"),
+        (lambda b: dict(targets=b.targets.int()), "cross-entropy", "int64, got torch.int32"),
+        (lambda b: dict(targets=b.targets.double()), "cross-entropy", "int64"),
+        (lambda b: dict(targets=b.targets[:5]), "cross-entropy", r"got \(5,\)"),
+        (lambda b: dict(targets=b.targets), "mse", "no class numbers"),
+        (lambda b: dict(targets=b.inputs[0, :, 0]), "mse", r"\(12, 3\) or"),
+        (lambda b: dict(targets=torch.zeros(1, OUTPUTS).double()), "mse", r"got \(1, 3\)"),
+        (lambda b: dict(targets=torch.zeros(12, 2, OUTPUTS).double()), "mse", r"got \(12, 2, 3\)"),
+    ],
+)
+@each_learner
+def test_a_batch_of_another_shape_or_type_is_refused(rng, options, changes, loss, message):
+    batch = a_batch(rng)
+    model = a_model()
+    before = weights_of(model)
+    with pytest.raises(ValueError, match=message):
+        ADMM(model, loss, **options).step(replace(batch, **changes(batch)))
+    assert_same_weights(before, weights_of(model))
+
+
+def test_frozen_weights_are_refused():
+    model = a_model()
+    model.recurrent[0].weight_ih_l0.requires_grad_(False)
+    with pytest.raises(ValueError, match="requires_grad=False for recurrent.0.weight_ih_l0"):
+        ADMM(model, "cross-entropy")
+
+
+def test_a_batch_that_is_kept_is_all_the_data_in_the_loop():
+    optimizer = "admm:variant=blocks,keep_batch=true"
+    training = build_training(changed(optimizer=optimizer))
+    assert len(training.closure.batch) == training.task.epoch_size
+    chosen = build_training(changed(optimizer=optimizer, batch_size=16))
+    assert len(chosen.closure.batch) == 16
+
+
+def test_the_loop_looks_once_an_epoch_whatever_a_step_costs():
+    steps = [
+        build_training(
+            changed(optimizer=optimizer, budget="100epochs", evaluate_every=None)
+        ).evaluate_every
+        for optimizer in ("admm", "admm:variant=blocks,sweeps=3")
+    ]
+    assert steps[1] == 3 * steps[0]
 
 
 OUTSIDE = {
@@ -1016,7 +1181,7 @@ def changed(**options):
 
 @pytest.mark.parametrize(
     ("optimizer", "price"), [("admm", 1), ("admm:variant=blocks", 1), ("admm:variant=paper", 1),
-                             ("admm:variant=blocks,sweeps=3", 3), ("admm:sweeps=3", 1)]
+                             ("admm:variant=blocks,sweeps=3", 3)]
 )  # fmt: skip
 def test_the_loop_counts_an_evaluation_for_each_sweep(optimizer, price):
     training = build_training(changed(optimizer=optimizer))
@@ -1029,10 +1194,10 @@ def test_the_loop_counts_an_evaluation_for_each_sweep(optimizer, price):
 
 def test_the_loop_sets_the_rate_and_passes_options_on():
     training = build_training(
-        changed(optimizer="admm:memory=0.5,coupling=false", lr=0.2, schedule="cosine")
+        changed(optimizer="admm:memory=0.5,limit=3", lr=0.2, schedule="cosine")
     )
     assert training.optimizer.param_groups[0]["memory"] == 0.5
-    assert training.optimizer.param_groups[0]["coupling"] is False
+    assert training.optimizer.param_groups[0]["limit"] == 3
     rates = []
     for _ in training.run():
         rates.append(training.optimizer.param_groups[0]["lr"])
@@ -1051,7 +1216,7 @@ def lines_of(folder):
     ["admm", "admm:variant=blocks,keep_batch=true", "admm:variant=paper,keep_batch=true"],
 )
 def test_an_interrupted_run_folder_ends_bit_for_bit_as_an_uninterrupted_one(tmp_path, optimizer):
-    config = changed(optimizer=optimizer)
+    config = changed(optimizer=optimizer, batch_size=16)  # not all data where one batch is kept
     whole = run(config, tmp_path / "whole")
     count = iter(range(100))
     part = run(config, tmp_path / "part", stop_requested=lambda: next(count) == 7)

@@ -35,15 +35,14 @@ from rnnopt.admm.lagrangian import (
     forces,
     input_drive,
     per_step,
-    previous_states,
 )
-from rnnopt.admm.scalar_problem import apply, improve, minimise, nearest_output
+from rnnopt.admm.scalar_problem import apply, minimise, nearest_output
 from rnnopt.admm.weight_updates import cholesky
 
 ALL = slice(None)
 
 
-def _runs(numbers: Sequence[tuple[float, float]]) -> Iterator[tuple[slice, tuple[float, float]]]:
+def runs(numbers: Sequence[tuple[float, float]]) -> Iterator[tuple[slice, tuple[float, float]]]:
     """Stretches of steps that share their pair of numbers."""
     first = 0
     for pair, members in groupby(numbers):
@@ -68,6 +67,13 @@ def at_steps(tensor: Tensor | None, chosen: range, total: int) -> Tensor | None:
     return tensor[max(chosen.start - missing, 0) : max(chosen.stop - missing, 0)]
 
 
+def _states_before(problem: Problem, state: Tensor, chosen: range) -> Tensor:
+    """s_{t-1} of the chosen steps alone."""
+    if not chosen or chosen.start > 0:
+        return state[max(chosen.start - 1, 0) : max(chosen.stop - 1, 0)]
+    return torch.cat([problem.initial_state[None], state[: chosen.stop - 1]])
+
+
 @torch.no_grad()
 def update_preactivation(
     problem: Problem,
@@ -75,14 +81,12 @@ def update_preactivation(
     variables: Variables,
     multipliers: Multipliers,
     penalties: Penalties,
-    local: bool = False,
     steps: slice = ALL,
     drive: Tensor | None = None,
 ) -> Tensor:
     """The a_t of `steps` that minimise L, (steps, batch, hidden).
 
     Args:
-        local: for tanh, Newton from the old a, which may keep the worse of two minima.
         steps: consecutive steps, counted from 0; a_t feels no other a.
         drive: `input_drive`, if already known.
     """
@@ -90,7 +94,7 @@ def update_preactivation(
     chosen = select(steps, total)
     part = slice(chosen.start, chosen.stop)
     drive = input_drive(problem, weights) if drive is None else drive
-    before = previous_states(problem, variables.state)[part]
+    before = _states_before(problem, variables.state, chosen)
     alpha, sigma = list(penalties.preactivation)[part], list(penalties.state)[part]
     p = drive[part] + before @ weights.recurrent.t()
     q = variables.state[part].clone()
@@ -99,12 +103,8 @@ def update_preactivation(
     p = p if one is None else add_last(p, one, -1 / per_step(alpha, one))
     q = q if two is None else add_last(q, two, 1 / per_step(sigma, two))
     result = torch.empty_like(p)
-    for run, (a, s) in _runs(list(zip(alpha, sigma, strict=True))):
-        if local:
-            old = variables.preactivation[part][run]
-            result[run] = improve(problem.nonlinearity, p[run], q[run], s / a, old)
-        else:
-            result[run] = minimise(problem.nonlinearity, p[run], q[run], s / a)
+    for run, (a, s) in runs(list(zip(alpha, sigma, strict=True))):
+        result[run] = minimise(problem.nonlinearity, p[run], q[run], s / a)
     return result
 
 

@@ -5,15 +5,30 @@ Letters and shapes are those of `lagrangian`.
 
 from typing import Any
 
-from rnnopt.admm.block_updates import update_output, update_preactivation, update_state
-from rnnopt.admm.lagrangian import Multipliers, Penalties, Problem, Variables, Weights
+from rnnopt.admm.block_updates import (
+    factor_states,
+    update_output,
+    update_preactivation,
+    update_state,
+)
+from rnnopt.admm.lagrangian import (
+    Multipliers,
+    Penalties,
+    Problem,
+    Variables,
+    Weights,
+    input_drive,
+)
 from rnnopt.admm.linearised_updates import (
+    input_limit,
     linearised_input,
     linearised_output,
     linearised_preactivation,
     linearised_recurrent,
     linearised_state,
-    proximal_weights,
+    output_limit,
+    recurrent_limit,
+    state_limits,
     update_bias,
     update_output_bias,
 )
@@ -52,12 +67,15 @@ def block_iteration(
 
     def step_by_step(w: Weights, x: Variables) -> tuple[Weights, Variables]:
         a, s = x.preactivation.clone(), x.state.clone()
+        x = x._replace(preactivation=a, state=s)  # which change below
+        drive = input_drive(problem, w)
+        factors = factor_states(w, numbers, len(x.output), group["coupling"])
+        given = (problem, w, x, multipliers, numbers)
         for t in range(len(s) - 1, -1, -1):
-            x = x._replace(preactivation=a, state=s)
             at = slice(t, t + 1)
-            s[at] = update_state(problem, w, x, multipliers, numbers, group["coupling"], at)
-            a[at] = update_preactivation(problem, w, x, multipliers, numbers, steps=at)
-        return w, x._replace(preactivation=a, state=s)
+            s[at] = update_state(*given, group["coupling"], at, drive, factors)
+            a[at] = update_preactivation(*given, steps=at, drive=drive)
+        return w, x
 
     def recurrent_weights(w: Weights, x: Variables) -> tuple[Weights, Variables]:
         equations = recurrent_equations(problem, x, multipliers, numbers)
@@ -87,15 +105,16 @@ def paper_iteration(
              "recurrent", "input")  # fmt: skip
     for name in (*names, *reversed(names)):
         given = (problem, weights, variables, multipliers, numbers)
-        limits = proximal_weights(problem, weights, variables, numbers, group["coupling"])
         if name == "output":
             variables = variables._replace(output=update_output(*given))
         elif name == "output_bias":
             weights = weights._replace(output_bias=update_output_bias(*given))
         elif name == "output_weights":
-            weights = weights._replace(output=linearised_output(*given, limits.output))
+            limit = output_limit(variables, numbers)
+            weights = weights._replace(output=linearised_output(*given, limit))
         elif name == "states":
-            s = linearised_state(*given, limits.state, coupling=group["coupling"])
+            limit = state_limits(weights, variables, numbers, group["coupling"])
+            s = linearised_state(*given, limit, coupling=group["coupling"])
             variables = variables._replace(state=s)
         elif name == "preactivations":
             alpha = max(numbers.preactivation)
@@ -105,7 +124,9 @@ def paper_iteration(
         elif name == "bias":
             weights = weights._replace(bias=update_bias(*given))
         elif name == "recurrent":
-            weights = weights._replace(recurrent=linearised_recurrent(*given, limits.recurrent))
+            limit = recurrent_limit(problem, variables, numbers)
+            weights = weights._replace(recurrent=linearised_recurrent(*given, limit))
         else:
-            weights = weights._replace(input=linearised_input(*given, limits.input))
+            limit = input_limit(problem, numbers)
+            weights = weights._replace(input=linearised_input(*given, limit))
     return weights, variables

@@ -1,4 +1,4 @@
-"""The trajectory (a, s, o) of ADMM minimised as one block, and the weights that follow from it.
+"""The trajectory (a, s, o) of ADMM as one block, and the weights that follow from it.
 
 With s_t = f(a_t) and o_t eliminated, one penalty ρ and slacks e_t = ra_t, what is left of the
 augmented Lagrangian of a sample is a problem of optimal control,
@@ -12,23 +12,25 @@ Its stationary points are e_t = -g_t / ρ, where -ρ e_t is the multiplier λ1_t
     g_t = f'(a_t) ⊙ ([t in 𝒪] ρ (p_t - o_t*) v + g_{t+1} w)
 
 runs backward along the trajectory that belongs to e. One sweep is one forward and one backward
-pass; from e = 0 on, each sets e to -g / ρ. This backward recursion is that of the multipliers
+pass from e = 0 and sets e to -g / ρ: the first step of the fixed-point iteration, of length 1/ρ.
+It lowers J where ρ is stiff; nothing guards it elsewhere, and further sweeps, shorter steps and a
+search made networks learn more slowly. The backward recursion is that of the multipliers
 and the same as the adjoint recursion of back-propagation: what differs is all that follows. No
-minimiser is farther than ρ/2 ‖e‖² = J(0), so longer slacks are cut to that, sample by sample: that
-keeps every step finite where gradients explode.
+minimiser is farther than ρ/2 ‖e‖² = J(0); slacks longer than `limit` times that are cut, sample by
+sample, which keeps every step finite where gradients explode.
 
 In a stack of layers each has its own a, s and e, and reads the states of the one below. The
 recursion of a layer that is not the top starts from the slacks above it: what stands for
 [t in 𝒪] ρ (p_t - o_t*) v there is g_t u of the layer above. The bound is on all slacks together.
 
-The weights are then the ridge problem of `weight_updates` for M_t = [x_t s_{t-1} 1], in which
-earlier minibatches ask, with weights that fall by `memory` each time, for their pre-activations to
-stay as they are:
+The weights then follow: Gauss-Newton steps towards a_t + e_t for M_t = [x_t s_{t-1} 1],
 
     Θᵀ ← Θᵀ + (Ā + r)⁻¹ Σ_t M_tᵀ e_t / B,      Ā: running mean of Σ_t M_tᵀM_t / B
 
-and (v, c) alike from o* - p. In all, a block Gauss-Newton step whose curvature is that of the
-inputs of each layer.
+and (v, c) alike from o* - p. The curvature is that of the inputs of each layer over the last
+minibatches, the pull that of this one alone: for the first minibatch the ridge problem of
+`weight_updates`, later 1 / (its share in Ā) times as long as the step to the minimiser of one that
+asks earlier minibatches to keep their pre-activations, which would hardly move.
 """
 
 from collections.abc import Sequence
@@ -237,5 +239,7 @@ def follow(
 
 def _ridge(matrix: Tensor, right: Tensor, proximal_weight: float) -> Tensor:
     """(matrix + r)⁻¹ right; in double precision, for r may be below the roundings of the matrix."""
-    damped = matrix.double() + proximal_weight * torch.eye(len(matrix)).to(matrix).double()
+    damped = matrix.double() + proximal_weight * torch.eye(
+        len(matrix), dtype=torch.float64, device=matrix.device
+    )
     return torch.cholesky_solve(right.double(), cholesky(damped)).to(right.dtype)

@@ -26,7 +26,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from rnnopt.admm.block_updates import ALL, at_steps, select
+from rnnopt.admm.block_updates import ALL, at_steps, runs, select
 from rnnopt.admm.lagrangian import (
     Multipliers,
     Penalties,
@@ -87,9 +87,38 @@ def proximal_weights(
 
     Each holds for the present other blocks: R for w and v is to be taken again after s changed.
     """
-    a, s, o = variables
-    total, scored = len(a), len(o)
-    alpha, tau = per_step(penalties.preactivation, a), per_step(penalties.output, o)
+    return ProximalWeights(
+        input_limit(problem, penalties),
+        recurrent_limit(problem, variables, penalties),
+        output_limit(variables, penalties),
+        state_limits(weights, variables, penalties, coupling),
+    )
+
+
+def input_limit(problem: Problem, penalties: Penalties) -> Tensor:
+    """R for u."""
+    alpha = per_step(penalties.preactivation, problem.inputs)
+    return largest_eigenvalue(_scatter(problem.inputs, alpha))
+
+
+def recurrent_limit(problem: Problem, variables: Variables, penalties: Penalties) -> Tensor:
+    """R for w."""
+    s = variables.state
+    alpha = per_step(penalties.preactivation, s)
+    return largest_eigenvalue(_scatter(previous_states(problem, s), alpha))
+
+
+def output_limit(variables: Variables, penalties: Penalties) -> Tensor:
+    """R for v."""
+    _, s, o = variables
+    return largest_eigenvalue(_scatter(s[len(s) - len(o) :], per_step(penalties.output, o)))
+
+
+def state_limits(
+    weights: Weights, variables: Variables, penalties: Penalties, coupling: bool
+) -> Tensor:
+    """R for each s_t, (time,)."""
+    total, scored = len(variables.state), len(variables.output)
     outer = weights.output.double().t() @ weights.output.double()
     inner = weights.recurrent.double().t() @ weights.recurrent.double()
     known: dict[tuple[float, float], Tensor] = {}
@@ -101,12 +130,7 @@ def proximal_weights(
         if key not in known:
             known[key] = largest_eigenvalue(of_output * outer + of_next * inner)
         state.append(known[key])
-    return ProximalWeights(
-        largest_eigenvalue(_scatter(problem.inputs, alpha)),
-        largest_eigenvalue(_scatter(previous_states(problem, s), alpha)),
-        largest_eigenvalue(_scatter(s[total - scored :], tau)),
-        torch.stack(state),
-    )
+    return torch.stack(state)
 
 
 def _forces_on_preactivation(
@@ -285,8 +309,10 @@ def linearised_preactivation(
     if multipliers.state is not None:
         last = slice(total - len(multipliers.state), total)
         q[last] += multipliers.state / per_step(penalties.state, multipliers.state)
-    p = a - pull / proximal_weight
+    part = slice(chosen.start, chosen.stop)
+    p, q = (a - pull / proximal_weight)[part], q[part]
     nonlinearity = "identity" if identity_for_tanh else problem.nonlinearity
-    return torch.stack(
-        [minimise(nonlinearity, p[t], q[t], penalties.state[t] / proximal_weight) for t in chosen]
-    )
+    result = torch.empty_like(p)
+    for run, (sigma, _) in runs([(sigma, 0.0) for sigma in list(penalties.state)[part]]):
+        result[run] = minimise(nonlinearity, p[run], q[run], sigma / proximal_weight)
+    return result

@@ -11,6 +11,29 @@ LOSSES = {
 }
 
 
+# What each variant looks at, besides lr, whose zero stops them all.
+_BLOCKS = {
+    "sweeps", "penalty_a", "penalty_s", "penalty_o", "inner_penalty", "multipliers", "coupling",
+    "recurrent_decay", "relaxation", "balance", "keep_batch",
+}  # fmt: skip
+USED = {
+    "exact": {"proximal_weight", "memory", "limit", "keep_batch"},
+    "blocks": _BLOCKS | {"proximal_weight", "order"},
+    "paper": _BLOCKS | {"identity_for_tanh"},
+}
+
+
+def check_use(variant: str, options: dict[str, Any], defaults: dict[str, Any]) -> None:
+    """Raises ValueError for an option that was set and that the variant does not look at."""
+    for name, value in options.items():
+        if name in defaults and name not in USED[variant] and value != defaults[name]:
+            users = " and ".join(repr(one) for one, used in USED.items() if name in used)
+            raise ValueError(
+                f"variant={variant!r} has no use for {name}, got {name}={value!r}: it is an option"
+                f" of {users}."
+            )
+
+
 def check_options(group: dict[str, Any]) -> None:
     """Raises ValueError that names the first option outside its range."""
     for name, allowed in (

@@ -25,7 +25,7 @@ Cross-entropy: softmax(o) - e_y + τ'(o - p) = 0. With m = p + e_y/τ' and the W
 convex function Σ_i τ' W(m_i - ℓ - ln τ') - 1; Newton from a bound below rises to it. A stiff τ'
 needs no W: Newton on o itself converges, at a tenth of the cost.
 
-Equations: reference/algorithms.md 3.2 (the papers linearise both problems instead).
+The paper linearises both problems instead.
 """
 
 import math
@@ -40,7 +40,6 @@ CHUNK = 1 << 17  # elements worked on at once on a CPU: its second cache holds m
 # Measured on 360,000 hard cases for each κ up to 1e6: the error after them is a few roundings.
 BISECTIONS = 4
 NEWTON_STEPS = {torch.float32: 3, torch.float64: 5}  # and one more with every digit
-LOCAL_STEPS = 16
 STIFF, STIFF_STEPS = 2.0, 8  # τ' from which Newton from p converges, in so many steps to 1e-15
 RIDGE_STEPS = {torch.float32: 8, torch.float64: 12}  # from p, from m, and again from the better
 
@@ -83,19 +82,6 @@ def minimise(nonlinearity: Nonlinearity, anchor: Tensor, target: Tensor, ratio: 
     # φ(on) - φ(off), with f(off) = 0 and f(on) = on
     change = (on - off) * (on + off - 2 * anchor) + ratio * on * (on - 2 * target)
     return torch.where(change < 0, on, off)
-
-
-def improve(
-    nonlinearity: Nonlinearity, anchor: Tensor, target: Tensor, ratio: float, start: Tensor
-) -> Tensor:
-    """A stationary point a no worse than `start`; for tanh it may be the worse of two minima.
-
-    Newton with |g'|, at most one unit a step, shortened where φ would rise. relu and identity have
-    the global minimiser in closed form and take it.
-    """
-    if nonlinearity != "tanh":
-        return minimise(nonlinearity, anchor, target, ratio)
-    return _by_chunks(_improve_tanh, ratio, anchor, target, start)
 
 
 def _by_chunks(function: Callable[..., Tensor], ratio: float, *arguments: Tensor) -> Tensor:
@@ -227,24 +213,6 @@ def _step(a: Tensor, g: Tensor, curvature: Tensor, low: Tensor, high: Tensor) ->
     """
     steep = curvature > torch.finfo(a.dtype).eps ** (2 / 3)
     return (a - torch.where(steep, g / curvature, 0)).clamp(low, high)
-
-
-def _improve_tanh(ratio: float, anchor: Tensor, target: Tensor, start: Tensor) -> Tensor:
-    sign, p, q, height = _upright(anchor, target)
-    # Outside [p, hi] φ falls towards it.
-    a = (start * sign).minimum(_farthest(p, q, height, ratio)).maximum(p)
-    length = torch.ones_like(a)
-    # Below it roundings decide whether φ rises, not the step.
-    tiny = 10 * torch.finfo(a.dtype).eps ** 0.5
-    for _ in range(LOCAL_STEPS):
-        g, curvature = _exact_terms(a, p, q, ratio)
-        step = g.div_(curvature.abs_().clamp_(min=torch.finfo(a.dtype).eps)).clamp_(-1, 1)
-        step.mul_(length)
-        trial = a - step
-        better = (_change(trial, a, p, q, ratio) <= 0) | (step.abs() < tiny)
-        a = torch.where(better, trial, a)
-        length = torch.where(better, 2 * length, length / 4).clamp_(max=1)
-    return a.mul_(sign)
 
 
 Loss = Literal["squared_error", "cross_entropy"]

@@ -4,8 +4,9 @@ The network a_t = x_t uᵀ + s_{t-1} wᵀ + b, s_t = f(a_t), o_t = s_t vᵀ + c 
 its equations becomes a constraint with penalty and multiplier in an augmented Lagrangian, which is
 minimised block by block. Three variants:
 
-- "exact" (default): the trajectory (a, s, o) is one block, the weights are the other
-  (`joint_sweep`). For minibatches.
+- "exact" (default): the trajectory (a, s, o) is one block, the weights are the other. The network's
+  equations and the minimiser over o hold exactly; the trajectory and the weights each take one
+  step (`joint_sweep`). For minibatches.
 - "blocks": the exact minimiser of each block o, (v, c), s, a, (u, w, b) and back, then the
   multipliers (`block_updates`).
 - "paper": the same order with the paper's linearised-proximal updates, signs put right
@@ -21,10 +22,14 @@ Departures from the paper:
 1. Its updates ascend in three blocks and miss terms: corrected as listed in `linearised_updates`.
 2. Loss and accuracy are those of the network run forward with its weights, never of the auxiliary
    o, which has seen the label.
-3. "exact" holds s_t = f(a_t) within its block; the paper relaxes all equations alike.
+3. "exact" holds s_t = f(a_t) within its block, where the paper relaxes all equations alike. Its
+   steps are not minimisations: the first of a fixed-point iteration for the trajectory, a
+   Gauss-Newton step with averaged curvature for the weights. Neither is guarded: at the rates that
+   learn fastest a minibatch's own objective often rises.
 4. `balance` adapts the penalties to the residuals, which the paper leaves for the future.
 """
 
+import inspect
 from collections.abc import Iterable
 from typing import Any, Literal
 
@@ -45,9 +50,12 @@ from rnnopt.admm.lagrangian import (
     per_step,
     residuals,
 )
-from rnnopt.admm.options import LOSSES, Variant, check_options
+from rnnopt.admm.options import LOSSES, Variant, check_options, check_use
 from rnnopt.layers.elman import ElmanRNN
 from rnnopt.layers.sequence_model import SequenceModel
+
+# New weights of each layer, what the state keeps if they are finite, the sum of the losses.
+Found = tuple[list[Weights], dict[str, Tensor], Tensor]
 
 
 class ADMM:
@@ -60,28 +68,34 @@ class ADMM:
         model: of cell "rnn" (tanh or relu), one layer or, for "exact", more; no batch norm, no
             dropout; readout "last" or "every".
         loss: "cross-entropy", "mse" or "binary-mse", as a task names it.
-        lr: 1/ρ of variant "exact": a stiffer penalty is a smaller step.
+        lr: 1/ρ of variant "exact": a stiffer penalty is a smaller step. The other variants look at
+            nothing but whether it is zero: then, as in all, a step moves nothing.
         variant: "exact", "blocks" or "paper"; see the module.
-        proximal_weight: r, which holds the weights where the data say nothing; against the mean
-            over samples of Σ_t M_tᵀM_t for "exact", times the batch for "blocks".
+        proximal_weight: "exact", "blocks": r, which holds the weights where the data say nothing;
+            against the mean over samples of Σ_t M_tᵀM_t for "exact", times the batch for "blocks".
         memory: "exact": weight of the minibatches before, in [0, 1).
         limit: "exact": how many times the length of the farthest possible minimiser the change of
             a sample's trajectory may have.
         sweeps: "blocks", "paper": iterations a step.
-        penalty_a, penalty_s, penalty_o: ρ1, ρ2, ρ3, of the equations of a_T, s_T, o_T.
+        penalty_a, penalty_s, penalty_o: "blocks", "paper", as all that follow: ρ1, ρ2, ρ3, of the
+            equations of a_T, s_T, o_T.
         inner_penalty: ν, the penalty of all equations at t < T.
-        multipliers: "last" step, as in the paper, or "all" steps.
+        multipliers: "last" step, as in the paper, or "all" steps; they start at zero on each new
+            minibatch, so that they act only with keep_batch or sweeps > 1.
         order: "blocks": all s_t, then all a_t ("parallel"), or t = T … 1, s_t then a_t
             ("backward"), which takes the signal through all steps in one sweep.
         coupling: whether s_t feels a_{t+1}; the paper drops that.
-        identity_for_tanh: the paper's tanh(a) ≈ a in the a-block.
+        identity_for_tanh: "paper" alone: the paper's tanh(a) ≈ a in the a-block.
         recurrent_decay: ω of ω/2 ‖w‖².
-        relaxation: over-relaxation of the multiplier steps, in (0, 2); 1 is none.
+        relaxation: factor of the multiplier steps, in (0, 2); 1 is none. With two convex blocks up
+            to 1.618 is known to converge.
         balance: double or halve all penalties when primal and dual residuals differ tenfold.
-        keep_batch: "blocks", "paper": work on the first batch alone, all steps.
+        keep_batch: any variant: work on the first batch alone, all steps. The training loop makes
+            that batch the whole data, unless a batch size was given.
 
     Raises:
-        ValueError: for an option outside its range or a model that this does not cover.
+        ValueError: for an option outside its range or without use in the variant, or a model that
+            this does not cover.
 
     Example:
         >>> trainer = ADMM(model, "cross-entropy")
@@ -124,9 +138,11 @@ class ADMM:
             multipliers=multipliers, order=order, coupling=coupling,
             identity_for_tanh=identity_for_tanh, recurrent_decay=recurrent_decay,
             relaxation=relaxation, balance=balance, keep_batch=keep_batch,
-            steps=0, rejections=0, scale=1.0,
+            steps=0, averaged=0, rejections=0, scale=1.0,
         )  # fmt: skip
         check_options(group)
+        defaults = {n: p.default for n, p in inspect.signature(ADMM).parameters.items()}
+        check_use(variant, group, {n: d for n, d in defaults.items() if n not in ("lr", "variant")})
         if identity_for_tanh and model.recurrent[0].nonlinearity != "tanh":
             raise ValueError("identity_for_tanh=True needs the nonlinearity 'tanh', got 'relu'.")
         self.model, self.loss = model, loss
@@ -140,6 +156,11 @@ class ADMM:
         """Passes forward and backward, or what takes their place, that a step costs."""
         group = self.param_groups[0]
         return 1 if group["variant"] == "exact" else group["sweeps"]
+
+    @property
+    def full_batch(self) -> bool:
+        """Whether the first batch, which is kept, should be all the data."""
+        return bool(self.param_groups[0]["keep_batch"])
 
     def state_dict(self) -> dict[str, Any]:
         """Everything but the weights, which are the model's."""
@@ -165,14 +186,17 @@ class ADMM:
         group = self.param_groups[0]
         problem, divisor = self._problem(batch)
         weights = read_weights(self.model)
-        if group["variant"] == "exact":
-            new, loss = self._exact(problem, weights)
-        else:
-            top, loss = self._by_blocks(problem, weights[-1])
-            new = [top]
+        if float(group["lr"]) == 0:
+            _, outputs = forward(problem, weights[-1], len(problem.targets), weights[:-1])
+            return sample_losses(problem, outputs).sum() / divisor
+        act = self._exact if group["variant"] == "exact" else self._by_blocks
+        new, kept, loss = act(problem, weights)
         group["steps"] += 1
-        if all(t.isfinite().all() for layer in new for t in layer):
+        numbers = (*(t for layer in new for t in layer), *kept.values())
+        if torch.stack([t.isfinite().all() for t in numbers]).all():
             write_weights(self.model, new)
+            self.state.update(kept)
+            group["averaged"] += group["variant"] == "exact"
         else:
             group["rejections"] += 1
         return loss / divisor
@@ -188,30 +212,24 @@ class ADMM:
 
     def _problem(self, batch: Any) -> tuple[Problem, float]:
         """The batch as a problem, and by what the sum of its losses is divided for the mean."""
-        if batch.lengths is not None:
-            raise ValueError("ADMM needs sequences of one length, got lengths.")
-        group, inputs = self.param_groups[0], batch.inputs
+        group, classes = self.param_groups[0], LOSSES[self.loss] == "cross_entropy"
+        check_batch(self.model, batch, classes)
+        inputs, targets = batch.inputs, batch.targets
         if group["keep_batch"]:
-            self.state.setdefault("inputs", inputs.clone())
-            self.state.setdefault("targets", batch.targets.clone())
-            inputs, targets = self.state["inputs"], self.state["targets"]
-        else:
-            targets = batch.targets
-        readout = self.model.readout
-        every = readout == "every"
-        classes = LOSSES[self.loss] == "cross_entropy"
+            inputs = self.state.setdefault("inputs", inputs.clone())
+            targets = self.state.setdefault("targets", targets.clone())
         if targets.ndim == (2 if classes else 3):  # one a step, sequences first
-            if not every:
-                raise ValueError(f"targets at every step need readout 'every', got {readout!r}.")
             targets = targets.transpose(0, 1)
         else:
+            every = self.model.readout == "every"
             targets = targets.expand(len(inputs) if every else 1, *targets.shape)
         if not classes:
             targets = targets.to(inputs.dtype)
-        start = inputs.new_zeros(inputs.shape[1], self.model.recurrent[0].hidden_size)
-        kind: Any = "relu" if self.model.recurrent[0].nonlinearity == "relu" else "tanh"
+        layer: Any = self.model.recurrent[0]
+        start = inputs.new_zeros(inputs.shape[1], layer.hidden_size)
         problem = Problem(
-            inputs, targets, start, kind, LOSSES[self.loss],  # type: ignore[arg-type]
+            inputs, targets, start, layer.nonlinearity,
+            LOSSES[self.loss],  # type: ignore[arg-type]
             recurrent_decay=group["recurrent_decay"] * inputs.shape[1],
         )  # fmt: skip
         divisor = targets.numel() if classes else targets.numel() / 2
@@ -219,28 +237,24 @@ class ADMM:
 
     # -- variants ----------------------------------------------------------------------------------
 
-    def _exact(self, problem: Problem, weights: list[Weights]) -> tuple[list[Weights], Tensor]:
+    def _exact(self, problem: Problem, weights: list[Weights]) -> Found:
         group = self.param_groups[0]
         *below, top = weights
-        if float(group["lr"]) == 0:
-            _, outputs = forward(problem, top, len(problem.targets), below)
-            return weights, sample_losses(problem, outputs).sum()
         found = sweep(problem, top, 1 / float(group["lr"]), group["limit"], below)
         names = [f"moments_{i}" for i in range(len(weights))]
         moments = None
-        if "output_moments" in self.state:
+        if group["averaged"]:
             seen = tuple(self.state[name] for name in names)
             moments = Moments(seen, self.state["output_moments"])
         new, now = follow(
-            weights, found, moments, group["memory"], group["steps"] + 1, group["proximal_weight"]
-        )
-        if all(m.isfinite().all() for m in (*now.layers, now.output)):
-            self.state.update(zip(names, now.layers, strict=True))
-            self.state["output_moments"] = now.output
-        return new, sample_losses(problem, found.outputs).sum()
+            weights, found, moments, group["memory"], group["averaged"] + 1,
+            group["proximal_weight"],
+        )  # fmt: skip
+        kept = dict(zip(names, now.layers, strict=True), output_moments=now.output)
+        return new, kept, sample_losses(problem, found.outputs).sum()
 
-    def _by_blocks(self, problem: Problem, weights: Weights) -> tuple[Weights, Tensor]:
-        group = self.param_groups[0]
+    def _by_blocks(self, problem: Problem, layers: list[Weights]) -> Found:
+        group, (weights,) = self.param_groups[0], layers
         scored = len(problem.targets)
         (states,), outputs = forward(problem, weights, scored)
         loss = sample_losses(problem, outputs).sum()
@@ -263,10 +277,11 @@ class ADMM:
             multipliers = multiplier_step(multipliers, scaled, numbers)
             if group["balance"]:
                 self._balance(broken, before_it, variables, numbers)
+        kept: dict[str, Any] = {}
         if group["keep_batch"]:
             for name, v, m in zip(Variables._fields, variables, multipliers, strict=True):
-                self.state[name], self.state[f"multiplier_{name}"] = v, m
-        return weights, loss
+                kept[name], kept[f"multiplier_{name}"] = v, m
+        return [weights], kept, loss
 
     def _penalties(self, steps: int) -> Penalties:
         group = self.param_groups[0]
@@ -336,6 +351,40 @@ def check_model(model: nn.Module, variant: str) -> None:
         raise ValueError("ADMM needs a model without batch norm and without dropout.")
     if model.readout == "mean":
         raise ValueError("ADMM needs readout 'last' or 'every', got readout='mean'.")
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            raise ValueError(f"ADMM trains all weights, got requires_grad=False for {name}.")
+
+
+def check_batch(model: SequenceModel, batch: Any, classes: bool) -> None:
+    """Raises ValueError unless inputs and targets are of the shapes and types that `step` needs."""
+    if batch.lengths is not None:
+        raise ValueError("ADMM needs sequences of one length, got lengths.")
+    inputs, targets = batch.inputs, batch.targets
+    features, outputs = model.recurrent[0].input_size, model.output.out_features
+    if inputs.ndim != 3 or not inputs.numel() or inputs.shape[2] != features:
+        raise ValueError(
+            f"ADMM needs inputs (time, batch, {features}), none of them 0, got"
+            f" {tuple(inputs.shape)}."
+        )
+    if inputs.dtype != model.output.weight.dtype:
+        raise ValueError(
+            f"ADMM needs inputs of the weights' type {model.output.weight.dtype}, got"
+            f" {inputs.dtype}."
+        )
+    if classes != (targets.dtype == torch.int64):
+        wanted = "class numbers of type int64" if classes else "targets that are no class numbers"
+        raise ValueError(f"ADMM needs {wanted}, got {targets.dtype}.")
+    time, count = inputs.shape[:2]
+    last = () if classes else (outputs,)
+    once, each = (count, *last), (count, time, *last)
+    if tuple(targets.shape) == each and tuple(targets.shape) != once:
+        if model.readout != "every":
+            raise ValueError(f"targets at every step need readout 'every', got {model.readout!r}.")
+    elif tuple(targets.shape) != once:
+        raise ValueError(
+            f"ADMM needs targets {once} or, one a step, {each}, got {tuple(targets.shape)}."
+        )
 
 
 def read_weights(model: SequenceModel) -> list[Weights]:

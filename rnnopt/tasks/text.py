@@ -109,7 +109,9 @@ def next_character(name: str, about: str, text: str, length: int) -> Task:
         raise UserError(f"{name} needs a text of at least 40 characters, got {len(text)}.")
     codes, symbols = encode(text), len(set(text))
     train, validation, test = codes.tensor_split([len(text) * 9 // 10, len(text) * 19 // 20])
-    longest = len(validation) - 1  # no longer than the test data; each needs a character after
+    longest = min(
+        len(validation) - 1, EVALUATED
+    )  # no longer than the test data; each needs a character after
     if type(length) is not int or not 1 <= length <= longest:
         raise UserError(
             f"{name} needs an integer length from 1 to {longest}, got length={length!r}."

@@ -102,7 +102,8 @@ def _figure(courses: dict[str, dict[str, list[float]]]) -> "Figure":
             if panel == "residual":
                 parts = zip(*(course[f"residual_{n}"] for n in Variables._fields), strict=True)
                 values = [math.sqrt(sum(r * r for r in three)) for three in parts]
-            axis.plot(range(1, len(values) + 1), values, label=label)
+            first = 2 if panel == "change" else 1
+            axis.plot(range(first, first + len(values)), values, label=label)
         names = {"residual": "relative residuals", "change": "squared change of θ",
                  "loss": "loss of the network", "lagrangian": "augmented Lagrangian"}  # fmt: skip
         axis.set_ylabel(names[panel])

@@ -20,7 +20,7 @@ SGD = row("SGD", "sgd", 100)
 ADAM = row("Adam", "adam")
 REMARKS = (
     "ADMM is the default variant, trajectory and weights in turn: a step is one forward and one"
-    " backward pass over a minibatch and counts as one evaluation. Its rate is 1/ρ, from 0.1 to 1.",
+    " backward pass over a minibatch and counts as one evaluation. Its rate is 1/ρ, a hundred times that of Adam in the grid.",
     "Published are curves of a loss that was read off the auxiliary output, which has seen the"
     " label; here every number is the network's own, run forward.",
 )
@@ -96,9 +96,9 @@ FIGURE_3 = Study(
 )  # fmt: skip
 
 
-def inner_penalty_rows(readout_weight: float) -> tuple[Row, ...]:
+def inner_penalty_rows(proximal_weight: float) -> tuple[Row, ...]:
     """Exact blocks on minibatches with ν from large to small."""
-    options = f"variant=blocks,proximal_weight={readout_weight}"
+    options = f"variant=blocks,proximal_weight={proximal_weight}"
     return tuple(
         Row(
             f"blocks, ν = {value:g}",
