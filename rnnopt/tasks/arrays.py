@@ -172,4 +172,3 @@ def _split(
     classes = data.targets if kind == "classification" else None
     kept, held = hold_out(classes, len(data), fraction, seed)
     return data.select(kept), data.select(held)
-

@@ -165,7 +165,11 @@ class Preparation:
     @classmethod
     def from_dict(cls, saved: dict[str, Any]) -> Self:
         """What `to_dict` gave."""
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in saved.items()})
+        values: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in saved.items()
+        }
+        return cls(**values)
 
 
 def kind_of(data: Recordings, said: Kind | None) -> Kind:
