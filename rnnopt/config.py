@@ -97,10 +97,7 @@ class SharedConfig(DataConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.data is not None:
-            name = data_name(self.data)
-            if self.task not in (SharedConfig.task, name):
-                raise UserError(f"--data takes the place of --task, got --task {self.task} too.")
-            object.__setattr__(self, "task", name)
+            object.__setattr__(self, "task", data_name(self.data))
         if self.model not in MODELS:
             raise unknown_name("model", self.model, MODELS)
         counts = ("batch_size", "hidden", "layers", "evaluate_every", "threads", "tbptt")

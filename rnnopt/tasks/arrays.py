@@ -142,13 +142,13 @@ def build(
             examples.append(Examples(ready[0], preparation.targets(recorded), ready[1]))
         except ValueError as error:
             raise ValueError(f"the {part} data: {error}") from error
-    classes = len(preparation.classes)
-    what = f"{classes} classes" if classes else f"regression, {preparation.outputs} numbers"
+    classes, width = len(preparation.classes), len(data.channels)
+    what = f"{classes} classes" if classes else "regression"
     return Task(
         name=name,
-        summary=f"{len(train)} training series of up to {steps} steps, {len(data.channels)}"
-        f" channels, {what}",
-        input_size=len(data.channels),
+        summary=f"{len(train)} training series of up to {steps} steps,"
+        f" {width} channel{'s' * (width > 1)}, {what}",
+        input_size=width,
         output_size=preparation.outputs,
         loss="cross-entropy" if classes else "mse",
         target=(1.0 if classes else 0.0) if target is None else target,

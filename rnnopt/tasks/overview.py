@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from rnnopt.tasks.preparation import Preparation, cut_padding, label_names, numbers_of
-from rnnopt.tasks.recordings import Recordings
+from rnnopt.tasks.recordings import Recordings, default_names
 
 Lines = tuple[tuple[str, str], ...]
 MANY = 12  # entries of a list that are shown
@@ -30,14 +30,14 @@ def understood(
     steps = lengths_of(everything)
     if preparation.subsample > 1:
         steps += f"; the network sees means of {preparation.subsample}: {preparation.steps} at most"
-    lines = [("series", counts), ("steps", steps), ("channels", some(preparation.channels))]
+    lines = [("series", counts), ("steps", steps), channels_of(preparation.channels)]
     train = parts["training"]
     assert train.targets is not None
     lines += targets_of(train.targets, preparation.classes)
     normalize = how.get("normalize", True)
     lines += [
         ("missing values", missing_of(everything, preparation.missing)),
-        ("normalised", "each channel by the training series" if normalize else "no"),
+        ("normalised", "each channel, by the training series" if normalize else "no"),
     ]
     return tuple(lines)
 
@@ -48,7 +48,7 @@ def described(data: Recordings, padded: bool = False) -> Lines:
     lines = [
         ("series", str(len(data))),
         ("steps", lengths_of(series)),
-        ("channels", some(data.channels)),
+        channels_of(data.channels),
     ]
     values = np.concatenate(series)
     for channel, name in list(enumerate(data.channels))[:MANY]:
@@ -62,6 +62,12 @@ def described(data: Recordings, padded: bool = False) -> Lines:
         lines.append((f"  {name}", told))
     lines.append(("missing values", missing_of(series)))
     return tuple(lines)
+
+
+def channels_of(channels: tuple[str, ...]) -> tuple[str, str]:
+    """How many channels, and their names if they have any."""
+    named = channels != default_names(len(channels))
+    return "channels", f"{len(channels)}" + (f": {some(channels)}" if named else "")
 
 
 def targets_of(targets: np.ndarray, classes: tuple[str, ...]) -> list[tuple[str, str]]:
@@ -81,7 +87,7 @@ def targets_of(targets: np.ndarray, classes: tuple[str, ...]) -> list[tuple[str,
     most = counts.most_common(1)[0][1] / total
     return [
         ("targets", f"{len(classes)} classes; always the commonest would be right {most:.1%}"),
-        ("classes in training", some(tuple(shares))),
+        ("classes", some(tuple(shares))),
     ]
 
 

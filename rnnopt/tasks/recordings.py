@@ -82,10 +82,15 @@ def recordings(
                 f" channel {channel}."
             )
     answers = None if targets is None else _targets(targets, len(series))
-    channels = channels or [f"channel {i + 1}" for i in range(width)]
+    channels = channels or default_names(width)
     return Recordings(
         tuple(series), answers, tuple(channels), kind, None if names is None else tuple(names)
     )
+
+
+def default_names(width: int) -> tuple[str, ...]:
+    """What channels are called that have no names."""
+    return tuple(f"channel {i + 1}" for i in range(width))
 
 
 def _series(inputs: Any) -> list[np.ndarray]:
