@@ -146,7 +146,12 @@ def _build_admm(
     return call_with("optimizer", "admm", ADMM, options, model, task.loss)
 
 
-def _build_model(config: RunConfig, task: Task) -> SequenceModel:
+def model_settings(config: RunConfig, task: Task) -> dict[str, Any]:
+    """What to build the run's SequenceModel with.
+
+    Raises:
+        UserError: a setting that the model of that name has another of.
+    """
     preset = MODELS[config.model][0]
     names = ("layers", "dropout", "initialization")
     chosen = {n: getattr(config, n) for n in names if getattr(config, n) is not None}
@@ -157,15 +162,20 @@ def _build_model(config: RunConfig, task: Task) -> SequenceModel:
             raise UserError(
                 f"model {config.model!r} has {name}={preset[name]}, got {name}={value}."
             )
+    return dict(
+        input_size=task.input_size,
+        hidden_size=config.hidden or task.hidden_size,
+        output_size=task.output_size,
+        readout=config.readout or task.readout,
+        steps=task.steps,
+        **(chosen | preset),
+    )
+
+
+def _build_model(config: RunConfig, task: Task) -> SequenceModel:
+    settings = model_settings(config, task)
     try:
-        return SequenceModel(
-            task.input_size,
-            config.hidden or task.hidden_size,
-            task.output_size,
-            readout=config.readout or task.readout,
-            steps=task.steps,
-            **(chosen | preset),
-        )
+        return SequenceModel(**settings)
     except ValueError as error:  # options that do not go together
         raise UserError(f"model {config.model!r}: {error}") from error
 
@@ -200,7 +210,8 @@ def run(
         folder = RunFolder.create(path, settle(config, training.task))
         with folder.locked():
             if training.task.data is not None:
-                folder.write_data(training.task.data.to_dict())
+                model = model_settings(resolve(config), training.task)
+                folder.write_data(training.task.data.to_dict() | {"model": model})
             return _train(training, folder, listener, stop_requested)
     folder = RunFolder.open(path)
     _check_resumable(config, folder.read_config(), given)

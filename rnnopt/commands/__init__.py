@@ -3,8 +3,10 @@
 from collections.abc import Callable
 
 from rnnopt.commands.inspect import inspect_data
+from rnnopt.commands.predict import predict_data
 from rnnopt.commands.printing import announce as announce
 
 DATA_VERBS: dict[str, Callable[..., int]] = {
     "inspect": inspect_data,
+    "predict": predict_data,
 }

@@ -23,6 +23,7 @@ class Columns:
         label, id, time: names of columns; None means one with a usual name.
         unlabelled: the file has no labels.
         steps: a row of as many values as that has no label, where nothing else tells.
+        optional: a column `label` that is not there means that there are no labels.
     """
 
     label: str | None = None
@@ -30,10 +31,7 @@ class Columns:
     time: str | None = None
     unlabelled: bool = False
     steps: int | None = None
-
-    def without_label(self, cells: int) -> bool:
-        """Whether rows of that many cells have no label."""
-        return self.unlabelled or cells == self.steps
+    optional: bool = False
 
 
 def find(names: list[str], wanted: str | None, usual: tuple[str, ...]) -> str | None:

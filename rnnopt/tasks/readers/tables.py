@@ -20,12 +20,16 @@ def from_table(table: Table, columns: Columns) -> Recordings:
     names = list(table)
     identity = find(names, columns.id, IDS)
     long = identity is not None and len(set(_words(table[identity]))) < len(table[identity])
-    label = None if columns.unlabelled else find(names, columns.label, LABELS)
+    label, bare = None, columns.unlabelled
+    if columns.optional and columns.label is not None and columns.label not in names:
+        bare = True
+    if not bare:
+        label = find(names, columns.label, LABELS)
     if long:
         assert identity is not None
         return _long(table, identity, find(names, columns.time, TIMES), label)
     rest = [name for name in names if name not in (identity, label)]
-    if label is None and not columns.without_label(len(rest)):
+    if label is None and not bare and len(rest) != columns.steps:
         label, rest = rest[0], rest[1:]
     if not rest:
         raise ValueError(f"a table needs a column for each step, got only {', '.join(names)}.")

@@ -34,7 +34,7 @@ def read_text(path: Path, columns: Columns) -> Parts:
         if wanted is not None:
             raise ValueError(f"there is no column {wanted!r}: the first line has no names.")
     widths = {len(row) for row in rows}
-    bare = columns.without_label(widths.pop() if len(widths) == 1 else 0)
+    bare = columns.unlabelled or widths == {columns.steps}
     first = 0 if bare else 1
     series = [to_numbers(row[first:], f"line {i + 1}") for i, row in enumerate(rows)]
     return recordings(series, None if bare else [row[0] for row in rows]), None
