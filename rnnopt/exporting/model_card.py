@@ -60,7 +60,7 @@ def model_card(source: Source, form: Format, file: str, checked: Checked) -> str
         f" network by {checked.difference:.2g} at most ({ALLOWED:g} is allowed).",
         "## Data\n\n" + table(("what", "found"), data_rows(source)),
         "## Training\n\n"
-        + table(("setting", "value"), [(n, str(getattr(config, n))) for n in SETTINGS]),
+        + table(("setting", "value"), [(n, _setting(getattr(config, n))) for n in SETTINGS]),
         "## Limits\n\n" + "\n".join(f"- {limit}" for limit in limits(source, form)),
     ]
     return "\n\n".join(sections) + "\n"
@@ -125,7 +125,7 @@ def limits(source: Source, form: Format) -> list[str]:
     if form == "safetensors":
         found.append("Series must be prepared as in training before they are given to it.")
     elif p.missing == "error":
-        found.append("Missing values are refused in training; given a NaN it answers NaN.")
+        found.append("Missing values were refused in training: give it none.")
     elif p.missing == "interpolate":
         found.append("Missing values were interpolated in training; do so before it is called.")
     else:
@@ -138,6 +138,10 @@ def table(headings: tuple[str, str], rows: Iterable[tuple[str, str]]) -> str:
     lines = [f"| {' | '.join(headings)} |", "|---|---|"]
     lines += [f"| {' | '.join(_cell(cell) for cell in row)} |" for row in rows]
     return "\n".join(lines)
+
+
+def _setting(value: object) -> str:
+    return "its default" if value is None else str(value)
 
 
 def _cell(text: str) -> str:

@@ -204,7 +204,7 @@ def kind_of(data: Recordings, said: Kind | None) -> Kind:
 def numbers_of(targets: np.ndarray) -> np.ndarray:
     """Targets as (count, outputs) numbers; ValueError if they are words."""
     if targets.dtype.kind != "f":
-        raise ValueError(f"regression needs numbers as targets, got {targets.ravel()[0]!r}.")
+        raise ValueError(f"regression needs numbers as targets, got {str(targets.ravel()[0])!r}.")
     return targets.reshape(len(targets), -1)
 
 

@@ -44,7 +44,11 @@ def find(names: list[str], wanted: str | None, usual: tuple[str, ...]) -> str | 
         if wanted not in names:
             raise ValueError(f"there is no column {wanted!r}, only {', '.join(names[:20])}.")
         return wanted
-    return next((name for name in names if name.strip().lower() in usual), None)
+    lower = {name.strip().lower(): name for name in reversed(names)}
+    # Beside an x, y is no label but another channel.
+    return next(
+        (lower[one] for one in usual if one in lower and (one, "x" in lower) != ("y", True)), None
+    )
 
 
 def to_numbers(cells: list[str], where: str) -> np.ndarray:

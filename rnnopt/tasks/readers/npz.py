@@ -5,7 +5,7 @@ Nothing is unpickled: arrays of objects are refused.
 
 from collections.abc import Mapping
 from pathlib import Path
-from zipfile import BadZipFile
+from zipfile import BadZipFile, is_zipfile
 
 import numpy as np
 
@@ -17,12 +17,14 @@ NEEDED = "X and y, or X_train and y_train with X_test and y_test"
 
 def read_npz(path: Path, columns: Columns) -> Parts:
     """The arrays of a .npz file."""
+    if not is_zipfile(path):  # which numpy would take for a pickle
+        raise ValueError("it is no .npz file, as numpy.savez writes it.")
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name.lower(): load(file, name) for name in file.files if known(name)}
             found = list(file.files)
     except BadZipFile as error:
-        raise ValueError(f"it is no .npz file: {error}.") from error
+        raise ValueError(f"it is no readable .npz file: {error}.") from error
     return parts_of(arrays, found, columns)
 
 
