@@ -13,7 +13,7 @@ Missing = Literal["error", "zero", "mean", "interpolate"]
 BLANK_NAMES = ("train", "training", "data", "x", "")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """Data of the user's own, in place of a task.
 
