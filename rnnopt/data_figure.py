@@ -7,8 +7,9 @@ import numpy as np
 
 from rnnopt.data_config import Kind
 from rnnopt.report import COLORS
-from rnnopt.tasks.preparation import class_names, cut_padding, kind_of, label_names, numbers_of
+from rnnopt.tasks.preparation import class_names, kind_of, label_names, numbers_of
 from rnnopt.tasks.recordings import Recordings
+from rnnopt.tasks.series import cut_padding
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -21,7 +21,7 @@ from rnnopt.layers.sequence_model import SequenceModel
 from rnnopt.prediction import Trained
 from rnnopt.runner import run
 from rnnopt.tasks import from_arrays
-from rnnopt.tasks.preparation import pad
+from rnnopt.tasks.series import pad
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from rnnopt.tasks import from_arrays
-from rnnopt.tasks.preparation import Preparation, fill_missing, pad, pool
+from rnnopt.tasks.preparation import Preparation
 from rnnopt.tasks.recordings import recordings
+from rnnopt.tasks.series import fill_missing, pad, pool
 from rnnopt.tasks.splits import hold_out
 
 NAN = float("nan")

@@ -16,8 +16,9 @@ from rnnopt.prediction import Trained
 from rnnopt.run_folder import RunFolder
 from rnnopt.runner import model_settings, resolve, task_of
 from rnnopt.tasks.own_data import read_parts
-from rnnopt.tasks.preparation import Preparation, cut_padding, pad
+from rnnopt.tasks.preparation import Preparation
 from rnnopt.tasks.recordings import Recordings
+from rnnopt.tasks.series import cut_padding, pad
 from rnnopt.tasks.task import Loss
 
 ALLOWED = 1e-4  # of difference between the exported network's answers and ours

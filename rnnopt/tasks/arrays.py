@@ -135,13 +135,10 @@ def build(
     # of the test data is looked at.
     steps = max(preparation.inputs(part)[0].shape[1] for part in (train, valid))
     preparation = replace(preparation, steps=steps)
-    examples = []
-    for part, recorded in parts.items():
-        try:
-            ready = preparation.inputs(recorded, 1 if part == "test" else steps)
-            examples.append(Examples(ready[0], preparation.targets(recorded), ready[1]))
-        except ValueError as error:
-            raise ValueError(f"the {part} data: {error}") from error
+    examples = [
+        _examples(preparation, which, part, 1 if which == "test" else steps)
+        for which, part in parts.items()
+    ]
     classes, width = len(preparation.classes), len(data.channels)
     what = f"{classes} classes" if classes else "regression"
     return Task(
@@ -159,6 +156,15 @@ def build(
         batch_size=batch_size(len(train)),
         data=OwnData(preparation, understood(parts, preparation, how), sources or {}),
     )
+
+
+def _examples(preparation: Preparation, part: str, data: Recordings, steps: int) -> Examples:
+    """What the network gets of a part, of `steps` steps at least."""
+    try:
+        inputs, lengths = preparation.inputs(data, steps)
+        return Examples(inputs, preparation.targets(data), lengths)
+    except ValueError as error:
+        raise ValueError(f"the {part} data: {error}") from error
 
 
 def batch_size(count: int) -> int:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from rnnopt.data_config import Kind, Missing
 from rnnopt.tasks.recordings import Recordings
+from rnnopt.tasks.series import check_missing, cut_padding, fill_missing, pad, pool
 
 # More classes than this, and a mean of fewer than two series a class, look like measurements.
 MANY_CLASSES = 20
@@ -77,7 +78,7 @@ class Preparation:
             raise ValueError(f"classification needs two classes at least, got {classes[0]!r} only.")
         width = len(data.channels)
         series = cut_padding(data.series) if padded else data.series
-        _check_missing(series, data.channels, missing, padded)
+        check_missing(series, data.channels, missing, padded)
         fill = np.zeros(width)
         if missing in ("mean", "interpolate"):
             values = np.concatenate(series)
@@ -119,7 +120,7 @@ class Preparation:
                 f" {len(data.channels)}."
             )
         series = cut_padding(data.series) if self.padded else data.series
-        _check_missing(series, data.channels, self.missing, self.padded)
+        check_missing(series, data.channels, self.missing, self.padded)
         return [fill_missing(one, self.missing, np.array(self.fill)) for one in series]
 
     def inputs(self, data: Recordings, steps: int = 1) -> tuple[Tensor, Tensor | None]:
@@ -218,72 +219,6 @@ def label_names(targets: np.ndarray) -> list[str]:
 def class_names(targets: np.ndarray) -> tuple[str, ...]:
     """The names of the classes, in the order of numbers or of the alphabet."""
     return tuple(label_names(np.unique(targets)))
-
-
-def cut_padding(series: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
-    """The series without the steps at their end in which everything is missing.
-
-    Raises:
-        ValueError: nothing would be left of one.
-    """
-    cut = []
-    for i, one in enumerate(series):
-        true = np.flatnonzero(~np.isnan(one).all(1))
-        if not len(true):
-            raise ValueError(f"every series needs a value, series {i + 1} has none.")
-        cut.append(one[: true[-1] + 1])
-    return tuple(cut)
-
-
-def _check_missing(
-    series: tuple[np.ndarray, ...], channels: tuple[str, ...], missing: Missing, padded: bool
-) -> None:
-    if missing != "error":
-        return
-    gaps = [int(np.isnan(one).sum()) for one in series]
-    if not any(gaps):
-        return
-    i = int(np.argmax(np.array(gaps) > 0))
-    step, channel = np.argwhere(np.isnan(series[i]))[0]
-    at_end = "" if padded else ", or padded where they only fill up shorter series at the end"
-    raise ValueError(
-        f"{sum(gaps)} values are missing in {sum(map(bool, gaps))} of {len(series)} series, the"
-        f" first in series {i + 1}, step {step + 1}, {channels[channel]}: choose missing zero, mean"
-        f" or interpolate{at_end}."
-    )
-
-
-def fill_missing(one: np.ndarray, missing: Missing, fill: np.ndarray) -> np.ndarray:
-    """A series (time, channel) without gaps; a channel without any value gets `fill`."""
-    gaps = np.isnan(one)
-    if not gaps.any():
-        return one
-    filled = np.where(gaps, fill, one)
-    if missing == "interpolate":
-        steps = np.arange(len(one))
-        for channel in np.flatnonzero(gaps.any(0) & ~gaps.all(0)):
-            seen = ~gaps[:, channel]
-            filled[:, channel] = np.interp(steps, steps[seen], one[seen, channel])
-    return filled
-
-
-def pool(one: np.ndarray, width: int) -> np.ndarray:
-    """The mean of every `width` steps of a series (time, channel), the last of what is left."""
-    if width == 1:
-        return one
-    starts = np.arange(0, len(one), width)
-    counts = np.minimum(len(one) - starts, width)
-    return np.add.reduceat(one, starts) / counts[:, None]
-
-
-def pad(series: list[np.ndarray], steps: int = 1) -> tuple[Tensor, Tensor | None]:
-    """One tensor (count, time, channel) of float32, and the lengths where they differ."""
-    lengths = torch.tensor([len(one) for one in series])
-    longest = max(steps, int(lengths.max()))
-    inputs = torch.zeros(len(series), longest, series[0].shape[1])
-    for row, one in zip(inputs, series, strict=True):
-        row[: len(one)] = torch.from_numpy(one)
-    return inputs, None if bool((lengths == longest).all()) else lengths
 
 
 def _moments(values: np.ndarray, wanted: bool) -> tuple[np.ndarray, np.ndarray]:
