@@ -12,6 +12,7 @@ from rnnopt.data_config import Kind, Missing
 from rnnopt.tasks.overview import understood
 from rnnopt.tasks.preparation import Preparation, kind_of
 from rnnopt.tasks.recordings import Recordings, recordings
+from rnnopt.tasks.series import check_missing, cut_padding
 from rnnopt.tasks.splits import hold_out
 from rnnopt.tasks.task import Examples, Task
 
@@ -122,6 +123,9 @@ def build(
 ) -> Task:
     """As `from_arrays`, of labelled recordings; `how` is for `Preparation.learn`."""
     how["kind"] = kind_of(data, how.get("kind"))
+    # Before the split, so that what is wrong is told by its place in the file.
+    whole = cut_padding(data.series) if how.get("padded") else data.series
+    check_missing(whole, data.channels, how.get("missing", "error"), bool(how.get("padded")))
     rest = data
     if test is None and test_fraction > 0:
         rest, test = _split(data, test_fraction, seed, how["kind"])
