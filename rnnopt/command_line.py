@@ -1,4 +1,4 @@
-"""The verbs: list, train, compare, report, reproduce, diagnose, doctor. Only this module prints.
+"""The verbs, and how they end; those for own data are in commands/. Nothing else prints.
 
 Exit codes: 0 done, 1 a run failed or diverged, 2 bad input (one sentence, no traceback),
 130 interrupted.
@@ -21,6 +21,7 @@ from rich.table import Column, Table
 
 from rnnopt import __version__, comparison, diagnosis_report, doctor, report, reproduce
 from rnnopt import run_folder as folders
+from rnnopt.commands import DATA_VERBS, announce
 from rnnopt.config import MODELS, RunConfig, SharedConfig
 from rnnopt.diagnosis import Diagnosis
 from rnnopt.errors import UserError
@@ -98,7 +99,9 @@ def train(
     with comparison.interruptible() as stop, _progress(quiet) as bars:
         bar = bars.add_task("training", total=1.0, note="", visible=False)
         show = _Show(bars, bar)
-        result = run_one(config, path, resume, show, stop.is_set, _given)
+        result = run_one(
+            config, path, resume, show, stop.is_set, _given, lambda t: announce(t, quiet)
+        )
     name = result.get("metric", "metric")
     if "test_metric" in result:
         best = result["best"]
@@ -143,7 +146,7 @@ def compare(
         raise UserError("--resume needs the comparison's folder: give --out.")
     out = out or _new_folder(f"compare-{parse(shared.task)[0]}")
     workers = workers or max(1, _processors() // shared.threads)
-    jobs = comparison.plan(shared, list(optimizers), list(seeds), out, resume)
+    jobs = comparison.plan(shared, list(optimizers), list(seeds), out, resume, announce)
     with comparison.interruptible() as stop, _progress() as bars:
         all_bars = {o: bars.add_task(o, total=1.0, note="") for o in optimizers}
 
@@ -300,6 +303,7 @@ VERBS: dict[str, Callable[..., int]] = {
     "reproduce": reproduce_published,
     "diagnose": diagnose,
     "doctor": look_around,
+    **DATA_VERBS,
 }
 
 
@@ -318,6 +322,8 @@ def main(arguments: list[str] | None = None) -> None:
     _given.clear()
     _given.update(name.replace("-", "_") for name in names)
     try:
+        if {"data", "task"} <= _given:
+            raise UserError("--data takes the place of --task: give one of them.")
         _check_environment()
         with _download_bar():
             code = tyro.extras.subcommand_cli_from_dict(

@@ -15,8 +15,7 @@ from rnnopt.config import RunConfig, SharedConfig
 from rnnopt.errors import UserError
 from rnnopt.memory import keep_freed_memory
 from rnnopt.run_folder import RunFolder
-from rnnopt.runner import build_training, run, settle
-from rnnopt.tasks import build_task
+from rnnopt.runner import Announce, build_training, check_same_data, run, settle, task_of
 
 
 @dataclass(frozen=True)
@@ -28,18 +27,25 @@ class Job:
 
 
 def plan(
-    shared: SharedConfig, optimizers: list[str], seeds: list[int], out: Path, resume: bool
+    shared: SharedConfig,
+    optimizers: list[str],
+    seeds: list[int],
+    out: Path,
+    resume: bool,
+    announce: Announce = lambda task: None,
 ) -> list[Job]:
     """The runs of a comparison, seed by seed, after checking that each can be built.
 
     With `resume` the folder may hold some of them already; their settings must be the same.
+    `announce` is called with the task.
     """
     for name, values in (("optimizers", optimizers), ("seeds", seeds)):
         if not values:
             raise UserError(f"compare needs at least one of {name}.")
         if len(set(values)) < len(values):
             raise UserError(f"{name} must differ from each other, got {values}.")
-    task = build_task(shared.task)
+    task = task_of(shared)
+    announce(task)
     jobs = []
     for seed in seeds:
         for optimizer in optimizers:
@@ -55,9 +61,11 @@ def plan(
             raise UserError(
                 f"{out} already holds runs: go on with --resume or choose another --out."
             )
-        saved = settle(RunFolder.open(job.path).read_config(), task)
+        begun = RunFolder.open(job.path)
+        saved = settle(begun.read_config(), task)
         if saved != job.config:
             raise UserError(f"{job.path} was begun with other settings: choose another --out.")
+        check_same_data(task, begun)
     return jobs
 
 

@@ -5,6 +5,7 @@ import re
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from rnnopt.data_config import DataConfig, data_name
 from rnnopt.errors import UserError, unknown_name
 from rnnopt.layers.sequence_model import Initialization, Readout
 
@@ -28,11 +29,12 @@ Schedule = Literal["constant", "cosine", "linear", "plateau", "plateau-restart"]
 
 
 @dataclass(frozen=True)
-class SharedConfig:
+class SharedConfig(DataConfig):
     """What the runs of a comparison have in common.
 
     Args:
-        task: what to learn, "name" or "name:option=value,…" (see `rnnopt list`).
+        task: what to learn, "name" or "name:option=value,…" (see `rnnopt list`); with --data, what
+            its file is called.
         model: network, by name (see `rnnopt list`).
         lr: learning rate; unset means the optimizer's default.
         budget: how long to train: 30s, 5m, 2h, 20epochs or 5000evaluations (an evaluation is one
@@ -93,6 +95,9 @@ class SharedConfig:
     threads: int = 1
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.data is not None:
+            object.__setattr__(self, "task", data_name(self.data))
         if self.model not in MODELS:
             raise unknown_name("model", self.model, MODELS)
         counts = ("batch_size", "hidden", "layers", "evaluate_every", "threads", "tbptt")

@@ -1,6 +1,7 @@
 """The folder of a run: the only module that opens run files.
 
     config.json        what was asked for; the run can be repeated from it alone
+    data.json          of a user's own data: files and sha256, class names, statistics
     environment.json   versions, machine, threads
     metrics.jsonl      one line each time the validation set was looked at, null for no number
     checkpoint.pt      everything to go on bit for bit
@@ -22,7 +23,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -30,6 +31,9 @@ from torch import Tensor
 from rnnopt.config import RunConfig
 from rnnopt.errors import UserError
 from rnnopt.layers.kernels import cpu
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class RunFolder:
@@ -117,10 +121,7 @@ class RunFolder:
         path = self.path / "checkpoint.pt"
         if not path.exists():
             return None
-        try:
-            return torch.load(path, weights_only=True)
-        except Exception as error:  # torch.load raises many kinds for a damaged file
-            raise UserError(f"{path} is not a readable checkpoint: {error}") from error
+        return self._read_torch(path)
 
     def keep_records(self, count: int) -> None:
         """Forgets the lines of metrics.jsonl after the first `count`, newer than the checkpoint."""
@@ -140,6 +141,21 @@ class RunFolder:
         """Replaces the best weights."""
         self._write_torch("best.pt", weights)
 
+    def write_data(self, data: dict[str, Any]) -> None:
+        """Keeps what is known of a user's own data."""
+        write_json(self.path / "data.json", data)
+
+    def read_data(self) -> dict[str, Any]:
+        """What `write_data` was given."""
+        return read_json(self.path / "data.json")
+
+    def read_weights(self) -> dict[str, Tensor]:
+        """The best weights of a run that is over."""
+        path = self.path / "best.pt"
+        if not path.exists():
+            raise UserError(f"{self.path} must hold a run that is over, but it has no best.pt.")
+        return self._read_torch(path, torch.device("cpu"))  # wherever it was trained
+
     def write_error(self, text: str) -> None:
         """Keeps the traceback of a failure."""
         self._write("error.txt", text.encode())
@@ -147,6 +163,12 @@ class RunFolder:
     def write_result(self, result: dict[str, Any]) -> None:
         """Replaces the result."""
         write_json(self.path / "result.json", result)
+
+    def _read_torch(self, path: Path, device: torch.device | None = None) -> dict[str, Any]:
+        try:
+            return torch.load(path, weights_only=True, map_location=device)
+        except Exception as error:  # torch.load raises many kinds for a damaged file
+            raise UserError(f"{path} is not a readable checkpoint: {error}") from error
 
     def _write_torch(self, name: str, value: dict[str, Any]) -> None:
         buffer = io.BytesIO()
@@ -203,6 +225,17 @@ def write_atomically(path: Path, content: bytes) -> None:
     except BaseException:
         part.unlink(missing_ok=True)
         raise
+
+
+def write_figure(path: Path, figure: "Figure") -> None:
+    """Replaces a picture; the ending of `path` says of which format."""
+    buffer = io.BytesIO()
+    try:
+        figure.savefig(buffer, format=path.suffix[1:].lower() or None, dpi=130)
+    except ValueError as error:  # a format that matplotlib has not
+        raise UserError(f"{path} must end in .png, .pdf or .svg: {error}") from error
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, buffer.getvalue())
 
 
 def find_runs(paths: list[Path]) -> list[RunFolder]:

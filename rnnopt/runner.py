@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from rnnopt.admm.trainer import ADMM
-from rnnopt.config import MODELS, Budget, RunConfig
+from rnnopt.config import MODELS, Budget, RunConfig, SharedConfig
 from rnnopt.errors import UserError
 from rnnopt.layers.sequence_model import SequenceModel
 from rnnopt.optimizers.by_name import build_optimizer
@@ -18,10 +18,12 @@ from rnnopt.run_folder import RunFolder
 from rnnopt.schedules import Plateau
 from rnnopt.specification import call_with, parse, write
 from rnnopt.tasks import Batches, Task, build_task
+from rnnopt.tasks.own_data import own_task
 from rnnopt.training import Progress, Training
 from rnnopt.truncation import Truncation
 
 Listener = Callable[[Progress], None]
+Announce = Callable[[Task], None]
 # Options of the loop that may stand with the optimizer, so that `compare` can vary them.
 LOOP_OPTIONS = (
     "lr", "clip", "clip_value", "schedule", "decay", "patience", "batch_size", "tbptt",
@@ -58,6 +60,11 @@ def settle(config: RunConfig, task: Task) -> RunConfig:
     return replace(config, readout=config.readout or task.readout)
 
 
+def task_of(config: SharedConfig) -> Task:
+    """The task that a config names, or that of its own data."""
+    return build_task(config.task) if config.data is None else own_task(config, config.task)
+
+
 def build_training(config: RunConfig, task: Task | None = None) -> Training:
     """Everything a run needs, ready to train; the same for the same config.
 
@@ -68,7 +75,7 @@ def build_training(config: RunConfig, task: Task | None = None) -> Training:
     config = resolve(config)
     device = _device(config.device)
     torch.set_num_threads(config.threads)
-    task = (task or build_task(config.task)).to(device)
+    task = (task or task_of(config)).to(device)
     config = settle(config, task)
     torch.manual_seed(config.seed)
     model = _build_model(config, task).to(device)
@@ -139,7 +146,12 @@ def _build_admm(
     return call_with("optimizer", "admm", ADMM, options, model, task.loss)
 
 
-def _build_model(config: RunConfig, task: Task) -> SequenceModel:
+def model_settings(config: RunConfig, task: Task) -> dict[str, Any]:
+    """What to build the run's SequenceModel with.
+
+    Raises:
+        UserError: a setting that the model of that name has another of.
+    """
     preset = MODELS[config.model][0]
     names = ("layers", "dropout", "initialization")
     chosen = {n: getattr(config, n) for n in names if getattr(config, n) is not None}
@@ -150,15 +162,20 @@ def _build_model(config: RunConfig, task: Task) -> SequenceModel:
             raise UserError(
                 f"model {config.model!r} has {name}={preset[name]}, got {name}={value}."
             )
+    return dict(
+        input_size=task.input_size,
+        hidden_size=config.hidden or task.hidden_size,
+        output_size=task.output_size,
+        readout=config.readout or task.readout,
+        steps=task.steps,
+        **(chosen | preset),
+    )
+
+
+def _build_model(config: RunConfig, task: Task) -> SequenceModel:
+    settings = model_settings(config, task)
     try:
-        return SequenceModel(
-            task.input_size,
-            config.hidden or task.hidden_size,
-            task.output_size,
-            readout=config.readout or task.readout,
-            steps=task.steps,
-            **(chosen | preset),
-        )
+        return SequenceModel(**settings)
     except ValueError as error:  # options that do not go together
         raise UserError(f"model {config.model!r}: {error}") from error
 
@@ -170,6 +187,7 @@ def run(
     listener: Listener = lambda progress: None,
     stop_requested: Callable[[], bool] = lambda: False,
     given: Collection[str] = (),
+    announce: Announce = lambda task: None,
 ) -> dict[str, Any]:
     """Trains as `config` says and keeps everything in the folder `path`.
 
@@ -181,14 +199,19 @@ def run(
         listener: called after every step.
         stop_requested: asked before every step; True interrupts the run.
         given: fields of `config` that were asked for, even where they are the defaults.
+        announce: called with the task before training begins.
 
     Returns:
         The result, as `RunFolder.read_result` gives it.
     """
     if not resume:
         training = build_training(config)
+        announce(training.task)
         folder = RunFolder.create(path, settle(config, training.task))
         with folder.locked():
+            if training.task.data is not None:
+                model = model_settings(resolve(config), training.task)
+                folder.write_data(training.task.data.to_dict() | {"model": model})
             return _train(training, folder, listener, stop_requested)
     folder = RunFolder.open(path)
     _check_resumable(config, folder.read_config(), given)
@@ -196,8 +219,24 @@ def run(
         if folder.read_result()["status"] not in ("running", "interrupted", "failed"):
             return folder.read_result()
         training = build_training(folder.read_config())
+        check_same_data(training.task, folder)
+        announce(training.task)
         _continue(training, folder)
         return _train(training, folder, listener, stop_requested)
+
+
+def check_same_data(task: Task, folder: RunFolder) -> None:
+    """Raises UserError if a file of the user's own has changed since the run was begun."""
+    if task.data is None:
+        return
+    before = folder.read_data().get("sources", {})
+    for role, source in task.data.sources.items():
+        was = before.get(role, {}).get("sha256")
+        if source["sha256"] != was:
+            raise UserError(
+                f"{source['path']} has changed since the run in {folder.path} was begun: it must"
+                f" have sha256 {was}, got {source['sha256']}."
+            )
 
 
 def _continue(training: Training, folder: RunFolder) -> None:

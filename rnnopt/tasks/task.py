@@ -6,13 +6,16 @@ sequences are the same in every run. `Batches` can be saved and continued at any
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from rnnopt.layers.sequence_model import Readout
+
+if TYPE_CHECKING:
+    from rnnopt.tasks.arrays import OwnData
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,7 @@ class Task:
         epoch_size: sequences that count as one epoch when they are drawn anew.
         hidden_size, batch_size: sizes to use unless told otherwise.
         in_nats: whether the metric is the cross-entropy instead of accuracy.
+        data: what is known of a user's own data; None for the tasks on board.
     """
 
     name: str
@@ -103,6 +107,7 @@ class Task:
     hidden_size: int = 128
     batch_size: int = 128
     in_nats: bool = False
+    data: "OwnData | None" = None
 
     def facts(self) -> dict[str, str | float]:
         """What a report needs to know of the task; kept with each run."""

@@ -1,0 +1,48 @@
+"""rnnopt export: a run's network as a file for other programs."""
+
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from rnnopt.commands.printing import say
+from rnnopt.errors import UserError
+from rnnopt.exporting.export import export, open_run
+from rnnopt.exporting.formats import ENDINGS, Format
+from rnnopt.exporting.model_card import model_card
+from rnnopt.run_folder import write_atomically
+
+
+def export_run(
+    run: Annotated[Path, tyro.conf.Positional],
+    format: Format = "onnx",
+    out: Path | None = None,
+) -> int:
+    """Write the best weights of a run as a file for other programs, and a model card beside it.
+
+    ONNX and TorchScript files take raw series (batch, time, channel) with their lengths and hold
+    the normalisation; safetensors holds the weights alone. Each is loaded and run on the run's own
+    data first, and written only if it answers as the run's network does.
+
+    Args:
+        run: folder of the run.
+        format: of the file.
+        out: the file to write; unset means model.onnx, model.pt or model.safetensors in RUN.
+    """
+    out = out or run / f"model{ENDINGS[format]}"
+    source, raw, on = open_run(run)
+    checked = export(source, format, raw, on)
+    card = model_card(source, format, out.name, checked)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(out, checked.content)
+        write_atomically(out.parent / "MODEL_CARD.md", card.encode())
+    except OSError as error:
+        raise UserError(f"cannot write {out}: {error}.") from error
+    say(
+        f"checked on {checked.series} {checked.on}: answers differ by {checked.difference:.2g} at"
+        " most"
+    )
+    say(f"wrote {out} ({len(checked.content)} bytes)")
+    say(f"wrote {out.parent / 'MODEL_CARD.md'}")
+    return 0

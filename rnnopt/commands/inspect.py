@@ -1,0 +1,62 @@
+"""rnnopt inspect: what a file of the user's own holds, as a table and a picture."""
+
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from rnnopt.commands.printing import print_lines, say
+from rnnopt.data_config import Kind, data_name
+from rnnopt.data_figure import draw
+from rnnopt.errors import UserError
+from rnnopt.run_folder import write_figure
+from rnnopt.tasks.overview import described, targets_of
+from rnnopt.tasks.preparation import class_names, kind_of
+from rnnopt.tasks.readers import read
+from rnnopt.tasks.readers.columns import Columns
+
+
+def inspect_data(
+    file: Annotated[Path, tyro.conf.Positional],
+    kind: Kind | None = None,
+    padded: bool = False,
+    label: str | None = None,
+    id: str | None = None,
+    time: str | None = None,
+    unlabelled: bool = False,
+    out: Path | None = None,
+) -> int:
+    """Say what a file of data holds: series, steps, channels, classes, missing values; and draw it.
+
+    Args:
+        file: file or folder, as for `rnnopt train --data`.
+        kind: classification or regression; unset means what the targets look like.
+        padded: missing values at the end of a series only fill it up: it is shorter.
+        label: the column of the labels, in tables with names.
+        id: the column that names the series, in tables with one row a step.
+        time: the column of the time, there.
+        unlabelled: the file has no labels.
+        out: the picture to write; unset means one named after the file, in this folder.
+    """
+    data, test = read(file, Columns(label, id, time, unlabelled))
+    name = data_name(str(file.absolute()))
+    try:
+        for part, title in ((data, str(file)), (test, f"{file}, its test part")):
+            if part is None:
+                continue
+            lines = described(part, padded)
+            if part.targets is not None:
+                found = kind_of(part, kind)
+                classes = class_names(part.targets) if found == "classification" else ()
+                lines += tuple(targets_of(part.targets, classes))
+            print_lines(lines, title)
+        figure = draw(data, name, kind, padded)
+    except ValueError as error:
+        raise UserError(f"{file}: {error}") from error
+    path = out or Path(f"{name}.png")
+    try:
+        write_figure(path, figure)
+    except OSError as error:
+        raise UserError(f"cannot write the picture {path}: {error}.") from error
+    say(f"wrote {path}")
+    return 0

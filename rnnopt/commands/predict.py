@@ -1,0 +1,76 @@
+"""rnnopt predict: what a trained network answers to new series."""
+
+import csv
+import io
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from rnnopt.commands.printing import say
+from rnnopt.errors import UserError
+from rnnopt.prediction import Trained, rows, scores
+from rnnopt.run_folder import write_atomically
+from rnnopt.tasks.readers import read
+from rnnopt.tasks.readers.columns import Columns
+
+
+def predict_data(
+    run: Annotated[Path, tyro.conf.Positional],
+    data: Path,
+    out: Path = Path("predictions.csv"),
+    unlabelled: bool = False,
+) -> int:
+    """Answer to new series with the best weights of a run on data of your own.
+
+    Writes a line a series: its name, its label if the file has one, the predicted class and the
+    probability of each, or the predicted number. Says how good that is where there are labels.
+
+    Args:
+        run: folder of the run.
+        data: file or folder, as for `rnnopt train --data`; with or without labels.
+        out: the file to write.
+        unlabelled: the file has no labels, where nothing else tells: in text without names a line
+            is else taken to begin with its label, unless its length says otherwise.
+    """
+    trained = Trained.open(run)
+    preparation, config = trained.preparation, trained.config
+    alike = preparation.shortest == preparation.longest
+    columns = Columns(
+        label=config.label,
+        id=config.id,
+        time=config.time,
+        unlabelled=unlabelled,
+        steps=preparation.longest if alike else None,
+        optional=True,
+    )
+    series, test = read(data, columns)
+    if test is not None:
+        series = test
+        say(f"{data} holds training and test series: these are the test series.")
+    try:
+        answers = trained.answer(series)
+        told = {} if series.targets is None else scores(preparation, answers, series)
+    except ValueError as error:
+        raise UserError(f"{data}: {error}") from error
+    if series.targets is not None and preparation.classes:
+        unknown = int((preparation.positions(series.targets) < 0).sum())
+        if unknown == len(series):
+            raise UserError(
+                f"{data}: no label is one of the run's classes ({', '.join(preparation.classes)}):"
+                " say --unlabelled if it has none."
+            )
+        if unknown:
+            say(f"{unknown} labels are none of the run's classes: they count as wrong.")
+    headings, lines = rows(preparation, answers, series)
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([headings, *lines])
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(out, text.getvalue().encode())
+    except OSError as error:
+        raise UserError(f"cannot write {out}: {error}.") from error
+    for name, value in told.items():
+        say(f"{name} {value:.4f}" if abs(value) < 100 else f"{name} {value:.6g}")
+    say(f"wrote {out} ({len(series)} series)")
+    return 0

@@ -1,0 +1,30 @@
+"""What the verbs for own data have in common when they print."""
+
+from collections.abc import Iterable
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from rnnopt.tasks.task import Task
+
+console = Console()
+
+
+def print_lines(lines: Iterable[tuple[str, str]], title: str) -> None:
+    """A table of two columns."""
+    table = Table("what", "found", title=escape(title), title_justify="left", min_width=70)
+    for subject, answer in lines:
+        table.add_row(escape(subject), escape(answer))
+    console.print(table)
+
+
+def say(sentence: str) -> None:
+    """A line as it is, whatever is in it."""
+    console.print(sentence, highlight=False, markup=False, soft_wrap=True)
+
+
+def announce(task: Task, quiet: bool = False) -> None:
+    """Says what was understood of a user's own data; nothing of a task on board."""
+    if task.data is not None and not quiet:
+        print_lines(task.data.understood, f"{task.name}, as understood")

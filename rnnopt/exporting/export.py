@@ -1,0 +1,171 @@
+"""A run's network as a file for other programs, checked on the run's own data."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rnnopt.config import RunConfig
+from rnnopt.errors import UserError
+from rnnopt.exporting.formats import Format, onnx_file, safetensors_file, torchscript_file
+from rnnopt.exporting.plain_model import PlainModel
+from rnnopt.layers.sequence_model import SequenceModel
+from rnnopt.prediction import Trained
+from rnnopt.run_folder import RunFolder
+from rnnopt.runner import model_settings, resolve, task_of
+from rnnopt.tasks.own_data import read_parts
+from rnnopt.tasks.preparation import Preparation
+from rnnopt.tasks.recordings import Recordings
+from rnnopt.tasks.series import cut_padding, pad
+from rnnopt.tasks.task import Loss
+
+ALLOWED = 1e-4  # of difference between the exported network's answers and ours
+SERIES = 256  # that are compared at most
+
+
+@dataclass(frozen=True)
+class Source:
+    """A run's network with all that is needed to export it.
+
+    Args:
+        model: in evaluation mode.
+        settings: what it was built with.
+        preparation: of its series; None for tasks on board.
+        loss: of its task.
+        config: of the run.
+        result: of the run.
+        data: what is known of its data.
+    """
+
+    model: SequenceModel
+    settings: dict[str, Any]
+    preparation: Preparation | None
+    loss: Loss
+    config: RunConfig
+    result: dict[str, Any]
+    data: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Checked:
+    """An exported file and how far its answers are from ours.
+
+    Args:
+        content: of the file.
+        difference: the largest, of probabilities or of numbers in units of the targets' deviation.
+        series: how many were compared.
+        on: what they were.
+    """
+
+    content: bytes
+    difference: float
+    series: int
+    on: str
+
+
+def open_run(path: Path) -> tuple[Source, tuple[Tensor, Tensor], str]:
+    """The network of a run folder, raw series (inputs, lengths) to check it on, and what they are.
+
+    Raises:
+        UserError: no run folder, or not over.
+    """
+    folder = RunFolder.open(path)
+    config, result = folder.read_config(), folder.read_result()
+    if config.data is not None:
+        trained = Trained.open(path)
+        p = trained.preparation
+        loss: Loss = "cross-entropy" if p.kind == "classification" else "mse"
+        source = Source(
+            trained.model, trained.settings, p, loss, config, result, folder.read_data()
+        )
+        return source, *_own_series(config, p)
+    task = task_of(config)
+    settings = model_settings(resolve(config), task)
+    model = SequenceModel(**settings)
+    model.load_state_dict(folder.read_weights())
+    source = Source(model.eval(), settings, None, task.loss, config, result, {})
+    inputs = task.test.inputs[:SERIES]
+    lengths = task.test.lengths
+    lengths = torch.full((len(inputs),), inputs.shape[1]) if lengths is None else lengths[:SERIES]
+    return source, (inputs.contiguous(), lengths), "test series of the run"
+
+
+def _own_series(config: RunConfig, p: Preparation) -> tuple[tuple[Tensor, Tensor], str]:
+    """Series of the run's own files, or random ones where these have gone."""
+    if not all(Path(path).exists() for path in (config.data, config.test) if path is not None):
+        generator = torch.Generator().manual_seed(0)
+        raw = torch.randn(64, p.longest, len(p.channels), generator=generator)
+        raw = raw * torch.tensor(p.deviation) + torch.tensor(p.mean)
+        return (raw, torch.full((64,), p.longest)), "random series, for the run's files have gone"
+    data, test = read_parts(config)
+    part = test or data
+    part = part.select(range(min(SERIES, len(part))))
+    if p.missing == "interpolate":  # which no graph does
+        series = p.ragged(part)
+    else:
+        series = list(cut_padding(part.series) if p.padded else part.series)
+    inputs, lengths = pad(series)
+    if lengths is None:
+        lengths = torch.full((len(inputs),), inputs.shape[1])
+    return (inputs, lengths), "test series of the run" if test else "series of the run's file"
+
+
+def reference(source: Source, raw: tuple[Tensor, Tensor]) -> Tensor:
+    """What the run's own network answers to raw series prepared as in training, kernels and all."""
+    inputs, lengths = raw
+    p, model = source.preparation, source.model
+    given: Tensor | None = lengths
+    if p is not None:
+        series = tuple(
+            one[:n].double().numpy() for one, n in zip(inputs, lengths.tolist(), strict=True)
+        )
+        inputs, given = p.inputs(Recordings(series, None, p.channels))
+    with torch.no_grad():
+        outputs = model(inputs.transpose(0, 1), given)
+    if outputs.ndim == 3:
+        outputs = outputs.transpose(0, 1)
+    if source.loss == "cross-entropy":
+        return outputs.softmax(-1)
+    return outputs.sigmoid() if source.loss == "binary-cross-entropy" else outputs
+
+
+def export(source: Source, form: Format, raw: tuple[Tensor, Tensor], on: str) -> Checked:
+    """The file, checked.
+
+    Raises:
+        UserError: it does not answer as the run's network does; a package is missing.
+    """
+    inputs, lengths = raw
+    p = source.preparation
+    note: dict[str, Any] = {"task": source.config.task}
+    if p is not None:
+        note["preparation"] = p.to_dict()
+    expected = reference(source, raw)
+    try:
+        if form == "safetensors":
+            content, twin = safetensors_file(source.model, source.settings, note)
+            twin_source = Source(**(vars(source) | {"model": twin}))
+            found = reference(twin_source, raw)
+        else:
+            plain = PlainModel(source.model, p, source.loss)
+            content, answer = (onnx_file if form == "onnx" else torchscript_file)(plain, note)
+            found = answer(inputs, lengths)
+            if p is not None and p.kind == "regression":
+                found = (found - plain.target_mean) / plain.target_deviation
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f'--format {form} needs {error.name}: pip install "rnnopt[export]".'
+        ) from error
+    if expected.ndim == 3:  # at every step: padding has no answer
+        seen = lengths if p is None else -(-lengths // p.subsample)
+        valid = torch.arange(expected.shape[1])[None] < seen[:, None]
+        expected, found = expected[valid], found[valid]
+    difference = float((expected - found).abs().max())
+    if not difference <= ALLOWED:
+        raise UserError(
+            f"the exported network's answers differ from the run's by {difference:.2g}, where"
+            f" {ALLOWED:g} is allowed: nothing was written."
+        )
+    return Checked(content, difference, len(inputs), on)

@@ -1,0 +1,71 @@
+"""The formats of an exported network: each is written to memory, loaded from there and run.
+
+So what reaches the disk is what was checked.
+"""
+
+import io
+import json
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from rnnopt.exporting.plain_model import PlainModel
+from rnnopt.layers.sequence_model import SequenceModel
+
+Format = Literal["onnx", "torchscript", "safetensors"]
+ENDINGS: dict[Format, str] = {"onnx": ".onnx", "torchscript": ".pt", "safetensors": ".safetensors"}
+# What a loaded file answers to raw series (batch, time, channel) and lengths (batch,).
+Answer = Callable[[Tensor, Tensor], Tensor]
+Note = Mapping[str, Any]
+
+
+def onnx_file(model: PlainModel, note: Note) -> tuple[bytes, Answer]:
+    """An ONNX file, and what onnxruntime answers with it."""
+    import onnxruntime
+
+    from rnnopt.exporting.onnx_graph import to_onnx
+
+    built = to_onnx(model)
+    for key, value in note.items():
+        entry = built.metadata_props.add()
+        entry.key, entry.value = key, json.dumps(value)
+    content = built.SerializeToString()
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+
+    def answer(inputs: Tensor, lengths: Tensor) -> Tensor:
+        found = session.run(None, {"inputs": inputs.numpy(), "lengths": lengths.numpy()})
+        return torch.from_numpy(found[0])
+
+    return content, answer
+
+
+def torchscript_file(model: PlainModel, note: Note) -> tuple[bytes, Answer]:
+    """A TorchScript file, and what it answers when loaded again."""
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():  # deprecated, and still what C++ and old programs load
+        warnings.simplefilter("ignore", DeprecationWarning)
+        extra = {"note.json": json.dumps(note)}
+        torch.jit.save(torch.jit.script(model), buffer, _extra_files=extra)
+        loaded = torch.jit.load(io.BytesIO(buffer.getvalue()))
+    return buffer.getvalue(), loaded
+
+
+def safetensors_file(
+    model: SequenceModel, settings: Mapping[str, Any], note: Note
+) -> tuple[bytes, SequenceModel]:
+    """A safetensors file with the weights, and the network built anew from it.
+
+    It holds no preparation: that is in its metadata, as JSON.
+    """
+    from safetensors.torch import load, save
+
+    metadata = {"model": json.dumps(dict(settings))}
+    metadata |= {key: json.dumps(value) for key, value in note.items()}
+    weights = {name: value.contiguous() for name, value in model.state_dict().items()}
+    content = save(weights, metadata)
+    twin = SequenceModel(**settings)
+    twin.load_state_dict(load(content))
+    return content, twin.eval()

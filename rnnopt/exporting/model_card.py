@@ -1,0 +1,152 @@
+"""The model card beside an exported network: what it is and learnt from, how good, its limits."""
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from rnnopt import __version__
+from rnnopt.exporting.export import ALLOWED, Checked, Source
+from rnnopt.exporting.formats import Format
+
+LOAD: dict[Format, str] = {
+    "onnx": """import numpy as np
+import onnxruntime
+
+session = onnxruntime.InferenceSession("{file}")
+series = np.zeros((1, {steps}, {width}), np.float32)  # (batch, time, channel), raw
+lengths = np.array([{steps}])  # true steps of each
+(answers,) = session.run(None, {{"inputs": series, "lengths": lengths}})""",
+    "torchscript": """import torch
+
+model = torch.jit.load("{file}")
+series = torch.zeros(1, {steps}, {width})  # (batch, time, channel), raw
+answers = model(series, torch.tensor([{steps}]))  # and the true steps of each""",
+    "safetensors": """import json
+
+import torch
+from rnnopt import SequenceModel
+from safetensors import safe_open
+
+with safe_open("{file}", "pt") as file:
+    note = {{name: json.loads(text) for name, text in file.metadata().items()}}
+    model = SequenceModel(**note["model"])
+    model.load_state_dict({{name: file.get_tensor(name) for name in file.keys()}})
+model.eval()
+# (time, batch, channel), prepared as note["preparation"] says
+series = torch.zeros({steps}, 1, {width})
+outputs = model(series)  # before softmax, standardised""",
+}
+SETTINGS = (
+    "model", "optimizer", "lr", "budget", "batch_size", "hidden", "layers", "readout", "dropout",
+    "batch_norm", "schedule", "clip", "tbptt", "seed",
+)  # fmt: skip
+
+
+def model_card(source: Source, form: Format, file: str, checked: Checked) -> str:
+    """The card as Markdown."""
+    p, config, result = source.preparation, source.config, source.result
+    width = source.settings["input_size"]
+    steps = p.longest if p else source.settings["steps"]
+    sections = [
+        f"# {config.task}: {config.model}",
+        f"A recurrent network trained with rnnopt {__version__}: {result.get('summary', '')}."
+        f" File: `{file}` ({form}).",
+        "## Answers\n\n" + answers(source, form),
+        "## How to load it\n\n```python\n"
+        + LOAD[form].format(file=file, steps=steps, width=width)
+        + "\n```",
+        "## How good it is\n\n" + table(("what", "figure"), metrics(result)),
+        f"Checked: on {checked.series} {checked.on} its answers differ from those of the run's"
+        f" network by {checked.difference:.2g} at most ({ALLOWED:g} is allowed).",
+        "## Data\n\n" + table(("what", "found"), data_rows(source)),
+        "## Training\n\n"
+        + table(("setting", "value"), [(n, _setting(getattr(config, n))) for n in SETTINGS]),
+        "## Limits\n\n" + "\n".join(f"- {limit}" for limit in limits(source, form)),
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def answers(source: Source, form: Format) -> str:
+    """What its outputs mean."""
+    p = source.preparation
+    if form == "safetensors":
+        return "The weights alone; normalisation and class names are in the metadata, as JSON."
+    if p is None:
+        return "Probabilities of the classes, in the order of the task, or numbers."
+    if p.kind == "classification":
+        return f"A probability for each class, in this order: {', '.join(p.classes)}."
+    return f"{p.outputs} number(s), at the scale of the targets."
+
+
+def metrics(result: dict[str, Any]) -> list[tuple[str, str]]:
+    """The figures of the run."""
+    name = result.get("metric", "metric")
+    best = result.get("best") or {}
+    rows = [
+        (f"test {name}", _figure(result.get("test_metric"))),
+        ("test loss", _figure(result.get("test_loss"))),
+        (f"validation {name}, which chose these weights", _figure(best.get("validation_metric"))),
+        ("gradient evaluations", _figure(result.get("evaluations"))),
+        ("seconds of training", _figure(result.get("seconds"))),
+    ]
+    if name == "mse" and "test_metric" in result:
+        rows.append(
+            ("unit of mse", "the variance of the training targets, if they were normalised")
+        )
+    return rows
+
+
+def data_rows(source: Source) -> list[tuple[str, str]]:
+    """What is known of the data."""
+    rows = list(source.data.get("understood", {}).items()) or [("task", source.config.task)]
+    for role, file in source.data.get("sources", {}).items():
+        rows.append((f"{role} file", f"{file['path'].rpartition('/')[2]}, sha256 {file['sha256']}"))
+    return rows
+
+
+def limits(source: Source, form: Format) -> list[str]:
+    """What not to expect of it."""
+    p = source.preparation
+    found = [
+        "One run with one seed: another would end a little higher or lower.",
+        "The figures hold for data of the same kind as the training data, and for no other.",
+        "Weights were chosen by the validation series; the test series chose nothing"
+        + (", but were looked at during training." if source.config.watch_test else "."),
+    ]
+    if p is None:
+        return [*found, "Inputs must be given as the task gives them, already normalised."]
+    if p.kind == "classification":
+        found.append("It names one of its classes whatever it is given; probabilities are not"
+                     " calibrated.")  # fmt: skip
+    if p.shortest == p.longest:
+        found.append(f"It has seen series of {p.longest} steps alone.")
+    else:
+        found.append(f"It has seen series of {p.shortest} to {p.longest} steps.")
+    if form == "safetensors":
+        found.append("Series must be prepared as in training before they are given to it.")
+    elif p.missing == "error":
+        found.append("Missing values were refused in training: give it none.")
+    elif p.missing == "interpolate":
+        found.append("Missing values were interpolated in training; do so before it is called.")
+    else:
+        found.append(f"Missing values (NaN) are filled by {p.missing}, as in training.")
+    return found
+
+
+def table(headings: tuple[str, str], rows: Iterable[tuple[str, str]]) -> str:
+    """A Markdown table."""
+    lines = [f"| {' | '.join(headings)} |", "|---|---|"]
+    lines += [f"| {' | '.join(_cell(cell) for cell in row)} |" for row in rows]
+    return "\n".join(lines)
+
+
+def _setting(value: object) -> str:
+    return "its default" if value is None else str(value)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def _figure(value: float | None) -> str:
+    return "–" if value is None or not math.isfinite(value) else f"{value:.6g}"

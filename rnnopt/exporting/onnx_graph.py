@@ -1,0 +1,195 @@
+"""A `PlainModel` as an ONNX graph: one RNN, LSTM or GRU operator a layer, whatever the lengths.
+
+Written operator by operator: exporters that trace unroll the steps, so that a graph takes sequences
+of one length alone and grows with it. Gates are put in ONNX's order: LSTM (i, o, f, g), torch has
+(i, f, g, o); GRU (z, r, n), torch has (r, z, n).
+
+https://onnx.ai/onnx/operators/
+"""
+
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor, nn
+
+from rnnopt.exporting.plain_model import Affine, PlainIndRNN, PlainModel, States
+
+OPSET = 17
+IR_VERSION = 8  # that runtimes of 2022 read
+GATES = {"LSTM": (0, 3, 1, 2), "GRU": (1, 0, 2)}
+
+
+class Graph:
+    """Collects operators and constants under names of its own."""
+
+    def __init__(self) -> None:
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: list[onnx.TensorProto] = []
+
+    def add(self, operator: str, *inputs: str, outputs: int = 1, **attributes: Any) -> str:
+        """An operator; the name of its first output."""
+        names = [f"{operator.lower()}_{len(self.nodes)}_{i}" for i in range(outputs)]
+        self.nodes.append(helper.make_node(operator, inputs, names, **attributes))
+        return names[0]
+
+    def constant(self, value: Any, dtype: Any = None) -> str:
+        """A constant; its name."""
+        array = value.detach().numpy() if isinstance(value, Tensor) else np.array(value, dtype)
+        name = f"constant_{len(self.constants)}"
+        self.constants.append(numpy_helper.from_array(np.asarray(array, order="C"), name))
+        return name
+
+    def whole(self, *values: int) -> str:
+        """A constant of whole numbers (n,)."""
+        return self.constant(list(values), np.int64)
+
+
+def to_onnx(model: PlainModel) -> onnx.ModelProto:
+    """The graph: inputs (batch, time, channel) and lengths (batch,) to answers, as `model` does."""
+    g = Graph()
+    states, lengths, time = "inputs", "lengths", _size(g, "inputs", 1)
+    if model.missing_filled:
+        states = g.add("Where", g.add("IsNaN", states), g.constant(model.fill), states)
+    states = g.add("Sub", states, g.constant(model.mean))
+    states = g.add("Div", states, g.constant(model.deviation))
+    zero = g.constant(0.0, np.float32)
+    states = g.add("Where", _true_steps(g, lengths, time), states, zero)
+    if model.pool > 1:
+        states, lengths, time = _pooled(g, states, lengths, time, model.pool)
+    states = g.add("Transpose", states, perm=[1, 0, 2])
+    for layer, norm in zip(model.layers, model.norms, strict=True):
+        states = _layer(g, layer, states)
+        assert isinstance(norm, Affine)
+        states = g.add("Mul", states, g.constant(norm.scale))
+        states = g.add("Add", states, g.constant(norm.shift))
+    states = g.add("Transpose", states, perm=[1, 0, 2])
+    if model.readout == "last":
+        index = g.add("Unsqueeze", g.add("Sub", lengths, g.whole(1)), g.whole(1))
+        states = g.add("GatherND", states, index, batch_dims=1)
+    elif model.readout == "mean":
+        states = g.add("Where", _true_steps(g, lengths, time), states, zero)
+        total = g.add("ReduceSum", states, g.whole(1), keepdims=0)
+        count = g.add("Cast", g.add("Unsqueeze", lengths, g.whole(1)), to=TensorProto.FLOAT)
+        states = g.add("Div", total, count)
+    outputs = g.add("MatMul", states, g.constant(model.output.weight.t()))
+    outputs = g.add("Add", outputs, g.constant(model.output.bias))
+    if model.answer == "softmax":
+        outputs = g.add("Softmax", outputs, axis=-1)
+    elif model.answer == "sigmoid":
+        outputs = g.add("Sigmoid", outputs)
+    else:
+        outputs = g.add("Mul", outputs, g.constant(model.target_deviation))
+        outputs = g.add("Add", outputs, g.constant(model.target_mean))
+    g.nodes.append(helper.make_node("Identity", [outputs], ["answers"]))
+    return _finished(g, model)
+
+
+def _finished(g: Graph, model: PlainModel) -> onnx.ModelProto:
+    shape: list[Any] = ["batch", model.output.out_features]
+    if model.readout == "every":
+        shape.insert(1, "time")
+    width = len(model.get_buffer("mean"))
+    graph = helper.make_graph(
+        g.nodes,
+        "rnnopt",
+        [
+            helper.make_tensor_value_info("inputs", TensorProto.FLOAT, ["batch", "time", width]),
+            helper.make_tensor_value_info("lengths", TensorProto.INT64, ["batch"]),
+        ],
+        [helper.make_tensor_value_info("answers", TensorProto.FLOAT, shape)],
+        g.constants,
+    )
+    opset = [helper.make_opsetid("", OPSET)]
+    built = helper.make_model(graph, opset_imports=opset, ir_version=IR_VERSION)
+    onnx.checker.check_model(built, full_check=True)
+    return built
+
+
+def _size(g: Graph, name: str, axis: int) -> str:
+    """The size of an axis, a whole number without dimensions."""
+    shape = g.add("Shape", name)
+    return g.add("Gather", shape, g.constant(axis, np.int64))
+
+
+def _true_steps(g: Graph, lengths: str, time: str) -> str:
+    """Which steps are no padding, (batch, time, 1)."""
+    steps = g.add("Range", g.constant(0, np.int64), time, g.constant(1, np.int64))
+    row = g.add("Unsqueeze", steps, g.whole(0))
+    valid = g.add("Less", row, g.add("Unsqueeze", lengths, g.whole(1)))
+    return g.add("Unsqueeze", valid, g.whole(2))
+
+
+def _pooled(g: Graph, states: str, lengths: str, time: str, width: int) -> tuple[str, str, str]:
+    """States, lengths and time after the mean of every `width` true steps."""
+    by = g.constant(width, np.int64)
+    more = g.add("Mod", g.add("Sub", by, g.add("Mod", time, by)), by)
+    none = g.whole(0, 0, 0, 0)
+    pads = g.add("Concat", none, g.add("Unsqueeze", more, g.whole(0)), g.whole(0), axis=0)
+    states = g.add("Pad", states, pads)
+    channels = g.add("Unsqueeze", _size(g, states, 2), g.whole(0))
+    shape = g.add("Concat", g.whole(0, -1, width), channels, axis=0)
+    sums = g.add("ReduceSum", g.add("Reshape", states, shape), g.whole(2), keepdims=0)
+    starts = g.add("Range", g.constant(0, np.int64), time, by)
+    left = g.add(
+        "Sub", g.add("Unsqueeze", lengths, g.whole(1)), g.add("Unsqueeze", starts, g.whole(0))
+    )
+    counts = g.add("Clip", left, g.constant(1, np.int64), by)
+    counts = g.add("Unsqueeze", g.add("Cast", counts, to=TensorProto.FLOAT), g.whole(2))
+    states = g.add("Div", sums, counts)
+    rounded = g.add("Add", lengths, g.constant(width - 1, np.int64))
+    return states, g.add("Div", rounded, by), _size(g, states, 1)
+
+
+def _layer(g: Graph, layer: nn.Module, states: str) -> str:
+    """One recurrent layer on (time, batch, feature)."""
+    if isinstance(layer, PlainIndRNN):
+        return _indrnn(g, layer, states)
+    assert isinstance(layer, States)
+    torch_layer: Any = layer.layer
+    operator = torch_layer.mode.split("_")[0]
+    order = GATES.get(operator, (0,))
+    weights = [torch_layer.weight_ih_l0, torch_layer.weight_hh_l0]
+    biases = [torch_layer.bias_ih_l0, torch_layer.bias_hh_l0]
+    w, r, b_w, b_r = (_reordered(one, order) for one in weights + biases)
+    attributes: dict[str, Any] = dict(hidden_size=torch_layer.hidden_size)
+    if operator == "RNN":
+        attributes["activations"] = ["Relu" if torch_layer.nonlinearity == "relu" else "Tanh"]
+    if operator == "GRU":
+        attributes["linear_before_reset"] = 1  # as torch's
+    inputs = [g.constant(one[None]) for one in (w, r, torch.cat((b_w, b_r)))]
+    found = g.add(operator, states, *inputs, **attributes)
+    return g.add("Squeeze", found, g.whole(1))  # (time, directions, batch, hidden)
+
+
+def _reordered(weights: Tensor, order: tuple[int, ...]) -> Tensor:
+    parts = weights.detach().chunk(len(order))
+    return torch.cat([parts[i] for i in order])
+
+
+def _indrnn(g: Graph, layer: PlainIndRNN, states: str) -> str:
+    """An IndRNN layer: a Scan over time."""
+    reaching = g.add("MatMul", states, g.constant(layer.input.weight.t()))
+    reaching = g.add("Add", reaching, g.constant(layer.input.bias))
+    u, activation = g.constant(layer.u), "Relu" if layer.relu else "Tanh"
+    shape: list[str | int | None] = ["batch", layer.input.out_features]
+    info = [
+        helper.make_tensor_value_info(n, TensorProto.FLOAT, shape) for n in ("h", "z", "new", "out")
+    ]
+    body = helper.make_graph(
+        [
+            helper.make_node("Mul", ["h", u], ["kept"]),
+            helper.make_node("Add", ["z", "kept"], ["sum"]),
+            helper.make_node(activation, ["sum"], ["new"]),
+            helper.make_node("Identity", ["new"], ["out"]),
+        ],
+        "step",
+        info[:2],
+        info[2:],
+    )
+    first = g.add("Gather", reaching, g.constant(0, np.int64), axis=0)
+    zeros = g.add("ConstantOfShape", g.add("Shape", first))
+    g.add("Scan", zeros, reaching, outputs=2, num_scan_inputs=1, body=body)
+    return g.nodes[-1].output[1]

@@ -1,0 +1,146 @@
+"""What a trained network answers to new series: classes with probabilities, or numbers."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rnnopt.config import RunConfig
+from rnnopt.errors import UserError
+from rnnopt.layers.kernels.elman import last_state
+from rnnopt.layers.sequence_model import SequenceModel
+from rnnopt.run_folder import RunFolder
+from rnnopt.tasks.preparation import Preparation, label_names, numbers_of
+from rnnopt.tasks.recordings import Recordings
+
+AT_ONCE = 500  # series
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A run on a user's own data that is over: its network with the best weights.
+
+    Args:
+        model: in evaluation mode, on the CPU.
+        preparation: of the series.
+        config: of the run.
+        settings: what the model was built with.
+    """
+
+    model: SequenceModel
+    preparation: Preparation
+    config: RunConfig
+    settings: dict[str, Any]
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """The network of a run folder.
+
+        Raises:
+            UserError: no run folder, not over, or not on a user's own data.
+        """
+        folder = RunFolder.open(path)
+        config = folder.read_config()
+        if config.data is None:
+            raise UserError(
+                f"{path} must be a run on data of your own (train --data), it learnt {config.task}."
+            )
+        data = folder.read_data()
+        try:
+            preparation = Preparation.from_dict(data["preparation"])
+            settings = data["model"]
+            model = SequenceModel(**settings)
+            model.load_state_dict(folder.read_weights())
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"{path} does not hold the network it describes: {reason}") from error
+        return cls(model.eval(), preparation, config, settings)
+
+    def answer(self, data: Recordings) -> np.ndarray:
+        """Probabilities (count, classes), or numbers (count, outputs) at the targets' own scale.
+
+        Where the network answers at every step, its last answer counts.
+
+        Raises:
+            ValueError: series of another shape than those of the training data.
+        """
+        inputs, lengths = self.preparation.inputs(data)
+        parts = [
+            self._outputs(
+                inputs[i : i + AT_ONCE], None if lengths is None else lengths[i:][:AT_ONCE]
+            )
+            for i in range(0, len(inputs), AT_ONCE)
+        ]
+        outputs = torch.cat(parts)
+        if self.preparation.kind == "classification":
+            return outputs.softmax(1).numpy()
+        scale, shift = self.preparation.target_deviation, self.preparation.target_mean
+        return outputs.numpy() * np.array(scale) + np.array(shift)
+
+    @torch.no_grad()
+    def _outputs(self, inputs: Tensor, lengths: Tensor | None) -> Tensor:
+        outputs = self.model(inputs.transpose(0, 1), lengths)
+        return last_state(outputs, lengths) if outputs.ndim == 3 else outputs
+
+
+def scores(preparation: Preparation, answers: np.ndarray, data: Recordings) -> dict[str, float]:
+    """How good answers are, by name.
+
+    A label that is not one of the run's classes is answered wrongly, and left out of the mean
+    negative log-likelihood.
+
+    Args:
+        preparation: of the run.
+        answers: from `Trained.answer`.
+        data: labelled series.
+    """
+    assert data.targets is not None
+    if preparation.kind == "classification":
+        true = preparation.positions(data.targets)
+        right = answers.argmax(1) == true
+        names = np.array(label_names(data.targets))
+        recalls = [right[names == name].mean() for name in np.unique(names)]
+        known = np.flatnonzero(true >= 0)
+        found = {"accuracy": right.mean(), "balanced accuracy": np.mean(recalls)}
+        if len(known):
+            likely = answers[known, true[known]]
+            found["log loss"] = -np.log(np.maximum(likely, 1e-30)).mean()
+        return {name: float(value) for name, value in found.items()}
+    numbers = numbers_of(data.targets)
+    if numbers.shape != answers.shape:
+        raise ValueError(f"targets need {answers.shape[1]} numbers, got {numbers.shape[1]}.")
+    errors = answers - numbers
+    spread = ((numbers - numbers.mean(0)) ** 2).sum()
+    found = {"root mean squared error": np.sqrt((errors**2).mean())}
+    found["mean absolute error"] = np.abs(errors).mean()
+    if spread > 0:
+        found["R²"] = 1 - (errors**2).sum() / spread
+    return {name: float(value) for name, value in found.items()}
+
+
+def rows(
+    preparation: Preparation, answers: np.ndarray, data: Recordings
+) -> tuple[list[str], list[list[str]]]:
+    """Headings and lines of a table of answers."""
+    count = len(answers)
+    names: Sequence[str] = data.names or [str(i + 1) for i in range(count)]
+    headings, columns = ["series"], [list(names)]
+    width = 1 if data.targets is None or data.targets.ndim == 1 else data.targets.shape[1]
+    if data.targets is not None:
+        headings += ["label"] if width == 1 else [f"label {i + 1}" for i in range(width)]
+        columns += [label_names(one) for one in data.targets.reshape(count, -1).T]
+    if preparation.kind == "classification":
+        headings += ["predicted", *(f"probability of {name}" for name in preparation.classes)]
+        columns.append([preparation.classes[i] for i in answers.argmax(1)])
+        columns += [[f"{p:.6g}" for p in column] for column in answers.T]
+    else:
+        outputs = answers.shape[1]
+        headings += (
+            ["predicted"] if outputs == 1 else [f"predicted {i + 1}" for i in range(outputs)]
+        )
+        columns += [[f"{value:.9g}" for value in column] for column in answers.T]
+    return headings, [list(row) for row in zip(*columns, strict=True)]

@@ -1,0 +1,184 @@
+"""A task from a user's own arrays: split, prepared with the statistics of the training part.
+
+In classification the loss is the cross-entropy and the metric the accuracy. In regression both are
+the mean squared error of the standardised targets, so that 1 is what their mean would get; without
+`normalize` it is that of the targets as they are.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from rnnopt.data_config import Kind, Missing
+from rnnopt.tasks.overview import understood
+from rnnopt.tasks.preparation import Preparation, kind_of
+from rnnopt.tasks.recordings import Recordings, recordings
+from rnnopt.tasks.series import check_missing, cut_padding
+from rnnopt.tasks.splits import hold_out
+from rnnopt.tasks.task import Examples, Task
+
+
+@dataclass(frozen=True)
+class OwnData:
+    """What is known of a task's data: kept with a run.
+
+    Args:
+        preparation: what was done to them, and is to be done to new data.
+        understood: (subject, answer) lines for people.
+        sources: for each of "data" and "test", the file's path and sha256; {} without files.
+    """
+
+    preparation: Preparation
+    understood: tuple[tuple[str, str], ...]
+    sources: dict[str, dict[str, str]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it, ready for JSON."""
+        return dict(
+            sources=self.sources,
+            preparation=self.preparation.to_dict(),
+            understood=dict(self.understood),
+        )
+
+
+def from_arrays(
+    inputs: Any,
+    targets: Any,
+    *,
+    lengths: Any = None,
+    test: tuple[Any, ...] | None = None,
+    validation: float = 0.2,
+    test_fraction: float = 0.2,
+    kind: Kind | None = None,
+    missing: Missing = "error",
+    padded: bool = False,
+    normalize: bool = True,
+    subsample: int = 1,
+    seed: int = 0,
+    target: float | None = None,
+    name: str = "data",
+) -> Task:
+    """The task of learning `targets` from `inputs`.
+
+    Args:
+        inputs: (count, time), (count, time, features), or a list of (time,) or (time, features).
+        targets: (count,) classes (words or whole numbers), or numbers (count,) or (count, outputs).
+        lengths: (count,) true steps of series padded at the end; None when all are true.
+        test: (inputs, targets) or (inputs, targets, lengths) to test on; None means that
+            `test_fraction` is held out.
+        validation: part of the training series held out for validation, class by class; 0 means
+            none: the training series stand in for it.
+        test_fraction: part held out for testing without `test`; 0 means none: the validation series
+            stand in for it.
+        kind, missing, padded, normalize, subsample, target: as in `DataConfig`.
+        seed: of what is held out.
+        name: of the task.
+
+    Returns:
+        The task; `task.data.preparation` has the class names and statistics, prepares new series
+        and scales answers back.
+
+    Raises:
+        ValueError: wrong shapes or values; the sentence says where.
+
+    Example:
+        >>> task = from_arrays(np.random.rand(40, 25, 3), ["a", "b"] * 20)
+        >>> task.train.inputs.shape
+        torch.Size([26, 25, 3])
+    """
+    data = recordings(inputs, targets, lengths)
+    if data.targets is None:
+        raise ValueError("training needs targets, got none.")
+    held = None
+    if test is not None:
+        held = recordings(*test)
+        if held.targets is None:
+            raise ValueError("test needs (inputs, targets) or (inputs, targets, lengths).")
+    return build(
+        data,
+        held,
+        validation=validation,
+        test_fraction=test_fraction,
+        seed=seed,
+        target=target,
+        name=name,
+        kind=kind,
+        missing=missing,
+        padded=padded,
+        normalize=normalize,
+        subsample=subsample,
+    )
+
+
+def build(
+    data: Recordings,
+    test: Recordings | None,
+    *,
+    validation: float,
+    test_fraction: float,
+    seed: int,
+    target: float | None,
+    name: str,
+    sources: dict[str, dict[str, str]] | None = None,
+    **how: Any,
+) -> Task:
+    """As `from_arrays`, of labelled recordings; `how` is for `Preparation.learn`."""
+    how["kind"] = kind_of(data, how.get("kind"))
+    # Before the split, so that what is wrong is told by its place in the file.
+    whole = cut_padding(data.series) if how.get("padded") else data.series
+    check_missing(whole, data.channels, how.get("missing", "error"), bool(how.get("padded")))
+    rest = data
+    if test is None and test_fraction > 0:
+        rest, test = _split(data, test_fraction, seed, how["kind"])
+    train, valid = rest, rest
+    if validation > 0:
+        train, valid = _split(rest, validation, seed, how["kind"])
+    test = test or valid
+    preparation = Preparation.learn(train, **how)
+    parts = {"training": train, "validation": valid, "test": test}
+    # Validation series as long as training ones: together they say how long sequences are. Nothing
+    # of the test data is looked at.
+    steps = max(preparation.inputs(part)[0].shape[1] for part in (train, valid))
+    preparation = replace(preparation, steps=steps)
+    examples = [
+        _examples(preparation, which, part, 1 if which == "test" else steps)
+        for which, part in parts.items()
+    ]
+    classes, width = len(preparation.classes), len(data.channels)
+    what = f"{classes} classes" if classes else "regression"
+    return Task(
+        name=name,
+        summary=f"{len(train)} training series of up to {steps} steps,"
+        f" {width} channel{'s' * (width > 1)}, {what}",
+        input_size=width,
+        output_size=preparation.outputs,
+        loss="cross-entropy" if classes else "mse",
+        target=(1.0 if classes else 0.0) if target is None else target,
+        train=examples[0],
+        validation=examples[1],
+        test=examples[2],
+        epoch_size=len(train),
+        batch_size=batch_size(len(train)),
+        data=OwnData(preparation, understood(parts, preparation, how), sources or {}),
+    )
+
+
+def _examples(preparation: Preparation, part: str, data: Recordings, steps: int) -> Examples:
+    """What the network gets of a part, of `steps` steps at least."""
+    try:
+        inputs, lengths = preparation.inputs(data, steps)
+        return Examples(inputs, preparation.targets(data), lengths)
+    except ValueError as error:
+        raise ValueError(f"the {part} data: {error}") from error
+
+
+def batch_size(count: int) -> int:
+    """A power of two from 16 to 128 with which an epoch has ten batches or more, if it can."""
+    return next((size for size in (128, 64, 32) if 10 * size <= count), 16)
+
+
+def _split(
+    data: Recordings, fraction: float, seed: int, kind: Kind
+) -> tuple[Recordings, Recordings]:
+    classes = data.targets if kind == "classification" else None
+    kept, held = hold_out(classes, len(data), fraction, seed)
+    return data.select(kept), data.select(held)

@@ -1,0 +1,117 @@
+"""What was understood of a user's data, in lines for people."""
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from rnnopt.tasks.preparation import Preparation, label_names, numbers_of
+from rnnopt.tasks.recordings import Recordings, default_names
+from rnnopt.tasks.series import cut_padding
+
+Lines = tuple[tuple[str, str], ...]
+MANY = 12  # entries of a list that are shown
+
+
+def understood(
+    parts: Mapping[str, Recordings], preparation: Preparation, how: Mapping[str, Any]
+) -> Lines:
+    """What a task was made of, after the split.
+
+    Args:
+        parts: the training, validation and test series.
+        preparation: learnt from the training series.
+        how: what `Preparation.learn` was told.
+    """
+    counts = ", ".join(f"{len(part)} {name}" for name, part in parts.items())
+    everything = [one for part in parts.values() for one in part.series]
+    if preparation.padded:
+        everything = list(cut_padding(tuple(everything)))
+    steps = lengths_of(everything)
+    if preparation.subsample > 1:
+        steps += f"; the network sees means of {preparation.subsample}: {preparation.steps} at most"
+    lines = [("series", counts), ("steps", steps), channels_of(preparation.channels)]
+    train = parts["training"]
+    assert train.targets is not None
+    lines += targets_of(train.targets, preparation.classes)
+    normalize = how.get("normalize", True)
+    lines += [
+        ("missing values", missing_of(everything, preparation.missing)),
+        ("normalised", "each channel, by the training series" if normalize else "no"),
+    ]
+    return tuple(lines)
+
+
+def described(data: Recordings, padded: bool = False) -> Lines:
+    """What a file holds, before anything is done to it."""
+    series = list(cut_padding(data.series) if padded else data.series)
+    lines = [
+        ("series", str(len(data))),
+        ("steps", lengths_of(series)),
+        channels_of(data.channels),
+    ]
+    values = np.concatenate(series)
+    for channel, name in list(enumerate(data.channels))[:MANY]:
+        column = values[:, channel][~np.isnan(values[:, channel])]
+        told = "no value"
+        if len(column):
+            told = (
+                f"{column.min():.4g} … {column.max():.4g}, mean {column.mean():.4g},"
+                f" deviation {column.std():.4g}"
+            )
+        lines.append((f"  {name}", told))
+    lines.append(("missing values", missing_of(series)))
+    return tuple(lines)
+
+
+def channels_of(channels: tuple[str, ...]) -> tuple[str, str]:
+    """How many channels, and their names if they have any."""
+    named = channels != default_names(len(channels))
+    return "channels", f"{len(channels)}" + (f": {some(channels)}" if named else "")
+
+
+def targets_of(targets: np.ndarray, classes: tuple[str, ...]) -> list[tuple[str, str]]:
+    """The classes with their shares, or the range of the numbers."""
+    if not classes:
+        numbers = numbers_of(targets)
+        told = ", ".join(
+            f"{low:.4g} … {high:.4g} (mean {mean:.4g}, deviation {deviation:.4g})"
+            for low, high, mean, deviation in zip(
+                numbers.min(0), numbers.max(0), numbers.mean(0), numbers.std(0), strict=True
+            )
+        )
+        return [("targets", f"regression of {numbers.shape[1]}: {told}")]
+    counts = Counter(label_names(targets))
+    total = len(targets)
+    shares = [f"{name}: {counts[name]} ({counts[name] / total:.0%})" for name in classes]
+    most = counts.most_common(1)[0][1] / total
+    return [
+        ("targets", f"{len(classes)} classes; always the commonest would be right {most:.1%}"),
+        ("classes", some(tuple(shares))),
+    ]
+
+
+def lengths_of(series: list[np.ndarray]) -> str:
+    """How long the series are."""
+    lengths = [len(one) for one in series]
+    if min(lengths) == max(lengths):
+        return f"{lengths[0]}, all alike"
+    return f"{min(lengths)} … {max(lengths)}, median {np.median(lengths):g}"
+
+
+def missing_of(series: list[np.ndarray], filled: str = "") -> str:
+    """How many values are missing, and what stands for them."""
+    gaps = np.array([np.isnan(one).sum() for one in series])
+    if not gaps.any():
+        return "none"
+    share = gaps.sum() / sum(one.size for one in series)
+    told = f"{gaps.sum()} ({share:.2%}) in {(gaps > 0).sum()} series"
+    return f"{told}, filled by {filled}" if filled else told
+
+
+def some(entries: tuple[str, ...]) -> str:
+    """The first entries of a list, and how many there are."""
+    shown = ", ".join(entries[:MANY])
+    more = f", … ({len(entries)} in all)" if len(entries) > MANY else ""
+    return shown + more

@@ -1,0 +1,55 @@
+"""A task from a user's own files, as a run's config names them."""
+
+from pathlib import Path
+
+from rnnopt.data_config import DataConfig
+from rnnopt.errors import UserError
+from rnnopt.tasks.arrays import build
+from rnnopt.tasks.readers import read, sha256
+from rnnopt.tasks.readers.columns import Columns, Parts
+from rnnopt.tasks.task import Task
+
+
+def own_task(config: DataConfig, name: str) -> Task:
+    """The task of a config with `data`.
+
+    Raises:
+        UserError: a file is missing or does not hold what it should; the sentence says what.
+    """
+    data, test = read_parts(config)
+    assert config.data is not None
+    sources = {"data": config.data} | ({} if config.test is None else {"test": config.test})
+    hashes = {role: {"path": path, "sha256": sha256(Path(path))} for role, path in sources.items()}
+    try:
+        return build(
+            data,
+            test,
+            validation=config.validation,
+            test_fraction=config.test_fraction,
+            seed=config.split_seed,
+            target=config.target,
+            name=name,
+            sources=hashes,
+            kind=config.kind,
+            missing=config.missing,
+            padded=config.padded,
+            normalize=config.normalize,
+            subsample=config.subsample,
+        )
+    except ValueError as error:
+        raise UserError(f"{config.data}: {error}") from error
+
+
+def read_parts(config: DataConfig) -> Parts:
+    """The series to learn from and those to test on, if these are apart."""
+    assert config.data is not None
+    columns = Columns(config.label, config.id, config.time)
+    data, test = read(Path(config.data), columns)
+    if config.test is not None:
+        if test is not None:
+            raise UserError(f"{config.data} holds test series of its own: leave out --test.")
+        test = read(Path(config.test), columns)[0]
+    for path, part in ((config.data, data), (config.test or config.data, test)):
+        if part is not None and part.targets is None:
+            raise UserError(f"{path} needs a target for each series, got none.")
+    return data, test

@@ -1,0 +1,59 @@
+"""Readers of users' files: each gives `Recordings`, and the file's own test part if it has one."""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+from rnnopt.errors import UserError
+from rnnopt.tasks.readers.columns import Columns, Parts
+from rnnopt.tasks.readers.folder import read_folder
+from rnnopt.tasks.readers.npz import read_npz
+from rnnopt.tasks.readers.parquet import read_parquet
+from rnnopt.tasks.readers.text import read_text
+from rnnopt.tasks.readers.ts import read_ts
+
+READERS: dict[str, Callable[[Path, Columns], Parts]] = {
+    ".npz": read_npz,
+    ".csv": read_text,
+    ".tsv": read_text,
+    ".txt": read_text,
+    ".parquet": read_parquet,
+    ".ts": read_ts,
+}
+
+
+def read(path: Path, columns: Columns) -> Parts:
+    """What a file or folder holds.
+
+    Args:
+        path: of a kind that `READERS` has, or a folder.
+        columns: where to look in tables.
+
+    Raises:
+        UserError: it does not exist, is of another kind, or does not hold what it should.
+    """
+    if not path.exists():
+        raise UserError(f"{path} does not exist.")
+    reader = read_folder if path.is_dir() else READERS.get(path.suffix.lower())
+    if reader is None:
+        kinds = ", ".join(READERS)
+        raise UserError(f"{path} must be a folder or end in {kinds}, got {path.suffix!r}.")
+    try:
+        return reader(path, columns)
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {path}: {error}.") from error
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from error
+    except ModuleNotFoundError as error:
+        raise UserError(f'{path} needs {error.name}: pip install "rnnopt[data]".') from error
+
+
+def sha256(path: Path) -> str:
+    """Of a file's content; of a folder, that of its files' names and contents."""
+    if path.is_dir():
+        digest = hashlib.sha256()
+        for file in sorted(one for one in path.rglob("*") if one.is_file()):
+            digest.update(f"{file.relative_to(path).as_posix()}\0{sha256(file)}\n".encode())
+        return digest.hexdigest()
+    with path.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()

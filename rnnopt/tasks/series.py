@@ -1,0 +1,74 @@
+"""What can be done to single series (time, channel), in numpy: cut, fill, average, pad."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rnnopt.data_config import Missing
+
+
+def cut_padding(series: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
+    """The series without the steps at their end in which everything is missing.
+
+    Raises:
+        ValueError: nothing would be left of one.
+    """
+    cut = []
+    for i, one in enumerate(series):
+        true = np.flatnonzero(~np.isnan(one).all(1))
+        if not len(true):
+            raise ValueError(f"every series needs a value, series {i + 1} has none.")
+        cut.append(one[: true[-1] + 1])
+    return tuple(cut)
+
+
+def check_missing(
+    series: tuple[np.ndarray, ...], channels: tuple[str, ...], missing: Missing, padded: bool
+) -> None:
+    """Raises ValueError, which says where, for missing values that are to be refused."""
+    if missing != "error":
+        return
+    gaps = [int(np.isnan(one).sum()) for one in series]
+    if not any(gaps):
+        return
+    i = int(np.argmax(np.array(gaps) > 0))
+    step, channel = np.argwhere(np.isnan(series[i]))[0]
+    at_end = "" if padded else ", or padded where they only fill up shorter series at the end"
+    raise ValueError(
+        f"{sum(gaps)} values are missing in {sum(map(bool, gaps))} of {len(series)} series, the"
+        f" first in series {i + 1}, step {step + 1}, {channels[channel]}: choose missing zero, mean"
+        f" or interpolate{at_end}."
+    )
+
+
+def fill_missing(one: np.ndarray, missing: Missing, fill: np.ndarray) -> np.ndarray:
+    """A series (time, channel) without gaps; a channel without any value gets `fill`."""
+    gaps = np.isnan(one)
+    if not gaps.any():
+        return one
+    filled = np.where(gaps, fill, one)
+    if missing == "interpolate":
+        steps = np.arange(len(one))
+        for channel in np.flatnonzero(gaps.any(0) & ~gaps.all(0)):
+            seen = ~gaps[:, channel]
+            filled[:, channel] = np.interp(steps, steps[seen], one[seen, channel])
+    return filled
+
+
+def pool(one: np.ndarray, width: int) -> np.ndarray:
+    """The mean of every `width` steps of a series (time, channel), the last of what is left."""
+    if width == 1:
+        return one
+    starts = np.arange(0, len(one), width)
+    counts = np.minimum(len(one) - starts, width)
+    return np.add.reduceat(one, starts) / counts[:, None]
+
+
+def pad(series: list[np.ndarray], steps: int = 1) -> tuple[Tensor, Tensor | None]:
+    """One tensor (count, time, channel) of float32, and the lengths where they differ."""
+    lengths = torch.tensor([len(one) for one in series])
+    longest = max(steps, int(lengths.max()))
+    inputs = torch.zeros(len(series), longest, series[0].shape[1])
+    for row, one in zip(inputs, series, strict=True):
+        row[: len(one)] = torch.from_numpy(one)
+    return inputs, None if bool((lengths == longest).all()) else lengths

@@ -1,0 +1,41 @@
+"""Which series are held out: class by class, the same for the same seed."""
+
+import numpy as np
+
+
+def hold_out(
+    classes: np.ndarray | None, count: int, fraction: float, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Positions to keep and positions to hold out, each sorted.
+
+    Every class gives its share, rounded so that the shares add up; a class with one series keeps
+    it. Without classes the positions are drawn from all.
+
+    Args:
+        classes: (count,) class of each series, or None.
+        count: series.
+        fraction: part to hold out, in (0, 1).
+        seed: of the draw.
+
+    Raises:
+        ValueError: too few series to keep one and hold one out.
+    """
+    generator = np.random.default_rng(seed)
+    groups = [np.arange(count)]
+    if classes is not None:
+        groups = [np.flatnonzero(classes == one) for one in np.unique(classes)]
+    shares = np.array([len(group) * fraction for group in groups])
+    most = np.array([len(group) - 1 for group in groups])
+    held = np.minimum(np.floor(shares).astype(int), most)
+    wanted = max(1, round(count * fraction))
+    for i in np.argsort(-(shares - held), kind="stable"):  # the largest remainders first
+        if held.sum() < wanted and held[i] < most[i]:
+            held[i] += 1
+    if held.sum() < 1:
+        raise ValueError(
+            f"cannot hold out {fraction:g} of {count} series: no class has two of them."
+        )
+    out = np.concatenate(
+        [generator.permutation(group)[:n] for group, n in zip(groups, held, strict=True)]
+    )
+    return np.setdiff1d(np.arange(count), out), np.sort(out)

@@ -1,0 +1,173 @@
+"""What `rnnopt export` promises: the same answers from raw series, none of our kernels, a card.
+
+Every kind of layer, read-out and preparation is exported in every format and run again.
+"""
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from rnnopt.command_line import main
+from rnnopt.config import RunConfig
+from rnnopt.errors import UserError
+from rnnopt.exporting import export as exporting
+from rnnopt.exporting.export import ALLOWED, Source, export, open_run
+from rnnopt.exporting.plain_model import PlainModel
+from rnnopt.layers.sequence_model import SequenceModel
+from rnnopt.prediction import Trained
+from rnnopt.runner import run
+from rnnopt.tasks import from_arrays
+from rnnopt.tasks.series import pad
+
+onnx = pytest.importorskip("onnx")
+onnxruntime = pytest.importorskip("onnxruntime")
+pytest.importorskip("safetensors")
+# Loading TorchScript warns, whoever does it.
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.load`:DeprecationWarning")
+
+
+def source_and_series(cell, readout="last", subsample=1, regression=False, **options):
+    """A network with random weights over ragged series with gaps, and the raw series."""
+    generator = np.random.default_rng(0)
+    series = [5 + 3 * generator.normal(size=(n, 2)) for n in range(5, 35)]
+    for one in series[::5]:
+        one[2, 1] = np.nan
+    targets = 1000 * generator.random(30) if regression else ["a", "b", "c"] * 10
+    task = from_arrays(series, targets, missing="mean", subsample=subsample)
+    settings = dict(
+        input_size=2, hidden_size=6, output_size=task.output_size, cell=cell, readout=readout,
+        steps=task.steps, **options,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = SequenceModel(**settings)
+    model(task.train.inputs.transpose(0, 1), task.train.lengths)  # moves the batch statistics
+    p = task.data.preparation
+    source = Source(model.eval(), settings, p, task.loss, RunConfig(), {}, {})
+    return source, pad(series)
+
+
+CELLS = ["rnn", "lstm", "gru", "indrnn"]
+
+
+@pytest.mark.parametrize("form", ["onnx", "torchscript", "safetensors"])
+@pytest.mark.parametrize("readout", ["last", "mean", "every"])
+@pytest.mark.parametrize("cell", CELLS)
+def test_every_network_answers_the_same_when_exported(cell, readout, form):
+    for subsample, options in ((1, {}), (3, dict(layers=2, batch_norm=True))):
+        source, raw = source_and_series(cell, readout, subsample, **options)
+        assert export(source, form, raw, "series").difference < 1e-5
+
+
+@pytest.mark.parametrize("form", ["onnx", "torchscript"])
+def test_regression_answers_at_the_scale_of_its_targets(form):
+    source, raw = source_and_series("gru", regression=True)
+    assert export(source, form, raw, "series").difference < 1e-5
+    plain = PlainModel(source.model, source.preparation, source.loss)
+    found = plain(*raw)
+    assert float(found.mean()) == pytest.approx(source.preparation.target_mean[0], rel=0.5)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_a_graph_has_one_operator_a_layer_and_none_of_our_own(cell):
+    source, raw = source_and_series(cell, layers=2)
+    graph = onnx.load_from_string(export(source, "onnx", raw, "series").content).graph
+    used = [node.op_type for node in graph.node]
+    wanted = {"rnn": "RNN", "lstm": "LSTM", "gru": "GRU", "indrnn": "Scan"}[cell]
+    assert used.count(wanted) == 2
+    assert {node.domain for node in graph.node} == {""}
+    content = export(source, "torchscript", raw, "series").content
+    loaded = torch.jit.load(io.BytesIO(content))
+    assert "rnnopt::" not in str(loaded.inlined_graph)
+
+
+def test_a_graph_takes_other_lengths_and_batches_than_it_was_checked_on():
+    source, raw = source_and_series("indrnn", "mean", 3)
+    content = export(source, "onnx", raw, "series").content
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    generator = torch.Generator().manual_seed(1)
+    for batch, time in ((1, 2), (3, 50)):
+        inputs = torch.randn(batch, time, 2, generator=generator)
+        lengths = torch.full((batch,), time)
+        (found,) = session.run(None, {"inputs": inputs.numpy(), "lengths": lengths.numpy()})
+        expected = exporting.reference(source, (inputs, lengths))
+        np.testing.assert_allclose(found, expected.numpy(), atol=1e-5)
+
+
+def test_an_exported_network_that_answers_otherwise_is_refused(monkeypatch):
+    source, raw = source_and_series("gru")
+    reference = exporting.reference
+    monkeypatch.setattr(exporting, "reference", lambda *a: reference(*a) + 2 * ALLOWED)
+    with pytest.raises(UserError, match="differ from the run's by 0.0002.*nothing was written"):
+        export(source, "onnx", raw, "series")
+
+
+# -- the command ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run_folder(tmp_path, monkeypatch):
+    """A short run on arrays of our own."""
+    monkeypatch.chdir(tmp_path)
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=(40, 9, 2)) + np.repeat([0, 3], 20)[:, None, None]
+    np.savez("own.npz", X=x, y=np.repeat(["low", "high"], 20))
+    config = RunConfig(data="own.npz", model="lstm", hidden=4, budget="20evaluations")
+    run(config, Path("run"))
+    return tmp_path / "run"
+
+
+def command(capsys, *arguments):
+    with pytest.raises(SystemExit) as ended:
+        main([str(one) for one in arguments])
+    printed = capsys.readouterr()
+    return ended.value.code, printed.out + printed.err
+
+
+@pytest.mark.parametrize("form", ["onnx", "torchscript", "safetensors"])
+def test_a_card_stands_beside_the_file_and_its_example_runs(run_folder, capsys, form):
+    code, out = command(capsys, "export", run_folder, "--format", form, "--out", "out/own.bin")
+    assert code == 0, out
+    assert "checked on 40 series of the run's file: answers differ by" in out
+    card = Path("out/MODEL_CARD.md").read_text()
+    for words in ("own.npz, sha256", "test accuracy", "its default", "## Limits", "`own.bin`"):
+        assert words in card
+    example = card.partition("```python\n")[2].partition("```")[0]
+    names: dict = {}
+    exec(example.replace('"own.bin"', '"out/own.bin"'), names)
+    answers = names["outputs"] if form == "safetensors" else names["answers"]
+    assert tuple(answers.shape) == (1, 2)
+
+
+def test_names_of_the_classes_travel_with_the_file(run_folder, capsys):
+    command(capsys, "export", run_folder)
+    session = onnxruntime.InferenceSession(str(run_folder / "model.onnx"))
+    note = session.get_modelmeta().custom_metadata_map
+    assert json.loads(note["preparation"])["classes"] == ["high", "low"]
+
+
+def test_a_run_whose_data_have_gone_is_checked_on_random_series(run_folder, capsys):
+    Path("own.npz").unlink()
+    code, out = command(capsys, "export", run_folder)
+    assert code == 0, out
+    assert "64 random series, for the run's files have gone" in out
+    assert Trained.open(run_folder).preparation.classes == ("high", "low")
+
+
+def test_a_run_on_a_task_on_board_can_be_exported(tmp_path, capsys):
+    run(RunConfig(task="digits-rows", hidden=4, budget="3evaluations"), tmp_path / "run")
+    code, out = command(capsys, "export", tmp_path / "run")
+    assert code == 0, out
+    assert "checked on 256 test series" in out
+    assert open_run(tmp_path / "run")[0].preparation is None
+
+
+def test_a_run_that_is_not_over_is_refused(run_folder, capsys):
+    (run_folder / "best.pt").unlink()
+    code, out = command(capsys, "export", run_folder)
+    assert code == 2
+    assert "must hold a run that is over" in out
+    assert not (run_folder / "model.onnx").exists()

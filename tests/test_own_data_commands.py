@@ -1,0 +1,312 @@
+"""What the command line promises for a user's own data: train, resume, compare, inspect, predict.
+
+The readers are promised in test_readers.py, `export` in test_export.py. Accuracies on the UCR
+archive are measured in docs/own-data.md.
+"""
+
+import csv
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rnnopt import comparison
+from rnnopt.command_line import main
+from rnnopt.config import RunConfig, SharedConfig
+from rnnopt.data_config import data_name
+from rnnopt.errors import UserError
+from rnnopt.run_folder import RunFolder
+from rnnopt.runner import run as run_one
+
+REAL = Path(os.environ.get("RNNOPT_DATA", ""), "ucr")
+TINY = ["--hidden", "4", "--budget", "30evaluations", "--optimizer", "adam:lr=0.02", "--quiet"]
+
+
+@pytest.fixture(autouse=True)
+def workplace(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    return tmp_path
+
+
+@pytest.fixture
+def command(capsys):
+    """(exit code, what it printed, its errors) of arguments."""
+
+    def call(*arguments):
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main([str(argument) for argument in arguments])
+        printed = capsys.readouterr()
+        return ended.value.code, printed.out, printed.err
+
+    return call
+
+
+def write_waves(path, count=60, seed=0, labelled=True):
+    """Rising and falling series of 12 steps, as text without names."""
+    generator = np.random.default_rng(seed)
+    rows = []
+    for i in range(count):
+        slope = 1.0 if i % 2 else -1.0
+        values = 50 + slope * np.arange(12) + generator.normal(size=12)
+        label = ["rise" if i % 2 else "fall"] if labelled else []
+        rows.append(",".join([*label, *(f"{value:.4f}" for value in values)]))
+    Path(path).write_text("\n".join(rows) + "\n")
+
+
+@pytest.fixture
+def waves(workplace):
+    write_waves("waves.csv")
+    return workplace / "waves.csv"
+
+
+@pytest.fixture
+def run(waves, command):
+    code, _, error = command("train", "--data", "waves.csv", "--out", "run", *TINY)
+    assert code == 0, error
+    return Path("run")
+
+
+def assert_refused(result, *words):
+    code, out, error = result
+    assert (code, out) == (2, ""), error
+    assert error.strip().count("\n") == 0, error
+    for word in words:
+        assert word in error
+
+
+# -- train, resume, compare -----------------------------------------------------------------------
+
+
+def test_train_says_what_it_understood_before_it_trains(waves, command):
+    code, out, _ = command("train", "--data", "waves.csv", "--out", "run", *TINY[:-1])
+    assert code == 0
+    assert out.index("38 training, 10 validation, 12 test") < out.index("test accuracy")
+    for words in ("12, all alike", "2 classes", "fall: 19 (50%), rise: 19 (50%)", "none"):
+        assert words in out
+
+
+def test_the_folder_keeps_what_predicting_needs(run, waves):
+    data = json.loads((run / "data.json").read_text())
+    assert data["sources"]["data"]["path"] == str(waves)
+    assert len(data["sources"]["data"]["sha256"]) == 64
+    assert data["preparation"]["classes"] == ["fall", "rise"]
+    assert data["preparation"]["mean"][0] == pytest.approx(50, abs=2)
+    assert data["model"]["input_size"] == 1
+    assert RunFolder.open(run).read_config().task == "waves"
+    assert RunFolder.open(run).read_result()["test_metric"] > 0.9
+
+
+def test_the_config_alone_repeats_the_run(run, command):
+    saved = RunConfig.from_dict(json.loads((run / "config.json").read_text()))
+    assert saved.data is not None
+    again = ["train", "--data", saved.data, "--out", "again", *TINY]
+    assert command(*again)[0] == 0
+    results = [RunFolder.open(Path(p)).read_result() for p in ("run", "again")]
+    assert results[0]["test_loss"] == results[1]["test_loss"]
+
+
+def test_resume_refuses_a_file_that_has_changed(run, command):
+    result = json.loads((run / "result.json").read_text())
+    (run / "result.json").write_text(json.dumps(result | {"status": "interrupted"}))
+    assert command("train", "--out", run, "--resume", "--quiet")[0] == 0
+    (run / "result.json").write_text(json.dumps(result | {"status": "interrupted"}))
+    write_waves("waves.csv", seed=1)
+    assert_refused(
+        command("train", "--out", run, "--resume"), "waves.csv has changed since the run", "sha256"
+    )
+
+
+def test_compare_takes_data_too(waves):
+    announced = []
+    shared = SharedConfig(data="waves.csv", hidden=4, budget="6evaluations")
+    jobs = comparison.plan(shared, ["adam", "sgd"], [0, 1], Path("c"), False, announced.append)
+    assert [job.config.optimizer for job in jobs] == ["adam", "sgd"] * 2
+    assert announced[0].name == "waves"
+    run_one(jobs[0].config, jobs[0].path)
+    again = comparison.plan(shared, ["adam", "sgd"], [0, 1], Path("c"), True)
+    assert again == jobs
+    write_waves("waves.csv", seed=1)
+    with pytest.raises(UserError, match="waves.csv has changed"):
+        comparison.plan(shared, ["adam", "sgd"], [0, 1], Path("c"), True)
+
+
+def test_a_test_file_takes_the_place_of_the_split(waves, command):
+    write_waves("other.csv", count=14, seed=3)
+    code, out, _ = command(
+        "train", "--data", "waves.csv", "--test", "other.csv", "--out", "run", *TINY[:-1]
+    )
+    assert code == 0
+    assert "48 training, 12 validation, 14 test" in out
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--data", "none.csv"], ["none.csv does not exist"]),
+        (["--data", "waves.csv", "--task", "adding"], ["--data takes the place of --task"]),
+        (["--test", "waves.csv"], ["test needs --data"]),
+        (["--missing", "mean"], ["missing needs --data"]),
+        (["--data", "waves.csv", "--validation", "1"], ["validation must be in (0, 1), got 1.0"]),
+        (["--data", "waves.csv", "--subsample", "0"], ["subsample must be at least 1"]),
+        (["--data", "waves.csv", "--kind", "regression"], ["regression needs numbers", "'fall'"]),
+        (
+            ["--data", "gap.csv"],
+            ["are missing in", "the first in series", "choose missing zero, mean"],
+        ),
+    ],
+)
+def test_bad_input_is_refused_and_leaves_nothing(waves, command, options, words):
+    cells = waves.read_text().splitlines()
+    Path("gap.csv").write_text("\n".join(cells + ["rise,1,?,3"] * 9))
+    assert_refused(command("train", *options, "--out", "run", *TINY), *words)
+    assert not Path("run").exists()
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("/a/CricketX_TRAIN.tsv", "CricketX"),
+        ("/a/my set/train.npz", "my-set"),
+        ("/a/heart rate.csv", "heart-rate"),
+        ("/train.npz", "data"),
+    ],
+)
+def test_the_task_is_called_after_the_file(path, name):
+    assert data_name(path) == name
+
+
+def test_a_config_of_data_checks_its_choices():
+    with pytest.raises(UserError, match="unknown missing 'drop'"):
+        RunConfig(data="a.csv", missing="drop")  # type: ignore[arg-type]
+
+
+# -- inspect --------------------------------------------------------------------------------------
+
+
+def test_inspect_prints_a_table_and_draws(waves, command):
+    code, out, _ = command("inspect", "waves.csv")
+    assert code == 0
+    for words in ("60", "12, all alike", "fall: 30 (50%)", "deviation", "wrote waves.png"):
+        assert words in out
+    assert Path("waves.png").read_bytes()[:4] == b"\x89PNG"
+
+
+@pytest.mark.parametrize("kind", ["regression", "lengths", "unlabelled", "many classes", "gaps"])
+def test_inspect_draws_whatever_there_is(command, kind):
+    generator = np.random.default_rng(0)
+    x, arrays = generator.normal(size=(50, 9, 2)), {}
+    if kind == "lengths":
+        arrays["lengths"] = generator.integers(3, 10, 50)
+    if kind == "gaps":
+        x[3], x[5, 2, 1] = np.nan, np.nan
+    if kind != "unlabelled":
+        arrays["y"] = generator.random(50) if kind == "regression" else np.arange(50) % 15
+    np.savez("a.npz", X=x, **arrays)
+    code, out, error = command("inspect", "a.npz", "--out", "pictures/a.svg")
+    assert code == 0, error
+    assert "wrote pictures/a.svg" in out
+    assert ("19 (2.11%) in 2 series" in out) == (kind == "gaps")
+
+
+def test_inspect_refuses_what_it_cannot_write(waves, command):
+    code, _, error = command("inspect", "waves.csv", "--out", "a.doc")
+    assert code == 2
+    assert "a.doc must end in .png" in error
+
+
+# -- predict --------------------------------------------------------------------------------------
+
+
+def predictions(path="predictions.csv"):
+    return list(csv.DictReader(Path(path).read_text().splitlines()))
+
+
+def test_predict_answers_as_the_run_was_tested(run, command):
+    write_waves("new.csv", count=20, seed=5)
+    code, out, error = command("predict", run, "--data", "new.csv")
+    assert code == 0, error
+    found = predictions()
+    assert [row["label"] for row in found[:2]] == ["fall", "rise"]
+    right = sum(row["label"] == row["predicted"] for row in found) / 20
+    assert f"accuracy {right:.4f}" in out
+    for row in found:
+        chances = {n: float(row[f"probability of {n}"]) for n in ("fall", "rise")}
+        assert sum(chances.values()) == pytest.approx(1, abs=1e-5)
+        assert max(chances, key=chances.__getitem__) == row["predicted"]
+
+
+def test_the_test_file_scores_as_in_training(waves, command):
+    write_waves("other.csv", count=14, seed=3)
+    command("train", "--data", "waves.csv", "--test", "other.csv", "--out", "run", *TINY)
+    result = RunFolder.open(Path("run")).read_result()
+    _, out, _ = command("predict", "run", "--data", "other.csv")
+    assert f"accuracy {result['test_metric']:.4f}" in out
+    assert f"log loss {result['test_loss']:.4f}" in out
+
+
+def test_unlabelled_series_get_the_same_answers(run, command):
+    write_waves("new.csv", count=8, seed=5)
+    write_waves("bare.csv", count=8, seed=5, labelled=False)
+    command("predict", run, "--data", "new.csv", "--out", "a.csv")
+    code, out, _ = command("predict", run, "--data", "bare.csv", "--out", "b.csv")
+    assert code == 0
+    assert "accuracy" not in out
+    labelled, bare = predictions("a.csv"), predictions("b.csv")
+    for row in labelled:
+        del row["label"]
+    assert labelled == bare
+
+
+def test_regression_comes_back_in_its_own_units(command):
+    generator = np.random.default_rng(0)
+    y = generator.uniform(1000, 3000, 80)
+    x = y[:, None, None] / 500 + 0.1 * generator.normal(size=(80, 6, 1))
+    np.savez("r.npz", X=x, y=y)
+    options = ["--hidden", "8", "--budget", "300evaluations", "--optimizer", "adam:lr=0.02"]
+    assert command("train", "--data", "r.npz", "--out", "run", "--quiet", *options)[0] == 0
+    _, out, _ = command("predict", "run", "--data", "r.npz")
+    found = np.array([[float(row["label"]), float(row["predicted"])] for row in predictions()])
+    np.testing.assert_allclose(found[:, 0], y)
+    error = np.sqrt(np.mean((found[:, 0] - found[:, 1]) ** 2))
+    assert error < 300  # of a deviation of 580
+    assert "root mean squared error" in out
+    assert "R²" in out
+
+
+def test_labels_that_are_no_class_of_the_run_are_told(run, command):
+    write_waves("new.csv", count=4, seed=5)
+    rows = Path("new.csv").read_text()
+    Path("new.csv").write_text(rows.replace("fall", "left", 1))
+    _, out, _ = command("predict", run, "--data", "new.csv")
+    assert "1 labels are none of the run's classes: they count as wrong." in out
+    Path("new.csv").write_text(rows.replace("fall", "left").replace("rise", "right"))
+    assert_refused(command("predict", run, "--data", "new.csv"), "no label", "--unlabelled")
+
+
+def test_predict_refuses_other_runs_and_other_shapes(run, command):
+    assert_refused(command("predict", "nowhere", "--data", "waves.csv"), "must be a run folder")
+    np.savez("wide.npz", X=np.ones((3, 12, 2)))
+    assert_refused(
+        command("predict", run, "--data", "wide.npz"), "need 1 channels, as in training, got 2"
+    )
+    assert not Path("predictions.csv").exists()
+    command("train", "--task", "digits-rows", "--out", "digits", *TINY)
+    assert_refused(
+        command("predict", "digits", "--data", "waves.csv"), "data of your own", "digits-rows"
+    )
+
+
+# -- real data ------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="RNNOPT_DATA has no ucr")
+def test_japanese_vowels_are_learnt_from_the_archives_own_files(command):
+    data, test = (REAL / "JapaneseVowels" / f"JapaneseVowels_{p}.ts" for p in ("TRAIN", "TEST"))
+    options = ["--model", "gru", "--hidden", "32", "--budget", "8epochs", "--quiet"]
+    code, _, _ = command("train", "--data", data, "--test", test, "--out", "run", *options)
+    assert code == 0
+    assert RunFolder.open(Path("run")).read_result()["test_metric"] > 0.9
