@@ -19,7 +19,8 @@ from rnnopt.config import RunConfig, SharedConfig
 from rnnopt.errors import UserError
 from rnnopt.run_folder import RunFolder
 from rnnopt.runner import build_training, run
-from rnnopt.tasks import Batches, build_task, text
+from rnnopt.tasks import Batches, build_task
+from rnnopt.tasks import text as text_module
 from rnnopt.tasks.task import Batch, Examples, Task, lower_is_better
 from rnnopt.tasks.text import (
     EVALUATED,
@@ -311,7 +312,7 @@ def test_lengths_that_do_not_fit_are_refused(put, length):
 
 
 def test_a_window_longer_than_the_evaluated_text_is_refused(put, monkeypatch):
-    monkeypatch.setattr(text, "EVALUATED", 30)
+    monkeypatch.setattr(text_module, "EVALUATED", 30)
     put(TEXT)
     assert len(build_task("metamorphosis:length=30").validation) == 1
     with pytest.raises(UserError, match="from 1 to 30, got length=31"):

@@ -20,7 +20,8 @@ SGD = row("SGD", "sgd", 100)
 ADAM = row("Adam", "adam")
 REMARKS = (
     "ADMM is the default variant, trajectory and weights in turn: a step is one forward and one"
-    " backward pass over a minibatch and counts as one evaluation. Its rate is 1/ρ, a hundred times that of Adam in the grid.",
+    " backward pass over a minibatch and counts as one evaluation. Its rate is 1/ρ, a"
+    " hundred times that of Adam in the grid.",
     "Published are curves of a loss that was read off the auxiliary output, which has seen the"
     " label; here every number is the network's own, run forward.",
 )
