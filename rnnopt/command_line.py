@@ -1,23 +1,20 @@
-"""The verbs: list, train, compare, report, reproduce, diagnose, doctor. Only this module prints.
+"""The verbs: list, train, compare, report, reproduce, diagnose, doctor; they print by terminal.py.
 
 Exit codes: 0 done, 1 a run failed or diverged, 2 bad input (one sentence, no traceback),
 130 interrupted.
 """
 
-import math
 import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated
 
 import tyro
-from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-from rich.table import Column, Table
+from rich.progress import TaskID
+from rich.table import Table
 
 from rnnopt import __version__, comparison, diagnosis_report, doctor, report, reproduce
 from rnnopt import run_folder as folders
@@ -31,11 +28,18 @@ from rnnopt.reproduce.study import FormName
 from rnnopt.runner import build_training, resolve, settle
 from rnnopt.runner import run as run_one
 from rnnopt.specification import parse
-from rnnopt.tasks import TASKS, download
-from rnnopt.training import Progress as TrainingProgress
-
-console = Console()
-errors = Console(stderr=True)
+from rnnopt.tasks import TASKS
+from rnnopt.terminal import (
+    Show,
+    console,
+    download_bar,
+    errors,
+    new_folder,
+    processors,
+    progress_bars,
+    tell_jobs,
+    tell_stage,
+)
 
 
 def list_all() -> int:
@@ -93,11 +97,11 @@ def train(
     if resume and out is None:
         raise UserError("--resume needs the run's folder: give --out.")
     name = f"{parse(config.task)[0]}-{parse(config.optimizer)[0]}-{config.seed}"
-    path = out or _new_folder(name)
+    path = out or new_folder(name)
     keep_freed_memory()
-    with comparison.interruptible() as stop, _progress(quiet) as bars:
+    with comparison.interruptible() as stop, progress_bars(quiet) as bars:
         bar = bars.add_task("training", total=1.0, note="", visible=False)
-        show = _Show(bars, bar)
+        show = Show(bars, bar)
         result = run_one(config, path, resume, show, stop.is_set, _given)
     name = result.get("metric", "metric")
     if "test_metric" in result:
@@ -141,14 +145,14 @@ def compare(
         raise UserError(f"workers must be at least 0, got {workers}.")
     if resume and out is None:
         raise UserError("--resume needs the comparison's folder: give --out.")
-    out = out or _new_folder(f"compare-{parse(shared.task)[0]}")
-    workers = workers or max(1, _processors() // shared.threads)
+    out = out or new_folder(f"compare-{parse(shared.task)[0]}")
+    workers = workers or max(1, processors() // shared.threads)
     jobs = comparison.plan(shared, list(optimizers), list(seeds), out, resume)
-    with comparison.interruptible() as stop, _progress() as bars:
+    with comparison.interruptible() as stop, progress_bars() as bars:
         all_bars = {o: bars.add_task(o, total=1.0, note="") for o in optimizers}
 
         def tell(jobs: list[comparison.Job]) -> None:
-            _tell_jobs(bars, all_bars, jobs)
+            tell_jobs(bars, all_bars, jobs)
 
         failures = comparison.work(jobs, min(workers, len(jobs)), tell, stop)
         tell(jobs)
@@ -206,12 +210,12 @@ def diagnose(
     """
     if looks < 1:
         raise UserError(f"looks must be at least 1, got {looks}.")
-    out = out or _new_folder(f"diagnose-{parse(config.task)[0]}")
+    out = out or new_folder(f"diagnose-{parse(config.task)[0]}")
     keep_freed_memory()
     watched = Diagnosis(build_training(config), looks, config.seed)
     diagnosis_report.create_folder(out)
-    with comparison.interruptible() as stop, _progress(quiet) as bars:
-        show = _Show(bars, bars.add_task("diagnosing", total=1.0, note="", visible=False))
+    with comparison.interruptible() as stop, progress_bars(quiet) as bars:
+        show = Show(bars, bars.add_task("diagnosing", total=1.0, note="", visible=False))
         for progress in watched.run(stop.is_set):
             show(progress)
     findings, written = diagnosis_report.write(
@@ -267,15 +271,15 @@ def reproduce_published(
         console.print(table)
         return 0
     stages: dict[str, TaskID] = {}
-    with comparison.interruptible() as stop, _progress() as bars:
+    with comparison.interruptible() as stop, progress_bars() as bars:
 
         def tell(stage: str, jobs: list[comparison.Job]) -> None:
             if stage not in stages:
                 stages[stage] = bars.add_task(stage, total=1.0, note="")
-            _tell_stage(bars, stages[stage], jobs)
+            tell_stage(bars, stages[stage], jobs)
 
         path, tables, failures = reproduce.reproduce(
-            name, form, out, workers or _processors(), tell, stop
+            name, form, out, workers or processors(), tell, stop
         )
     for failure in failures:
         errors.print(
@@ -319,7 +323,7 @@ def main(arguments: list[str] | None = None) -> None:
     _given.update(name.replace("-", "_") for name in names)
     try:
         _check_environment()
-        with _download_bar():
+        with download_bar():
             code = tyro.extras.subcommand_cli_from_dict(
                 VERBS,
                 prog="rnnopt",
@@ -351,44 +355,6 @@ def _check_environment() -> None:
         raise UserError(str(error)) from error
 
 
-class _Show:
-    """Draws one run's progress: loss, metric, evaluations a second, time left."""
-
-    def __init__(self, bars: Progress, bar: TaskID):
-        self.bars, self.bar, self.note, self.moved, self.calls = bars, bar, "", False, 0
-
-    def __call__(self, progress: TrainingProgress) -> None:
-        self.moved, self.calls = True, self.calls + 1
-        if progress.record:
-            loss = progress.record["train_loss"]
-            shown = "" if math.isnan(loss) else f"loss {loss:.4g}  "
-            self.note = f"{shown}validation {progress.record['validation_metric']:.4f}"
-        elif self.calls % 10:
-            return
-        rate = progress.evaluations / progress.seconds if progress.seconds else 0.0
-        note = f"{self.note}  {progress.evaluations:.6g} evaluations, {rate:.0f}/s"
-        self.bars.update(self.bar, completed=progress.fraction, note=note, visible=True)
-
-
-def _tell_jobs(bars: Progress, all_bars: dict[str, TaskID], jobs: list[comparison.Job]) -> None:
-    """Draws one bar an optimizer from the run folders of its seeds."""
-    for optimizer, bar in all_bars.items():
-        mine = [job.path for job in jobs if job.config.optimizer == optimizer]
-        fractions, metrics = [], []
-        for path in mine:
-            records = folders.RunFolder(path).read_records()
-            if records:
-                status = folders.RunFolder(path).read_result()["status"]
-                unfinished = status in ("running", "interrupted", "failed")
-                fractions.append(records[-1]["fraction"] if unfinished else 1.0)
-                metrics.append(records[-1]["validation_metric"])
-        if metrics:
-            note = (
-                f"validation {sum(metrics) / len(metrics):.4f} ({len(metrics)}/{len(mine)} seeds)"
-            )
-            bars.update(bar, completed=sum(fractions) / len(mine), note=note)
-
-
 def _print_reproduced(table: reproduce.Table) -> None:
     """Prints a table; of a wide one, what a small terminal has room for."""
     study = table.headings == reproduce.HEADINGS
@@ -401,20 +367,6 @@ def _print_reproduced(table: reproduce.Table) -> None:
     console.print(shown)
     for remark in table.remarks:
         console.print(f"- {remark}", highlight=False, markup=False, soft_wrap=True)
-
-
-def _tell_stage(bars: Progress, bar: TaskID, jobs: list[comparison.Job]) -> None:
-    """Draws one bar for all jobs of a stage, a finished one counting as whole."""
-    over, fraction = 0, 0.0
-    for job in jobs:
-        folder = folders.RunFolder(job.path)
-        if (job.path / "best.pt").exists():
-            over += 1
-            fraction += 1
-        elif (job.path / "metrics.jsonl").exists():
-            records = folder.read_records()
-            fraction += records[-1]["fraction"] if records else 0.0
-    bars.update(bar, completed=fraction / len(jobs), note=f"{over} of {len(jobs)} runs")
 
 
 def _report(paths: list[Path], out: Path) -> None:
@@ -436,52 +388,3 @@ def _report(paths: list[Path], out: Path) -> None:
         console.print(table)
     for path in written:
         console.print(f"wrote {path}", highlight=False, markup=False, soft_wrap=True)
-
-
-def _processors() -> int:
-    """Processors that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def _new_folder(name: str) -> Path:
-    """runs/NAME, with a number behind it if that is taken."""
-    number, path = 1, Path("runs") / name
-    while path.exists():
-        number += 1
-        path = Path("runs") / f"{name}-{number}"
-    return path
-
-
-def _progress(quiet: bool = False) -> Progress:
-    return Progress(
-        TextColumn("{task.description}", table_column=Column(max_width=28, no_wrap=True)),
-        BarColumn(bar_width=20),
-        TextColumn("{task.percentage:>3.0f}%"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-        console=errors,
-        disable=quiet,
-    )
-
-
-@contextmanager
-def _download_bar() -> Iterator[None]:
-    """Draws downloads while the command runs; nothing as long as there is none."""
-    bars = _progress()
-    bar: dict[str, TaskID] = {}
-
-    def listener(name: str, done: int, total: int) -> None:
-        bars.start()
-        if name not in bar:
-            bar[name] = bars.add_task(name, total=total, note="download")
-        bars.update(bar[name], completed=done)
-
-    before, download.listener = download.listener, listener
-    try:
-        yield
-    finally:
-        download.listener = before
-        if bar:
-            bars.stop()
