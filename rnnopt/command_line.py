@@ -28,12 +28,14 @@ from rnnopt.reproduce.study import FormName
 from rnnopt.runner import build_training, resolve, settle
 from rnnopt.runner import run as run_one
 from rnnopt.specification import parse
+from rnnopt.sweeps.command import sweep
 from rnnopt.tasks import TASKS
 from rnnopt.terminal import (
     Show,
     console,
     download_bar,
     errors,
+    given,
     new_folder,
     processors,
     progress_bars,
@@ -102,7 +104,7 @@ def train(
     with comparison.interruptible() as stop, progress_bars(quiet) as bars:
         bar = bars.add_task("training", total=1.0, note="", visible=False)
         show = Show(bars, bar)
-        result = run_one(config, path, resume, show, stop.is_set, _given)
+        result = run_one(config, path, resume, show, stop.is_set, given)
     name = result.get("metric", "metric")
     if "test_metric" in result:
         best = result["best"]
@@ -261,7 +263,7 @@ def reproduce_published(
     """
     if workers < 0:
         raise UserError(f"workers must be at least 0, got {workers}.")
-    if quick and "form" in _given and form != "quick":
+    if quick and "form" in given and form != "quick":
         raise UserError(f"--quick is --form quick, it does not go with --form {form}.")
     form = "quick" if quick else form
     if name == "list":
@@ -294,8 +296,6 @@ def reproduce_published(
     return 1 if failures else 0
 
 
-_given: set[str] = set()  # options on the command line, by field name
-
 VERBS: dict[str, Callable[..., int]] = {
     "list": list_all,
     "train": train,
@@ -303,6 +303,7 @@ VERBS: dict[str, Callable[..., int]] = {
     "report": report_runs,
     "reproduce": reproduce_published,
     "diagnose": diagnose,
+    "sweep": sweep,
     "doctor": look_around,
 }
 
@@ -319,8 +320,8 @@ def main(arguments: list[str] | None = None) -> None:
     if not arguments:
         arguments = ["--help"]
     names = (a[2:].partition("=")[0].removeprefix("no-") for a in arguments if a[:2] == "--")
-    _given.clear()
-    _given.update(name.replace("-", "_") for name in names)
+    given.clear()
+    given.update(name.replace("-", "_") for name in names)
     try:
         _check_environment()
         with download_bar():

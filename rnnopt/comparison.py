@@ -78,7 +78,7 @@ def work(
     failures = []
     context = get_context("spawn")  # forked processes inherit locks that torch's threads hold
     end = context.Event()
-    with ProcessPoolExecutor(workers, context, _ready_worker, (end,)) as pool:
+    with ProcessPoolExecutor(workers, context, ready_worker, (end,)) as pool:
         futures: dict[Future, Job] = {pool.submit(_do, job): job for job in jobs}
         pending = set(futures)
         while pending:
@@ -99,7 +99,8 @@ def work(
 _end: Any = None  # in a worker: the event that ends the run under way
 
 
-def _ready_worker(end: Any) -> None:
+def ready_worker(end: Any) -> None:
+    """Prepares a worker process: `end` interrupts what it does, signals do not."""
     global _end
     _end = end
     keep_freed_memory()
@@ -107,11 +108,16 @@ def _ready_worker(end: Any) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
+def interrupted() -> bool:
+    """In a worker process: whether it shall end what it does."""
+    return bool(_end.is_set())
+
+
 def _do(job: Job) -> dict[str, Any]:
-    if _end.is_set():  # the pool hands out one job more than it has workers
+    if interrupted():  # the pool hands out one job more than it has workers
         return {}
     exists = (job.path / "config.json").exists()
-    return run(job.config, job.path, resume=exists, stop_requested=_end.is_set)
+    return run(job.config, job.path, resume=exists, stop_requested=interrupted)
 
 
 @contextmanager

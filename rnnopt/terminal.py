@@ -19,6 +19,7 @@ from rnnopt.training import Progress as TrainingProgress
 
 console = Console()
 errors = Console(stderr=True)
+given: set[str] = set()  # options on the command line, by field name
 
 
 def say(text: str) -> None:
