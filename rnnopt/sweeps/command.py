@@ -25,7 +25,7 @@ from rnnopt.sweeps.results import (
     write_results,
 )
 from rnnopt.sweeps.spaces import Choices, configure, space_of
-from rnnopt.sweeps.study import Sweep, address
+from rnnopt.sweeps.study import Sweep, address, begin
 from rnnopt.sweeps.worker import run_sweep
 from rnnopt.tasks import build_task
 from rnnopt.tuning import TUNING_SEED
@@ -85,12 +85,13 @@ def sweep(
     workers = workers or max(1, terminal.processors() // config.threads)
     out = out or Path("runs") / f"sweep-{parse(config.task)[0]}-{parse(config.optimizer)[0]}"
     plan = _plan(config, list(ranges), trials, out, storage, prune, heartbeat)
+    study = begin(plan)
     keep_freed_memory()
     terminal.console.quiet = as_json
     with comparison.interruptible() as stop, terminal.progress_bars(quiet or as_json) as bars:
         bar = bars.add_task("trials", total=trials, note="")
-        study, failures = run_sweep(
-            plan, min(workers, trials), lambda study: _tell(bars, bar, study), stop
+        failures = run_sweep(
+            plan, study, min(workers, trials), lambda: _tell(bars, bar, study), stop
         )
     failures += errors_of(study)
     for failure in failures[:SHOWN]:

@@ -5,6 +5,7 @@ may reach. A trial whose worker died (no heartbeat for two intervals) is put bac
 """
 
 import warnings
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -79,26 +80,45 @@ def begin(sweep: Sweep) -> "Study":
         UserError: if they were begun with other settings, or cannot be written or reached.
     """
     file = sweep.out / "sweep.json"
+    place = _without_password(sweep)
     if file.exists():
-        _check_same(sweep, read_json(file), str(sweep.out))
+        saved = read_json(file)
+        if saved.get("storage") != place:
+            raise UserError(
+                f"{sweep.out} was begun with the storage {saved.get('storage')}, got {place}:"
+                " choose another --out."
+            )
+        _check_same(sweep, saved, str(sweep.out))
     try:
         sweep.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot write the sweep's folder {sweep.out}: {error}.") from error
+    storage = open_storage(sweep)
     direction = "minimize" if lower_is_better(sweep.metric) else "maximize"
     with quiet() as optuna:
         study = optuna.create_study(
-            storage=open_storage(sweep),
-            study_name=sweep.name,
-            direction=direction,
-            load_if_exists=True,
+            storage=storage, study_name=sweep.name, direction=direction, load_if_exists=True
         )
+    weakref.finalize(study, close, storage)
     if "settings" in study.user_attrs:
         _check_same(sweep, study.user_attrs["settings"], f"study {sweep.name!r} in the storage")
     else:
         study.set_user_attr("settings", sweep.settings())
-    write_json(file, sweep.settings())
+    write_json(file, sweep.settings() | {"storage": place})
     return study
+
+
+def _without_password(sweep: Sweep) -> str:
+    """The storage as sweep.json names it."""
+    from sqlalchemy import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    if sweep.storage == address(None, sweep.out):
+        return "sweep.db"
+    try:
+        return make_url(sweep.storage).render_as_string(hide_password=True)
+    except (ArgumentError, ValueError) as error:
+        raise UserError(f"the sweep's storage cannot be used: {error}.") from error
 
 
 def _check_same(sweep: Sweep, saved: dict[str, Any], place: str) -> None:
@@ -130,6 +150,12 @@ def open_storage(sweep: Sweep) -> "RDBStorage":
     except (SQLAlchemyError, ValueError) as error:
         reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
         raise UserError(f"the sweep's storage cannot be used: {reason.rstrip('.')}.") from error
+
+
+def close(storage: "RDBStorage") -> None:
+    """Ends the connections to the database."""
+    storage.remove_session()
+    storage.engine.dispose()
 
 
 def _connect(sweep: Sweep) -> "RDBStorage":

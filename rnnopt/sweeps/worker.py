@@ -9,12 +9,13 @@ import math
 import os
 import socket
 import threading
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, nullcontext
 from multiprocessing import get_context, parent_process
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from rnnopt import comparison, runner
 from rnnopt.run_folder import RunFolder
@@ -23,7 +24,7 @@ from rnnopt.sweeps.spaces import Choices, Space, configure
 from rnnopt.sweeps.study import (
     Sweep,
     address,
-    begin,
+    close,
     counted,
     open_storage,
     put_back,
@@ -52,27 +53,29 @@ class Interrupted(Exception):
 
 
 def run_sweep(
-    sweep: Sweep, workers: int, tell: Callable[["Study"], None], stop: threading.Event
-) -> tuple["Study", list[str]]:
+    sweep: Sweep, study: "Study", workers: int, tell: Callable[[], None], stop: threading.Event
+) -> list[str]:
     """Does what is missing of a sweep in `workers` processes.
 
     Args:
         sweep: what to do.
+        study: the sweep's, begun.
         workers: processes at once.
-        tell: called a few times a second with the study.
+        tell: called a few times a second.
         stop: set it to interrupt; runs under way save themselves and go back in the queue.
 
     Returns:
-        The study, and one sentence for each worker that failed.
+        One sentence for each worker that failed.
     """
-    study = begin(sweep)
     own = sweep.storage == address(None, sweep.out)
     context = get_context("spawn")
     end = context.Event()
     failures = []
     with RunFolder(sweep.out).locked() if own else nullcontext(), ExitStack() as stack:
         if own:
-            put_back_running(study)  # by workers that died: the lock says that nobody else is here
+            put_back_running(study)  # their workers died: the lock says that nobody else is here
+        if not left(sweep, study):
+            return []
         pools = [
             stack.enter_context(ProcessPoolExecutor(1, context, comparison.ready_worker, (end,)))
             for _ in range(workers)
@@ -80,13 +83,22 @@ def run_sweep(
         pending = {pool.submit(_work, sweep, i) for i, pool in enumerate(pools)}
         while pending:
             done, pending = wait(pending, timeout=0.5)
-            tell(study)
+            tell()
             if stop.is_set():
                 end.set()
             for error in filter(None, (future.exception() for future in done)):
                 died = isinstance(error, BrokenProcessPool)
                 failures.append("a worker process died (out of memory?)" if died else str(error))
-    return study, failures
+    return failures
+
+
+def left(sweep: Sweep, study: "Study") -> Literal["", "to begin", "under way"]:
+    """What is left of a sweep: trials to begin, else some under way, else nothing."""
+    trials = study.get_trials(deepcopy=False)
+    states = {trial.state.name for trial in trials}
+    if "WAITING" in states or counted(trials) < sweep.trials:
+        return "to begin"
+    return "under way" if "RUNNING" in states else ""
 
 
 def _work(sweep: Sweep, number: int) -> None:
@@ -105,12 +117,11 @@ def work(sweep: Sweep, number: int, stop: Stop) -> None:
     with quiet() as optuna:
         study = _load(sweep, number)
         while not stop():
-            trials = study.get_trials(deepcopy=False)
-            states = {trial.state.name for trial in trials}
-            if "WAITING" in states or counted(trials) < sweep.trials:
+            waiting = left(sweep, study)
+            if waiting == "to begin":
                 objective = Objective(sweep, stop)
                 study.optimize(objective, 1, catch=(Exception,), callbacks=[objective.afterwards])
-            elif "RUNNING" in states:  # elsewhere; should its worker die, it is ours to go on with
+            elif waiting == "under way":  # elsewhere; should its worker die, it is ours to go on
                 threading.Event().wait(min(1.0, sweep.heartbeat / 2))
                 optuna.storages.fail_stale_trials(study)
             else:
@@ -123,7 +134,9 @@ def _load(sweep: Sweep, number: int) -> "Study":
     from optuna.samplers import TPESampler
 
     pruner: BasePruner = MedianPruner(COMPARED, WARM_UP) if sweep.prune else NopPruner()
-    study = load_study(study_name=sweep.name, storage=open_storage(sweep), pruner=pruner)
+    storage = open_storage(sweep)
+    study = load_study(study_name=sweep.name, storage=storage, pruner=pruner)
+    weakref.finalize(study, close, storage)
     # A sampler that begins anew must not draw again what was drawn before.
     seed = sweep.config.seed + 7919 * number + len(study.get_trials(deepcopy=False))
     study.sampler = TPESampler(
@@ -166,12 +179,13 @@ class Objective:
     def _train(self, trial: "Trial") -> float:
         from optuna import TrialPruned
 
+        again = "folder" in trial.user_attrs  # it was put back in the queue
         folder = trial.user_attrs.get("folder", f"trial-{trial.number:04d}")
         trial.set_user_attr("folder", folder)
         trial.set_user_attr("worker", f"{socket.gethostname()}:{os.getpid()}")
         config = configure(self.sweep.config, suggest(trial, self.sweep.space))
         path = self.sweep.out / folder
-        exists = (path / "config.json").exists()
+        exists = again and (path / "config.json").exists()
         watch = Watch(trial)
         for record in RunFolder(path).read_records() if exists else []:
             watch.look(record)
