@@ -16,7 +16,7 @@ from rnnopt.errors import UserError
 from rnnopt.memory import keep_freed_memory
 from rnnopt.run_folder import RunFolder
 from rnnopt.runner import build_training, run, settle
-from rnnopt.tasks import build_task
+from rnnopt.tasks import Task, build_task
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,18 @@ def plan(
             config = settle(RunConfig(**asdict(shared), optimizer=optimizer, seed=seed), task)
             if seed == seeds[0]:
                 build_training(config, task)
-            folder = "".join(c if c.isalnum() or c in ".=-" else "_" for c in optimizer)
-            jobs.append(Job(config, out / folder / f"seed-{seed}"))
+            jobs.append(Job(config, out / folder_of(optimizer) / f"seed-{seed}"))
+    check_saved(jobs, task, out, resume)
+    return jobs
+
+
+def folder_of(optimizer: str) -> str:
+    """The name of the folder of an optimizer's runs."""
+    return "".join(c if c.isalnum() or c in ".=-" else "_" for c in optimizer)
+
+
+def check_saved(jobs: list[Job], task: Task, out: Path, resume: bool) -> None:
+    """Raises UserError if a run stands there already, with `resume` if its settings differ."""
     for job in jobs:
         if not (job.path / "config.json").exists():
             continue
@@ -58,7 +68,6 @@ def plan(
         saved = settle(RunFolder.open(job.path).read_config(), task)
         if saved != job.config:
             raise UserError(f"{job.path} was begun with other settings: choose another --out.")
-    return jobs
 
 
 def work(

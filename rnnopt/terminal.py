@@ -6,8 +6,9 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import tyro
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Column
@@ -17,6 +18,7 @@ from rnnopt import run_folder as folders
 from rnnopt.tasks import download
 from rnnopt.training import Progress as TrainingProgress
 
+AsJson = Annotated[bool, tyro.conf.arg(name="json")]  # an option of many verbs
 console = Console()
 errors = Console(stderr=True)
 given: set[str] = set()  # options on the command line, by field name

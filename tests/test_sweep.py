@@ -6,6 +6,9 @@ Spaces are promised in test_sweep_spaces.py, many machines in test_sweep_postgre
 
 import json
 import shlex
+import signal
+import subprocess
+import sys
 import time
 import warnings
 from dataclasses import replace
@@ -290,6 +293,28 @@ def test_the_command_sweeps_shows_the_best_and_goes_on(sweep_command, workplace)
     assert code == 0
     assert "counting:length=3, adam: 3 complete trials" in out
     assert "wrote runs/sweep-counting-adam/slices.png" in out
+
+
+def test_ctrl_c_leaves_a_sweep_that_goes_on(workplace):
+    settings = ["--task", "counting:length=3", "--hidden", "3", "--optimizer", "adam"]
+    settings += ["--budget", "1h", "--evaluate-every", "10", "--trials", "2", "--json"]
+    command = [sys.executable, "-m", "rnnopt", "sweep", *settings]
+    path = workplace / "runs" / "sweep-counting-adam"
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        end = time.monotonic() + 60
+        while len(RunFolder(path / "trial-0000").read_records()) < 2:
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < end
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        out, error = process.communicate(timeout=60)
+    assert (process.returncode, error) == (130, "")
+    found = json.loads(out)
+    assert found["status"] == "interrupted"
+    assert found["trials"] == dict(complete=0, pruned=0, failed=0, running=0, waiting=1)
+    assert RunFolder(path / "trial-0000").read_result()["status"] == "interrupted"
 
 
 @pytest.mark.parametrize(

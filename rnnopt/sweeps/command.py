@@ -47,7 +47,7 @@ def sweep(
     prune: bool = True,
     heartbeat: int = 30,
     quiet: bool = False,
-    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
+    as_json: terminal.AsJson = False,
 ) -> int:
     """Search for the best options of an optimizer, by the validation metric, with Optuna.
 

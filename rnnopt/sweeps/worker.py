@@ -74,6 +74,7 @@ def run_sweep(
     with RunFolder(sweep.out).locked() if own else nullcontext(), ExitStack() as stack:
         if own:
             put_back_running(study)  # their workers died: the lock says that nobody else is here
+        tell()
         if not left(sweep, study):
             return []
         pools = [
