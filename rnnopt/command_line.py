@@ -4,7 +4,9 @@ Exit codes: 0 done, 1 a run failed or diverged, 2 bad input (one sentence, no tr
 130 interrupted.
 """
 
+import inspect
 import os
+import re
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -58,8 +60,8 @@ from rnnopt.training import Progress as TrainingProgress
 def completion(shell: Annotated[Literal["bash", "zsh", "tcsh"], tyro.conf.Positional]) -> int:
     """Print what makes a shell complete verbs and options.
 
-    For bash: `eval "$(rnnopt completion bash)"` in ~/.bashrc. For zsh: `rnnopt completion zsh >
-    ~/.zfunc/_rnnopt`, with ~/.zfunc in fpath before compinit.
+    For bash, in ~/.bashrc: eval "$(rnnopt completion bash)". For zsh, with ~/.zfunc in fpath
+    before compinit: rnnopt completion zsh > ~/.zfunc/_rnnopt
 
     Args:
         shell: bash, zsh or tcsh.
@@ -111,6 +113,8 @@ def train(
 
         result = run_one(config, path, resume, listen, stop.is_set, given)
         tracked.finish(result)
+    for sentence in tracked.lost:
+        complain(f"{sentence}; the rest of the run is in its folder alone.")
     if as_json:
         for_script({"folder": path, **result})
     name = result.get("metric", "metric")
@@ -307,13 +311,24 @@ def diagnose(
     return {"interrupted": 130, "diverged": 1}.get(watched.training.status, 0)
 
 
+def _print_help() -> None:
+    """One line a verb; tyro would print the whole of what each does."""
+    say("usage: rnnopt VERB [OPTIONS]\n")
+    say("Train recurrent networks where ordinary training struggles.\n")
+    width = max(map(len, VERBS))
+    for name, verb in VERBS.items():
+        say(f"  • {name:{width}}  {(verb.__doc__ or '').partition(chr(10))[0]}")
+    say("\n`rnnopt VERB --help` says more of a verb, `rnnopt --version` which rnnopt it is.")
+
+
 def _run_verb(arguments: list[str]) -> int:
     """Reads the command line and does what it says."""
+    for verb in VERBS.values():  # tyro would keep the line breaks within the words on an option
+        verb.__doc__ = re.sub(r"\n {8,}", " ", inspect.cleandoc(verb.__doc__ or ""))
     return tyro.extras.subcommand_cli_from_dict(
         VERBS,
         prog="rnnopt",
-        description="Train recurrent networks where ordinary training struggles. "
-        "`rnnopt VERB --help` says more of a verb, `rnnopt --version` which rnnopt it is.",
+        description="Train recurrent networks where ordinary training struggles.",
         args=arguments,
         sort_subcommands=False,
     )
@@ -341,12 +356,13 @@ def main(arguments: list[str] | None = None) -> None:
     if arguments == ["--version"]:
         print(f"rnnopt {__version__}")
         sys.exit(0)
-    if not arguments:
-        arguments = ["--help"]
+    console.quiet = False
+    if arguments in ([], ["--help"], ["-h"]):
+        _print_help()
+        sys.exit(0)
     names = (a[2:].partition("=")[0].removeprefix("no-") for a in arguments if a[:2] == "--")
     given.clear()
     given.update(name.replace("-", "_") for name in names)
-    console.quiet = False
     try:
         _check_environment()
         if arguments[0][:1] != "-" and arguments[0] not in VERBS:

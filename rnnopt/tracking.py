@@ -9,8 +9,9 @@ whole curve.
 import math
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -83,26 +84,21 @@ class MLflow:
     """
 
     def __init__(self, path: Path):
-        from mlflow.exceptions import MlflowException
         from mlflow.tracking import MlflowClient
 
         file = path / "mlflow.json"
-        try:
+        with self._reached():
             self.client = MlflowClient()
             if file.exists():
                 self.run_id = str(read_json(file)["run_id"])
                 self.client.get_run(self.run_id)
                 return
             name = os.environ.get("MLFLOW_EXPERIMENT_NAME", "rnnopt")
-            experiment = self.client.get_experiment_by_name(name)
-            number = experiment.experiment_id if experiment else self.client.create_experiment(name)
-            run = self.client.create_run(number, run_name=path.name)
-            self.run_id = run.info.run_id
+            found = self.client.get_experiment_by_name(name)
+            number = found.experiment_id if found else self.client.create_experiment(name)
+            self.run_id = self.client.create_run(number, run_name=path.name).info.run_id
             for setting, value in _settings(path).items():
                 self.client.log_param(self.run_id, setting, value)
-        except (MlflowException, LookupError, OSError) as error:
-            reason = str(error).splitlines()[0]
-            raise UserError(f"--log mlflow: the run of {file} cannot be kept: {reason}") from error
         write_json(file, {"run_id": self.run_id})
 
     def last_step(self) -> int:
@@ -114,18 +110,27 @@ class MLflow:
         """Adds a point to each curve."""
         from mlflow.entities import Metric
 
-        now = _milliseconds()
+        now = int(1000 * time.time())
         metrics = [Metric(name, value, now, step) for name, value in values.items()]
-        self.client.log_batch(self.run_id, metrics=metrics)
+        with self._reached():
+            self.client.log_batch(self.run_id, metrics=metrics)
 
     def close(self, status: str) -> None:
         """Tells how the run ended."""
         ended = {"interrupted": "KILLED", "failed": "FAILED"}.get(status, "FINISHED")
-        self.client.set_terminated(self.run_id, ended)
+        with self._reached():
+            self.client.set_terminated(self.run_id, ended)
 
+    @contextmanager
+    def _reached(self) -> Iterator[None]:
+        """Turns MLflow's errors into one sentence."""
+        from mlflow.exceptions import MlflowException
 
-def _milliseconds() -> int:
-    return int(1000 * time.time())
+        try:
+            yield
+        except (MlflowException, LookupError, OSError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"--log mlflow: its store cannot be used: {reason}") from error
 
 
 def _settings(path: Path) -> dict[str, Any]:
@@ -150,6 +155,7 @@ class Trackers:
         self.kinds, self.path = kinds, path
         self.logs: list[tuple[Log, int]] | None = None
         self.status = "failed"
+        self.lost: list[str] = []  # a sentence for each log that was given up
 
     def __call__(self, progress: Progress) -> None:
         if progress.record and self.kinds:
@@ -170,21 +176,31 @@ class Trackers:
     def _add(self, record: dict[str, float]) -> None:
         step = round(record["evaluations"])
         values = {k: v for k, v in record.items() if k != "evaluations" and math.isfinite(v)}
-        for log, last in self.logs or []:
+        for log, last in list(self.logs or []):
             if step > last:
-                log.add(step, values)
+                self._tell(log, partial(log.add, step, values))
+
+    def _tell(self, log: Log, what: Callable[[], None]) -> None:
+        """Does something to a log; one that is lost is given up, the training is not."""
+        try:
+            what()
+        except UserError as error:
+            self.lost.append(str(error))
+            self.logs = [pair for pair in self.logs or [] if pair[0] is not log]
 
     def finish(self, result: dict[str, Any]) -> None:
         """Logs the test metric of a run that is over."""
         self.status = result["status"]
-        if "test_metric" in result and math.isfinite(result["test_metric"]):
-            for log, _ in self.logs or []:
-                log.add(round(result["evaluations"]), {"final_test_metric": result["test_metric"]})
+        metric = result.get("test_metric", math.nan)
+        if math.isfinite(metric):
+            step = round(result["evaluations"])
+            for log, _ in list(self.logs or []):
+                self._tell(log, partial(log.add, step, {"final_test_metric": metric}))
 
     def close(self) -> None:
         """Closes the logs that were opened."""
-        for log, _ in self.logs or []:
-            log.close(self.status)
+        for log, _ in list(self.logs or []):
+            self._tell(log, partial(log.close, self.status))
 
 
 @contextmanager
@@ -206,6 +222,7 @@ def _check_installed(kind: Kind) -> None:
             # MLflow would report its use over the network; only who asks for that shall have it.
             os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
             os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+            os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")  # 7 take four minutes
             import mlflow.tracking  # noqa: F401
     except ImportError as error:
         raise UserError(

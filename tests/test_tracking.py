@@ -176,6 +176,21 @@ def test_a_store_that_cannot_be_used_is_told_in_one_sentence(monkeypatch, capsys
     assert "Traceback" not in error
 
 
+def test_a_store_that_is_lost_on_the_way_does_not_end_the_training(monkeypatch, capsys):
+    pytest.importorskip("mlflow")
+    from mlflow.exceptions import MlflowException
+    from mlflow.tracking import MlflowClient
+
+    def refuse(*arguments, **options):
+        raise MlflowException("the server went away")
+
+    monkeypatch.setattr(MlflowClient, "log_batch", refuse)
+    assert train(*TINY, "--log", "mlflow") == 0
+    error = capsys.readouterr().err
+    assert error.count("the server went away") == 1
+    assert len(RunFolder.open(RUN).read_records()) == 5
+
+
 def test_tracking_changes_nothing_in_the_run(workplace):
     pytest.importorskip("tensorboard")
     assert train(*TINY, "--log", "tensorboard") == 0
