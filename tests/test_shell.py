@@ -132,10 +132,14 @@ def on_a_terminal(*arguments, **environment):
     parent, child = pty.openpty()
     names = ("NO_COLOR", "FORCE_COLOR", "COLORTERM")
     clean = {k: v for k, v in os.environ.items() if k not in names}
+    clean |= {"TERM": "xterm-256color"} | environment
     process = subprocess.Popen(
         [sys.executable, "-m", "rnnopt", *arguments],
-        stdout=child, stderr=child, stdin=child, env=clean | {"TERM": "xterm-256color"} | environment,
-    )  # fmt: skip
+        stdout=child,
+        stderr=child,
+        stdin=child,
+        env=clean,
+    )
     os.close(child)
     text = b""
     while True:
