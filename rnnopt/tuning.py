@@ -17,7 +17,7 @@ from rnnopt.optimizers.by_name import OPTIMIZERS
 from rnnopt.report import Run, read_runs
 from rnnopt.run_folder import TUNING, RunFolder, write_json
 from rnnopt.runner import resolve, settle
-from rnnopt.specification import parse
+from rnnopt.specification import parse, write
 from rnnopt.tasks import build_task
 from rnnopt.tasks.task import lower_is_better
 
@@ -80,8 +80,7 @@ class Tuned:
     def specification(self) -> str:
         """The optimizer with the chosen rate."""
         name, options = parse(self.optimizer)
-        items = (options | {"lr": self.lr}).items()
-        return f"{name}:{','.join(f'{option}={value}' for option, value in items)}"
+        return write(name, options | {"lr": self.lr})
 
     @property
     def at_edge(self) -> bool:

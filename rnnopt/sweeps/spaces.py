@@ -1,19 +1,19 @@
 """What `rnnopt sweep` varies: a space for each optimizer, and ranges as the command line has them.
 
 The learning rate is always among it, log-uniform from a thirtieth to thirty times the default of
-optimizers/by_name.py; SPACES adds the one to three options that matter most. A name is an option
-of the optimizer, or a setting of the run from SETTINGS.
+optimizers/by_name.py; SPACES adds the one to three options that matter most where there are such.
+A name is an option of the optimizer, or a setting of the run from SETTINGS.
 """
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from rnnopt.config import RunConfig
 from rnnopt.errors import UserError, unknown_name
 from rnnopt.optimizers.by_name import OPTIMIZERS
 from rnnopt.runner import options_of_optimizer, resolve
-from rnnopt.specification import Value, parse, value_of
+from rnnopt.specification import Value, parse, value_of, write
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Range:
 class Choices:
     """One of several values."""
 
-    values: tuple[Value, ...]
+    values: tuple[bool | int | float | str | None, ...]
 
     def __str__(self) -> str:
         return ",".join("none" if v is None else str(v).lower() for v in self.values)
@@ -106,7 +106,10 @@ def space_of(config: RunConfig, ranges: list[str], given: Collection[str] = ()) 
     changed = {s for s in SETTINGS if getattr(resolved, s) != getattr(default, s)}
     fixed = changed | set(options) | (set(given) & set(SETTINGS))
     lr = OPTIMIZERS[name].lr
-    space: Space = {"lr": Range(_short(lr / SPAN), _short(lr * SPAN), log=True), **SPACES[name]}
+    space: Space = {
+        "lr": Range(_short(lr / SPAN), _short(lr * SPAN), log=True),
+        **SPACES.get(name, {}),
+    }
     space = {option: values for option, values in space.items() if option not in fixed}
     known = [*SETTINGS, *options_of_optimizer(name)]
     asked: Space = {}
@@ -135,7 +138,8 @@ def parse_range(text: str) -> tuple[str, Range | Choices]:
     if not (equals and name and rest.strip()):
         raise problem
     if ".." not in rest:
-        values = tuple(value_of(part.strip()) for part in rest.split(",") if part.strip())
+        read = (value_of(part.strip()) for part in rest.split(",") if part.strip())
+        values = tuple(value for value in read if not isinstance(value, tuple))
         if not values or len(set(map(repr, values))) < len(values):
             raise problem
         return name, Choices(values)
@@ -153,19 +157,13 @@ def parse_range(text: str) -> tuple[str, Range | Choices]:
     return name, Range(low, high, bool(colon))
 
 
-def configure(config: RunConfig, values: dict[str, Value]) -> RunConfig:
+def configure(config: RunConfig, values: Mapping[str, Value]) -> RunConfig:
     """`config` with the values of a trial: settings of the run, and options of its optimizer."""
-    settings = {name: value for name, value in values.items() if name in SETTINGS}
-    options = [f"{name}={_text(v)}" for name, v in values.items() if name not in SETTINGS]
     resolved = resolve(config)
-    optimizer = resolved.optimizer
-    if options:
-        optimizer += ("," if ":" in optimizer else ":") + ",".join(options)
-    return RunConfig.from_dict(resolved.to_dict() | settings | {"optimizer": optimizer})
-
-
-def _text(value: Value) -> str:
-    return "none" if value is None else str(value)
+    name, options = parse(resolved.optimizer)
+    settings = {setting: value for setting, value in values.items() if setting in SETTINGS}
+    options |= {option: value for option, value in values.items() if option not in SETTINGS}
+    return RunConfig.from_dict(resolved.to_dict() | settings | {"optimizer": write(name, options)})
 
 
 def _short(number: float) -> float:
