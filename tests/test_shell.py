@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from rnnopt.command_line import VERBS, main
+from rnnopt.command_line import VERBS
 from rnnopt.config import MODELS
 from rnnopt.optimizers.by_name import OPTIMIZERS
 from rnnopt.run_folder import RunFolder
@@ -26,20 +26,6 @@ def workplace(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
     return tmp_path
-
-
-@pytest.fixture
-def command(capsys):
-    """The command in this process: (exit code, what it printed, its errors) of its arguments."""
-
-    def call(*arguments):
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main([str(argument) for argument in arguments])
-        printed = capsys.readouterr()
-        return ended.value.code, printed.out, printed.err
-
-    return call
 
 
 # -- help and misspellings -------------------------------------------------------------------------

@@ -49,19 +49,6 @@ def plan(workplace):
     return Sweep(CONFIG, SPACE, 4, out, address(None, out), "mse", heartbeat=1)
 
 
-@pytest.fixture
-def sweep_command(capsys):
-    """`rnnopt sweep` in this process: (exit code, what it printed, its errors)."""
-
-    def call(*arguments):
-        with pytest.raises(SystemExit) as ended:
-            main(["sweep", *map(str, arguments)])
-        printed = capsys.readouterr()
-        return ended.value.code, printed.out, printed.err
-
-    return call
-
-
 def ask(study, distributions=None):
     """A trial that is under way, though nobody works on it."""
     with warnings.catch_warnings():
@@ -272,24 +259,24 @@ def test_importances_name_what_mattered(plan):
 # -- the command -----------------------------------------------------------------------------------
 
 
-def test_the_command_sweeps_shows_the_best_and_goes_on(sweep_command, workplace):
-    code, out, error = sweep_command(*TINY, "--trials", 3, "--range", "hidden=2,4")
+def test_the_command_sweeps_shows_the_best_and_goes_on(command, workplace):
+    code, out, error = command("sweep", *TINY, "--trials", 3, "--range", "hidden=2,4")
     assert code == 2
     assert "hidden is fixed" in error
     settings = [*TINY, "--range", "lr=1e-3..1e-1:log"]
-    code, out, error = sweep_command(*settings, "--trials", 2, "--quiet")
+    code, out, error = command("sweep", *settings, "--trials", 2, "--quiet")
     assert code == 0
     assert error == ""
     assert out.splitlines()[0].startswith("best validation mse")
     assert out.splitlines()[1].startswith("  rnnopt train --task counting:length=3 --lr ")
     assert out.splitlines()[2:] == ["sweep folder runs/sweep-counting-adam"]
-    code, out, error = sweep_command(*settings, "--trials", 3, "--json")
+    code, out, error = command("sweep", *settings, "--trials", 3, "--json")
     assert (code, error) == (0, "")
     found = json.loads(out)
     assert found["trials"]["complete"] == 3
     best = json.loads((workplace / "runs" / "sweep-counting-adam" / "best.json").read_text())
     assert found["best"] == best
-    code, out, error = sweep_command(*settings, "--trials", 3)
+    code, out, error = command("sweep", *settings, "--trials", 3)
     assert code == 0
     assert "counting:length=3, adam: 3 complete trials" in out
     assert "wrote runs/sweep-counting-adam/slices.png" in out
@@ -333,9 +320,9 @@ def test_ctrl_c_leaves_a_sweep_that_goes_on(workplace):
     ],
 )
 def test_bad_input_is_refused_in_one_sentence_before_anything_is_written(
-    sweep_command, workplace, options, words
+    command, workplace, options, words
 ):
-    code, out, error = sweep_command(*TINY, *options)
+    code, out, error = command("sweep", *TINY, *options)
     assert code == 2
     assert out == ""
     assert error.startswith("rnnopt: ")

@@ -33,7 +33,7 @@ def test_both_ends_of_a_space_make_a_run(name):
     config = RunConfig(**TINY, optimizer=name)
     task = build_task(config.task)
     space = space_of(config, [])
-    assert list(space)[0] == "lr"
+    assert next(iter(space)) == "lr"
     assert len(space) == 1 + len(SPACES.get(name, {})) <= 4
     for values in ends_of(space):
         trial = configure(config, values)

@@ -39,14 +39,6 @@ def compared(tmp_path_factory):
     return path
 
 
-def call(capsys, *arguments):
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as ended:
-        main([*map(str, arguments)])
-    printed = capsys.readouterr()
-    return ended.value.code, printed.out, printed.err
-
-
 @pytest.mark.parametrize(
     ("trials", "rates"),
     [
@@ -102,20 +94,20 @@ def test_the_reported_seeds_run_with_the_best_rate_of_the_tuning_runs(compared):
     } == rates
 
 
-def test_the_report_names_the_rate_and_leaves_the_tuning_runs_out(compared, workplace, capsys):
+def test_the_report_names_the_rate_and_leaves_the_tuning_runs_out(compared, workplace, command):
     found = json.loads((compared / "tuning.json").read_text())["tuned"]
     text = (compared / "report.md").read_text()
     for one in found:
         assert f"lr={one['lr']}" in text
     assert text.count("| 2 out of budget |") + text.count("| 2 reached target |") >= 1
-    assert call(capsys, "report", compared, "--out", workplace / "r")[0] == 0
+    assert command("report", compared, "--out", workplace / "r")[0] == 0
     assert (workplace / "r" / "report.md").read_text() == text
     # The tuning runs can be looked at by themselves.
-    assert call(capsys, "report", compared / "tuning", "--out", workplace / "t")[0] == 0
+    assert command("report", compared / "tuning", "--out", workplace / "t")[0] == 0
     assert "lr=0.2" in (workplace / "t" / "report.md").read_text()
 
 
-def test_a_tuned_comparison_goes_on_with_what_is_missing(compared, capsys):
+def test_a_tuned_comparison_goes_on_with_what_is_missing(compared, command):
     gone = next(compared.glob("sgd*/seed-1"))
     times = {
         p: p.stat().st_mtime_ns for p in compared.rglob("metrics.jsonl") if gone not in p.parents
@@ -125,7 +117,7 @@ def test_a_tuned_comparison_goes_on_with_what_is_missing(compared, capsys):
         path.unlink()
     settings = [*TINY, "--optimizers", *PAIR, "--seeds", "0", "1", "--workers", "1"]
     settings += ["--tune", "3", "--tune-budget", "20evaluations", "--out", compared, "--resume"]
-    code, out, error = call(capsys, "compare", *settings, "--json")
+    code, out, error = command("compare", *settings, "--json")
     assert (code, error) == (0, "")
     found = json.loads(out)
     assert found["status"] == "over"
@@ -139,12 +131,12 @@ def test_a_tuned_comparison_goes_on_with_what_is_missing(compared, capsys):
     assert without_clock((gone / "metrics.jsonl").read_text()) == without_clock(before)
 
 
-def test_other_tuning_settings_are_not_resumed(compared, capsys):
+def test_other_tuning_settings_are_not_resumed(compared, command):
     settings = [*TINY, "--optimizers", *PAIR, "--seeds", "0", "1", "--out", compared]
-    code, _, error = call(capsys, "compare", *settings, "--tune", 3, "--resume")
+    code, _, error = command("compare", *settings, "--tune", 3, "--resume")
     assert code == 2
     assert "other settings" in error
-    code, _, error = call(capsys, "compare", *settings, "--tune", 3)
+    code, _, error = command("compare", *settings, "--tune", 3)
     assert code == 2
     assert "already holds runs" in error
 
@@ -160,8 +152,8 @@ def test_other_tuning_settings_are_not_resumed(compared, capsys):
         (["--tune", 2, "--optimizers", "adams"], ["Did you mean 'adam'?"]),
     ],
 )
-def test_bad_input_is_refused_before_anything_is_written(workplace, capsys, options, words):
-    code, out, error = call(capsys, "compare", *TINY, *options)
+def test_bad_input_is_refused_before_anything_is_written(workplace, command, options, words):
+    code, out, error = command("compare", *TINY, *options)
     assert (code, out) == (2, "")
     assert len(error.splitlines()) == 1
     for word in words:
@@ -169,10 +161,10 @@ def test_bad_input_is_refused_before_anything_is_written(workplace, capsys, opti
     assert not list(workplace.iterdir())
 
 
-def test_a_tuning_run_that_fails_is_told_and_nothing_is_reported(workplace, capsys):
+def test_a_tuning_run_that_fails_is_told_and_nothing_is_reported(workplace, command):
     # torch's Adam refuses `capturable` on the CPU, but only at its first step.
     settings = [*TINY, "--optimizers", "adam:capturable=true", "--tune", 2, "--workers", 1]
-    code, _, error = call(capsys, "compare", *settings, "--out", "c")
+    code, _, error = command("compare", *settings, "--out", "c")
     assert code == 1
     assert error.count("failed: c/tuning/adam_capturable=true/lr-") == 2
     assert not (workplace / "c" / "tuning.json").exists()
