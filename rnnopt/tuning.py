@@ -141,13 +141,18 @@ def tune(
         What was found, nothing if a run failed or was interrupted; and the failures.
     """
     jobs = [job for candidate in candidates for job in candidate.jobs]
-    failures = do(jobs)
-    over = ("reached target", "out of budget", "diverged")
-    if failures or any(RunFolder(job.path).read_result()["status"] not in over for job in jobs):
+    missing = [job for job in jobs if not _is_over(job)]
+    failures = do(missing) if missing else []
+    if failures or not all(map(_is_over, missing)):
         return [], failures
     found = [candidate.choose() for candidate in candidates]
     write_json(out / "tuning.json", {"tuned": [facts(one) for one in found]})
     return found, []
+
+
+def _is_over(job: Job) -> bool:
+    status = RunFolder(job.path).read_result()["status"]
+    return status in ("reached target", "out of budget", "diverged")
 
 
 def facts(tuned: Tuned) -> dict[str, Any]:

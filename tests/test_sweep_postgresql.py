@@ -23,8 +23,8 @@ from rnnopt.command_line import main
 from rnnopt.run_folder import RunFolder
 from rnnopt.sweeps.study import address, close, quiet
 
-TINY = ["--task", "counting:length=3", "--hidden", "3", "--budget", "3s", "--evaluate-every", "50"]
-TINY += ["--optimizer", "adam", "--trials", "3", "--heartbeat", "1"]
+TINY = ["--task", "counting:length=3", "--hidden", "3", "--budget", "2s", "--evaluate-every", "50"]
+TINY += ["--optimizer", "adam", "--trials", "2", "--heartbeat", "1"]
 
 
 @pytest.fixture
@@ -79,14 +79,12 @@ def test_a_killed_workers_trial_is_retried_by_the_other(
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
     ) as process:  # fmt: skip
 
-        def two_under_way():
-            found = [
+        def under_way():
+            return [
                 t for t in trials_of("s") if t.state.name == "RUNNING" and t.intermediate_values
             ]
-            workers = {trial.user_attrs["worker"] for trial in found}
-            return found if len(workers) == 2 else None
 
-        lost = wait_for(two_under_way, process)[0]
+        lost = wait_for(under_way, process)[0]
         folder = RunFolder(tmp_path / "s" / lost.user_attrs["folder"])
         before = len(folder.read_records())
         assert folder.read_result()["status"] == "running"
@@ -94,11 +92,11 @@ def test_a_killed_workers_trial_is_retried_by_the_other(
         out, error = process.communicate(timeout=120)
     assert process.returncode == 0, error
     found = json.loads(out)
-    assert found["trials"] == dict(complete=3, pruned=0, failed=0, running=0, waiting=0)
+    assert found["trials"] == dict(complete=2, pruned=0, failed=0, running=0, waiting=0)
     assert found["failures"] == ["a worker process died (out of memory?)"]
     trials = trials_of("s")
     states = [trial.state.name for trial in trials]
-    assert states.count("COMPLETE") == 3
+    assert states.count("COMPLETE") == 2
     assert trials[lost.number].state.name == "FAIL"
     again = next(t for t in trials if t.system_attrs.get("failed_trial") == lost.number)
     assert again.state.name == "COMPLETE"

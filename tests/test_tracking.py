@@ -25,11 +25,17 @@ CURVES = {
 }
 
 
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """MLflow's store, which takes seconds to make."""
+    return tmp_path_factory.mktemp("mlflow") / "store.db"
+
+
 @pytest.fixture(autouse=True)
-def workplace(tmp_path, monkeypatch):
-    """Every test works in a folder and a store of its own."""
+def workplace(tmp_path, monkeypatch, store):
+    """Every test works in a folder of its own."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/store.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{store}")
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # those of the two libraries are not ours to mend
