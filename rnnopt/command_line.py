@@ -1,75 +1,73 @@
-"""The verbs, and how they end; those for own data are in commands/. Nothing else prints.
+"""The verbs, and how they end; they print by terminal.py. Those for own data are in commands/.
 
 Exit codes: 0 done, 1 a run failed or diverged, 2 bad input (one sentence, no traceback),
 130 interrupted.
 """
 
-import math
+import inspect
 import os
+import re
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from functools import partial
 from io import TextIOWrapper
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import tyro
-from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-from rich.table import Column, Table
+from rich.table import Table
 
-from rnnopt import __version__, comparison, diagnosis_report, doctor, report, reproduce
+from rnnopt import (
+    __version__,
+    comparison,
+    diagnosis_report,
+    report,
+    tracking,
+    tuning,
+)
 from rnnopt import run_folder as folders
 from rnnopt.commands import DATA_VERBS, announce
-from rnnopt.config import MODELS, RunConfig, SharedConfig
+from rnnopt.commands.about import list_all, look_around
+from rnnopt.commands.reproduce import reproduce_published
+from rnnopt.config import RunConfig, SharedConfig
 from rnnopt.diagnosis import Diagnosis
-from rnnopt.errors import UserError
+from rnnopt.errors import UserError, unknown_name
 from rnnopt.layers.kernels import cpu
 from rnnopt.memory import keep_freed_memory
-from rnnopt.optimizers.by_name import OPTIMIZERS
-from rnnopt.reproduce.study import FormName
 from rnnopt.runner import build_training, resolve, settle
 from rnnopt.runner import run as run_one
 from rnnopt.specification import parse
-from rnnopt.tasks import TASKS, download
+from rnnopt.sweeps.command import sweep
+from rnnopt.terminal import (
+    AsJson,
+    Show,
+    complain,
+    console,
+    download_bar,
+    errors,
+    for_script,
+    given,
+    new_folder,
+    processors,
+    progress_bars,
+    say,
+    tell_jobs,
+    tell_stage,
+)
 from rnnopt.training import Progress as TrainingProgress
 
-console = Console()
-errors = Console(stderr=True)
 
+def completion(shell: Annotated[Literal["bash", "zsh", "tcsh"], tyro.conf.Positional]) -> int:
+    """Print what makes a shell complete verbs and options.
 
-def list_all() -> int:
-    """List the tasks, models and optimizers, with one line each."""
-    for title, entries in (
-        ("tasks", {name: (build.__doc__ or "").split("\n")[0] for name, build in TASKS.items()}),
-        ("models", {name: summary for name, (_, summary) in MODELS.items()}),
-        ("optimizers", {n: f"{c.summary} (lr {c.lr:g})" for n, c in OPTIMIZERS.items()}),
-    ):
-        table = Table("name", "what it is", title=title, title_justify="left", min_width=70)
-        for name, summary in entries.items():
-            table.add_row(name, summary)
-        console.print(table)
-    console.print(
-        'Options go behind a colon: --task adding:length=400 --optimizer "frank-wolfe:norm=inf".',
-        style="dim",
-    )
-    return 0
+    For bash, in ~/.bashrc: eval "$(rnnopt completion bash)". For zsh, with ~/.zfunc in fpath
+    before compinit: rnnopt completion zsh > ~/.zfunc/_rnnopt
 
-
-def look_around() -> int:
-    """Say which code runs the recurrent layers here, why, and how to get the fastest.
-
-    Measures a small network, for which it takes about a second.
+    Args:
+        shell: bash, zsh or tcsh.
     """
-    table = Table("what", "found", min_width=70)
-    findings = doctor.examine()
-    for finding in findings:
-        table.add_row(finding.subject, escape(finding.answer))
-    console.print(table)
-    for finding in findings:
-        if finding.advice:
-            console.print(finding.advice, highlight=False, markup=False, soft_wrap=True)
+    _run_verb(["--tyro-print-completion", shell])
     return 0
 
 
@@ -77,7 +75,9 @@ def train(
     config: Annotated[RunConfig, tyro.conf.OmitArgPrefixes],
     out: Path | None = None,
     resume: bool = False,
+    log: tuple[tracking.Kind, ...] = (),
     quiet: bool = False,
+    as_json: AsJson = False,
 ) -> int:
     """Train one network and keep everything about the run in a folder.
 
@@ -89,19 +89,38 @@ def train(
         config: the run.
         out: folder of the run; unset means a new one below runs/.
         resume: continue the run in --out; its own settings count.
+        log: also keep the curves with tensorboard (in the run's folder), mlflow (where
+            MLFLOW_TRACKING_URI says, else mlflow.db here) or both; give it again with --resume.
         quiet: print the last lines only.
+        as_json: print one JSON object and nothing else.
     """
     if resume and out is None:
         raise UserError("--resume needs the run's folder: give --out.")
     name = f"{parse(config.task)[0]}-{parse(config.optimizer)[0]}-{config.seed}"
-    path = out or _new_folder(name)
+    path = out or new_folder(name)
+    console.quiet = as_json
     keep_freed_memory()
-    with comparison.interruptible() as stop, _progress(quiet) as bars:
+    with (
+        tracking.trackers(log, path) as tracked,
+        comparison.interruptible() as stop,
+        progress_bars(quiet or as_json) as bars,
+    ):
         bar = bars.add_task("training", total=1.0, note="", visible=False)
-        show = _Show(bars, bar)
+        show = Show(bars, bar)
+
+        def listen(progress: TrainingProgress) -> None:
+            show(progress)
+            tracked(progress)
+
         result = run_one(
-            config, path, resume, show, stop.is_set, _given, lambda t: announce(t, quiet)
-        )
+            config, path, resume, listen, stop.is_set, given,
+            lambda task: announce(task, quiet or as_json),
+        )  # fmt: skip
+        tracked.finish(result)
+    for sentence in tracked.lost:
+        complain(f"{sentence}; the rest of the run is in its folder alone.")
+    if as_json:
+        for_script({"folder": path, **result})
     name = result.get("metric", "metric")
     if "test_metric" in result:
         best = result["best"]
@@ -122,9 +141,13 @@ def compare(
     shared: Annotated[SharedConfig, tyro.conf.OmitArgPrefixes],
     optimizers: tuple[str, ...] = ("adam", "frank-wolfe"),
     seeds: tuple[int, ...] = (0, 1, 2),
+    tune: int | None = None,
+    tune_budget: str | None = None,
     out: Path | None = None,
     workers: int = 0,
     resume: bool = False,
+    quiet: bool = False,
+    as_json: AsJson = False,
 ) -> int:
     """Train the same network with several optimizers and seeds, at the same budget.
 
@@ -135,37 +158,94 @@ def compare(
         shared: what all runs have in common.
         optimizers: "name" or "name:option=value,…", such as adam:lr=0.003,clip=1.
         seeds: every optimizer runs with each.
+        tune: learning rates that each optimizer tries first, on a seed of its own (1000), around
+            its rate in half decades; the reported seeds run with the best on validation data.
+            Unset means no tuning.
+        tune_budget: budget of each of these trials; unset means that of the reported runs.
         out: folder of the comparison; unset means a new one below runs/.
         workers: processes at once; 0 means one a processor. Runs side by side slow each other, so
             take 1 where the seconds matter.
         resume: continue a comparison that was interrupted in --out.
+        quiet: print the names of the written files only.
+        as_json: print one JSON object and nothing else.
     """
     if workers < 0:
         raise UserError(f"workers must be at least 0, got {workers}.")
     if resume and out is None:
         raise UserError("--resume needs the comparison's folder: give --out.")
-    out = out or _new_folder(f"compare-{parse(shared.task)[0]}")
-    workers = workers or max(1, _processors() // shared.threads)
-    jobs = comparison.plan(shared, list(optimizers), list(seeds), out, resume, announce)
-    with comparison.interruptible() as stop, _progress() as bars:
-        all_bars = {o: bars.add_task(o, total=1.0, note="") for o in optimizers}
+    if tune_budget is not None and tune is None:
+        raise UserError("--tune-budget needs --tune, the number of trials.")
+    out = out or new_folder(f"compare-{parse(shared.task)[0]}")
+    workers = workers or max(1, processors() // shared.threads)
+    names = list(optimizers)
+    console.quiet = as_json
+    jobs = comparison.plan(
+        shared, names, list(seeds), out, resume, lambda task: announce(task, quiet or as_json)
+    )
+    candidates = []
+    if tune is not None:
+        if tuning.TUNING_SEED in seeds:
+            raise UserError(f"seed {tuning.TUNING_SEED} is for tuning: report others.")
+        budget = tune_budget or shared.budget
+        candidates = tuning.plan(shared, names, tune, budget, out, resume)
+    tuned: list[tuning.Tuned] = []
+    failures: list[str] = []
+    with comparison.interruptible() as stop, progress_bars(quiet or as_json) as bars:
 
-        def tell(jobs: list[comparison.Job]) -> None:
-            _tell_jobs(bars, all_bars, jobs)
+        def do(stage: str, jobs: list[comparison.Job]) -> list[str]:
+            bar = bars.add_task(stage, total=1.0, note="")
+            count = min(workers, len(jobs))
+            return comparison.work(jobs, count, lambda now: tell_stage(bars, bar, now), stop)
 
-        failures = comparison.work(jobs, min(workers, len(jobs)), tell, stop)
-        tell(jobs)
+        if candidates:
+            tuned, failures = tuning.tune(candidates, partial(do, "tuning"), out)
+            names = [one.specification for one in tuned]
+            jobs = comparison.plan(shared, names, list(seeds), out, resume) if tuned else []
+        if jobs:
+            all_bars = {o: bars.add_task(o, total=1.0, note="") for o in names}
+
+            def tell(jobs: list[comparison.Job]) -> None:
+                tell_jobs(bars, all_bars, jobs)
+
+            failures += comparison.work(jobs, min(workers, len(jobs)), tell, stop)
+            tell(jobs)
     for failure in failures:
-        errors.print(
-            f"failed: {failure}", style="red", highlight=False, markup=False, soft_wrap=True
-        )
+        complain(f"failed: {failure}")
+    if tuned and not quiet:
+        _print_tuned(tuned)
     begun = [job.path for job in jobs if (job.path / "config.json").exists()]
     if begun:
-        _report(begun, out)
+        _report(begun, out, quiet)
+    if as_json:
+        runs = [{"folder": path, **_summary(path)} for path in begun]
+        status = "interrupted" if stop.is_set() else "over"
+        found = {"tuned": [tuning.facts(one) for one in tuned], "failures": failures}
+        for_script({"status": status, "folder": out, "runs": runs, **found})
     if stop.is_set():
         console.print(f"interrupted; the same command with --out {out} --resume continues it.")
         return 130
     return 1 if failures else 0
+
+
+def _summary(path: Path) -> dict[str, Any]:
+    """What a run folder says of its run, in one object."""
+    folder = folders.RunFolder.open(path)
+    config = folder.read_config()
+    return {"optimizer": config.optimizer, "seed": config.seed, **folder.read_result()}
+
+
+def _print_tuned(tuned: list[tuning.Tuned]) -> None:
+    """Prints the chosen rates and what the others led to."""
+    table = Table(title="learning rates, by the best validation metric", title_justify="left")
+    for heading in ("optimizer", "chosen lr", "tried"):
+        table.add_column(heading, overflow="fold")
+    for one in tuned:
+        metrics = ((lr, "–" if m is None else f"{m:.4g}") for lr, m in one.trials.items())
+        tried = ", ".join(f"{lr:g}: {metric}" for lr, metric in metrics)
+        table.add_row(escape(one.optimizer), f"{one.lr:g}" + "*" * one.at_edge, tried)
+    console.print(table)
+    if any(one.at_edge for one in tuned):
+        say("* at an end of the grid: more trials, or another lr to begin with, may find better.")
 
 
 def report_runs(
@@ -209,12 +289,12 @@ def diagnose(
     """
     if looks < 1:
         raise UserError(f"looks must be at least 1, got {looks}.")
-    out = out or _new_folder(f"diagnose-{parse(config.task)[0]}")
+    out = out or new_folder(f"diagnose-{parse(config.task)[0]}")
     keep_freed_memory()
     watched = Diagnosis(build_training(config), looks, config.seed)
     diagnosis_report.create_folder(out)
-    with comparison.interruptible() as stop, _progress(quiet) as bars:
-        show = _Show(bars, bars.add_task("diagnosing", total=1.0, note="", visible=False))
+    with comparison.interruptible() as stop, progress_bars(quiet) as bars:
+        show = Show(bars, bars.add_task("diagnosing", total=1.0, note="", visible=False))
         for progress in watched.run(stop.is_set):
             show(progress)
     findings, written = diagnosis_report.write(
@@ -237,63 +317,28 @@ def diagnose(
     return {"interrupted": 130, "diverged": 1}.get(watched.training.status, 0)
 
 
-def reproduce_published(
-    name: Annotated[str, tyro.conf.Positional],
-    form: FormName = "cpu",
-    quick: bool = False,
-    out: Path | None = None,
-    workers: int = 0,
-) -> int:
-    """Repeat a published table or figure: `rnnopt reproduce list` names them.
-
-    Trains every method of it (tuning runs first, then five seeds), or what is missing of that: the
-    same command continues after Ctrl-C. Writes results.csv, results.md (published, ours,
-    difference) and figure.png.
-
-    Args:
-        name: such as frank-wolfe/table-3, or list.
-        form: cpu finishes on two cores, full is the publication's size (most need a GPU), quick
-            shows in seconds that it works.
-        quick: the same as --form quick.
-        out: folder of the runs and results; unset means one below runs/reproduce.
-        workers: processes at once; 0 means one a processor.
-    """
-    if workers < 0:
-        raise UserError(f"workers must be at least 0, got {workers}.")
-    if quick and "form" in _given and form != "quick":
-        raise UserError(f"--quick is --form quick, it does not go with --form {form}.")
-    form = "quick" if quick else form
-    if name == "list":
-        table = Table("name", "what it shows", min_width=70)
-        for item in reproduce.ALL:
-            table.add_row(item.name, item.title)
-        console.print(table)
-        return 0
-    stages: dict[str, TaskID] = {}
-    with comparison.interruptible() as stop, _progress() as bars:
-
-        def tell(stage: str, jobs: list[comparison.Job]) -> None:
-            if stage not in stages:
-                stages[stage] = bars.add_task(stage, total=1.0, note="")
-            _tell_stage(bars, stages[stage], jobs)
-
-        path, tables, failures = reproduce.reproduce(
-            name, form, out, workers or _processors(), tell, stop
-        )
-    for failure in failures:
-        errors.print(
-            f"failed: {failure}", style="red", highlight=False, markup=False, soft_wrap=True
-        )
-    for written in tables:
-        _print_reproduced(written)
-    console.print(f"results in {path}", highlight=False, markup=False, soft_wrap=True)
-    if stop.is_set():
-        console.print("interrupted; the same command continues it.")
-        return 130
-    return 1 if failures else 0
+def _print_help() -> None:
+    """One line a verb; tyro would print the whole of what each does."""
+    say("usage: rnnopt VERB [OPTIONS]\n")
+    say("Train recurrent networks where ordinary training struggles.\n")
+    width = max(map(len, VERBS))
+    for name, verb in VERBS.items():
+        say(f"  • {name:{width}}  {(verb.__doc__ or '').partition(chr(10))[0]}")
+    say("\n`rnnopt VERB --help` says more of a verb, `rnnopt --version` which rnnopt it is.")
 
 
-_given: set[str] = set()  # options on the command line, by field name
+def _run_verb(arguments: list[str]) -> int:
+    """Reads the command line and does what it says."""
+    for verb in VERBS.values():  # tyro would keep the line breaks within the words on an option
+        verb.__doc__ = re.sub(r"\n {8,}", " ", inspect.cleandoc(verb.__doc__ or ""))
+    return tyro.extras.subcommand_cli_from_dict(
+        VERBS,
+        prog="rnnopt",
+        description="Train recurrent networks where ordinary training struggles.",
+        args=arguments,
+        sort_subcommands=False,
+    )
+
 
 VERBS: dict[str, Callable[..., int]] = {
     "list": list_all,
@@ -302,8 +347,10 @@ VERBS: dict[str, Callable[..., int]] = {
     "report": report_runs,
     "reproduce": reproduce_published,
     "diagnose": diagnose,
+    "sweep": sweep,
     "doctor": look_around,
     **DATA_VERBS,
+    "completion": completion,
 }
 
 
@@ -316,26 +363,23 @@ def main(arguments: list[str] | None = None) -> None:
     if arguments == ["--version"]:
         print(f"rnnopt {__version__}")
         sys.exit(0)
-    if not arguments:
-        arguments = ["--help"]
+    console.quiet = False
+    if arguments in ([], ["--help"], ["-h"]):
+        _print_help()
+        sys.exit(0)
     names = (a[2:].partition("=")[0].removeprefix("no-") for a in arguments if a[:2] == "--")
-    _given.clear()
-    _given.update(name.replace("-", "_") for name in names)
+    given.clear()
+    given.update(name.replace("-", "_") for name in names)
     try:
-        if {"data", "task"} <= _given:
+        if {"data", "task"} <= given:
             raise UserError("--data takes the place of --task: give one of them.")
         _check_environment()
-        with _download_bar():
-            code = tyro.extras.subcommand_cli_from_dict(
-                VERBS,
-                prog="rnnopt",
-                description="Train recurrent networks where ordinary training struggles. "
-                "`rnnopt VERB --help` says more of a verb, `rnnopt --version` which rnnopt it is.",
-                args=arguments,
-                sort_subcommands=False,
-            )
+        if arguments[0][:1] != "-" and arguments[0] not in VERBS:
+            raise unknown_name("verb", arguments[0], VERBS)
+        with download_bar():
+            code = _run_verb(arguments)
     except UserError as error:
-        errors.print(f"rnnopt: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
+        complain(f"rnnopt: {error}")
         code = 2
     except KeyboardInterrupt:
         errors.print("interrupted")
@@ -345,7 +389,7 @@ def main(arguments: list[str] | None = None) -> None:
         code = 141
     except Exception as error:
         problem = f"rnnopt: failed with {type(error).__name__}: {error}"
-        errors.print(problem, style="red", highlight=False, markup=False, soft_wrap=True)
+        complain(problem)
         code = 1
     sys.exit(code)
 
@@ -357,80 +401,14 @@ def _check_environment() -> None:
         raise UserError(str(error)) from error
 
 
-class _Show:
-    """Draws one run's progress: loss, metric, evaluations a second, time left."""
-
-    def __init__(self, bars: Progress, bar: TaskID):
-        self.bars, self.bar, self.note, self.moved, self.calls = bars, bar, "", False, 0
-
-    def __call__(self, progress: TrainingProgress) -> None:
-        self.moved, self.calls = True, self.calls + 1
-        if progress.record:
-            loss = progress.record["train_loss"]
-            shown = "" if math.isnan(loss) else f"loss {loss:.4g}  "
-            self.note = f"{shown}validation {progress.record['validation_metric']:.4f}"
-        elif self.calls % 10:
-            return
-        rate = progress.evaluations / progress.seconds if progress.seconds else 0.0
-        note = f"{self.note}  {progress.evaluations:.6g} evaluations, {rate:.0f}/s"
-        self.bars.update(self.bar, completed=progress.fraction, note=note, visible=True)
-
-
-def _tell_jobs(bars: Progress, all_bars: dict[str, TaskID], jobs: list[comparison.Job]) -> None:
-    """Draws one bar an optimizer from the run folders of its seeds."""
-    for optimizer, bar in all_bars.items():
-        mine = [job.path for job in jobs if job.config.optimizer == optimizer]
-        fractions, metrics = [], []
-        for path in mine:
-            records = folders.RunFolder(path).read_records()
-            if records:
-                status = folders.RunFolder(path).read_result()["status"]
-                unfinished = status in ("running", "interrupted", "failed")
-                fractions.append(records[-1]["fraction"] if unfinished else 1.0)
-                metrics.append(records[-1]["validation_metric"])
-        if metrics:
-            note = (
-                f"validation {sum(metrics) / len(metrics):.4f} ({len(metrics)}/{len(mine)} seeds)"
-            )
-            bars.update(bar, completed=sum(fractions) / len(mine), note=note)
-
-
-def _print_reproduced(table: reproduce.Table) -> None:
-    """Prints a table; of a wide one, what a small terminal has room for."""
-    study = table.headings == reproduce.HEADINGS
-    kept = reproduce.NARROW if study and console.width < 140 else range(len(table.headings))
-    shown = Table(title=table.title, title_justify="left")
-    for i in kept:
-        shown.add_column(table.headings[i], overflow="fold")
-    for row in table.rows:
-        shown.add_row(*(escape(row[i]) for i in kept))
-    console.print(shown)
-    for remark in table.remarks:
-        console.print(f"- {remark}", highlight=False, markup=False, soft_wrap=True)
-
-
-def _tell_stage(bars: Progress, bar: TaskID, jobs: list[comparison.Job]) -> None:
-    """Draws one bar for all jobs of a stage, a finished one counting as whole."""
-    over, fraction = 0, 0.0
-    for job in jobs:
-        folder = folders.RunFolder(job.path)
-        if (job.path / "best.pt").exists():
-            over += 1
-            fraction += 1
-        elif (job.path / "metrics.jsonl").exists():
-            records = folder.read_records()
-            fraction += records[-1]["fraction"] if records else 0.0
-    bars.update(bar, completed=fraction / len(jobs), note=f"{over} of {len(jobs)} runs")
-
-
-def _report(paths: list[Path], out: Path) -> None:
+def _report(paths: list[Path], out: Path, quiet: bool = False) -> None:
     """Prints the tables and writes the report."""
     runs = report.read_runs(folders.find_runs(paths))
     try:
         written = report.write_report(runs, out)
     except OSError as error:
         raise UserError(f"cannot write the report to {out}: {error}.") from error
-    for task, groups in report.group_runs(runs).items():
+    for task, groups in [] if quiet else report.group_runs(runs).items():
         title = f"{task}: {report.facts_of(groups)['summary']}"
         table = Table(title=title, title_justify="left")
         headings = report.columns(groups)
@@ -442,52 +420,3 @@ def _report(paths: list[Path], out: Path) -> None:
         console.print(table)
     for path in written:
         console.print(f"wrote {path}", highlight=False, markup=False, soft_wrap=True)
-
-
-def _processors() -> int:
-    """Processors that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def _new_folder(name: str) -> Path:
-    """runs/NAME, with a number behind it if that is taken."""
-    number, path = 1, Path("runs") / name
-    while path.exists():
-        number += 1
-        path = Path("runs") / f"{name}-{number}"
-    return path
-
-
-def _progress(quiet: bool = False) -> Progress:
-    return Progress(
-        TextColumn("{task.description}", table_column=Column(max_width=28, no_wrap=True)),
-        BarColumn(bar_width=20),
-        TextColumn("{task.percentage:>3.0f}%"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-        console=errors,
-        disable=quiet,
-    )
-
-
-@contextmanager
-def _download_bar() -> Iterator[None]:
-    """Draws downloads while the command runs; nothing as long as there is none."""
-    bars = _progress()
-    bar: dict[str, TaskID] = {}
-
-    def listener(name: str, done: int, total: int) -> None:
-        bars.start()
-        if name not in bar:
-            bar[name] = bars.add_task(name, total=total, note="download")
-        bars.update(bar[name], completed=done)
-
-    before, download.listener = download.listener, listener
-    try:
-        yield
-    finally:
-        download.listener = before
-        if bar:
-            bars.stop()

@@ -16,6 +16,7 @@ from rnnopt.errors import UserError
 from rnnopt.memory import keep_freed_memory
 from rnnopt.run_folder import RunFolder
 from rnnopt.runner import Announce, build_training, check_same_data, run, settle, task_of
+from rnnopt.tasks import Task
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,18 @@ def plan(
             config = settle(RunConfig(**asdict(shared), optimizer=optimizer, seed=seed), task)
             if seed == seeds[0]:
                 build_training(config, task)
-            folder = "".join(c if c.isalnum() or c in ".=-" else "_" for c in optimizer)
-            jobs.append(Job(config, out / folder / f"seed-{seed}"))
+            jobs.append(Job(config, out / folder_of(optimizer) / f"seed-{seed}"))
+    check_saved(jobs, task, out, resume)
+    return jobs
+
+
+def folder_of(optimizer: str) -> str:
+    """The name of the folder of an optimizer's runs."""
+    return "".join(c if c.isalnum() or c in ".=-" else "_" for c in optimizer)
+
+
+def check_saved(jobs: list[Job], task: Task, out: Path, resume: bool) -> None:
+    """Raises UserError if a run stands there already, with `resume` if its settings differ."""
     for job in jobs:
         if not (job.path / "config.json").exists():
             continue
@@ -66,7 +77,6 @@ def plan(
         if saved != job.config:
             raise UserError(f"{job.path} was begun with other settings: choose another --out.")
         check_same_data(task, begun)
-    return jobs
 
 
 def work(
@@ -86,7 +96,7 @@ def work(
     failures = []
     context = get_context("spawn")  # forked processes inherit locks that torch's threads hold
     end = context.Event()
-    with ProcessPoolExecutor(workers, context, _ready_worker, (end,)) as pool:
+    with ProcessPoolExecutor(workers, context, ready_worker, (end,)) as pool:
         futures: dict[Future, Job] = {pool.submit(_do, job): job for job in jobs}
         pending = set(futures)
         while pending:
@@ -107,7 +117,8 @@ def work(
 _end: Any = None  # in a worker: the event that ends the run under way
 
 
-def _ready_worker(end: Any) -> None:
+def ready_worker(end: Any) -> None:
+    """Prepares a worker process: `end` interrupts what it does, signals do not."""
     global _end
     _end = end
     keep_freed_memory()
@@ -115,11 +126,16 @@ def _ready_worker(end: Any) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
+def interrupted() -> bool:
+    """In a worker process: whether it shall end what it does."""
+    return bool(_end.is_set())
+
+
 def _do(job: Job) -> dict[str, Any]:
-    if _end.is_set():  # the pool hands out one job more than it has workers
+    if interrupted():  # the pool hands out one job more than it has workers
         return {}
     exists = (job.path / "config.json").exists()
-    return run(job.config, job.path, resume=exists, stop_requested=_end.is_set)
+    return run(job.config, job.path, resume=exists, stop_requested=interrupted)
 
 
 @contextmanager

@@ -199,8 +199,10 @@ def log_axis(axis: "Axes") -> None:
     axis.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
 
 
-def legend_below(figure: "Figure", axes: Iterable["Axes"], labels: Sequence[str]) -> None:
-    """One legend for all axes, each label once, in the order of `labels`."""
+def legend_below(
+    figure: "Figure", axes: Iterable["Axes"], labels: Sequence[str], across: int = 2
+) -> None:
+    """One legend for all axes, each label once, in the order of `labels`, so many a line."""
     handles: dict[str, Any] = {}
     for axis in axes:
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
@@ -210,7 +212,7 @@ def legend_below(figure: "Figure", axes: Iterable["Axes"], labels: Sequence[str]
         [handles[label] for label in found],
         found,
         loc="outside lower center",
-        ncols=2,
+        ncols=across,
         frameon=False,
         fontsize=9,
     )

@@ -34,6 +34,7 @@ from rnnopt.layers.kernels import cpu
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+TUNING = "tuning"  # the folder, in a comparison's, of the runs that chose its learning rates
 
 
 class RunFolder:
@@ -239,12 +240,13 @@ def write_figure(path: Path, figure: "Figure") -> None:
 
 
 def find_runs(paths: list[Path]) -> list[RunFolder]:
-    """The run folders at or below `paths`, sorted by path."""
+    """The run folders at or below `paths`, sorted by path; not the tuning runs of a comparison."""
     found: set[Path] = set()
     for path in paths:
         if not path.exists():
             raise UserError(f"{path} does not exist; name a run folder or a folder of them.")
-        found |= {config.parent for config in path.rglob("config.json")}
+        below = (config.parent for config in path.rglob("config.json"))
+        found |= {run for run in below if TUNING not in run.relative_to(path).parts}
     if not found:
         raise UserError(f"no run was found in {', '.join(map(str, paths))}.")
     return [RunFolder.open(path) for path in sorted(found)]

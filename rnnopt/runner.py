@@ -13,10 +13,10 @@ from rnnopt.admm.trainer import ADMM
 from rnnopt.config import MODELS, Budget, RunConfig, SharedConfig
 from rnnopt.errors import UserError
 from rnnopt.layers.sequence_model import SequenceModel
-from rnnopt.optimizers.by_name import build_optimizer
+from rnnopt.optimizers.by_name import OPTIMIZERS, build_optimizer
 from rnnopt.run_folder import RunFolder
 from rnnopt.schedules import Plateau
-from rnnopt.specification import call_with, parse, write
+from rnnopt.specification import call_with, options_of, parse, write
 from rnnopt.tasks import Batches, Task, build_task
 from rnnopt.tasks.own_data import own_task
 from rnnopt.training import Progress, Training
@@ -42,6 +42,13 @@ def resolve(config: RunConfig) -> RunConfig:
             wanted = "a whole number" if whole else "a number"
             raise UserError(f"{option} must be {wanted}, got {value!r} in {config.optimizer!r}.")
     return replace(config, optimizer=write(name, options), **moved)  # type: ignore[arg-type]
+
+
+def options_of_optimizer(name: str) -> list[str]:
+    """Names of the options of an optimizer by name, without those of the loop."""
+    build = OPTIMIZERS[name].build
+    known = options_of(ADMM, 2) if name == "admm" else options_of(build, 1)
+    return [option for option in known if option not in LOOP_OPTIONS]
 
 
 def settle(config: RunConfig, task: Task) -> RunConfig:

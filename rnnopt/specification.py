@@ -21,7 +21,7 @@ def parse(specification: str) -> tuple[str, dict[str, Value]]:
         option, equals, value = item.partition("=")
         if not equals or not option.strip() or not value.strip():
             raise UserError(f"{specification!r} must read name:option=value,…, got {item!r} in it.")
-        options[option.strip().replace("-", "_")] = _value(value.strip())
+        options[option.strip().replace("-", "_")] = value_of(value.strip())
     return name.strip(), options
 
 
@@ -34,15 +34,20 @@ def write(name: str, options: dict[str, Value]) -> str:
     return f"{name}:{','.join(texts)}" if texts else name
 
 
+def options_of(function: Callable[..., Any], positional: int) -> list[str]:
+    """Names of the arguments that `function` takes after so many positional ones."""
+    return [
+        p.name
+        for p in list(inspect.signature(function).parameters.values())[positional:]
+        if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+    ]
+
+
 def call_with(
     kind: str, name: str, function: Callable[..., Any], options: dict[str, Value], *args: Any
 ) -> Any:
     """function(*args, **options), with a clear error for an option that it does not have."""
-    known = [
-        p.name
-        for p in list(inspect.signature(function).parameters.values())[len(args) :]
-        if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
-    ]
+    known = options_of(function, len(args))
     for option in options:
         if option not in known:
             if not known:
@@ -56,7 +61,8 @@ def call_with(
         raise UserError(f"{kind} {name!r}: {str(error).splitlines()[0]}") from error
 
 
-def _value(text: str) -> Value:
+def value_of(text: str) -> Value:
+    """The number, word or boolean that a text stands for."""
     if text.lower() in WORDS:
         return WORDS[text.lower()]
     for kind in (int, float):

@@ -5,12 +5,12 @@ from typing import Annotated
 
 import tyro
 
-from rnnopt.commands.printing import say
 from rnnopt.errors import UserError
 from rnnopt.exporting.export import export, open_run
 from rnnopt.exporting.formats import ENDINGS, Format
 from rnnopt.exporting.model_card import model_card
 from rnnopt.run_folder import write_atomically
+from rnnopt.terminal import say
 
 
 def export_run(

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import tyro
 
-from rnnopt.commands.printing import print_lines, say
+from rnnopt.commands.printing import print_lines
 from rnnopt.data_config import Kind, data_name
 from rnnopt.data_figure import draw
 from rnnopt.errors import UserError
@@ -14,6 +14,7 @@ from rnnopt.tasks.overview import described, targets_of
 from rnnopt.tasks.preparation import class_names, kind_of
 from rnnopt.tasks.readers import read
 from rnnopt.tasks.readers.columns import Columns
+from rnnopt.terminal import say
 
 
 def inspect_data(

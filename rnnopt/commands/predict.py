@@ -7,12 +7,12 @@ from typing import Annotated
 
 import tyro
 
-from rnnopt.commands.printing import say
 from rnnopt.errors import UserError
 from rnnopt.prediction import Trained, rows, scores
 from rnnopt.run_folder import write_atomically
 from rnnopt.tasks.readers import read
 from rnnopt.tasks.readers.columns import Columns
+from rnnopt.terminal import say
 
 
 def predict_data(

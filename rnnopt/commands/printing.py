@@ -2,13 +2,11 @@
 
 from collections.abc import Iterable
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from rnnopt.tasks.task import Task
-
-console = Console()
+from rnnopt.terminal import console
 
 
 def print_lines(lines: Iterable[tuple[str, str]], title: str) -> None:
@@ -17,11 +15,6 @@ def print_lines(lines: Iterable[tuple[str, str]], title: str) -> None:
     for subject, answer in lines:
         table.add_row(escape(subject), escape(answer))
     console.print(table)
-
-
-def say(sentence: str) -> None:
-    """A line as it is, whatever is in it."""
-    console.print(sentence, highlight=False, markup=False, soft_wrap=True)
 
 
 def announce(task: Task, quiet: bool = False) -> None:

@@ -4,7 +4,6 @@ Every run is a run folder below the study's folder. A finished one is not repeat
 interrupted goes on where it stands, so the same command continues a study.
 """
 
-import math
 import threading
 from collections.abc import Callable
 from dataclasses import fields, replace
@@ -19,9 +18,8 @@ from rnnopt.reproduce.study import Column, Form, Row, Study
 from rnnopt.run_folder import RunFolder
 from rnnopt.runner import build_training, settle
 from rnnopt.tasks import Task, build_task
-from rnnopt.tasks.task import lower_is_better
+from rnnopt.tuning import TUNING_SEED, rank
 
-TUNING_SEED = 1000  # none of the reported seeds
 Tell = Callable[[str, list[Job]], None]
 
 
@@ -163,17 +161,10 @@ def chosen_trial(form: Form, column: Column, row: Row, out: Path) -> tuple[str, 
     if len(trials) == 1:
         return trials[0]
 
-    def rank(trial: tuple[str, float]) -> tuple[float, float]:
-        run = read_run(_job(form, column, row, trial, TUNING_SEED, out).path)
-        metric = (run.result.get("best") or {}).get("validation_metric", math.nan)
-        lower = lower_is_better(run.result.get("metric"))
-        loss = run.records[-1]["validation_loss"] if run.records else math.nan
-        if not math.isfinite(metric) or run.result["status"] == "diverged":
-            return -math.inf, -math.inf
-        # Among equals the lower loss: where nothing was learnt the metric says nothing.
-        return -metric if lower else metric, -loss if loss == loss else -math.inf
+    def run_of(trial: tuple[str, float]) -> Run:
+        return read_run(_job(form, column, row, trial, TUNING_SEED, out).path)
 
-    return max(trials, key=rank)
+    return max(trials, key=lambda trial: rank(run_of(trial)))
 
 
 def read_run(path: Path) -> Run:

@@ -1,0 +1,84 @@
+"""`rnnopt reproduce`: published tables and figures, published and ours side by side."""
+
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.markup import escape
+from rich.progress import TaskID
+from rich.table import Table
+
+from rnnopt import comparison, reproduce
+from rnnopt.errors import UserError
+from rnnopt.reproduce.study import FormName
+from rnnopt.terminal import console, errors, given, processors, progress_bars, tell_stage
+
+
+def reproduce_published(
+    name: Annotated[str, tyro.conf.Positional],
+    form: FormName = "cpu",
+    quick: bool = False,
+    out: Path | None = None,
+    workers: int = 0,
+) -> int:
+    """Repeat a published table or figure: `rnnopt reproduce list` names them.
+
+    Trains every method of it (tuning runs first, then five seeds), or what is missing of that: the
+    same command continues after Ctrl-C. Writes results.csv, results.md (published, ours,
+    difference) and figure.png.
+
+    Args:
+        name: such as frank-wolfe/table-3, or list.
+        form: cpu finishes on two cores, full is the publication's size (most need a GPU), quick
+            shows in seconds that it works.
+        quick: the same as --form quick.
+        out: folder of the runs and results; unset means one below runs/reproduce.
+        workers: processes at once; 0 means one a processor.
+    """
+    if workers < 0:
+        raise UserError(f"workers must be at least 0, got {workers}.")
+    if quick and "form" in given and form != "quick":
+        raise UserError(f"--quick is --form quick, it does not go with --form {form}.")
+    form = "quick" if quick else form
+    if name == "list":
+        table = Table("name", "what it shows", min_width=70)
+        for item in reproduce.ALL:
+            table.add_row(item.name, item.title)
+        console.print(table)
+        return 0
+    stages: dict[str, TaskID] = {}
+    with comparison.interruptible() as stop, progress_bars() as bars:
+
+        def tell(stage: str, jobs: list[comparison.Job]) -> None:
+            if stage not in stages:
+                stages[stage] = bars.add_task(stage, total=1.0, note="")
+            tell_stage(bars, stages[stage], jobs)
+
+        path, tables, failures = reproduce.reproduce(
+            name, form, out, workers or processors(), tell, stop
+        )
+    for failure in failures:
+        errors.print(
+            f"failed: {failure}", style="red", highlight=False, markup=False, soft_wrap=True
+        )
+    for written in tables:
+        _print_reproduced(written)
+    console.print(f"results in {path}", highlight=False, markup=False, soft_wrap=True)
+    if stop.is_set():
+        console.print("interrupted; the same command continues it.")
+        return 130
+    return 1 if failures else 0
+
+
+def _print_reproduced(table: reproduce.Table) -> None:
+    """Prints a table; of a wide one, what a small terminal has room for."""
+    study = table.headings == reproduce.HEADINGS
+    kept = reproduce.NARROW if study and console.width < 140 else range(len(table.headings))
+    shown = Table(title=table.title, title_justify="left")
+    for i in kept:
+        shown.add_column(table.headings[i], overflow="fold")
+    for row in table.rows:
+        shown.add_row(*(escape(row[i]) for i in kept))
+    console.print(shown)
+    for remark in table.remarks:
+        console.print(f"- {remark}", highlight=False, markup=False, soft_wrap=True)

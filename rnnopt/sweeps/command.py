@@ -1,0 +1,173 @@
+"""`rnnopt sweep`: the verb."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+from rich.markup import escape
+from rich.progress import Progress, TaskID
+from rich.table import Table
+
+from rnnopt import comparison, terminal
+from rnnopt.config import RunConfig
+from rnnopt.errors import UserError
+from rnnopt.memory import keep_freed_memory
+from rnnopt.runner import build_training, task_of
+from rnnopt.specification import parse
+from rnnopt.sweeps import study as studies
+from rnnopt.sweeps.results import (
+    best_of,
+    columns,
+    complete,
+    counts,
+    errors_of,
+    row,
+    write_results,
+)
+from rnnopt.sweeps.spaces import Choices, configure, space_of
+from rnnopt.sweeps.study import Sweep, address, begin
+from rnnopt.sweeps.worker import run_sweep
+from rnnopt.tuning import TUNING_SEED
+
+if TYPE_CHECKING:
+    from optuna import Study
+
+SHOWN = 10  # trials in the table
+TUNED = RunConfig(seed=TUNING_SEED)
+
+
+def sweep(
+    config: Annotated[RunConfig, tyro.conf.OmitArgPrefixes] = TUNED,
+    trials: int = 20,
+    ranges: Annotated[tuple[str, ...], tyro.conf.arg(name="range")] = (),
+    out: Path | None = None,
+    workers: int = 1,
+    storage: str | None = None,
+    prune: bool = True,
+    heartbeat: int = 30,
+    quiet: bool = False,
+    as_json: terminal.AsJson = False,
+) -> int:
+    """Search for the best options of an optimizer, by the validation metric, with Optuna.
+
+    Varies the learning rate and what else matters for the optimizer; what is given, in the
+    optimizer's specification or as a setting, is fixed. Each trial is a run folder. The same
+    command goes on with a sweep that was interrupted or killed, and with a greater --trials adds
+    to it. Writes best.json, with the command that repeats the best trial, slices.png and
+    importance.png. Trials run on a seed of their own (1000): train with other seeds for figures
+    to report.
+
+    Args:
+        config: the run.
+        trials: how many, in all.
+        ranges: what to vary instead or beside: lr=1e-4..1e-1:log (a factor is as likely as any
+            other), momentum=0.5..0.99, hidden=32,64,128. Options of the optimizer, or settings of
+            the run.
+        out: folder of the sweep; unset means runs/sweep-TASK-OPTIMIZER. Its name is the sweep's
+            name in --storage.
+        workers: processes at once; 0 means one a processor.
+        storage: database for workers on many machines, such as
+            postgresql://user@machine/database: run the same command on each. Unset means SQLite in
+            --out.
+        prune: stop a trial whose metric is worse than the median of the others at the same part
+            of the budget.
+        heartbeat: seconds between a worker's signs of life; after twice as long without one its
+            trial goes to another worker.
+        quiet: print the best trial only.
+        as_json: print one JSON object and nothing else.
+    """
+    for name, value, least in (("trials", trials, 1), ("heartbeat", heartbeat, 1)):
+        if value < least:
+            raise UserError(f"{name} must be at least {least}, got {value}.")
+    if workers < 0:
+        raise UserError(f"workers must be at least 0, got {workers}.")
+    workers = workers or max(1, terminal.processors() // config.threads)
+    out = out or Path("runs") / f"sweep-{parse(config.task)[0]}-{parse(config.optimizer)[0]}"
+    plan = _plan(config, list(ranges), trials, out, storage, prune, heartbeat)
+    study = begin(plan)
+    keep_freed_memory()
+    terminal.console.quiet = as_json
+    with comparison.interruptible() as stop, terminal.progress_bars(quiet or as_json) as bars:
+        bar = bars.add_task("trials", total=trials, note="")
+        failures = run_sweep(
+            plan, study, min(workers, trials), lambda: _tell(bars, bar, study), stop
+        )
+    failures += errors_of(study)
+    for failure in failures[:SHOWN]:
+        terminal.complain(f"failed: {failure}")
+    written = write_results(plan, study)
+    _show(plan, study, written, quiet)
+    found = counts(study)
+    if as_json:
+        terminal.for_script(_facts(plan, study, failures, stop.is_set()))
+    if stop.is_set():
+        terminal.say("interrupted; the same command goes on with it.")
+        return 130
+    over = found["complete"] + found["pruned"] >= trials
+    return 0 if over and found["complete"] else 1
+
+
+def _plan(
+    config: RunConfig,
+    ranges: list[str],
+    trials: int,
+    out: Path,
+    storage: str | None,
+    prune: bool,
+    heartbeat: int,
+) -> Sweep:
+    """The sweep, after checking that its first and last values make a run."""
+    with studies.quiet():  # refuses where Optuna is missing
+        space = space_of(config, ranges, terminal.given)
+    task = task_of(config)
+    for end in (0, -1):
+        values = {
+            name: one.values[end] if isinstance(one, Choices) else (one.low, one.high)[end]
+            for name, one in space.items()
+        }
+        build_training(configure(config, values), task)
+    return Sweep(config, space, trials, out, address(storage, out), task.metric, prune, heartbeat)
+
+
+def _tell(bars: Progress, bar: TaskID, study: "Study") -> None:
+    """Draws how many trials are over, and the best."""
+    found = counts(study)
+    over = found["complete"] + found["pruned"] + found["failed"]
+    best = complete(study)[:1]
+    note = f"{over} over, {found['pruned']} of them stopped early"
+    if best:
+        note += f"  best {best[0].value:.4g}"
+    bars.update(bar, completed=over, note=note)
+
+
+def _show(plan: Sweep, study: "Study", written: list[Path], quiet: bool) -> None:
+    """Prints the best trials and the command that repeats the first."""
+    trials, found = complete(study), counts(study)
+    told = ", ".join(f"{number} {name}" for name, number in found.items() if number)
+    if not quiet:
+        table = Table(title=f"{plan.config.task}, {plan.config.optimizer}: {told} trials")
+        for i, heading in enumerate(columns(plan)):
+            table.add_column(heading, justify="right" if i < 2 else "left", overflow="fold")
+        for trial in trials[:SHOWN]:
+            table.add_row(*map(escape, row(plan, trial)))
+        terminal.console.print(table)
+        for path in written:
+            terminal.say(f"wrote {path}")
+    if trials:
+        best = best_of(plan, trials[0])
+        terminal.say(f"best validation {plan.metric} {best['value']:.4g}, trial {best['trial']}:")
+        terminal.say(f"  {best['command']}")
+    terminal.say(f"sweep folder {plan.out}")
+
+
+def _facts(plan: Sweep, study: "Study", failures: list[str], interrupted: bool) -> dict[str, Any]:
+    """The JSON object for scripts."""
+    trials = complete(study)
+    return {
+        "status": "interrupted" if interrupted else "over",
+        "folder": plan.out,
+        "metric": plan.metric,
+        "trials": counts(study),
+        "best": best_of(plan, trials[0]) if trials else None,
+        "failures": failures,
+    }

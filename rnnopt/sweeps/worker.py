@@ -1,0 +1,234 @@
+"""Does a sweep's trials: one after the other in each worker process, each a run folder.
+
+A trial that is put back in the queue goes on from its checkpoint where its folder is at hand, else
+from the beginning. A worker that finds as many trials before its own as were asked for came too
+late: others were faster.
+"""
+
+import math
+import os
+import socket
+import threading
+import weakref
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack, nullcontext
+from multiprocessing import get_context, parent_process
+from typing import TYPE_CHECKING, Literal
+
+from rnnopt import comparison, runner
+from rnnopt.run_folder import RunFolder
+from rnnopt.specification import Value
+from rnnopt.sweeps.spaces import Choices, Space, configure
+from rnnopt.sweeps.study import (
+    Sweep,
+    address,
+    close,
+    counted,
+    open_storage,
+    put_back,
+    put_back_running,
+    quiet,
+)
+from rnnopt.training import Progress
+
+if TYPE_CHECKING:
+    from optuna import Study, Trial
+    from optuna.trial import FrozenTrial
+
+STEPS = 20  # of a trial's budget, at which it is compared with the others
+WARM_UP = 4  # steps in which no trial is stopped
+COMPARED = 5  # trials that must be complete before one is stopped
+
+Stop = Callable[[], bool]
+
+
+class TooLate(Exception):
+    """Others have begun as many trials as were asked for."""
+
+
+class Interrupted(Exception):
+    """The run was interrupted; its trial goes back in the queue."""
+
+
+def run_sweep(
+    sweep: Sweep, study: "Study", workers: int, tell: Callable[[], None], stop: threading.Event
+) -> list[str]:
+    """Does what is missing of a sweep in `workers` processes.
+
+    Args:
+        sweep: what to do.
+        study: the sweep's, begun.
+        workers: processes at once.
+        tell: called a few times a second.
+        stop: set it to interrupt; runs under way save themselves and go back in the queue.
+
+    Returns:
+        One sentence for each worker that failed.
+    """
+    own = sweep.storage == address(None, sweep.out)
+    context = get_context("spawn")
+    end = context.Event()
+    failures = []
+    with RunFolder(sweep.out).locked() if own else nullcontext(), ExitStack() as stack:
+        if own:
+            put_back_running(study)  # their workers died: the lock says that nobody else is here
+        tell()
+        if not left(sweep, study):
+            return []
+        pools = [
+            stack.enter_context(ProcessPoolExecutor(1, context, comparison.ready_worker, (end,)))
+            for _ in range(workers)
+        ]  # one each: a worker that dies leaves the others alone
+        pending = {pool.submit(_work, sweep, i) for i, pool in enumerate(pools)}
+        while pending:
+            done, pending = wait(pending, timeout=0.5)
+            tell()
+            if stop.is_set():
+                end.set()
+            for error in filter(None, (future.exception() for future in done)):
+                died = isinstance(error, BrokenProcessPool)
+                failures.append("a worker process died (out of memory?)" if died else str(error))
+    return failures
+
+
+def left(sweep: Sweep, study: "Study") -> Literal["", "to begin", "under way"]:
+    """What is left of a sweep: trials to begin, else some under way, else nothing."""
+    trials = study.get_trials(deepcopy=False)
+    states = {trial.state.name for trial in trials}
+    if "WAITING" in states or counted(trials) < sweep.trials:
+        return "to begin"
+    return "under way" if "RUNNING" in states else ""
+
+
+def _work(sweep: Sweep, number: int) -> None:
+    parent = parent_process()
+    work(sweep, number, lambda: comparison.interrupted() or not (parent and parent.is_alive()))
+
+
+def work(sweep: Sweep, number: int, stop: Stop) -> None:
+    """Does trials until there are as many as asked for and none is under way.
+
+    Args:
+        sweep: the sweep, begun.
+        number: of this worker, 0 and on; it draws other values than its fellows.
+        stop: asked before every step; True interrupts the run under way.
+    """
+    with quiet() as optuna:
+        study = _load(sweep, number)
+        while not stop():
+            waiting = left(sweep, study)
+            if waiting == "to begin":
+                objective = Objective(sweep, stop)
+                study.optimize(objective, 1, catch=(Exception,), callbacks=[objective.afterwards])
+            elif waiting == "under way":  # elsewhere; should its worker die, it is ours to go on
+                threading.Event().wait(min(1.0, sweep.heartbeat / 2))
+                optuna.storages.fail_stale_trials(study)
+            else:
+                return
+
+
+def _load(sweep: Sweep, number: int) -> "Study":
+    from optuna import load_study
+    from optuna.pruners import BasePruner, MedianPruner, NopPruner
+    from optuna.samplers import TPESampler
+
+    pruner: BasePruner = MedianPruner(COMPARED, WARM_UP) if sweep.prune else NopPruner()
+    storage = open_storage(sweep)
+    study = load_study(study_name=sweep.name, storage=storage, pruner=pruner)
+    weakref.finalize(study, close, storage)
+    # A sampler that begins anew must not draw again what was drawn before.
+    seed = sweep.config.seed + 7919 * number + len(study.get_trials(deepcopy=False))
+    study.sampler = TPESampler(
+        seed=seed % 2**32, n_startup_trials=min(10, max(1, sweep.trials // 2))
+    )
+    return study
+
+
+class Objective:
+    """One trial: draws values, trains, returns the best validation metric.
+
+    Args:
+        sweep: the sweep.
+        stop: as in `work`.
+    """
+
+    def __init__(self, sweep: Sweep, stop: Stop):
+        self.sweep, self.stop, self.interrupted = sweep, stop, False
+
+    def __call__(self, trial: "Trial") -> float:
+        study = trial.study
+        before = [t for t in study.get_trials(deepcopy=False) if t.number < trial.number]
+        if counted(before) >= self.sweep.trials:
+            raise TooLate
+        try:
+            return self._train(trial)
+        except Interrupted:
+            self.interrupted = True
+            raise
+        except Exception as error:
+            if type(error).__name__ != "TrialPruned":
+                trial.set_user_attr("error", f"{type(error).__name__}: {error}")
+            raise
+
+    def afterwards(self, study: "Study", trial: "FrozenTrial") -> None:
+        """Queues the trial again if it was interrupted."""
+        if self.interrupted:
+            put_back(study, trial)
+
+    def _train(self, trial: "Trial") -> float:
+        from optuna import TrialPruned
+
+        again = "folder" in trial.user_attrs  # it was put back in the queue
+        folder = trial.user_attrs.get("folder", f"trial-{trial.number:04d}")
+        trial.set_user_attr("folder", folder)
+        trial.set_user_attr("worker", f"{socket.gethostname()}:{os.getpid()}")
+        config = configure(self.sweep.config, suggest(trial, self.sweep.space))
+        path = self.sweep.out / folder
+        exists = again and (path / "config.json").exists()
+        watch = Watch(trial)
+        for record in RunFolder(path).read_records() if exists else []:
+            watch.look(record)
+        result = runner.run(config, path, exists, watch, lambda: watch.pruned or self.stop())
+        for name in ("status", "evaluations", "seconds"):
+            trial.set_user_attr(name, result[name])
+        if result["status"] == "interrupted" and not watch.pruned:
+            raise Interrupted
+        value = result["best"].get("validation_metric", math.nan)
+        # A run that diverged is worth less than any that did not, whatever it reached before.
+        if result["status"] in ("interrupted", "diverged") or not math.isfinite(value):
+            raise TrialPruned
+        return float(value)
+
+
+def suggest(trial: "Trial", space: Space) -> dict[str, Value]:
+    """The trial's values, by name."""
+    values: dict[str, Value] = {}
+    for name, one in space.items():
+        if isinstance(one, Choices):
+            values[name] = trial.suggest_categorical(name, one.values)
+        elif isinstance(one.low, int) and isinstance(one.high, int):
+            values[name] = trial.suggest_int(name, one.low, one.high, log=one.log)
+        else:
+            values[name] = trial.suggest_float(name, one.low, one.high, log=one.log)
+    return values
+
+
+class Watch:
+    """Listens to a run and reports its validation metric, once a step, to the pruner."""
+
+    def __init__(self, trial: "Trial"):
+        self.trial, self.step, self.pruned = trial, -1, False
+
+    def __call__(self, progress: Progress) -> None:
+        if progress.record:
+            self.look(progress.record)
+
+    def look(self, record: dict[str, float]) -> None:
+        """Reports a record; a step that was reported before counts no more."""
+        step = math.floor(STEPS * record["fraction"])
+        if step > self.step:
+            self.step = step
+            self.trial.report(record["validation_metric"], step)
+            self.pruned = self.trial.should_prune()

@@ -1,0 +1,230 @@
+"""Keeps a run's curves with TensorBoard or MLflow, beside the run folder's own metrics.jsonl.
+
+A tracker is told each evaluation record: losses, metric, lr, seconds and epochs against gradient
+evaluations, and once the run's settings as hyperparameters. One that is opened on a folder with
+records first logs those that its log lacks, so a run that goes on, or was begun without, has one
+whole curve.
+"""
+
+import math
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from rnnopt.errors import UserError
+from rnnopt.run_folder import RunFolder, read_json, write_json
+from rnnopt.training import Progress
+
+Kind = Literal["tensorboard", "mlflow"]
+
+
+class Log(Protocol):
+    """Where curves go."""
+
+    def last_step(self) -> int:
+        """The greatest step in the log, -1 in a new one."""
+
+    def add(self, step: int, values: dict[str, float]) -> None:
+        """Adds a point to each named curve."""
+
+    def close(self, status: str) -> None:
+        """Writes what is left."""
+
+
+class TensorBoard:
+    """Event files in the run's folder: `tensorboard --logdir runs` shows them.
+
+    Args:
+        path: the run folder.
+    """
+
+    def __init__(self, path: Path):
+        from torch.utils.tensorboard import SummaryWriter
+        from torch.utils.tensorboard.summary import hparams
+
+        self.path = path / "tensorboard"
+        fresh = self.last_step() < 0
+        self.writer = SummaryWriter(str(self.path))
+        if fresh:
+            settings = {k: _text(v) for k, v in _settings(path).items()}
+            for summary in hparams(settings, {"validation_metric": math.nan}):
+                self.writer._get_file_writer().add_summary(summary)  # in this folder, not below it
+
+    def last_step(self) -> int:
+        """The greatest step in the event files."""
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+        if not self.path.is_dir():
+            return -1
+        events = EventAccumulator(str(self.path), size_guidance={"scalars": 0})
+        events.Reload()
+        curves = events.Tags()["scalars"]
+        return max((e.step for name in curves for e in events.Scalars(name)), default=-1)
+
+    def add(self, step: int, values: dict[str, float]) -> None:
+        """Adds a point to each curve, readable at once."""
+        for name, value in values.items():
+            self.writer.add_scalar(name, value, step)
+        self.writer.flush()
+
+    def close(self, status: str) -> None:
+        """Ends the event file."""
+        self.writer.close()
+
+
+class MLflow:
+    """A run in MLflow's store; its id stands in the run folder's mlflow.json.
+
+    Args:
+        path: the run folder.
+    """
+
+    def __init__(self, path: Path):
+        from mlflow.tracking import MlflowClient
+
+        file = path / "mlflow.json"
+        with self._reached():
+            self.client = MlflowClient()
+            if file.exists():
+                self.run_id = str(read_json(file)["run_id"])
+                self.client.get_run(self.run_id)
+                return
+            name = os.environ.get("MLFLOW_EXPERIMENT_NAME", "rnnopt")
+            found = self.client.get_experiment_by_name(name)
+            number = found.experiment_id if found else self.client.create_experiment(name)
+            self.run_id = self.client.create_run(number, run_name=path.name).info.run_id
+            for setting, value in _settings(path).items():
+                self.client.log_param(self.run_id, setting, value)
+        write_json(file, {"run_id": self.run_id})
+
+    def last_step(self) -> int:
+        """The greatest step of the validation metric."""
+        history = self.client.get_metric_history(self.run_id, "validation_metric")
+        return max((metric.step for metric in history), default=-1)
+
+    def add(self, step: int, values: dict[str, float]) -> None:
+        """Adds a point to each curve."""
+        from mlflow.entities import Metric
+
+        now = int(1000 * time.time())
+        metrics = [Metric(name, value, now, step) for name, value in values.items()]
+        with self._reached():
+            self.client.log_batch(self.run_id, metrics=metrics)
+
+    def close(self, status: str) -> None:
+        """Tells how the run ended."""
+        ended = {"interrupted": "KILLED", "failed": "FAILED"}.get(status, "FINISHED")
+        with self._reached():
+            self.client.set_terminated(self.run_id, ended)
+
+    @contextmanager
+    def _reached(self) -> Iterator[None]:
+        """Turns MLflow's errors into one sentence."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            yield
+        except (MlflowException, LookupError, OSError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"--log mlflow: its store cannot be used: {reason}") from error
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    """The run's settings that are set."""
+    config = RunFolder.open(path).read_config().to_dict()
+    return {name: value for name, value in config.items() if value is not None}
+
+
+def _text(value: Any) -> Any:
+    return value if isinstance(value, bool | int | float) else str(value)
+
+
+class Trackers:
+    """Listens to a run and tells its logs.
+
+    Args:
+        kinds: which logs to keep.
+        path: the run folder, which need not stand yet.
+    """
+
+    def __init__(self, kinds: Sequence[Kind], path: Path):
+        self.kinds, self.path = kinds, path
+        self.logs: list[tuple[Log, int]] | None = None
+        self.status = "failed"
+        self.lost: list[str] = []  # a sentence for each log that was given up
+
+    def __call__(self, progress: Progress) -> None:
+        if progress.record and self.kinds:
+            if self.logs is None:
+                self._open()  # and logs this record too: the folder has it
+            else:
+                self._add(progress.record)
+
+    def _open(self) -> None:
+        logs: list[Log] = [
+            TensorBoard(self.path) if kind == "tensorboard" else MLflow(self.path)
+            for kind in self.kinds
+        ]
+        self.logs = [(log, log.last_step()) for log in logs]
+        for record in RunFolder(self.path).read_records():
+            self._add(record)
+
+    def _add(self, record: dict[str, float]) -> None:
+        step = round(record["evaluations"])
+        values = {k: v for k, v in record.items() if k != "evaluations" and math.isfinite(v)}
+        for log, last in list(self.logs or []):
+            if step > last:
+                self._tell(log, partial(log.add, step, values))
+
+    def _tell(self, log: Log, what: Callable[[], None]) -> None:
+        """Does something to a log; one that is lost is given up, the training is not."""
+        try:
+            what()
+        except UserError as error:
+            self.lost.append(str(error))
+            self.logs = [pair for pair in self.logs or [] if pair[0] is not log]
+
+    def finish(self, result: dict[str, Any]) -> None:
+        """Logs the test metric of a run that is over."""
+        self.status = result["status"]
+        metric = result.get("test_metric", math.nan)
+        if math.isfinite(metric):
+            step = round(result["evaluations"])
+            for log, _ in list(self.logs or []):
+                self._tell(log, partial(log.add, step, {"final_test_metric": metric}))
+
+    def close(self) -> None:
+        """Closes the logs that were opened."""
+        for log, _ in list(self.logs or []):
+            self._tell(log, partial(log.close, self.status))
+
+
+@contextmanager
+def trackers(kinds: Sequence[Kind], path: Path) -> Iterator[Trackers]:
+    """Trackers of a run, closed at the end whatever ends it."""
+    for kind in kinds:
+        _check_installed(kind)
+    with ExitStack() as stack:
+        result = Trackers(tuple(dict.fromkeys(kinds)), path)
+        stack.callback(result.close)
+        yield result
+
+
+def _check_installed(kind: Kind) -> None:
+    try:
+        if kind == "tensorboard":
+            import torch.utils.tensorboard  # noqa: F401
+        else:
+            # MLflow would report its use over the network; only who asks for that shall have it.
+            os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+            os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+            os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")  # 7 take four minutes
+            import mlflow.tracking  # noqa: F401
+    except ImportError as error:
+        raise UserError(
+            f'--log {kind} needs a package that is missing: pip install "rnnopt[{kind}]".'
+        ) from error

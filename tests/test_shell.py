@@ -1,0 +1,215 @@
+"""Manners in a shell: help, completion, misspellings, colours, and output for scripts."""
+
+import inspect
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+
+import pytest
+
+from rnnopt.command_line import VERBS
+from rnnopt.config import MODELS
+from rnnopt.optimizers.by_name import OPTIMIZERS
+from rnnopt.run_folder import RunFolder
+from rnnopt.tasks import TASKS
+
+TINY = ["--task", "counting:length=3", "--hidden", "3", "--budget", "10evaluations"]
+COLOUR = re.compile(r"\x1b\[[0-9;]*(?<![0-9])(3[0-7]|4[0-7]|9[0-7])[;m]")
+
+
+@pytest.fixture(autouse=True)
+def workplace(tmp_path, monkeypatch):
+    """Every test works in a folder of its own, on a wide terminal."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    return tmp_path
+
+
+# -- help and misspellings -------------------------------------------------------------------------
+
+
+def test_help_has_one_line_a_verb(command):
+    code, out, _ = command("--help")
+    assert code == 0
+    lines = [line for line in out.splitlines() if line.startswith("  • ")]
+    assert [line.split()[1] for line in lines] == list(VERBS)
+    assert all(len(line.split()) > 5 for line in lines)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_of_every_verb_says_something_of_every_option(command, monkeypatch, verb):
+    monkeypatch.setenv("COLUMNS", "400")
+    code, out, _ = command(verb, "--help")
+    assert code == 0
+    assert out.startswith(f"usage: rnnopt {verb}")
+    summary = inspect.getdoc(VERBS[verb]).splitlines()[0]
+    assert summary in out
+    for line in re.findall(r"^│ (--.*?)│$", out, re.MULTILINE):
+        words = re.sub(r"^(--\S+(, )?)+", "", line).strip()  # what stands behind the names
+        words = re.sub(r"\(default: .*?\)$", "", words).strip()
+        assert len(words.split()) >= 2 or line.rstrip().endswith("]"), line
+    # Sentences flow: no line of the help ends within one that goes on at the next.
+    assert not re.search(r"[a-z,] +│\n│ {20,}[a-z]", out)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "near"),
+    [
+        (["train", "--optimiser", "adam"], "--optimizer"),
+        (["train", "--budgt", "3epochs"], "--budget"),
+        (["compare", "--optimizer", "adam"], "--optimizers"),
+        (["sweep", "--trial", "3"], "--trials"),
+        (["diagnose", "--look", "3"], "--looks"),
+    ],
+)
+def test_a_misspelt_option_brings_the_nearest(command, workplace, arguments, near):
+    code, out, error = command(*arguments)
+    assert (code, out) == (2, "")
+    assert "Perhaps you meant" in error
+    assert re.search(rf"{near}\b", error)
+    assert not list(workplace.iterdir())
+
+
+def test_a_misspelt_verb_brings_the_nearest(command):
+    code, out, error = command("trian", "--task", "adding")
+    assert (code, out) == (2, "")
+    assert "Did you mean 'train'?" in error
+    assert len(error.splitlines()) == 1
+
+
+# -- completion ------------------------------------------------------------------------------------
+
+
+def test_bash_completes_verbs_and_options(workplace):
+    script = """
+        eval "$("$PYTHON" -m rnnopt completion bash)"
+        complete_line() {
+            COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMPREPLY=()
+            _tyro_rnnopt; echo "${COMPREPLY[@]}"
+        }
+        complete_line rnnopt sw
+        complete_line rnnopt train --optim
+        complete_line rnnopt train --schedule cos
+    """
+    environment = os.environ | {"PYTHON": sys.executable}
+    done = subprocess.run(
+        ["bash", "-c", script], capture_output=True, text=True, env=environment, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert [line.split() for line in done.stdout.splitlines()] == [
+        ["sweep"], ["--optimizer"], ["cosine"],
+    ]  # fmt: skip
+
+
+def test_completion_of_an_unknown_shell_is_refused(command):
+    code, _, error = command("completion", "powershell")
+    assert code == 2
+    assert "bash" in error
+
+
+# -- colours ---------------------------------------------------------------------------------------
+
+
+def on_a_terminal(*arguments, **environment):
+    """What the command prints on a terminal, and its exit code."""
+    parent, child = pty.openpty()
+    names = ("NO_COLOR", "FORCE_COLOR", "COLORTERM")
+    clean = {k: v for k, v in os.environ.items() if k not in names}
+    clean |= {"TERM": "xterm-256color"} | environment
+    process = subprocess.Popen(
+        [sys.executable, "-m", "rnnopt", *arguments],
+        stdout=child,
+        stderr=child,
+        stdin=child,
+        env=clean,
+    )
+    os.close(child)
+    text = b""
+    while True:
+        try:
+            part = os.read(parent, 4096)
+        except OSError:  # the terminal closes with the process
+            break
+        if not part:
+            break
+        text += part
+    os.close(parent)
+    return process.wait(), text.decode()
+
+
+def test_no_color_is_honoured(workplace):
+    # One sentence of ours, and one of the parser of the options.
+    for arguments in (["train", "--task", "nothing"], ["train", "--budgt", "3"]):
+        code, plain = on_a_terminal(*arguments, NO_COLOR="1")
+        assert code == 2
+        assert not COLOUR.search(plain), plain
+    assert COLOUR.search(on_a_terminal(*arguments)[1])
+
+
+# -- for scripts -----------------------------------------------------------------------------------
+
+
+def test_list_for_scripts(command):
+    code, out, error = command("list", "--json")
+    assert (code, error) == (0, "")
+    found = json.loads(out)
+    assert [list(found[kind]) for kind in ("tasks", "models", "optimizers")] == [
+        list(TASKS), list(MODELS), list(OPTIMIZERS),
+    ]  # fmt: skip
+    code, out, error = command("list", "--quiet")
+    assert (code, error) == (0, "")
+    assert out.split() == [*TASKS, *MODELS, *OPTIMIZERS]
+
+
+def test_doctor_for_scripts(command, monkeypatch):
+    from rnnopt import doctor
+
+    found = [doctor.Finding("one", "good"), doctor.Finding("two", "bad", "Mend it.")]
+    monkeypatch.setattr(doctor, "examine", lambda: found)
+    code, out, error = command("doctor", "--json")
+    assert (code, error) == (0, "")
+    assert json.loads(out)["findings"][1] == dict(subject="two", answer="bad", advice="Mend it.")
+    assert command("doctor", "--quiet") == (0, "Mend it.\n", "")
+
+
+def test_train_for_scripts(command, workplace):
+    code, out, error = command("train", *TINY, "--out", "run", "--json")
+    assert (code, error) == (0, "")
+    assert len(out.splitlines()) == 1
+    found = json.loads(out)
+    assert found.pop("folder") == "run"
+    assert found == RunFolder.open(workplace / "run").read_result()
+    # The next command is not silent any more.
+    assert "status out of budget" in command("train", "--out", "run", "--resume", "--quiet")[1]
+
+
+def test_compare_for_scripts(command, workplace):
+    settings = [*TINY, "--optimizers", "adam", "sgd", "--seeds", "0", "--workers", "1"]
+    code, out, error = command("compare", *settings, "--out", "c", "--json")
+    assert (code, error) == (0, "")
+    found = json.loads(out)
+    assert (found["status"], found["folder"], found["failures"]) == ("over", "c", [])
+    assert [run["optimizer"] for run in found["runs"]] == ["adam", "sgd"]
+    for run in found["runs"]:
+        result = RunFolder.open(workplace / run["folder"]).read_result()
+        assert run["test_metric"] == result["test_metric"]
+
+
+def test_json_has_null_for_what_is_no_number(command, workplace):
+    # The first step throws the weights so far that the loss is no number.
+    settings = [*TINY, "--optimizer", "sgd:lr=1e38", "--evaluate-every", "1"]
+    code, out, _ = command("train", *settings, "--out", "run", "--json")
+    assert code == 1
+    assert "NaN" not in out
+    assert "Infinity" not in out
+    assert json.loads(out)["status"] == "diverged"
+
+
+def test_errors_stay_one_sentence_on_standard_error(command):
+    code, out, error = command("train", "--task", "nothing", "--json")
+    assert (code, out) == (2, "")
+    assert error.startswith("rnnopt: unknown task 'nothing'")
+    assert len(error.splitlines()) == 1

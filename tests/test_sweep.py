@@ -1,0 +1,333 @@
+"""What a sweep promises on one machine: exactly so many trials, each a run folder, and it goes on
+after whatever ended it, where it stood.
+
+Spaces are promised in test_sweep_spaces.py, many machines in test_sweep_postgresql.py.
+"""
+
+import json
+import shlex
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from dataclasses import replace
+
+import pytest
+
+pytest.importorskip("optuna")
+
+from rnnopt.command_line import main
+from rnnopt.config import RunConfig
+from rnnopt.errors import UserError
+from rnnopt.run_folder import RunFolder
+from rnnopt.sweeps import results, worker
+from rnnopt.sweeps.spaces import Choices, Range
+from rnnopt.sweeps.study import Sweep, address, begin, counted, put_back_running
+
+CONFIG = RunConfig(
+    task="counting:length=3", hidden=3, budget="20evaluations", evaluate_every=5,
+    optimizer="adam", seed=1000,
+)  # fmt: skip
+SPACE = {"lr": Range(1e-3, 1e-1, log=True), "clip": Choices((None, 1.0))}
+TINY = ["--task", "counting:length=3", "--hidden", "3", "--budget", "20evaluations"]
+TINY += ["--optimizer", "adam"]
+
+
+@pytest.fixture(autouse=True)
+def workplace(tmp_path, monkeypatch):
+    """Every test works in a folder of its own, on a wide terminal."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    return tmp_path
+
+
+@pytest.fixture
+def plan(workplace):
+    """A sweep of four trials."""
+    out = workplace / "s"
+    return Sweep(CONFIG, SPACE, 4, out, address(None, out), "mse", heartbeat=1)
+
+
+def ask(study, distributions=None):
+    """A trial that is under way, though nobody works on it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Optuna's, that asking alone gives no sign of life
+        return study.ask(distributions)
+
+
+def never():
+    return False
+
+
+def after(calls):
+    """A stop that asks for an interruption after so many questions."""
+    count = iter(range(10**6))
+    return lambda: next(count) >= calls
+
+
+def done(plan, stop=never):
+    """The trials of a sweep once one worker has worked on it."""
+    study = begin(plan)
+    worker.work(plan, 0, stop)
+    return study.get_trials()
+
+
+def states(trials):
+    return [trial.state.name for trial in trials]
+
+
+# -- trials ----------------------------------------------------------------------------------------
+
+
+def test_each_trial_is_a_run_folder_judged_by_its_best_validation_metric(plan):
+    trials = done(plan)
+    assert states(trials) == ["COMPLETE"] * 4
+    assert [t.user_attrs["folder"] for t in trials] == [f"trial-{i:04d}" for i in range(4)]
+    for trial in trials:
+        folder = RunFolder.open(plan.out / trial.user_attrs["folder"])
+        config = folder.read_config()
+        assert (config.lr, config.clip) == (trial.params["lr"], trial.params["clip"])
+        assert config.seed == 1000
+        assert trial.value == folder.read_result()["best"]["validation_metric"]
+        assert trial.value == min(r["validation_metric"] for r in folder.read_records())
+
+
+def test_the_same_sweep_draws_the_same_values(plan, workplace):
+    other = workplace / "other"
+    twin = replace(plan, out=other, storage=address(None, other))
+    assert [t.params for t in done(plan)] == [t.params for t in done(twin)]
+
+
+def test_a_finished_sweep_goes_on_to_a_greater_number(plan):
+    before = done(replace(plan, trials=2))
+    assert len(before) == 2
+    after_it = done(plan)
+    assert [t.params for t in after_it[:2]] == [t.params for t in before]
+    assert len(after_it) == 4
+    # A sampler that began anew with the same seed would draw the first values again.
+    assert len({trial.params["lr"] for trial in after_it}) == 4
+    assert len(done(plan)) == 4
+
+
+def test_two_workers_do_no_trial_too_many(plan):
+    begin(plan)
+    # The second asks for a trial while the first, between look and question, took the last.
+    study = worker._load(plan, 0)
+    surplus = [ask(study) for _ in range(5)][-1]
+    with pytest.raises(worker.TooLate):
+        worker.Objective(plan, never)(surplus)
+
+
+def test_an_interrupted_trial_goes_on_from_its_checkpoint(plan, workplace):
+    whole = done(replace(plan, trials=1))[0]
+    out = workplace / "interrupted"
+    cut = replace(plan, trials=1, out=out, storage=address(None, out))
+    trials = done(cut, after(10))
+    assert states(trials) == ["FAIL", "WAITING"]
+    reached = RunFolder.open(out / "trial-0000").read_result()
+    assert reached["status"] == "interrupted"
+    assert 0 < reached["evaluations"] < 20
+    trials = done(cut)
+    assert states(trials) == ["FAIL", "COMPLETE"]
+    assert counted(trials) == 1
+    assert trials[1].user_attrs["folder"] == "trial-0000"
+    assert trials[1].params == whole.params
+    assert trials[1].value == whole.value
+    assert trials[1].intermediate_values == whole.intermediate_values
+    assert not (out / "trial-0001").exists()
+
+
+def test_a_trial_whose_worker_died_is_retried_once_its_heartbeat_is_missed(plan):
+    study = begin(plan)
+    lost = ask(study)  # by a worker that dies at once
+    study._storage.record_heartbeat(lost._trial_id)
+    time.sleep(2.1)
+    trials = done(replace(plan, trials=1))
+    assert states(trials) == ["FAIL", "COMPLETE"]
+    assert trials[1].system_attrs["failed_trial"] == 0
+
+
+def test_trials_under_way_in_a_dead_command_are_queued_at_once(plan):
+    study = begin(plan)
+    ask(study)
+    put_back_running(study)
+    assert states(study.get_trials()) == ["FAIL", "WAITING"]
+    assert states(done(replace(plan, trials=1))) == ["FAIL", "COMPLETE"]
+
+
+def test_a_trial_worse_than_the_median_is_stopped_early(plan):
+    config = replace(CONFIG, evaluate_every=1)
+    bad = replace(plan, config=config, space={"lr": Range(1e-3, 1e-1, log=True)}, trials=6)
+    study = begin(bad)
+    for i in range(5):  # five that were good from the beginning
+        trial = ask(study, {"lr": _float(1e-3, 1e-1)})
+        for step in range(worker.STEPS + 1):
+            trial.report(1e-6, step)
+        study.tell(trial, 1e-6 * (i + 1))
+    worker.work(bad, 0, never)
+    last = study.get_trials()[-1]
+    assert last.state.name == "PRUNED"
+    folder = RunFolder.open(bad.out / last.user_attrs["folder"])
+    assert folder.read_result()["status"] == "interrupted"
+    # Steps are twentieths of the budget, none is stopped in the first four; the run ends after the
+    # step of training that follows, which here brings a look of its own.
+    assert folder.read_records()[-1]["fraction"] == (worker.WARM_UP + 1) / worker.STEPS
+    assert states(done(replace(bad, prune=False, trials=7)))[-1] == "COMPLETE"
+
+
+def _float(low, high):
+    from optuna.distributions import FloatDistribution
+
+    return FloatDistribution(low, high, log=True)
+
+
+def test_a_trial_that_diverges_is_worth_less_than_any_other(plan):
+    # The rate of 1e30 throws the weights far away: the squared error is infinite, or no number.
+    space = {"lr": Choices((1e30,))}
+    trials = done(replace(plan, config=replace(CONFIG, optimizer="sgd"), space=space, trials=1))
+    assert states(trials) == ["PRUNED"]
+    assert trials[0].user_attrs["status"] == "diverged"
+
+
+def test_a_trial_that_fails_counts_and_says_why(plan):
+    # torch's Adam refuses `capturable` on the CPU, but only at its first step.
+    space = {"capturable": Choices((True,))}
+    trials = done(replace(plan, space=space, trials=2))
+    assert states(trials) == ["FAIL", "FAIL"]
+    assert counted(trials) == 2
+    study = begin(replace(plan, space=space, trials=2))
+    assert results.counts(study)["failed"] == 2
+    assert "trial 0: AssertionError" in results.errors_of(study)[0]
+    assert results.write_results(plan, study) == []
+
+
+def test_a_sweep_does_not_go_on_with_other_settings(plan):
+    begin(plan)
+    begin(replace(plan, trials=9, prune=False))
+    with pytest.raises(UserError, match="hidden was 3, is 5"):
+        begin(replace(plan, config=replace(CONFIG, hidden=5)))
+    with pytest.raises(UserError, match=r"lr was 0.001..0.1:log, is 1..2"):
+        begin(replace(plan, space={**SPACE, "lr": Range(1, 2)}))
+    with pytest.raises(UserError, match=r"begun with the storage sweep.db"):
+        begin(replace(plan, storage=f"sqlite:///{plan.out}/other.db"))
+
+
+# -- results ---------------------------------------------------------------------------------------
+
+
+def test_the_best_trial_comes_first_and_its_command_repeats_it(plan, workplace):
+    study = begin(plan)
+    worker.work(plan, 0, never)
+    written = results.write_results(plan, study)
+    assert [path.name for path in written] == ["best.json", "slices.png", "importance.png"]
+    for path in written[1:]:
+        assert path.read_bytes().startswith(b"\x89PNG")
+    best = json.loads(written[0].read_text())
+    assert best["value"] == min(trial.value for trial in study.get_trials())
+    words = shlex.split(best["command"])
+    assert words[:2] == ["rnnopt", "train"]
+    with pytest.raises(SystemExit) as ended:
+        main([*words[1:], "--out", "again", "--quiet"])
+    assert ended.value.code == 0
+    again = RunFolder.open(workplace / "again")
+    assert again.read_result()["best"]["validation_metric"] == best["value"]
+    first = RunFolder.open(plan.out / best["folder"])
+    assert again.read_config() == first.read_config()
+
+
+@pytest.mark.parametrize("metric", ["mse", "accuracy"])
+def test_the_better_metric_wins_in_its_direction(plan, metric):
+    study = begin(replace(plan, metric=metric))
+    for value in (0.5, 0.1, 0.9):
+        study.tell(ask(study), value)
+    assert results.complete(study)[0].value == (0.1 if metric == "mse" else 0.9)
+
+
+def test_importances_name_what_mattered(plan):
+    study = begin(replace(plan, space={**SPACE, "hidden": Choices((1, 2))}))
+    from optuna.distributions import CategoricalDistribution
+
+    for i in range(12):
+        trial = ask(study, {"lr": _float(1e-3, 1e-1), "hidden": CategoricalDistribution((1, 2))})
+        study.tell(trial, float(trial.params["hidden"]) + 1e-3 * (i % 2))
+    shares = results.importances(study)
+    assert shares["hidden"] > 0.9
+    assert sum(shares.values()) == pytest.approx(1)
+
+
+# -- the command -----------------------------------------------------------------------------------
+
+
+def test_the_command_sweeps_and_shows_the_best(command, workplace):
+    code, out, error = command("sweep", *TINY, "--trials", 3, "--range", "hidden=2,4")
+    assert code == 2
+    assert "hidden is fixed" in error
+    settings = [*TINY, "--range", "lr=1e-3..1e-1:log"]
+    code, out, error = command("sweep", *settings, "--trials", 2, "--quiet")
+    assert code == 0
+    assert error == ""
+    assert out.splitlines()[0].startswith("best validation mse")
+    assert out.splitlines()[1].startswith("  rnnopt train --task counting:length=3 --lr ")
+    assert out.splitlines()[2:] == ["sweep folder runs/sweep-counting-adam"]
+    code, out, error = command("sweep", *settings, "--trials", 2, "--json")
+    assert (code, error) == (0, "")
+    found = json.loads(out)
+    assert found["trials"]["complete"] == 2
+    best = json.loads((workplace / "runs" / "sweep-counting-adam" / "best.json").read_text())
+    assert found["best"] == best
+    code, out, error = command("sweep", *settings, "--trials", 2)
+    assert code == 0
+    assert "counting:length=3, adam: 2 complete trials" in out
+    assert "wrote runs/sweep-counting-adam/slices.png" in out
+
+
+def test_ctrl_c_leaves_a_sweep_that_goes_on(workplace):
+    settings = ["--task", "counting:length=3", "--hidden", "3", "--optimizer", "adam"]
+    settings += ["--budget", "1h", "--evaluate-every", "10", "--trials", "2", "--json"]
+    command = [sys.executable, "-m", "rnnopt", "sweep", *settings]
+    path = workplace / "runs" / "sweep-counting-adam"
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        end = time.monotonic() + 60
+        while len(RunFolder(path / "trial-0000").read_records()) < 2:
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < end
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        out, error = process.communicate(timeout=60)
+    assert (process.returncode, error) == (130, "")
+    found = json.loads(out)
+    assert found["status"] == "interrupted"
+    assert found["trials"] == dict(complete=0, pruned=0, failed=0, running=0, waiting=1)
+    assert RunFolder(path / "trial-0000").read_result()["status"] == "interrupted"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--trials", 0], ["trials must be at least 1"]),
+        (["--workers", -1], ["workers must be at least 0"]),
+        (["--heartbeat", 0], ["heartbeat must be at least 1"]),
+        (["--range", "hiden=1,2"], ["Did you mean 'hidden'?"]),
+        (["--range", "layers=0..2"], ["layers must be at least 1"]),
+        (["--storage", "nowhere"], ["storage must read like", "'nowhere'"]),
+        (["--storage", "oracle://x/y"], ["needs a driver"]),
+        (["--storage", "nonsense://x/y"], ["storage cannot be used", "nonsense"]),
+        (["--storage", "postgresql://u:secret@127.0.0.1:1/x"], ["cannot be used", "refused"]),
+        (["--optimizer", "adams"], ["Did you mean 'adam'?"]),
+    ],
+)
+def test_bad_input_is_refused_in_one_sentence_before_anything_is_written(
+    command, workplace, options, words
+):
+    code, out, error = command("sweep", *TINY, *options)
+    assert code == 2
+    assert out == ""
+    assert error.startswith("rnnopt: ")
+    assert len(error.splitlines()) == 1
+    for word in words:
+        assert word in error
+    assert "secret" not in error
+    assert not list(workplace.glob("runs/*/*"))
