@@ -72,7 +72,7 @@ class RecurrentEstimator(BaseEstimator):
     optimizer: str = "frank-wolfe"
     lr: float | None = None
     batch_size: int | None = None
-    epochs: int = 50
+    epochs: int = 100
     schedule: str = "cosine"
     clip: float | None = None
     normalize: bool = True

@@ -79,18 +79,16 @@ class RNNClassifier(ClassifierMixin, RecurrentEstimator):
         return accuracy_score(y, self.predict(X, lengths), sample_weight=sample_weight)
 
     def _read_targets(self, y: ArrayLike, anew: bool, classes: np.ndarray | None) -> np.ndarray:
-        y = column_or_1d(y, warn=True)
-        assert_all_finite(y, input_name="y")
-        check_classification_targets(y)
+        names: np.ndarray = column_or_1d(y, warn=True)
+        assert_all_finite(names, input_name="y")
+        check_classification_targets(names)
         if anew:
-            self.classes_ = np.unique(y) if classes is None else classes
-        places = np.searchsorted(self.classes_, y).clip(max=len(self.classes_) - 1)
-        unknown = self.classes_[places] != y
+            self.classes_ = np.unique(names) if classes is None else classes
+        places = np.searchsorted(self.classes_, names).clip(max=len(self.classes_) - 1)
+        unknown = self.classes_[places] != names
         if unknown.any():
-            raise ValueError(
-                f"y has classes that were not there at first: {np.unique(y[unknown])}; known are"
-                f" {self.classes_}."
-            )
+            new = np.unique(names[unknown])
+            raise ValueError(f"y must have the classes {self.classes_} alone, got {new} too.")
         return places
 
     def _output_size(self) -> int:

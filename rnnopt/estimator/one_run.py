@@ -4,8 +4,7 @@ Nothing outside is touched: torch's generators stand after a training where they
 """
 
 import math
-from collections.abc import Callable
-from contextlib import nullcontext
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,8 +19,8 @@ from rnnopt.layers.indrnn import IndRNN
 from rnnopt.layers.sequence_model import SequenceModel
 from rnnopt.progress_bars import ShowRun, progress_bars
 from rnnopt.runner import build_training
-from rnnopt.tasks.task import Examples, Loss, Task, lower_is_better, select
-from rnnopt.training import Progress, Training, committed
+from rnnopt.tasks.task import Examples, Loss, Task, select
+from rnnopt.training import Training, committed
 
 BATCH_SIZE = 32  # unless told otherwise
 
@@ -94,13 +93,13 @@ def train(
     Raises:
         ValueError: for settings that do not go together, and if training diverges.
     """
-    on_gpu = torch.device(config.device).type == "cuda"
+    on_gpu = config.device.startswith("cuda")
     with torch.random.fork_rng(range(torch.cuda.device_count()) if on_gpu else []):
         try:
             training = build_training(config, task, every_epoch=True)
         except UserError as error:
             raise ValueError(str(error)) from error
-        if isinstance(training.optimizer, ADMM) and task.train.weights is not None:  # type: ignore[union-attr]
+        if isinstance(training.optimizer, ADMM) and task.validation.weights is not None:
             raise ValueError("optimizer 'admm' cannot weigh sequences or classes.")
         if ended is not None:
             _go_on(training, ended)
@@ -118,28 +117,31 @@ def _go_on(training: Training, ended: dict[str, Any]) -> None:
     """Puts the weights and the optimizer where an earlier training ended."""
     try:
         training.model.load_state_dict(ended["model"])
-        training.optimizer.load_state_dict(ended["optimizer"])
+        training.optimizer.load_state_dict(deepcopy(ended["optimizer"]))  # stays as it is
     except (KeyError, RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[-1].strip()
         raise ValueError(
             f"model and optimizer must be those of the fit before to go on with it: {reason}"
         ) from error
-    for layer, bound in zip(training.model.recurrent, ended["bounds"], strict=True):
+    for layer, bound in zip(_network(training).recurrent, ended["bounds"], strict=True):
         if isinstance(layer, IndRNN):  # its bound stays that of the first sequences' length
             layer.recurrent_bound = bound
+
+
+def _network(training: Training) -> SequenceModel:
+    assert isinstance(training.model, SequenceModel)
+    return training.model
 
 
 def _run(training: Training, patience: int | None, show: str | None) -> list[dict[str, float]]:
     """Trains to the end; the records of all looks."""
     stop = _Patience(training, math.inf if patience is None else patience)
     records: list[dict[str, float]] = []
-    bars = progress_bars(Console(stderr=True)) if show else None
-    listener: Callable[[Progress], None] = lambda progress: None  # noqa: E731
-    if bars is not None:
-        looked_at = "training" if patience is None else "validation"
-        bar = bars.add_task(show or "", total=1.0, note="")
-        listener = ShowRun(bars, bar, f"{looked_at} {training.task.metric}")
-    with bars or nullcontext():
+    bars = progress_bars(Console(stderr=True), quiet=show is None)
+    looked_at = "training" if patience is None else "validation"
+    bar = bars.add_task(show or "", total=1.0, note="")
+    listener = ShowRun(bars, bar, f"{looked_at} {training.task.metric}")
+    with bars:
         for progress in training.run(stop):
             listener(progress)
             if progress.record:
@@ -161,7 +163,7 @@ class _Patience:
 
 
 def _outcome(training: Training, records: list[dict[str, float]], keep_best: bool) -> Outcome:
-    model = training.model
+    model = _network(training)
     ended = dict(
         model=_weights(model),
         optimizer=training.optimizer.state_dict(),

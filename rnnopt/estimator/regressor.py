@@ -65,7 +65,7 @@ class RNNRegressor(RegressorMixin, RecurrentEstimator):
     def _read_targets(self, y: ArrayLike, anew: bool, classes: np.ndarray | None) -> np.ndarray:
         if y is None:
             raise ValueError("RNNRegressor requires y to be passed, but the target y is None.")
-        numbers = check_array(y, ensure_2d=False, dtype=np.float64, input_name="y")
+        numbers = check_array(y, ensure_2d=False, allow_nd=True, dtype=np.float64, input_name="y")
         if numbers.ndim > 2:
             raise ValueError(f"y must be (count,) or (count, outputs), got {numbers.shape}.")
         columns = numbers.reshape(len(numbers), -1)

@@ -89,6 +89,7 @@ def _one(estimator: Any, place: int, array: Any, layout: str) -> np.ndarray:
         dtype=np.float32,
         ensure_2d=False,
         allow_nd=True,
+        ensure_min_samples=0,
         estimator=estimator,
         input_name=f"X[{place}]",
     )
