@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+import sklearn
 import torch
 from sklearn.base import clone
 from sklearn.datasets import load_digits
@@ -221,6 +222,18 @@ def test_pipeline_search_and_cross_validation_take_three_dimensions(bumps):
     assert cross_val_score(small(), X, y, cv=2, error_score="raise").min() > 0.8
     sequences = ragged(X, np.full(120, 12))
     assert cross_val_score(small(), sequences, y, cv=2, error_score="raise").min() > 0.8
+
+
+def test_lengths_are_routed_through_cross_validation(bumps):
+    X, y = bumps
+    lengths = np.where(y == "late", 12, 6)
+    X = np.where(np.arange(12)[:, None] < lengths[:, None, None], X, np.nan)
+    with sklearn.config_context(enable_metadata_routing=True):
+        classifier = small().set_fit_request(lengths=True).set_score_request(lengths=True)
+        scores = cross_val_score(
+            classifier, X, y, cv=2, params={"lengths": lengths}, error_score="raise"
+        )
+    assert scores.min() > 0.8
 
 
 def test_aeons_layout_has_time_last(bumps):

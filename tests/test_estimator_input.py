@@ -82,6 +82,12 @@ def test_standardising_looks_at_true_steps_and_their_weights(data):
     assert (plain.scale_ == 1).all()
 
 
+def test_validation_data_are_not_looked_at_for_standardising(data):
+    X, y = data
+    classifier = small(early_stopping=True, validation_fraction=0.5).fit(X, y)
+    assert not np.allclose(classifier.mean_, X.mean((0, 1)))
+
+
 def test_a_scaled_problem_is_the_same_problem(data):
     X, _ = data
     target = X.sum((1, 2))
@@ -118,6 +124,8 @@ BAD_OPTIONS = [
         dict(early_stopping=True, validation_fraction=1.0),
         "validation_fraction must be in (0, 1), got 1.0",
     ),
+    (dict(class_weight={0: -1.0}), "must not be negative, nor zero for all sequences, got -1 … 1"),
+    (dict(class_weight={0: 0, 1: 0}), "got 0 … 0"),
     (dict(lr=1e30, optimizer="sgd", model="indrnn"), "training diverged"),
 ]
 
@@ -149,7 +157,7 @@ BAD_INPUT = [
     (lambda X: X, dict(lengths=[3]), "inconsistent numbers of samples: [30, 1]"),
     (list, dict(lengths=np.full(30, 6)), "a list of arrays has its own"),
     (lambda X: X[0, 0], dict(lengths=[1, 1]), "lengths go with X of"),
-    (lambda X: X, dict(sample_weight=-np.ones(30)), "no negative number"),
+    (lambda X: X, dict(sample_weight=-np.ones(30)), "must not be negative"),
     (lambda X: X, dict(sample_weight=np.ones((30, 1))), "one number a sequence"),
 ]
 

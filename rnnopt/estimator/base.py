@@ -139,13 +139,11 @@ class RecurrentEstimator(BaseEstimator):
         targets = self._read_targets(y, anew, classes)
         check_consistent_length(inputs, targets)
         examples = _examples(inputs, targets, steps, self._weights(sample_weight, targets))
+        parts = self._split(examples, random) if self.early_stopping else [examples]
         if anew:
-            self._measure(examples)
-        examples = self._standardized(examples)
-        validation = None
-        if self.early_stopping:
-            examples, validation = self._split(examples, random)
-        task = build_task(examples, validation, self._loss, self._output_size(), config.seed)
+            self._measure(parts[0])
+        parts = [self._standardized(part) for part in parts]
+        task = build_task(parts, self._loss, self._output_size(), config.seed)
         outcome = train(
             config,
             task,
@@ -200,11 +198,6 @@ class RecurrentEstimator(BaseEstimator):
             raise ValueError(
                 f"sample_weight must have one number a sequence, got the shape {weights.shape}."
             )
-        if weights.min() < 0 or weights.max() == 0:
-            raise ValueError(
-                "sample_weight must have no negative number and not be zero for all sequences, got"
-                f" {weights.min():g} … {weights.max():g}."
-            )
         return weights
 
     def _measure(self, examples: Examples) -> None:
@@ -223,7 +216,7 @@ class RecurrentEstimator(BaseEstimator):
         mean, scale = (torch.from_numpy(a).float() for a in (self.mean_, self.scale_))
         return replace(examples, inputs=(examples.inputs - mean) / scale)
 
-    def _split(self, examples: Examples, random: Any) -> tuple[Examples, Examples]:
+    def _split(self, examples: Examples, random: Any) -> list[Examples]:
         """Training and validation data."""
         if not 0 < self.validation_fraction < 1:
             raise ValueError(
@@ -236,8 +229,7 @@ class RecurrentEstimator(BaseEstimator):
             random_state=random,
             stratify=classes,
         )
-        train_part, validation = (select(examples, torch.from_numpy(part)) for part in parts)
-        return train_part, validation
+        return [select(examples, torch.from_numpy(part)) for part in parts]
 
     def _outputs(self, X: ArrayLike, lengths: ArrayLike | None) -> Tensor:
         """The network's outputs (count, output)."""
@@ -255,6 +247,13 @@ def _examples(
         torch.from_numpy(inputs),
         torch.from_numpy(targets),
         None if lengths is None else torch.from_numpy(lengths),
-        weights=None if weights is None else torch.from_numpy(weights).float(),
     )
-    return examples if examples.weights is None else select(examples, examples.weights > 0)
+    if weights is None:
+        return examples
+    if weights.min() < 0 or weights.max() == 0:
+        raise ValueError(
+            "the weights of sequences and classes must not be negative, nor zero for all sequences,"
+            f" got {weights.min():g} … {weights.max():g}."
+        )
+    examples = replace(examples, weights=torch.from_numpy(weights).float())
+    return select(examples, torch.from_numpy(weights > 0))

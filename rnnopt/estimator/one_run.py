@@ -44,15 +44,17 @@ class Outcome:
     metrics: list[float]
 
 
-def build_task(
-    train: Examples, validation: Examples | None, loss: Loss, outputs: int, seed: int
-) -> Task:
-    """The task of learning `train`; without validation data a sample of them is looked at."""
+def build_task(parts: list[Examples], loss: Loss, outputs: int, seed: int) -> Task:
+    """The task of learning the first of `parts`, validated on the second.
+
+    If there is no second one, a sample of the first is looked at.
+    """
+    train = parts[0]
     batch_size = min(BATCH_SIZE, len(train))
-    if validation is None:
+    if len(parts) == 1:
         order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))
-        validation = select(train, order[:batch_size])
-    parts = [part if part.weights is None else _of_mean_1(part) for part in (train, validation)]
+        parts = [train, select(train, order[:batch_size])]
+    parts = [part if part.weights is None else _of_mean_1(part) for part in parts]
     return Task(
         name="data",
         summary=f"{len(train)} sequences",

@@ -48,7 +48,7 @@ def read_sequences(
     if len(X.shape) == 2 and (reset or estimator.columns_are_steps_):
         estimator.columns_are_steps_ = True
         table = validate_data(estimator, X, reset=reset, dtype=np.float32)
-        return table[:, :, None].copy(), lengths
+        return _for_torch(table[:, :, None]), lengths
     numbers = check_array(X, dtype=np.float32, allow_nd=True, estimator=estimator, input_name="X")
     if numbers.ndim > 3:
         raise ValueError(f"X must be (count, time, features), got the shape {numbers.shape}.")
@@ -56,7 +56,12 @@ def read_sequences(
     if 0 in numbers.shape:
         raise ValueError(f"X must have steps and features, got the shape {numbers.shape}.")
     _check_features(estimator, numbers, reset)
-    return numbers.copy(), lengths
+    return _for_torch(numbers), lengths
+
+
+def _for_torch(array: np.ndarray) -> np.ndarray:
+    """The array, or a copy if it cannot be written to, which torch warns of."""
+    return np.require(array, requirements=["C", "W"])
 
 
 def _separate(X: Any) -> list[Any] | None:
