@@ -22,7 +22,7 @@ def progress_bars(console: Console, quiet: bool = False) -> Progress:
     )
 
 
-class ShowRun:
+class Show:
     """Draws one run's progress: loss, metric, evaluations a second, time left.
 
     Args:

@@ -17,7 +17,7 @@ from rnnopt.config import RunConfig
 from rnnopt.errors import UserError
 from rnnopt.layers.indrnn import IndRNN
 from rnnopt.layers.sequence_model import SequenceModel
-from rnnopt.progress_bars import ShowRun, progress_bars
+from rnnopt.progress_bars import Show, progress_bars
 from rnnopt.runner import build_training
 from rnnopt.tasks.task import Examples, Loss, Task, select
 from rnnopt.training import Training, committed
@@ -142,7 +142,7 @@ def _run(training: Training, patience: int | None, show: str | None) -> list[dic
     bars = progress_bars(Console(stderr=True), quiet=show is None)
     looked_at = "training" if patience is None else "validation"
     bar = bars.add_task(show or "", total=1.0, note="")
-    listener = ShowRun(bars, bar, f"{looked_at} {training.task.metric}")
+    listener = Show(bars, bar, f"{looked_at} {training.task.metric}")
     with bars:
         for progress in training.run(stop):
             listener(progress)
