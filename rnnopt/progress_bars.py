@@ -9,7 +9,7 @@ from rich.table import Column
 from rnnopt.training import Progress as TrainingProgress
 
 
-def progress_bars(console: Console, quiet: bool = False) -> Progress:
+def bars_on(console: Console, quiet: bool = False) -> Progress:
     """Bars with a description, the share done, the time left and a note."""
     return Progress(
         TextColumn("{task.description}", table_column=Column(max_width=28, no_wrap=True)),

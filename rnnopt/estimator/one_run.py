@@ -17,7 +17,7 @@ from rnnopt.config import RunConfig
 from rnnopt.errors import UserError
 from rnnopt.layers.indrnn import IndRNN
 from rnnopt.layers.sequence_model import SequenceModel
-from rnnopt.progress_bars import Show, progress_bars
+from rnnopt.progress_bars import Show, bars_on
 from rnnopt.runner import build_training
 from rnnopt.tasks.task import Examples, Loss, Task, select
 from rnnopt.training import Training, committed
@@ -139,7 +139,7 @@ def _run(training: Training, patience: int | None, show: str | None) -> list[dic
     """Trains to the end; the records of all looks."""
     stop = _Patience(training, math.inf if patience is None else patience)
     records: list[dict[str, float]] = []
-    bars = progress_bars(Console(stderr=True), quiet=show is None)
+    bars = bars_on(Console(stderr=True), quiet=show is None)
     looked_at = "training" if patience is None else "validation"
     bar = bars.add_task(show or "", total=1.0, note="")
     listener = Show(bars, bar, f"{looked_at} {training.task.metric}")
