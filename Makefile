@@ -13,7 +13,7 @@ KERNELS := $(wildcard rnnopt/layers/kernels/*.cpp rnnopt/layers/kernels/*.h)
 $(READY): pyproject.toml constraints.txt setup.py $(KERNELS)
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --upgrade pip setuptools
-	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --group dev --editable ".[cli,data,export,sweep,tensorboard,mlflow,baselines]"
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --group dev --group examples --editable ".[cli,estimator,data,export,sweep,tensorboard,mlflow,baselines]"
 	touch $(READY)
 
 demo: $(READY)

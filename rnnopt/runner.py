@@ -72,12 +72,15 @@ def task_of(config: SharedConfig) -> Task:
     return build_task(config.task) if config.data is None else own_task(config, config.task)
 
 
-def build_training(config: RunConfig, task: Task | None = None) -> Training:
+def build_training(
+    config: RunConfig, task: Task | None = None, every_epoch: bool = False
+) -> Training:
     """Everything a run needs, ready to train; the same for the same config.
 
     Args:
         config: the run.
         task: the config's task if it was built before.
+        every_epoch: look at the validation set once an epoch, not when `config` says.
     """
     config = resolve(config)
     device = _device(config.device)
@@ -113,6 +116,7 @@ def build_training(config: RunConfig, task: Task | None = None) -> Training:
         truncation=truncation,
         plateau=plateau,
         watch_test=config.watch_test,
+        every_epoch=every_epoch,
     )
 
 

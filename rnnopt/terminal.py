@@ -10,13 +10,13 @@ from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-from rich.table import Column
+from rich.progress import Progress, TaskID
 
 from rnnopt import comparison
 from rnnopt import run_folder as folders
+from rnnopt.progress_bars import Show as Show
+from rnnopt.progress_bars import bars_on
 from rnnopt.tasks import download
-from rnnopt.training import Progress as TrainingProgress
 
 AsJson = Annotated[bool, tyro.conf.arg(name="json")]  # an option of many verbs
 console = Console()
@@ -48,25 +48,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(v) for v in value]
     return str(value) if isinstance(value, Path) else value
-
-
-class Show:
-    """Draws one run's progress: loss, metric, evaluations a second, time left."""
-
-    def __init__(self, bars: Progress, bar: TaskID):
-        self.bars, self.bar, self.note, self.moved, self.calls = bars, bar, "", False, 0
-
-    def __call__(self, progress: TrainingProgress) -> None:
-        self.moved, self.calls = True, self.calls + 1
-        if progress.record:
-            loss = progress.record["train_loss"]
-            shown = "" if math.isnan(loss) else f"loss {loss:.4g}  "
-            self.note = f"{shown}validation {progress.record['validation_metric']:.4f}"
-        elif self.calls % 10:
-            return
-        rate = progress.evaluations / progress.seconds if progress.seconds else 0.0
-        note = f"{self.note}  {progress.evaluations:.6g} evaluations, {rate:.0f}/s"
-        self.bars.update(self.bar, completed=progress.fraction, note=note, visible=True)
 
 
 def tell_jobs(bars: Progress, all_bars: dict[str, TaskID], jobs: list[comparison.Job]) -> None:
@@ -119,15 +100,8 @@ def new_folder(name: str) -> Path:
 
 
 def progress_bars(quiet: bool = False) -> Progress:
-    return Progress(
-        TextColumn("{task.description}", table_column=Column(max_width=28, no_wrap=True)),
-        BarColumn(bar_width=20),
-        TextColumn("{task.percentage:>3.0f}%"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-        console=errors,
-        disable=quiet,
-    )
+    """Bars on standard error."""
+    return bars_on(errors, quiet)
 
 
 @contextmanager

@@ -205,6 +205,7 @@ class Training:
         clip, clip_value, truncation: as in `Closure`.
         watch_test: also note the test metric at each look, for comparison with publications that
             report the best of them.
+        every_epoch: look once an epoch, whatever its evaluations, in place of `evaluate_every`.
         evaluate_every: gradient evaluations between looks at the validation set; None for an epoch
             or a twentieth of the budget.
         stop_at_target: whether meeting the target ends the run.
@@ -228,6 +229,7 @@ class Training:
         truncation: Truncation | None = None,
         plateau: Plateau | None = None,
         watch_test: bool = False,
+        every_epoch: bool = False,
     ):
         self.model, self.optimizer, self.task, self.batches = model, optimizer, task, batches
         self.budget, self.schedule, self.stop_at_target = budget, schedule, stop_at_target
@@ -244,10 +246,11 @@ class Training:
             evaluate_every = math.ceil(batches.per_epoch * price)
             if budget.unit != "seconds":
                 evaluate_every = min(evaluate_every, math.ceil(self._evaluations_allowed() / 20))
-        self.evaluate_every = evaluate_every
+        self.every_epoch = every_epoch
+        self.evaluate_every = batches.per_epoch if every_epoch else evaluate_every
         self.status: Status = "running"
         self.seconds = 0.0
-        self.next_look = 0.0  # at the validation set, in evaluations
+        self.next_look = 0.0  # at the validation set, on `_clock`
         self.records = 0
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
         self.loss_count = 0
@@ -297,7 +300,7 @@ class Training:
         self.closure.advance()
         self.loss_sum += loss
         self.loss_count += 1
-        if self.device.type == "cuda" and self.closure.evaluations >= self.next_look:
+        if self.device.type == "cuda" and self._clock >= self.next_look:
             torch.cuda.synchronize(self.device)
         self.seconds += time.perf_counter() - started
 
@@ -318,7 +321,7 @@ class Training:
 
     def _look(self) -> dict[str, float]:
         """Scores the committed weights on the validation set; keeps them if they are the best."""
-        self.next_look = self.closure.evaluations + self.evaluate_every
+        self.next_look = self._clock + self.evaluate_every
         with committed(self.optimizer):
             loss, metric = self.task.evaluate(self.model, self.task.validation, self.device)
             best = self.best.get("validation_metric", math.nan)
@@ -377,15 +380,18 @@ class Training:
     def _minibatches_allowed(self) -> int:
         return math.ceil(self.budget.amount * self.batches.per_epoch)
 
+    @property
+    def _clock(self) -> float:
+        """What the looks at the validation set are timed by."""
+        return self.closure.minibatches if self.every_epoch else self.closure.evaluations
+
     def _look_is_due(self, fraction: float) -> bool:
-        looked_at = self.next_look - self.evaluate_every
-        evaluations = self.closure.evaluations
-        return evaluations >= self.next_look or (fraction >= 1 and evaluations > looked_at)
+        looked_at, now = self.next_look - self.evaluate_every, self._clock
+        return now >= self.next_look or (fraction >= 1 and now > looked_at)
 
     def _loss_is_bad(self, fraction: float) -> bool:
-        evaluations = self.closure.evaluations
         due = (
-            self.closure.calls % CHECK_EVERY == 0 or evaluations >= self.next_look or fraction >= 1
+            self.closure.calls % CHECK_EVERY == 0 or self._clock >= self.next_look or fraction >= 1
         )
         return due and not math.isfinite(float(self.loss_sum))
 

@@ -227,9 +227,10 @@ def _evaluation_mode(module: nn.Module | None) -> Iterator[None]:
 def _part(batch: Batch, start: int, end: int, alive: Tensor | None) -> Batch:
     """Steps start … end of the sequences that have not ended before."""
     if alive is None or batch.lengths is None:
-        return Batch(batch.inputs[start:end], batch.targets)
+        return Batch(batch.inputs[start:end], batch.targets, weights=batch.weights)
     lengths = batch.lengths[alive].clamp(max=end) - start
-    return Batch(batch.inputs[start:end, alive], batch.targets[alive], lengths)
+    weights = None if batch.weights is None else batch.weights[alive]
+    return Batch(batch.inputs[start:end, alive], batch.targets[alive], lengths, weights)
 
 
 def _chosen(state: list[State] | None, alive: Tensor | None) -> list[State] | None:

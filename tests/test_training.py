@@ -155,6 +155,14 @@ def test_looks_come_at_the_start_at_every_interval_and_at_the_end():
     assert [record["evaluations"] for record in records] == [0, 4, 8, 11]
 
 
+@pytest.mark.parametrize("optimizer", ["adam", "asnaq:second_gradient=true", "frank-wolfe"])
+def test_every_epoch_means_after_so_many_minibatches_whatever_they_cost(optimizer):
+    records = finish(make(optimizer, "3.4epochs", every_epoch=True))
+    assert [record["epochs"] for record in records] == pytest.approx([0, 1, 2, 3, 17 / 5])
+    if optimizer.startswith("asnaq"):  # 5 minibatches an epoch, two gradients on each
+        assert records[1]["evaluations"] >= 10
+
+
 def test_a_look_at_the_end_is_not_repeated():
     records = finish(make(budget="8evaluations", evaluate_every=4))
     assert [record["evaluations"] for record in records] == [0, 4, 8]

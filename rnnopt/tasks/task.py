@@ -23,33 +23,37 @@ class Batch:
     """Sequences (time, batch, feature), targets (batch, …), true lengths (batch,) or None.
 
     A target is a class (batch,) or numbers (batch, output); where each step has one of its own, a
-    class (batch, time) or numbers (batch, time, output).
+    class (batch, time) or numbers (batch, time, output). `weights` (batch,), 1 on average over all
+    examples, say how much each sequence counts; None means all alike.
     """
 
     inputs: Tensor
     targets: Tensor
     lengths: Tensor | None = None
+    weights: Tensor | None = None
 
     def __len__(self) -> int:
         return self.inputs.shape[1]
 
     def to(self, device: torch.device) -> "Batch":
         """This batch on `device`."""
-        lengths = None if self.lengths is None else self.lengths.to(device)
-        return Batch(self.inputs.to(device), self.targets.to(device), lengths)
+        lengths, weights = _each(lambda tensor: tensor.to(device), self.lengths, self.weights)
+        return Batch(self.inputs.to(device), self.targets.to(device), lengths, weights)
 
 
 @dataclass(frozen=True)
 class Examples:
     """Stored sequences: inputs (count, time, feature), targets (count, …), lengths (count,).
 
-    `noise` is the deviation of Gaussian noise that `Batches` draws anew for every batch.
+    `noise` is the deviation of Gaussian noise that `Batches` draws anew for every batch; `weights`
+    (count,) are as in `Batch`.
     """
 
     inputs: Tensor
     targets: Tensor
     lengths: Tensor | None = None
     noise: float = 0.0
+    weights: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -58,13 +62,19 @@ class Examples:
         """The sequences at `index`, time first (a view of them batch first)."""
         if isinstance(index, Tensor):
             index = index.to(self.inputs.device)
-        lengths = None if self.lengths is None else self.lengths[index]
-        return Batch(self.inputs[index].transpose(0, 1), self.targets[index], lengths)
+        lengths, weights = _each(lambda tensor: tensor[index], self.lengths, self.weights)
+        return Batch(self.inputs[index].transpose(0, 1), self.targets[index], lengths, weights)
 
     def to(self, device: torch.device) -> "Examples":
         """These sequences on `device`."""
-        lengths = None if self.lengths is None else self.lengths.to(device)
-        return Examples(self.inputs.to(device), self.targets.to(device), lengths, self.noise)
+        lengths, weights = _each(lambda tensor: tensor.to(device), self.lengths, self.weights)
+        inputs, targets = self.inputs.to(device), self.targets.to(device)
+        return Examples(inputs, targets, lengths, self.noise, weights)
+
+
+def _each(change: Callable[[Tensor], Tensor], *tensors: Tensor | None) -> list[Tensor | None]:
+    """The tensors changed, where there is one."""
+    return [None if tensor is None else change(tensor) for tensor in tensors]
 
 
 Loss = Literal["cross-entropy", "mse", "binary-mse", "binary-cross-entropy"]
@@ -148,12 +158,19 @@ class Task:
 
     def loss_of(self, outputs: Tensor, batch: Batch) -> Tensor:
         """Mean loss of outputs (batch, output), or (time, batch, output) over all true steps."""
-        outputs, targets = _pairs(outputs, batch)
+        outputs, targets, weights = _pairs(outputs, batch)
+        reduction = "mean" if weights is None else "none"
         if self.loss == "cross-entropy":
-            return functional.cross_entropy(outputs, targets)
-        if self.loss == "binary-cross-entropy":
-            return functional.binary_cross_entropy_with_logits(outputs, targets)
-        return functional.mse_loss(outputs, targets)
+            losses = functional.cross_entropy(outputs, targets, reduction=reduction)
+        elif self.loss == "binary-cross-entropy":
+            losses = functional.binary_cross_entropy_with_logits(
+                outputs, targets, reduction=reduction
+            )
+        else:
+            losses = functional.mse_loss(outputs, targets, reduction=reduction)
+        if weights is None:
+            return losses
+        return (weights * losses.reshape(len(losses), -1).mean(1)).mean()
 
     def right(self, answers: Tensor, targets: Tensor) -> Tensor:
         """Which answers (count, output) name the class of their targets."""
@@ -169,15 +186,17 @@ class Task:
         """Loss and metric of `model` over all examples, in evaluation mode."""
         was_training = model.training
         model.eval()
-        loss, correct, count = 0.0, 0.0, 0
+        loss, correct, count = 0.0, 0.0, 0.0
         for start in range(0, len(examples), 1000):
             batch = examples.batch(slice(start, start + 1000)).to(device)
             outputs = model(batch.inputs, batch.lengths)
-            answers, targets = _pairs(outputs, batch)
+            answers, targets, weights = _pairs(outputs, batch)
             loss += float(self.loss_of(outputs, batch)) * len(answers)
-            count += len(answers)  # sequences, or true steps where the model answers at each
+            # Sequences, or true steps where the model answers at each.
+            count += len(answers) if weights is None else float(weights.sum())
             if self.metric == "accuracy":
-                correct += float(self.right(answers, targets).sum())
+                right = self.right(answers, targets)
+                correct += float((right if weights is None else right.flatten() * weights).sum())
         model.train(was_training)
         loss /= count
         return loss, correct / count if self.metric == "accuracy" else loss
@@ -193,14 +212,14 @@ def each_step(targets: Tensor) -> bool:
     return targets.ndim == (3 if targets.is_floating_point() else 2)
 
 
-def _pairs(outputs: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Outputs and the targets they answer to, one a row.
+def _pairs(outputs: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Outputs, the targets they answer to and their weights, one a row.
 
     Where the model answers at every step, a sequence's target stands at each of its true steps,
-    unless these have targets of their own.
+    unless these have targets of their own; its weight always does.
     """
     if outputs.ndim == 2:
-        return outputs, batch.targets
+        return outputs, batch.targets, batch.weights
     if each_step(batch.targets):
         targets = batch.targets.transpose(0, 1)
     else:
@@ -208,7 +227,8 @@ def _pairs(outputs: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
     steps = torch.arange(len(outputs), device=outputs.device)[:, None]
     lengths = len(outputs) if batch.lengths is None else batch.lengths
     valid = (steps < lengths).expand(outputs.shape[:2])
-    return outputs[valid], targets[valid]
+    weights = None if batch.weights is None else batch.weights.expand(valid.shape)[valid]
+    return outputs[valid], targets[valid], weights
 
 
 class Batches:
@@ -268,12 +288,13 @@ def split_examples(examples: Examples, sizes: list[int], seed: int) -> list[Exam
 
 def select(examples: Examples, index: Tensor) -> Examples:
     """The examples at `index`, a mask or positions."""
-    lengths = examples.lengths
+    lengths, weights = _each(lambda tensor: tensor[index], examples.lengths, examples.weights)
     return replace(
         examples,
         inputs=examples.inputs[index],
         targets=examples.targets[index],
-        lengths=None if lengths is None else lengths[index],
+        lengths=lengths,
+        weights=weights,
     )
 
 

@@ -1,0 +1,60 @@
+"""Hugging Face's Trainer with FrankWolfe and a scheduler, resumed from its own checkpoint.
+
+Trainer steps without a closure: each step is one inner step. Its evaluation is put inside
+`committed()`; checkpoints are taken outside, in the middle of a cycle too.
+"""
+
+import sys
+import tempfile
+
+import torch
+from digits import Network, digits, same
+from torch.nn.functional import cross_entropy
+from transformers import Trainer, TrainingArguments
+
+from rnnopt import FrankWolfe
+
+
+class WithLoss(Network):
+    def forward(self, inputs, labels):
+        logits = super().forward(inputs)
+        return {"loss": cross_entropy(logits, labels), "logits": logits}
+
+
+class CommittedTrainer(Trainer):
+    def evaluation_loop(self, *arguments, **options):
+        optimizer = getattr(self.optimizer, "optimizer", self.optimizer)  # Accelerate wraps it
+        with optimizer.committed():
+            return super().evaluation_loop(*arguments, **options)
+
+
+def accuracy(prediction):
+    return {"accuracy": (prediction.predictions.argmax(1) == prediction.label_ids).mean().item()}
+
+
+def rows(data):
+    return [{"inputs": image, "labels": label} for image, label in data]
+
+
+def build(quick, folder):
+    torch.manual_seed(0)
+    options = dict(use_cpu=True, report_to="none", disable_tqdm=True, logging_strategy="no")
+    arguments = TrainingArguments(
+        folder, num_train_epochs=4, per_device_train_batch_size=32, save_strategy="epoch", **options
+    )
+    train_data, test_data = map(rows, digits(quick))
+    network = WithLoss()
+    optimizer = FrankWolfe(network.parameters(), lr=5e-3, inner_steps=3)
+    scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.99)
+    both = dict(optimizers=(optimizer, scheduler), compute_metrics=accuracy)
+    return CommittedTrainer(network, arguments, None, train_data, test_data, **both)
+
+
+with tempfile.TemporaryDirectory() as folder:
+    whole, resumed = (build("--quick" in sys.argv, folder) for _ in range(2))
+    whole.train()
+    first = len(whole.get_train_dataloader())  # steps of the first epoch, no multiple of 3
+    resumed.train(resume_from_checkpoint=f"{folder}/checkpoint-{first}")
+identical = same(whole.model, resumed.model)
+reached = whole.evaluate()["eval_accuracy"]
+print(f"test accuracy {reached:.3f}, resumed ends the same: {identical}")

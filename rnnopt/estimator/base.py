@@ -1,0 +1,259 @@
+"""What classifier and regressor share: settings, data, training and continuing.
+
+The data become a `Task`, the settings a `RunConfig`; the loop is the one of rnnopt/training.py.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from sklearn.base import BaseEstimator
+from sklearn.model_selection import train_test_split
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_array, check_consistent_length, check_is_fitted
+from torch import Tensor
+
+from rnnopt.config import RunConfig
+from rnnopt.errors import UserError
+from rnnopt.estimator.one_run import build_task, measure, outputs_of, train
+from rnnopt.estimator.sequences import read_sequences
+from rnnopt.layers.sequence_model import SequenceModel
+from rnnopt.tasks.task import Examples, Loss, select
+
+# Settings that are a run's as they stand.
+CONFIGURED = (
+    "model", "hidden", "layers", "dropout", "optimizer", "lr", "batch_size", "clip", "device",
+)  # fmt: skip
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class RecurrentEstimator(BaseEstimator):
+    """What `RNNClassifier` and `RNNRegressor` share.
+
+    Args:
+        model: "rnn", "gru", "lstm", "indrnn", … (`rnnopt list` names them all).
+        hidden: units of each recurrent layer.
+        layers, dropout: as many layers, and the probability of a unit being zero for a whole
+            sequence after each; None means the model's own, one layer without dropout for most.
+        optimizer: "name" or "name:option=value,…", any that `rnnopt list` names; bfgs and its
+            like work on all data at each step, admm trains one Elman layer.
+        lr: learning rate; None means the optimizer's default.
+        batch_size: sequences a minibatch; None means 32, or all where the optimizer needs them.
+        epochs: passes through the data, at the most with `early_stopping`.
+        schedule: of the learning rate: "cosine" and "linear" end at zero; "constant", "plateau".
+        clip: largest norm of a gradient; None for no limit.
+        normalize: standardise each feature, and a regressor's targets, by the training data. Of
+            several calls of `partial_fit` the first one's data count.
+        early_stopping: keep `validation_fraction` of the sequences aside, stop once their accuracy
+            or squared error has not improved for `patience` epochs, and keep the best weights.
+        warm_start: `fit` goes on with the network and optimizer where the last one ended.
+        layout: "time-first" for sequences of (time, features); "time-last" for (features, time),
+            as aeon and sktime have them. Tables (count, time) are the same in both.
+        random_state: seed of weights, order and dropout; the same results for the same seed,
+            machine and number of threads.
+        verbose: draw a progress bar with loss, metric and time left.
+        device: cpu, cuda or any name that torch knows.
+
+    Attributes:
+        model_: the `SequenceModel`, with the weights that predict.
+        n_features_in_: features a step; of a table (count, time), its columns.
+        feature_names_in_: names of a table's columns, where they are strings.
+        n_iter_, loss_curve_: epochs done; mean training loss of each.
+        validation_curve_: with `early_stopping`, accuracy or squared error after each epoch.
+        mean_, scale_: what each feature is standardised by.
+    """
+
+    model: str = "rnn"
+    hidden: int = 64
+    layers: int | None = None
+    dropout: float | None = None
+    optimizer: str = "frank-wolfe"
+    lr: float | None = None
+    batch_size: int | None = None
+    epochs: int = 100
+    schedule: str = "cosine"
+    clip: float | None = None
+    normalize: bool = True
+    early_stopping: bool = False
+    validation_fraction: float = 0.1
+    patience: int = 10
+    warm_start: bool = False
+    layout: str = "time-first"
+    random_state: int | np.random.RandomState | None = None
+    verbose: bool = False
+    device: str = "cpu"
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.three_d_array = True
+        tags.target_tags.required = True
+        return tags
+
+    def fit(
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        sample_weight: ArrayLike | None = None,
+        lengths: ArrayLike | None = None,
+    ) -> Self:
+        """Trains the network, from new weights unless `warm_start`.
+
+        Args:
+            X: (count, time), (count, time, features), or a list of arrays (time, features).
+            y: (count,); of a regressor also (count, outputs).
+            sample_weight: (count,), how much each sequence counts.
+            lengths: (count,), true steps of padded sequences.
+        """
+        anew = not (self.warm_start and hasattr(self, "model_"))
+        return self._fit(X, y, sample_weight, lengths, anew, self.epochs)
+
+    def _partial_fit(
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        sample_weight: ArrayLike | None,
+        lengths: ArrayLike | None,
+        classes: np.ndarray | None = None,
+    ) -> Self:
+        if self.early_stopping:
+            raise ValueError("partial_fit needs early_stopping=False, got True.")
+        anew = not hasattr(self, "model_")
+        return self._fit(X, y, sample_weight, lengths, anew, 1, "constant", classes)
+
+    def _fit(
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        sample_weight: ArrayLike | None,
+        lengths: ArrayLike | None,
+        anew: bool,
+        epochs: int,
+        schedule: str | None = None,
+        classes: np.ndarray | None = None,
+    ) -> Self:
+        random = check_random_state(self.random_state)
+        config = self._config(epochs, schedule or self.schedule, int(random.randint(2**31 - 1)))
+        inputs, steps = read_sequences(self, X, lengths, layout=self.layout, reset=anew)
+        targets = self._read_targets(y, anew, classes)
+        check_consistent_length(inputs, targets)
+        examples = _examples(inputs, targets, steps, self._weights(sample_weight, targets))
+        parts = self._split(examples, random) if self.early_stopping else [examples]
+        if anew:
+            self._measure(parts[0])
+        parts = [self._standardized(part) for part in parts]
+        task = build_task(parts, self._loss, self._output_size(), config.seed)
+        outcome = train(
+            config,
+            task,
+            None if anew else self._ended,
+            self.patience if self.early_stopping else None,
+            type(self).__name__ if self.verbose else None,
+        )
+        self.model_: SequenceModel = outcome.model
+        self._ended: dict[str, Any] = outcome.ended
+        self.n_iter_: int = outcome.epochs + (0 if anew else self.n_iter_)
+        self.loss_curve_: list[float] = ([] if anew else self.loss_curve_) + outcome.losses
+        if self.early_stopping:
+            self.validation_curve_ = outcome.metrics
+        return self
+
+    # -- what differs ------------------------------------------------------------------------------
+
+    _loss: ClassVar[Loss]
+
+    def _read_targets(self, y: ArrayLike, anew: bool, classes: np.ndarray | None) -> np.ndarray:
+        """What the network is to learn: numbers of classes (count,), or (count, outputs)."""
+        raise NotImplementedError
+
+    def _output_size(self) -> int:
+        raise NotImplementedError
+
+    # -- the data ----------------------------------------------------------------------------------
+
+    def _config(self, epochs: int, schedule: str, seed: int) -> RunConfig:
+        for name, value in dict(epochs=epochs, patience=self.patience).items():
+            if not isinstance(value, (int, np.integer)) or value < 1:
+                raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}.")
+        settings = {name: getattr(self, name) for name in CONFIGURED}
+        plain = {k: v.item() if isinstance(v, np.generic) else v for k, v in settings.items()}
+        run = dict(
+            budget=f"{epochs}epochs", schedule=schedule, seed=seed, threads=torch.get_num_threads()
+        )
+        try:
+            return RunConfig.from_dict(plain | run)
+        except UserError as error:
+            raise ValueError(str(error)) from error
+
+    def _weights(self, sample_weight: ArrayLike | None, targets: np.ndarray) -> np.ndarray | None:
+        """How much each sequence counts; None where all count alike."""
+        if sample_weight is None:
+            return None
+        weights = check_array(
+            sample_weight, ensure_2d=False, dtype=np.float64, input_name="sample_weight"
+        )
+        check_consistent_length(targets, weights)
+        if weights.ndim != 1:
+            raise ValueError(
+                f"sample_weight must have one number a sequence, got the shape {weights.shape}."
+            )
+        return weights
+
+    def _measure(self, examples: Examples) -> None:
+        """Notes by what the features are standardised."""
+        self.mean_, self.scale_ = self._center_and_scale(examples)
+
+    def _center_and_scale(self, examples: Examples) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and deviation of the inputs, or 0 and 1 without `normalize`."""
+        mean, scale = measure(examples)
+        if not self.normalize:
+            mean, scale = torch.zeros_like(mean), torch.ones_like(scale)
+        return mean.numpy(), scale.numpy()
+
+    def _standardized(self, examples: Examples) -> Examples:
+        """The sequences as the network sees them."""
+        mean, scale = (torch.from_numpy(a).float() for a in (self.mean_, self.scale_))
+        return replace(examples, inputs=(examples.inputs - mean) / scale)
+
+    def _split(self, examples: Examples, random: Any) -> list[Examples]:
+        """Training and validation data."""
+        if not 0 < self.validation_fraction < 1:
+            raise ValueError(
+                f"validation_fraction must be in (0, 1), got {self.validation_fraction}."
+            )
+        classes = None if examples.targets.is_floating_point() else examples.targets
+        parts = train_test_split(
+            np.arange(len(examples)),
+            test_size=self.validation_fraction,
+            random_state=random,
+            stratify=classes,
+        )
+        return [select(examples, torch.from_numpy(part)) for part in parts]
+
+    def _outputs(self, X: ArrayLike, lengths: ArrayLike | None) -> Tensor:
+        """The network's outputs (count, output)."""
+        check_is_fitted(self, "model_")
+        inputs, steps = read_sequences(self, X, lengths, layout=self.layout, reset=False)
+        examples = _examples(inputs, np.zeros((len(inputs), 1)), steps, None)
+        return outputs_of(self.model_, self._standardized(examples), torch.device(self.device))
+
+
+def _examples(
+    inputs: np.ndarray, targets: np.ndarray, lengths: np.ndarray | None, weights: np.ndarray | None
+) -> Examples:
+    """All as tensors, without the sequences that count nothing."""
+    examples = Examples(
+        torch.from_numpy(inputs),
+        torch.from_numpy(targets),
+        None if lengths is None else torch.from_numpy(lengths),
+    )
+    if weights is None:
+        return examples
+    if weights.min() < 0 or weights.max() == 0:
+        raise ValueError(
+            "the weights of sequences and classes must not be negative, nor zero for all sequences,"
+            f" got {weights.min():g} … {weights.max():g}."
+        )
+    examples = replace(examples, weights=torch.from_numpy(weights).float())
+    return select(examples, torch.from_numpy(weights > 0))

@@ -1,0 +1,217 @@
+"""Between scikit-learn's estimators and the one training loop: a task of arrays, and one run on it.
+
+Nothing outside is touched: torch's generators stand after a training where they stood before.
+"""
+
+import math
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import Tensor, nn
+
+from rnnopt.admm.trainer import ADMM
+from rnnopt.config import RunConfig
+from rnnopt.errors import UserError
+from rnnopt.layers.indrnn import IndRNN
+from rnnopt.layers.sequence_model import SequenceModel
+from rnnopt.progress_bars import Show, bars_on
+from rnnopt.runner import build_training
+from rnnopt.tasks.task import Examples, Loss, Task, select
+from rnnopt.training import Training, committed
+
+BATCH_SIZE = 32  # unless told otherwise
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a training gives.
+
+    Args:
+        model: with the weights to predict with.
+        ended: weights and optimizer where training ended, to go on from.
+        epochs: passes through the training data.
+        losses: mean training loss of each epoch.
+        metrics: metric on the validation set, or the sample looked at, after each epoch.
+    """
+
+    model: SequenceModel
+    ended: dict[str, Any]
+    epochs: int
+    losses: list[float]
+    metrics: list[float]
+
+
+def build_task(parts: list[Examples], loss: Loss, outputs: int, seed: int) -> Task:
+    """The task of learning the first of `parts`, validated on the second.
+
+    If there is no second one, a sample of the first is looked at.
+    """
+    train = parts[0]
+    batch_size = min(BATCH_SIZE, len(train))
+    if len(parts) == 1:
+        order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))
+        parts = [train, select(train, order[:batch_size])]
+    parts = [part if part.weights is None else _of_mean_1(part) for part in parts]
+    return Task(
+        name="data",
+        summary=f"{len(train)} sequences",
+        input_size=train.inputs.shape[2],
+        output_size=outputs,
+        loss=loss,
+        target=-math.inf if loss == "mse" else math.inf,  # nothing to reach
+        train=parts[0],
+        validation=parts[1],
+        test=parts[1],
+        epoch_size=len(train),
+        batch_size=batch_size,
+    )
+
+
+def _of_mean_1(examples: Examples) -> Examples:
+    assert examples.weights is not None
+    return replace(examples, weights=examples.weights / examples.weights.mean())
+
+
+def train(
+    config: RunConfig,
+    task: Task,
+    ended: dict[str, Any] | None = None,
+    patience: int | None = None,
+    show: str | None = None,
+) -> Outcome:
+    """Trains as `config` says.
+
+    Args:
+        config: the run.
+        task: what to learn.
+        ended: of an earlier outcome, to go on from; None means from new weights.
+        patience: epochs without a better validation metric after which to stop, keeping the best
+            weights; None means to the end of the budget, whose weights are kept.
+        show: description of a progress bar; None for no bar.
+
+    Raises:
+        ValueError: for settings that do not go together, and if training diverges.
+    """
+    on_gpu = config.device.startswith("cuda")
+    with torch.random.fork_rng(range(torch.cuda.device_count()) if on_gpu else []):
+        try:
+            training = build_training(config, task, every_epoch=True)
+        except UserError as error:
+            raise ValueError(str(error)) from error
+        if isinstance(training.optimizer, ADMM) and task.validation.weights is not None:
+            raise ValueError("optimizer 'admm' cannot weigh sequences or classes.")
+        if ended is not None:
+            _go_on(training, ended)
+        records = _run(training, patience, show)
+    if training.status == "diverged":
+        lr = training.rates[0]
+        raise ValueError(
+            f"training diverged in epoch {math.ceil(training.closure.epochs)}: the loss is not"
+            f" finite. Take a smaller lr than {lr:g}, or clip the gradient (clip=1)."
+        )
+    return _outcome(training, records, keep_best=patience is not None)
+
+
+def _go_on(training: Training, ended: dict[str, Any]) -> None:
+    """Puts the weights and the optimizer where an earlier training ended."""
+    try:
+        training.model.load_state_dict(ended["model"])
+        training.optimizer.load_state_dict(deepcopy(ended["optimizer"]))  # stays as it is
+    except (KeyError, RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise ValueError(
+            f"model and optimizer must be those of the fit before to go on with it: {reason}"
+        ) from error
+    for layer, bound in zip(_network(training).recurrent, ended["bounds"], strict=True):
+        if isinstance(layer, IndRNN):  # its bound stays that of the first sequences' length
+            layer.recurrent_bound = bound
+
+
+def _network(training: Training) -> SequenceModel:
+    assert isinstance(training.model, SequenceModel)
+    return training.model
+
+
+def _run(training: Training, patience: int | None, show: str | None) -> list[dict[str, float]]:
+    """Trains to the end; the records of all looks."""
+    stop = _Patience(training, math.inf if patience is None else patience)
+    records: list[dict[str, float]] = []
+    bars = bars_on(Console(stderr=True), quiet=show is None)
+    looked_at = "training" if patience is None else "validation"
+    bar = bars.add_task(show or "", total=1.0, note="")
+    listener = Show(bars, bar, f"{looked_at} {training.task.metric}")
+    with bars:
+        for progress in training.run(stop):
+            listener(progress)
+            if progress.record:
+                records.append(progress.record)
+    return records
+
+
+class _Patience:
+    """Whether the validation metric has not improved for that many epochs."""
+
+    def __init__(self, training: Training, epochs: float):
+        self.training, self.epochs, self.best_at = training, epochs, 0.0
+
+    def __call__(self) -> bool:
+        closure = self.training.closure
+        if self.training.best["evaluations"] == closure.evaluations:
+            self.best_at = closure.epochs
+        return closure.epochs - self.best_at >= self.epochs
+
+
+def _outcome(training: Training, records: list[dict[str, float]], keep_best: bool) -> Outcome:
+    model = _network(training)
+    ended = dict(
+        model=_weights(model),
+        optimizer=training.optimizer.state_dict(),
+        bounds=[getattr(layer, "recurrent_bound", None) for layer in model.recurrent],
+    )
+    with committed(training.optimizer):
+        kept = training.best_weights if keep_best else _weights(model)
+    model.load_state_dict(kept)
+    looks = [record for record in records if not math.isnan(record["train_loss"])]
+    return Outcome(
+        model.eval(),
+        ended,
+        round(training.closure.epochs),
+        [look["train_loss"] for look in looks],
+        [look["validation_metric"] for look in looks],
+    )
+
+
+def _weights(model: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+
+
+@torch.no_grad()
+def outputs_of(model: nn.Module, examples: Examples, device: torch.device) -> Tensor:
+    """The network's outputs (count, output) on the CPU, a thousand sequences at a time."""
+    outputs = []
+    for start in range(0, len(examples), 1000):
+        batch = examples.batch(slice(start, start + 1000)).to(device)
+        outputs.append(model(batch.inputs, batch.lengths).cpu())
+    return torch.cat(outputs)
+
+
+def measure(examples: Examples) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of each feature (feature,) over the true steps, each with its weight.
+
+    Where a feature is constant the deviation is given as 1.
+    """
+    inputs = examples.inputs
+    counted = inputs.new_ones(inputs.shape[:2])
+    if examples.lengths is not None:
+        steps = torch.arange(inputs.shape[1])
+        counted *= steps < examples.lengths[:, None]
+    if examples.weights is not None:
+        counted *= examples.weights[:, None]
+    total, wide = counted.sum(dtype=torch.float64), torch.float64
+    mean = (inputs * counted[:, :, None]).sum((0, 1), dtype=wide) / total
+    squares = (inputs - mean.to(inputs)).square() * counted[:, :, None]
+    deviation = (squares.sum((0, 1), dtype=wide) / total).sqrt()
+    return mean, torch.where(deviation == 0, 1, deviation)

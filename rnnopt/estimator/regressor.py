@@ -1,0 +1,91 @@
+"""`RNNRegressor`: sequences to numbers, as scikit-learn has it."""
+
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from sklearn.base import RegressorMixin
+from sklearn.metrics import r2_score
+from sklearn.utils.validation import check_array
+
+from rnnopt.estimator.base import RecurrentEstimator
+from rnnopt.tasks.task import Examples, Loss
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class RNNRegressor(RegressorMixin, RecurrentEstimator):
+    """Recurrent network that gives each sequence one or several numbers.
+
+    Args:
+        all of `RecurrentEstimator`: model, hidden, optimizer, epochs, …
+
+    Attributes:
+        target_mean_, target_scale_: what the targets (output,) are standardised by in training.
+        model_, n_iter_, loss_curve_, n_features_in_, feature_names_in_, …: as there.
+
+    Example:
+        >>> regressor = RNNRegressor(model="lstm", epochs=20, random_state=0)
+        >>> regressor.fit(X, y).predict(X)  # X: (count, time, features), y: (count,)
+    """
+
+    _loss: ClassVar[Loss] = "mse"
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = True
+        return tags
+
+    def partial_fit(
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        sample_weight: ArrayLike | None = None,
+        lengths: ArrayLike | None = None,
+    ) -> Self:
+        """One pass through X and y."""
+        return self._partial_fit(X, y, sample_weight, lengths)
+
+    def predict(self, X: ArrayLike, lengths: ArrayLike | None = None) -> np.ndarray:
+        """The numbers (count,), or (count, outputs) if y was so."""
+        outputs = self._outputs(X, lengths).numpy() * self.target_scale_ + self.target_mean_
+        return outputs[:, 0] if self._flat else outputs
+
+    def score(
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        sample_weight: ArrayLike | None = None,
+        lengths: ArrayLike | None = None,
+    ) -> float:
+        """R², the share of the variance that is explained."""
+        return r2_score(y, self.predict(X, lengths), sample_weight=sample_weight)
+
+    def _read_targets(self, y: ArrayLike, anew: bool, classes: np.ndarray | None) -> np.ndarray:
+        if y is None:
+            raise ValueError("RNNRegressor requires y to be passed, but the target y is None.")
+        numbers = check_array(y, ensure_2d=False, allow_nd=True, dtype=np.float64, input_name="y")
+        if numbers.ndim > 2:
+            raise ValueError(f"y must be (count,) or (count, outputs), got {numbers.shape}.")
+        columns = numbers.reshape(len(numbers), -1)
+        if anew:
+            self._flat: bool = numbers.ndim == 1
+        elif columns.shape[1] != len(self.target_mean_):
+            raise ValueError(
+                f"y must have {len(self.target_mean_)} outputs as before, got {columns.shape[1]}."
+            )
+        return columns
+
+    def _measure(self, examples: Examples) -> None:
+        super()._measure(examples)
+        one_step = replace(examples, inputs=examples.targets[:, None], lengths=None)
+        self.target_mean_, self.target_scale_ = self._center_and_scale(one_step)
+
+    def _standardized(self, examples: Examples) -> Examples:
+        mean, scale = torch.from_numpy(self.target_mean_), torch.from_numpy(self.target_scale_)
+        targets = ((examples.targets - mean) / scale).float()
+        return replace(super()._standardized(examples), targets=targets)
+
+    def _output_size(self) -> int:
+        return len(self.target_mean_)

@@ -1,0 +1,47 @@
+"""Progress bars in the terminal: a training run's loss, metric, speed and time left."""
+
+import math
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Column
+
+from rnnopt.training import Progress as TrainingProgress
+
+
+def bars_on(console: Console, quiet: bool = False) -> Progress:
+    """Bars with a description, the share done, the time left and a note."""
+    return Progress(
+        TextColumn("{task.description}", table_column=Column(max_width=28, no_wrap=True)),
+        BarColumn(bar_width=20),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=console,
+        disable=quiet,
+    )
+
+
+class Show:
+    """Draws one run's progress: loss, metric, evaluations a second, time left.
+
+    Args:
+        bars, bar: where.
+        looked_at: the sequences that the metric is of.
+    """
+
+    def __init__(self, bars: Progress, bar: TaskID, looked_at: str = "validation"):
+        self.bars, self.bar, self.looked_at = bars, bar, looked_at
+        self.note, self.moved, self.calls = "", False, 0
+
+    def __call__(self, progress: TrainingProgress) -> None:
+        self.moved, self.calls = True, self.calls + 1
+        if progress.record:
+            loss = progress.record["train_loss"]
+            shown = "" if math.isnan(loss) else f"loss {loss:.4g}  "
+            self.note = f"{shown}{self.looked_at} {progress.record['validation_metric']:.4f}"
+        elif self.calls % 10:
+            return
+        rate = progress.evaluations / progress.seconds if progress.seconds else 0.0
+        note = f"{self.note}  {progress.evaluations:.6g} evaluations, {rate:.0f}/s"
+        self.bars.update(self.bar, completed=progress.fraction, note=note, visible=True)

@@ -1,0 +1,185 @@
+"""What the estimators read as sequences, and how clearly they refuse the rest."""
+
+import re
+
+import numpy as np
+import pytest
+import torch
+
+from rnnopt import RNNClassifier, RNNRegressor
+
+
+def small(**options):
+    return RNNClassifier(**(dict(hidden=4, epochs=2, random_state=0) | options))
+
+
+@pytest.fixture
+def data():
+    random = np.random.default_rng(0)
+    return random.standard_normal((30, 6, 2)), random.integers(0, 2, 30)
+
+
+def test_lists_lengths_and_whatever_padding_are_the_same_sequences(data):
+    X, y = data
+    lengths = np.arange(30) % 6 + 1
+    padded = X.copy()
+    padded[np.arange(6) >= lengths[:, None]] = np.nan  # behind the ends anything may stand
+    sequences = [x[:length] for x, length in zip(X, lengths, strict=True)]
+    by_list = small().fit(sequences, y)
+    by_lengths = small().fit(padded, y, lengths=lengths)
+    expected = by_list.predict_proba(sequences)
+    assert np.array_equal(by_lengths.predict_proba(padded, lengths=lengths), expected)
+    assert by_lengths.score(padded, y, lengths=lengths) == by_list.score(sequences, y)
+    objects = np.empty(30, dtype=object)
+    objects[:] = sequences
+    assert np.array_equal(by_list.predict_proba(objects), expected)
+    alone = np.concatenate([by_list.predict_proba([sequence]) for sequence in sequences])
+    np.testing.assert_allclose(alone, expected, atol=1e-6)
+    turned = [sequence.T for sequence in sequences]
+    turned_classifier = small(layout="time-last").fit(turned, y)
+    assert np.array_equal(turned_classifier.predict_proba(turned), expected)
+    swapped = np.swapaxes(padded, 1, 2)
+    again = small(layout="time-last").fit(swapped, y, lengths=lengths)
+    assert np.array_equal(again.predict_proba(swapped, lengths=lengths), expected)
+    assert np.isnan(padded).any()  # the caller's array is left as it was
+
+
+def test_a_table_is_one_feature_a_step(data):
+    X, y = data
+    table, cube = X[:, :, 0], X[:, :, :1]
+    by_table, by_cube = small().fit(table, y), small().fit(cube, y)
+    assert np.array_equal(by_table.predict_proba(table), by_cube.predict_proba(cube))
+    assert (by_table.n_features_in_, by_cube.n_features_in_) == (6, 1)
+    # Who was fitted to a table may be asked for sequences of any length, and the other way round.
+    expected = by_table.predict_proba(cube[:, :4])
+    assert np.array_equal(by_table.predict_proba(list(cube[:, :4])), expected)
+    assert np.array_equal(by_table.predict_proba(list(table[:, :4])), expected)
+    assert np.array_equal(by_cube.predict_proba(table[:, :4]), expected)
+    assert np.array_equal(
+        by_table.predict_proba(torch.tensor(table)), by_table.predict_proba(table)
+    )
+
+
+def test_lists_of_numbers_may_differ_in_length():
+    y = [0, 1, 0, 1]
+    classifier = small().fit([[1.0, 2.0], [3.0], [1.0, 2.0, 3.0], [0.0]], y)
+    assert classifier.n_features_in_ == 1
+    assert classifier.predict([[1.0, 5.0]]).shape == (1,)
+
+
+def test_standardising_looks_at_true_steps_and_their_weights(data):
+    X, y = data
+    lengths = np.arange(30) % 6 + 1
+    weights = np.arange(30) % 3
+    classifier = small().fit(X, y, sample_weight=weights, lengths=lengths)
+    rows = np.concatenate(
+        [np.repeat(x[:n], w, 0) for x, n, w in zip(X, lengths, weights, strict=True)]
+    )
+    np.testing.assert_allclose(classifier.mean_, rows.mean(0), atol=1e-6)
+    np.testing.assert_allclose(classifier.scale_, rows.std(0), rtol=1e-6)
+    plain = small(normalize=False).fit(X, y)
+    assert (plain.mean_ == 0).all()
+    assert (plain.scale_ == 1).all()
+
+
+def test_validation_data_are_not_looked_at_for_standardising(data):
+    X, y = data
+    classifier = small(early_stopping=True, validation_fraction=0.5).fit(X, y)
+    assert not np.allclose(classifier.mean_, X.mean((0, 1)))
+
+
+def test_a_scaled_problem_is_the_same_problem(data):
+    X, _ = data
+    target = X.sum((1, 2))
+    options = dict(hidden=4, epochs=5, random_state=0)
+    plain = RNNRegressor(**options).fit(X, target).predict(X)
+    scaled = RNNRegressor(**options).fit(1000 * X + 5, 10 * target - 3).predict(1000 * X + 5)
+    np.testing.assert_allclose(scaled, 10 * plain - 3, rtol=1e-3, atol=1e-3)
+
+
+def test_constant_features_and_targets_stay_finite(data):
+    X, y = data
+    X = np.concatenate([X, np.full((30, 6, 1), 0.1)], 2)
+    assert small().fit(X, y).scale_[2] == 1
+    regressor = RNNRegressor(hidden=4, epochs=2).fit(X, np.full(30, 7.0))
+    np.testing.assert_allclose(regressor.predict(X), 7, atol=1)
+
+
+BAD_OPTIONS = [
+    (dict(model="rn"), "unknown model 'rn'"),
+    (dict(optimizer="adan"), "unknown optimizer 'adan'"),
+    (dict(optimizer="adam:betas2=1"), "unknown option of optimizer 'adam'"),
+    (dict(optimizer="lbfgs", clip=1.0), "cannot go with clip"),
+    (dict(hidden=0), "hidden must be at least 1, got 0"),
+    (dict(hidden="8"), "hidden must be int | None, got '8'"),
+    (dict(epochs=0), "epochs must be a whole number of at least 1, got 0"),
+    (dict(epochs=1.5), "epochs must be a whole number of at least 1, got 1.5"),
+    (dict(lr=-1.0), "lr must be a positive number, got -1.0"),
+    (dict(dropout=1.0), "dropout must be in [0, 1), got 1.0"),
+    (dict(schedule="sometimes"), "got 'sometimes'"),
+    (dict(layout="channels"), "layout must be one of time-first, time-last, got 'channels'"),
+    (dict(device="toaster"), "device 'toaster' is not available here"),
+    (dict(early_stopping=True, patience=0), "patience must be a whole number of at least 1, got 0"),
+    (
+        dict(early_stopping=True, validation_fraction=1.0),
+        "validation_fraction must be in (0, 1), got 1.0",
+    ),
+    (dict(class_weight={0: -1.0}), "must not be negative, nor zero for all sequences, got -1 … 1"),
+    (dict(class_weight={0: 0, 1: 0}), "got 0 … 0"),
+    (dict(lr=1e30, optimizer="sgd", model="indrnn"), "training diverged"),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), BAD_OPTIONS)
+def test_impossible_settings_are_value_errors(data, options, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        small(**options).fit(*data)
+
+
+def with_nan(X):
+    X = X.copy()
+    X[3, 2, 1] = np.nan
+    return X
+
+
+BAD_INPUT = [
+    (with_nan, {}, "Input X contains NaN"),
+    (lambda X: list(with_nan(X)), {}, "Input X[3] contains NaN"),
+    (lambda X: np.abs(X) / 0.0, {}, "Input X contains infinity"),
+    (lambda X: X[:, :, :, None], {}, "X must be (count, time, features), got the shape"),
+    (lambda X: X[:, :0], {}, "X must have steps and features, got the shape (30, 0, 2)"),
+    (lambda X: [*X[:29], X[29, :, :1]], {}, "X[0] has 2, X[29] has 1"),
+    (lambda X: [*X[:29], X[29, :0]], {}, "X[29] must be (time, features) or (time,)"),
+    (lambda X: X[:20], {}, "inconsistent numbers of samples: [20, 30]"),
+    (lambda X: X, dict(lengths=np.full(30, 7)), "lengths must be in 1 … 6, the steps of X, got 7"),
+    (lambda X: X, dict(lengths=np.full(30, 0)), "got 0 … 0"),
+    (lambda X: X, dict(lengths=np.full(30, 1.5)), "lengths must be whole numbers"),
+    (lambda X: X, dict(lengths=[3]), "inconsistent numbers of samples: [30, 1]"),
+    (list, dict(lengths=np.full(30, 6)), "a list of arrays has its own"),
+    (lambda X: X[0, 0], dict(lengths=[1, 1]), "lengths go with X of"),
+    (lambda X: X, dict(sample_weight=-np.ones(30)), "must not be negative"),
+    (lambda X: X, dict(sample_weight=np.ones((30, 1))), "one number a sequence"),
+]
+
+
+@pytest.mark.parametrize(("change", "more", "message"), BAD_INPUT)
+@pytest.mark.filterwarnings("ignore:divide by zero")
+def test_bad_sequences_are_value_errors(data, change, more, message):
+    X, y = data
+    with pytest.raises(ValueError, match=re.escape(message)):
+        small().fit(change(X), y, **more)
+
+
+def test_later_sequences_must_have_the_features_of_the_first(data):
+    X, y = data
+    with pytest.raises(ValueError, match="X has 1 features, but RNNClassifier is expecting 2"):
+        small().fit(X, y).predict(X[:, :, :1])
+    with pytest.raises(ValueError, match="X has 2 features, but RNNClassifier is expecting 1"):
+        small().fit(X[:, :, 0], y).predict(X)
+    with pytest.raises(ValueError, match="X has 4 features, but RNNClassifier is expecting 6"):
+        small().fit(X[:, :, 0], y).predict(X[:, :4, 0])
+    regressor = RNNRegressor(hidden=4, epochs=1, warm_start=True).fit(X, y)
+    with pytest.raises(ValueError, match="y must have 1 outputs as before, got 2"):
+        regressor.fit(X, np.stack([y, y], 1))
+    with pytest.raises(ValueError, match="y must be \\(count,\\) or"):
+        regressor.fit(X, np.zeros((30, 1, 1)))
