@@ -8,8 +8,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-WIDTH, HEIGHT = 360.0, 250.0
-LEFT, RIGHT, TOP, BOTTOM = 44.0, 12.0, 26.0, 38.0  # room for labels around the plot
+WIDTH, HEIGHT = 360.0, 240.0
+LEFT, RIGHT, TOP, BOTTOM = 46.0, 14.0, 10.0, 40.0  # room for labels around the plot
 MOST_POINTS = 250  # of a line: more than a screen can tell apart
 LEAST = 1e-12  # on logarithmic axes, where there is no zero
 
@@ -50,7 +50,7 @@ class Chart:
     """A chart, laid out: what the page needs to draw it.
 
     Args:
-        title: what the y axis shows.
+        title: what the y axis shows; the page puts it above.
         x_label: what the x axis shows.
         summary: what the chart says, for those who cannot see it.
         x, y: the axes.
@@ -84,8 +84,9 @@ def axis(
     low, high = min(held), max(held)
     if log:
         low, high = (low, high) if high > 1.5 * low else (low / 1.5, high * 1.5)
-        subs = (1.0, 2.0, 5.0) if high < 50 * low else (1.0,)
-        ticks = LogLocator(10, subs, numticks=least + 2).tick_values(low, high)
+        decades = math.log10(high / low)
+        subs = (1.0, 2.0, 5.0) if decades < 1.3 else (1.0, 3.0) if decades < 3 else (1.0,)
+        ticks = LogLocator(10, subs, numticks=least + 3).tick_values(low, high)
     else:
         low, high = (low, high) if high > low else (low - 0.5, high + 0.5)
         ticks = MaxNLocator(least + 1, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)

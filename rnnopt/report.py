@@ -114,12 +114,17 @@ def _row(group: Group) -> list[str]:
         str(len(results)),
         _interval([r["test_metric"] for r in results if "test_metric" in r], 4),
         _interval(best, 4),
-        f"{sum(bool(t) for t in targets)}/{len(targets)}",
+        reached(group),
         _interval([t.get("evaluations", math.inf) for t in targets], 0),
         _interval([t.get("seconds", math.inf) for t in targets], 1),
         _interval(cost, 1, interval=False),
         ", ".join(f"{count} {status}" for status, count in statuses.items()),
     ]
+
+
+def reached(group: Group) -> str:
+    """How many runs of a group met the target, of how many."""
+    return f"{sum(bool(run.result.get('to_target')) for run in group.runs)}/{len(group.runs)}"
 
 
 def _interval(values: Sequence[float], digits: int, interval: bool = True) -> str:
