@@ -91,7 +91,7 @@ def _look(number: int) -> str:
 def _breakable(text: str) -> Markup:
     """`text`, escaped, that may be broken into lines behind its commas, colons and slashes."""
     # Entities hold none of these characters: &amp; &lt; &gt; &#34; &#39;
-    return Markup(re.sub("([,:/])", r"\1<wbr>", escape(text)))
+    return Markup(re.sub("([,:/])", r"\1<wbr>", str(escape(text))))
 
 
 # -- the head --------------------------------------------------------------------------------------
@@ -137,10 +137,10 @@ def _facts(
 
 @dataclass(frozen=True)
 class Examined:
-    """Best weights of the groups that have them, by label, and why the others have none."""
+    """What the best weights of groups do, by label, and the labels without any, by the reason."""
 
     found: dict[str, Findings]
-    missing: dict[str, str]
+    missing: dict[str, list[str]]
 
 
 def _section(
@@ -166,17 +166,18 @@ def _section(
 
 def _examine(groups: Sequence[Group]) -> Examined:
     found: dict[str, Findings] = {}
-    missing: dict[str, str] = {}
+    missing: dict[str, list[str]] = {}
     task: Task | None = None
     for group in groups:
         run = best_run(group)
         if run is None:
-            missing[group.label] = "no run of it is over"
+            missing.setdefault("no run is over", []).append(group.label)
             continue
         try:
             found[group.label], task = examine(run, task)
         except Exception as error:  # one damaged file, or data elsewhere, costs no whole report
-            missing[group.label] = (str(error) or type(error).__name__).splitlines()[0]
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            missing.setdefault(reason, []).append(group.label)
     return Examined(found, missing)
 
 

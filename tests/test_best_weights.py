@@ -1,13 +1,14 @@
 """What is said of best weights: scores by hand, the noted accuracy again, gradients by autograd."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from made_runs import make_run, over
 
 from rnnopt import runner
-from rnnopt.best_weights import best_run, examine, mean_flow, score
+from rnnopt.best_weights import best_run, class_names, examine, mean_flow, score
 from rnnopt.config import RunConfig
 from rnnopt.errors import UserError
 from rnnopt.layers.sequence_model import SequenceModel
@@ -46,6 +47,28 @@ def test_the_accuracy_is_the_one_noted_at_the_end_of_the_run(tmp_path, readout):
     assert found.scores.accuracy == pytest.approx(run.result["test_metric"], abs=1e-12)
     assert sum(found.scores.support) == len(task.test) * (8 if readout == "every" else 1)
     assert found.scores.names == [str(digit) for digit in range(10)]
+
+
+@pytest.mark.parametrize("loss", ["binary-mse", "binary-cross-entropy"])
+def test_one_output_for_two_classes_is_classified_as_it_is_evaluated(loss):
+    digits = build_task("digits-rows")
+    test = replace(digits.test, targets=(digits.test.targets > 4).float()[:, None])
+    task = replace(digits, loss=loss, output_size=1, test=test)
+    torch.manual_seed(0)
+    model = SequenceModel(task.input_size, 5, 1)
+    found, true = task.classify(model, task.test, torch.device("cpu"))
+    _, accuracy = task.evaluate(model, task.test, torch.device("cpu"))
+    assert torch.equal(true, (digits.test.targets > 4).long())
+    assert set(found.tolist()) == {0, 1}
+    assert float((found == true).double().mean()) == pytest.approx(accuracy, abs=1e-12)
+    assert class_names(task) == ["0", "1"]
+
+
+def test_numbers_are_not_classified():
+    task = build_task("counting:length=5")
+    model = SequenceModel(task.input_size, 5, task.output_size)
+    with pytest.raises(ValueError, match="counting of loss mse"):
+        task.classify(model, task.test, torch.device("cpu"))
 
 
 def test_numbers_have_no_scores_but_gradients_through_time(tmp_path):

@@ -89,7 +89,7 @@ def test_the_page_has_every_part(trained):
         "Settings", "System", "cpu_kernels",
     ):  # fmt: skip
         assert part in found.text, part
-    assert "Not examined" not in found.text
+    assert "not examined" not in found.text
     assert len([a for a in found.all("svg") if a.get("class") == "chart"]) == 4
     assert len([a for a in found.all("table") if a.get("class") == "confusion"]) == 2
 
@@ -115,20 +115,32 @@ def test_runs_without_anything_yet_make_a_page(tmp_path):
     assert "1 running" in found.text
     assert "No run has looked at the validation set twice yet." in found.text
     assert "No run reached the target" in found.text
-    assert "Not examined: adam (no run of it is over)." in found.text
+    assert "not examined of adam: no run is over" in found.text
     assert "noted no system" in found.text
 
 
 def test_weights_that_cannot_be_examined_cost_no_page(tmp_path):
     (tmp_path / "best.pt").write_text("damaged")
     text = page_of([make_run(tmp_path)], scores=True).text
-    assert re.search(r"Not examined: adam \(.*best\.pt is not a readable checkpoint", text)
+    assert re.search(r"not examined of adam: .*best\.pt is not a readable checkpoint", text)
+
+
+def test_what_cannot_be_examined_for_one_reason_is_told_once(tmp_path):
+    # Where the data are missing, that is one sentence and not one for each optimizer.
+    runs = [make_run(tmp_path, {"status": "running"}, optimizer=name) for name in ("adam", "sgd")]
+    assert "not examined of adam, sgd: no run is over" in page_of(runs, scores=True).text
+
+
+def test_long_names_may_be_broken_at_their_commas(tmp_path):
+    text = page([make_run(tmp_path, optimizer="sgd:lr=0.1,nesterov=true<")], MADE, scores=False)
+    assert "sgd:<wbr>lr=0.1,<wbr>nesterov=true&lt;" in text
+    assert "<wbr>" not in Page(text).text
 
 
 def test_without_scores_nothing_is_examined(trained):
     text = page_of(trained).text
     assert "Classification" not in text
-    assert "Not examined" not in text
+    assert "not examined" not in text
 
 
 def test_system_entries_that_differ_are_all_told(tmp_path):
@@ -175,7 +187,7 @@ def test_markup_in_names_is_shown_and_does_nothing(tmp_path):
     assert not found.all("img")
     assert not [a for _, a in found.elements if any(name.startswith("on") for name in a)]
     assert found.text.count("<script>alert(1)</script>") > 10
-    assert "Not examined" in found.text
+    assert "not examined" in found.text
 
 
 def test_nothing_is_loaded_from_anywhere(trained):
