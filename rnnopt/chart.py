@@ -68,7 +68,7 @@ class Chart:
 
 
 def axis(
-    values: Sequence[float], start: float, end: float, log: bool = False, least: int = 4
+    values: Sequence[float], start: float, end: float, log: bool = False, wanted: int = 4
 ) -> Axis:
     """An axis that holds the finite values, with round ticks.
 
@@ -76,20 +76,22 @@ def axis(
         values: to hold; on a logarithmic axis those that are not above zero do not count.
         start, end: in units.
         log: whether it is logarithmic.
-        least: how many ticks are wanted, about.
+        wanted: how many ticks, about.
     """
     from matplotlib.ticker import LogLocator, MaxNLocator
 
     held = [v for v in values if math.isfinite(v) and (v > LEAST or not log)] or [1.0]
     low, high = min(held), max(held)
+    ticks: Sequence[float] = ()
     if log:
         low, high = (low, high) if high > 1.5 * low else (low / 1.5, high * 1.5)
         decades = math.log10(high / low)
         subs = (1.0, 2.0, 5.0) if decades < 1.3 else (1.0, 3.0) if decades < 3 else (1.0,)
-        ticks = LogLocator(10, subs, numticks=least + 3).tick_values(low, high)
-    else:
-        low, high = (low, high) if high > low else (low - 0.5, high + 0.5)
-        ticks = MaxNLocator(least + 1, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
+        ticks = LogLocator(10, subs, numticks=wanted + 3).tick_values(low, high)
+    elif high <= low:
+        low, high = low - 0.5, high + 0.5
+    if sum(low <= tick <= high for tick in ticks) < 2:  # also where less than a decade is shown
+        ticks = MaxNLocator(wanted + 1, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
     bare = Axis(low, high, start, end, log)
     shown = [float(tick) for tick in ticks if low <= tick <= high]
     return Axis(low, high, start, end, log, [(bare.place(t), number(t)) for t in shown])
@@ -102,6 +104,11 @@ def number(value: float) -> str:
         if exponent:
             return f"{mantissa}e{int(exponent)}"
     return f"{value:.6g}"
+
+
+def short(value: float) -> str:
+    """A value with two digits that count, written like a tick's label."""
+    return number(float(f"{value:.2g}"))
 
 
 def layout(

@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 from rnnopt.best_weights import Findings
-from rnnopt.chart import Chart, Line, layout
+from rnnopt.chart import Chart, Line, layout, short
 from rnnopt.report import Group, Run, facts_of
 from rnnopt.run_statistics import mean_curve
 
@@ -205,7 +205,7 @@ def heat_map(findings: dict[str, Findings]) -> HeatMap | None:
         for label, flow in flows.items()
     }
     scale = [to_hex(colors(i / 31)) for i in range(32)]
-    return HeatMap(strips, scale, f"{low:.2g}", f"{high:.2g}")
+    return HeatMap(strips, scale, short(low), short(high))
 
 
 def _strip(layer: str, norms: Sequence[float], color: Any) -> Strip:
@@ -216,8 +216,8 @@ def _strip(layer: str, norms: Sequence[float], color: Any) -> Strip:
     for start, end in pairwise(edges):
         value = _geometric_mean(norms[start:end])
         steps = f"step {start + 1}" if end - start == 1 else f"steps {start + 1} to {end}"
-        cells.append((color(value), f"{steps}: {value:.2g}"))
-    first, last = f"step 1: {norms[0]:.2g}", f"step {len(norms)}: {norms[-1]:.2g}"
+        cells.append((color(value), f"{steps}: {short(value)}"))
+    first, last = f"step 1: {short(norms[0])}", f"step {len(norms)}: {short(norms[-1])}"
     return Strip(layer, cells, first, last)
 
 

@@ -5,7 +5,19 @@ import re
 
 import pytest
 
-from rnnopt.chart import BOTTOM, HEIGHT, LEFT, MOST_POINTS, RIGHT, TOP, WIDTH, Line, axis, layout
+from rnnopt.chart import (
+    BOTTOM,
+    HEIGHT,
+    LEFT,
+    MOST_POINTS,
+    RIGHT,
+    TOP,
+    WIDTH,
+    Line,
+    axis,
+    layout,
+    short,
+)
 from rnnopt.chart import number as label_of
 
 
@@ -39,7 +51,8 @@ def test_logarithmic_ticks_are_decades():
 
 def test_logarithmic_axes_of_little_span_have_ticks_too():
     assert len(axis([0.5, 1.2], 0, 100, log=True).ticks) >= 2
-    assert len(axis([0.3, 0.3], 0, 100, log=True).ticks) >= 1
+    assert len(axis([0.3, 0.3], 0, 100, log=True).ticks) >= 2
+    assert [label for _, label in axis([0.6, 1.6], 0, 100, log=True).ticks][:2] == ["0.6", "0.8"]
 
 
 def test_zero_on_a_logarithmic_axis_is_at_its_end():
@@ -96,3 +109,11 @@ def test_the_target_is_in_the_plot_even_if_no_line_comes_near():
 )
 def test_labels_are_short(value, label):
     assert label_of(value) == label
+
+
+@pytest.mark.parametrize(
+    ("value", "label"),
+    [(123.4, "120"), (0.0567, "0.057"), (4.14e-27, "4.1e-27"), (math.nan, "nan")],
+)
+def test_short_values_have_two_digits(value, label):
+    assert short(value) == label
