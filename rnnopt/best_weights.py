@@ -14,7 +14,7 @@ from torch import nn
 from rnnopt.diagnosis import double_twin, layer_flow
 from rnnopt.report import Group, Run
 from rnnopt.run_folder import RunFolder
-from rnnopt.runner import build_training
+from rnnopt.runner import build_training, check_same_data
 from rnnopt.tasks import Batches, Task
 from rnnopt.tasks.task import lower_is_better
 
@@ -81,12 +81,15 @@ def examine(run: Run, task: Task | None = None) -> tuple[Findings, Task]:
         task: the task of the run if it was built before.
 
     Raises:
-        UserError: data, optimizer or weights are not there; RuntimeError: they do not fit.
+        UserError: data, optimizer or weights are not there, or data of the user's own have changed.
+        RuntimeError: the weights are those of another network.
     """
-    weights = RunFolder(run.path).read_weights()
+    folder = RunFolder(run.path)
+    weights = folder.read_weights()
     with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay what they are
         training = build_training(replace(run.config, device="cpu"), task)
         model, task = training.model, training.task
+        check_same_data(task, folder)
         model.load_state_dict(weights)
         scores = None
         if task.metric == "accuracy":
@@ -100,7 +103,9 @@ def examine(run: Run, task: Task | None = None) -> tuple[Findings, Task]:
 
 
 def class_names(task: Task) -> list[str]:
-    """The classes of a task, for people."""
+    """The classes of a task, for people: as its own data call them, else their numbers."""
+    if task.data is not None and task.data.preparation.classes:
+        return list(task.data.preparation.classes)
     return [str(number) for number in range(max(2, task.output_size))]
 
 

@@ -20,6 +20,7 @@ from markupsafe import Markup, escape
 from rnnopt import __version__, chart
 from rnnopt.best_weights import Findings, best_run, examine
 from rnnopt.config import RunConfig
+from rnnopt.data_config import DataConfig
 from rnnopt.report import Group, Run, columns, facts_of, group_runs, reached, rows
 from rnnopt.report_charts import curves, heat_map, profile, time_to_target
 from rnnopt.run_folder import RunFolder, write_atomically
@@ -167,14 +168,15 @@ def _section(
 def _examine(groups: Sequence[Group]) -> Examined:
     found: dict[str, Findings] = {}
     missing: dict[str, list[str]] = {}
-    task: Task | None = None
+    tasks: dict[tuple, Task] = {}  # groups of one name may differ in data of the user's own
     for group in groups:
         run = best_run(group)
         if run is None:
             missing.setdefault("no run is over", []).append(group.label)
             continue
         try:
-            found[group.label], task = examine(run, task)
+            data = tuple(getattr(run.config, field.name) for field in fields(DataConfig))
+            found[group.label], tasks[data] = examine(run, tasks.get(data))
         except Exception as error:  # one damaged file, or data elsewhere, costs no whole report
             reason = (str(error) or type(error).__name__).splitlines()[0]
             missing.setdefault(reason, []).append(group.label)

@@ -9,7 +9,9 @@ import re
 from datetime import UTC, datetime
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
+import torch
 from made_runs import history, make_run, over
 
 from rnnopt import runner
@@ -151,6 +153,37 @@ def test_system_entries_that_differ_are_all_told(tmp_path):
         (path / "environment.json").write_text(json.dumps({"threads": threads, "gpu": None}))
         runs.append(make_run(path, seed=seed))
     assert "threads 1, 4 gpu none" in page_of(runs).text
+
+
+@pytest.fixture
+def own_data(tmp_path, rng):
+    """Two runs of one name on different files of series, with classes of different names."""
+    runs = []
+    for names in ("rest,walk", "<i>up</i>,down,still"):
+        path = tmp_path / f"{len(runs)}.npz"
+        labels = np.array(names.split(",") * 20)
+        values = torch.randn(len(labels), 7, 2, generator=rng).numpy()
+        np.savez(path, X=values, y=labels)
+        config = RunConfig(task="own", data=str(path), hidden=4, budget="5evaluations")
+        runner.run(config, tmp_path / path.stem)
+        runs.append(RunFolder.open(tmp_path / path.stem))
+    return read_runs(runs)
+
+
+def test_classes_of_own_data_have_their_names(own_data):
+    found = page_of(own_data, scores=True)
+    assert "not examined" not in found.text
+    for name in ("rest", "walk", "<i>up</i>", "down", "still"):
+        assert f" {name} " in found.text
+    assert not found.all("i")
+    assert len([a for a in found.all("table") if a.get("class") == "confusion"]) == 2
+
+
+def test_weights_are_not_tried_on_data_that_have_changed(own_data):
+    np.savez(own_data[0].config.data, X=np.ones((40, 7, 2)), y=["a", "b"] * 20)
+    text = page_of(own_data[:1], scores=True).text
+    assert "not examined" in text
+    assert "has changed since the run" in text
 
 
 def test_the_page_is_written_whole_or_not_at_all(tmp_path, trained):
