@@ -23,6 +23,7 @@ from rnnopt import (
     comparison,
     diagnosis_report,
     report,
+    report_page,
     tracking,
     tuning,
 )
@@ -151,8 +152,8 @@ def compare(
 ) -> int:
     """Train the same network with several optimizers and seeds, at the same budget.
 
-    Writes a table (report.md) and a figure (report.png) of loss and metric against gradient
-    evaluations and against seconds, and keeps every run's folder.
+    Writes a table (report.md), a figure (report.png) of loss and metric against gradient
+    evaluations and against seconds, and a page of all that (report.html); keeps every run's folder.
 
     Args:
         shared: what all runs have in common.
@@ -249,18 +250,25 @@ def _print_tuned(tuned: list[tuning.Tuned]) -> None:
 
 
 def report_runs(
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional], out: Path | None = None
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional],
+    out: Path | None = None,
+    html: bool = True,
+    scores: bool = True,
 ) -> int:
-    """Make the table and the figure of runs: RUNS are run folders or folders that hold some.
+    """Make table, figure and page of runs: RUNS are run folders or folders that hold some.
 
     Args:
         runs: folders to read.
-        out: where report.md and report.png go; unset means RUNS itself, or runs/report where it
-            is several.
+        out: where report.md, report.png and report.html go; unset means RUNS itself, or runs/report
+            where it is several.
+        html: also write report.html, which needs no other file and no network.
+        scores: the page also has confusion matrices, scores of the classes and gradients through
+            time of the best weights. Needs the data, and seconds for each optimizer.
     """
     if not runs:
         raise UserError("report needs at least one run folder.")
-    _report(list(runs), out or (runs[0] if len(runs) == 1 else Path("runs/report")))
+    place = out or (runs[0] if len(runs) == 1 else Path("runs/report"))
+    _report(list(runs), place, html=html, scores=scores)
     return 0
 
 
@@ -401,11 +409,15 @@ def _check_environment() -> None:
         raise UserError(str(error)) from error
 
 
-def _report(paths: list[Path], out: Path, quiet: bool = False) -> None:
+def _report(
+    paths: list[Path], out: Path, quiet: bool = False, html: bool = True, scores: bool = True
+) -> None:
     """Prints the tables and writes the report."""
     runs = report.read_runs(folders.find_runs(paths))
     try:
         written = report.write_report(runs, out)
+        if html:
+            written.append(report_page.write_page(runs, out, scores))
     except OSError as error:
         raise UserError(f"cannot write the report to {out}: {error}.") from error
     for task, groups in [] if quiet else report.group_runs(runs).items():

@@ -19,7 +19,7 @@ from rnnopt.curvature import ball_curvature
 from rnnopt.diagnostics import Directions, noise_scale, recurrent_spectra
 from rnnopt.gradient_flow import GradientFlow, middle, recurrent_layers
 from rnnopt.optimizers.frank_wolfe import FrankWolfe
-from rnnopt.tasks.task import Batch, Batches, Examples
+from rnnopt.tasks.task import Batch, Batches, Examples, Task
 from rnnopt.training import Progress, Training, committed
 
 # What of a FrankWolfe's group says which ball is searched.
@@ -92,8 +92,8 @@ class Diagnosis:
 
     def _look(self, evaluations: float) -> dict[str, Any]:
         with committed(self.training.optimizer):
-            twin = _twin(self.training.model)
-        loss, layers = self._flow(twin)
+            twin = double_twin(self.training.model)
+        loss, layers = layer_flow(twin, self.training.task, self._shared)
         spectra = {name: recurrent_spectra(layer) for name, layer in recurrent_layers(twin).items()}
         gradients = [self._gradient(twin, self._draw()) for _ in range(self.noise_batches)]
         noise = noise_scale(gradients, self.batch_size)
@@ -115,28 +115,15 @@ class Diagnosis:
             if len(batch) == self.batch_size:
                 return batch.to(self.training.device)
 
-    def _loss(self, twin: nn.Module, batch: Batch) -> Tensor:
-        """Mean loss of the copy on a minibatch."""
-        dtype = next(twin.parameters()).dtype
-        targets = batch.targets.to(dtype) if batch.targets.is_floating_point() else batch.targets
-        batch = Batch(batch.inputs.to(dtype), targets, batch.lengths)
-        return self.training.task.loss_of(twin(batch.inputs, batch.lengths), batch)
-
     def _gradient(self, twin: nn.Module, batch: Batch) -> list[Tensor]:
         params = list(twin.parameters())
-        return list(torch.autograd.grad(self._loss(twin, batch), params, materialize_grads=True))
-
-    def _flow(self, twin: nn.Module) -> tuple[float, dict[str, dict[str, Any]]]:
-        """Loss on the shared minibatch, and the record of each recurrent layer."""
-        with GradientFlow(twin, lengths=self._shared.lengths) as flow:
-            loss = self._loss(twin, self._shared)
-            torch.autograd.grad(loss, list(twin.parameters()), allow_unused=True)
-        records = sorted(flow.records, key=lambda record: _order(record["layer"]))
-        layers = {}
-        for record in records:
-            kept = {k: v for k, v in record.items() if k not in ("layer", "backward")}
-            layers[record["layer"]] = kept | {"norms": record["norms"].tolist()}
-        return float(loss.detach()), layers
+        return list(
+            torch.autograd.grad(
+                loss_in_precision_of(twin, self.training.task, batch),
+                params,
+                materialize_grads=True,
+            )
+        )
 
     def _curvature(self, twin: nn.Module) -> list[dict[str, float]]:
         optimizer = self.training.optimizer
@@ -150,8 +137,34 @@ class Diagnosis:
                 for group in optimizer.param_groups
             ]
         return ball_curvature(
-            lambda: self._loss(twin, self._shared), groups, self.curvature_steps, lr=lr
+            lambda: loss_in_precision_of(twin, self.training.task, self._shared),
+            groups,
+            self.curvature_steps,
+            lr=lr,
         )
+
+
+def loss_in_precision_of(twin: nn.Module, task: Task, batch: Batch) -> Tensor:
+    """Mean loss of a model on a minibatch, in the precision of its weights."""
+    dtype = next(twin.parameters()).dtype
+    targets = batch.targets.to(dtype) if batch.targets.is_floating_point() else batch.targets
+    batch = Batch(batch.inputs.to(dtype), targets, batch.lengths)
+    return task.loss_of(twin(batch.inputs, batch.lengths), batch)
+
+
+def layer_flow(
+    twin: nn.Module, task: Task, batch: Batch
+) -> tuple[float, dict[str, dict[str, Any]]]:
+    """Loss of a model on a minibatch, and the record of `GradientFlow` of each recurrent layer."""
+    with GradientFlow(twin, lengths=batch.lengths) as flow:
+        loss = loss_in_precision_of(twin, task, batch)
+        torch.autograd.grad(loss, list(twin.parameters()), allow_unused=True)
+    records = sorted(flow.records, key=lambda record: _order(record["layer"]))
+    layers = {}
+    for record in records:
+        kept = {k: v for k, v in record.items() if k not in ("layer", "backward")}
+        layers[record["layer"]] = kept | {"norms": record["norms"].tolist()}
+    return float(loss.detach()), layers
 
 
 def _order(name: str) -> list[tuple[int, str]]:
@@ -159,7 +172,7 @@ def _order(name: str) -> list[tuple[int, str]]:
     return [(int(part) if part.isdigit() else -1, part) for part in name.split(".")]
 
 
-def _twin(model: nn.Module) -> nn.Module:
+def double_twin(model: nn.Module) -> nn.Module:
     """A copy to measure: double precision, no dropout, batch statistics."""
     twin = copy.deepcopy(model).eval()
     if next(twin.parameters()).device.type != "mps":  # which has no double precision

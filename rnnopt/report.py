@@ -6,7 +6,6 @@ slow, so the cost to the target is given as a mean only where every run reached 
 """
 
 import math
-import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from rnnopt.config import RunConfig
 from rnnopt.run_folder import RunFolder, write_atomically
+from rnnopt.run_statistics import mean_and_width as mean_and_width
+from rnnopt.run_statistics import mean_curve
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -73,17 +74,6 @@ def _label(settings: dict[str, Any], differing: list[str]) -> str:
     return " ".join([settings["optimizer"], *extra])
 
 
-def mean_and_width(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and half width of its 95 % Student interval; NaN width for one value."""
-    mean = statistics.mean(values)
-    if len(values) < 2 or not all(map(math.isfinite, values)):
-        return mean, math.nan
-    from scipy import stats
-
-    deviation = statistics.stdev(values)
-    return mean, float(stats.t.ppf(0.975, len(values) - 1)) * deviation / math.sqrt(len(values))
-
-
 NARROW = (0, 2, 4, 5, 6)  # the columns that a small terminal still has room for
 
 
@@ -124,12 +114,17 @@ def _row(group: Group) -> list[str]:
         str(len(results)),
         _interval([r["test_metric"] for r in results if "test_metric" in r], 4),
         _interval(best, 4),
-        f"{sum(bool(t) for t in targets)}/{len(targets)}",
+        reached(group),
         _interval([t.get("evaluations", math.inf) for t in targets], 0),
         _interval([t.get("seconds", math.inf) for t in targets], 1),
         _interval(cost, 1, interval=False),
         ", ".join(f"{count} {status}" for status, count in statuses.items()),
     ]
+
+
+def reached(group: Group) -> str:
+    """How many runs of a group met the target, of how many."""
+    return f"{sum(bool(run.result.get('to_target')) for run in group.runs)}/{len(group.runs)}"
 
 
 def _interval(values: Sequence[float], digits: int, interval: bool = True) -> str:
@@ -223,31 +218,14 @@ def draw(
 ) -> None:
     """One group's mean over seeds, with the 95 % interval of the mean as a band; `log` where the
     axis will be logarithmic."""
-    import numpy as np
-
-    curves = []
-    for run in group.runs:
-        pairs = [(r.get(cost, math.nan), r.get(quantity, math.nan)) for r in run.records]
-        points = [pair for pair in pairs if all(map(math.isfinite, pair))]
-        if len(points) > 1:
-            curves.append(np.array(points).T)
-    if not curves:
+    curve = mean_curve([run.records for run in group.runs], cost, quantity, log)
+    if curve is None:
         return
-    # One grid for all seeds, no further than the shortest run: nothing is extrapolated.
-    start, end = max(c[0][0] for c in curves), min(c[0][-1] for c in curves)
-    if start > end:
-        return
-    grid = np.linspace(start, end, max(len(c[0]) for c in curves))
-    values = np.array([np.interp(grid, c[0], c[1]) for c in curves])
-    mean = values.mean(0)
     color = COLORS[number % len(COLORS)]
     style = STYLES[number // len(COLORS) % len(STYLES)]
-    axis.plot(grid, mean, color=color, linestyle=style, linewidth=1.6, label=group.label)
-    if len(curves) > 1:
-        widths = np.array([mean_and_width(list(column))[1] for column in values.T])
-        # A log axis has no room below zero: there the band ends at the lowest run.
-        low = np.maximum(mean - widths, values.min(0)) if log else mean - widths
-        axis.fill_between(grid, low, mean + widths, color=color, alpha=0.18, linewidth=0)
+    axis.plot(curve.at, curve.mean, color=color, linestyle=style, linewidth=1.6, label=group.label)
+    if curve.low is not None and curve.high is not None:
+        axis.fill_between(curve.at, curve.low, curve.high, color=color, alpha=0.18, linewidth=0)
 
 
 def write_report(runs: Sequence[Run], folder: Path) -> list[Path]:

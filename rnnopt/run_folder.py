@@ -91,6 +91,11 @@ class RunFolder:
         except (TypeError, UserError) as error:
             raise UserError(f"{self.path / 'config.json'}: {error}") from error
 
+    def read_environment(self) -> dict[str, Any]:
+        """Versions and machine, as noted when the run began; {} if that file is gone."""
+        path = self.path / "environment.json"
+        return read_json(path) if path.exists() else {}
+
     def read_result(self) -> dict[str, Any]:
         """Status and, once the run is over, its figures; {} before it began."""
         if not (self.path / "result.json").exists():

@@ -111,7 +111,7 @@ def test_help_names_every_verb(rnnopt_command, arguments):
         ("list", []),
         ("train", ["--task", "--optimizer", "--seed", "--out", "--resume", "--quiet", "--budget"]),
         ("compare", ["--task", "--optimizers", "--seeds", "--out", "--workers", "--resume"]),
-        ("report", ["RUNS", "--out"]),
+        ("report", ["RUNS", "--out", "--html", "--no-html", "--scores", "--no-scores"]),
         ("doctor", []),
     ],
 )
@@ -575,6 +575,7 @@ def test_compare_writes_the_table_and_the_figure(compared):
         assert f"| {optimizer} | 2 |" in text
     assert "| 2 out of budget |" in text
     assert (compared / "report.png").read_bytes().startswith(b"\x89PNG")
+    assert "Classification of the test data" in (compared / "report.html").read_text()
 
 
 def test_compare_refuses_to_begin_again_where_runs_are(rnnopt_command, compared):
@@ -648,7 +649,11 @@ def test_report_reads_single_runs_and_folders_of_them(rnnopt_command, workplace,
     assert (code, error) == (0, "")
     assert (workplace / "there" / "report.md").read_text() == (compared / "report.md").read_text()
     assert (workplace / "there" / "report.png").exists()
-    assert out.splitlines()[-2:] == ["wrote there/report.md", "wrote there/report.png"]
+    written = [f"wrote there/report.{ending}" for ending in ("md", "png", "html")]
+    assert out.splitlines()[-3:] == written
+    page = (workplace / "there" / "report.html").read_text()
+    assert "Gradients through time" in page
+    assert "Classification of the test data" in page
     for optimizer in PAIR:
         assert optimizer in out
 
@@ -658,6 +663,15 @@ def test_report_goes_beside_the_first_run_by_default(rnnopt_command, workplace, 
     (copy / "report.md").unlink()
     assert rnnopt_command("report", copy)[0] == 0
     assert (copy / "report.md").read_text() == (compared / "report.md").read_text()
+
+
+def test_the_page_can_be_left_out_or_made_without_scores(rnnopt_command, workplace, compared):
+    assert rnnopt_command("report", compared, "--out", "bare", "--no-html")[0] == 0
+    assert sorted(p.name for p in (workplace / "bare").iterdir()) == ["report.md", "report.png"]
+    assert rnnopt_command("report", compared, "--out", "quick", "--no-scores")[0] == 0
+    page = (workplace / "quick" / "report.html").read_text()
+    assert "Curves" in page
+    assert "Gradients through time" not in page
 
 
 def test_a_report_that_cannot_be_written_is_refused(rnnopt_command, workplace, compared):

@@ -120,7 +120,8 @@ def test_a_tuned_comparison_goes_on_with_what_is_missing(compared, command):
     chosen = (compared / "tuning.json").read_text()
     code, out, error = command("compare", *settings, "--quiet")
     assert (code, error) == (0, "")
-    assert out.splitlines() == [f"wrote {compared / name}" for name in ("report.md", "report.png")]
+    names = ("report.md", "report.png", "report.html")
+    assert out.splitlines() == [f"wrote {compared / name}" for name in names]
     assert (compared / "tuning.json").read_text() == chosen
     assert {path: path.stat().st_mtime_ns for path in times} == times
 

@@ -174,10 +174,14 @@ class Task:
 
     def right(self, answers: Tensor, targets: Tensor) -> Tensor:
         """Which answers (count, output) name the class of their targets."""
+        classes = targets if self.loss == "cross-entropy" else targets > 0.5
+        return self.predicted(answers) == classes
+
+    def predicted(self, answers: Tensor) -> Tensor:
+        """The classes that answers (count, output) name; True is the second of two."""
         if self.loss == "cross-entropy":
-            return answers.argmax(-1) == targets
-        threshold = 0.0 if self.loss == "binary-cross-entropy" else 0.5
-        return (answers > threshold) == (targets > 0.5)
+            return answers.argmax(-1)
+        return answers > (0.0 if self.loss == "binary-cross-entropy" else 0.5)
 
     @torch.no_grad()
     def evaluate(
@@ -200,6 +204,30 @@ class Task:
         model.train(was_training)
         loss /= count
         return loss, correct / count if self.metric == "accuracy" else loss
+
+    @torch.no_grad()
+    def classify(
+        self, model: torch.nn.Module, examples: Examples, device: torch.device
+    ) -> tuple[Tensor, Tensor]:
+        """Predicted and true classes (count,) of all examples, by `model` in evaluation mode.
+
+        Raises:
+            ValueError: the task has no classes.
+        """
+        if self.loss == "mse":
+            raise ValueError(f"classify needs a task with classes, got {self.name} of loss mse.")
+        was_training = model.training
+        model.eval()
+        found, true = [], []
+        for start in range(0, len(examples), 1000):
+            batch = examples.batch(slice(start, start + 1000)).to(device)
+            answers, targets = _pairs(model(batch.inputs, batch.lengths), batch)[:2]
+            found.append(self.predicted(answers).long().flatten().cpu())
+            true.append(
+                (targets > 0.5 if targets.is_floating_point() else targets).long().flatten()
+            )
+        model.train(was_training)
+        return torch.cat(found), torch.cat(true).cpu()
 
 
 def lower_is_better(metric: str | None) -> bool:

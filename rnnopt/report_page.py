@@ -1,0 +1,224 @@
+"""The report as one page, report.html, that needs nothing else: no network, no script, no font.
+
+Everything that comes from files and options goes through a template that escapes it, and a content
+security policy in the page forbids what it could load or run. The page is legible in light and dark
+mode, on a phone and on paper.
+"""
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from datetime import datetime
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup, escape
+
+from rnnopt import __version__, chart
+from rnnopt.best_weights import Findings, best_run, examine
+from rnnopt.config import RunConfig
+from rnnopt.data_config import DataConfig
+from rnnopt.report import Group, Run, columns, facts_of, group_runs, reached, rows
+from rnnopt.report_charts import curves, heat_map, profile, time_to_target
+from rnnopt.run_folder import RunFolder, write_atomically
+from rnnopt.tasks import Task
+
+NAME = "report.html"
+MOST_CLASSES = 30  # of a confusion matrix that can still be read
+
+
+def write_page(runs: Sequence[Run], folder: Path, scores: bool = True) -> Path:
+    """Writes report.html into `folder`; returns its path.
+
+    Args:
+        runs: what to report.
+        folder: where the page goes; made if it is not there.
+        scores: whether the best weights are examined on the test data, for which the data are
+            needed and about as much time as the evaluation at the end of the runs took.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / NAME
+    write_atomically(path, page(runs, datetime.now().astimezone(), scores).encode())
+    return path
+
+
+def page(runs: Sequence[Run], made: datetime, scores: bool = True) -> str:
+    """The page as text; `made` is the date on it."""
+    by_task = group_runs(runs)
+    environments = [RunFolder(run.path).read_environment() for run in runs]
+    system = _common(environments)
+    configs = [run.config.to_dict() for run in runs]
+    shared, differing = _settings(by_task)
+    labels = dict.fromkeys(group.label for groups in by_task.values() for group in groups)
+    numbers = {label: i for i, label in enumerate(labels)}  # of colours and dashes
+    return _template().render(
+        title=_title(by_task),
+        numbers=numbers,
+        facts=_facts(by_task, configs, system, made),
+        sections=[_section(task, groups, numbers, scores) for task, groups in by_task.items()],
+        profile=profile(by_task, numbers),
+        several_tasks=len(by_task) > 1,
+        shared=shared,
+        differing=differing,
+        system=system,
+        chart=chart,
+        css=resources.files("rnnopt").joinpath("templates/report.css").read_text("utf-8"),
+        version=__version__,
+    )
+
+
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("rnnopt"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["look"] = _look
+    environment.filters["breakable"] = _breakable
+    environment.filters["score"] = lambda value: "–" if math.isnan(value) else f"{value:.3f}"
+    return environment.get_template("report.html")
+
+
+def _look(number: int) -> str:
+    """The classes of a group's lines in report.css: 8 colours, 4 dashes, 32 pairs of them."""
+    return f"color-{number % 8} dash-{(number + number // 8) % 4}"
+
+
+def _breakable(text: str) -> Markup:
+    """`text`, escaped, that may be broken into lines behind its commas, colons and slashes."""
+    # Entities hold none of these characters: &amp; &lt; &gt; &#34; &#39;
+    return Markup(re.sub("([,:/])", r"\1<wbr>", str(escape(text))))
+
+
+# -- the head --------------------------------------------------------------------------------------
+
+
+def _title(by_task: dict[str, list[Group]]) -> str:
+    """What was compared, short enough for a heading."""
+    names = list(dict.fromkeys(group.label for groups in by_task.values() for group in groups))
+    tasks = ", ".join(by_task) if len(by_task) <= 3 else f"{len(by_task)} tasks"
+    if len(names) <= 3 and sum(map(len, names)) <= 60:
+        return f"{' and '.join([', '.join(names[:-1]), names[-1]][len(names) < 2 :])} on {tasks}"
+    return f"{len(names)} optimizers on {tasks}"
+
+
+def _facts(
+    by_task: dict[str, list[Group]],
+    configs: list[dict[str, Any]],
+    system: dict[str, str],
+    made: datetime,
+) -> dict[str, str]:
+    """The lines at the head of the page."""
+
+    def all_of(field: str) -> str:
+        return ", ".join(dict.fromkeys(str(config[field]) for config in configs))
+
+    summaries = [f"{task}: {facts_of(groups)['summary']}" for task, groups in by_task.items()]
+    versions = [
+        f"{name} {system[name]}" for name in ("rnnopt", "torch", "python") if name in system
+    ]
+    return {
+        "task": "; ".join(summaries),
+        "model": all_of("model"),
+        "budget": all_of("budget"),
+        "seeds": all_of("seed"),
+        "runs": str(len(configs)),
+        "made": made.strftime("%Y-%m-%d %H:%M %Z"),
+        "trained with": ", ".join(versions) or "not noted",
+    }
+
+
+# -- a task ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Examined:
+    """What the best weights of groups do, by label, and the labels without any, by the reason."""
+
+    found: dict[str, Findings]
+    missing: dict[str, list[str]]
+
+
+def _section(
+    task: str, groups: Sequence[Group], numbers: dict[str, int], scores: bool
+) -> dict[str, Any]:
+    """What the template needs of one task."""
+    examined = _examine(groups) if scores else Examined({}, {})
+    return dict(
+        task=task,
+        facts=facts_of(groups),
+        labels=[group.label for group in groups],
+        reached={group.label: reached(group) for group in groups},
+        columns=columns(groups),
+        rows=rows(groups),
+        curves=curves(groups, numbers),
+        to_target=time_to_target(groups, numbers),
+        examined=examined,
+        scored={label: f for label, f in examined.found.items() if f.scores is not None},
+        most_classes=MOST_CLASSES,
+        heat=heat_map(examined.found),
+    )
+
+
+def _examine(groups: Sequence[Group]) -> Examined:
+    found: dict[str, Findings] = {}
+    missing: dict[str, list[str]] = {}
+    tasks: dict[tuple, Task] = {}  # groups of one name may differ in data of the user's own
+    for group in groups:
+        run = best_run(group)
+        if run is None:
+            missing.setdefault("no run is over", []).append(group.label)
+            continue
+        try:
+            data = tuple(getattr(run.config, field.name) for field in fields(DataConfig))
+            found[group.label], tasks[data] = examine(run, tasks.get(data))
+        except Exception as error:  # one damaged file, or data elsewhere, costs no whole report
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            missing.setdefault(reason, []).append(group.label)
+    return Examined(found, missing)
+
+
+# -- settings and system ---------------------------------------------------------------------------
+
+
+def _settings(
+    by_task: dict[str, list[Group]],
+) -> tuple[dict[str, str], dict[str, Any]]:
+    """Settings that all groups share, and a table of those in which they differ."""
+    groups = [group for groups in by_task.values() for group in groups]
+    saved = [group.runs[0].config.to_dict() for group in groups]
+    names = [field.name for field in fields(RunConfig) if field.name != "seed"]
+    differing = [name for name in names if len({config[name] for config in saved}) > 1]
+    shared = {name: _shown(saved[0][name]) for name in names if name not in differing}
+    table = [
+        dict(
+            label=group.label,
+            values=[_shown(config[name]) for name in differing],
+            seeds=", ".join(str(run.config.seed) for run in group.runs),
+        )
+        for group, config in zip(groups, saved, strict=True)
+    ]
+    return shared, dict(columns=differing, rows=table)
+
+
+def _shown(value: Any, nothing: str = "unset") -> str:
+    """A setting as text; `nothing` stands for None."""
+    if value is None:
+        return nothing
+    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
+
+
+def _common(environments: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """Each entry of the environments once, or all that it was."""
+    names = dict.fromkeys(name for environment in environments for name in environment)
+    return {
+        name: ", ".join(
+            dict.fromkeys(_shown(each[name], "none") for each in environments if name in each)
+        )
+        for name in names
+    }
