@@ -239,6 +239,24 @@ def test_lengths_are_routed_through_cross_validation(bumps):
     assert np.array_equal(scores, expected)
 
 
+@pytest.mark.parametrize(
+    "bad",
+    [
+        lambda X, y: (X, y[:-1]),
+        lambda X, y: (X[:, :3], np.where(y == y[0], "a", None)),
+        lambda X, y: (np.full_like(X, np.nan), y),
+    ],
+)
+def test_an_estimator_that_was_refused_data_still_is_what_it_was(bumps, bad):
+    X, y = bumps
+    classifier = RNNClassifier(hidden=4, epochs=2, random_state=0).fit(X, y)
+    before = classifier.predict_proba(X)
+    with pytest.raises(ValueError, match=r"inconsistent|None|NaN"):
+        classifier.fit(*bad(X, y))
+    np.testing.assert_array_equal(classifier.predict_proba(X), before)
+    assert set(classifier.predict(X)) <= set(y)
+
+
 def test_aeons_layout_has_time_last(bumps):
     X, y = bumps
     turned = X.transpose(0, 2, 1)  # (count, channels, time), as aeon and sktime have it

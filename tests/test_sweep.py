@@ -17,6 +17,8 @@ import pytest
 
 pytest.importorskip("optuna")
 
+from optuna.trial import TrialState
+
 from rnnopt.command_line import main
 from rnnopt.config import RunConfig
 from rnnopt.errors import UserError
@@ -331,3 +333,23 @@ def test_bad_input_is_refused_in_one_sentence_before_anything_is_written(
         assert word in error
     assert "secret" not in error
     assert not list(workplace.glob("runs/*/*"))
+
+
+def test_a_sweep_does_not_go_on_over_changed_data(plan):
+    first = replace(plan, files={"data": "aa"})
+    begin(first)
+    begin(first)
+    with pytest.raises(UserError, match="sha256 of data was aa, is bb"):
+        begin(replace(plan, files={"data": "bb"}))
+
+
+def test_workers_of_two_machines_draw_different_trials(plan, tmp_path):
+    shared = replace(plan, storage=f"sqlite:///{tmp_path / 'elsewhere.db'}")
+    begin(shared)
+    drawn = []
+    for _ in range(2):
+        study = worker._load(shared, 0)
+        trial = ask(study)
+        drawn.append(trial.suggest_float("lr", 1e-3, 1e-1, log=True))
+        study.tell(trial, state=TrialState.FAIL)
+    assert drawn[0] != drawn[1]

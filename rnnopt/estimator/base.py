@@ -135,6 +135,26 @@ class RecurrentEstimator(BaseEstimator):
     ) -> Self:
         random = check_random_state(self.random_state)
         config = self._config(epochs, schedule or self.schedule, int(random.randint(2**31 - 1)))
+        before = dict(self.__dict__)
+        try:
+            self._learn(X, y, sample_weight, lengths, anew, config, random, classes)
+        except BaseException:  # an estimator that was refused its data still is what it was
+            self.__dict__.clear()
+            self.__dict__.update(before)
+            raise
+        return self
+
+    def _learn(
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        sample_weight: ArrayLike | None,
+        lengths: ArrayLike | None,
+        anew: bool,
+        config: RunConfig,
+        random: np.random.RandomState,
+        classes: np.ndarray | None,
+    ) -> None:
         inputs, steps = read_sequences(self, X, lengths, layout=self.layout, reset=anew)
         targets = self._read_targets(y, anew, classes)
         check_consistent_length(inputs, targets)
@@ -157,7 +177,6 @@ class RecurrentEstimator(BaseEstimator):
         self.loss_curve_: list[float] = ([] if anew else self.loss_curve_) + outcome.losses
         if self.early_stopping:
             self.validation_curve_ = outcome.metrics
-        return self
 
     # -- what differs ------------------------------------------------------------------------------
 

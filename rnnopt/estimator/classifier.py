@@ -81,6 +81,8 @@ class RNNClassifier(ClassifierMixin, RecurrentEstimator):
     def _read_targets(self, y: ArrayLike, anew: bool, classes: np.ndarray | None) -> np.ndarray:
         names: np.ndarray = column_or_1d(y, warn=True)
         assert_all_finite(names, input_name="y")
+        if names.dtype == object and any(name is None for name in names):
+            raise ValueError("y must name a class for every sequence, got None.")
         check_classification_targets(names)
         if anew:
             self.classes_ = np.unique(names) if classes is None else classes

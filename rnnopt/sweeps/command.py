@@ -126,7 +126,10 @@ def _plan(
             for name, one in space.items()
         }
         build_training(configure(config, values), task)
-    return Sweep(config, space, trials, out, address(storage, out), task.metric, prune, heartbeat)
+    own = {} if task.data is None else task.data.sources
+    files = {role: file["sha256"] for role, file in own.items()}
+    place = address(storage, out)
+    return Sweep(config, space, trials, out, place, task.metric, prune, heartbeat, files)
 
 
 def _tell(bars: Progress, bar: TaskID, study: "Study") -> None:

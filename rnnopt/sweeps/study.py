@@ -8,7 +8,7 @@ import warnings
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +39,7 @@ class Sweep:
         metric: name of the validation metric.
         prune: whether trials worse than the median of the others at the same step are stopped.
         heartbeat: seconds between a worker's signs of life.
+        files: sha256 of the user's own data by role, as they were when the sweep began.
     """
 
     config: RunConfig
@@ -49,6 +50,7 @@ class Sweep:
     metric: str
     prune: bool = True
     heartbeat: int = 30
+    files: dict[str, str] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -58,7 +60,8 @@ class Sweep:
     def settings(self) -> dict[str, Any]:
         """What must be the same when a sweep goes on."""
         space = {name: str(values) for name, values in self.space.items()}
-        return {"config": self.config.to_dict(), "space": space}
+        files = {f"sha256 of {role}": digest for role, digest in self.files.items()}
+        return {"config": self.config.to_dict(), "space": space, "files": files}
 
 
 def address(storage: str | None, out: Path) -> str:

@@ -9,7 +9,9 @@ import math
 import os
 import socket
 import threading
+import time
 import weakref
+import zlib
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -138,8 +140,11 @@ def _load(sweep: Sweep, number: int) -> "Study":
     storage = open_storage(sweep)
     study = load_study(study_name=sweep.name, storage=storage, pruner=pruner)
     weakref.finalize(study, close, storage)
-    # A sampler that begins anew must not draw again what was drawn before.
+    # A sampler that begins anew must not draw again what was drawn before, nor what another
+    # machine draws, which counts its workers from 0 too.
     seed = sweep.config.seed + 7919 * number + len(study.get_trials(deepcopy=False))
+    if sweep.storage != address(None, sweep.out):
+        seed += zlib.crc32(f"{socket.gethostname()} {os.getpid()} {time.time_ns()}".encode())
     study.sampler = TPESampler(
         seed=seed % 2**32, n_startup_trials=min(10, max(1, sweep.trials // 2))
     )
