@@ -46,7 +46,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 
 def on_page_content(content: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Draws the formulas."""
+    """Draws the formulas; a mean and its interval stay on one line."""
 
     def drawn(formula: re.Match[str]) -> str:
         display = "block" if formula[1] == "div" else "inline"
@@ -55,4 +55,4 @@ def on_page_content(content: str, page: Page, config: MkDocsConfig, files: Files
             log.warning("%s: a formula is not understood: %s", page.file.src_uri, formula[2])
         return f'<{formula[1]} class="formula">{mathml}</{formula[1]}>'
 
-    return FORMULA.sub(drawn, content)
+    return FORMULA.sub(drawn, content).replace(" ± ", "&nbsp;±&nbsp;")
