@@ -32,6 +32,7 @@ SMALLER = [
     (r"--budget \d+evaluations", "--budget 6evaluations"),
     (r"--seeds( \d+)+", "--seeds 0"),
     (r"--tune \d+", "--tune 2"),
+    (r"adam muon frank-wolfe", "adam frank-wolfe"),
 ]
 
 
