@@ -1,19 +1,20 @@
 # make demo   set up .venv, then train the same network on real data with several optimizers (a few minutes)
 # make test   set up .venv, then lint, type-check and test
 # make lint   ruff and mypy alone
+# make docs   build the site into build/docs, strictly
 
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint docs clean
 
 KERNELS := $(wildcard rnnopt/layers/kernels/*.cpp rnnopt/layers/kernels/*.h)
 
 $(READY): pyproject.toml constraints.txt setup.py $(KERNELS)
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --upgrade pip setuptools
-	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --group dev --group examples --editable ".[cli,estimator,data,export,sweep,tensorboard,mlflow,baselines]"
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --group dev --group docs --group examples --editable ".[cli,estimator,data,export,sweep,tensorboard,mlflow,baselines]"
 	touch $(READY)
 
 demo: $(READY)
@@ -28,6 +29,9 @@ lint: $(READY)
 
 test: lint
 	$(BIN)/python -m pytest --cov --cov-report=term
+
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 clean:
 	rm -rf .venv build *.egg-info rnnopt/layers/kernels/*.so rnnopt/layers/kernels/build.json

@@ -1,0 +1,155 @@
+"""What the site promises: it builds without a warning and asks nothing of the network, every
+public name is in its reference, its examples run, its figures stand in the measurements.
+
+Examples in Python run as they are, in order, and print what stands below them. Commands run with a
+smaller budget, and their lines are compared but for the numbers.
+"""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from documents import ROOT, Block, blocks, run_python
+
+import rnnopt
+from rnnopt import tasks
+
+RUN = [
+    "docs/index.md",
+    "docs/tutorial.md",
+    "docs/methods/frank-wolfe.md",
+    "docs/methods/quasi-newton.md",
+    "docs/methods/admm.md",
+]
+MEASURED = ["README.md", "docs/results.md", "docs/experiment-log.md"]
+# What a command line is made smaller by: (pattern, what takes its place).
+SMALLER = [
+    (r"--budget \d+evaluations", "--budget 6evaluations"),
+    (r"--seeds( \d+)+", "--seeds 0"),
+    (r"--tune \d+", "--tune 2"),
+    (r"adam muon frank-wolfe", "adam frank-wolfe"),
+]
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder as the current one, with the digits of the tutorial in it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "78")
+    monkeypatch.setenv("NO_COLOR", "1")
+    run_python(next(b for b in blocks("docs/tutorial.md") if b.language == "python"), {})
+    return tmp_path
+
+
+def without_numbers(text: str) -> str:
+    """One line, in which numbers are # and frames and blanks are one blank."""
+    words = re.sub(r"[\s│┃━┏┓┡┩└┘┴┬╇┳─]+", " ", text)
+    return re.sub(r"-?(\d[\d.]*(e[-+]?\d+)?|∞)", "#", words).strip()
+
+
+def run_shell(block: Block, command) -> None:
+    """Runs each rnnopt line, smaller, and looks for the lines that the page shows."""
+    printed = ""
+    for line in block.code.replace("\\\n", " ").splitlines():
+        if line.startswith("pip install "):
+            continue
+        assert line.startswith("rnnopt "), f"{block.page} has a line that is not run: {line}"
+        for pattern, smaller in SMALLER:
+            line = re.sub(pattern, smaller, line)
+        code, output, error = command(*shlex.split(os.path.expandvars(line), comments=True)[1:])
+        assert code == 0, f"{block.page}: {line}\n{output}{error}"
+        printed += output
+    for line in (block.output or "").splitlines():
+        assert without_numbers(line) in without_numbers(printed), f"{block.page}: {line}\n{printed}"
+
+
+@pytest.mark.parametrize("page", RUN)
+def test_the_examples_of_a_page_run_and_print_what_it_says(page, workplace, command):
+    names: dict[str, object] = {}
+    for block in blocks(page):
+        if block.needs and not Path(os.environ.get("RNNOPT_DATA", ""), block.needs).is_dir():
+            continue
+        if block.language == "bash":
+            run_shell(block, command)
+        else:
+            assert run_python(block, names) == (block.output or "")
+
+
+@pytest.mark.parametrize("page", [*RUN, "docs/choosing.md"])
+def test_means_with_intervals_stand_in_the_measurements(page):
+    figure = r"\d+(?:\.\d+)? ± \d+(?:\.\d+)?"
+    measured = set()
+    for source in MEASURED:
+        measured |= set(re.findall(figure, (ROOT / source).read_text(encoding="utf-8")))
+    # The tutorial's comparison is an example, made by the command above it.
+    text = re.sub(r"(?m)^\| \S+:lr=.*$", "", (ROOT / page).read_text(encoding="utf-8"))
+    assert set(re.findall(figure, text)) <= measured
+
+
+def test_every_public_name_is_in_the_reference():
+    pages = "".join(p.read_text(encoding="utf-8") for p in (ROOT / "docs/api").glob("*.md"))
+    documented = set(re.findall(r"^::: (\S+)", pages, re.MULTILINE))
+    for module in (rnnopt, tasks):
+        source = Path(module.__file__).read_text(encoding="utf-8")
+        public = re.findall(r"import (\w+) as \1", source)
+        assert len(public) > 10
+        for name in public:
+            value = getattr(module, name)
+            places = {f"{module.__name__}.{name}", f"{value.__module__}.{name}"}
+            assert places & documented, f'add "::: {module.__name__}.{name}" to a page in docs/api'
+
+
+class Addresses(HTMLParser):
+    """Collects what a browser would load."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loaded: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = dict(attrs)
+        if tag in ("script", "img", "iframe", "source"):
+            self.loaded.append(values.get("src") or "")
+        if tag == "link" and values.get("rel") not in ("canonical", "next", "prev"):
+            self.loaded.append(values.get("href") or "")
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The site, built strictly: a warning, such as of a broken link, ends the build."""
+    folder = tmp_path_factory.mktemp("site")
+    built = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", folder],
+        cwd=ROOT,
+        env=os.environ | {"NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert built.returncode == 0, built.stdout + built.stderr
+    return folder
+
+
+def test_the_site_loads_nothing_from_elsewhere(site):
+    pages = sorted(site.rglob("*.html"))
+    assert len(pages) > 15
+    for page in pages:
+        found = Addresses()
+        found.feed(page.read_text(encoding="utf-8"))
+        assert found.loaded
+        assert [a for a in found.loaded if re.match(r"(https?:)?//", a)] == [], page
+    for sheet in site.rglob("*.css"):
+        assert re.findall(r"(?:url\(|@import)[\s\"']*(?:https?:)?//", sheet.read_text()) == []
+
+
+def test_formulas_are_drawn_and_none_is_left_as_text(site):
+    for name in ("frank-wolfe", "quasi-newton", "admm"):
+        page = (site / "methods" / name / "index.html").read_text(encoding="utf-8")
+        assert page.count("<math") > 10
+        article = page[page.index("<article") : page.index("</article>")]
+        assert "arithmatex" not in article
+        assert "$" not in re.sub(r"<pre.*?</pre>", "", article, flags=re.DOTALL)
