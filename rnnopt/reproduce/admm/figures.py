@@ -63,7 +63,8 @@ FIGURE_3 = Study(
     name="admm/figure-3",
     title="text, sensitivity to the length of the input",
     claim="ADMM is nearly immune to the length of the input, SGD is not (curves only).",
-    rows=(ADMM, SGD, ADAM),
+    # Where every step is scored the slacks add up: long sequences need a stiffer penalty.
+    rows=(replace(ADMM, trials=tuple(("admm", rate) for rate in (0.03, 0.1, 0.3))), SGD, ADAM),
     forms={
         "cpu": Form(
             tuple(Column(f"Metamorphosis, N={n}", f"metamorphosis:length={n}") for n in LENGTHS),
@@ -90,7 +91,9 @@ FIGURE_3 = Study(
         ),
     },
     remarks=(
-        *REMARKS,
+        *REMARKS[1:],
+        "ADMM's rate is 1/ρ; three were tried for every method, 0.03, 0.1 and 0.3 for ADMM. With 0.1,"
+        " 0.3 and 1, tried first, it stayed above 2.4 nats at N = 50 and 100.",
         "Nats a character on text not trained on; of the whole text, knowing the frequencies alone"
         " gives 2.956, knowing the character before gives 2.282.",
     ),
