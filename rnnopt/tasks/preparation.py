@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from rnnopt.data_config import Kind, Missing
-from rnnopt.tasks.recordings import Recordings
+from rnnopt.tasks.alignment import aligned
+from rnnopt.tasks.recordings import Reading, Recordings
 from rnnopt.tasks.series import check_missing, cut_padding, fill_missing, pad, pool
 
 # More classes than this, and a mean of fewer than two series a class, look like measurements.
@@ -34,6 +35,7 @@ class Preparation:
         target_mean, target_deviation: of each number to predict, in regression.
         steps: of the longest training series, as the network gets it.
         shortest, longest: of the training series as recorded.
+        table: what the columns of the training data were taken for, if they were a table.
     """
 
     kind: Kind
@@ -50,6 +52,7 @@ class Preparation:
     steps: int
     shortest: int
     longest: int
+    table: Reading | None = None
 
     @property
     def outputs(self) -> int:
@@ -106,6 +109,7 @@ class Preparation:
             steps=max(map(len, pooled)),
             shortest=min(lengths),
             longest=max(lengths),
+            table=data.table,
         )
 
     def ragged(self, data: Recordings) -> list[np.ndarray]:
@@ -114,11 +118,7 @@ class Preparation:
         Raises:
             ValueError: other channels than in training; missing values that were to be refused.
         """
-        if len(data.channels) != len(self.channels):
-            raise ValueError(
-                f"series need {len(self.channels)} channels, as in training, got"
-                f" {len(data.channels)}."
-            )
+        data = aligned(data, self.channels, self.table)
         series = cut_padding(data.series) if self.padded else data.series
         check_missing(series, data.channels, self.missing, self.padded)
         return [fill_missing(one, self.missing, np.array(self.fill)) for one in series]
@@ -129,10 +129,15 @@ class Preparation:
         Args:
             data: series with the channels of the training data.
             steps: pad to that many steps at least.
+
+        Raises:
+            ValueError: as `ragged`; values that 32 bits cannot hold.
         """
         mean, deviation = np.array(self.mean), np.array(self.deviation)
         ready = [(pool(one, self.subsample) - mean) / deviation for one in self.ragged(data)]
-        return pad(ready, steps)
+        padded, lengths = pad(ready, steps)
+        _check_range(padded, ready, "values")
+        return padded, lengths
 
     def targets(self, data: Recordings) -> Tensor:
         """Classes (count,), or standardised numbers (count, outputs).
@@ -152,7 +157,9 @@ class Preparation:
         if numbers.shape[1] != self.outputs:
             raise ValueError(f"targets need {self.outputs} numbers, got {numbers.shape[1]}.")
         scaled = (numbers - np.array(self.target_mean)) / np.array(self.target_deviation)
-        return torch.from_numpy(scaled).float()
+        ready = torch.from_numpy(scaled).float()
+        _check_range(ready, [scaled], "targets")
+        return ready
 
     def positions(self, targets: np.ndarray) -> np.ndarray:
         """The output of each target's class, (count,); -1 where there is none."""
@@ -170,6 +177,10 @@ class Preparation:
             name: tuple(value) if isinstance(value, list) else value
             for name, value in saved.items()
         }
+        table = saved.get("table")
+        if table is not None:
+            lists = {name: tuple(table[name]) for name in ("steps", "dropped")}
+            values["table"] = Reading(**(table | lists))
         return cls(**values)
 
 
@@ -190,6 +201,7 @@ def kind_of(data: Recordings, said: Kind | None) -> Kind:
     if kind is not None:
         return kind
     if targets.ndim != 1:
+        _refuse_unlikely(data, targets)
         return "regression"
     if numeric and (targets != np.round(targets)).any():
         return "regression"
@@ -200,6 +212,34 @@ def kind_of(data: Recordings, said: Kind | None) -> Kind:
             " they are, classification or regression."
         )
     return "classification"
+
+
+def _refuse_unlikely(data: Recordings, targets: np.ndarray) -> None:
+    """Raises ValueError for rows of targets that hardly are numbers to predict."""
+    width = targets.shape[1]
+    escape = f"say kind regression if they are {width} numbers to predict for each series."
+    if targets.dtype.kind != "f":
+        return
+    if np.isin(targets, (0, 1)).all() and (targets.sum(1) == 1).all():
+        raise ValueError(
+            f"the targets {targets.shape} look like classes as rows of 0 and 1: give a class number"
+            f" a series (argmax over the row), or {escape}"
+        )
+    if all(len(one) == width for one in data.series):
+        raise ValueError(
+            f"the targets {targets.shape} look like one for each of the {width} steps, and one"
+            f" a series is needed; {escape}"
+        )
+
+
+def _check_range(values: Tensor, exact: list[np.ndarray], what: str) -> None:
+    """Raises ValueError if 32 bits do not hold everything."""
+    if not bool(torch.isfinite(values).all()):
+        largest = max(float(np.abs(one).max()) for one in exact)
+        raise ValueError(
+            f"{what} must be within 3e38 for the network, the largest is {largest:.4g}: scale them"
+            " or leave normalisation on."
+        )
 
 
 def numbers_of(targets: np.ndarray) -> np.ndarray:
