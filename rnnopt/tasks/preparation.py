@@ -14,6 +14,7 @@ from torch import Tensor
 
 from rnnopt.data_config import Kind, Missing
 from rnnopt.tasks.alignment import aligned
+from rnnopt.tasks.checks import check_range, refuse_unlikely
 from rnnopt.tasks.recordings import Reading, Recordings
 from rnnopt.tasks.series import check_missing, cut_padding, fill_missing, pad, pool
 
@@ -136,7 +137,7 @@ class Preparation:
         mean, deviation = np.array(self.mean), np.array(self.deviation)
         ready = [(pool(one, self.subsample) - mean) / deviation for one in self.ragged(data)]
         padded, lengths = pad(ready, steps)
-        _check_range(padded, ready, "values")
+        check_range(padded, ready, "values")
         return padded, lengths
 
     def targets(self, data: Recordings) -> Tensor:
@@ -158,7 +159,7 @@ class Preparation:
             raise ValueError(f"targets need {self.outputs} numbers, got {numbers.shape[1]}.")
         scaled = (numbers - np.array(self.target_mean)) / np.array(self.target_deviation)
         ready = torch.from_numpy(scaled).float()
-        _check_range(ready, [scaled], "targets")
+        check_range(ready, [scaled], "targets")
         return ready
 
     def positions(self, targets: np.ndarray) -> np.ndarray:
@@ -201,7 +202,7 @@ def kind_of(data: Recordings, said: Kind | None) -> Kind:
     if kind is not None:
         return kind
     if targets.ndim != 1:
-        _refuse_unlikely(data, targets)
+        refuse_unlikely(data, targets)
         return "regression"
     if numeric and (targets != np.round(targets)).any():
         return "regression"
@@ -212,34 +213,6 @@ def kind_of(data: Recordings, said: Kind | None) -> Kind:
             " they are, classification or regression."
         )
     return "classification"
-
-
-def _refuse_unlikely(data: Recordings, targets: np.ndarray) -> None:
-    """Raises ValueError for rows of targets that hardly are numbers to predict."""
-    width = targets.shape[1]
-    escape = f"say kind regression if they are {width} numbers to predict for each series."
-    if targets.dtype.kind != "f":
-        return
-    if np.isin(targets, (0, 1)).all() and (targets.sum(1) == 1).all():
-        raise ValueError(
-            f"the targets {targets.shape} look like classes as rows of 0 and 1: give a class number"
-            f" a series (argmax over the row), or {escape}"
-        )
-    if all(len(one) == width for one in data.series):
-        raise ValueError(
-            f"the targets {targets.shape} look like one for each of the {width} steps, and one"
-            f" a series is needed; {escape}"
-        )
-
-
-def _check_range(values: Tensor, exact: list[np.ndarray], what: str) -> None:
-    """Raises ValueError if 32 bits do not hold everything."""
-    if not bool(torch.isfinite(values).all()):
-        largest = max(float(np.abs(one).max()) for one in exact)
-        raise ValueError(
-            f"{what} must be within 3e38 for the network, the largest is {largest:.4g}: scale them"
-            " or leave normalisation on."
-        )
 
 
 def numbers_of(targets: np.ndarray) -> np.ndarray:

@@ -207,7 +207,7 @@ def _targets(targets: Any, count: int) -> np.ndarray:
     if not np.isfinite(numbers).all():
         place = int(np.argmax(~np.isfinite(numbers.ravel())))
         raise ValueError(
-            f"targets must be finite, series {place // width + 1} has {words.ravel()[place]!r}."
+            f"targets must be finite, series {place // width + 1} has {str(words.ravel()[place])!r}."
         )
     _refuse_codes(words.ravel().tolist(), numbers.ravel().tolist())
     return numbers

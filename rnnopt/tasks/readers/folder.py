@@ -88,6 +88,9 @@ def _series(path: Path) -> tuple[np.ndarray, tuple[str, ...] | None]:
         first = len(index_of(names))
         if len(rows) < 2:
             raise ValueError("a series needs at least one step, got none.")
+        widths = {len(row) for row in rows[1:]}
+        if widths != {len(names)}:
+            raise ValueError(f"each line needs {len(names)} cells, as there are names.")
         values = [to_numbers(row, f"line {i + 2}")[first:] for i, row in enumerate(rows[1:])]
         return np.stack(values), tuple(names[first:])
     except ValueError as error:
