@@ -125,6 +125,12 @@ def test_kind_follows_the_targets(targets, kind, classes):
     assert (p.kind, p.classes) == (kind, classes)
 
 
+def test_true_among_other_words_is_found_in_a_file_without_these():
+    p = from_arrays(ragged(), ["true", "maybe"] * 20).data.preparation
+    only = recordings(ragged(2), ["true", "true"])
+    assert p.positions(only.targets).tolist() == [p.classes.index("true")] * 2
+
+
 def test_kind_can_be_said():
     assert from_arrays(ragged(), [1, 2] * 20, kind="regression").loss == "mse"
     assert from_arrays(ragged(), [0.5, 1.5] * 20, kind="classification").output_size == 2

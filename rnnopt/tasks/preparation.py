@@ -15,7 +15,7 @@ from torch import Tensor
 from rnnopt.data_config import Kind, Missing
 from rnnopt.tasks.alignment import aligned
 from rnnopt.tasks.checks import check_range, refuse_unlikely
-from rnnopt.tasks.recordings import Reading, Recordings
+from rnnopt.tasks.recordings import TRUTHS, Reading, Recordings
 from rnnopt.tasks.series import check_missing, cut_padding, fill_missing, pad, pool
 
 # More classes than this, and a mean of fewer than two series a class, look like measurements.
@@ -165,6 +165,9 @@ class Preparation:
     def positions(self, targets: np.ndarray) -> np.ndarray:
         """The output of each target's class, (count,); -1 where there is none."""
         places = {name: i for i, name in enumerate(self.classes)}
+        for i, name in enumerate(self.classes):  # a file with no other words has these as numbers
+            if name.lower() in TRUTHS:
+                places.setdefault(f"{TRUTHS[name.lower()]:g}", i)
         return np.array([places.get(name, -1) for name in label_names(targets)])
 
     def to_dict(self) -> dict[str, Any]:

@@ -206,9 +206,8 @@ def _targets(targets: Any, count: int) -> np.ndarray:
         return words
     if not np.isfinite(numbers).all():
         place = int(np.argmax(~np.isfinite(numbers.ravel())))
-        raise ValueError(
-            f"targets must be finite, series {place // width + 1} has {str(words.ravel()[place])!r}."
-        )
+        word = str(words.ravel()[place])
+        raise ValueError(f"targets must be finite, series {place // width + 1} has {word!r}.")
     _refuse_codes(words.ravel().tolist(), numbers.ravel().tolist())
     return numbers
 
