@@ -9,6 +9,7 @@ from rnnopt.errors import UserError, unknown_name
 
 Kind = Literal["classification", "regression"]
 Missing = Literal["error", "zero", "mean", "interpolate"]
+Layout = Literal["wide", "long"]
 # File names that say nothing of what is in them: the folder's name does.
 BLANK_NAMES = ("train", "training", "data", "x", "")
 
@@ -39,6 +40,8 @@ class DataConfig:
             id, series or case.
         time: the column of the time, there; unset means one called time, t, timestamp or step, else
             the order of the rows.
+        layout: of tables with names: wide, a series a row, or long, a step a row; unset means long
+            if the id column names a series more than once.
         target: metric to reach, for the cost to a target; unset means accuracy 1 or error 0.
     """
 
@@ -55,6 +58,7 @@ class DataConfig:
     label: str | None = None
     id: str | None = None
     time: str | None = None
+    layout: Layout | None = None
     target: float | None = None
 
     def __post_init__(self) -> None:
@@ -77,6 +81,7 @@ class DataConfig:
         choices: tuple[tuple[str, tuple[Any, ...]], ...] = (
             ("kind", (None, *get_args(Kind))),
             ("missing", get_args(Missing)),
+            ("layout", (None, *get_args(Layout))),
         )
         for name, allowed in choices:
             if getattr(self, name) not in allowed:

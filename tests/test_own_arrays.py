@@ -125,6 +125,12 @@ def test_kind_follows_the_targets(targets, kind, classes):
     assert (p.kind, p.classes) == (kind, classes)
 
 
+def test_true_among_other_words_is_found_in_a_file_without_these():
+    p = from_arrays(ragged(), ["true", "maybe"] * 20).data.preparation
+    only = recordings(ragged(2), ["true", "true"])
+    assert p.positions(only.targets).tolist() == [p.classes.index("true")] * 2
+
+
 def test_kind_can_be_said():
     assert from_arrays(ragged(), [1, 2] * 20, kind="regression").loss == "mse"
     assert from_arrays(ragged(), [0.5, 1.5] * 20, kind="classification").output_size == 2
@@ -215,6 +221,35 @@ def test_bad_input_gets_a_sentence(case):
     given, sentence = BAD[case]
     with pytest.raises(ValueError, match=sentence):
         from_arrays(**({"inputs": ragged(), "targets": WORDS} | given))
+
+
+UNLIKELY = {
+    "one-hot": (np.eye(2)[np.arange(40) % 2], "rows of 0 and 1: give a class number"),
+    "a target a step": (np.random.default_rng(0).random((40, 5)), "each of the 5 steps"),
+}
+
+
+@pytest.mark.parametrize("case", UNLIKELY)
+def test_targets_that_hardly_are_numbers_to_predict_need_their_kind(case):
+    targets, sentence = UNLIKELY[case]
+    inputs = np.random.default_rng(1).random((40, 5))
+    with pytest.raises(ValueError, match=sentence):
+        from_arrays(inputs, targets)
+    assert from_arrays(inputs, targets, kind="regression").output_size == targets.shape[1]
+
+
+def test_a_target_that_never_varies_is_told():
+    task = from_arrays(ragged(), [1.5] * 40)
+    assert "never varies: there is nothing to learn" in dict(task.data.understood)["targets"]
+
+
+def test_values_too_large_for_the_network_are_refused():
+    large = [1e60 * one for one in ragged()]
+    with pytest.raises(ValueError, match="values must be within 3e38.*e.60"):
+        from_arrays(large, WORDS, normalize=False)
+    assert torch.isfinite(from_arrays(large, WORDS).train.inputs).all()
+    with pytest.raises(ValueError, match="targets must be within 3e38"):
+        from_arrays(ragged(), np.linspace(0.5, 1, 40) * 1e60, kind="regression", normalize=False)
 
 
 def test_recordings_select_keeps_everything_together():

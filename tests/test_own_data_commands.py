@@ -261,6 +261,39 @@ def test_unlabelled_series_get_the_same_answers(run, command):
     assert labelled == bare
 
 
+def write_table(path, order, count=40):
+    """A wide table of rising and falling series, with a gap at the end of every other one."""
+    generator = np.random.default_rng(0)
+    lines = [",".join(order)]
+    for i in range(count):
+        slope = 1.0 if i % 2 else -1.0
+        cells = {f"s{t}": f"{slope * t + generator.normal():.4f}" for t in range(6)}
+        cells |= {"s5": ""} if i % 4 < 2 else {}
+        cells["slope"] = str(slope + 0.01 * i)
+        lines.append(",".join(cells[name] for name in order))
+    Path(path).write_text("\n".join(lines) + "\n")
+
+
+@pytest.mark.parametrize("label", [[], ["--label", "slope"]])
+def test_predict_finds_steps_and_label_by_name(command, label):
+    steps = [f"s{t}" for t in range(6)]
+    write_table("data.csv", ["slope", *steps])
+    options = ["--data", "data.csv", "--out", "run", "--padded", *label, *TINY]
+    code, _, error = command("train", *options)
+    assert code == 0, error
+    orders = {"same": ["slope", *steps], "other": [*steps[::-1], "slope"], "bare": steps[::-1]}
+    answers = {}
+    for name, order in orders.items():
+        write_table(f"{name}_in.csv", order)
+        code, out, error = command("predict", "run", "--data", f"{name}_in.csv")
+        assert code == 0, error
+        assert ("root mean squared error" in out) == (name != "bare")
+        answers[name] = [row["predicted"] for row in predictions()]
+    assert answers["same"] == answers["other"] == answers["bare"]
+    write_table("less.csv", steps[:-1])
+    assert_refused(command("predict", "run", "--data", "less.csv"), "lacks 's5'")
+
+
 def test_regression_comes_back_in_its_own_units(command):
     generator = np.random.default_rng(0)
     y = generator.uniform(1000, 3000, 80)

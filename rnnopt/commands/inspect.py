@@ -6,7 +6,7 @@ from typing import Annotated
 import tyro
 
 from rnnopt.commands.printing import print_lines
-from rnnopt.data_config import Kind, data_name
+from rnnopt.data_config import Kind, Layout, data_name
 from rnnopt.data_figure import draw
 from rnnopt.errors import UserError
 from rnnopt.run_folder import write_figure
@@ -24,6 +24,7 @@ def inspect_data(
     label: str | None = None,
     id: str | None = None,
     time: str | None = None,
+    layout: Layout | None = None,
     unlabelled: bool = False,
     out: Path | None = None,
 ) -> int:
@@ -36,10 +37,11 @@ def inspect_data(
         label: the column of the labels, in tables with names.
         id: the column that names the series, in tables with one row a step.
         time: the column of the time, there.
+        layout: of tables with names: wide, a series a row, or long, a step a row.
         unlabelled: the file has no labels.
         out: the picture to write; unset means one named after the file, in this folder.
     """
-    data, test = read(file, Columns(label, id, time, unlabelled))
+    data, test = read(file, Columns(label, id, time, unlabelled, layout=layout))
     name = data_name(str(file.absolute()))
     try:
         for part, title in ((data, str(file)), (test, f"{file}, its test part")):

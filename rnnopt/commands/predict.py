@@ -10,6 +10,7 @@ import tyro
 from rnnopt.errors import UserError
 from rnnopt.prediction import Trained, rows, scores
 from rnnopt.run_folder import write_atomically
+from rnnopt.tasks.overview import read_as
 from rnnopt.tasks.readers import read
 from rnnopt.tasks.readers.columns import Columns
 from rnnopt.terminal import say
@@ -43,7 +44,8 @@ def predict_data(
         unlabelled=unlabelled,
         steps=preparation.longest if alike else None,
         optional=True,
-    )
+        layout=config.layout,
+    ).like(preparation.table)
     series, test = read(data, columns)
     if test is not None:
         series = test
@@ -70,6 +72,8 @@ def predict_data(
         write_atomically(out, text.getvalue().encode())
     except OSError as error:
         raise UserError(f"cannot write {out}: {error}.") from error
+    for _, how in read_as(series):
+        say(f"read as: {how}")
     for name, value in told.items():
         say(f"{name} {value:.4f}" if abs(value) < 100 else f"{name} {value:.6g}")
     say(f"wrote {out} ({len(series)} series)")

@@ -24,6 +24,7 @@ def understood(
         preparation: learnt from the training series.
         how: what `Preparation.learn` was told.
     """
+    train = parts["training"]
     counts = ", ".join(f"{len(part)} {name}" for name, part in parts.items())
     everything = [one for part in parts.values() for one in part.series]
     if preparation.padded:
@@ -31,8 +32,12 @@ def understood(
     steps = lengths_of(everything)
     if preparation.subsample > 1:
         steps += f"; the network sees means of {preparation.subsample}: {preparation.steps} at most"
-    lines = [("series", counts), ("steps", steps), channels_of(preparation.channels)]
-    train = parts["training"]
+    lines = [
+        *read_as(train),
+        ("series", counts),
+        ("steps", steps),
+        channels_of(preparation.channels),
+    ]
     assert train.targets is not None
     lines += targets_of(train.targets, preparation.classes)
     normalize = how.get("normalize", True)
@@ -47,6 +52,7 @@ def described(data: Recordings, padded: bool = False) -> Lines:
     """What a file holds, before anything is done to it."""
     series = list(cut_padding(data.series) if padded else data.series)
     lines = [
+        *read_as(data),
         ("series", str(len(data))),
         ("steps", lengths_of(series)),
         channels_of(data.channels),
@@ -65,6 +71,13 @@ def described(data: Recordings, padded: bool = False) -> Lines:
     return tuple(lines)
 
 
+def read_as(data: Recordings) -> list[tuple[str, str]]:
+    """What the file and its columns were taken for, if there is anything to say."""
+    told = [data.table.told()] if data.table is not None else []
+    told += data.notes
+    return [("read as", "; ".join(told))] if told else []
+
+
 def channels_of(channels: tuple[str, ...]) -> tuple[str, str]:
     """How many channels, and their names if they have any."""
     named = channels != default_names(len(channels))
@@ -81,6 +94,8 @@ def targets_of(targets: np.ndarray, classes: tuple[str, ...]) -> list[tuple[str,
                 numbers.min(0), numbers.max(0), numbers.mean(0), numbers.std(0), strict=True
             )
         )
+        if (numbers == numbers[0]).all(0).any():
+            told += "; one never varies: there is nothing to learn"
         return [("targets", f"regression of {numbers.shape[1]}: {told}")]
     counts = Counter(label_names(targets))
     total = len(targets)

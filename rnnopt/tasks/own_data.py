@@ -43,13 +43,15 @@ def own_task(config: DataConfig, name: str) -> Task:
 def read_parts(config: DataConfig) -> Parts:
     """The series to learn from and those to test on, if these are apart."""
     assert config.data is not None
-    columns = Columns(config.label, config.id, config.time)
+    columns = Columns(config.label, config.id, config.time, layout=config.layout)
     data, test = read(Path(config.data), columns)
     if config.test is not None:
         if test is not None:
             raise UserError(f"{config.data} holds test series of its own: leave out --test.")
-        test = read(Path(config.test), columns)[0]
+        test = read(Path(config.test), columns.like(data.table))[0]
     for path, part in ((config.data, data), (config.test or config.data, test)):
         if part is not None and part.targets is None:
-            raise UserError(f"{path} needs a target for each series, got none.")
+            label = None if data.table is None else data.table.label
+            where = "" if label is None else f" in a column {label!r}"
+            raise UserError(f"{path} needs a target for each series{where}, got none.")
     return data, test

@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 
 from rnnopt.data_config import Kind, Missing
-from rnnopt.tasks.recordings import Recordings
+from rnnopt.tasks.alignment import aligned
+from rnnopt.tasks.checks import check_range, refuse_unlikely
+from rnnopt.tasks.recordings import TRUTHS, Reading, Recordings
 from rnnopt.tasks.series import check_missing, cut_padding, fill_missing, pad, pool
 
 # More classes than this, and a mean of fewer than two series a class, look like measurements.
@@ -34,6 +36,7 @@ class Preparation:
         target_mean, target_deviation: of each number to predict, in regression.
         steps: of the longest training series, as the network gets it.
         shortest, longest: of the training series as recorded.
+        table: what the columns of the training data were taken for, if they were a table.
     """
 
     kind: Kind
@@ -50,6 +53,7 @@ class Preparation:
     steps: int
     shortest: int
     longest: int
+    table: Reading | None = None
 
     @property
     def outputs(self) -> int:
@@ -106,6 +110,7 @@ class Preparation:
             steps=max(map(len, pooled)),
             shortest=min(lengths),
             longest=max(lengths),
+            table=data.table,
         )
 
     def ragged(self, data: Recordings) -> list[np.ndarray]:
@@ -114,11 +119,7 @@ class Preparation:
         Raises:
             ValueError: other channels than in training; missing values that were to be refused.
         """
-        if len(data.channels) != len(self.channels):
-            raise ValueError(
-                f"series need {len(self.channels)} channels, as in training, got"
-                f" {len(data.channels)}."
-            )
+        data = aligned(data, self.channels, self.table)
         series = cut_padding(data.series) if self.padded else data.series
         check_missing(series, data.channels, self.missing, self.padded)
         return [fill_missing(one, self.missing, np.array(self.fill)) for one in series]
@@ -129,10 +130,15 @@ class Preparation:
         Args:
             data: series with the channels of the training data.
             steps: pad to that many steps at least.
+
+        Raises:
+            ValueError: as `ragged`; values that 32 bits cannot hold.
         """
         mean, deviation = np.array(self.mean), np.array(self.deviation)
         ready = [(pool(one, self.subsample) - mean) / deviation for one in self.ragged(data)]
-        return pad(ready, steps)
+        padded, lengths = pad(ready, steps)
+        check_range(padded, ready, "values")
+        return padded, lengths
 
     def targets(self, data: Recordings) -> Tensor:
         """Classes (count,), or standardised numbers (count, outputs).
@@ -152,11 +158,16 @@ class Preparation:
         if numbers.shape[1] != self.outputs:
             raise ValueError(f"targets need {self.outputs} numbers, got {numbers.shape[1]}.")
         scaled = (numbers - np.array(self.target_mean)) / np.array(self.target_deviation)
-        return torch.from_numpy(scaled).float()
+        ready = torch.from_numpy(scaled).float()
+        check_range(ready, [scaled], "targets")
+        return ready
 
     def positions(self, targets: np.ndarray) -> np.ndarray:
         """The output of each target's class, (count,); -1 where there is none."""
         places = {name: i for i, name in enumerate(self.classes)}
+        for i, name in enumerate(self.classes):  # a file with no other words has these as numbers
+            if name.lower() in TRUTHS:
+                places.setdefault(f"{TRUTHS[name.lower()]:g}", i)
         return np.array([places.get(name, -1) for name in label_names(targets)])
 
     def to_dict(self) -> dict[str, Any]:
@@ -170,6 +181,10 @@ class Preparation:
             name: tuple(value) if isinstance(value, list) else value
             for name, value in saved.items()
         }
+        table = saved.get("table")
+        if table is not None:
+            lists = {name: tuple(table[name]) for name in ("steps", "dropped")}
+            values["table"] = Reading(**(table | lists))
         return cls(**values)
 
 
@@ -190,6 +205,7 @@ def kind_of(data: Recordings, said: Kind | None) -> Kind:
     if kind is not None:
         return kind
     if targets.ndim != 1:
+        refuse_unlikely(data, targets)
         return "regression"
     if numeric and (targets != np.round(targets)).any():
         return "regression"

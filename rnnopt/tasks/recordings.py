@@ -4,12 +4,49 @@ Every reader gives `Recordings`; `preparation.py` makes them what a network take
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from rnnopt.data_config import Kind
+from rnnopt.data_config import Kind, Layout
+
+# How files and people write that a value is missing, in lower case.
+MISSING = ("", "nan", "na", "n/a", "null", "none", "?", "nat", "<na>")
+TRUTHS = {"false": 0.0, "true": 1.0}
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the columns of a table with names were taken for.
+
+    Args:
+        layout: wide, a series a row, or long, a step a row.
+        label, id, time: names of columns, None where there is none.
+        steps: names of the columns that are steps, in a wide table; () in a long one.
+        dropped: names of the columns left out.
+        first: the label is the first column for want of a usual name.
+    """
+
+    layout: Layout
+    label: str | None = None
+    id: str | None = None
+    time: str | None = None
+    steps: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()
+    first: bool = False
+
+    def told(self) -> str:
+        """In words."""
+        label = repr(self.label) if self.label is not None else "none"
+        parts = [f"{self.layout} table", f"label {label}" + ", the first column" * self.first]
+        if self.id is not None:
+            parts.append(f"id {self.id!r}")
+        if self.layout == "long":
+            parts.append("in the order of rows" if self.time is None else f"time {self.time!r}")
+        if self.dropped:
+            parts.append(f"left out: the index {', '.join(map(repr, self.dropped))}")
+        return "; ".join(parts)
 
 
 @dataclass(frozen=True)
@@ -22,6 +59,8 @@ class Recordings:
         channels: names of the channels.
         kind: what the file itself says of its targets, if it does.
         names: what the file calls each series, if it does.
+        table: what the columns were taken for, if it is a table with names.
+        notes: what else to say of how the file was read.
     """
 
     series: tuple[np.ndarray, ...]
@@ -29,6 +68,8 @@ class Recordings:
     channels: tuple[str, ...]
     kind: Kind | None = None
     names: tuple[str, ...] | None = None
+    table: Reading | None = None
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.series)
@@ -38,7 +79,7 @@ class Recordings:
         targets = None if self.targets is None else self.targets[np.asarray(index, int)]
         names = None if self.names is None else tuple(self.names[i] for i in index)
         series = tuple(self.series[i] for i in index)
-        return Recordings(series, targets, self.channels, self.kind, names)
+        return replace(self, series=series, targets=targets, names=names)
 
 
 def recordings(
@@ -150,10 +191,35 @@ def _targets(targets: Any, count: int) -> np.ndarray:
             raise ValueError(f"targets must be finite, got none or an infinite one at {where}.")
         return array
     words = np.array([str(one).strip() for one in array.ravel()]).reshape(array.shape)
-    missing = [i + 1 for i, word in enumerate(words.ravel()) if word in ("", "nan", "None", "?")]
-    if missing:
-        raise ValueError(f"every series needs a target, series {missing[0]} has none.")
+    width = words.size // count
+    for i, word in enumerate(words.ravel().tolist()):
+        if word.lower() in MISSING:
+            told = f", got {word!r} (call a class otherwise)" if word else ""
+            raise ValueError(
+                f"every series needs a target, series {i // width + 1} has none{told}."
+            )
+    if all(word.lower() in TRUTHS for word in words.ravel().tolist()):
+        return np.array([TRUTHS[word.lower()] for word in words.ravel()]).reshape(words.shape)
     try:  # numbers written as words, as text files have them
-        return words.astype(np.float64)
+        numbers = words.astype(np.float64)
     except ValueError:
         return words
+    if not np.isfinite(numbers).all():
+        place = int(np.argmax(~np.isfinite(numbers.ravel())))
+        word = str(words.ravel()[place])
+        raise ValueError(f"targets must be finite, series {place // width + 1} has {word!r}.")
+    _refuse_codes(words.ravel().tolist(), numbers.ravel().tolist())
+    return numbers
+
+
+def _refuse_codes(words: list[str], numbers: list[float]) -> None:
+    """Raises ValueError if two labels, such as 1 and 01, would become one number."""
+    seen: dict[float, str] = {}
+    for word, number in zip(words, numbers, strict=True):
+        other = seen.setdefault(number, word)
+        pair = (word, other)
+        if word != other and any(len(w) > 1 and w[0] == "0" and w[1].isdigit() for w in pair):
+            raise ValueError(
+                f"labels {other!r} and {word!r} are the same number: write them alike, or with a"
+                " letter where they are two classes."
+            )

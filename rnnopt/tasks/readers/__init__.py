@@ -40,7 +40,9 @@ def read(path: Path, columns: Columns) -> Parts:
         raise UserError(f"{path} must be a folder or end in {kinds}, got {path.suffix!r}.")
     try:
         return reader(path, columns)
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is no UTF-8 text: save it as UTF-8.") from error
+    except OSError as error:
         raise UserError(f"cannot read {path}: {error}.") from error
     except ValueError as error:
         raise UserError(f"{path}: {error}") from error

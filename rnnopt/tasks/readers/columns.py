@@ -1,10 +1,11 @@
 """Where labels, names and times stand in a file, and how numbers are written there."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from rnnopt.tasks.recordings import Recordings
+from rnnopt.data_config import Layout
+from rnnopt.tasks.recordings import MISSING, Reading, Recordings
 
 # What a file holds: its series, and those it keeps apart to test on.
 Parts = tuple[Recordings, Recordings | None]
@@ -12,7 +13,6 @@ Parts = tuple[Recordings, Recordings | None]
 LABELS = ("label", "class", "target", "y")
 IDS = ("id", "series", "case")
 TIMES = ("time", "t", "timestamp", "step")
-MISSING = ("", "nan", "na", "n/a", "null", "none", "?")
 
 
 @dataclass(frozen=True)
@@ -22,8 +22,10 @@ class Columns:
     Args:
         label, id, time: names of columns; None means one with a usual name.
         unlabelled: the file has no labels.
-        steps: a row of as many values as that has no label, where nothing else tells.
-        optional: a column `label` that is not there means that there are no labels.
+        steps: a line without names of as many values as that has no label.
+        optional: columns that are not there are none that the file needs, and no other is taken for
+            the label in their place: the names are those of the training data.
+        layout: of a table with names; None means what its id column tells.
     """
 
     label: str | None = None
@@ -32,18 +34,39 @@ class Columns:
     unlabelled: bool = False
     steps: int | None = None
     optional: bool = False
+    layout: Layout | None = None
+
+    def like(self, table: Reading | None) -> "Columns":
+        """Where to look in a file to be read as the training data were."""
+        if table is None:
+            return self
+        return replace(
+            self,
+            label=self.label or table.label,
+            id=self.id or table.id,
+            time=self.time or table.time,
+            layout=table.layout,
+            optional=True,
+        )
 
 
-def find(names: list[str], wanted: str | None, usual: tuple[str, ...]) -> str | None:
+def find(
+    names: list[str], wanted: str | None, usual: tuple[str, ...], optional: bool = False
+) -> str | None:
     """The column that was asked for, or the first with a usual name.
 
+    A column that was asked for may be written in other capitals, if only one is like that.
+
     Raises:
-        ValueError: there is no such column.
+        ValueError: there is no such column, and it is not optional.
     """
     if wanted is not None:
-        if wanted not in names:
-            raise ValueError(f"there is no column {wanted!r}, only {', '.join(names[:20])}.")
-        return wanted
+        alike = [name for name in names if name.lower() == wanted.lower()]
+        if wanted in names or len(alike) == 1:
+            return wanted if wanted in names else alike[0]
+        if optional:
+            return None
+        raise ValueError(f"there is no column {wanted!r}, only {', '.join(names[:20])}.")
     lower = {name.strip().lower(): name for name in reversed(names)}
     # Beside an x, y is no label but another channel.
     return next(

@@ -4,9 +4,11 @@ from pathlib import Path
 
 import numpy as np
 
+from rnnopt.tasks.alignment import aligned
 from rnnopt.tasks.readers.columns import Columns, Parts, is_number, to_numbers
 from rnnopt.tasks.readers.npz import known, load, parts_of
-from rnnopt.tasks.readers.text import read_rows
+from rnnopt.tasks.readers.tables import index_of
+from rnnopt.tasks.readers.text import counts, read_rows
 from rnnopt.tasks.recordings import Recordings, recordings
 
 ENDINGS = (".npy", ".csv", ".tsv", ".txt")
@@ -21,7 +23,7 @@ def read_folder(path: Path, columns: Columns) -> Parts:
     arrays = [file for file in sorted(path.glob("*.npy")) if known(file.stem)]
     if any(file.stem.lower().startswith("x") for file in arrays):
         loaded = {file.stem.lower(): _load(file) for file in arrays}
-        return parts_of(loaded, [file.stem for file in arrays], columns)
+        return parts_of(loaded, [file.stem for file in sorted(path.glob("*.npy"))], columns)
     below = sorted(one for one in path.iterdir() if one.is_dir() and one.name[0] != ".")
     halves = {one.name.lower(): one for one in below}
     if set(halves) == {"train", "test"}:
@@ -38,11 +40,29 @@ def read_folder(path: Path, columns: Columns) -> Parts:
 def _of_files(path: Path, classes: dict[str, list[Path]], columns: Columns) -> Recordings:
     pairs = [(file, name) for name, files in classes.items() for file in files]
     labelled = "" not in classes and not columns.unlabelled
+    series, channels = _in_one_order([(file, *_series(file)) for file, _ in pairs])
     return recordings(
-        [_series(file) for file, _ in pairs],
+        series,
         [name for _, name in pairs] if labelled else None,
+        channels=channels,
         names=[file.relative_to(path).as_posix() for file, _ in pairs],
     )
+
+
+def _in_one_order(
+    found: list[tuple[Path, np.ndarray, tuple[str, ...] | None]],
+) -> tuple[list[np.ndarray], tuple[str, ...] | None]:
+    """The series with their channels as the first file with names has them, and these names."""
+    channels = next((names for _, _, names in found if names is not None), None)
+    series = []
+    for file, one, names in found:
+        if names is not None and channels is not None:
+            try:
+                one = aligned(recordings([one], channels=names), channels, None).series[0]
+            except ValueError as error:
+                raise ValueError(f"{file.name}: {error}") from error
+        series.append(one)
+    return series, channels
 
 
 def _files(path: Path) -> list[Path]:
@@ -51,14 +71,28 @@ def _files(path: Path) -> list[Path]:
     )
 
 
-def _series(path: Path) -> np.ndarray:
-    """One series (time,) or (time, channel): an array, or text with a line a step."""
+def _series(path: Path) -> tuple[np.ndarray, tuple[str, ...] | None]:
+    """One series (time,) or (time, channel) and its channels' names, None without.
+
+    It is an array, or text with a line a step; an index without a name is left out.
+    """
     if path.suffix.lower() == ".npy":
-        return _load(path)
+        return _load(path), None
     try:
         rows = read_rows(path)
-        numbers = rows if all(map(is_number, rows[0])) else rows[1:]  # without names
-        return np.stack([to_numbers(row, f"line {i + 1}") for i, row in enumerate(numbers)])
+        indexed = not rows[0][0].strip() and counts([cell.strip() for cell in rows[0][1:]])
+        if not indexed and all(map(is_number, rows[0])):
+            values = [to_numbers(row, f"line {i + 1}") for i, row in enumerate(rows)]
+            return np.stack(values), None
+        names = [cell.strip() for cell in rows[0]]
+        first = len(index_of(names))
+        if len(rows) < 2:
+            raise ValueError("a series needs at least one step, got none.")
+        widths = {len(row) for row in rows[1:]}
+        if widths != {len(names)}:
+            raise ValueError(f"each line needs {len(names)} cells, as there are names.")
+        values = [to_numbers(row, f"line {i + 2}")[first:] for i, row in enumerate(rows[1:])]
+        return np.stack(values), tuple(names[first:])
     except ValueError as error:
         raise ValueError(f"{path.name}: {error}") from error
 

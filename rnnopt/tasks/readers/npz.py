@@ -4,6 +4,7 @@ Nothing is unpickled: arrays of objects are refused.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from zipfile import BadZipFile, is_zipfile
 
@@ -51,7 +52,14 @@ def parts_of(arrays: Mapping[str, np.ndarray], found: list[str], columns: Column
     if f"x{suffix}" not in arrays:
         raise ValueError(f"it needs {NEEDED}, got {', '.join(found) or 'nothing'}.")
     test = _part(arrays, "_test", columns) if "x_test" in arrays else None
-    return _part(arrays, suffix, columns), test
+    train = _part(arrays, suffix, columns)
+    unused = [name for name in found if not known(name)]
+    if unused:
+        note = f"left out: {', '.join(unused)}"
+        if any("val" in name.lower() for name in unused):
+            note += " (validation series are held out of the training ones)"
+        train = replace(train, notes=(note,))
+    return train, test
 
 
 def _part(arrays: Mapping[str, np.ndarray], suffix: str, columns: Columns) -> Recordings:

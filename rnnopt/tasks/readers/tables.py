@@ -1,54 +1,103 @@
 """Tables with named columns: wide, a series a row, or long, a step a row."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from rnnopt.tasks.readers.columns import IDS, LABELS, TIMES, Columns, find, to_numbers
-from rnnopt.tasks.recordings import Recordings, recordings
+from rnnopt.tasks.readers.times import moments_of, refuse_missing
+from rnnopt.tasks.recordings import Reading, Recordings, recordings
 
 Table = dict[str, np.ndarray]
+INDEX = ("", "Unnamed: 0")  # what pandas calls an index without a name, as the first column
+PARQUET_INDEX = "__index_level_0__"  # and there wherever it stands
 
 
 def from_table(table: Table, columns: Columns) -> Recordings:
     """The series of a table.
 
     It is long if its id column names a series more than once: then the columns besides id, time and
-    label are channels. Else it is wide: they are the steps.
+    label are channels. Else it is wide: they are the steps. An index without a name is left out.
 
     Raises:
-        ValueError: a named column is not there, a cell is no number, a label changes in a series.
+        ValueError: a named column is not there, a cell is no number, a label changes in a series, a
+            time is missing, or nothing tells whether the table is long.
     """
-    names = list(table)
-    identity = find(names, columns.id, IDS)
-    long = identity is not None and len(set(_words(table[identity]))) < len(table[identity])
-    label, bare = None, columns.unlabelled
-    if columns.optional and columns.label is not None and columns.label not in names:
-        bare = True
-    if not bare:
-        label = find(names, columns.label, LABELS)
+    said = (columns.label, columns.id, columns.time)
+    index = [name for name in index_of(list(table)) if name not in said]
+    names = [name for name in table if name not in index]
+    identity = find(names, columns.id, IDS, columns.optional)
+    time = find(names, columns.time, TIMES, columns.optional)
+    label = None if columns.unlabelled else find(names, columns.label, LABELS, columns.optional)
+    long = _is_long(table, identity, time if time != label else None, columns)
+    for name in index:
+        _check_index(table[name], repeated=long)
+    kept = {name: table[name] for name in names}
     if long:
         assert identity is not None
-        return _long(table, identity, find(names, columns.time, TIMES), label)
+        return _long(kept, Reading("long", label, identity, time, dropped=tuple(index)))
     rest = [name for name in names if name not in (identity, label)]
-    if label is None and not bare and len(rest) != columns.steps:
+    first = label is None and not columns.unlabelled and not columns.optional and bool(rest)
+    if first:
         label, rest = rest[0], rest[1:]
     if not rest:
         raise ValueError(f"a table needs a column for each step, got only {', '.join(names)}.")
     values = np.stack([_numbers(table, name) for name in rest], 1)
     targets = None if label is None else table[label]
     identities = None if identity is None else _words(table[identity])
-    return recordings(values, targets, names=identities)
+    reading = Reading("wide", label, identity, None, tuple(rest), tuple(index), first)
+    return replace(recordings(values, targets, names=identities), table=reading)
 
 
-def _long(table: Table, identity: str, time: str | None, label: str | None) -> Recordings:
+def index_of(names: list[str]) -> list[str]:
+    """The columns that look like an index without a name."""
+    first = names[:1] if names[0] in INDEX else []
+    return first + [name for name in names if name == PARQUET_INDEX]
+
+
+def _is_long(table: Table, identity: str | None, time: str | None, columns: Columns) -> bool:
+    if columns.layout == "wide":
+        return False
+    if columns.layout == "long":
+        if identity is None:
+            raise ValueError(
+                "a long table needs a column that names the series: say which with --id, got"
+                f" {', '.join(list(table)[:20])}."
+            )
+        return True
+    repeated = identity is not None and len(set(_words(table[identity]))) < len(table[identity])
+    if time is not None and not repeated:
+        raise ValueError(
+            f"column {time!r} looks like that of a long table, a step a row: say with --id which"
+            " column names the series (or --layout wide, where each row is a series)."
+        )
+    return repeated
+
+
+def _check_index(values: np.ndarray, repeated: bool) -> None:
+    """Raises ValueError unless a column without a name holds nothing but row numbers."""
+    words = [word.removesuffix(".0") for word in _words(values)]
+    counts = all(word.strip().isdecimal() for word in words)
+    if not counts or (len(set(words)) < len(words) and not repeated):
+        raise ValueError(
+            "the first column has no name and is no index of rows: name it (label, id, time, …) or"
+            f" remove it, got {words[0]!r}."
+        )
+
+
+def _long(table: Table, reading: Reading) -> Recordings:
+    identity, time, label = reading.id, reading.time, reading.label
+    assert identity is not None
     channels = [name for name in table if name not in (identity, time, label)]
     if not channels:
         raise ValueError("a table with one row a step needs a column for each channel, got none.")
     values = np.stack([_numbers(table, name) for name in channels], 1)
     words = _words(table[identity])
+    refuse_missing(words, identity)
     rows: dict[str, list[int]] = {}
     for row, name in enumerate(words):
         rows.setdefault(name, []).append(row)
-    moments = None if time is None else _moments(table[time])
+    moments = None if time is None else moments_of(table[time], time)
     series, targets = [], []
     for name, its in rows.items():
         if moments is not None:
@@ -62,18 +111,8 @@ def _long(table: Table, identity: str, time: str | None, label: str | None) -> R
                 shown = ", ".join(sorted(labels)[:5])
                 raise ValueError(f"series {name!r} needs one label, got {shown}.")
             targets.append(labels.pop())
-    return recordings(series, targets or None, channels=channels, names=list(rows))
-
-
-def _moments(values: np.ndarray) -> np.ndarray:
-    """Times that can be sorted: numbers, dates, or words such as 2026-01-31."""
-    if values.dtype.kind in "iufM":
-        return values
-    words = np.array(_words(values))
-    try:
-        return words.astype(np.float64)
-    except ValueError:
-        return words
+    found = recordings(series, targets or None, channels=channels, names=list(rows))
+    return replace(found, table=reading)
 
 
 def _numbers(table: Table, name: str) -> np.ndarray:

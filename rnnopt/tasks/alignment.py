@@ -1,0 +1,61 @@
+"""New series in the order of the training data: channels by name, and steps in wide tables."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from rnnopt.tasks.recordings import Reading, Recordings, default_names
+
+SHOWN = 10  # names
+
+
+def aligned(data: Recordings, channels: tuple[str, ...], table: Reading | None) -> Recordings:
+    """The same series with channels and steps by name, where both sides have names.
+
+    Args:
+        data: series as they were read.
+        channels: names in the training data.
+        table: how that was read, if it was a table.
+
+    Raises:
+        ValueError: a name is missing or not known, or without names the channels are more or fewer.
+    """
+    if table is not None and data.table is not None and table.steps and data.table.steps:
+        order = _order(data.table.steps, table.steps, "step")
+        series = tuple(one[order] for one in data.series)
+        data = replace(data, series=series, table=replace(data.table, steps=table.steps))
+    if data.channels == channels:
+        return data
+    if _named(data.channels) and _named(channels):
+        order = _order(data.channels, channels, "channel")
+        series = tuple(one[:, order] for one in data.series)
+        return replace(data, series=series, channels=channels)
+    if len(data.channels) != len(channels):
+        raise ValueError(
+            f"series need {len(channels)} channels, as in training, got {len(data.channels)}."
+        )
+    return data
+
+
+def _named(channels: tuple[str, ...]) -> bool:
+    return channels != default_names(len(channels))
+
+
+def _order(got: tuple[str, ...], needed: tuple[str, ...], what: str) -> np.ndarray:
+    """Where each needed name stands."""
+    lacking = [name for name in needed if name not in got]
+    extra = [name for name in got if name not in needed]
+    if lacking or extra:
+        told = [f"lacks {_some(lacking)}"] * bool(lacking)
+        told += [f"has {_some(extra)} besides"] * bool(extra)
+        raise ValueError(
+            f"a column for each {what} of the training data is needed, and no other: the table"
+            f" {' and '.join(told)}."
+        )
+    places = {name: i for i, name in enumerate(got)}
+    return np.array([places[name] for name in needed])
+
+
+def _some(names: list[str]) -> str:
+    more = f", … ({len(names)} in all)" if len(names) > SHOWN else ""
+    return ", ".join(map(repr, names[:SHOWN])) + more

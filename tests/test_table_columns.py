@@ -1,0 +1,267 @@
+"""What reading tables promises: columns by name, times that sort, no index among the channels.
+
+The formats are promised in test_readers.py.
+"""
+
+import warnings
+
+import numpy as np
+import pytest
+
+from rnnopt.config import RunConfig
+from rnnopt.errors import UserError
+from rnnopt.tasks.own_data import own_task
+from rnnopt.tasks.readers import read
+from rnnopt.tasks.readers.columns import Columns
+
+LONG = [("id", "time", "a", "b", "label")] + [
+    (f"s{i}", t, 10 * i + t, -t, "up" if i % 2 else "down") for i in range(20) for t in range(3)
+]
+WIDE = [("label", "first", "second", "third")] + [
+    ("up" if i % 2 else "down", i, 100 + i, 10000 + i) for i in range(20)
+]
+
+
+def write(path, rows, order=None):
+    order = order or rows[0]
+    places = [rows[0].index(name) for name in order]
+    path.write_text("\n".join(",".join(str(row[i]) for i in places) for row in rows) + "\n")
+    return path
+
+
+def text(path, *lines):
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def series_of(path, **columns):
+    return read(path, Columns(**columns))[0]
+
+
+def task_of(data, test, **options):
+    return own_task(RunConfig(data=str(data), test=str(test), **options), "data")
+
+
+# -- names ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("rows", "order"),
+    [
+        (LONG, ("id", "time", "b", "a", "label")),
+        (LONG, ("label", "b", "a", "time", "id")),
+        (WIDE, ("third", "second", "label", "first")),
+    ],
+)
+def test_a_reordered_test_file_is_the_same_test_file(tmp_path, rows, order):
+    data = write(tmp_path / "data.csv", rows)
+    other = write(tmp_path / "other.csv", rows, order)
+    one, two = task_of(data, data), task_of(data, other)
+    assert one.test.inputs.tolist() == two.test.inputs.tolist()
+    assert one.test.targets.tolist() == two.test.targets.tolist()
+
+
+@pytest.mark.parametrize("rows", [LONG, WIDE])
+def test_missing_and_extra_columns_are_refused_by_name(tmp_path, rows):
+    data = write(tmp_path / "data.csv", rows)
+    last = "b" if rows is LONG else "third"
+    fewer = write(tmp_path / "fewer.csv", rows, [name for name in rows[0] if name != last])
+    with pytest.raises(UserError, match=f"lacks '{last}'"):
+        task_of(data, fewer)
+    more = write(tmp_path / "more.csv", [(*row, i or "extra") for i, row in enumerate(rows)])
+    with pytest.raises(UserError, match="has 'extra' besides"):
+        task_of(data, more)
+
+
+def test_the_first_column_is_the_label_of_the_test_file_too_wherever_it_stands(tmp_path):
+    rows = [("kind", *WIDE[0][1:]), *WIDE[1:]]
+    data = write(tmp_path / "data.csv", rows)
+    other = write(tmp_path / "other.csv", rows, ("second", "third", "first", "kind"))
+    one, two = task_of(data, data), task_of(data, other)
+    assert one.test.inputs.tolist() == two.test.inputs.tolist()
+    bare = write(tmp_path / "bare.csv", rows, ("second", "third", "first"))
+    with pytest.raises(UserError, match="a target for each series in a column 'kind'"):
+        task_of(data, bare)
+
+
+def test_files_of_a_folder_are_brought_to_one_order_of_channels(tmp_path):
+    text(tmp_path / "1.csv", "x,y", "1,2", "3,4")
+    text(tmp_path / "2.csv", ",y,x", "0,2,1", "1,4,3")
+    found = series_of(tmp_path)
+    assert found.channels == ("x", "y")
+    np.testing.assert_array_equal(found.series[0], found.series[1])
+    text(tmp_path / "3.csv", "x,z", "1,2")
+    with pytest.raises(UserError, match=r"3\.csv: .*lacks 'y' and has 'z' besides"):
+        series_of(tmp_path)
+
+
+def test_a_label_column_is_found_whatever_its_capitals(tmp_path):
+    found = series_of(text(tmp_path / "a.csv", "a,b,Kind", "1,2,u", "3,4,v"), label="kind")
+    assert list(found.targets) == ["u", "v"]
+
+
+# -- times ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        ("9", "10", "100"),
+        ("2024-03-09", "2024-03-10", "2024-12-01"),
+        ("2024-03-09T23:00:00Z", "2024-03-10T01:30:00+02:00", "2024-03-09T23:45:00.5Z"),
+        ("2024-03-09 23:00:00.000000001", "2024-03-09 23:00:00.000000002", "2024-03-10"),
+    ],
+)
+def test_times_are_sorted_as_numbers_and_dates_whatever_words_would_do(tmp_path, times):
+    rows = [f"s,{times[i]},{i},0" for i in (2, 0, 1)]
+    found = series_of(text(tmp_path / "a.csv", "id,time,a,b", *rows))
+    assert found.series[0][:, 0].tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("word", ["10.3.2024", "1s", "2024-03-10T00:00Z"])
+def test_times_of_another_kind_are_refused(tmp_path, word):
+    rows = ["s,2024-03-09T00:00,1,0", f"s,{word},2,0"]
+    with pytest.raises(UserError, match="column 'time' needs its times as numbers or ISO dates"):
+        series_of(text(tmp_path / "a.csv", "id,time,a,b", *rows))
+
+
+@pytest.mark.parametrize("column", ["time", "id"])
+def test_a_missing_time_or_id_is_refused_with_its_row(tmp_path, column):
+    rows = ["s,9,1,0", "s,,2,0" if column == "time" else ",10,2,0", "s,100,3,0"]
+    with pytest.raises(UserError, match=f"a value in column '{column}', row 2 has none"):
+        series_of(text(tmp_path / "a.csv", "id,time,a,b", *rows))
+
+
+@pytest.mark.parametrize("values", [[1.0, None, 3.0], ["2024-01-01", None, "2024-01-03"]])
+def test_a_missing_time_in_parquet_is_refused_alike(tmp_path, values):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    times = pyarrow.array(values)
+    if not pyarrow.types.is_floating(times.type):
+        times = times.cast(pyarrow.timestamp("ms"))
+    parquet.write_table(
+        pyarrow.table({"id": ["s"] * 3, "time": times, "a": [1.0, 2.0, 3.0]}),
+        tmp_path / "a.parquet",
+    )
+    with pytest.raises(UserError, match="column 'time', row 2 has none"):
+        series_of(tmp_path / "a.parquet")
+
+
+# -- the index ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["", "Unnamed: 0"])
+def test_an_index_without_a_name_is_no_channel_and_no_step(tmp_path, name):
+    rows = [(name, *LONG[0])] + [(i % 7, *row) for i, row in enumerate(LONG[1:])]
+    found = series_of(write(tmp_path / "long.csv", rows))
+    assert found.channels == ("a", "b")
+    assert "left out: the index" in found.table.told()
+    rows = [(name, *WIDE[0])] + [(i, *row) for i, row in enumerate(WIDE[1:])]
+    found = series_of(write(tmp_path / "wide.csv", rows))
+    assert found.table.steps == ("first", "second", "third")
+    assert list(found.targets[:2]) == ["down", "up"]
+
+
+def test_a_first_column_without_a_name_that_is_no_index_is_refused(tmp_path):
+    with pytest.raises(UserError, match="the first column has no name.*got 'up'"):
+        series_of(text(tmp_path / "a.csv", ",0,1,2", "up,1,2,3", "down,4,5,6"))
+
+
+# -- the header -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "header", ["0,1,2,3,4", "1,2,3,4,5", "label,0.0,0.1,0.2,0.3", ",0,1,2,3", "ID,5,4,3,2"]
+)
+def test_a_header_of_numbers_is_no_series(tmp_path, header):
+    rows = [f"{i},{i % 2},0.5,0.25,7" for i in range(4)]
+    assert len(series_of(text(tmp_path / "a.csv", header, *rows))) == 4
+
+
+@pytest.mark.parametrize(
+    "lines", [["y,0.5,1,2", "n,1,2,3", "y,3,4,5"], ["0,1,2,3", "1,2,3"], ["1,2,3", "2,3,4"]]
+)
+def test_a_first_line_of_data_stays_a_series(tmp_path, lines):
+    assert len(series_of(text(tmp_path / "a.csv", *lines))) == len(lines)
+
+
+def test_a_first_value_that_is_missing_is_no_header(tmp_path):
+    found = series_of(text(tmp_path / "a.csv", ",0.5,0.7", "1,2,3"), unlabelled=True)
+    assert len(found) == 2
+
+
+# -- long or wide ---------------------------------------------------------------------------------
+
+SUBJECTS = ["subject,time,a,b,label", "p,0,1,2,u", "p,1,1,2,u", "q,0,3,4,v"]
+
+
+def test_a_long_table_without_a_usual_id_asks_for_it(tmp_path):
+    path = text(tmp_path / "a.csv", *SUBJECTS)
+    with pytest.raises(UserError, match="column 'time' looks like that of a long table.*--id"):
+        series_of(path)
+    found = series_of(path, id="subject")
+    assert len(found) == 2
+    assert found.table.told() == "long table; label 'label'; id 'subject'; time 'time'"
+
+
+def test_the_layout_can_be_said(tmp_path):
+    path = text(tmp_path / "a.csv", "id,label,t1,t2", "p,u,1,2", "p,v,3,4")
+    found = series_of(path, layout="wide")
+    assert [one[:, 0].tolist() for one in found.series] == [[1, 2], [3, 4]]
+    rows = ["id,time,a", "p,0,1", "q,0,2"]
+    assert len(series_of(text(tmp_path / "b.csv", *rows), layout="long")) == 2
+    with pytest.raises(UserError, match="which with --id"):
+        series_of(text(tmp_path / "c.csv", "label,a,b", "1,2,3"), layout="long")
+
+
+def test_what_the_columns_were_taken_for_is_said(tmp_path):
+    data = write(tmp_path / "data.csv", WIDE)
+    understood = dict(task_of(data, data).data.understood)
+    assert understood["read as"] == "wide table; label 'label'"
+    plain = text(tmp_path / "a.csv", *[f"{i % 2},1,{i}" for i in range(20)])
+    understood = dict(task_of(plain, plain).data.understood)
+    assert understood["read as"] == "lines without names, the label first"
+
+
+# -- targets and words ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("word", ["NaN", "NA", "null", "n/a"])
+def test_a_missing_target_is_refused_however_it_is_written(tmp_path, word):
+    with pytest.raises(UserError, match=f"series 2 has none, got '{word}'"):
+        series_of(text(tmp_path / "a.csv", "1.5,2,3", f"{word},2,3"))
+
+
+@pytest.mark.parametrize("word", ["inf", "-Infinity", "1e999"])
+def test_an_infinite_target_is_refused(tmp_path, word):
+    with pytest.raises(UserError, match=f"targets must be finite, series 2 has '{word}'"):
+        series_of(text(tmp_path / "a.csv", "1.5,2,3", f"{word},2,3"))
+
+
+def test_labels_that_would_become_one_class_are_refused(tmp_path):
+    with pytest.raises(UserError, match="labels '01' and '1' are the same number"):
+        series_of(text(tmp_path / "a.csv", "01,2,3", "1,2,3"))
+    found = series_of(text(tmp_path / "b.csv", "1.0,2,3", "1,2,3"))
+    assert found.targets.tolist() == [1, 1]
+
+
+def test_truths_are_the_same_classes_in_text_as_in_arrays(tmp_path):
+    found = series_of(text(tmp_path / "a.csv", "True,2,3", "False,2,3"))
+    assert found.targets.tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
+def test_text_in_another_encoding_says_what_to_do(tmp_path, encoding):
+    (tmp_path / "a.csv").write_bytes("schön,1,2\n".encode(encoding))
+    with pytest.raises(UserError, match="save it as UTF-8"):
+        series_of(tmp_path / "a.csv")
+
+
+def test_arrays_that_are_left_out_are_said(tmp_path):
+    x, y = np.ones((4, 3)), np.arange(4) % 2
+    np.savez(tmp_path / "a.npz", X_train=x, y_train=y, X_val=x, y_val=y)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = series_of(tmp_path / "a.npz")
+    assert found.notes[0].startswith("left out: X_val, y_val (validation series are held out")
