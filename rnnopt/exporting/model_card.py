@@ -61,7 +61,7 @@ def model_card(source: Source, form: Format, file: str, checked: Checked) -> str
         "## Data\n\n" + table(("what", "found"), data_rows(source)),
         "## Training\n\n"
         + table(("setting", "value"), [(n, _setting(getattr(config, n))) for n in SETTINGS]),
-        "## Limits\n\n" + "\n".join(f"- {limit}" for limit in limits(source, form)),
+        "## Limits\n\n" + "\n".join(f"- {limit}" for limit in limits(source, form, checked)),
     ]
     return "\n\n".join(sections) + "\n"
 
@@ -104,7 +104,7 @@ def data_rows(source: Source) -> list[tuple[str, str]]:
     return rows
 
 
-def limits(source: Source, form: Format) -> list[str]:
+def limits(source: Source, form: Format, checked: Checked) -> list[str]:
     """What not to expect of it."""
     p = source.preparation
     found = [
@@ -122,6 +122,9 @@ def limits(source: Source, form: Format) -> list[str]:
         found.append(f"It has seen series of {p.longest} steps alone.")
     else:
         found.append(f"It has seen series of {p.shortest} to {p.longest} steps.")
+    if checked.rounding > ALLOWED:
+        found.append(f"Rounding of series and answers to float32 can move an answer by"
+                     f" {checked.rounding:.2g}.")  # fmt: skip
     if form == "safetensors":
         found.append("Series must be prepared as in training before they are given to it.")
     elif p.missing == "error":
