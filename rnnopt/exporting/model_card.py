@@ -57,7 +57,8 @@ def model_card(source: Source, form: Format, file: str, checked: Checked) -> str
         + "\n```",
         "## How good it is\n\n" + table(("what", "figure"), metrics(result)),
         f"Checked: on {checked.series} {checked.on} its answers differ from those of the run's"
-        f" network by {checked.difference:.2g} at most ({ALLOWED:g} is allowed).",
+        f" network by {checked.difference:.2g} at most ({ALLOWED:g} is allowed,"
+        " beside the rounding of numbers to float32).",
         "## Data\n\n" + table(("what", "found"), data_rows(source)),
         "## Training\n\n"
         + table(("setting", "value"), [(n, _setting(getattr(config, n))) for n in SETTINGS]),
