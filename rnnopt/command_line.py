@@ -9,6 +9,7 @@ import os
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from io import TextIOWrapper
 from pathlib import Path
@@ -201,6 +202,8 @@ def compare(
         if candidates:
             tuned, failures = tuning.tune(candidates, partial(do, "tuning"), out)
             names = [one.specification for one in tuned]
+            # The chosen rates stand with the optimizers.
+            shared = replace(shared, lr=None)
             jobs = comparison.plan(shared, names, list(seeds), out, resume) if tuned else []
         if jobs:
             all_bars = {o: bars.add_task(o, total=1.0, note="") for o in names}

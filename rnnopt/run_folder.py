@@ -159,7 +159,11 @@ class RunFolder:
         """The best weights of a run that is over."""
         path = self.path / "best.pt"
         if not path.exists():
-            raise UserError(f"{self.path} must hold a run that is over, but it has no best.pt.")
+            status = self.read_result()["status"]
+            raise UserError(
+                f"{self.path} must hold a run that is over, but it has no best.pt (status:"
+                f" {status}): finish it with rnnopt train --resume --out {self.path}."
+            )
         return self._read_torch(path, torch.device("cpu"))  # wherever it was trained
 
     def write_error(self, text: str) -> None:

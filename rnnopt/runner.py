@@ -41,6 +41,11 @@ def resolve(config: RunConfig) -> RunConfig:
         if option != "schedule" and (not isinstance(value, kind) or isinstance(value, bool)):
             wanted = "a whole number" if whole else "a number"
             raise UserError(f"{option} must be {wanted}, got {value!r} in {config.optimizer!r}.")
+    if config.lr is not None and moved.get("lr", config.lr) != config.lr:
+        raise UserError(
+            f"lr must be given once, got {config.lr:g} and that of the optimizer,"
+            f" {config.optimizer!r}."
+        )
     return replace(config, optimizer=write(name, options), **moved)  # type: ignore[arg-type]
 
 

@@ -202,6 +202,14 @@ def test_an_unknown_switch_in_the_environment_is_refused(rnnopt_command, monkeyp
 # -- bad input ------------------------------------------------------------------------------------
 
 
+def test_a_learning_rate_is_given_once(rnnopt_command):
+    asked = ["train", *TINY, "--lr", 0.5, "--optimizer"]
+    code, _, error = rnnopt_command(*asked, "adam:lr=0.001")
+    assert code == 2
+    assert "lr must be given once, got 0.5 and that of the optimizer, 'adam:lr=0.001'" in error
+    assert rnnopt_command(*asked, "adam:lr=0.5")[0] == 0
+
+
 @pytest.mark.parametrize(
     ("option", "value", "words"),
     [
@@ -606,7 +614,7 @@ def test_compare_resumes_what_is_missing_or_unfinished(rnnopt_command, workplace
 
 def test_compare_does_not_resume_with_other_settings(rnnopt_command, compared):
     settings = [*TINY, "--optimizers", *PAIR, "--seeds", "0", "3", "--out", compared, "--resume"]
-    assert_refused(rnnopt_command("compare", *settings, "--lr", "0.5"), "other settings")
+    assert_refused(rnnopt_command("compare", *settings, "--layers", "2"), "other settings")
 
 
 def test_compare_tells_which_run_failed_and_reports_the_others(rnnopt_command, workplace):

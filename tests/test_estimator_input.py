@@ -127,6 +127,7 @@ BAD_OPTIONS = [
     (dict(class_weight={0: -1.0}), "must not be negative, nor zero for all sequences, got -1 … 1"),
     (dict(class_weight={0: 0, 1: 0}), "got 0 … 0"),
     (dict(lr=1e30, optimizer="sgd", model="indrnn"), "training diverged"),
+    (dict(lr=0.1, optimizer="adam:lr=0.2"), "lr must be given once, got 0.1 and that of the"),
 ]
 
 

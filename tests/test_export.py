@@ -16,6 +16,7 @@ from rnnopt.config import RunConfig
 from rnnopt.errors import UserError
 from rnnopt.exporting import export as exporting
 from rnnopt.exporting.export import ALLOWED, Source, export, open_run
+from rnnopt.exporting.formats import ENDINGS
 from rnnopt.exporting.plain_model import PlainModel
 from rnnopt.layers.sequence_model import SequenceModel
 from rnnopt.prediction import Trained
@@ -69,6 +70,51 @@ def test_regression_answers_at_the_scale_of_its_targets(form):
     plain = PlainModel(source.model, source.preparation, source.loss)
     found = plain(*raw)
     assert float(found.mean()) == pytest.approx(source.preparation.target_mean[0], rel=0.5)
+
+
+def offset_source(offset, deviation, target=None, missing="error"):
+    """A network with random weights over series, or targets, of a small spread around an offset."""
+    generator = np.random.default_rng(0)
+    series = offset + deviation * generator.normal(size=(40, 20, 2))
+    if missing != "error":
+        series[::5, 3, 1] = np.nan
+    targets = ["a", "b"] * 20 if target is None else target + 0.2 * generator.normal(size=40)
+    task = from_arrays(series, targets, missing=missing)
+    settings = dict(input_size=2, hidden_size=6, output_size=task.output_size, cell="gru")
+    torch.manual_seed(0)
+    model = SequenceModel(**settings).eval()
+    p = task.data.preparation
+    source = Source(model, settings, p, task.loss, RunConfig(), {}, {})
+    return source, (torch.from_numpy(series), torch.full((40,), 20))
+
+
+@pytest.mark.parametrize("form", ["onnx", "torchscript"])
+@pytest.mark.parametrize("missing", ["error", "mean"])
+def test_series_far_from_zero_are_answered_the_same(form, missing):
+    source, raw = offset_source(1e6, 0.5, missing=missing)
+    checked = export(source, form, raw, "series")
+    assert checked.difference < 1e-5
+    # float32 knows 1e6 to 1/16: that moves the input, and the user is told.
+    assert ALLOWED < checked.rounding < 1e-2
+
+
+@pytest.mark.parametrize("form", ["onnx", "torchscript"])
+def test_targets_far_from_zero_are_answered_the_same(form):
+    source, raw = offset_source(0, 1, target=2020.3)
+    checked = export(source, form, raw, "series")
+    # The last place of float32 at 2020 is 2^-13, half of which rounding takes: 2^-14 / 0.2 = 3e-4
+    # in units of the targets' deviation, more than is allowed of numbers near zero.
+    assert checked.difference < 4e-4
+    assert 1e-3 < checked.rounding < 2e-3
+
+
+@pytest.mark.parametrize("options", [dict(offset=1e9, deviation=0.5), dict(offset=0, deviation=1,
+                         target=1e8)])  # fmt: skip
+def test_data_that_float32_cannot_hold_are_refused_with_the_cause(options):
+    source, raw = offset_source(**options)
+    with pytest.raises(UserError, match=r"float32.*too coarse.*offset.*safetensors"):
+        export(source, "onnx", raw, "series")
+    assert export(source, "safetensors", raw, "series").difference < 1e-6
 
 
 @pytest.mark.parametrize("cell", CELLS)
@@ -129,15 +175,16 @@ def command(capsys, *arguments):
 
 @pytest.mark.parametrize("form", ["onnx", "torchscript", "safetensors"])
 def test_a_card_stands_beside_the_file_and_its_example_runs(run_folder, capsys, form):
-    code, out = command(capsys, "export", run_folder, "--format", form, "--out", "out/own.bin")
+    file = f"own{ENDINGS[form]}"
+    code, out = command(capsys, "export", run_folder, "--format", form, "--out", f"out/{file}")
     assert code == 0, out
     assert "checked on 40 series of the run's file: answers differ by" in out
-    card = Path("out/MODEL_CARD.md").read_text()
-    for words in ("own.npz, sha256", "test accuracy", "its default", "## Limits", "`own.bin`"):
+    card = Path(f"out/{file}.md").read_text()
+    for words in ("own.npz, sha256", "test accuracy", "its default", "## Limits", f"`{file}`"):
         assert words in card
     example = card.partition("```python\n")[2].partition("```")[0]
     names: dict = {}
-    exec(example.replace('"own.bin"', '"out/own.bin"'), names)
+    exec(example.replace(f'"{file}"', f'"out/{file}"'), names)
     answers = names["outputs"] if form == "safetensors" else names["answers"]
     assert tuple(answers.shape) == (1, 2)
 
@@ -157,6 +204,38 @@ def test_a_run_whose_data_have_gone_is_checked_on_random_series(run_folder, caps
     assert Trained.open(run_folder).preparation.classes == ("high", "low")
 
 
+def test_a_run_whose_data_have_changed_is_not_said_to_be_checked_on_them(run_folder, capsys):
+    np.savez("own.npz", X=np.ones((40, 9, 2)), y=np.repeat(["low", "high"], 20))
+    code, out = command(capsys, "export", run_folder)
+    assert code == 0, out
+    assert "64 random series, for the run's files have changed" in out
+
+
+@pytest.mark.parametrize(
+    ("out", "words"),
+    [
+        ("own.npz", "must end in .pt, got own.npz"),
+        ("run/best.pt", "must not be or lie in"),
+        ("run/checkpoint.pt", "must not be or lie in"),
+        ("folder.pt", "must be a file, got the folder"),
+    ],
+)
+def test_export_writes_over_nothing_that_is_read(run_folder, capsys, out, words):
+    Path("folder.pt").mkdir()
+    before = {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()}
+    code, printed = command(capsys, "export", run_folder, "--format", "torchscript", "--out", out)
+    assert code == 2
+    assert words in printed
+    assert {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()} == before
+
+
+def test_two_exports_into_one_folder_have_a_card_each(run_folder, capsys):
+    for form in ("onnx", "torchscript"):
+        assert command(capsys, "export", run_folder, "--format", form)[0] == 0
+    for name in ("model.onnx", "model.pt"):
+        assert f"`{name}`" in (run_folder / f"{name}.md").read_text()
+
+
 def test_a_run_on_a_task_on_board_can_be_exported(tmp_path, capsys):
     run(RunConfig(task="digits-rows", hidden=4, budget="3evaluations"), tmp_path / "run")
     code, out = command(capsys, "export", tmp_path / "run")
@@ -170,4 +249,5 @@ def test_a_run_that_is_not_over_is_refused(run_folder, capsys):
     code, out = command(capsys, "export", run_folder)
     assert code == 2
     assert "must hold a run that is over" in out
+    assert "train --resume --out" in out
     assert not (run_folder / "model.onnx").exists()

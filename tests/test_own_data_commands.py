@@ -333,6 +333,49 @@ def test_predict_refuses_other_runs_and_other_shapes(run, command):
     )
 
 
+@pytest.mark.parametrize("kind", ["classification", "regression"])
+def test_a_network_that_answers_at_every_step_is_tested_as_it_predicts(command, kind):
+    # Only the last two true steps tell the target, so that the mean over steps is much worse.
+    generator = np.random.default_rng(0)
+    lengths = generator.integers(6, 12, 60)
+    x, y = generator.normal(size=(60, 12, 1)), np.arange(60) % 2
+    for one, length, target in zip(x, lengths, y, strict=True):
+        one[length - 2 : length] += 4 * target
+    np.savez("a.npz", X=x[:40], y=y[:40], lengths=lengths[:40])
+    np.savez("b.npz", X=x[40:], y=y[40:], lengths=lengths[40:])
+    options = ["--kind", kind, "--test", "b.npz", "--readout", "every", "--out", "run", *TINY]
+    code, _, error = command("train", "--data", "a.npz", *options)
+    assert code == 0, error
+    result = RunFolder.open(Path("run")).read_result()
+    _, out, _ = command("predict", "run", "--data", "b.npz")
+    if kind == "classification":
+        assert f"accuracy {result['test_metric']:.4f}" in out
+        assert f"log loss {result['test_loss']:.4f}" in out
+        return
+    deviation = json.loads(Path("run/data.json").read_text())["preparation"]["target_deviation"][0]
+    assert f"squared error {result['test_loss'] ** 0.5 * deviation:.4f}" in out
+
+
+@pytest.mark.parametrize("out", ["new.csv", "waves.csv", "./waves.csv"])
+def test_predict_writes_over_nothing_that_is_read(run, command, out):
+    write_waves("new.csv", count=8, seed=5)
+    before = [Path(name).read_text() for name in ("new.csv", "waves.csv")]
+    result = command("predict", run, "--data", "new.csv", "--out", out)
+    assert_refused(result, "--out must not be", "which is read")
+    assert [Path(name).read_text() for name in ("new.csv", "waves.csv")] == before
+    assert_refused(command("predict", run, "--data", "new.csv", "--out", "a.npz"), "end in .csv")
+
+
+def test_predict_with_a_run_that_is_not_over_says_how_to_finish_it(run, command):
+    (run / "best.pt").unlink()
+    result = json.loads((run / "result.json").read_text())
+    (run / "result.json").write_text(json.dumps(result | {"status": "interrupted"}))
+    refused = command("predict", run, "--data", "waves.csv")
+    assert_refused(refused, "(status: interrupted)", "rnnopt train --resume --out run")
+    assert command("train", "--resume", "--out", "run", "--quiet")[0] == 0
+    assert command("predict", run, "--data", "waves.csv")[0] == 0
+
+
 # -- real data ------------------------------------------------------------------------------------
 
 

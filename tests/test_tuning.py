@@ -4,6 +4,7 @@ How the best of several trials is found is promised in test_reproduce.py, which 
 """
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -174,3 +175,13 @@ def test_a_tuning_run_that_fails_is_told_and_nothing_is_reported(workplace, comm
 def test_a_grid_of_one_is_no_tuning(workplace):
     with pytest.raises(UserError, match="at least 2"):
         tuning.plan(SHARED, PAIR, 1, "20evaluations", workplace, False)
+
+
+def test_a_rate_for_all_is_the_middle_of_the_grid_and_not_that_of_the_reported_runs(command):
+    options = ["--optimizers", "sgd", "--seeds", 0, "--tune", 2, "--lr", 0.01]
+    code, _, error = command("compare", *TINY, *options, "--out", "c", "--quiet")
+    assert code == 0, error
+    rate = json.loads(Path("c/tuning.json").read_text())["tuned"][0]["lr"]
+    (saved,) = Path("c").glob("sgd*/seed-0/config.json")
+    config = RunFolder.open(saved.parent).read_config()
+    assert (config.optimizer, config.lr) == (f"sgd:lr={rate}", None)

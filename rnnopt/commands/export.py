@@ -5,8 +5,9 @@ from typing import Annotated
 
 import tyro
 
+from rnnopt.commands.outputs import check_output
 from rnnopt.errors import UserError
-from rnnopt.exporting.export import export, open_run
+from rnnopt.exporting.export import ALLOWED, export, open_run
 from rnnopt.exporting.formats import ENDINGS, Format
 from rnnopt.exporting.model_card import model_card
 from rnnopt.run_folder import write_atomically
@@ -27,22 +28,28 @@ def export_run(
     Args:
         run: folder of the run.
         format: of the file.
-        out: the file to write; unset means model.onnx, model.pt or model.safetensors in RUN.
+        out: the file to write, .onnx, .pt or .safetensors; the card is called after it. Unset means
+            model.onnx, model.pt or model.safetensors in RUN.
     """
     out = out or run / f"model{ENDINGS[format]}"
+    card_file = out.with_name(f"{out.name}.md")
     source, raw, on = open_run(run)
+    own = (source.config.data, source.config.test, run / "best.pt", run / "checkpoint.pt")
+    check_output(out, ENDINGS[format], own)
     checked = export(source, format, raw, on)
     card = model_card(source, format, out.name, checked)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(out, checked.content)
-        write_atomically(out.parent / "MODEL_CARD.md", card.encode())
+        write_atomically(card_file, card.encode())
     except OSError as error:
         raise UserError(f"cannot write {out}: {error}.") from error
     say(
         f"checked on {checked.series} {checked.on}: answers differ by {checked.difference:.2g} at"
         " most"
     )
+    if checked.rounding > ALLOWED:
+        say(f"it takes and gives float32: that can move an answer by {checked.rounding:.2g}")
     say(f"wrote {out} ({len(checked.content)} bytes)")
-    say(f"wrote {out.parent / 'MODEL_CARD.md'}")
+    say(f"wrote {card_file}")
     return 0

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import tyro
 
+from rnnopt.commands.outputs import check_output
 from rnnopt.errors import UserError
 from rnnopt.prediction import Trained, rows, scores
 from rnnopt.run_folder import write_atomically
@@ -30,12 +31,13 @@ def predict_data(
     Args:
         run: folder of the run.
         data: file or folder, as for `rnnopt train --data`; with or without labels.
-        out: the file to write.
+        out: the file to write, .csv.
         unlabelled: the file has no labels, where nothing else tells: in text without names a line
             is else taken to begin with its label, unless its length says otherwise.
     """
     trained = Trained.open(run)
     preparation, config = trained.preparation, trained.config
+    check_output(out, ".csv", (data, config.data, config.test))
     alike = preparation.shortest == preparation.longest
     columns = Columns(
         label=config.label,

@@ -1,27 +1,30 @@
 """A run's network as a file for other programs, checked on the run's own data."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from rnnopt.config import RunConfig
 from rnnopt.errors import UserError
 from rnnopt.exporting.formats import Format, onnx_file, safetensors_file, torchscript_file
-from rnnopt.exporting.plain_model import PlainModel
+from rnnopt.exporting.plain_model import PlainModel, double
 from rnnopt.layers.sequence_model import SequenceModel
 from rnnopt.prediction import Trained
 from rnnopt.run_folder import RunFolder
 from rnnopt.runner import model_settings, resolve, task_of
 from rnnopt.tasks.own_data import read_parts
 from rnnopt.tasks.preparation import Preparation
+from rnnopt.tasks.readers import sha256
 from rnnopt.tasks.recordings import Recordings
-from rnnopt.tasks.series import cut_padding, pad
+from rnnopt.tasks.series import cut_padding
 from rnnopt.tasks.task import Loss
 
 ALLOWED = 1e-4  # of difference between the exported network's answers and ours
+COARSE = 1e-2  # of difference that rounding raw series and answers to float32 may make
 SERIES = 256  # that are compared at most
 
 
@@ -57,16 +60,20 @@ class Checked:
         difference: the largest, of probabilities or of numbers in units of the targets' deviation.
         series: how many were compared.
         on: what they were.
+        rounding: how far float32, of raw series and of answers, can move an answer; same units.
     """
 
     content: bytes
     difference: float
     series: int
     on: str
+    rounding: float = 0.0
 
 
 def open_run(path: Path) -> tuple[Source, tuple[Tensor, Tensor], str]:
     """The network of a run folder, raw series (inputs, lengths) to check it on, and what they are.
+
+    Series of a user's own are float64, as they were read.
 
     Raises:
         UserError: no run folder, or not over.
@@ -80,7 +87,7 @@ def open_run(path: Path) -> tuple[Source, tuple[Tensor, Tensor], str]:
         source = Source(
             trained.model, trained.settings, p, loss, config, result, folder.read_data()
         )
-        return source, *_own_series(config, p)
+        return source, *_own_series(source, p)
     task = task_of(config)
     settings = model_settings(resolve(config), task)
     model = SequenceModel(**settings)
@@ -92,24 +99,38 @@ def open_run(path: Path) -> tuple[Source, tuple[Tensor, Tensor], str]:
     return source, (inputs.contiguous(), lengths), "test series of the run"
 
 
-def _own_series(config: RunConfig, p: Preparation) -> tuple[tuple[Tensor, Tensor], str]:
-    """Series of the run's own files, or random ones where these have gone."""
-    if not all(Path(path).exists() for path in (config.data, config.test) if path is not None):
+def _own_series(source: Source, p: Preparation) -> tuple[tuple[Tensor, Tensor], str]:
+    """Series of the run's own files, or random ones where these are not what they were."""
+    happened = _what_happened(source)
+    if happened:
         generator = torch.Generator().manual_seed(0)
         raw = torch.randn(64, p.longest, len(p.channels), generator=generator)
-        raw = raw * torch.tensor(p.deviation) + torch.tensor(p.mean)
-        return (raw, torch.full((64,), p.longest)), "random series, for the run's files have gone"
-    data, test = read_parts(config)
+        raw = raw * double(p.deviation) + double(p.mean)
+        lengths = torch.full((64,), p.longest)
+        return (raw, lengths), f"random series, for the run's files have {happened}"
+    data, test = read_parts(source.config)
     part = test or data
     part = part.select(range(min(SERIES, len(part))))
     if p.missing == "interpolate":  # which no graph does
         series = p.ragged(part)
     else:
         series = list(cut_padding(part.series) if p.padded else part.series)
-    inputs, lengths = pad(series)
-    if lengths is None:
-        lengths = torch.full((len(inputs),), inputs.shape[1])
+    inputs = pad_sequence([torch.from_numpy(one) for one in series], batch_first=True)
+    lengths = torch.tensor([len(one) for one in series])
     return (inputs, lengths), "test series of the run" if test else "series of the run's file"
+
+
+def _what_happened(source: Source) -> Literal["gone", "changed"] | None:
+    """What the run's files have done since, if anything."""
+    noted = source.data.get("sources", {})
+    for role, path in (("data", source.config.data), ("test", source.config.test)):
+        if path is None:
+            continue
+        if not Path(path).exists():
+            return "gone"
+        if sha256(Path(path)) != noted.get(role, {}).get("sha256"):
+            return "changed"
+    return None
 
 
 def reference(source: Source, raw: tuple[Tensor, Tensor]) -> Tensor:
@@ -135,37 +156,57 @@ def export(source: Source, form: Format, raw: tuple[Tensor, Tensor], on: str) ->
     """The file, checked.
 
     Raises:
-        UserError: it does not answer as the run's network does; a package is missing.
+        UserError: it does not answer as the run's network does; float32 is too coarse for the raw
+            data; a package is missing.
     """
     inputs, lengths = raw
     p = source.preparation
     note: dict[str, Any] = {"task": source.config.task}
     if p is not None:
         note["preparation"] = p.to_dict()
-    expected = reference(source, raw)
+    narrow = (inputs.float(), lengths)  # as the file takes them
+    expected = reference(source, narrow)
+    allowed, rounding = ALLOWED, 0.0
     try:
         if form == "safetensors":
             content, twin = safetensors_file(source.model, source.settings, note)
-            twin_source = Source(**(vars(source) | {"model": twin}))
-            found = reference(twin_source, raw)
+            found = reference(replace(source, model=twin), narrow)
         else:
             plain = PlainModel(source.model, p, source.loss)
             content, answer = (onnx_file if form == "onnx" else torchscript_file)(plain, note)
-            found = answer(inputs, lengths)
+            found = answer(*narrow)
             if p is not None and p.kind == "regression":
-                found = (found - plain.target_mean) / plain.target_deviation
+                # float32 knows a number to this part of its size alone.
+                size = double(p.target_mean).abs() / double(p.target_deviation)
+                rounding = torch.finfo(torch.float32).eps * float(size.max())
+                allowed += rounding
+                found = (found.double() - double(p.target_mean)) / double(p.target_deviation)
+            rounding += _difference(source, reference(source, raw), expected, lengths)
     except ModuleNotFoundError as error:
         raise UserError(
             f'--format {form} needs {error.name}: pip install "rnnopt[export]".'
         ) from error
-    if expected.ndim == 3:  # at every step: padding has no answer
-        seen = lengths if p is None else -(-lengths // p.subsample)
-        valid = torch.arange(expected.shape[1])[None] < seen[:, None]
-        expected, found = expected[valid], found[valid]
-    difference = float((expected - found).abs().max())
-    if not difference <= ALLOWED:
+    if not rounding <= COARSE:
+        raise UserError(
+            f"{form} files take and give float32, which is too coarse for these data: rounding"
+            f" moves answers by up to {rounding:.2g}, where {COARSE:g} is allowed. Nothing was"
+            " written. Take a large offset off the data before training, or say --format"
+            " safetensors."
+        )
+    difference = _difference(source, found, expected, lengths)
+    if not difference <= allowed:
         raise UserError(
             f"the exported network's answers differ from the run's by {difference:.2g}, where"
-            f" {ALLOWED:g} is allowed: nothing was written."
+            f" {allowed:.2g} is allowed: nothing was written."
         )
-    return Checked(content, difference, len(inputs), on)
+    return Checked(content, difference, len(inputs), on, rounding)
+
+
+def _difference(source: Source, one: Tensor, other: Tensor, lengths: Tensor) -> float:
+    """The largest between two sets of answers; those of padding do not count."""
+    if one.ndim == 3:
+        p = source.preparation
+        seen = lengths if p is None else -(-lengths // p.subsample)
+        valid = torch.arange(one.shape[1])[None] < seen[:, None]
+        one, other = one[valid], other[valid]
+    return float((one - other).abs().max())

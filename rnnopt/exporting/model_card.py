@@ -57,11 +57,12 @@ def model_card(source: Source, form: Format, file: str, checked: Checked) -> str
         + "\n```",
         "## How good it is\n\n" + table(("what", "figure"), metrics(result)),
         f"Checked: on {checked.series} {checked.on} its answers differ from those of the run's"
-        f" network by {checked.difference:.2g} at most ({ALLOWED:g} is allowed).",
+        f" network by {checked.difference:.2g} at most ({ALLOWED:g} is allowed,"
+        " beside the rounding of numbers to float32).",
         "## Data\n\n" + table(("what", "found"), data_rows(source)),
         "## Training\n\n"
         + table(("setting", "value"), [(n, _setting(getattr(config, n))) for n in SETTINGS]),
-        "## Limits\n\n" + "\n".join(f"- {limit}" for limit in limits(source, form)),
+        "## Limits\n\n" + "\n".join(f"- {limit}" for limit in limits(source, form, checked)),
     ]
     return "\n\n".join(sections) + "\n"
 
@@ -104,7 +105,7 @@ def data_rows(source: Source) -> list[tuple[str, str]]:
     return rows
 
 
-def limits(source: Source, form: Format) -> list[str]:
+def limits(source: Source, form: Format, checked: Checked) -> list[str]:
     """What not to expect of it."""
     p = source.preparation
     found = [
@@ -122,6 +123,9 @@ def limits(source: Source, form: Format) -> list[str]:
         found.append(f"It has seen series of {p.longest} steps alone.")
     else:
         found.append(f"It has seen series of {p.shortest} to {p.longest} steps.")
+    if checked.rounding > ALLOWED:
+        found.append(f"Rounding of series and answers to float32 can move an answer by"
+                     f" {checked.rounding:.2g}.")  # fmt: skip
     if form == "safetensors":
         found.append("Series must be prepared as in training before they are given to it.")
     elif p.missing == "error":

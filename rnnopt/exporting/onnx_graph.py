@@ -51,10 +51,11 @@ def to_onnx(model: PlainModel) -> onnx.ModelProto:
     """The graph: inputs (batch, time, channel) and lengths (batch,) to answers, as `model` does."""
     g = Graph()
     states, lengths, time = "inputs", "lengths", _size(g, "inputs", 1)
+    states = g.add("Sub", states, g.constant(model.mean))
+    states = g.add("Sub", states, g.constant(model.mean_rest))
+    states = g.add("Div", states, g.constant(model.deviation))
     if model.missing_filled:
         states = g.add("Where", g.add("IsNaN", states), g.constant(model.fill), states)
-    states = g.add("Sub", states, g.constant(model.mean))
-    states = g.add("Div", states, g.constant(model.deviation))
     zero = g.constant(0.0, np.float32)
     states = g.add("Where", _true_steps(g, lengths, time), states, zero)
     if model.pool > 1:
@@ -82,6 +83,7 @@ def to_onnx(model: PlainModel) -> onnx.ModelProto:
         outputs = g.add("Sigmoid", outputs)
     else:
         outputs = g.add("Mul", outputs, g.constant(model.target_deviation))
+        outputs = g.add("Add", outputs, g.constant(model.target_mean_rest))
         outputs = g.add("Add", outputs, g.constant(model.target_mean))
     g.nodes.append(helper.make_node("Identity", [outputs], ["answers"]))
     return _finished(g, model)

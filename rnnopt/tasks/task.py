@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from rnnopt.layers.kernels.elman import last_state
 from rnnopt.layers.sequence_model import Readout
 
 if TYPE_CHECKING:
@@ -183,6 +184,16 @@ class Task:
             return answers.argmax(-1)
         return answers > (0.0 if self.loss == "binary-cross-entropy" else 0.5)
 
+    def _counted(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """The outputs that a metric counts.
+
+        A series of a user's own has one target: where the model answers at every step, the last
+        true one is its answer, as in `rnnopt predict`.
+        """
+        if self.data is None or outputs.ndim == 2 or each_step(batch.targets):
+            return outputs
+        return last_state(outputs, batch.lengths)
+
     @torch.no_grad()
     def evaluate(
         self, model: torch.nn.Module, examples: Examples, device: torch.device
@@ -193,7 +204,7 @@ class Task:
         loss, correct, count = 0.0, 0.0, 0.0
         for start in range(0, len(examples), 1000):
             batch = examples.batch(slice(start, start + 1000)).to(device)
-            outputs = model(batch.inputs, batch.lengths)
+            outputs = self._counted(model(batch.inputs, batch.lengths), batch)
             answers, targets, weights = _pairs(outputs, batch)
             loss += float(self.loss_of(outputs, batch)) * len(answers)
             # Sequences, or true steps where the model answers at each.
@@ -221,7 +232,8 @@ class Task:
         found, true = [], []
         for start in range(0, len(examples), 1000):
             batch = examples.batch(slice(start, start + 1000)).to(device)
-            answers, targets = _pairs(model(batch.inputs, batch.lengths), batch)[:2]
+            outputs = self._counted(model(batch.inputs, batch.lengths), batch)
+            answers, targets = _pairs(outputs, batch)[:2]
             found.append(self.predicted(answers).long().flatten().cpu())
             true.append(
                 (targets > 0.5 if targets.is_floating_point() else targets).long().flatten()

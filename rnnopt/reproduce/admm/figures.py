@@ -92,8 +92,8 @@ FIGURE_3 = Study(
     },
     remarks=(
         *REMARKS[1:],
-        "ADMM's rate is 1/ρ; three were tried for every method, 0.03, 0.1 and 0.3 for ADMM. With 0.1,"
-        " 0.3 and 1, tried first, it stayed above 2.4 nats at N = 50 and 100.",
+        "ADMM's rate is 1/ρ; three were tried for every method, 0.03, 0.1 and 0.3 for ADMM. With"
+        " 0.1, 0.3 and 1, tried first, it stayed above 2.4 nats at N = 50 and 100.",
         "Nats a character on text not trained on; of the whole text, knowing the frequencies alone"
         " gives 2.956, knowing the character before gives 2.282.",
     ),
