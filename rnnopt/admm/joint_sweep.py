@@ -244,13 +244,14 @@ def follow(
 
 def _mean_equations(found: Trajectory, process_group: Group) -> list[Equation]:
     """Of each layer, lowest first, and of the output: means over the samples of all processes."""
-    pairs = [(_rows(c.inputs, c.states[:-1]), c.slack) for c in found.layers]
-    scored = found.layers[-1].states[-len(found.outputs) :]
-    pairs.append((_rows(scored), found.output_slack))
     batch = found.outputs.shape[1]
-    equations = [
-        (rows.t() @ rows / batch, rows.t() @ slack.flatten(0, 1) / batch) for rows, slack in pairs
-    ]
+
+    def equation(rows: Tensor, slack: Tensor) -> Equation:
+        return rows.t() @ rows / batch, rows.t() @ slack.flatten(0, 1) / batch
+
+    equations = [equation(_rows(c.inputs, c.states[:-1]), c.slack) for c in found.layers]
+    scored = found.layers[-1].states[-len(found.outputs) :]
+    equations.append(equation(_rows(scored), found.output_slack))
     if processes(process_group) == 1:
         return equations
     flat = [batch * part for equation in equations for part in equation]
