@@ -647,7 +647,7 @@ def lagrangians_of(monkeypatch, batch, **options):
     name = "paper_iteration" if options["variant"] == "paper" else "block_iteration"
     iterate = getattr(trainer, name)
 
-    def watched_iteration(problem, weights, variables, multipliers, numbers, group):
+    def watched_iteration(problem, weights, variables, multipliers, numbers, *rest):
         values.append([])
         names = ("update_output", "update_state", "update_preactivation")
         if options["variant"] == "paper":
@@ -660,7 +660,7 @@ def lagrangians_of(monkeypatch, batch, **options):
             for each in names:
                 function = getattr(iterations, each)
                 patch.setattr(iterations, each, watching(function, (multipliers, numbers)))
-            result = iterate(problem, weights, variables, multipliers, numbers, group)
+            result = iterate(problem, weights, variables, multipliers, numbers, *rest)
         values[-1].append(float(augmented_lagrangian(problem, *result, multipliers, numbers)))
         return result
 

@@ -8,6 +8,7 @@ import io
 import os
 import re
 import runpy
+import subprocess
 import sys
 import tempfile
 from functools import cache
@@ -22,6 +23,7 @@ FOLDER = Path(__file__).parent.parent / "examples"
 SCRIPTS = {
     "accelerate_loop": ("accelerate", 0.6, 1),
     "accumulation_and_averaging": ("torch", 0.8, 0),
+    "distributed_training": ("torch", 0.8, 0),
     "lightning_trainer": ("lightning", 0.6, 2),
     "mixed_precision": ("torch", 0.8, 0),
     "scikit_learn_search": ("sklearn", 0.7, 0),
@@ -74,6 +76,19 @@ def test_the_script_learns_and_resumes_bit_for_bit(name):
     assert min(reached) > least, printed
     assert printed.count("resumed ends the same: True") == comparisons, printed
     assert "resumed ends the same: False" not in printed
+
+
+def test_two_processes_train_together():
+    script = [str(FOLDER / "distributed_training.py"), "--quick"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
+    done = subprocess.run(
+        launch + script, capture_output=True, text=True, timeout=120,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = re.fullmatch(r"2 processes: test accuracy (.*), local steps (.*)\n", done.stdout)
+    assert found, done.stdout
+    assert min(map(float, found.groups())) > 0.8
 
 
 def committed_accuracy(variables, optimizer, network):

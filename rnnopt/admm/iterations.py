@@ -38,6 +38,7 @@ from rnnopt.admm.weight_updates import (
     solve_output_weights,
     solve_recurrent_weights,
 )
+from rnnopt.distributed import Group
 
 
 def block_iteration(
@@ -47,15 +48,24 @@ def block_iteration(
     multipliers: Multipliers,
     numbers: Penalties,
     group: dict[str, Any],
+    samples: float,
+    process_group: Group = None,
 ) -> tuple[Weights, Variables]:
-    """One sweep there and back with exact minimisers: o (v,c) s a (u,w,b), (u,w,b) a s (v,c) o."""
-    proximal = group["proximal_weight"] * problem.inputs.shape[1]
+    """One sweep there and back with exact minimisers: o (v,c) s a (u,w,b), (u,w,b) a s (v,c) o.
+
+    Args:
+        samples: of all processes.
+        process_group: the processes whose samples make one batch; each has the auxiliaries of its
+            own, all have the same weights.
+    """
+    proximal = group["proximal_weight"] * samples
 
     def output(w: Weights, x: Variables) -> tuple[Weights, Variables]:
         return w, x._replace(output=update_output(problem, w, x, multipliers, numbers))
 
     def output_weights(w: Weights, x: Variables) -> tuple[Weights, Variables]:
-        return solve_output_weights(output_equations(x, multipliers, numbers), w, proximal), x
+        equations = output_equations(x, multipliers, numbers).summed(process_group)
+        return solve_output_weights(equations, w, proximal), x
 
     def states(w: Weights, x: Variables) -> tuple[Weights, Variables]:
         s = update_state(problem, w, x, multipliers, numbers, group["coupling"])
@@ -78,7 +88,7 @@ def block_iteration(
         return w, x
 
     def recurrent_weights(w: Weights, x: Variables) -> tuple[Weights, Variables]:
-        equations = recurrent_equations(problem, x, multipliers, numbers)
+        equations = recurrent_equations(problem, x, multipliers, numbers).summed(process_group)
         return solve_recurrent_weights(equations, w, proximal, problem.recurrent_decay), x
 
     if group["order"] == "backward":

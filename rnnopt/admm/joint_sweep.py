@@ -42,6 +42,7 @@ from torch import Tensor
 from rnnopt.admm.lagrangian import Problem, Weights, input_drive
 from rnnopt.admm.scalar_problem import Nonlinearity, apply, nearest_output
 from rnnopt.admm.weight_updates import cholesky
+from rnnopt.distributed import Group, processes, sums
 
 
 class Course(NamedTuple):
@@ -177,6 +178,10 @@ def sample_losses(problem: Problem, outputs: Tensor) -> Tensor:
     return (losses * problem.loss_weight).sum(0)
 
 
+# The means over samples of Σ_t M_tᵀM_t and of Σ_t M_tᵀ e_t.
+Equation = tuple[Tensor, Tensor]
+
+
 class Moments(NamedTuple):
     """Ā of each layer (inputs + hidden + 1, squared), lowest first, and of the output."""
 
@@ -198,6 +203,7 @@ def follow(
     memory: float,
     step: int,
     proximal_weight: float,
+    process_group: Group = None,
 ) -> tuple[list[Weights], Moments]:
     """The weights that follow a trajectory, and the moments with this minibatch in them.
 
@@ -208,33 +214,50 @@ def follow(
         memory: in [0, 1), by which their weights fall.
         step: number of this minibatch, from 1.
         proximal_weight: r > 0, as against the mean over samples of Σ_t M_tᵀM_t.
+        process_group: the processes whose samples make one minibatch.
     """
     # The first minibatches count alike: a mean of few, then one that forgets.
     share = 1.0 if moments is None else max(1 - memory, 1 / step)
 
-    def solve(rows: Tensor, slack: Tensor, before: Tensor | None) -> tuple[Tensor, Tensor]:
-        batch = slack.shape[1]
-        now = rows.t() @ rows / batch
+    def solve(equation: Equation, before: Tensor | None) -> tuple[Tensor, Tensor]:
+        now, right = equation
         now = now if before is None else torch.lerp(before, now, share)
-        return _ridge(now, rows.t() @ slack.flatten(0, 1) / batch, proximal_weight), now
+        return _ridge(now, right, proximal_weight), now
 
+    *equations, of_output = _mean_equations(found, process_group)
     new: list[Weights] = []
     seen: list[Tensor] = []
-    for i, (old, course) in enumerate(zip(weights, found.layers, strict=True)):
-        rows = _rows(course.inputs, course.states[:-1])
-        change, now = solve(rows, course.slack, moments and moments.layers[i])
+    for i, (old, equation) in enumerate(zip(weights, equations, strict=True)):
+        change, now = solve(equation, moments and moments.layers[i])
         seen.append(now)
         (hidden, features) = old.input.shape
         u, w, b = change.t().split([features, hidden, 1], dim=1)
         new.append(
             old._replace(input=old.input + u, recurrent=old.recurrent + w, bias=old.bias + b[:, 0])
         )
-    last = _rows(found.layers[-1].states[-len(found.outputs) :])
-    change, now = solve(last, found.output_slack, moments and moments.output)
+    change, now = solve(of_output, moments and moments.output)
     v, c = change[:-1].t(), change[-1]
     top = new[-1]
     new[-1] = top._replace(output=top.output + v, output_bias=top.output_bias + c)
     return new, Moments(tuple(seen), now)
+
+
+def _mean_equations(found: Trajectory, process_group: Group) -> list[Equation]:
+    """Of each layer, lowest first, and of the output: means over the samples of all processes."""
+    batch = found.outputs.shape[1]
+
+    def equation(rows: Tensor, slack: Tensor) -> Equation:
+        return rows.t() @ rows / batch, rows.t() @ slack.flatten(0, 1) / batch
+
+    equations = [equation(_rows(c.inputs, c.states[:-1]), c.slack) for c in found.layers]
+    scored = found.layers[-1].states[-len(found.outputs) :]
+    equations.append(equation(_rows(scored), found.output_slack))
+    if processes(process_group) == 1:
+        return equations
+    flat = [batch * part for equation in equations for part in equation]
+    *flat, total = sums([*flat, flat[0].new_tensor(batch)], process_group)
+    flat = [part / total for part in flat]
+    return list(zip(flat[::2], flat[1::2], strict=True))
 
 
 def _ridge(matrix: Tensor, right: Tensor, proximal_weight: float) -> Tensor:

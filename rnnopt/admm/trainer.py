@@ -51,6 +51,7 @@ from rnnopt.admm.lagrangian import (
     residuals,
 )
 from rnnopt.admm.options import LOSSES, Variant, check_options, check_use
+from rnnopt.distributed import Group, any_of, check_group, mean_numbers, processes
 from rnnopt.layers.elman import ElmanRNN
 from rnnopt.layers.sequence_model import SequenceModel
 
@@ -92,6 +93,9 @@ class ADMM:
         balance: double or halve all penalties when primal and dual residuals differ tenfold.
         keep_batch: any variant: work on the first batch alone, all steps. The training loop makes
             that batch the whole data, unless a batch size was given.
+        process_group: "exact", "blocks": the processes whose minibatches make one, whatever their
+            sizes; None is torch.distributed's default group, where one is up. All must start from
+            the same weights (`rnnopt.distributed.copy_from_first`).
 
     Raises:
         ValueError: for an option outside its range or without use in the variant, or a model that
@@ -127,7 +131,14 @@ class ADMM:
         relaxation: float = 1.0,
         balance: bool = False,
         keep_batch: bool = False,
+        process_group: Group = None,
     ):
+        check_group(process_group)
+        if variant == "paper" and processes(process_group) > 1:
+            raise ValueError(
+                f"variant='paper' works in one process, got {processes(process_group)}: take"
+                " variant='exact' or 'blocks' for more."
+            )
         check_model(model, variant)
         if loss not in LOSSES:
             raise ValueError(f"ADMM needs a loss of {', '.join(LOSSES)}, got {loss!r}.")
@@ -145,7 +156,7 @@ class ADMM:
         check_use(variant, group, {n: d for n, d in defaults.items() if n not in ("lr", "variant")})
         if identity_for_tanh and model.recurrent[0].nonlinearity != "tanh":
             raise ValueError("identity_for_tanh=True needs the nonlinearity 'tanh', got 'relu'.")
-        self.model, self.loss = model, loss
+        self.model, self.loss, self.process_group = model, loss, process_group
         self.param_groups = [group]
         self.state: dict[str, Any] = {}
 
@@ -181,7 +192,8 @@ class ADMM:
             batch: has inputs (time, batch, features), targets, and no lengths.
 
         Returns:
-            The loss of the network on it before the step, as the task computes it.
+            The loss of the network on it before the step, as the task computes it; with several
+            processes each has that of its own minibatch.
         """
         group = self.param_groups[0]
         problem, divisor = self._problem(batch)
@@ -193,7 +205,8 @@ class ADMM:
         new, kept, loss = act(problem, weights)
         group["steps"] += 1
         numbers = (*(t for layer in new for t in layer), *kept.values())
-        if torch.stack([t.isfinite().all() for t in numbers]).all():
+        finite = bool(torch.stack([t.isfinite().all() for t in numbers]).all())
+        if not any_of(not finite, self.process_group):
             write_weights(self.model, new)
             self.state.update(kept)
             group["averaged"] += group["variant"] == "exact"
@@ -230,7 +243,7 @@ class ADMM:
         problem = Problem(
             inputs, targets, start, layer.nonlinearity,
             LOSSES[self.loss],  # type: ignore[arg-type]
-            recurrent_decay=group["recurrent_decay"] * inputs.shape[1],
+            recurrent_decay=group["recurrent_decay"] * self._samples(inputs.shape[1]),
         )  # fmt: skip
         divisor = targets.numel() if classes else targets.numel() / 2
         return problem, float(divisor)
@@ -248,13 +261,14 @@ class ADMM:
             moments = Moments(seen, self.state["output_moments"])
         new, now = follow(
             weights, found, moments, group["memory"], group["averaged"] + 1,
-            group["proximal_weight"],
+            group["proximal_weight"], self.process_group,
         )  # fmt: skip
         kept = dict(zip(names, now.layers, strict=True), output_moments=now.output)
         return new, kept, sample_losses(problem, found.outputs).sum()
 
     def _by_blocks(self, problem: Problem, layers: list[Weights]) -> Found:
         group, (weights,) = self.param_groups[0], layers
+        samples = self._samples(problem.inputs.shape[1])
         scored = len(problem.targets)
         (states,), outputs = forward(problem, weights, scored)
         loss = sample_losses(problem, outputs).sum()
@@ -270,8 +284,11 @@ class ADMM:
         for _ in range(group["sweeps"]):
             numbers = self._penalties(len(problem.inputs))
             before_it = variables
-            iterate = paper_iteration if group["variant"] == "paper" else block_iteration
-            weights, variables = iterate(problem, weights, variables, multipliers, numbers, group)
+            given = (problem, weights, variables, multipliers, numbers, group)
+            if group["variant"] == "paper":
+                weights, variables = paper_iteration(*given)
+            else:
+                weights, variables = block_iteration(*given, samples, self.process_group)
             broken = residuals(problem, weights, variables)
             scaled = Variables(*(group["relaxation"] * r for r in broken))
             multipliers = multiplier_step(multipliers, scaled, numbers)
@@ -282,6 +299,13 @@ class ADMM:
             for name, v, m in zip(Variables._fields, variables, multipliers, strict=True):
                 kept[name], kept[f"multiplier_{name}"] = v, m
         return [weights], kept, loss
+
+    def _samples(self, own: int) -> float:
+        """How many sequences the minibatches of all processes have."""
+        if self.param_groups[0]["variant"] == "exact":
+            return own  # which looks at means
+        (mean,) = mean_numbers([own], self.process_group)
+        return mean * processes(self.process_group)
 
     def _penalties(self, steps: int) -> Penalties:
         group = self.param_groups[0]
@@ -294,10 +318,11 @@ class ADMM:
     ) -> None:
         """Residual balancing: penalties follow the larger of primal and dual residual."""
         group = self.param_groups[0]
-        primal = sum(float(r.square().sum()) for r in broken) ** 0.5
+        primal = sum(float(r.square().sum()) for r in broken)
         moved = zip(before, after, numbers, strict=True)
         pulls = (per_step(rho, a) * (a - b) for a, b, rho in moved)
-        dual = sum(float(pull.square().sum()) for pull in pulls) ** 0.5
+        dual = sum(float(pull.square().sum()) for pull in pulls)
+        primal, dual = (n**0.5 for n in mean_numbers([primal, dual], self.process_group))
         if primal > 10 * dual:
             group["scale"] *= 2.0
         elif dual > 10 * primal:

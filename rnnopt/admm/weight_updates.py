@@ -21,6 +21,7 @@ from rnnopt.admm.lagrangian import (
     Weights,
     previous_states,
 )
+from rnnopt.distributed import Group, sums
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,10 @@ class NormalEquations:
     def scaled(self, factor: float) -> "NormalEquations":
         """All sums times a number: `old.scaled(0.9) + new` forgets exponentially."""
         return NormalEquations(factor * self.matrix, factor * self.right)
+
+    def summed(self, process_group: Group = None) -> "NormalEquations":
+        """The sums over the samples of all processes."""
+        return NormalEquations(*sums([self.matrix, self.right], process_group))
 
 
 def _normal_equations(

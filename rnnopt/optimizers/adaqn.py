@@ -31,6 +31,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
+from rnnopt.distributed import Group
 from rnnopt.optimizers.averaged_quasi_newton import AveragedQuasiNewton, decay_weights
 from rnnopt.optimizers.curvature_memory import norm
 from rnnopt.optimizers.flat_state import Entry, FlatState
@@ -40,8 +41,9 @@ class AdaQN(AveragedQuasiNewton):
     """Quasi-Newton for minibatches: one gradient a step, curvature from the last gradients.
 
     Suits small recurrent networks; it keeps 2·memory + fisher_memory + 3 numbers a weight. Without
-    a closure and without a monitor the loss test is left out. With several processes the monitor
-    must return the mean loss of all of them.
+    a closure and without a monitor the loss test is left out. With several processes the gradients
+    must be those of all of them, as DistributedDataParallel's are; each monitor returns its own
+    loss, and the mean decides for all.
 
     Args:
         params: tensors to train, or torch parameter groups, which may differ in lr and
@@ -64,6 +66,8 @@ class AdaQN(AveragedQuasiNewton):
         scaling_epsilon: ε in H0.
         fisher_dtype: "same" as the weights, or "bfloat16", which halves the memory of F.
         weight_decay: decoupled, lr · weight_decay of the weights a step.
+        process_group: the processes whose mean loss decides; None is torch.distributed's default
+            group, where one is up. A copy of the optimizer has None.
 
     Raises:
         ValueError: for an option outside its range, complex tensors or sparse gradients.
@@ -93,6 +97,7 @@ class AdaQN(AveragedQuasiNewton):
         scaling_epsilon: float = 1e-4,
         fisher_dtype: str = "same",
         weight_decay: float = 0.0,
+        process_group: Group = None,
     ):
         defaults: dict[str, Any] = dict(
             lr=lr, memory=memory, fisher_memory=fisher_memory, update_every=update_every,
@@ -101,7 +106,7 @@ class AdaQN(AveragedQuasiNewton):
             fisher_mean=fisher_mean, clear=clear, curvature_epsilon=curvature_epsilon,
             scaling_epsilon=scaling_epsilon, fisher_dtype=fisher_dtype, weight_decay=weight_decay,
         )  # fmt: skip
-        super().__init__(params, defaults)
+        super().__init__(params, defaults, process_group)
 
     @property
     def vectors(self) -> dict[str, Entry]:

@@ -55,6 +55,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
+from rnnopt.distributed import Group
 from rnnopt.optimizers.averaged_quasi_newton import AveragedQuasiNewton, decay_weights
 from rnnopt.optimizers.curvature_memory import norm
 from rnnopt.optimizers.flat_state import Entry, FlatState
@@ -73,10 +74,11 @@ class ASNAQ(AveragedQuasiNewton):
     time it is called in a step. Without a closure, `loss.backward(); optimizer.step()`, the
     gradient in place plays both parts, without look-ahead and without the loss test, which is
     worth much.
-    torch.amp.GradScaler works without a closure alone. With several processes the closure and the
-    monitor must return the mean loss of all of them, else each decides for itself. Without a
-    monitor a test leaves the gradient of the last point that it asked for in `.grad`. Batch norm in
-    training mode counts every one of these passes into its running statistics.
+    torch.amp.GradScaler works without a closure alone. With several processes the gradients must be
+    those of all of them, as DistributedDataParallel's are; each closure and monitor returns its own
+    loss, and the mean decides for all. Without a monitor a test leaves the gradient of the last
+    point that it asked for in `.grad`. Batch norm in training mode counts every one of these passes
+    into its running statistics.
 
     Args:
         params: tensors to train, or torch parameter groups, which may differ in lr and
@@ -106,6 +108,8 @@ class ASNAQ(AveragedQuasiNewton):
         difference_shift: λ of curvature="difference".
         fisher_dtype: "same" as the weights, or "bfloat16", which halves the memory of F.
         weight_decay: decoupled, lr · weight_decay of the weights a step.
+        process_group: the processes whose mean loss decides; None is torch.distributed's default
+            group, where one is up. A copy of the optimizer has None.
 
     Raises:
         ValueError: for an option outside its range, complex tensors or sparse gradients.
@@ -143,6 +147,7 @@ class ASNAQ(AveragedQuasiNewton):
         difference_shift: float = 1.0,
         fisher_dtype: str = "same",
         weight_decay: float = 0.0,
+        process_group: Group = None,
     ):
         defaults: dict[str, Any] = dict(
             lr=lr, memory=memory, fisher_memory=fisher_memory, update_every=update_every,
@@ -156,7 +161,7 @@ class ASNAQ(AveragedQuasiNewton):
             weight_decay=weight_decay,
         )  # fmt: skip
         self.counters = COUNTERS | dict(current_momentum=_least(momentum_range))  # lost by a copy
-        super().__init__(params, defaults)
+        super().__init__(params, defaults, process_group)
 
     @property
     def vectors(self) -> dict[str, Entry]:

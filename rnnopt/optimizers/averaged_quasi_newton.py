@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rnnopt.distributed import mean_numbers
 from rnnopt.optimizers.curvature_memory import (
     Scaling,
     fisher_product,
@@ -26,7 +27,7 @@ from rnnopt.optimizers.curvature_memory import (
     pair_products,
     products,
 )
-from rnnopt.optimizers.flat_optimizer import FlatOptimizer
+from rnnopt.optimizers.flat_optimizer import FlatOptimizer, number_of
 from rnnopt.optimizers.flat_state import Entry, FlatState, working_type
 from rnnopt.optimizers.quasi_newton_options import COUNTERS, check_group
 
@@ -253,11 +254,12 @@ class AveragedQuasiNewton(FlatOptimizer, ABC):
         weights = flat.weights("present")
         try:
             flat.set_weights(average)
-            loss = _number(evaluate())
+            loss = number_of(evaluate())
             flat.set_weights(flat.buffers("anchor"))
-            before = _number(evaluate())
+            before = number_of(evaluate())
         finally:
             flat.set_weights(weights)
+        loss, before = mean_numbers([loss, before], self.process_group)
         return not loss <= before + (self.param_groups[0]["tolerance"] - 1) * abs(before)
 
     def _reject(self, flat: FlatState) -> None:
@@ -288,12 +290,6 @@ class AveragedQuasiNewton(FlatOptimizer, ABC):
         self.count(skipped=first["skipped"] + 1, skipped_in_a_row=in_a_row)
         if in_a_row > 1:
             self._reject(flat)
-
-
-def _number(loss: Any) -> float:
-    if loss is None:
-        raise ValueError("the closure must return the loss, got None.")
-    return float(loss.detach() if isinstance(loss, Tensor) else loss)
 
 
 def decay_weights(flat: FlatState, weights: list[Tensor]) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rnnopt.distributed import Group, means
 from rnnopt.optimizers.linear_minimization import Tensors, ball_scale, global_vertices, vertices
 from rnnopt.optimizers.stacked_gates import count_gates
 
@@ -246,6 +247,22 @@ def _split_gates(
         return [gate for part in parts for gate in part]
 
     return split(sources), split(targets), gates
+
+
+def average_displacements(searches: list[Search], process_group: Group) -> None:
+    """Every displacement ← its mean over the processes; without a gradient it counts as 0.
+
+    A tensor had a gradient if it had one in some process.
+    """
+    displacements = [d for search in searches for d in search.displacements]
+    states = [state for search in searches for state in search.states]
+    if not states:
+        return
+    had = displacements[0].new_tensor([state["has_gradient"] for state in states])
+    *averaged, had = means([*displacements, had], process_group)
+    torch._foreach_copy_(displacements, averaged)
+    for state, share in zip(states, had.tolist(), strict=True):
+        state["has_gradient"] = share > 0
 
 
 def _move_in_global_ball(searches: list[Search]) -> None:

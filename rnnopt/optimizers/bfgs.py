@@ -7,6 +7,7 @@ The step is that of `line_search_quasi_newton` with μ = 0. Broyden, Fletcher, G
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
+from rnnopt.distributed import Group
 from rnnopt.optimizers.line_search_quasi_newton import LineSearchQuasiNewton
 
 
@@ -20,6 +21,8 @@ class BFGS(LineSearchQuasiNewton):
             "fixed" (lr, but for the first step).
         max_evaluations: most losses with gradients a line search may ask for.
         curvature_epsilon: ε of the test s·y > ε y·y that a pair must pass to enter H.
+        process_group: the processes whose mean loss decides; None is torch.distributed's default
+            group, where one is up. A copy of the optimizer has None.
 
     Raises:
         ValueError: for an option outside its range, a second group, tensors of several types.
@@ -37,8 +40,11 @@ class BFGS(LineSearchQuasiNewton):
         line_search: str = "strong-wolfe",
         max_evaluations: int = 20,
         curvature_epsilon: float = 1e-10,
+        process_group: Group = None,
     ):
-        super().__init__(params, lr, None, None, line_search, max_evaluations, curvature_epsilon)
+        super().__init__(
+            params, lr, None, None, line_search, max_evaluations, curvature_epsilon, process_group
+        )
 
 
 class LBFGS(LineSearchQuasiNewton):
@@ -50,7 +56,7 @@ class LBFGS(LineSearchQuasiNewton):
         params: tensors to train, one group, all of one type on one device.
         lr: first length that the line search tries.
         memory: pairs kept.
-        line_search, max_evaluations, curvature_epsilon: as in `BFGS`.
+        line_search, max_evaluations, curvature_epsilon, process_group: as in `BFGS`.
 
     Raises:
         ValueError: for an option outside its range, a second group, tensors of several types.
@@ -69,5 +75,8 @@ class LBFGS(LineSearchQuasiNewton):
         line_search: str = "strong-wolfe",
         max_evaluations: int = 20,
         curvature_epsilon: float = 1e-10,
+        process_group: Group = None,
     ):
-        super().__init__(params, lr, None, memory, line_search, max_evaluations, curvature_epsilon)
+        super().__init__(
+            params, lr, None, memory, line_search, max_evaluations, curvature_epsilon, process_group
+        )

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 from torch.optim.optimizer import Optimizer, ParamsT
 
+from rnnopt.distributed import Group, check_group
 from rnnopt.optimizers.flat_state import FlatState
 
 
@@ -17,11 +18,15 @@ class FlatOptimizer(Optimizer, ABC):
     Args:
         params: tensors to train, or torch parameter groups.
         defaults: every option of a group; counters are added.
+        process_group: the processes whose losses are averaged.
     """
 
+    process_group: Group = None  # of a copy, too: a group cannot be pickled
     counters: Mapping[str, Any]  # numbers that every group holds, all groups the same
 
-    def __init__(self, params: ParamsT, defaults: dict[str, Any]):
+    def __init__(self, params: ParamsT, defaults: dict[str, Any], process_group: Group = None):
+        check_group(process_group)
+        self.process_group = process_group
         self._flat: FlatState | None = None
         super().__init__(params, defaults | dict(self.counters))
 
@@ -83,6 +88,13 @@ class FlatOptimizer(Optimizer, ABC):
         for key, p in zip(keys, params, strict=True):
             for name, value in state_dict["state"].get(key, {}).items():
                 self.state[p][name] = value.to(p.device)
+
+
+def number_of(loss: Any) -> float:
+    """A closure's loss as a number of the host."""
+    if loss is None:
+        raise ValueError("the closure must return the loss, got None.")
+    return float(loss.detach() if isinstance(loss, Tensor) else loss)
 
 
 def _own(value: Any) -> Any:

@@ -39,9 +39,12 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer, ParamsT
 
+from rnnopt.distributed import Group, processes
+from rnnopt.distributed import check_group as check_process_group
 from rnnopt.optimizers.ball_search import (
     WIDE,
     Search,
+    average_displacements,
     create_state,
     move_displacements,
     radius_in_force,
@@ -69,6 +72,12 @@ class FrankWolfe(Optimizer):
     end. Between commits the next step starts from the anchor: edits of the weights there are lost,
     and weights whose lr reaches 0 there stay at the probe. Under GradScaler use no closure.
     OneCycleLR cycles `momentum`, even from 0, unless told cycle_momentum=False.
+
+    With several processes and their mean gradient (DistributedDataParallel's), all take the steps
+    of one process on the whole batch. With communicate="commit" each searches with gradients of its
+    own (a model without DDP, or under `no_sync`), and the displacements are averaged at the commit:
+    a mean of points of the ball is one of its points, and 1/K as much is sent. Each process then
+    keeps momentum and radii of its own, and a checkpoint of its own.
 
     Options that all groups must share: inner_steps, ball="global" with its norm, outer.
 
@@ -120,6 +129,9 @@ class FrankWolfe(Optimizer):
         gates: gates stacked in each tensor of a group, or "auto" to recognise the tensors of
             nn.LSTM and nn.GRU, and their cells: by their names where (name, tensor) pairs are
             given, else by the shapes of four tensors in a row, which must then be in one group.
+        communicate: "gradient", which leaves it to whoever computes gradients, or "commit".
+        process_group: of communicate="commit"; None is torch.distributed's default group, where one
+            is up. A copy of the optimizer has None.
 
     Raises:
         ValueError: for an option outside its range, complex tensors or sparse gradients.
@@ -128,6 +140,9 @@ class FrankWolfe(Optimizer):
         >>> optimizer = FrankWolfe(model.parameters(), lr=1e-3)
         >>> loss = optimizer.step(closure)  # closure: next minibatch, zero_grad, backward
     """
+
+    communicate = "gradient"  # of copies made before there was a choice
+    process_group: Group = None  # of a copy, too: a group cannot be pickled
 
     def __init__(
         self,
@@ -154,7 +169,15 @@ class FrankWolfe(Optimizer):
         decoupled_weight_decay: bool = True,
         spectral: str = "polar-express",
         gates: int | str = "auto",
+        communicate: str = "gradient",
+        process_group: Group = None,
     ):
+        check_process_group(process_group)
+        if communicate not in ("gradient", "commit"):
+            raise ValueError(
+                f'communicate must be "gradient" or "commit", got communicate={communicate!r}.'
+            )
+        self.communicate, self.process_group = communicate, process_group
         if not (callable(outer) or outer in ("adam", "plain")):
             raise ValueError(f'outer must be "adam", "plain" or a callable, got outer={outer!r}.')
         self.outer = outer
@@ -192,7 +215,8 @@ class FrankWolfe(Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         self._refuse_in_committed("a copy of the optimizer")
-        return {**super().__getstate__(), "outer": self.outer}
+        kept = dict(outer=self.outer, communicate=self.communicate)
+        return {**super().__getstate__(), **kept}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -326,7 +350,9 @@ class FrankWolfe(Optimizer):
         """The tensors of a group that ever had a gradient; creates the state of new ones."""
         params, states = [], []
         for p in group["params"]:
-            if p.grad is None:
+            # Whether another process has a gradient of it shows at the commit.
+            shared = self.communicate == "commit" and p.requires_grad
+            if p.grad is None and not shared:
                 state = self.state.get(p)
             else:
                 state = self.state[p]
@@ -338,6 +364,8 @@ class FrankWolfe(Optimizer):
 
     def _commit(self, searches: list[Search]) -> None:
         """The outer step, from the anchor along the displacement."""
+        if self.communicate == "commit" and processes(self.process_group) > 1:
+            average_displacements(searches, self.process_group)
         for search in searches:
             search.group["commits"] += 1
             search.find_direction()

@@ -27,8 +27,9 @@ from torch import Tensor
 from torch.optim.lbfgs import _strong_wolfe
 from torch.optim.optimizer import ParamsT
 
+from rnnopt.distributed import Group, mean_numbers
 from rnnopt.optimizers.curvature_memory import inverse_hessian_product, pair_products
-from rnnopt.optimizers.flat_optimizer import FlatOptimizer
+from rnnopt.optimizers.flat_optimizer import FlatOptimizer, number_of
 from rnnopt.optimizers.flat_state import Bucket, Entry, FlatState, tracked
 from rnnopt.optimizers.quasi_newton_options import check_count, check_number
 
@@ -50,6 +51,8 @@ class LineSearchQuasiNewton(FlatOptimizer, ABC):
         line_search: "strong-wolfe" (torch's), "armijo" (halving), "fixed".
         max_evaluations: at most so many losses a line search.
         curvature_epsilon: ε of the test s·y > ε y·y.
+        process_group: the processes whose mean loss decides; None is torch.distributed's default
+            group, where one is up. A copy of the optimizer has None.
     """
 
     steps_with_closure = True  # the training loop hands the closure over
@@ -67,6 +70,7 @@ class LineSearchQuasiNewton(FlatOptimizer, ABC):
         line_search: str,
         max_evaluations: int,
         curvature_epsilon: float,
+        process_group: Group = None,
     ):
         defaults: dict[str, Any] = dict(
             lr=lr, memory=memory, line_search=line_search, max_evaluations=max_evaluations,
@@ -74,7 +78,7 @@ class LineSearchQuasiNewton(FlatOptimizer, ABC):
         )  # fmt: skip
         if momentum is not None:  # BFGS has none, which no schedule of momentum may change
             defaults["momentum"] = momentum
-        super().__init__(params, defaults)
+        super().__init__(params, defaults, process_group)
 
     def check_group(self, group: dict[str, Any], first: dict[str, Any]) -> None:
         """Raises ValueError that names the first option outside its range."""
@@ -150,7 +154,7 @@ class LineSearchQuasiNewton(FlatOptimizer, ABC):
         try:
             bucket.set_weights(origin)
             first_loss = closure()
-            here = (_number(first_loss), bucket.gradients())
+            here = self._point(first_loss, bucket)
             if not _is_finite(here):
                 self._restart(bucket)
                 self.count(skipped=group["skipped"] + 1)
@@ -191,7 +195,7 @@ class LineSearchQuasiNewton(FlatOptimizer, ABC):
 
         def at(x: Tensor, length: float, direction: Tensor) -> Point:
             bucket.set_weights(x.add(direction, alpha=float(length)))
-            return _number(closure()), bucket.gradients()
+            return self._point(closure(), bucket)
 
         def at_or_high(x: Tensor, length: float, direction: Tensor) -> Point:
             found = at(x, length, direction)  # torch's search cannot do with NaN
@@ -214,6 +218,11 @@ class LineSearchQuasiNewton(FlatOptimizer, ABC):
                 break
             rate /= 2
         return direction * length, (found, there)
+
+    def _point(self, loss: Any, bucket: Bucket) -> Point:
+        """The loss of all processes, and the gradient in place."""
+        (number,) = mean_numbers([number_of(loss)], self.process_group)
+        return number, bucket.gradients()
 
     def _direction(self, bucket: Bucket, gradient: Tensor) -> Tensor:
         """-H g."""
@@ -275,13 +284,6 @@ def bfgs_update_(inverse: Tensor, change: Tensor, difference: Tensor) -> None:
     inverse.addr_(change, image, alpha=-float(rho))
     inverse.addr_(image, change, alpha=-float(rho))
     inverse.addr_(change, change, alpha=float(factor))
-
-
-def _number(loss: Any) -> float:
-    """The closure's loss as a number of the host."""
-    if loss is None:
-        raise ValueError("the closure must return the loss, got None.")
-    return float(loss.detach() if isinstance(loss, Tensor) else loss)
 
 
 def _is_finite(point: Point) -> bool:

@@ -9,6 +9,7 @@ incorporating Nesterov's accelerated gradient", NOLTA 2017; limited memory: Mahb
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
+from rnnopt.distributed import Group
 from rnnopt.optimizers.line_search_quasi_newton import LineSearchQuasiNewton
 
 
@@ -19,7 +20,7 @@ class NAQ(LineSearchQuasiNewton):
         params: tensors to train, one group, all of one type on one device.
         lr: first length that the line search tries.
         momentum: μ, in [0, 1); 0 is BFGS.
-        line_search, max_evaluations, curvature_epsilon: as in `BFGS`.
+        line_search, max_evaluations, curvature_epsilon, process_group: as in `BFGS`.
 
     Raises:
         ValueError: for an option outside its range, a second group, tensors of several types.
@@ -38,9 +39,17 @@ class NAQ(LineSearchQuasiNewton):
         line_search: str = "strong-wolfe",
         max_evaluations: int = 20,
         curvature_epsilon: float = 1e-10,
+        process_group: Group = None,
     ):
         super().__init__(
-            params, lr, momentum, None, line_search, max_evaluations, curvature_epsilon
+            params,
+            lr,
+            momentum,
+            None,
+            line_search,
+            max_evaluations,
+            curvature_epsilon,
+            process_group,
         )
 
 
@@ -52,7 +61,7 @@ class LNAQ(LineSearchQuasiNewton):
         lr: first length that the line search tries.
         memory: pairs kept.
         momentum: μ, in [0, 1); 0 is LBFGS.
-        line_search, max_evaluations, curvature_epsilon: as in `BFGS`.
+        line_search, max_evaluations, curvature_epsilon, process_group: as in `BFGS`.
 
     Raises:
         ValueError: for an option outside its range, a second group, tensors of several types.
@@ -72,7 +81,15 @@ class LNAQ(LineSearchQuasiNewton):
         line_search: str = "strong-wolfe",
         max_evaluations: int = 20,
         curvature_epsilon: float = 1e-10,
+        process_group: Group = None,
     ):
         super().__init__(
-            params, lr, momentum, memory, line_search, max_evaluations, curvature_epsilon
+            params,
+            lr,
+            momentum,
+            memory,
+            line_search,
+            max_evaluations,
+            curvature_epsilon,
+            process_group,
         )

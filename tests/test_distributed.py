@@ -1,0 +1,101 @@
+"""What learners promise to several processes: the steps of one process on all their data, decisions
+taken together, and Frank-Wolfe's displacements averaged at the commit.
+
+The claims are the functions of distributed_checks.py, which 2 and 4 processes run once, on gloo.
+"""
+
+import contextlib
+import os
+import subprocess
+import sys
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import distributed_checks
+import pytest
+import torch
+
+from rnnopt import AdaQN, FrankWolfe
+from rnnopt.distributed import any_of, average_gradients, copy_from_first, means, share, sums
+
+SCRIPT = Path(__file__).parent / "distributed_checks.py"
+LIMIT = 150  # seconds for all claims of so many processes: those that hang have failed
+
+pytestmark = pytest.mark.skipif(
+    not torch.distributed.is_available() or not torch.distributed.is_gloo_available(),
+    reason="needs torch.distributed with gloo",
+)
+
+
+@cache
+def results(size):
+    """What each process wrote of each claim: {name: [text, …]}, and how the processes ended."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        logs = [stack.enter_context(open(folder / f"log.{rank}", "w+")) for rank in range(size)]
+        started = [
+            subprocess.Popen(
+                [sys.executable, str(SCRIPT), str(rank), str(size), str(folder)],
+                stdout=log, stderr=log, env=environment,
+            )
+            for rank, log in enumerate(logs)
+        ]  # fmt: skip
+        try:
+            codes = [process.wait(LIMIT) for process in started]
+        except subprocess.TimeoutExpired:
+            codes = ["late"]
+        finally:
+            for process in started:
+                process.kill()
+                process.wait()
+        found = {}
+        for check in distributed_checks.CHECKS[size]:
+            files = [folder / f"{check.__name__}.{rank}" for rank in range(size)]
+            found[check.__name__] = [f.read_text() if f.exists() else "no answer" for f in files]
+        texts = [(folder / f"log.{rank}").read_text() for rank in range(size)]
+    ended = "\n".join([f"exit codes {codes}", *texts])
+    return found, ended
+
+
+@pytest.mark.parametrize(
+    ("size", "name"),
+    [(n, check.__name__) for n, checks in distributed_checks.CHECKS.items() for check in checks],
+)
+def test_several_processes(size, name):
+    found, ended = results(size)
+    assert found[name] == ["ok"] * size, "\n".join([*found[name], ended])
+
+
+def test_without_a_process_group_every_helper_gives_back_what_it_got():
+    tensors = [torch.ones(2)]
+    assert sums(tensors)[0] is tensors[0]
+    assert means(tensors)[0] is tensors[0]
+    assert (any_of(True), any_of(False), share(3)) == (True, False, 1.0)
+    weight = torch.nn.Parameter(torch.ones(2))
+    weight.grad = gradient = torch.ones(2)
+    average_gradients([weight])
+    assert weight.grad is gradient
+    copy_from_first(torch.nn.Linear(1, 1))
+
+
+def test_without_a_process_group_both_forms_take_the_same_steps():
+    ends = []
+    for communicate in ("gradient", "commit"):
+        weight = torch.nn.Parameter(torch.ones(3, 2))
+        optimizer = FrankWolfe([weight], lr=0.1, inner_steps=2, communicate=communicate)
+        for _ in range(5):
+            weight.grad = weight.detach() ** 2
+            optimizer.step()
+        ends.append(weight.detach())
+    assert torch.equal(*ends)
+
+
+def test_an_error_names_what_was_got():
+    weight = torch.nn.Parameter(torch.ones(2))
+    with pytest.raises(ValueError, match="communicate='often'"):
+        FrankWolfe([weight], communicate="often")
+    for learner in (FrankWolfe, AdaQN):
+        with pytest.raises(ValueError, match="process_group='gloo'"):
+            learner([weight], process_group="gloo")
