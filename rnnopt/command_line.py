@@ -37,7 +37,7 @@ from rnnopt.diagnosis import Diagnosis
 from rnnopt.errors import UserError, unknown_name
 from rnnopt.layers.kernels import cpu
 from rnnopt.memory import keep_freed_memory
-from rnnopt.runner import build_training, resolve, settle
+from rnnopt.runner import build_training, check_rate, resolve, settle
 from rnnopt.runner import run as run_one
 from rnnopt.specification import parse
 from rnnopt.sweeps.command import sweep
@@ -98,6 +98,7 @@ def train(
     """
     if resume and out is None:
         raise UserError("--resume needs the run's folder: give --out.")
+    check_rate(config)
     name = f"{parse(config.task)[0]}-{parse(config.optimizer)[0]}-{config.seed}"
     path = out or new_folder(name)
     console.quiet = as_json

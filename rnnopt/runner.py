@@ -41,11 +41,6 @@ def resolve(config: RunConfig) -> RunConfig:
         if option != "schedule" and (not isinstance(value, kind) or isinstance(value, bool)):
             wanted = "a whole number" if whole else "a number"
             raise UserError(f"{option} must be {wanted}, got {value!r} in {config.optimizer!r}.")
-    if config.lr is not None and moved.get("lr", config.lr) != config.lr:
-        raise UserError(
-            f"lr must be given once, got {config.lr:g} and that of the optimizer,"
-            f" {config.optimizer!r}."
-        )
     return replace(config, optimizer=write(name, options), **moved)  # type: ignore[arg-type]
 
 
@@ -54,6 +49,16 @@ def options_of_optimizer(name: str) -> list[str]:
     build = OPTIMIZERS[name].build
     known = options_of(ADMM, 2) if name == "admm" else options_of(build, 1)
     return [option for option in known if option not in LOOP_OPTIONS]
+
+
+def check_rate(config: RunConfig) -> None:
+    """Raises UserError if one run is given two learning rates; in a comparison the own one counts."""
+    own = parse(config.optimizer)[1].get("lr", config.lr)
+    if config.lr is not None and own != config.lr:
+        raise UserError(
+            f"lr must be given once, got {config.lr:g} and that of the optimizer,"
+            f" {config.optimizer!r}."
+        )
 
 
 def settle(config: RunConfig, task: Task) -> RunConfig:

@@ -20,6 +20,7 @@ from rnnopt.errors import UserError
 from rnnopt.estimator.one_run import build_task, measure, outputs_of, train
 from rnnopt.estimator.sequences import read_sequences
 from rnnopt.layers.sequence_model import SequenceModel
+from rnnopt.runner import check_rate
 from rnnopt.tasks.task import Examples, Loss, select
 
 # Settings that are a run's as they stand.
@@ -201,7 +202,9 @@ class RecurrentEstimator(BaseEstimator):
             budget=f"{epochs}epochs", schedule=schedule, seed=seed, threads=torch.get_num_threads()
         )
         try:
-            return RunConfig.from_dict(plain | run)
+            config = RunConfig.from_dict(plain | run)
+            check_rate(config)
+            return config
         except UserError as error:
             raise ValueError(str(error)) from error
 
