@@ -52,7 +52,7 @@ def options_of_optimizer(name: str) -> list[str]:
 
 
 def check_rate(config: RunConfig) -> None:
-    """Raises UserError if one run is given two learning rates; in a comparison the own one counts."""
+    """Raises UserError if a run is given two learning rates; in a comparison the own one counts."""
     own = parse(config.optimizer)[1].get("lr", config.lr)
     if config.lr is not None and own != config.lr:
         raise UserError(
