@@ -90,6 +90,7 @@ def accuracies(
 
 
 def main() -> None:
+    """Reads the arguments, prints a Markdown table of accuracies by contender and workers."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="a few steps, to see that it runs")
     parser.add_argument("--workers", type=int, nargs="+", default=[2, 4, 16])

@@ -141,6 +141,7 @@ def measure(count: int, hidden: int, steps: int, repeats: int) -> list[list[str]
 
 
 def main() -> None:
+    """Reads the arguments, prints a Markdown table of bytes and times by number of processes."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="a few steps, to see that it runs")
     quick = parser.parse_args().quick

@@ -19,6 +19,8 @@ QUIET = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_
 
 
 class Digits(lightning.LightningModule):
+    """The network with FrankWolfe."""
+
     def __init__(self, streaming):
         super().__init__()
         self.network, self.streaming = Network(), streaming
@@ -49,6 +51,7 @@ class Committed(lightning.Callback):  # checkpoints are taken outside `committed
 
 
 def fit(quick, streaming, epochs, checkpoint=None):
+    """A trainer and the module after `epochs` epochs."""
     lightning.seed_everything(0, verbose=False)
     train_data, test_data = digits(quick)
     order = DistributedSampler(train_data, 1, 0)  # by epoch, so the same after resuming

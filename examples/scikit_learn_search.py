@@ -20,6 +20,7 @@ def centred(images):
 
 
 def main(quick: bool) -> None:
+    """Searches for units and rate, prints the best and its accuracy."""
     (inputs, targets), (test_inputs, test_targets) = (
         [tensor.numpy() for tensor in part.tensors] for part in digits(quick)
     )

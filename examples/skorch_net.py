@@ -34,6 +34,7 @@ class FrankWolfeClassifier(NeuralNetClassifier):
 
 
 def main(quick: bool) -> None:
+    """Trains, prints the test accuracy."""
     torch.manual_seed(0)
     inputs, targets = (tensor.numpy() for tensor in digits(quick)[0].tensors)
     epochs = 10 if quick else 20

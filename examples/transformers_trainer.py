@@ -16,6 +16,8 @@ from rnnopt import FrankWolfe
 
 
 class WithLoss(Network):
+    """The network with the loss that the Trainer expects."""
+
     def forward(self, inputs, labels):
         logits = super().forward(inputs)
         return {"loss": cross_entropy(logits, labels), "logits": logits}
