@@ -251,8 +251,9 @@ def test_importances_name_what_mattered(plan):
     from optuna.distributions import CategoricalDistribution
 
     for i in range(12):
+        study.enqueue_trial({"lr": 1e-3 * (1 + 7 * i % 12), "hidden": 1 + i % 2})
         trial = ask(study, {"lr": _float(1e-3, 1e-1), "hidden": CategoricalDistribution((1, 2))})
-        study.tell(trial, float(trial.params["hidden"]) + 1e-3 * (i % 2))
+        study.tell(trial, float(trial.params["hidden"]) + 1e-3 * (i % 3))
     shares = results.importances(study)
     assert shares["hidden"] > 0.9
     assert sum(shares.values()) == pytest.approx(1)
