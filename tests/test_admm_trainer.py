@@ -17,7 +17,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from rnnopt.admm import iterations, joint_sweep, trainer
+from rnnopt.admm import gauss_newton, iterations, joint_sweep, trainer
 from rnnopt.admm.lagrangian import (
     Multipliers,
     Problem,
@@ -26,6 +26,7 @@ from rnnopt.admm.lagrangian import (
     augmented_lagrangian,
     penalties,
 )
+from rnnopt.admm.network import read_weights
 from rnnopt.admm.scalar_problem import nearest_output
 from rnnopt.admm.trainer import ADMM
 from rnnopt.config import RunConfig
@@ -130,10 +131,11 @@ class Two(NamedTuple):
     output: torch.Tensor
 
 
-def follow(weights, found, moments=None, memory=0.9, step=1, proximal_weight=0.1):
-    """The step of a network of one layer."""
-    before = moments and joint_sweep.Moments((moments.recurrent,), moments.output)
-    (new,), now = joint_sweep.follow([weights], found, before, memory, step, proximal_weight)
+def follow(problem, weights, found, moments=None, **options):
+    """The step of a network of one layer, without trust region unless told."""
+    before = moments and gauss_newton.Moments((moments.recurrent,), moments.output)
+    step = gauss_newton.Step(**options)
+    (new,), now = gauss_newton.follow(problem, [weights], found, before, step)
     return new, Two(now.layers[0], now.output)
 
 
@@ -183,7 +185,7 @@ def test_the_weight_change_is_a_gauss_newton_step_on_the_envelope(rng, nonlinear
     penalty, proximal = 0.7, 0.3
     problem, weights = draw(rng, nonlinearity, loss, scored)
     found = joint_sweep.sweep(problem, weights, penalty, NO_LIMIT)
-    new, moments = follow(weights, found, proximal_weight=proximal)
+    new, moments = follow(problem, weights, found, proximal_weight=proximal)
     nearest = found.outputs + found.output_slack
     gradients = weight_gradient(
         problem, weights, lambda p: envelope(problem, p, nearest, penalty).mean()
@@ -206,7 +208,7 @@ def test_with_a_large_penalty_it_is_that_step_on_the_loss_itself(rng, nonlineari
     penalty, proximal = 1e6, 0.3
     problem, weights = draw(rng, nonlinearity, loss, scored)
     found = joint_sweep.sweep(problem, weights, penalty, NO_LIMIT)
-    new, _ = follow(weights, found, proximal_weight=proximal)
+    new, _ = follow(problem, weights, found, proximal_weight=proximal)
     gradients = weight_gradient(problem, weights, lambda p: losses_of(problem, p).sum(0).mean())
     rows = rows_of(problem, network(problem, weights)[0])
     changes = change_between(weights, new)
@@ -221,7 +223,7 @@ def test_one_step_of_a_linear_network_is_two_ridge_regressions(rng):
     problem, weights = draw(rng, "identity", "squared_error", steps=1)
     problem = problem._replace(loss_weight=1.0)
     found = joint_sweep.sweep(problem, weights, penalty, NO_LIMIT)
-    new, _ = follow(weights, found, proximal_weight=proximal)
+    new, _ = follow(problem, weights, found, proximal_weight=proximal)
     states, outputs = network(problem, weights)
     # o* = (y + ρp)/(1 + ρ), and the slack of a is (o* - p) v.
     nearest = (problem.targets + penalty * outputs) / (1 + penalty)
@@ -268,7 +270,7 @@ def test_slacks_that_overflow_are_dropped_and_the_output_keeps_its_own(rng):
     found = joint_sweep.sweep(problem, weights, 0.7, 100.0)
     assert torch.equal(found.layers[0].slack, torch.zeros(STEPS, BATCH, HIDDEN))
     assert found.output_slack.abs().amin() > 0
-    new, _ = follow(weights, found)
+    new, _ = follow(problem, weights, found)
     assert all(w.isfinite().all() for w in new)
 
 
@@ -285,7 +287,7 @@ def test_the_order_of_the_samples_does_not_matter(rng, nonlinearity, loss, score
     results = []
     for given in (problem, mixed):
         found = joint_sweep.sweep(given, weights, 0.5, 2.0)
-        new, moments = follow(weights, found)
+        new, moments = follow(problem, weights, found)
         results.append((*new, *moments))
     for one, other in zip(*results, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
@@ -304,7 +306,7 @@ def test_the_moments_of_two_shards_average_to_those_of_the_whole(rng):
         for part in (slice(0, half), slice(half, None))
     ]
     found = [
-        follow(weights, joint_sweep.sweep(p, weights, 0.5, 2.0))[1] for p in (problem, *shards)
+        follow(p, weights, joint_sweep.sweep(p, weights, 0.5, 2.0))[1] for p in (problem, *shards)
     ]
     for whole, one, other in zip(*found, strict=True):
         torch.testing.assert_close(whole, (one + other) / 2, rtol=1e-10, atol=1e-12)
@@ -317,8 +319,8 @@ def test_the_first_minibatches_count_alike_and_then_are_forgotten_exponentially(
     for step in range(1, 7):
         problem, weights = draw(rng, scored=2)
         found = joint_sweep.sweep(problem, weights, 0.5, NO_LIMIT)
-        own.append(follow(weights, found)[1])
-        _, moments = follow(weights, found, moments, memory=0.7, step=step)
+        own.append(follow(problem, weights, found)[1])
+        _, moments = follow(problem, weights, found, moments, memory=0.7, number=step)
     for name in moments._fields:
         a = [getattr(m, name) for m in own]
         expected = 0.7**3 * (a[0] + a[1] + a[2]) / 3 + 0.3 * (0.7**2 * a[3] + 0.7 * a[4] + a[5])
@@ -329,9 +331,9 @@ def test_earlier_minibatches_stiffen_the_step(rng):
     # The step solves with Ā of all minibatches, not with this one's A alone.
     problem, weights = draw(rng)
     found = joint_sweep.sweep(problem, weights, 0.5, NO_LIMIT)
-    _, own = follow(weights, found)
+    _, own = follow(problem, weights, found)
     before = Two(9 * own.recurrent, 9 * own.output)
-    new, _ = follow(weights, found, before, memory=0.5, step=2, proximal_weight=1e-12)
+    new, _ = follow(problem, weights, found, before, memory=0.5, number=2, proximal_weight=1e-12)
     wanted = found.output_slack.flatten(0, 1)
     rows = rows_of(problem, network(problem, weights)[0])[1]
     # Ā = (9A + A)/2 = 5A: a fifth of the step that A alone gives.
@@ -405,11 +407,11 @@ def test_the_slacks_of_a_stack_are_minus_its_adjoints_over_the_penalty(
 def test_each_layer_of_a_stack_steps_like_a_layer_alone_on_the_states_below(rng):
     problem, layers = stack_of(rng)
     found = joint_sweep.sweep(problem, layers[-1], 0.5, NO_LIMIT, layers[:-1])
-    new, moments = joint_sweep.follow(layers, found, None, 0.9, 1, 0.1)
+    new, moments = gauss_newton.follow(problem, layers, found, None, gauss_newton.Step())
     inputs = problem.inputs
     for i, (old, course) in enumerate(zip(layers, found.layers, strict=True)):
         torch.testing.assert_close(course.inputs, inputs)
-        alone, own = follow(old, found._replace(layers=(course,)))
+        alone, own = follow(problem, old, found._replace(layers=(course,)))
         for name in ("input", "recurrent", "bias"):
             torch.testing.assert_close(getattr(new[i], name), getattr(alone, name))
         torch.testing.assert_close(moments.layers[i], own.recurrent)
@@ -524,14 +526,15 @@ def test_a_step_writes_what_sweep_and_ridge_find_and_leaves_the_second_bias(rng,
     layer = model.recurrent[0]
     second = layer.bias_hh_l0.detach().clone()
     assert second.abs().min() > 0
-    (before,) = trainer.read_weights(model)
+    (before,) = read_weights(model)
     before = Weights(*(w.clone() for w in before))
-    ADMM(model, "cross-entropy", lr=0.5, proximal_weight=0.3, limit=NO_LIMIT).step(batch)
+    options = dict(lr=0.5, penalty=2.0, proximal_weight=0.3, limit=NO_LIMIT, max_change=math.inf)
+    ADMM(model, "cross-entropy", **options).step(batch)
     start = torch.zeros(12, 8, dtype=torch.float64)
     problem = Problem(batch.inputs, batch.targets[None], start, nonlinearity)
-    found = joint_sweep.sweep(problem, before, 2.0, NO_LIMIT)  # ρ = 1/lr
-    expected, _ = follow(before, found, proximal_weight=0.3)
-    for new, wanted, old in zip(trainer.read_weights(model)[0], expected, before, strict=True):
+    found = joint_sweep.sweep(problem, before, 2.0, NO_LIMIT)  # ρ = 1/lr: of length 1
+    expected, _ = follow(problem, before, found, proximal_weight=0.3)
+    for new, wanted, old in zip(read_weights(model)[0], expected, before, strict=True):
         torch.testing.assert_close(new, wanted)
         assert not torch.equal(new, old)
     assert torch.equal(layer.bias_hh_l0, second)
@@ -841,7 +844,7 @@ def test_a_report_equals_what_its_definitions_give(rng, variant, multipliers):
     for _ in range(3):
         learner.step(batch)
     report = learner.report(batch)
-    ((u, w, b, v, c),) = trainer.read_weights(model)
+    ((u, w, b, v, c),) = read_weights(model)
     a, s, o = (learner.state[name] for name in Variables._fields)
     before = torch.cat([torch.zeros_like(s[:1]), s[:-1]])
     ra = a - batch.inputs @ u.T - before @ w.T - b
@@ -858,9 +861,7 @@ def test_a_report_equals_what_its_definitions_give(rng, variant, multipliers):
     kept = Multipliers(*(learner.state[f"multiplier_{name}"] for name in Variables._fields))
     assert len(kept.preactivation) == (1 if multipliers == "last" else 3)
     numbers = penalties(3, (1.2, 0.8, 2.0), 0.5)
-    value = augmented_lagrangian(
-        problem, trainer.read_weights(model)[0], Variables(a, s, o), kept, numbers
-    )
+    value = augmented_lagrangian(problem, read_weights(model)[0], Variables(a, s, o), kept, numbers)
     assert report["lagrangian"] == pytest.approx(float(value))
     # the multiplier step comes last and o before it: λ3 = -∇R(o)
     pull = torch.softmax(o[-1], -1) - functional.one_hot(batch.targets, OUTPUTS)
@@ -952,7 +953,7 @@ def test_a_rate_of_zero_moves_nothing_and_counts_nothing(rng, options):
 def test_the_limit_of_the_options_is_that_of_the_sweep(rng):
     batch, models = a_batch(rng), [a_model(), a_model()]
     free, cut = (
-        ADMM(m, "cross-entropy", lr=1.0, limit=number)
+        ADMM(m, "cross-entropy", limit=number, max_change=math.inf)
         for m, number in zip(models, (1e9, 0.01), strict=True)
     )
     before = weights_of(models[0])
@@ -1024,7 +1025,8 @@ def test_a_saved_state_that_lacks_an_option_takes_it_from_the_trainer():
         ("exact", "penalty_o", 2.0),
         ("blocks", "memory", 0.5),
         ("blocks", "identity_for_tanh", True),
-        ("paper", "proximal_weight", 1.0),
+        ("blocks", "max_change", 0.1),
+        ("paper", "penalty", 2.0),
         ("paper", "order", "parallel"),
     ],
 )
@@ -1125,8 +1127,6 @@ def test_an_unknown_loss_is_refused(name):
 @pytest.mark.parametrize(
     "options",
     [
-        dict(cell="lstm"),
-        dict(cell="gru"),
         dict(cell="indrnn"),
         dict(batch_norm=True),
         dict(dropout=0.1),
@@ -1140,9 +1140,11 @@ def test_a_model_that_is_not_covered_is_refused(options):
 
 
 @pytest.mark.parametrize("variant", ["blocks", "paper"])
-def test_block_by_block_only_one_layer_is_trained(variant):
+def test_block_by_block_only_one_elman_layer_is_trained(variant):
     with pytest.raises(ValueError, match="one layer, got layers=2: take variant='exact'"):
         ADMM(a_model(layers=2), "cross-entropy", variant=variant)
+    with pytest.raises(ValueError, match="cell 'rnn', got a layer of LSTM: take variant='exact'"):
+        ADMM(a_model(cell="lstm"), "cross-entropy", variant=variant)
 
 
 def test_a_model_of_another_class_is_refused():
@@ -1257,7 +1259,7 @@ def test_what_needs_gradients_cannot_go_with_it(options, name):
         (dict(optimizer="admm:memory=2"), "memory=2"),
         (dict(optimizer="admm:memry=0.5"), "memry"),
         (dict(optimizer="admm:variant=exakt"), "exakt"),
-        (dict(model="lstm"), "cell 'rnn'"),
+        (dict(model="indrnn"), "cell 'rnn'"),
         (dict(layers=2, optimizer="admm:variant=blocks"), "one layer"),
         (dict(batch_norm=True), "batch norm"),
         (dict(readout="mean"), "mean"),

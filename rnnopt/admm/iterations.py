@@ -58,7 +58,8 @@ def block_iteration(
         process_group: the processes whose samples make one batch; each has the auxiliaries of its
             own, all have the same weights.
     """
-    proximal = group["proximal_weight"] * samples
+    damping = group["proximal_weight"]
+    proximal = samples * (0.1 if damping is None else damping)
 
     def output(w: Weights, x: Variables) -> tuple[Weights, Variables]:
         return w, x._replace(output=update_output(problem, w, x, multipliers, numbers))
@@ -110,7 +111,13 @@ def paper_iteration(
     numbers: Penalties,
     group: dict[str, Any],
 ) -> tuple[Weights, Variables]:
-    """Algorithm 1, once over: o c v s a b w u and back, linearised and proximal."""
+    """Algorithm 1, once over: o c v s a b w u and back, linearised and proximal.
+
+    The weights R are those of `linearised_updates`, or the paper's r, N r for u, w and v of N
+    samples, if one is given: below those bounds L may rise.
+    """
+    fixed = group["proximal_weight"]
+    of_weights = None if fixed is None else fixed * problem.inputs.shape[1]
     names = ("output", "output_bias", "output_weights", "states", "preactivations", "bias",
              "recurrent", "input")  # fmt: skip
     for name in (*names, *reversed(names)):
@@ -120,23 +127,24 @@ def paper_iteration(
         elif name == "output_bias":
             weights = weights._replace(output_bias=update_output_bias(*given))
         elif name == "output_weights":
-            limit = output_limit(variables, numbers)
+            limit = of_weights or output_limit(variables, numbers)
             weights = weights._replace(output=linearised_output(*given, limit))
         elif name == "states":
-            limit = state_limits(weights, variables, numbers, group["coupling"])
-            s = linearised_state(*given, limit, coupling=group["coupling"])
+            coupling = group["coupling"]
+            limit = fixed or state_limits(weights, variables, numbers, coupling)
+            s = linearised_state(*given, limit, coupling=coupling)
             variables = variables._replace(state=s)
         elif name == "preactivations":
-            alpha = max(numbers.preactivation)
+            alpha = fixed or max(numbers.preactivation)
             tricks = dict(identity_for_tanh=group["identity_for_tanh"])
             a = linearised_preactivation(*given, alpha, **tricks)
             variables = variables._replace(preactivation=a)
         elif name == "bias":
             weights = weights._replace(bias=update_bias(*given))
         elif name == "recurrent":
-            limit = recurrent_limit(problem, variables, numbers)
+            limit = of_weights or recurrent_limit(problem, variables, numbers)
             weights = weights._replace(recurrent=linearised_recurrent(*given, limit))
         else:
-            limit = input_limit(problem, numbers)
+            limit = of_weights or input_limit(problem, numbers)
             weights = weights._replace(input=linearised_input(*given, limit))
     return weights, variables

@@ -28,12 +28,14 @@ Problem 1 and Eq. 7.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from rnnopt.admm.scalar_problem import Loss, Nonlinearity, apply, loss_value
+
+Cell = Literal["elman", "gru", "lstm"]
 
 
 class Problem(NamedTuple):
@@ -47,6 +49,8 @@ class Problem(NamedTuple):
         loss: R, "squared_error" (½‖o - y‖²) or "cross_entropy".
         loss_weight: of each sample's loss, a number or (time or 1, batch).
         recurrent_decay: ω of ω/2 ‖w‖².
+        cell: what makes s_t of a_t, f alone or the gates of `cells`, which the trajectory as one
+            block knows (`joint_sweep`) and the blocks here do not.
     """
 
     inputs: Tensor
@@ -56,10 +60,14 @@ class Problem(NamedTuple):
     loss: Loss = "cross_entropy"
     loss_weight: Tensor | float = 1.0
     recurrent_decay: float = 0.0
+    cell: Cell = "elman"
 
 
 class Weights(NamedTuple):
-    """u (hidden, features), w (hidden, hidden), b (hidden,), v (outputs, hidden), c (outputs,)."""
+    """u (hidden, features), w (hidden, hidden), b (hidden,), v (outputs, hidden), c (outputs,).
+
+    Layers with gates have four times as many rows of u, w and b (`cells`).
+    """
 
     input: Tensor
     recurrent: Tensor
@@ -162,6 +170,12 @@ def multiplier_step(
             for m, r, numbers in triples
         )
     )
+
+
+def dual_residuals(before: Variables, after: Variables, penalties: Penalties) -> Variables:
+    """Penalty times the change of a, s and o in an iteration; what a fixed point has at zero."""
+    triples = zip(before, after, penalties, strict=True)
+    return Variables(*(per_step(numbers, b) * (b - a) for a, b, numbers in triples))
 
 
 def per_step(numbers: Sequence[float], like: Tensor) -> Tensor:

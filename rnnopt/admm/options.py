@@ -17,9 +17,9 @@ _BLOCKS = {
     "recurrent_decay", "relaxation", "balance", "keep_batch",
 }  # fmt: skip
 USED = {
-    "exact": {"proximal_weight", "memory", "limit", "keep_batch"},
+    "exact": {"proximal_weight", "penalty", "max_change", "memory", "limit", "keep_batch"},
     "blocks": _BLOCKS | {"proximal_weight", "order"},
-    "paper": _BLOCKS | {"identity_for_tanh"},
+    "paper": _BLOCKS | {"proximal_weight", "identity_for_tanh"},
 }
 
 
@@ -48,20 +48,24 @@ def check_options(group: dict[str, Any]) -> None:
         if not isinstance(group[name], bool):
             raise ValueError(f"{name} must be true or false, got {name}={group[name]!r}.")
     bounds = dict(
-        lr=(0, None), proximal_weight=(0, None), inner_penalty=(0, None), recurrent_decay=(0, None),
-        memory=(0, 1), limit=(0, None), relaxation=(0, 2), penalty_a=(0, None), penalty_s=(0, None),
-        penalty_o=(0, None),
+        lr=(0, None), proximal_weight=(0, None), penalty=(0, None), max_change=(0, None),
+        inner_penalty=(0, None), recurrent_decay=(0, None), memory=(0, 1), limit=(0, None),
+        relaxation=(0, 2), penalty_a=(0, None), penalty_s=(0, None), penalty_o=(0, None),
     )  # fmt: skip
     for name, (low, high) in bounds.items():
+        if group[name] is None and name == "proximal_weight":
+            continue
         if isinstance(group[name], bool | str) or group[name] is None:
             raise ValueError(f"ADMM needs a number for {name}, got {name}={group[name]!r}.")
         value = float(group[name])
+        if name == "max_change" and value == float("inf"):
+            continue  # no trust region
         if not value >= low or not value < (float("inf") if high is None else high):
             below = "" if high is None else f" and < {high}"
             raise ValueError(f"ADMM needs {name} >= {low}{below}, got {name}={group[name]}.")
-    positive = ("proximal_weight", "inner_penalty", "relaxation")
+    positive = ("proximal_weight", "penalty", "max_change", "inner_penalty", "relaxation")
     for name in (*positive, "penalty_a", "penalty_s", "penalty_o"):
-        if float(group[name]) == 0:
+        if group[name] is not None and float(group[name]) == 0:
             raise ValueError(f"ADMM needs {name} > 0, got {name}={group[name]}.")
     sweeps = group["sweeps"]
     if isinstance(sweeps, bool) or not isinstance(sweeps, int) or sweeps < 1:

@@ -44,6 +44,11 @@ STIFF, STIFF_STEPS = 2.0, 8  # τ' from which Newton from p converges, in so man
 RIDGE_STEPS = {torch.float32: 8, torch.float64: 12}  # from p, from m, and again from the better
 
 
+def free_to_ask(tensor: Tensor) -> bool:
+    """Whether its numbers can be looked at without waiting for a device."""
+    return tensor.device.type == "cpu"
+
+
 def apply(nonlinearity: Nonlinearity, preactivation: Tensor) -> Tensor:
     """f(a)."""
     if nonlinearity == "tanh":
@@ -156,7 +161,7 @@ def _minimise_tanh(ratio: float, anchor: Tensor, target: Tensor) -> Tensor:
     left = height < lowest
     high = _farthest(p, q, height, ratio)
     a = _right_of_turn(p, q, p, high, ratio)
-    if p.device.type == "cpu":
+    if free_to_ask(p):
         at = left.nonzero()[:, 0]
         if at.numel():
             a[at] = _left_of_turn(p[at], q[at], lowest[at], high[at], ratio)
@@ -230,7 +235,11 @@ def loss_value(loss: Loss, output: Tensor, target: Tensor, weight: Tensor | floa
 
 
 def nearest_output(
-    loss: Loss, anchor: Tensor, target: Tensor, penalty: Tensor, weight: Tensor | float
+    loss: Loss,
+    anchor: Tensor,
+    target: Tensor,
+    penalty: Tensor | float,
+    weight: Tensor | float,
 ) -> Tensor:
     """argmin over o of weight · R(o) + penalty/2 ‖o - anchor‖², sample by sample.
 
@@ -238,7 +247,8 @@ def nearest_output(
         loss: R, "squared_error" (½‖o - target‖²) or "cross_entropy".
         anchor: p, (steps, batch, outputs).
         target: (steps, batch, outputs), or for cross-entropy class numbers, (steps, batch).
-        penalty: τ > 0, broadcast over (steps, batch).
+        penalty: τ > 0, broadcast over (steps, batch). Numbers for it and for `weight` say by
+            themselves whether it is stiff; else the device is asked.
         weight: of each sample's loss, ≥ 0, broadcast over (steps, batch).
     """
     if loss == "squared_error":
@@ -247,11 +257,15 @@ def nearest_output(
         return (scale * target + anchor) / (scale + 1)
     if loss != "cross_entropy":
         raise ValueError(f"loss must be one of {get_args(Loss)}, got {loss!r}.")
+    stiff = None
+    if not isinstance(penalty, Tensor) and not isinstance(weight, Tensor):
+        stiff = penalty >= STIFF * weight
     weight = torch.as_tensor(weight, dtype=torch.float64, device=anchor.device)
-    tau = (penalty.double() / weight.clamp(min=1e-30)).clamp(max=1e30)
+    penalty = torch.as_tensor(penalty, dtype=torch.float64, device=anchor.device)
+    tau = (penalty / weight.clamp(min=1e-30)).clamp(max=1e30)
     tau = tau.expand(target.shape)[..., None]
     hot = torch.nn.functional.one_hot(target, anchor.shape[-1]).to(anchor.dtype)
-    if bool((tau >= STIFF).all()):
+    if bool((tau >= STIFF).all()) if stiff is None else stiff:
         return _nearest_to_stiff(anchor, hot, tau.to(anchor.dtype))
     # In single precision m, up to 1/τ', would swallow the digits of o.
     shifted = anchor.double() + hot / tau
@@ -261,7 +275,7 @@ def nearest_output(
     for _ in range(8 + math.ceil(math.log(anchor.shape[-1]))):
         omega = wright_omega(shifted - level)
         excess = tau * omega.sum(-1, keepdim=True) - 1
-        if anchor.device.type == "cpu" and not bool((excess > 1e-13).any()):
+        if free_to_ask(anchor) and not bool((excess > 1e-13).any()):
             break  # elsewhere asking would wait for the device
         level = level + excess / (tau * (omega / (1 + omega)).sum(-1, keepdim=True))
     else:
@@ -287,7 +301,7 @@ def _nearest_to_stiff(anchor: Tensor, hot: Tensor, tau: Tensor) -> Tensor:
         )
         step.addcmul_(mixed, share)
         output -= step
-        if anchor.device.type == "cpu" and float(step.abs().max()) < small:
+        if free_to_ask(anchor) and float(step.abs().max()) < small:
             break
     return output
 

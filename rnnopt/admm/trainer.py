@@ -1,12 +1,12 @@
-"""ADMM: trains an Elman network from the equations of its own steps, without an autograd graph.
+"""ADMM: trains a recurrent network from the equations of its own steps, without an autograd graph.
 
 The network a_t = x_t uᵀ + s_{t-1} wᵀ + b, s_t = f(a_t), o_t = s_t vᵀ + c is unfolded, and each of
 its equations becomes a constraint with penalty and multiplier in an augmented Lagrangian, which is
 minimised block by block. Three variants:
 
 - "exact" (default): the trajectory (a, s, o) is one block, the weights are the other. The network's
-  equations and the minimiser over o hold exactly; the trajectory and the weights each take one
-  step (`joint_sweep`). For minibatches.
+  equations and the minimiser over o hold exactly; the trajectory (`joint_sweep`) and the weights
+  (`gauss_newton`) each take one step. For minibatches; Elman, LSTM and GRU layers, any depth.
 - "blocks": the exact minimiser of each block o, (v, c), s, a, (u, w, b) and back, then the
   multipliers (`block_updates`).
 - "paper": the same order with the paper's linearised-proximal updates, signs put right
@@ -24,7 +24,7 @@ Departures from the paper:
    o, which has seen the label.
 3. "exact" holds s_t = f(a_t) within its block, where the paper relaxes all equations alike. Its
    steps are not minimisations: the first of a fixed-point iteration for the trajectory, a
-   Gauss-Newton step with averaged curvature for the weights. Neither is guarded: at the rates that
+   Gauss-Newton step with averaged curvature in a trust region for the weights. At the rates that
    learn fastest a minibatch's own objective often rises.
 4. `balance` adapts the penalties to the residuals, which the paper leaves for the future.
 """
@@ -34,10 +34,11 @@ from collections.abc import Iterable
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from rnnopt.admm.gauss_newton import Moments, Step, follow
 from rnnopt.admm.iterations import block_iteration, paper_iteration
-from rnnopt.admm.joint_sweep import Moments, follow, forward, sample_losses, sweep
+from rnnopt.admm.joint_sweep import forward, sample_losses, sweep
 from rnnopt.admm.lagrangian import (
     Multipliers,
     Penalties,
@@ -45,14 +46,15 @@ from rnnopt.admm.lagrangian import (
     Variables,
     Weights,
     augmented_lagrangian,
+    dual_residuals,
     multiplier_step,
     penalties,
     per_step,
     residuals,
 )
+from rnnopt.admm.network import CELLS, check_batch, check_model, read_weights, write_weights
 from rnnopt.admm.options import LOSSES, Variant, check_options, check_use
 from rnnopt.distributed import Group, any_of, check_group, mean_numbers, processes
-from rnnopt.layers.elman import ElmanRNN
 from rnnopt.layers.sequence_model import SequenceModel
 
 # New weights of each layer, what the state keeps if they are finite, the sum of the losses.
@@ -66,14 +68,20 @@ class ADMM:
     a minibatch instead of on gradients.
 
     Args:
-        model: of cell "rnn" (tanh or relu), one layer or, for "exact", more; no batch norm, no
-            dropout; readout "last" or "every".
+        model: of cell "rnn" (tanh or relu), one layer or, for "exact", more, or of cell "lstm" or
+            "gru"; no batch norm, no dropout; readout "last" or "every".
         loss: "cross-entropy", "mse" or "binary-mse", as a task names it.
-        lr: 1/ρ of variant "exact": a stiffer penalty is a smaller step. The other variants look at
-            nothing but whether it is zero: then, as in all, a step moves nothing.
+        lr: length of the weights' step along the multipliers, of variant "exact"; 1/ρ would end at
+            the minimiser of the weights' block. The other variants look at nothing but whether it
+            is zero: then, as in all, a step moves nothing.
         variant: "exact", "blocks" or "paper"; see the module.
-        proximal_weight: "exact", "blocks": r, which holds the weights where the data say nothing;
+        proximal_weight: r, which holds the weights where the data say nothing; None is 0.1,
             against the mean over samples of Σ_t M_tᵀM_t for "exact", times the batch for "blocks".
+            "paper": the paper's r, times the batch for weights; None takes for each block the least
+            that cannot raise the Lagrangian.
+        penalty: "exact": ρ; from 2 on the minimiser over o is found ten times as fast.
+        max_change: "exact": trust region; the most by which a step may change a minibatch's
+            pre-activations, in the mean square and to first order.
         memory: "exact": weight of the minibatches before, in [0, 1).
         limit: "exact": how many times the length of the farthest possible minimiser the change of
             a sample's trajectory may have.
@@ -88,8 +96,8 @@ class ADMM:
         coupling: whether s_t feels a_{t+1}; the paper drops that.
         identity_for_tanh: "paper" alone: the paper's tanh(a) ≈ a in the a-block.
         recurrent_decay: ω of ω/2 ‖w‖².
-        relaxation: factor of the multiplier steps, in (0, 2); 1 is none. With two convex blocks up
-            to 1.618 is known to converge.
+        relaxation: over-relaxation, the factor of the multiplier steps, in (0, 2); 1 is none. With
+            two convex blocks up to 1.618 is known to converge.
         balance: double or halve all penalties when primal and dual residuals differ tenfold.
         keep_batch: any variant: work on the first batch alone, all steps. The training loop makes
             that batch the whole data, unless a batch size was given.
@@ -112,10 +120,12 @@ class ADMM:
         self,
         model: SequenceModel,
         loss: str,
-        lr: float = 0.3,
+        lr: float = 1.0,
         variant: Variant = "exact",
         *,
-        proximal_weight: float = 0.1,
+        proximal_weight: float | None = None,
+        penalty: float = 3.0,
+        max_change: float = 0.01,
         memory: float = 0.95,
         limit: float = 100.0,
         sweeps: int = 1,
@@ -143,9 +153,9 @@ class ADMM:
         if loss not in LOSSES:
             raise ValueError(f"ADMM needs a loss of {', '.join(LOSSES)}, got {loss!r}.")
         group: dict[str, Any] = dict(
-            lr=lr, variant=variant, proximal_weight=proximal_weight, memory=memory, limit=limit,
-            sweeps=sweeps, penalty_a=penalty_a, penalty_s=penalty_s, penalty_o=penalty_o,
-            inner_penalty=inner_penalty,
+            lr=lr, variant=variant, proximal_weight=proximal_weight, penalty=penalty,
+            max_change=max_change, memory=memory, limit=limit, sweeps=sweeps, penalty_a=penalty_a,
+            penalty_s=penalty_s, penalty_o=penalty_o, inner_penalty=inner_penalty,
             multipliers=multipliers, order=order, coupling=coupling,
             identity_for_tanh=identity_for_tanh, recurrent_decay=recurrent_decay,
             relaxation=relaxation, balance=balance, keep_batch=keep_batch,
@@ -157,6 +167,7 @@ class ADMM:
         if identity_for_tanh and model.recurrent[0].nonlinearity != "tanh":
             raise ValueError("identity_for_tanh=True needs the nonlinearity 'tanh', got 'relu'.")
         self.model, self.loss, self.process_group = model, loss, process_group
+        self.cell = CELLS[type(model.recurrent[0])]
         self.param_groups = [group]
         self.state: dict[str, Any] = {}
 
@@ -214,13 +225,32 @@ class ADMM:
             group["rejections"] += 1
         return loss / divisor
 
-    def fit(self, batches: Iterable[Any]) -> list[float]:
+    def fit(self, batches: Iterable[Any], tolerance: float = 0.0) -> list[float]:
         """`step` on each of `batches`; their losses.
+
+        Args:
+            tolerance: where variables are kept, stops as soon as no relative primal or dual
+                residual (`report`) is above it; 0 takes all batches.
+
+        Raises:
+            ValueError: for a tolerance where no variables are kept.
 
         Example:
             >>> losses = trainer.fit(batch for _ in range(3) for batch in data)  # three epochs
         """
-        losses = [self.step(batch) for batch in batches]
+        group = self.param_groups[0]
+        if tolerance and (group["variant"] == "exact" or not group["keep_batch"]):
+            raise ValueError(
+                "a tolerance needs variant 'blocks' or 'paper' and keep_batch=True, got"
+                f" variant={group['variant']!r} and keep_batch={group['keep_batch']}."
+            )
+        losses = []
+        for batch in batches:
+            losses.append(self.step(batch))
+            if tolerance and "relative_residuals" in self.state:
+                worst = float(self.state["relative_residuals"].max())
+                if not any_of(not worst <= tolerance, self.process_group):
+                    break
         return torch.stack(losses).tolist() if losses else []
 
     def _problem(self, batch: Any) -> tuple[Problem, float]:
@@ -241,9 +271,10 @@ class ADMM:
         layer: Any = self.model.recurrent[0]
         start = inputs.new_zeros(inputs.shape[1], layer.hidden_size)
         problem = Problem(
-            inputs, targets, start, layer.nonlinearity,
+            inputs, targets, start, getattr(layer, "nonlinearity", "tanh"),
             LOSSES[self.loss],  # type: ignore[arg-type]
             recurrent_decay=group["recurrent_decay"] * self._samples(inputs.shape[1]),
+            cell=self.cell,
         )  # fmt: skip
         divisor = targets.numel() if classes else targets.numel() / 2
         return problem, float(divisor)
@@ -253,16 +284,21 @@ class ADMM:
     def _exact(self, problem: Problem, weights: list[Weights]) -> Found:
         group = self.param_groups[0]
         *below, top = weights
-        found = sweep(problem, top, 1 / float(group["lr"]), group["limit"], below)
+        found = sweep(problem, top, group["penalty"], group["limit"], below)
         names = [f"moments_{i}" for i in range(len(weights))]
         moments = None
         if group["averaged"]:
             seen = tuple(self.state[name] for name in names)
             moments = Moments(seen, self.state["output_moments"])
-        new, now = follow(
-            weights, found, moments, group["memory"], group["averaged"] + 1,
-            group["proximal_weight"], self.process_group,
-        )  # fmt: skip
+        damping = group["proximal_weight"]
+        step = Step(
+            length=float(group["lr"]) * group["penalty"],
+            proximal_weight=0.1 if damping is None else damping,
+            max_change=group["max_change"],
+            memory=group["memory"],
+            number=group["averaged"] + 1,
+        )
+        new, now = follow(problem, weights, found, moments, step, self.process_group)
         kept = dict(zip(names, now.layers, strict=True), output_moments=now.output)
         return new, kept, sample_losses(problem, found.outputs).sum()
 
@@ -292,10 +328,14 @@ class ADMM:
             broken = residuals(problem, weights, variables)
             scaled = Variables(*(group["relaxation"] * r for r in broken))
             multipliers = multiplier_step(multipliers, scaled, numbers)
+            moved = dual_residuals(before_it, variables, numbers)
             if group["balance"]:
-                self._balance(broken, before_it, variables, numbers)
+                self._balance(broken, moved)
         kept: dict[str, Any] = {}
         if group["keep_batch"]:
+            forces = [per_step(rho, v) * v for v, rho in zip(variables, numbers, strict=True)]
+            of = (*zip(broken, variables, strict=True), *zip(moved, forces, strict=True))
+            kept["relative_residuals"] = torch.stack([_relative(r, v) for r, v in of])
             for name, v, m in zip(Variables._fields, variables, multipliers, strict=True):
                 kept[name], kept[f"multiplier_{name}"] = v, m
         return [weights], kept, loss
@@ -313,15 +353,11 @@ class ADMM:
         a, s, o = (scale * group[f"penalty_{name}"] for name in "aso")
         return penalties(steps, (a, s, o), scale * group["inner_penalty"])
 
-    def _balance(
-        self, broken: Variables, before: Variables, after: Variables, numbers: Penalties
-    ) -> None:
+    def _balance(self, broken: Variables, moved: Variables) -> None:
         """Residual balancing: penalties follow the larger of primal and dual residual."""
         group = self.param_groups[0]
-        primal = sum(float(r.square().sum()) for r in broken)
-        moved = zip(before, after, numbers, strict=True)
-        pulls = (per_step(rho, a) * (a - b) for a, b, rho in moved)
-        dual = sum(float(pull.square().sum()) for pull in pulls)
+        squares = [torch.stack([r.square().sum() for r in each]).sum() for each in (broken, moved)]
+        primal, dual = torch.stack(squares).tolist()
         primal, dual = (n**0.5 for n in mean_numbers([primal, dual], self.process_group))
         if primal > 10 * dual:
             group["scale"] *= 2.0
@@ -332,7 +368,13 @@ class ADMM:
 
     @torch.no_grad()
     def report(self, batch: Any) -> dict[str, float]:
-        """Lagrangian and relative primal residuals of the kept batch, and the network's loss.
+        """Lagrangian, relative residuals of the kept batch, and the network's loss.
+
+        Returns:
+            lagrangian; loss, of the network; auxiliary_loss, of o; with the names of `Variables`,
+            residual_…, how far their equations are broken, and dual_…, penalty times what the last
+            iteration changed, both over the size of the variable (times penalty); scale, by which
+            `balance` has multiplied the penalties.
 
         Raises:
             ValueError: unless variables are kept (`keep_batch`, variant "blocks" or "paper").
@@ -353,86 +395,12 @@ class ADMM:
             auxiliary_loss=float(sample_losses(problem, variables.output).sum()) / divisor,
         )
         for name, r, v in zip(Variables._fields, broken, variables, strict=True):
-            result[f"residual_{name}"] = float(r.norm() / v.norm().clamp(min=1e-30))
+            result[f"residual_{name}"] = float(_relative(r, v))
+        dual = self.state["relative_residuals"][len(variables) :].tolist()
+        result |= {f"dual_{n}": value for n, value in zip(Variables._fields, dual, strict=True)}
+        result["scale"] = self.param_groups[0]["scale"]
         return result
 
 
-# -- the model -------------------------------------------------------------------------------------
-
-
-def check_model(model: nn.Module, variant: str) -> None:
-    """Raises ValueError unless the model is one that the variant covers."""
-    if not isinstance(model, SequenceModel):
-        raise ValueError(f"ADMM trains a SequenceModel, got a {type(model).__name__}.")
-    if len(model.recurrent) > 1 and variant != "exact":
-        raise ValueError(
-            f"variant={variant!r} trains one layer, got layers={len(model.recurrent)}: take"
-            " variant='exact' for more."
-        )
-    if not isinstance(model.recurrent[0], ElmanRNN):
-        kind = type(model.recurrent[0]).__name__
-        raise ValueError(f"ADMM needs the cell 'rnn', got a layer of {kind}.")
-    if len(model.norms) or model.dropout:
-        raise ValueError("ADMM needs a model without batch norm and without dropout.")
-    if model.readout == "mean":
-        raise ValueError("ADMM needs readout 'last' or 'every', got readout='mean'.")
-    for name, parameter in model.named_parameters():
-        if not parameter.requires_grad:
-            raise ValueError(f"ADMM trains all weights, got requires_grad=False for {name}.")
-
-
-def check_batch(model: SequenceModel, batch: Any, classes: bool) -> None:
-    """Raises ValueError unless inputs and targets are of the shapes and types that `step` needs."""
-    if batch.lengths is not None:
-        raise ValueError("ADMM needs sequences of one length, got lengths.")
-    inputs, targets = batch.inputs, batch.targets
-    features, outputs = model.recurrent[0].input_size, model.output.out_features
-    if inputs.ndim != 3 or not inputs.numel() or inputs.shape[2] != features:
-        raise ValueError(
-            f"ADMM needs inputs (time, batch, {features}), none of them 0, got"
-            f" {tuple(inputs.shape)}."
-        )
-    if inputs.dtype != model.output.weight.dtype:
-        raise ValueError(
-            f"ADMM needs inputs of the weights' type {model.output.weight.dtype}, got"
-            f" {inputs.dtype}."
-        )
-    if classes != (targets.dtype == torch.int64):
-        wanted = "class numbers of type int64" if classes else "targets that are no class numbers"
-        raise ValueError(f"ADMM needs {wanted}, got {targets.dtype}.")
-    time, count = inputs.shape[:2]
-    last = () if classes else (outputs,)
-    once, each = (count, *last), (count, time, *last)
-    if tuple(targets.shape) == each and tuple(targets.shape) != once:
-        if model.readout != "every":
-            raise ValueError(f"targets at every step need readout 'every', got {model.readout!r}.")
-    elif tuple(targets.shape) != once:
-        raise ValueError(
-            f"ADMM needs targets {once} or, one a step, {each}, got {tuple(targets.shape)}."
-        )
-
-
-def read_weights(model: SequenceModel) -> list[Weights]:
-    """Each layer's weights, one bias a layer, lowest first; all have the model's read-out."""
-    layers: list[Any] = list(model.recurrent)
-    return [
-        Weights(
-            layer.weight_ih_l0.detach(),
-            layer.weight_hh_l0.detach(),
-            layer.bias_ih_l0.detach() + layer.bias_hh_l0.detach(),
-            model.output.weight.detach(),
-            model.output.bias.detach(),
-        )
-        for layer in layers
-    ]
-
-
-def write_weights(model: SequenceModel, weights: list[Weights]) -> None:
-    """Puts weights into the model; the second bias of torch's layers stays as it is."""
-    layers: list[Any] = list(model.recurrent)
-    for layer, new in zip(layers, weights, strict=True):
-        layer.weight_ih_l0.copy_(new.input)
-        layer.weight_hh_l0.copy_(new.recurrent)
-        layer.bias_ih_l0.add_(new.bias - (layer.bias_ih_l0 + layer.bias_hh_l0))
-    model.output.weight.copy_(weights[-1].output)
-    model.output.bias.copy_(weights[-1].output_bias)
+def _relative(residual: Tensor, value: Tensor) -> Tensor:
+    return residual.norm() / value.norm().clamp(min=torch.finfo(value.dtype).tiny)

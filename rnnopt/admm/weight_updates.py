@@ -21,6 +21,7 @@ from rnnopt.admm.lagrangian import (
     Weights,
     previous_states,
 )
+from rnnopt.admm.scalar_problem import free_to_ask
 from rnnopt.distributed import Group, sums
 
 
@@ -132,14 +133,23 @@ def _solve(equations: NormalEquations, old: Tensor, proximal: float, decay: Tens
 def cholesky(matrix: Tensor) -> Tensor:
     """The lower factor, float64; a singular matrix gets the least 10^k · 1e-14 of its trace added.
 
-    Non-finite where the matrix is, for the caller to find in the result.
+    Where asking would wait for a device it is the least of 0, 1e-11 and 1e-7. Non-finite where
+    nothing helps or the matrix is so, for the caller to find in the result.
     """
     matrix = matrix.double()
+    unit = torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
+    trace, tiny = matrix.trace(), torch.finfo(torch.float64).tiny
+    if not free_to_ask(matrix):
+        added = torch.stack([0 * trace, 1e-11 * trace + tiny, 1e-7 * trace + tiny])
+        factors, info = torch.linalg.cholesky_ex(matrix + added[:, None, None] * unit)
+        first = (info == 0).to(torch.int8).argmax()[None]
+        good = (info == 0).any()
+        return torch.where(good, factors.index_select(0, first)[0], torch.nan)
     factor, info = torch.linalg.cholesky_ex(matrix)
-    added = 1e-14 * matrix.trace() + torch.finfo(torch.float64).tiny
+    added = 1e-14 * trace + tiny
     for _ in range(8):
         if not info:
             return factor
-        factor, info = torch.linalg.cholesky_ex(matrix + added * torch.eye(len(matrix)).to(matrix))
+        factor, info = torch.linalg.cholesky_ex(matrix + added * unit)
         added = 10 * added
     return factor if not info else torch.full_like(factor, torch.nan)
