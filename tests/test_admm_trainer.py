@@ -16,8 +16,17 @@ from typing import NamedTuple
 import pytest
 import torch
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from rnnopt.admm import gauss_newton, iterations, joint_sweep, trainer
+from rnnopt.admm import (
+    gauss_newton,
+    iterations,
+    joint_sweep,
+    linearised_updates,
+    scalar_problem,
+    trainer,
+    weight_updates,
+)
 from rnnopt.admm.lagrangian import (
     Multipliers,
     Problem,
@@ -1297,3 +1306,198 @@ def test_the_loss_at_every_step_is_learnt_from_in_the_loop():
         pass
     after, _ = task.evaluate(training.model, task.validation, torch.device("cpu"))
     assert after < before - 0.2
+
+
+# -- residuals and where it stops -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("variant", ["blocks", "paper"])
+def test_dual_residuals_are_penalties_times_what_the_last_iteration_changed(rng, variant):
+    learner = ADMM(
+        a_model(), "cross-entropy", variant=variant, keep_batch=True, penalty_s=0.8,
+        inner_penalty=0.5,
+    )  # fmt: skip
+    batch = a_batch(rng)
+    learner.step(batch)
+    before = {name: learner.state[name].clone() for name in Variables._fields}
+    learner.step(batch)
+    report = learner.report(batch)
+    rho = dict(preactivation=(0.5, 0.5, 1.0), state=(0.5, 0.5, 0.8), output=(1.0,))
+    for name, old in before.items():
+        weights = torch.tensor(rho[name], dtype=torch.float64)[:, None, None]
+        now = learner.state[name]
+        expected = (weights * (now - old)).norm() / (weights * now).norm()
+        assert report[f"dual_{name}"] == pytest.approx(float(expected))
+        assert report[f"dual_{name}"] > 0
+
+
+def test_fit_stops_where_all_residuals_are_within_the_tolerance(rng):
+    batch = a_batch(rng)
+    options = dict(variant="blocks", keep_batch=True, multipliers="all", proximal_weight=1.0)
+    learner = ADMM(a_model(), "cross-entropy", **options)
+    losses = learner.fit(itertools.repeat(batch, 400), tolerance=0.01)
+    assert 1 < len(losses) < 400
+    report = learner.report(batch)
+    worst = max(v for name, v in report.items() if name.startswith(("residual", "dual")))
+    assert worst <= 0.01
+    shorter = ADMM(a_model(), "cross-entropy", **options)
+    shorter.fit(itertools.repeat(batch, len(losses) - 1))
+    report = shorter.report(batch)
+    worst = max(v for name, v in report.items() if name.startswith(("residual", "dual")))
+    assert worst > 0.01
+
+
+@pytest.mark.parametrize("options", [dict(), dict(variant="blocks")])
+def test_a_tolerance_needs_kept_variables(rng, options):
+    with pytest.raises(ValueError, match="tolerance needs variant 'blocks' or 'paper' and keep"):
+        ADMM(a_model(), "cross-entropy", **options).fit([a_batch(rng)], tolerance=0.1)
+
+
+@pytest.mark.parametrize(
+    ("primal", "dual", "factor"),
+    [(10.1, 1.0, 2.0), (9.9, 1.0, 1.0), (1.0, 9.9, 1.0), (1.0, 10.1, 0.5)],
+)
+def test_penalties_are_doubled_or_halved_at_a_ratio_of_ten(primal, dual, factor):
+    learner = ADMM(a_model(), "cross-entropy", variant="blocks", balance=True, keep_batch=True)
+    unit = torch.full((1, 1, 1), 3**-0.5, dtype=torch.float64)  # three of them: norm 1
+    broken, moved = (Variables(*(3 * [size * unit])) for size in (primal, dual))
+    learner._balance(broken, moved)
+    assert learner.param_groups[0]["scale"] == factor
+
+
+# -- waiting for a device -------------------------------------------------------------------------
+
+
+class Asked(TorchDispatchMode):
+    """Counts how often a tensor's number is asked for, which waits for a device."""
+
+    def __init__(self):
+        super().__init__()
+        self.times = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.overloadpacket.__name__
+        self.times += name in ("_local_scalar_dense", "nonzero", "equal")
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("options", [dict(), dict(layers=2), dict(cell="lstm"), dict(cell="gru")])
+def test_a_step_asks_a_device_once_and_finds_the_same(rng, monkeypatch, options):
+    batch = a_batch(rng)
+    here, there = a_model(**options), a_model(**options)
+    ADMM(here, "cross-entropy").step(batch)
+    for module in (scalar_problem, weight_updates):
+        monkeypatch.setattr(module, "free_to_ask", lambda tensor: False)
+    learner = ADMM(there, "cross-entropy")
+    with Asked() as asked:
+        learner.step(batch)
+    assert asked.times == 1  # whether all is finite
+    for one, other in zip(here.parameters(), there.parameters(), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_a_factor_is_found_without_asking(monkeypatch):
+    rows = torch.randn(3, 5, generator=torch.Generator().manual_seed(0)).double()
+    whole = rows.T @ rows + torch.eye(5).double()
+    singular = torch.ones(4, 4, dtype=torch.float64)
+    indefinite = torch.diag(torch.tensor([1.0, -1.0], dtype=torch.float64))
+    monkeypatch.setattr(weight_updates, "free_to_ask", lambda tensor: False)
+    with Asked() as asked:
+        factors = [weight_updates.cholesky(m) for m in (whole, singular, indefinite)]
+    assert asked.times == 0
+    torch.testing.assert_close(factors[0], torch.linalg.cholesky(whole))
+    torch.testing.assert_close(factors[1] @ factors[1].T, singular, rtol=0, atol=1e-10)
+    assert factors[2].isnan().all()
+
+
+# -- what only a change of one sign or number would show ------------------------------------------
+
+
+def test_a_loaded_state_goes_to_the_device_of_the_model(rng):
+    learner = ADMM(a_model(), "cross-entropy")
+    learner.step(a_batch(rng))
+    other = ADMM(a_model().to("meta"), "cross-entropy")
+    other.load_state_dict(learner.state_dict())
+    assert other.state
+    assert all(tensor.device.type == "meta" for tensor in other.state.values())
+
+
+def test_the_way_back_is_the_way_there_reversed(rng, monkeypatch):
+    calls = []
+    names = dict(
+        update_output="o", solve_output_weights="(v,c)", update_state="s",
+        update_preactivation="a", solve_recurrent_weights="(u,w,b)",
+    )  # fmt: skip
+    for name, letter in names.items():
+        keep = getattr(iterations, name)
+
+        def watched(*given, keep=keep, letter=letter, **named):
+            calls.append(letter)
+            return keep(*given, **named)
+
+        monkeypatch.setattr(iterations, name, watched)
+    ADMM(a_model(), "cross-entropy", variant="blocks", order="parallel").step(a_batch(rng))
+    there = ["o", "(v,c)", "s", "a", "(u,w,b)"]
+    assert calls == there + there[::-1]
+    calls.clear()
+    ADMM(a_model(), "cross-entropy", variant="blocks").step(a_batch(rng))
+    there, back = ["o", "(v,c)"], ["(v,c)", "o"]
+    assert calls == there + 3 * ["s", "a"] + 2 * ["(u,w,b)"] + 3 * ["s", "a"] + back
+
+
+def seen_by(monkeypatch, name, **options):
+    """What `iterations` hands the function `name` in a step of variant "paper"."""
+    seen = []
+    keep = getattr(iterations, name)
+
+    def watched(*given, **named):
+        weights = Weights(*(w.clone() for w in given[1]))  # the model's own change in place
+        seen.append(((given[0], weights, *given[2:]), named))
+        return keep(*given, **named)
+
+    monkeypatch.setattr(iterations, name, watched)
+    rng = torch.Generator().manual_seed(0)
+    learner = ADMM(a_model(), "cross-entropy", variant="paper", **options)
+    learner.step(a_batch(rng))
+    return seen
+
+
+def test_the_papers_preactivations_are_exact_at_the_last_step(monkeypatch):
+    # R is the largest α: no more, or they would be slower, no less, or L could rise.
+    options = dict(penalty_a=1.5, inner_penalty=0.7)
+    ((given, _), *_) = seen_by(monkeypatch, "linearised_preactivation", **options)
+    assert given[-1] == 1.5
+
+
+@pytest.mark.parametrize("coupling", [True, False])
+def test_the_bound_of_the_states_knows_of_the_coupling(monkeypatch, coupling):
+    ((given, named), *_) = seen_by(monkeypatch, "linearised_state", coupling=coupling)
+    _, weights, variables, _, numbers, limit = given
+    assert named == dict(coupling=coupling)
+    expected = linearised_updates.state_limits(weights, variables, numbers, coupling)
+    torch.testing.assert_close(limit, expected)
+    assert float(limit[0]) == 0 if not coupling else float(limit[0]) > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "unit"),
+    [
+        ("linearised_input", 12),
+        ("linearised_recurrent", 12),
+        ("linearised_output", 12),
+        ("linearised_state", 1),
+        ("linearised_preactivation", 1),
+    ],
+)
+def test_the_papers_r_takes_the_place_of_every_bound(monkeypatch, name, unit):
+    for given, _ in seen_by(monkeypatch, name, proximal_weight=2.5):
+        assert given[-1] == unit * 2.5  # N r for the weights of N = 12 samples
+
+
+def test_a_damping_below_the_roundings_of_single_precision_is_not_lost():
+    # Two columns of 1e4 that differ by 1e-2 of themselves in one row: in single precision
+    # A + r = A for r = 1; the solution of the ridge problem depends on it.
+    matrix = torch.tensor([[2.0e8, 2.0e8], [2.0e8, 2.0e8]])
+    right = torch.tensor([[1.0], [-1.0]])
+    expected = torch.tensor([[1.0], [-1.0]])  # A has no say in this direction, r = 1 all
+    torch.testing.assert_close(gauss_newton._ridge(matrix, right, 1.0), expected)

@@ -264,7 +264,7 @@ def nearest_output(
     penalty = torch.as_tensor(penalty, dtype=torch.float64, device=anchor.device)
     tau = (penalty / weight.clamp(min=1e-30)).clamp(max=1e30)
     tau = tau.expand(target.shape)[..., None]
-    hot = torch.nn.functional.one_hot(target, anchor.shape[-1]).to(anchor.dtype)
+    hot = torch.zeros_like(anchor).scatter_(-1, target[..., None], 1.0)
     if bool((tau >= STIFF).all()) if stiff is None else stiff:
         return _nearest_to_stiff(anchor, hot, tau.to(anchor.dtype))
     # In single precision m, up to 1/τ', would swallow the digits of o.

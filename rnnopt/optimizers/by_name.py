@@ -89,7 +89,7 @@ OPTIMIZERS: dict[str, Choice] = {
     "naq": Choice(NAQ, 1.0, "BFGS with Nesterov's look-ahead"),
     "lnaq": Choice(LNAQ, 1.0, "LBFGS with Nesterov's look-ahead"),
     "admm": Choice(
-        needs_model, 0.3, "block by block without an autograd graph; Elman layers, not LSTM"
+        needs_model, 1.0, "ridge solves without an autograd graph; Elman, LSTM and GRU layers"
     ),
     "sgd": Choice(torch.optim.SGD, 1e-1, "stochastic gradient descent"),
     "momentum": Choice(

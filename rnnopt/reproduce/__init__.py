@@ -58,6 +58,7 @@ ALL: tuple[Study | Result, ...] = (
     GATED,
     PARTS,
     admm_figures.FIGURE_2,
+    admm_figures.GATED,
     admm_figures.FIGURE_3,
     admm_figures.FIGURE_4,
     admm_figures.FIGURE_5,
