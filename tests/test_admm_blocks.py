@@ -344,10 +344,8 @@ def test_equations_of_two_shards_add_up_to_those_of_the_batch(rng):
     for whole, one, two in zip(
         shard(slice(None)), shard(slice(2)), shard(slice(2, None)), strict=True
     ):
-        torch.testing.assert_close((one + two).matrix, whole.matrix)
-        torch.testing.assert_close((one + two).right, whole.right)
-        torch.testing.assert_close(one.scaled(0.5).right, one.right / 2)
-        torch.testing.assert_close(one.scaled(0.5).matrix, one.matrix / 2)
+        torch.testing.assert_close(one.matrix + two.matrix, whole.matrix)
+        torch.testing.assert_close(one.right + two.right, whole.right)
 
 
 def test_singular_equations_keep_what_the_data_do_not_say(rng):

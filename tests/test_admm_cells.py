@@ -1,18 +1,23 @@
-"""What ADMM knows of layers with gates, judged by autograd on torch's own LSTM and GRU."""
+"""ADMM on layers with gates, on padded and weighted sequences, and its trust region.
+
+Judged by autograd on torch's own LSTM and GRU.
+"""
 
 import copy
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from torch.nn import functional
 
-from rnnopt.admm import cells, joint_sweep
+from rnnopt.admm import cells, gauss_newton, joint_sweep
 from rnnopt.admm.gauss_newton import Step, follow
-from rnnopt.admm.lagrangian import Problem
+from rnnopt.admm.minibatch import problem_of
 from rnnopt.admm.network import read_weights, write_weights
 from rnnopt.admm.trainer import ADMM
 from rnnopt.layers.sequence_model import SequenceModel
+from rnnopt.tasks import Batches, build_task
 from rnnopt.tasks.task import Batch
 
 STEPS, BATCH, FEATURES, HIDDEN, OUTPUTS = 5, 6, 2, 4, 3
@@ -33,11 +38,7 @@ def a_batch(rng, readout="last"):
 
 
 def a_problem(model, batch):
-    cell = dict(RNN="elman", GRU="gru", LSTM="lstm", ElmanRNN="elman")
-    kind = cell[type(model.recurrent[0]).__name__]
-    targets = batch.targets.t() if batch.targets.ndim == 2 else batch.targets[None]
-    start = torch.zeros(BATCH, HIDDEN, dtype=torch.float64)
-    return Problem(batch.inputs, targets, start, cell=kind)
+    return problem_of(model, batch, "cross-entropy")[0]
 
 
 def stepped(cell, inputs, u, w, b, slack):
@@ -189,6 +190,96 @@ def test_a_run_goes_on_bit_for_bit(rng, cell):
         assert torch.equal(one, other)
 
 
+# -- lengths and weights --------------------------------------------------------------------------
+
+
+@each_cell
+@each_readout
+def test_padding_changes_nothing_whatever_stands_there(rng, cell, readout):
+    batch = a_batch(rng)  # one target a sequence, also where each step answers
+    plain, padded = (a_model(cell, layers=2, readout=readout) for _ in range(2))
+    more = torch.cat([batch.inputs, torch.full((3, BATCH, FEATURES), math.nan).double()])
+    one, other = ADMM(plain, "cross-entropy"), ADMM(padded, "cross-entropy")
+    for _ in range(2):
+        loss = one.step(batch)
+        torch.testing.assert_close(
+            other.step(Batch(more, batch.targets, torch.full((BATCH,), STEPS))), loss
+        )
+    for a, b in zip(plain.parameters(), padded.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@each_readout
+@pytest.mark.parametrize("loss", ["cross-entropy", "mse"])
+def test_sequences_of_two_lengths_make_the_sums_of_both(rng, readout, loss):
+    # The step on both together, from the equations of each group alone.
+    inputs = torch.randn(STEPS, BATCH, FEATURES, generator=rng, dtype=torch.float64)
+    targets = torch.randint(OUTPUTS, (BATCH,), generator=rng)
+    if loss == "mse":
+        targets = torch.randn(BATCH, OUTPUTS, generator=rng, dtype=torch.float64)
+    lengths = torch.tensor([3] * 2 + [STEPS] * (BATCH - 2))
+    model = a_model("rnn", readout=readout)
+    (weights,) = read_weights(model)
+    whole, _ = problem_of(model, Batch(inputs, targets, lengths), loss)
+    parts = [
+        problem_of(model, Batch(inputs[:end, at], targets[at]), loss)[0]
+        for at, end in ((slice(0, 2), 3), (slice(2, None), STEPS))
+    ]
+    equations = []
+    for problem in (whole, *parts):
+        found = joint_sweep.sweep(problem, weights, 2.5, 1e9)
+        equations.append(gauss_newton._mean_equations(problem, found, None))
+    for all_, short, long in zip(*equations, strict=True):
+        for together, a, b in zip(all_, short, long, strict=True):
+            torch.testing.assert_close(together, (2 * a + (BATCH - 2) * b) / BATCH)
+
+
+@each_cell
+@pytest.mark.parametrize("loss", ["cross-entropy", "mse"])
+@each_readout
+def test_the_loss_of_padded_and_weighted_sequences_is_that_of_the_task(rng, cell, loss, readout):
+    task = build_task("digits-rows") if loss == "cross-entropy" else build_task("counting")
+    batch = Batches(task, 6, seed=0).draw()
+    count = len(batch.targets)
+    lengths = torch.randint(1, len(batch.inputs) + 1, (count,), generator=rng)
+    weights = torch.rand(count, generator=rng) + 0.5
+    torch.manual_seed(0)
+    model = SequenceModel(task.input_size, 5, task.output_size, cell=cell, readout=readout)
+    for options in (
+        dict(lengths=lengths),
+        dict(weights=weights),
+        dict(lengths=lengths, weights=weights),
+    ):
+        given = replace(batch, **options)
+        expected = task.loss_of(model(given.inputs, given.lengths), given).detach()
+        torch.testing.assert_close(ADMM(model, task.loss, lr=0.0).step(given), expected)
+
+
+def test_slacks_of_weighted_sequences_are_the_adjoints_of_the_weighted_loss(rng):
+    model, batch = a_model("lstm"), a_batch(rng)
+    weights = torch.rand(BATCH, generator=rng).double()
+    problem, _ = problem_of(model, replace(batch, weights=weights), "cross-entropy")
+    (own,) = read_weights(model)
+    penalty = 1e7
+    slack = joint_sweep.sweep(problem, own, penalty, 1e9).layers[0].slack
+    alone = joint_sweep.sweep(problem._replace(loss_weight=1.0), own, penalty, 1e9)
+    torch.testing.assert_close(
+        slack, weights[:, None] * alone.layers[0].slack, rtol=1e-5, atol=1e-12
+    )
+
+
+def test_a_kept_batch_keeps_its_lengths_and_weights(rng):
+    batch = replace(a_batch(rng), lengths=torch.tensor([3] * BATCH), weights=torch.rand(BATCH))
+    one, other = a_model("rnn"), a_model("rnn")
+    first, second = (ADMM(m, "cross-entropy", keep_batch=True) for m in (one, other))
+    for _ in range(2):
+        first.step(batch)
+    second.step(batch)
+    second.step(a_batch(rng))
+    for a, b in zip(one.parameters(), other.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
 # -- the trust region -----------------------------------------------------------------------------
 
 
@@ -257,7 +348,7 @@ def test_units_without_bounds_may_change_by_that_part_of_what_they_are(rng):
     batch = a_batch(rng)
     large = Batch(1e4 * batch.inputs, batch.targets)
     model = a_model("rnn", nonlinearity="relu")
-    problem = a_problem(model, large)._replace(nonlinearity="relu")
+    problem = a_problem(model, large)
     (weights,) = read_weights(model)
     weights = type(weights)(*(w.clone() for w in weights))
     found = joint_sweep.sweep(problem, weights, 3.0, 1e9)

@@ -1161,14 +1161,30 @@ def test_a_model_of_another_class_is_refused():
         ADMM(torch.nn.Linear(2, 3), "cross-entropy")
 
 
-@each_learner
-def test_sequences_of_different_lengths_are_refused(rng, options):
+@pytest.mark.parametrize("variant", ["blocks", "paper"])
+@pytest.mark.parametrize("name", ["lengths", "weights"])
+def test_lengths_and_weights_are_refused_block_by_block(rng, variant, name):
     model = a_model()
     batch, before = a_batch(rng), weights_of(model)
-    learner = ADMM(model, "cross-entropy", **options)
-    with pytest.raises(ValueError, match="lengths"):
-        learner.step(Batch(batch.inputs, batch.targets, torch.full((12,), 3)))
+    learner = ADMM(model, "cross-entropy", variant=variant)
+    value = torch.full((12,), 3) if name == "lengths" else torch.ones(12)
+    with pytest.raises(ValueError, match=f"one length that count alike, got {name}"):
+        learner.step(replace(batch, **{name: value}))
     assert_same_weights(before, weights_of(model))
+
+
+@pytest.mark.parametrize(
+    ("lengths", "message"),
+    [
+        ([3] * 11, r"lengths \(12,\), got \(11,\)"),
+        ([0] + [3] * 11, "in 1 … 3"),
+        ([4] * 12, "in 1 … 3"),
+    ],
+)
+def test_impossible_lengths_are_refused(rng, lengths, message):
+    batch = replace(a_batch(rng), lengths=torch.tensor(lengths))
+    with pytest.raises(ValueError, match=message):
+        ADMM(a_model(), "cross-entropy").step(batch)
 
 
 def test_targets_at_every_step_need_answers_at_every_step(rng):

@@ -208,9 +208,13 @@ def test_balanced_classes_count_the_same():
     assert by_hand == pytest.approx(balanced, abs=1e-3)
 
 
-def test_admm_refuses_weights(bumps):
-    with pytest.raises(ValueError, match="admm' cannot weigh"):
-        small(optimizer="admm", class_weight="balanced").fit(*bumps)
+def test_admm_weighs_classes_but_not_block_by_block(bumps):
+    plain = small(optimizer="admm").fit(*bumps)
+    weighed = small(optimizer="admm", class_weight=dict(early=100.0, late=0.01)).fit(*bumps)
+    share = [(m.predict(bumps[0]) == "early").mean() for m in (plain, weighed)]
+    assert share[1] > share[0]
+    with pytest.raises(ValueError, match="count alike, got weights"):
+        small(optimizer="admm:variant=blocks", class_weight="balanced").fit(*bumps)
 
 
 # -- in other people's hands -----------------------------------------------------------------------

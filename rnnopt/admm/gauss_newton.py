@@ -83,10 +83,10 @@ def follow(
         step: how far.
         process_group: the processes whose samples make one minibatch.
     """
-    *equations, of_output = _mean_equations(found, process_group)
+    *equations, of_output = _mean_equations(problem, found, process_group)
     unit_of_outputs: Tensor | float = 1.0
     if problem.loss == "squared_error":
-        unit_of_outputs = _mean_square(problem.targets, process_group).clamp(min=1).sqrt()
+        unit_of_outputs = _mean_square(problem, process_group).clamp(min=1).sqrt()
     new: list[Weights] = []
     seen: list[Tensor] = []
     for i, (old, equation) in enumerate(zip(weights, equations, strict=True)):
@@ -119,9 +119,13 @@ def _averaged(equation: Equation, before: Tensor | None, step: Step) -> Equation
     return (now if before is None else torch.lerp(before, now, step.share)), right
 
 
-def _mean_square(values: Tensor, process_group: Group) -> Tensor:
-    total = values.square().sum()
-    total, count = sums([total, total.new_tensor(values.numel())], process_group)
+def _mean_square(problem: Problem, process_group: Group) -> Tensor:
+    """Of the targets that are counted."""
+    total = problem.targets.square().sum()  # the others are zero
+    count = total.new_tensor(problem.targets.numel())
+    if problem.counted is not None:
+        count = problem.counted.sum().to(total) * problem.targets.shape[-1]
+    total, count = sums([total, count], process_group)
     return total / count
 
 
@@ -136,16 +140,18 @@ def _size(curvature: Tensor, theta: Tensor) -> Tensor:
     return total.clamp(min=0).sqrt()
 
 
-def _mean_equations(found: Trajectory, process_group: Group) -> list[Equation]:
+def _mean_equations(problem: Problem, found: Trajectory, process_group: Group) -> list[Equation]:
     """Of each layer, lowest first, and of the output: means over the samples of all processes."""
     batch = found.outputs.shape[1]
 
     def equation(rows: Tensor, slack: Tensor) -> Equation:
         return rows.t() @ rows / batch, rows.t() @ slack.flatten(0, 1) / batch
 
-    equations = [equation(_rows(c.inputs, c.states[:-1]), c.slack) for c in found.layers]
+    equations = [
+        equation(_rows(problem.valid, c.inputs, c.states[:-1]), c.slack) for c in found.layers
+    ]
     scored = found.layers[-1].states[-len(found.outputs) :]
-    equations.append(equation(_rows(scored), found.output_slack))
+    equations.append(equation(_rows(problem.counted, scored), found.output_slack))
     if processes(process_group) == 1:
         return equations
     flat = [batch * part for equation in equations for part in equation]
@@ -154,10 +160,11 @@ def _mean_equations(found: Trajectory, process_group: Group) -> list[Equation]:
     return list(zip(flat[::2], flat[1::2], strict=True))
 
 
-def _rows(*parts: Tensor) -> Tensor:
-    """[*parts, 1] of all steps and samples, (rows, columns)."""
+def _rows(chosen: Tensor | None, *parts: Tensor) -> Tensor:
+    """[*parts, 1] of all steps and samples, (rows, columns); zero where not chosen."""
     ones = parts[0].new_ones((*parts[0].shape[:-1], 1))
-    return torch.cat([*parts, ones], dim=-1).flatten(0, 1)
+    rows = torch.cat([*parts, ones], dim=-1)
+    return (rows if chosen is None else rows * chosen[:, :, None]).flatten(0, 1)
 
 
 def _ridge(matrix: Tensor, right: Tensor, proximal_weight: float) -> Tensor:

@@ -49,8 +49,10 @@ class Problem(NamedTuple):
         loss: R, "squared_error" (½‖o - y‖²) or "cross_entropy".
         loss_weight: of each sample's loss, a number or (time or 1, batch).
         recurrent_decay: ω of ω/2 ‖w‖².
-        cell: what makes s_t of a_t, f alone or the gates of `cells`, which the trajectory as one
-            block knows (`joint_sweep`) and the blocks here do not.
+        cell: what makes s_t of a_t, f alone or the gates of `cells`. This and what follows the
+            trajectory as one block knows (`joint_sweep`), the blocks here do not.
+        valid: which steps are no padding, (time, batch); None is all.
+        counted: which answers have a loss, (time or 1, batch); None is all.
     """
 
     inputs: Tensor
@@ -61,6 +63,8 @@ class Problem(NamedTuple):
     loss_weight: Tensor | float = 1.0
     recurrent_decay: float = 0.0
     cell: Cell = "elman"
+    valid: Tensor | None = None
+    counted: Tensor | None = None
 
 
 class Weights(NamedTuple):

@@ -40,37 +40,6 @@ def check_model(model: nn.Module, variant: str) -> None:
             raise ValueError(f"ADMM trains all weights, got requires_grad=False for {name}.")
 
 
-def check_batch(model: SequenceModel, batch: Any, classes: bool) -> None:
-    """Raises ValueError unless inputs and targets are of the shapes and types that `step` needs."""
-    if batch.lengths is not None:
-        raise ValueError("ADMM needs sequences of one length, got lengths.")
-    inputs, targets = batch.inputs, batch.targets
-    features, outputs = model.recurrent[0].input_size, model.output.out_features
-    if inputs.ndim != 3 or not inputs.numel() or inputs.shape[2] != features:
-        raise ValueError(
-            f"ADMM needs inputs (time, batch, {features}), none of them 0, got"
-            f" {tuple(inputs.shape)}."
-        )
-    if inputs.dtype != model.output.weight.dtype:
-        raise ValueError(
-            f"ADMM needs inputs of the weights' type {model.output.weight.dtype}, got"
-            f" {inputs.dtype}."
-        )
-    if classes != (targets.dtype == torch.int64):
-        wanted = "class numbers of type int64" if classes else "targets that are no class numbers"
-        raise ValueError(f"ADMM needs {wanted}, got {targets.dtype}.")
-    time, count = inputs.shape[:2]
-    last = () if classes else (outputs,)
-    once, each = (count, *last), (count, time, *last)
-    if tuple(targets.shape) == each and tuple(targets.shape) != once:
-        if model.readout != "every":
-            raise ValueError(f"targets at every step need readout 'every', got {model.readout!r}.")
-    elif tuple(targets.shape) != once:
-        raise ValueError(
-            f"ADMM needs targets {once} or, one a step, {each}, got {tuple(targets.shape)}."
-        )
-
-
 def read_weights(model: SequenceModel) -> list[Weights]:
     """Each layer's weights, one bias a layer, lowest first; all have the model's read-out."""
     layers: list[Any] = list(model.recurrent)

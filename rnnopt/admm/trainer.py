@@ -31,6 +31,7 @@ Departures from the paper:
 
 import inspect
 from collections.abc import Iterable
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import torch
@@ -52,10 +53,13 @@ from rnnopt.admm.lagrangian import (
     per_step,
     residuals,
 )
-from rnnopt.admm.network import CELLS, check_batch, check_model, read_weights, write_weights
+from rnnopt.admm.minibatch import problem_of
+from rnnopt.admm.network import check_model, read_weights, write_weights
 from rnnopt.admm.options import LOSSES, Variant, check_options, check_use
 from rnnopt.distributed import Group, any_of, check_group, mean_numbers, processes
 from rnnopt.layers.sequence_model import SequenceModel
+
+PARTS = ("inputs", "targets", "lengths", "weights")  # of a batch
 
 # New weights of each layer, what the state keeps if they are finite, the sum of the losses.
 Found = tuple[list[Weights], dict[str, Tensor], Tensor]
@@ -167,7 +171,6 @@ class ADMM:
         if identity_for_tanh and model.recurrent[0].nonlinearity != "tanh":
             raise ValueError("identity_for_tanh=True needs the nonlinearity 'tanh', got 'relu'.")
         self.model, self.loss, self.process_group = model, loss, process_group
-        self.cell = CELLS[type(model.recurrent[0])]
         self.param_groups = [group]
         self.state: dict[str, Any] = {}
 
@@ -200,7 +203,8 @@ class ADMM:
         """One minibatch.
 
         Args:
-            batch: has inputs (time, batch, features), targets, and no lengths.
+            batch: has inputs (time, batch, features), targets, lengths (batch,) or None, and maybe
+                weights (batch,); these two for variant "exact" alone.
 
         Returns:
             The loss of the network on it before the step, as the task computes it; with several
@@ -253,31 +257,29 @@ class ADMM:
                     break
         return torch.stack(losses).tolist() if losses else []
 
-    def _problem(self, batch: Any) -> tuple[Problem, float]:
-        """The batch as a problem, and by what the sum of its losses is divided for the mean."""
-        group, classes = self.param_groups[0], LOSSES[self.loss] == "cross_entropy"
-        check_batch(self.model, batch, classes)
-        inputs, targets = batch.inputs, batch.targets
+    def _problem(self, batch: Any) -> tuple[Problem, Tensor | float]:
+        """The batch, or the one that is kept, as `problem_of`."""
+        group = self.param_groups[0]
+        if group["variant"] != "exact":
+            for name in ("lengths", "weights"):
+                if getattr(batch, name, None) is not None:
+                    raise ValueError(
+                        f"variant={group['variant']!r} needs sequences of one length that count"
+                        f" alike, got {name}: take variant='exact'."
+                    )
+        problem, divisor = problem_of(self.model, batch, self.loss)
         if group["keep_batch"]:
-            inputs = self.state.setdefault("inputs", inputs.clone())
-            targets = self.state.setdefault("targets", targets.clone())
-        if targets.ndim == (2 if classes else 3):  # one a step, sequences first
-            targets = targets.transpose(0, 1)
-        else:
-            every = self.model.readout == "every"
-            targets = targets.expand(len(inputs) if every else 1, *targets.shape)
-        if not classes:
-            targets = targets.to(inputs.dtype)
-        layer: Any = self.model.recurrent[0]
-        start = inputs.new_zeros(inputs.shape[1], layer.hidden_size)
-        problem = Problem(
-            inputs, targets, start, getattr(layer, "nonlinearity", "tanh"),
-            LOSSES[self.loss],  # type: ignore[arg-type]
-            recurrent_decay=group["recurrent_decay"] * self._samples(inputs.shape[1]),
-            cell=self.cell,
-        )  # fmt: skip
-        divisor = targets.numel() if classes else targets.numel() / 2
-        return problem, float(divisor)
+            if "inputs" not in self.state:
+                given = {n: getattr(batch, n, None) for n in PARTS}
+                self.state.update(
+                    {n: part.clone() for n, part in given.items() if part is not None}
+                )
+            kept = SimpleNamespace(**{n: self.state.get(n) for n in PARTS})
+            problem, divisor = problem_of(self.model, kept, self.loss)
+        decay = group["recurrent_decay"]
+        if decay:
+            decay *= self._samples(problem.inputs.shape[1])
+        return problem._replace(recurrent_decay=decay), divisor
 
     # -- variants ----------------------------------------------------------------------------------
 
@@ -391,8 +393,8 @@ class ADMM:
         _, outputs = forward(problem, weights, len(problem.targets))
         result = dict(
             lagrangian=float(value),
-            loss=float(sample_losses(problem, outputs).sum()) / divisor,
-            auxiliary_loss=float(sample_losses(problem, variables.output).sum()) / divisor,
+            loss=float(sample_losses(problem, outputs).sum() / divisor),
+            auxiliary_loss=float(sample_losses(problem, variables.output).sum() / divisor),
         )
         for name, r, v in zip(Variables._fields, broken, variables, strict=True):
             result[f"residual_{name}"] = float(_relative(r, v))

@@ -27,7 +27,7 @@ from rnnopt.distributed import Group, sums
 
 @dataclass(frozen=True)
 class NormalEquations:
-    """matrix Θᵀ = right, float64: sums over samples, so they add up over shards and minibatches.
+    """matrix Θᵀ = right, float64: sums over samples, so they add up over shards.
 
     Args:
         matrix: Σ penalty MᵀM, (inputs + 1, inputs + 1).
@@ -36,13 +36,6 @@ class NormalEquations:
 
     matrix: Tensor
     right: Tensor
-
-    def __add__(self, other: "NormalEquations") -> "NormalEquations":
-        return NormalEquations(self.matrix + other.matrix, self.right + other.right)
-
-    def scaled(self, factor: float) -> "NormalEquations":
-        """All sums times a number: `old.scaled(0.9) + new` forgets exponentially."""
-        return NormalEquations(factor * self.matrix, factor * self.right)
 
     def summed(self, process_group: Group = None) -> "NormalEquations":
         """The sums over the samples of all processes."""

@@ -12,7 +12,6 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from rnnopt.admm.trainer import ADMM
 from rnnopt.config import RunConfig
 from rnnopt.errors import UserError
 from rnnopt.layers.indrnn import IndRNN
@@ -101,8 +100,6 @@ def train(
             training = build_training(config, task, every_epoch=True)
         except UserError as error:
             raise ValueError(str(error)) from error
-        if isinstance(training.optimizer, ADMM) and task.validation.weights is not None:
-            raise ValueError("optimizer 'admm' cannot weigh sequences or classes.")
         if ended is not None:
             _go_on(training, ended)
         records = _run(training, patience, show)

@@ -34,6 +34,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 # Samples and iterations.
 SIZES = {"cpu": (200, 60), "full": (5000, 1000), "quick": (20, 3)}
+DIVERGED = 1e3  # loss of the network
 HEADINGS = (
     "variant", "Lagrangian", "relative residuals of a, s, o", "relative dual residuals",
     "least change of θ squared",
@@ -95,7 +96,11 @@ def run(
         " zero by definition.",
         "The auxiliary o has seen the label; the network's loss is the one that counts.",
     ]
-    table = write_table(out, f"{NAME}: {TITLE}", HEADINGS, rows, remarks, _figure(courses))
+    lost = [label for label, course in courses.items() if not course["loss"][-1] < DIVERGED]
+    if lost:
+        remarks.append(f"Diverged and not drawn: {'; '.join(lost)}.")
+    drawn = {label: course for label, course in courses.items() if label not in lost}
+    table = write_table(out, f"{NAME}: {TITLE}", HEADINGS, rows, remarks, _figure(drawn))
     return table, []
 
 
