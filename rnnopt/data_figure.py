@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rnnopt.data_config import Kind
-from rnnopt.report import COLORS
 from rnnopt.figure_text import plain
+from rnnopt.report import COLORS
 from rnnopt.tasks.limits import check_memory
 from rnnopt.tasks.preparation import class_names, kind_of, label_names, numbers_of
 from rnnopt.tasks.recordings import Recordings
@@ -43,8 +43,8 @@ def draw(data: Recordings, name: str, kind: Kind | None = None, padded: bool = F
     above, below = halves
     above.suptitle(_title(data, name, len(groups) - len(shown)), fontsize=11)
     panels = above.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
-    for panel, (title, members) in zip(panels, shown, strict=False):
-        _panel(panel, [scaled[i] for i in members])
+    for panel, (title, these) in zip(panels, shown, strict=False):
+        _panel(panel, [scaled[i] for i in these])
         panel.set_title(title, fontsize=9)
     for panel in panels[len(shown) :]:
         panel.set_axis_off()

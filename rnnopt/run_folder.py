@@ -116,7 +116,7 @@ class RunFolder:
             try:
                 record = dict(json.loads(line))
                 records.append({k: math.nan if v is None else v for k, v in record.items()})
-            except (ValueError, TypeError) as error:
+            except (ValueError, TypeError, RecursionError) as error:
                 if number < len(lines):
                     place = f"{self.path / 'metrics.jsonl'}, line {number}"
                     raise UserError(f"{place} must be JSON, got {line[:40]!r}.") from error
@@ -211,7 +211,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in a file."""
     try:
         value = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is not a readable JSON file: {error}") from error
     if not isinstance(value, dict):
         raise UserError(f"{path} must hold a JSON object, got {type(value).__name__}.")

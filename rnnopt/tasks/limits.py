@@ -11,11 +11,10 @@ PACKED = 1100  # bytes that a packed one may become; deflate cannot do more than
 ALWAYS = 1 << 26  # bytes that any file may take, however small: 64 MiB
 
 
-
 def free_memory() -> int:
     """Bytes that this process may still take; without an answer from the system, very many.
 
-    The least of what the machine has free and what limits on this process (container, ulimit) leave.
+    The least of what the machine has free and what limits on this process leave.
     """
     found = [1 << 62]
     try:

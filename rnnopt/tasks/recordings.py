@@ -196,8 +196,8 @@ def _targets(targets: Any, count: int) -> np.ndarray:
     if array.ndim not in (1, 2) or len(array) != count:
         raise ValueError(f"targets must be {count}, one a series, got shape {array.shape}.")
     if array.dtype.kind in "biuf":
-        exact = array.dtype.kind != "i" and array.dtype.kind != "u"
-        if not exact and array.size and (array.max() > EXACT or array.min() < -EXACT):
+        whole = array.dtype.kind in "iu" and array.size > 0
+        if whole and max(int(array.max()), -int(array.min())) > EXACT:
             raise ValueError(
                 "whole numbers as targets must be within 2^53, which float64 has exactly: write"
                 " such classes as words."
@@ -235,8 +235,8 @@ def _words(words: list[str], shape: tuple[int, ...]) -> np.ndarray:
     if wrong.any():
         place = int(np.argmax(wrong))
         raise ValueError(
-            f"targets must be finite and within {LARGEST:g}, series {place // width + 1} has"
-            f" {words[place]!r}."
+            f"targets must be finite, series {place // width + 1} has {words[place]!r}"
+            f" ({LARGEST:g} is the largest)."
         )
     _refuse_codes(words, numbers.tolist())
     return numbers.reshape(shape)

@@ -101,4 +101,3 @@ def _series(path: Path) -> tuple[np.ndarray, tuple[str, ...] | None]:
         return np.stack(values), tuple(names[first:])
     except ValueError as error:
         raise ValueError(f"{path.name}: {error}") from error
-
