@@ -76,7 +76,8 @@ def answers(source: Source, form: Format) -> str:
     if p is None:
         return "Probabilities of the classes, in the order of the task, or numbers."
     if p.kind == "classification":
-        return f"A probability for each class, in this order: {', '.join(map(for_markdown, p.classes))}."
+        names = ", ".join(map(for_markdown, p.classes))
+        return f"A probability for each class, in this order: {names}."
     return f"{p.outputs} number(s), at the scale of the targets."
 
 

@@ -50,7 +50,11 @@ def read_members(path: Path, wanted: list[str]) -> dict[str, np.ndarray]:
             if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                 raise ValueError(f"{name} must be packed as numpy does it, stored or deflated.")
             check_declared(member.file_size, member.compress_size, name)
-            with archive.open(member) as file:
+            try:
+                file = archive.open(member)
+            except (*BAD_ZIP, ValueError) as error:
+                raise ValueError(f"{name} cannot be unpacked: it is damaged or cut off.") from error
+            with file:
                 found[name] = read_array(file, member.file_size, name)
     return found
 
