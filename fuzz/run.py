@@ -16,7 +16,8 @@ sys.path.insert(0, str(HERE.parent / "tests"))
 WORDS = (
     "label", "id", "time", "class", "@data", "@classLabel true", "@targetLabel true", "nan", "inf",
     "1e308", "-1e-320", "2024-03-10T12:30:00Z", "\\xef\\xbb\\xbf", "\\xff\\xfe", "\\x00", "?",
-    "frank-wolfe:", "norm=", "inner_steps=", "adam:", "=true", "..", "none", "'shape': (", "'descr': '<f8'", "'|O'",
+    "frank-wolfe:", "norm=", "inner_steps=", "adam:", "=true", "..", "none", "'shape': (",
+    "'descr': '<f8'", "'|O'",
     "'fortran_order': True", "null", "[", "{", "\\xe2\\x80\\xae", "99999999999999999999",
 )  # fmt: skip
 

@@ -51,7 +51,7 @@ def draw(data: Recordings, name: str, kind: Kind | None = None, padded: bool = F
     for panel in panels[: len(shown)][-columns:]:  # with none below
         panel.tick_params(labelbottom=True)
         panel.set_xlabel("step", fontsize=9)
-    drawn = [plain(name) for name in data.channels[:CHANNELS]]
+    drawn = [plain(name, 30) for name in data.channels[:CHANNELS]]
     if len(drawn) > 1:
         handles, _ = panels[0].get_legend_handles_labels()
         above.legend(handles, drawn, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
@@ -77,7 +77,7 @@ def _groups(data: Recordings, kind: Kind | None) -> list[tuple[str, np.ndarray]]
         return [("all series", np.arange(len(data)))]
     if kind_of(data, kind) == "classification":
         named = zip(class_names(data.targets), members(data.targets), strict=True)
-        return [(plain(f"{one} ({len(index)})"), index) for one, index in named]
+        return [(f"{plain(one, 30)} ({len(index)})", index) for one, index in named]
     order = np.argsort(numbers_of(data.targets)[:, 0], kind="stable")
     thirds = np.array_split(order, min(3, len(order)))
     titles = ("low targets", "middle targets", "high targets")
@@ -133,7 +133,7 @@ def _targets(axis: "Axes", data: Recordings, kind: Kind | None) -> None:
     names = label_names(data.targets)
     classes = class_names(data.targets)[:40]
     axis.bar(range(len(classes)), [names.count(one) for one in classes], color=COLORS[0])
-    shown = [plain(one) for one in classes]
+    shown = [plain(one, 20) for one in classes]
     longest = max(map(len, shown))
     axis.set_xticks(
         range(len(classes)), shown, fontsize=8, rotation=45 if longest > 4 else 0,

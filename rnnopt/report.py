@@ -177,8 +177,8 @@ def figure(task: str, groups: Sequence[Group]) -> "Figure":
     result = Figure(figsize=(11, 7.5), layout="constrained")
     axes = result.subplots(2, 2, sharex="col", sharey="row")
     result.suptitle(f"{plain(task)}: {plain(facts['summary'], 160)}")
-    panels = [("train_loss", f"training loss ({plain(facts['loss'])})")]
-    panels += [("validation_metric", f"validation {plain(metric)}")]
+    panels = [("train_loss", f"training loss ({plain(facts['loss'], 30)})")]
+    panels += [("validation_metric", f"validation {plain(metric, 30)}")]
     for row, (quantity, name) in enumerate(panels):
         for column, cost in enumerate(("evaluations", "seconds")):
             axis = axes[row][column]

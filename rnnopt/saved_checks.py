@@ -86,6 +86,7 @@ def check_preparation(saved: Any) -> None:
     """Raises ValueError unless a saved preparation has the form that `Preparation` needs."""
     if not isinstance(saved, dict):
         raise ValueError(f"preparation must be an object, got {shown(saved)}.")
+    _check_known(saved, COUNTS + BY_CHANNEL + BY_TARGET + NAMES + (*CHOICES, "padded", "table"))
     for name in COUNTS:
         if type(saved.get(name)) is not int or not 1 <= saved[name] < 2**53:
             raise ValueError(f"{name} must be a whole number from 1, got {shown(saved.get(name))}.")
@@ -120,12 +121,19 @@ def _check_table(table: Any) -> None:
         return
     if not isinstance(table, dict) or table.get("layout") not in ("wide", "long"):
         raise ValueError(f"table must have a layout, wide or long, got {shown(table)}.")
+    _check_known(table, ("layout", "label", "id", "time", "steps", "dropped", "first"))
     for name in ("steps", "dropped"):
         if not _list_of(table.get(name), str):
             raise ValueError(f"{name} of the table must be names, got {shown(table.get(name))}.")
     for name in ("label", "id", "time"):
         if not isinstance(table.get(name), str | None):
             raise ValueError(f"{name} of the table must be a name, got {shown(table[name])}.")
+
+
+def _check_known(saved: dict[str, Any], known: tuple[str, ...]) -> None:
+    unknown = next((name for name in saved if name not in known), None)
+    if unknown is not None:
+        raise ValueError(f"{shown(unknown)} is nothing that a preparation has.")
 
 
 def _list_of(values: Any, kind: type) -> bool:

@@ -38,8 +38,8 @@ from rnnopt.tasks.text_files import TextFiles
 # What Python and numpy say for themselves, which tells a user nothing.
 VAGUE = (
     "values to unpack", "invalid literal for", "could not convert", "index out of range",
-    "has no attribute", "NoneType", "cannot reshape", "Traceback", "unpack requires", "object is not", "too big",
-    "not supported between", "unsupported operand",
+    "has no attribute", "'NoneType'", "cannot reshape", "Traceback", "unpack requires",
+    "object is not", "too big", "not supported between", "unsupported operand",
 )  # fmt: skip
 
 

@@ -5,10 +5,8 @@ bytes that are there first.
 """
 
 import math
-import struct
 import tokenize
 import zipfile
-import zlib
 from pathlib import Path
 from typing import IO
 
@@ -16,16 +14,13 @@ import numpy as np
 from numpy.lib import format as npy
 
 from rnnopt.tasks.limits import check_declared
+from rnnopt.tasks.text_files import BAD_ZIP
 
 KINDS = "biufSU"  # of the types that are read: truths, numbers, words
 MOST_SIZES = 8  # of a shape; series have three
-# What zipfile raises for archives that are broken, encrypted or packed in a way it does not know.
-BAD_ZIP = (
-    zipfile.BadZipFile, zlib.error, RuntimeError, struct.error, EOFError, OverflowError, KeyError,
-)  # fmt: skip
 # What numpy raises for headers that are none.
 BAD_HEADER = (
-    *BAD_ZIP, ValueError, SyntaxError, TypeError, AttributeError, IndexError, MemoryError,
+    *BAD_ZIP, SyntaxError, TypeError, AttributeError, IndexError, MemoryError,
     tokenize.TokenError, UserWarning,
 )  # fmt: skip
 HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
@@ -52,7 +47,7 @@ def read_members(path: Path, wanted: list[str]) -> dict[str, np.ndarray]:
             check_declared(member.file_size, member.compress_size, name)
             try:
                 file = archive.open(member)
-            except (*BAD_ZIP, ValueError) as error:
+            except BAD_ZIP as error:
                 raise ValueError(f"{name} cannot be unpacked: it is damaged or cut off.") from error
             with file:
                 found[name] = read_array(file, member.file_size, name)
@@ -68,7 +63,7 @@ def names_in(path: Path) -> list[str]:
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
-    except (*BAD_ZIP, ValueError, NotImplementedError) as error:
+    except BAD_ZIP as error:
         raise ValueError("it is no .npz file, as numpy.savez writes it.") from error
     names = [member.filename.removesuffix(".npy") for member in members]
     if len({name.lower() for name in names}) < len(names):
@@ -109,7 +104,7 @@ def read_array(file: IO[bytes], stored: int, name: str) -> np.ndarray:
         got = f"{claimed:.6g} bytes, and {there} are there" if claimed else "which is nothing"
         raise ValueError(f"{name} claims shape {shape} of {dtype}: {got}.")
     try:
-        content = file.read(claimed)
+        content = bytearray(file.read(claimed))  # that torch may share it
         return np.frombuffer(content, dtype).reshape(shape, order="F" if in_columns else "C")
-    except (*BAD_ZIP, ValueError) as error:
+    except BAD_ZIP as error:
         raise ValueError(f"{name} cannot be unpacked: it is damaged or cut off.") from error

@@ -10,6 +10,9 @@ from rnnopt.tasks.names import LONGEST
 from rnnopt.tasks.readers.columns import Columns, Parts
 from rnnopt.tasks.readers.tables import from_table
 
+# What pyarrow raises for damaged files, beside errors of its own.
+DAMAGED = (OSError, KeyError, MemoryError, OverflowError, RuntimeError, TypeError, UnicodeError)
+
 
 def read_parquet(path: Path, columns: Columns) -> Parts:
     """The series of a parquet file."""
@@ -18,7 +21,7 @@ def read_parquet(path: Path, columns: Columns) -> Parts:
     try:
         table = _read(path)
         table.validate(full=True)
-    except (pa.ArrowException, OSError, KeyError, MemoryError, OverflowError) as error:
+    except (pa.ArrowException, *DAMAGED) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise ValueError(f"it is no readable parquet file: {reason}") from error
     if table.num_rows == 0:
@@ -72,5 +75,5 @@ def _column(name: str, column: Any) -> np.ndarray:
             words = np.array([*known, None], dtype=object)
             parts.append(words[chunk.indices.fill_null(len(known)).to_numpy()])
         return np.concatenate(parts)
-    except (pa.ArrowException, OverflowError, TypeError, IndexError) as error:
+    except (pa.ArrowException, IndexError, *DAMAGED) as error:
         raise ValueError(f"column {name!r} cannot be read as {str(kind)[:60]}.") from error
