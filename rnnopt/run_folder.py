@@ -178,7 +178,10 @@ class RunFolder:
         try:
             return torch.load(path, weights_only=True, map_location=device)
         except Exception as error:  # torch.load raises many kinds for a damaged file
-            raise UserError(f"{path} is not a readable checkpoint: {error}") from error
+            reason = str(error).partition("\n")[0] or type(error).__name__
+            if reason.startswith("Weights only"):  # torch then tells how to unpickle it after all
+                reason = "it is damaged, or holds Python objects, which are never unpickled"
+            raise UserError(f"{path} is not a readable checkpoint: {reason}.") from error
 
     def _write_torch(self, name: str, value: dict[str, Any]) -> None:
         buffer = io.BytesIO()

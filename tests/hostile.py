@@ -191,7 +191,10 @@ def _checkpoint(content: bytes) -> bool:
         Path(folder, "best.pt").write_bytes(content)
         try:
             network(SETTINGS, RunFolder(Path(folder)).read_weights())
-        except (UserError, ValueError, RuntimeError):  # as `Trained.open` takes them
+        except UserError as error:
+            check_sentence(error)
+            return False
+        except (ValueError, RuntimeError):  # of which `Trained.open` makes a sentence
             return False
         return True
 

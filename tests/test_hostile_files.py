@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 
 from rnnopt import prediction
 from rnnopt.errors import UserError
+from rnnopt.run_folder import RunFolder
 from rnnopt.tasks import from_arrays
 from rnnopt.tasks.limits import check_declared, check_memory, free_memory, size
 from rnnopt.tasks.preparation import Preparation
@@ -380,6 +381,21 @@ def test_a_network_larger_than_its_weights_is_refused_before_it_is_built(monkeyp
     ):
         with pytest.raises(ValueError, match="weights"):
             prediction.network(settings_, weights)
+
+
+class Trap:
+    """What, once unpickled, would end the process."""
+
+    def __reduce__(self):
+        return os._exit, (7,)
+
+
+def test_a_checkpoint_that_would_execute_something_is_refused_without_advice(tmp_path):
+    torch.save({"w": Trap()}, tmp_path / "best.pt")
+    with pytest.raises(UserError, match="Python objects, which are never unpickled") as error:
+        RunFolder(tmp_path).read_weights()
+    check_sentence(error.value)
+    assert "weights_only" not in str(error.value)
 
 
 def test_a_saved_preparation_must_divide_by_something():

@@ -17,30 +17,38 @@ def free_memory() -> int:
     The least of what the machine has free and what limits on this process leave.
     """
     found = [1 << 62]
-    try:
-        for line in Path("/proc/meminfo").read_text("ascii").splitlines():
-            if line.startswith("MemAvailable:"):
-                found.append(int(line.split()[1]) * 1024)
-        group = Path("/sys/fs/cgroup")
-        if (most := (group / "memory.max").read_text("ascii").strip()) != "max":
-            found.append(int(most) - int((group / "memory.current").read_text("ascii")))
-    except (OSError, ValueError, IndexError):
-        pass  # another system, or no such group
+    if (available := _table("/proc/meminfo").get("MemAvailable:")) is not None:
+        found.append(1024 * available)
+    group = Path("/sys/fs/cgroup")
+    if (most := _number(group / "memory.max")) is not None:
+        facts = _table(str(group / "memory.stat"))
+        kept = facts.get("inactive_file", 0) + facts.get("active_file", 0)  # given back when needed
+        found.append(most - (_number(group / "memory.current") or 0) + kept)
     if sys.platform != "win32":
         import resource
 
         most_here, _ = resource.getrlimit(resource.RLIMIT_AS)
         if most_here != resource.RLIM_INFINITY:
-            found.append(most_here - _taken())
+            taken = _number(Path("/proc/self/statm")) or 0
+            found.append(most_here - taken * resource.getpagesize())
     return max(0, min(found))
 
 
-def _taken() -> int:
-    """Bytes of address space that this process has; 0 where the system does not say."""
+def _table(path: str) -> dict[str, int]:
+    """Numbers by name, as Linux tells them; {} where it does not."""
     try:
-        return int(Path("/proc/self/statm").read_text("ascii").split()[0]) * 4096
+        lines = [line.split() for line in Path(path).read_text("ascii").splitlines()]
+        return {line[0]: int(line[1]) for line in lines if len(line) > 1}
+    except (OSError, ValueError):
+        return {}
+
+
+def _number(path: Path) -> int | None:
+    """The first number in a file; None where there is none."""
+    try:
+        return int(path.read_text("ascii").split()[0])
     except (OSError, ValueError, IndexError):
-        return 0
+        return None
 
 
 def check_memory(needed: int, what: str) -> None:
