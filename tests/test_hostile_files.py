@@ -230,6 +230,26 @@ def test_small_files_take_little_memory_and_time(tmp_path):
     assert int(ended.stdout) < 500_000  # KB, of all together
 
 
+EVERY_BYTE = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import hostile
+right = hostile.examples()["parquet"][0]
+begin = len(right) - 8 - int.from_bytes(right[-8:-4], "little")
+for place in range(begin, len(right) - 8):
+    changed = bytes([(right[place] + 1) % 256])
+    hostile.TARGETS["parquet"](right[:place] + changed + right[place + 1 :])
+"""
+
+
+def test_no_byte_of_what_a_parquet_file_says_of_itself_ends_the_process():
+    # Asked for the facts of a column, pyarrow 26 calls abort() for six of these bytes.
+    pytest.importorskip("pyarrow")
+    command = [sys.executable, "-c", EVERY_BYTE, os.path.dirname(__file__)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 0, ended.stderr
+
+
 def test_one_long_series_among_many_short_ones_is_refused_before_all_are_padded(monkeypatch):
     series = [np.zeros((1, 1))] * 1000 + [np.ones((10**6, 1))]
     labels = ["a", "b"] * 500 + ["a"]
