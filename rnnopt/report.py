@@ -122,7 +122,11 @@ def _row(group: Group) -> list[str]:
     results = [run.result for run in group.runs]
     best = [r["best"]["validation_metric"] for r in results if r.get("best")]
     targets = [r.get("to_target") or {} for r in results]
-    cost = [1e3 * r["seconds"] / r["evaluations"] for r in results if r.get("evaluations", 0) > 0]
+    cost = [
+        1e3 * r["seconds"] / r["evaluations"]
+        for r in results
+        if "seconds" in r and r.get("evaluations", 0) > 0
+    ]
     statuses: dict[str, int] = {}
     for r in results:
         statuses[r["status"]] = statuses.get(r["status"], 0) + 1

@@ -138,6 +138,11 @@ def test_a_saved_run_of_another_form_is_refused(tmp_path, file, content, sentenc
         read_runs([folder])
 
 
+def test_a_result_without_seconds_makes_a_row(tmp_path):
+    (groups,) = group_runs([make_run(tmp_path, dict(status="over", evaluations=3))]).values()
+    assert "| 1 over |" in markdown(groups)
+
+
 @pytest.mark.parametrize("name", ["[/]", "a\x1b[31mb", "<b>|$x$", ":smile:"])
 def test_a_report_of_a_run_with_such_names_is_written(tmp_path, command, name):
     from rnnopt.config import RunConfig
