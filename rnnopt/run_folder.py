@@ -179,7 +179,8 @@ class RunFolder:
             return torch.load(path, weights_only=True, map_location=device)
         except Exception as error:  # torch.load raises many kinds for a damaged file
             reason = str(error).partition("\n")[0] or type(error).__name__
-            if reason.startswith("Weights only"):  # torch then tells how to unpickle it after all
+            # torch then tells how to unpickle it after all, or what went wrong inside.
+            if not isinstance(error, OSError | RuntimeError):
                 reason = "it is damaged, or holds Python objects, which are never unpickled"
             raise UserError(f"{path} is not a readable checkpoint: {reason}.") from error
 
