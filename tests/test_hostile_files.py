@@ -205,9 +205,9 @@ def bombs(folder):
     files = {
         "claims.npz": npz_of({"X": header("<f8", (10**9, 100)), "y": LABELS}),
         "empty.npz": npz_of({"X": header("<f8", (10**9, 0)), "y": LABELS}),
-        "ragged.csv": ("0,1\n" * 40_000 + "1," + "1," * 300_000 + "1\n").encode(),
+        "ragged.csv": ("0,1\n" * 20_000 + "1," + "1," * 300_000 + "1\n").encode(),
         "names.csv": ("0,1\n" * 30_000 + "x" * 100_000 + ",1\n").encode(),
-        "classes.csv": "".join(f"c{i},1\n" for i in range(20_000)).encode(),
+        "classes.csv": "".join(f"c{i},1\n" for i in range(10_000)).encode(),
         "times.csv": b"id,t,v\n" + b"a,1,1\n" * 50_000 + b"a," + b"9" * 100_000 + b",1\n",
         "wide.csv": (
             ",".join(f"c{i}" for i in range(30_000)) + "\n" + "1," * 29_999 + "1\n"
@@ -236,13 +236,13 @@ sys.path.insert(0, sys.argv[1])
 import hostile
 right = hostile.examples()["parquet"][0]
 begin = len(right) - 8 - int.from_bytes(right[-8:-4], "little")
-for place in range(begin, len(right) - 8):
+for place in range(begin, begin + 120):  # the shape of the first column is in there
     changed = bytes([(right[place] + 1) % 256])
     hostile.TARGETS["parquet"](right[:place] + changed + right[place + 1 :])
 """
 
 
-def test_no_byte_of_what_a_parquet_file_says_of_itself_ends_the_process():
+def test_no_byte_of_what_a_parquet_file_says_of_a_column_ends_the_process():
     # Asked for the facts of a column, pyarrow 26 calls abort() for six of these bytes.
     pytest.importorskip("pyarrow")
     command = [sys.executable, "-c", EVERY_BYTE, os.path.dirname(__file__)]
