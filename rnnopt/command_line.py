@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
-from rich.markup import escape
 from rich.table import Table
 
 from rnnopt import (
@@ -247,7 +246,7 @@ def _print_tuned(tuned: list[tuning.Tuned]) -> None:
     for one in tuned:
         metrics = ((lr, "–" if m is None else f"{m:.4g}") for lr, m in one.trials.items())
         tried = ", ".join(f"{lr:g}: {metric}" for lr, metric in metrics)
-        table.add_row(escape(one.optimizer), f"{one.lr:g}" + "*" * one.at_edge, tried)
+        table.add_row(one.optimizer, f"{one.lr:g}" + "*" * one.at_edge, tried)
     console.print(table)
     if any(one.at_edge for one in tuned):
         say("* at an end of the grid: more trials, or another lr to begin with, may find better.")
@@ -317,7 +316,7 @@ def diagnose(
         for i, heading in enumerate(diagnosis_report.columns(watched.looks)):
             table.add_column(heading, justify="right" if i else "left", overflow="fold")
         for row in diagnosis_report.rows(watched.looks):
-            table.add_row(*map(escape, row))
+            table.add_row(*row)
         console.print(table)
     for finding in findings:
         console.print(finding.sentence, highlight=False, markup=False, soft_wrap=True)

@@ -6,10 +6,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rnnopt.data_config import Kind
+from rnnopt.figure_text import plain
 from rnnopt.report import COLORS
+from rnnopt.tasks.limits import check_memory
 from rnnopt.tasks.preparation import class_names, kind_of, label_names, numbers_of
 from rnnopt.tasks.recordings import Recordings
 from rnnopt.tasks.series import cut_padding
+from rnnopt.tasks.splits import members
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -40,15 +43,15 @@ def draw(data: Recordings, name: str, kind: Kind | None = None, padded: bool = F
     above, below = halves
     above.suptitle(_title(data, name, len(groups) - len(shown)), fontsize=11)
     panels = above.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
-    for panel, (title, members) in zip(panels, shown, strict=False):
-        _panel(panel, [scaled[i] for i in members])
+    for panel, (title, these) in zip(panels, shown, strict=False):
+        _panel(panel, [scaled[i] for i in these])
         panel.set_title(title, fontsize=9)
     for panel in panels[len(shown) :]:
         panel.set_axis_off()
     for panel in panels[: len(shown)][-columns:]:  # with none below
         panel.tick_params(labelbottom=True)
         panel.set_xlabel("step", fontsize=9)
-    drawn = data.channels[:CHANNELS]
+    drawn = [plain(name, 30) for name in data.channels[:CHANNELS]]
     if len(drawn) > 1:
         handles, _ = panels[0].get_legend_handles_labels()
         above.legend(handles, drawn, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
@@ -60,7 +63,7 @@ def draw(data: Recordings, name: str, kind: Kind | None = None, padded: bool = F
 
 def _title(data: Recordings, name: str, left_out: int) -> str:
     channels = len(data.channels)
-    told = f"{name}: {len(data)} series, {channels} channel{'s' * (channels > 1)}"
+    told = f"{plain(name)}: {len(data)} series, {channels} channel{'s' * (channels > 1)}"
     if channels > CHANNELS:
         told += f" (the first {CHANNELS} drawn)"
     told += f"; {left_out} more classes not drawn" if left_out else ""
@@ -73,9 +76,8 @@ def _groups(data: Recordings, kind: Kind | None) -> list[tuple[str, np.ndarray]]
     if data.targets is None:
         return [("all series", np.arange(len(data)))]
     if kind_of(data, kind) == "classification":
-        names = np.array(label_names(data.targets))
-        members = {one: np.flatnonzero(names == one) for one in class_names(data.targets)}
-        return [(f"{one} ({len(index)})", index) for one, index in members.items()]
+        named = zip(class_names(data.targets), members(data.targets), strict=True)
+        return [(f"{plain(one, 30)} ({len(index)})", index) for one, index in named]
     order = np.argsort(numbers_of(data.targets)[:, 0], kind="stable")
     thirds = np.array_split(order, min(3, len(order)))
     titles = ("low targets", "middle targets", "high targets")
@@ -108,7 +110,9 @@ def _scaled(series: list[np.ndarray]) -> list[np.ndarray]:
 
 def moments(series: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """Mean and deviation at each step over the series that have a value there, NaN where none."""
-    table = np.full((len(series), max(map(len, series))), np.nan)
+    longest = max(map(len, series))
+    check_memory(40 * len(series) * longest, f"a table of {len(series)} series of {longest} steps")
+    table = np.full((len(series), longest), np.nan)
     for row, one in zip(table, series, strict=True):
         row[: len(one)] = one
     seen = ~np.isnan(table)
@@ -129,9 +133,10 @@ def _targets(axis: "Axes", data: Recordings, kind: Kind | None) -> None:
     names = label_names(data.targets)
     classes = class_names(data.targets)[:40]
     axis.bar(range(len(classes)), [names.count(one) for one in classes], color=COLORS[0])
-    longest = max(map(len, classes))
+    shown = [plain(one, 20) for one in classes]
+    longest = max(map(len, shown))
     axis.set_xticks(
-        range(len(classes)), classes, fontsize=8, rotation=45 if longest > 4 else 0,
+        range(len(classes)), shown, fontsize=8, rotation=45 if longest > 4 else 0,
         ha="right" if longest > 4 else "center",
     )  # fmt: skip
     axis.set_xlabel("class" if len(classes) < 40 else "class (the first 40)")

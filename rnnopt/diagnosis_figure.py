@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+from rnnopt.figure_text import plain
 from rnnopt.report import COLORS
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def figure(
     from matplotlib.figure import Figure
 
     result = Figure(figsize=(13, 10), layout="constrained")
-    result.suptitle(title, fontsize=11, wrap=True)
+    result.suptitle(plain(title, 300), fontsize=11, wrap=True)
     parts: Any = result.subfigures(2, 1, height_ratios=(1, 1.6))
     upper, lower = parts
     names = list(looks[0]["layers"])

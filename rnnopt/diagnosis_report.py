@@ -15,6 +15,7 @@ from typing import Any
 from rnnopt.config import MODELS, RunConfig
 from rnnopt.diagnosis import Diagnosis
 from rnnopt.errors import UserError
+from rnnopt.figure_text import any_script
 from rnnopt.gradient_flow import middle
 from rnnopt.run_folder import write_atomically
 from rnnopt.specification import parse
@@ -252,7 +253,9 @@ def write(diagnosis: Diagnosis, config: RunConfig, out: Path) -> tuple[list[Find
     paths = [out / "diagnosis.json", out / "diagnosis.png"]
     image = io.BytesIO()
     title = f"{config.task}, {config.model}, {config.optimizer}: {found[0].kind}"
-    figure(diagnosis.looks, diagnosis.records, diagnosis.directions.records, title).savefig(image)
+    drawn = figure(diagnosis.looks, diagnosis.records, diagnosis.directions.records, title)
+    with any_script():
+        drawn.savefig(image)
     try:
         write_atomically(paths[0], (json.dumps(_finite(content)) + "\n").encode())
         write_atomically(paths[1], image.getvalue())

@@ -7,13 +7,20 @@ from difflib import get_close_matches
 class UserError(Exception):
     """Bad input: says what was wrong, what is needed and what was got.
 
-    No ValueError, which tyro would catch and wrap in words of its own.
+    No ValueError, which tyro would catch and wrap in words of its own. What was got may be of any
+    length: of a very long sentence the middle is left out.
     """
+
+    def __init__(self, sentence: str = ""):
+        most, end = 1500, 300
+        if len(sentence) > most:
+            sentence = f"{sentence[: most - end]} … {sentence[-end:]}"
+        super().__init__(sentence)
 
 
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> UserError:
     """The error for a name that is not in a list, with the nearest that is."""
     known = list(known)
-    near = get_close_matches(str(name), known, n=1)
+    near = get_close_matches(str(name)[:100], known, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     return UserError(f"unknown {kind} {name!r}: it must be one of {', '.join(known)}.{hint}")

@@ -16,6 +16,7 @@ from rnnopt.layers.sequence_model import SequenceModel
 from rnnopt.run_folder import RunFolder
 from rnnopt.tasks.preparation import Preparation, label_names, numbers_of
 from rnnopt.tasks.recordings import Recordings
+from rnnopt.tasks.splits import members
 
 AT_ONCE = 500  # series
 
@@ -53,10 +54,9 @@ class Trained:
         try:
             preparation = Preparation.from_dict(data["preparation"])
             settings = data["model"]
-            model = SequenceModel(**settings)
-            model.load_state_dict(folder.read_weights())
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            reason = str(error).splitlines()[0]
+            model = network(settings, folder.read_weights())
+        except (KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise UserError(f"{path} does not hold the network it describes: {reason}") from error
         return cls(model.eval(), preparation, config, settings)
 
@@ -87,6 +87,34 @@ class Trained:
         return last_state(outputs, lengths) if outputs.ndim == 3 else outputs
 
 
+def network(settings: Any, weights: Any) -> SequenceModel:
+    """The network of saved settings with saved weights.
+
+    Nothing of its size is reserved before it is known that the weights have it.
+
+    Raises:
+        ValueError: settings and weights are not of one network.
+        TypeError: settings are of another type than they should be.
+    """
+    if not isinstance(weights, dict) or not all(map(_is_whole, weights.values())):
+        raise ValueError("the weights must be tensors by name.")
+    if not isinstance(settings, dict) or not 1 <= settings.get("layers", 1) <= len(weights):
+        raise ValueError("the settings must have no more layers than there are weights.")
+    with torch.device("meta"):
+        needed = SequenceModel(**settings).state_dict()
+    shapes = {name: weight.shape for name, weight in weights.items()}
+    if shapes != {name: weight.shape for name, weight in needed.items()}:
+        raise ValueError("the weights are of another network than the settings.")
+    model = SequenceModel(**settings)
+    model.load_state_dict(weights)
+    return model
+
+
+def _is_whole(weight: Any) -> bool:
+    """Whether it is a tensor of which every entry is there."""
+    return isinstance(weight, Tensor) and weight.layout == torch.strided and weight.is_contiguous()
+
+
 def scores(preparation: Preparation, answers: np.ndarray, data: Recordings) -> dict[str, float]:
     """How good answers are, by name.
 
@@ -102,8 +130,7 @@ def scores(preparation: Preparation, answers: np.ndarray, data: Recordings) -> d
     if preparation.kind == "classification":
         true = preparation.positions(data.targets)
         right = answers.argmax(1) == true
-        names = np.array(label_names(data.targets))
-        recalls = [right[names == name].mean() for name in np.unique(names)]
+        recalls = [right[index].mean() for index in members(data.targets)]
         known = np.flatnonzero(true >= 0)
         found = {"accuracy": right.mean(), "balanced accuracy": np.mean(recalls)}
         if len(known):

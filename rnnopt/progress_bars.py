@@ -12,11 +12,15 @@ from rnnopt.training import Progress as TrainingProgress
 def bars_on(console: Console, quiet: bool = False) -> Progress:
     """Bars with a description, the share done, the time left and a note."""
     return Progress(
-        TextColumn("{task.description}", table_column=Column(max_width=28, no_wrap=True)),
+        TextColumn(
+            "{task.description}",
+            markup=False,
+            table_column=Column(max_width=28, no_wrap=True),
+        ),
         BarColumn(bar_width=20),
         TextColumn("{task.percentage:>3.0f}%"),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
         console=console,
         disable=quiet,
     )

@@ -6,15 +6,19 @@ slow, so the cost to the target is given as a mean only where every run reached 
 """
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rnnopt.config import RunConfig
+from rnnopt.figure_text import any_script, plain
 from rnnopt.run_folder import RunFolder, write_atomically
 from rnnopt.run_statistics import mean_and_width as mean_and_width
 from rnnopt.run_statistics import mean_curve
+from rnnopt.saved_checks import checked_records, checked_result
+from rnnopt.tasks.names import visible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -44,8 +48,20 @@ class Group:
 
 
 def read_runs(folders: Sequence[RunFolder]) -> list[Run]:
-    """What the folders hold."""
-    return [Run(f.read_config(), f.read_records(), f.read_result(), f.path) for f in folders]
+    """What the folders hold.
+
+    Raises:
+        UserError: something in one is not what a run writes.
+    """
+    return [
+        Run(
+            f.read_config(),
+            checked_records(f.read_records(), f.path),
+            checked_result(f.read_result(), f.path),
+            f.path,
+        )
+        for f in folders
+    ]
 
 
 def group_runs(runs: Sequence[Run]) -> dict[str, list[Group]]:
@@ -74,6 +90,7 @@ def _label(settings: dict[str, Any], differing: list[str]) -> str:
     return " ".join([settings["optimizer"], *extra])
 
 
+MARKUP = re.compile(r"[\\`*<>|\[\]&]")
 NARROW = (0, 2, 4, 5, 6)  # the columns that a small terminal still has room for
 
 
@@ -105,7 +122,11 @@ def _row(group: Group) -> list[str]:
     results = [run.result for run in group.runs]
     best = [r["best"]["validation_metric"] for r in results if r.get("best")]
     targets = [r.get("to_target") or {} for r in results]
-    cost = [1e3 * r["seconds"] / r["evaluations"] for r in results if r.get("evaluations", 0) > 0]
+    cost = [
+        1e3 * r["seconds"] / r["evaluations"]
+        for r in results
+        if "seconds" in r and r.get("evaluations", 0) > 0
+    ]
     statuses: dict[str, int] = {}
     for r in results:
         statuses[r["status"]] = statuses.get(r["status"], 0) + 1
@@ -140,9 +161,15 @@ def _interval(values: Sequence[float], digits: int, interval: bool = True) -> st
 
 def markdown(groups: Sequence[Group]) -> str:
     """The table as Markdown."""
-    head = columns(groups)
+    head = list(map(for_markdown, columns(groups)))
+    cells = [map(for_markdown, row) for row in rows(groups)]
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
-    return "\n".join(lines + [f"| {' | '.join(row)} |" for row in rows(groups)]) + "\n"
+    return "\n".join(lines + [f"| {' | '.join(row)} |" for row in cells]) + "\n"
+
+
+def for_markdown(text: str) -> str:
+    """`text` as Markdown shows it as it is: in one line, no markup, no end of a table's cell."""
+    return MARKUP.sub(r"\\\g<0>", visible(text))
 
 
 def figure(task: str, groups: Sequence[Group]) -> "Figure":
@@ -153,9 +180,9 @@ def figure(task: str, groups: Sequence[Group]) -> "Figure":
     metric, target = facts["metric"], facts["target"]
     result = Figure(figsize=(11, 7.5), layout="constrained")
     axes = result.subplots(2, 2, sharex="col", sharey="row")
-    result.suptitle(f"{task}: {facts['summary']}")
-    panels = [("train_loss", f"training loss ({facts['loss']})")]
-    panels += [("validation_metric", f"validation {metric}")]
+    result.suptitle(f"{plain(task)}: {plain(facts['summary'], 160)}")
+    panels = [("train_loss", f"training loss ({plain(facts['loss'], 30)})")]
+    panels += [("validation_metric", f"validation {plain(metric, 30)}")]
     for row, (quantity, name) in enumerate(panels):
         for column, cost in enumerate(("evaluations", "seconds")):
             axis = axes[row][column]
@@ -205,7 +232,7 @@ def legend_below(
     found = [label for label in labels if label in handles]
     figure.legend(
         [handles[label] for label in found],
-        found,
+        [plain(label) for label in found],
         loc="outside lower center",
         ncols=across,
         frameon=False,
@@ -238,9 +265,11 @@ def write_report(runs: Sequence[Run], folder: Path) -> list[Path]:
             c if c.isalnum() else "-" for c in task
         )  # fmt: skip
         path = folder / f"{name}.png"
-        figure(task, groups).savefig(path, dpi=130)
+        with any_script():
+            figure(task, groups).savefig(path, dpi=130)
         paths.append(path)
-        sections.append(f"## {task}\n\n{markdown(groups)}\n![{task}]({path.name})\n")
+        title = for_markdown(task)
+        sections.append(f"## {title}\n\n{markdown(groups)}\n![{title}]({path.name})\n")
     text = folder / "report.md"
     write_atomically(text, "\n".join(sections).encode())
     return [text, *paths]

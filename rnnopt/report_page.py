@@ -25,8 +25,10 @@ from rnnopt.report import Group, Run, columns, facts_of, group_runs, reached, ro
 from rnnopt.report_charts import curves, heat_map, profile, time_to_target
 from rnnopt.run_folder import RunFolder, write_atomically
 from rnnopt.tasks import Task
+from rnnopt.tasks.names import visible
 
 NAME = "report.html"
+LONGEST = 500  # characters of a setting
 MOST_CLASSES = 30  # of a confusion matrix that can still be read
 
 
@@ -75,6 +77,7 @@ def _template() -> jinja2.Template:
         loader=jinja2.PackageLoader("rnnopt"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
+        finalize=_visible,
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -82,6 +85,11 @@ def _template() -> jinja2.Template:
     environment.filters["breakable"] = _breakable
     environment.filters["score"] = lambda value: "–" if math.isnan(value) else f"{value:.3f}"
     return environment.get_template("report.html")
+
+
+def _visible(value: Any) -> Any:
+    """A text with what would turn its line round, or is no character of a page, written out."""
+    return visible(value) if type(value) is str else value  # markup is of another type
 
 
 def _look(number: int) -> str:
@@ -92,7 +100,7 @@ def _look(number: int) -> str:
 def _breakable(text: str) -> Markup:
     """`text`, escaped, that may be broken into lines behind its commas, colons and slashes."""
     # Entities hold none of these characters: &amp; &lt; &gt; &#34; &#39;
-    return Markup(re.sub("([,:/])", r"\1<wbr>", str(escape(text))))
+    return Markup(re.sub("([,:/])", r"\1<wbr>", str(escape(visible(text)))))
 
 
 # -- the head --------------------------------------------------------------------------------------
@@ -210,7 +218,8 @@ def _shown(value: Any, nothing: str = "unset") -> str:
     """A setting as text; `nothing` stands for None."""
     if value is None:
         return nothing
-    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
+    told = {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
+    return told if len(told) <= LONGEST else told[: LONGEST - 1] + "…"
 
 
 def _common(environments: Sequence[dict[str, Any]]) -> dict[str, str]:

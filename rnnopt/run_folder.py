@@ -116,7 +116,7 @@ class RunFolder:
             try:
                 record = dict(json.loads(line))
                 records.append({k: math.nan if v is None else v for k, v in record.items()})
-            except (ValueError, TypeError) as error:
+            except (ValueError, TypeError, RecursionError) as error:
                 if number < len(lines):
                     place = f"{self.path / 'metrics.jsonl'}, line {number}"
                     raise UserError(f"{place} must be JSON, got {line[:40]!r}.") from error
@@ -178,7 +178,11 @@ class RunFolder:
         try:
             return torch.load(path, weights_only=True, map_location=device)
         except Exception as error:  # torch.load raises many kinds for a damaged file
-            raise UserError(f"{path} is not a readable checkpoint: {error}") from error
+            reason = str(error).partition("\n")[0] or type(error).__name__
+            # torch then tells how to unpickle it after all, or what went wrong inside.
+            if not isinstance(error, OSError | RuntimeError):
+                reason = "it is damaged, or holds Python objects, which are never unpickled"
+            raise UserError(f"{path} is not a readable checkpoint: {reason}.") from error
 
     def _write_torch(self, name: str, value: dict[str, Any]) -> None:
         buffer = io.BytesIO()
@@ -211,7 +215,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in a file."""
     try:
         value = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is not a readable JSON file: {error}") from error
     if not isinstance(value, dict):
         raise UserError(f"{path} must hold a JSON object, got {type(value).__name__}.")

@@ -57,8 +57,16 @@ def call_with(
         return function(*args, **options)
     except UserError:
         raise
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise UserError(f"{kind} {name!r}: {str(error).splitlines()[0]}") from error
+    except (ValueError, RuntimeError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{kind} {name!r}: {reason}") from error
+    except (TypeError, ArithmeticError, AttributeError, LookupError, MemoryError) as error:
+        if not options:  # then it is no option's fault
+            raise
+        raise UserError(
+            f"{kind} {name!r}: it cannot take {write('', options)[1:]}, one of these is of the"
+            " wrong kind or size."
+        ) from error
 
 
 def value_of(text: str) -> Value:

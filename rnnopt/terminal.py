@@ -3,24 +3,48 @@
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import Progress, TaskID
+from rich.segment import Segment
 
 from rnnopt import comparison
 from rnnopt import run_folder as folders
 from rnnopt.progress_bars import Show as Show
 from rnnopt.progress_bars import bars_on
 from rnnopt.tasks import download
+from rnnopt.tasks.names import visible
 
 AsJson = Annotated[bool, tyro.conf.arg(name="json")]  # an option of many verbs
-console = Console()
-errors = Console(stderr=True)
+
+
+class PlainConsole(Console):
+    """A console on which text is what it says: no markup, and nothing in it steers the terminal.
+
+    Names come from files and folders of anybody's.
+    """
+
+    def __init__(self, stderr: bool = False):
+        super().__init__(stderr=stderr, markup=False, emoji=False)
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
+        """As rich does it, with characters that steer written out."""
+        for one in super().render(renderable, options):
+            if one.control or one.text == "\n":
+                yield one
+            else:
+                yield Segment("\n".join(map(visible, one.text.split("\n"))), one.style)
+
+
+console = PlainConsole()
+errors = PlainConsole(stderr=True)
 given: set[str] = set()  # options on the command line, by field name
 
 

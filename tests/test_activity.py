@@ -543,7 +543,7 @@ def test_the_prepared_file_is_found_in_the_data_folder_the_cache_or_by_name(
         ("y_train", lambda x: x[::-1], "sha256"),
         ("X_test", lambda x: x[:1], r"X_test \(2, 128, 9\) of float32, got \(1, 128, 9\)"),
         ("X_train", lambda x: x.astype(np.float64), "of float32, got .* of float64"),
-        ("y_test", lambda x: x.astype(object), "allow_pickle=False|Object arrays"),
+        ("y_test", lambda x: x.astype(object), "never unpickled"),
         ("y_test", lambda x: None, "y_test"),
     ],
 )
@@ -715,7 +715,7 @@ def test_recordings_are_found_in_a_folder_or_an_archive_when_nothing_is_prepared
         assert all(np.array_equal(found[name], array) for name, array in expected.items())
     assert not (tmp_path / "data" / "har" / "RawData").exists()
     np.savez(tmp_path / "data" / "har" / "har.npz", **{k: v[:0] for k, v in expected.items()})
-    with pytest.raises(UserError, match="har.npz must hold"):  # it comes first
+    with pytest.raises(UserError, match="har.npz must"):  # it comes first
         hapt.read_hapt()
 
 

@@ -4,12 +4,16 @@ Everything runs without a network and without data files, but for the tests of t
 run where the environment variable RNNOPT_DATA names a folder that has it.
 """
 
+import contextlib
 import gzip
 import hashlib
 import math
 import os
 import socket
 import threading
+import time
+import urllib.error
+import urllib.request
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import chain
@@ -422,26 +426,32 @@ SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
 class Server(ThreadingHTTPServer):
-    """Serves `answers`, address → (status, content, announced length); notes what was asked."""
+    """Serves `answers`, address → (status, content, headers); notes what was asked."""
 
     def __init__(self):
         self.answers, self.asked = {}, []
         super().__init__(("127.0.0.1", 0), Handler)
 
-    def address(self, path, content=CONTENT, status=200, announced=None):
-        """The address of a new file."""
-        self.answers[path] = (status, content, len(content) if announced is None else announced)
+    def address(self, path, content=CONTENT, status=200, announced=None, to=None):
+        """The address of a new file, or of a redirection to another place."""
+        length = len(content) if announced is None else announced
+        headers = {"Content-Length": str(length)} | ({"Location": to} if to else {})
+        self.answers[path] = (302 if to else status, content, headers)
         return f"http://127.0.0.1:{self.server_port}{path}"
 
 
 class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
         self.server.asked.append(self.path)
-        status, content, announced = self.server.answers[self.path]
+        status, content, headers = self.server.answers[self.path]
         self.send_response(status)
-        self.send_header("Content-Length", str(announced))
+        for header in headers.items():
+            self.send_header(*header)
         self.end_headers()
-        self.wfile.write(content)
+        pieces = [content] if isinstance(content, bytes) else content
+        with contextlib.suppress(OSError):  # the other side may have heard enough
+            for piece in pieces:
+                self.wfile.write(piece)
 
     def log_message(self, *_):
         pass
@@ -533,6 +543,75 @@ def test_a_mirror_that_refuses_connections_is_passed_over(server, cache):
         (cache / "some" / "file.gz").unlink()
         with pytest.raises(UserError, match="refused"):
             find(closed)
+
+
+@pytest.mark.parametrize("to", ["file:///etc/hosts", "ftp://127.0.0.1/x", "data:,x", "//[", "x:y"])
+def test_a_redirection_to_anything_but_the_web_is_refused(server, cache, to):
+    with pytest.raises(UserError, match="could not be downloaded"):
+        find(server.address("/file.gz", to=to))
+    assert files_in(cache.parent) == []
+
+
+def test_a_redirection_never_leaves_https_and_may_enter_it():
+    handler = download.OnlySafer()
+    for old, new in (("https", "http"), ("https", "ftp"), ("http", "file"), ("http", "")):
+        request = urllib.request.Request(f"{old}://example.org/a")
+        with pytest.raises(urllib.error.URLError, match="which is refused"):
+            handler.redirect_request(request, None, 302, "", {}, f"{new}://example.org/b")
+    for old, new in (("https", "https"), ("http", "https"), ("http", "http")):
+        request = urllib.request.Request(f"{old}://example.org/a")
+        followed = handler.redirect_request(request, None, 302, "", {}, f"{new}://example.org/b")
+        assert followed.full_url == f"{new}://example.org/b"
+
+
+def test_a_redirection_within_the_web_is_followed(server, cache):
+    server.address("/there")
+    assert find(server.address("/here", to="/there")).read_bytes() == CONTENT
+
+
+def test_redirections_without_end_are_given_up(server, cache):
+    with pytest.raises(UserError, match="could not be downloaded"):
+        find(server.address("/round", to="/round"))
+    assert files_in(cache.parent) == []
+
+
+def test_no_more_is_read_than_the_file_should_have(server, cache, monkeypatch):
+    sent = []
+
+    def endless():
+        while True:
+            sent.append(1)
+            yield bytes(1 << 16)
+
+    heard = []
+    monkeypatch.setattr(download, "listener", lambda *news: heard.append(news))
+    with pytest.raises(UserError, match=f"size must be {len(CONTENT)} bytes, got more"):
+        find(server.address("/endless", content=endless(), announced=10**12))
+    assert max(done for _, done, _ in heard) == len(CONTENT)
+    assert files_in(cache.parent) == []
+
+
+def test_a_trickle_is_given_up(server, cache, monkeypatch):
+    def trickle():
+        while True:
+            time.sleep(0.02)
+            yield b"x"
+
+    monkeypatch.setattr(download, "PATIENCE", 0.2)
+    monkeypatch.setattr(download, "SLOWEST", 10**9)
+    with pytest.raises(UserError, match=r"slower than .*: \d+ of \d+ bytes came"):
+        find(server.address("/trickle", content=trickle(), announced=len(CONTENT)))
+    assert files_in(cache.parent) == []
+
+
+def test_a_server_that_says_nothing_is_given_up(cache, monkeypatch):
+    monkeypatch.setattr(download, "PATIENCE", 0.2)
+    with (
+        socket.create_server(("127.0.0.1", 0)) as silent,
+        pytest.raises(UserError, match="timed out"),
+    ):
+        find(f"http://127.0.0.1:{silent.getsockname()[1]}/file.gz")
+    assert files_in(cache.parent) == []
 
 
 def test_the_error_tells_what_each_mirror_answered(server, cache):

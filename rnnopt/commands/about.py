@@ -2,7 +2,6 @@
 
 from dataclasses import asdict
 
-from rich.markup import escape
 from rich.table import Table
 
 from rnnopt import doctor
@@ -61,7 +60,7 @@ def look_around(quiet: bool = False, as_json: AsJson = False) -> int:
     if not quiet:
         table = Table("what", "found", min_width=70)
         for finding in findings:
-            table.add_row(finding.subject, escape(finding.answer))
+            table.add_row(finding.subject, finding.answer)
         console.print(table)
     for finding in findings:
         if finding.advice:

@@ -9,6 +9,7 @@ from rnnopt.commands.printing import print_lines
 from rnnopt.data_config import Kind, Layout, data_name
 from rnnopt.data_figure import draw
 from rnnopt.errors import UserError
+from rnnopt.figure_text import any_script
 from rnnopt.run_folder import write_figure
 from rnnopt.tasks.overview import described, targets_of
 from rnnopt.tasks.preparation import class_names, kind_of
@@ -58,7 +59,8 @@ def inspect_data(
         raise UserError(f"{file}: {error}") from error
     path = out or Path(f"{name}.png")
     try:
-        write_figure(path, figure)
+        with any_script():
+            write_figure(path, figure)
     except OSError as error:
         raise UserError(f"cannot write the picture {path}: {error}.") from error
     say(f"wrote {path}")

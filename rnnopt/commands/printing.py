@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 
-from rich.markup import escape
 from rich.table import Table
 
 from rnnopt.tasks.task import Task
@@ -11,9 +10,9 @@ from rnnopt.terminal import console
 
 def print_lines(lines: Iterable[tuple[str, str]], title: str) -> None:
     """A table of two columns."""
-    table = Table("what", "found", title=escape(title), title_justify="left", min_width=70)
+    table = Table("what", "found", title=title, title_justify="left", min_width=70)
     for subject, answer in lines:
-        table.add_row(escape(subject), escape(answer))
+        table.add_row(subject, answer)
     console.print(table)
 
 

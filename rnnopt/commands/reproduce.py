@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from rich.markup import escape
 from rich.progress import TaskID
 from rich.table import Table
 
@@ -78,7 +77,7 @@ def _print_reproduced(table: reproduce.Table) -> None:
     for i in kept:
         shown.add_column(table.headings[i], overflow="fold")
     for row in table.rows:
-        shown.add_row(*(escape(row[i]) for i in kept))
+        shown.add_row(*(row[i] for i in kept))
     console.print(shown)
     for remark in table.remarks:
         console.print(f"- {remark}", highlight=False, markup=False, soft_wrap=True)

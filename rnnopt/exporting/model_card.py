@@ -7,6 +7,7 @@ from typing import Any
 from rnnopt import __version__
 from rnnopt.exporting.export import ALLOWED, Checked, Source
 from rnnopt.exporting.formats import Format
+from rnnopt.report import for_markdown
 
 LOAD: dict[Format, str] = {
     "onnx": """import numpy as np
@@ -75,7 +76,8 @@ def answers(source: Source, form: Format) -> str:
     if p is None:
         return "Probabilities of the classes, in the order of the task, or numbers."
     if p.kind == "classification":
-        return f"A probability for each class, in this order: {', '.join(p.classes)}."
+        names = ", ".join(map(for_markdown, p.classes))
+        return f"A probability for each class, in this order: {names}."
     return f"{p.outputs} number(s), at the scale of the targets."
 
 
@@ -140,16 +142,12 @@ def limits(source: Source, form: Format, checked: Checked) -> list[str]:
 def table(headings: tuple[str, str], rows: Iterable[tuple[str, str]]) -> str:
     """A Markdown table."""
     lines = [f"| {' | '.join(headings)} |", "|---|---|"]
-    lines += [f"| {' | '.join(_cell(cell) for cell in row)} |" for row in rows]
+    lines += [f"| {' | '.join(for_markdown(cell) for cell in row)} |" for row in rows]
     return "\n".join(lines)
 
 
 def _setting(value: object) -> str:
     return "its default" if value is None else str(value)
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
 
 
 def _figure(value: float | None) -> str:

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
-from rich.markup import escape
 from rich.progress import Progress, TaskID
 from rich.table import Table
 
@@ -152,7 +151,7 @@ def _show(plan: Sweep, study: "Study", written: list[Path], quiet: bool) -> None
         for i, heading in enumerate(columns(plan)):
             table.add_column(heading, justify="right" if i < 2 else "left", overflow="fold")
         for trial in trials[:SHOWN]:
-            table.add_row(*map(escape, row(plan, trial)))
+            table.add_row(*row(plan, trial))
         terminal.console.print(table)
         for path in written:
             terminal.say(f"wrote {path}")

@@ -43,8 +43,9 @@ def _named(channels: tuple[str, ...]) -> bool:
 
 def _order(got: tuple[str, ...], needed: tuple[str, ...], what: str) -> np.ndarray:
     """Where each needed name stands."""
-    lacking = [name for name in needed if name not in got]
-    extra = [name for name in got if name not in needed]
+    had, wanted = set(got), set(needed)
+    lacking = [name for name in needed if name not in had]
+    extra = [name for name in got if name not in wanted]
     if lacking or extra:
         told = [f"lacks {_some(lacking)}"] * bool(lacking)
         told += [f"has {_some(extra)} besides"] * bool(extra)

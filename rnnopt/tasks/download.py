@@ -2,22 +2,31 @@
 
 A file is looked for in the folder that the environment variable RNNOPT_DATA names, then in the
 cache (XDG_CACHE_HOME or ~/.cache, folder rnnopt), then downloaded into the cache from the first
-mirror that answers. Size and sha256 are checked before a download gets its name.
+mirror that answers. Size and sha256 are checked before a download gets its name: no more than the
+size is read, in no more than the time that a slow line takes. A redirection may not leave https.
+Archives are read where they are; nothing is ever unpacked to disk.
 """
 
 import hashlib
 import http.client
 import os
 import tempfile
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO, Any
+from urllib.parse import urlsplit
 
 from rnnopt.errors import UserError
 
 # Called with (file name, bytes so far, bytes in all) during a download; the command line draws it.
 listener: Callable[[str, int, int], None] = lambda name, done, total: None  # noqa: E731
+
+PATIENCE = 30.0  # seconds for a connection, and for each answer
+SLOWEST = 20_000  # bytes a second, below which a download is given up
+CHUNK = 1 << 18  # bytes
 
 
 def find(name: str, mirrors: list[str], size: int, sha256: str) -> Path:
@@ -47,49 +56,71 @@ def _download(path: Path, mirrors: list[str], size: int, sha256: str) -> None:
     failures = []
     for address in mirrors:
         try:
-            content = _read(address, path.name, size)
-        except (OSError, http.client.HTTPException) as error:
-            failures.append(f"{address}: {getattr(error, 'reason', None) or error}")
-            continue
-        got = hashlib.sha256(content).hexdigest()
-        if got != sha256:
-            failures.append(f"{address}: sha256 must be {sha256}, got {got}")
-            continue
-        try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            _write(path, content)
+            # A name of its own, as others may download the same.
+            temporary = tempfile.NamedTemporaryFile(dir=path.parent, delete=False)  # noqa: SIM115
         except OSError as error:
             raise UserError(f"cannot write {path}: {error.strerror}.") from error
-        return
+        try:
+            with temporary:
+                failure = _fetch(address, temporary, path.name, size, sha256)
+            if failure is None:
+                os.chmod(temporary.name, 0o644)
+                os.replace(temporary.name, path)
+                return
+            failures.append(f"{address}: {failure}")
+        except OSError as error:
+            raise UserError(f"cannot write {path}: {error.strerror or error}.") from error
+        finally:
+            Path(temporary.name).unlink(missing_ok=True)
     raise UserError(
         f"{path.name} could not be downloaded ({'; '.join(failures)}). Put it at {path}, or at the"
         " same place inside a folder named by RNNOPT_DATA."
     )
 
 
-def _write(path: Path, content: bytes) -> None:
-    """Writes under a name of its own, as others may download the same, and renames it."""
-    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as temporary:
-        try:
-            temporary.write(content)
-            temporary.flush()
-            os.chmod(temporary.name, 0o644)
-            os.replace(temporary.name, path)
-        except BaseException:
-            os.unlink(temporary.name)
-            raise
-
-
-def _read(address: str, name: str, size: int) -> bytes:
-    """The content at `address`, which must have exactly `size` bytes."""
-    with urllib.request.urlopen(address, timeout=30) as response:
-        content = bytearray()
-        while chunk := response.read(1 << 18):
-            content += chunk
-            listener(name, len(content), size)
-            if len(content) > size:
+def _fetch(address: str, file: IO[bytes], name: str, size: int, sha256: str) -> str | None:
+    """Writes what is at `address` into a file; says what was wrong with it, None if nothing."""
+    digest, done = hashlib.sha256(), 0
+    latest = time.monotonic() + PATIENCE + size / SLOWEST
+    try:
+        response = urllib.request.build_opener(OnlySafer).open(address, timeout=PATIENCE)
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        return _reason(error)
+    with response:
+        while done <= size:
+            try:
+                chunk = response.read1(min(CHUNK, size + 1 - done))
+            except (OSError, http.client.HTTPException, ValueError) as error:
+                return _reason(error)
+            if not chunk:
                 break
-    if len(content) != size:
-        more = "more" if len(content) > size else str(len(content))
-        raise OSError(f"size must be {size} bytes, got {more}")
-    return bytes(content)
+            if time.monotonic() > latest:
+                return f"slower than {SLOWEST // 1000} KB a second: {done} of {size} bytes came"
+            file.write(chunk)
+            digest.update(chunk)
+            done += len(chunk)
+            listener(name, min(done, size), size)
+    if done != size:
+        return f"size must be {size} bytes, got {'more' if done > size else done}"
+    got = digest.hexdigest()
+    return None if got == sha256 else f"sha256 must be {sha256}, got {got}"
+
+
+def _reason(error: Exception) -> str:
+    """Why there was no answer, in one line."""
+    told = str(getattr(error, "reason", None) or error) or type(error).__name__
+    return told.splitlines()[0][:200]
+
+
+class OnlySafer(urllib.request.HTTPRedirectHandler):
+    """Follows a redirection to https, or from http to http; to nothing else."""
+
+    def redirect_request(
+        self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
+    ) -> urllib.request.Request | None:
+        """The request for the other place; URLError if nobody should go there."""
+        old, new = urlsplit(req.full_url).scheme, urlsplit(newurl).scheme
+        if new != "https" and (old, new) != ("http", "http"):
+            raise urllib.error.URLError(f"redirected from {old} to {new[:20]}, which is refused")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from rnnopt.errors import UserError
+from rnnopt.tasks.readers.numpy_files import read_members
 from rnnopt.tasks.text_files import BAD_ZIP, LARGEST, TextFiles
 
 ADDRESS = "https://archive.ics.uci.edu/ml/machine-learning-databases/00341/HAPT%20Data%20Set.zip"
@@ -75,27 +76,22 @@ def local_folders() -> list[Path]:
 
 def read_prepared(path: Path) -> Windows:
     """The arrays of the prepared file, checked by shape, type and hash."""
-    import numpy as np
-
-    windows: Windows = {}
     digest = hashlib.sha256()
     try:
         with zipfile.ZipFile(path) as archive:
             size = max((member.file_size for member in archive.infolist()), default=0)
         if size > LARGEST:
             raise OSError(f"it unpacks to {size} bytes, and {LARGEST} are allowed")
-        with np.load(path, allow_pickle=False) as arrays:
-            for name, expected in ARRAYS.items():
-                windows[name] = array = arrays[name]
-                if (array.shape, str(array.dtype)) != expected:
-                    shape = f"{array.shape} of {array.dtype}"
-                    raise UserError(
-                        f"{path} must hold {name} {expected[0]} of {expected[1]}, got {shape}."
-                    )
-                digest.update(array.tobytes())
-    except (OSError, EOFError, *BAD_ZIP, KeyError, ValueError, MemoryError) as error:
-        reason = str(error).partition("\n")[0]
+        windows = read_members(path, list(ARRAYS))
+    except (OSError, *BAD_ZIP, MemoryError) as error:
+        reason = str(error).partition("\n")[0].removesuffix(".")
         raise UserError(f"{path} must be the prepared HAPT windows, but {reason}.") from error
+    for name, expected in ARRAYS.items():
+        array = windows[name]
+        if (array.shape, str(array.dtype)) != expected:
+            shape = f"{array.shape} of {array.dtype}"
+            raise UserError(f"{path} must hold {name} {expected[0]} of {expected[1]}, got {shape}.")
+        digest.update(array.tobytes())
     if digest.hexdigest() != SHA256:
         raise UserError(f"{path} must hold arrays of sha256 {SHA256}, got {digest.hexdigest()}.")
     return windows

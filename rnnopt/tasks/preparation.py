@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from rnnopt.data_config import Kind, Missing
+from rnnopt.saved_checks import check_preparation
 from rnnopt.tasks.alignment import aligned
 from rnnopt.tasks.checks import check_range, refuse_unlikely
 from rnnopt.tasks.recordings import TRUTHS, Reading, Recordings
@@ -176,7 +177,12 @@ class Preparation:
 
     @classmethod
     def from_dict(cls, saved: dict[str, Any]) -> Self:
-        """What `to_dict` gave."""
+        """What `to_dict` gave.
+
+        Raises:
+            ValueError: it is not of that form.
+        """
+        check_preparation(saved)
         values: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value
             for name, value in saved.items()

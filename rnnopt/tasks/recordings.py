@@ -10,10 +10,13 @@ from typing import Any
 import numpy as np
 
 from rnnopt.data_config import Kind, Layout
+from rnnopt.tasks.names import check_names
 
 # How files and people write that a value is missing, in lower case.
 MISSING = ("", "nan", "na", "n/a", "null", "none", "?", "nat", "<na>")
 TRUTHS = {"false": 0.0, "true": 1.0}
+LARGEST = 1e100  # whose square, a million times, is still a number
+EXACT = 2**53  # up to which float64 has every whole number
 
 
 @dataclass(frozen=True)
@@ -116,14 +119,16 @@ def recordings(
     for i, one in enumerate(series):
         if len(one) < 1:
             raise ValueError(f"every series needs at least one step, series {i + 1} has none.")
-        if np.isinf(one).any():
-            step, channel = np.argwhere(np.isinf(one))[0] + 1
+        if (np.abs(one) > LARGEST).any():
+            step, channel = np.argwhere(np.abs(one) > LARGEST)[0] + 1
             raise ValueError(
-                f"values must be finite, got an infinite one in series {i + 1}, step {step},"
-                f" channel {channel}."
+                f"values must be finite and within {LARGEST:g}, got an infinite or larger one in"
+                f" series {i + 1}, step {step}, channel {channel}."
             )
     answers = None if targets is None else _targets(targets, len(series))
     channels = channels or default_names(width)
+    check_names(channels, "channel")
+    check_names(names or (), "series")
     return Recordings(
         tuple(series), answers, tuple(channels), kind, None if names is None else tuple(names)
     )
@@ -150,6 +155,11 @@ def _series(inputs: Any) -> list[np.ndarray]:
         raise ValueError(
             f"inputs must be (count, time) or (count, time, feature), got shape {array.shape}."
         )
+    if not array.size:  # with no step, there might be any number of series
+        raise ValueError(
+            "inputs need at least one series of at least one step and one channel, got shape"
+            f" {array.shape}."
+        )
     return list(array)
 
 
@@ -160,7 +170,8 @@ def _numbers(values: Any, what: str) -> np.ndarray:
             f"{what} must be an array of numbers, got type {array.dtype}; series of different"
             " lengths go in a list, or padded with their lengths."
         )
-    return array.astype(np.float64)
+    with np.errstate(over="ignore", invalid="ignore"):  # of wider types; infinity is refused later
+        return array.astype(np.float64)
 
 
 def _cut(series: list[np.ndarray], lengths: Any) -> list[np.ndarray]:
@@ -185,40 +196,67 @@ def _targets(targets: Any, count: int) -> np.ndarray:
     if array.ndim not in (1, 2) or len(array) != count:
         raise ValueError(f"targets must be {count}, one a series, got shape {array.shape}.")
     if array.dtype.kind in "biuf":
-        array = array.astype(np.float64)
-        if not np.isfinite(array).all():
-            where = int(np.argwhere(~np.isfinite(array))[0][0]) + 1
-            raise ValueError(f"targets must be finite, got none or an infinite one at {where}.")
+        whole = array.dtype.kind in "iu" and array.size > 0
+        if whole and max(int(array.max()), -int(array.min())) > EXACT:
+            raise ValueError(
+                "whole numbers as targets must be within 2^53, which float64 has exactly: write"
+                " such classes as words."
+            )
+        with np.errstate(over="ignore", invalid="ignore"):
+            array = array.astype(np.float64)
+        wrong = ~(np.abs(array) <= LARGEST)
+        if wrong.any():
+            where = int(np.argwhere(wrong)[0][0]) + 1
+            raise ValueError(
+                f"targets must be finite and within {LARGEST:g}, got none, or an infinite or larger"
+                f" one, at {where}."
+            )
         return array
-    words = np.array([str(one).strip() for one in array.ravel()]).reshape(array.shape)
-    width = words.size // count
-    for i, word in enumerate(words.ravel().tolist()):
+    return _words([str(one).strip() for one in array.ravel().tolist()], array.shape)
+
+
+def _words(words: list[str], shape: tuple[int, ...]) -> np.ndarray:
+    """Targets that came as words, as numbers where they all are numbers."""
+    width = max(1, len(words) // shape[0])
+    for i, word in enumerate(words):
         if word.lower() in MISSING:
             told = f", got {word!r} (call a class otherwise)" if word else ""
             raise ValueError(
                 f"every series needs a target, series {i // width + 1} has none{told}."
             )
-    if all(word.lower() in TRUTHS for word in words.ravel().tolist()):
-        return np.array([TRUTHS[word.lower()] for word in words.ravel()]).reshape(words.shape)
+    if all(word.lower() in TRUTHS for word in words):
+        return np.array([TRUTHS[word.lower()] for word in words]).reshape(shape)
+    check_names(words, "class")  # before an array makes each as long as the longest
     try:  # numbers written as words, as text files have them
-        numbers = words.astype(np.float64)
+        numbers = np.array([float(word) for word in words])
     except ValueError:
-        return words
-    if not np.isfinite(numbers).all():
-        place = int(np.argmax(~np.isfinite(numbers.ravel())))
-        word = str(words.ravel()[place])
-        raise ValueError(f"targets must be finite, series {place // width + 1} has {word!r}.")
-    _refuse_codes(words.ravel().tolist(), numbers.ravel().tolist())
-    return numbers
+        return np.array(words).reshape(shape)
+    wrong = ~(np.abs(numbers) <= LARGEST)
+    if wrong.any():
+        place = int(np.argmax(wrong))
+        raise ValueError(
+            f"targets must be finite, series {place // width + 1} has {words[place]!r}"
+            f" ({LARGEST:g} is the largest)."
+        )
+    _refuse_codes(words, numbers.tolist())
+    return numbers.reshape(shape)
 
 
 def _refuse_codes(words: list[str], numbers: list[float]) -> None:
     """Raises ValueError if two labels, such as 1 and 01, would become one number."""
+
+    def whole(word: str) -> bool:
+        return word.removeprefix("-").isdigit()
+
     seen: dict[float, str] = {}
     for word, number in zip(words, numbers, strict=True):
         other = seen.setdefault(number, word)
         pair = (word, other)
-        if word != other and any(len(w) > 1 and w[0] == "0" and w[1].isdigit() for w in pair):
+        # So would 9007199254740992 and …993.
+        both = all(map(whole, pair))
+        if word != other and (
+            both or any(len(w) > 1 and w[0] == "0" and w[1].isdigit() for w in pair)
+        ):
             raise ValueError(
                 f"labels {other!r} and {word!r} are the same number: write them alike, or with a"
                 " letter where they are two classes."

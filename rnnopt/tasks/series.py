@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from rnnopt.data_config import Missing
+from rnnopt.tasks.limits import check_memory
 
 
 def cut_padding(series: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
@@ -65,10 +66,18 @@ def pool(one: np.ndarray, width: int) -> np.ndarray:
 
 
 def pad(series: list[np.ndarray], steps: int = 1) -> tuple[Tensor, Tensor | None]:
-    """One tensor (count, time, channel) of float32, and the lengths where they differ."""
+    """One tensor (count, time, channel) of float32, and the lengths where they differ.
+
+    Raises:
+        ValueError: one long series would make all of them as long, beyond the memory that is free.
+    """
     lengths = torch.tensor([len(one) for one in series])
     longest = max(steps, int(lengths.max()))
-    inputs = torch.zeros(len(series), longest, series[0].shape[1])
+    width = series[0].shape[1]
+    check_memory(
+        4 * len(series) * longest * width, f"{len(series)} series padded to {longest} steps"
+    )
+    inputs = torch.zeros(len(series), longest, width)
     for row, one in zip(inputs, series, strict=True):
         row[: len(one)] = torch.from_numpy(one)
     return inputs, None if bool((lengths == longest).all()) else lengths

@@ -3,6 +3,12 @@
 import numpy as np
 
 
+def members(classes: np.ndarray) -> list[np.ndarray]:
+    """The positions of each class, sorted, in the order of the classes."""
+    _, which, counts = np.unique(classes, return_inverse=True, return_counts=True)
+    return np.split(np.argsort(which, kind="stable"), np.cumsum(counts)[:-1])
+
+
 def hold_out(
     classes: np.ndarray | None, count: int, fraction: float, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -23,7 +29,7 @@ def hold_out(
     generator = np.random.default_rng(seed)
     groups = [np.arange(count)]
     if classes is not None:
-        groups = [np.flatnonzero(classes == one) for one in np.unique(classes)]
+        groups = members(classes)
     shares = np.array([len(group) * fraction for group in groups])
     most = np.array([len(group) - 1 for group in groups])
     held = np.minimum(np.floor(shares).astype(int), most)

@@ -1,5 +1,7 @@
 """Tables of numbers in text files, of a folder or straight out of a zip archive."""
 
+import lzma
+import struct
 import zipfile
 import zlib
 from pathlib import Path
@@ -9,7 +11,10 @@ from rnnopt.errors import UserError
 
 LARGEST = 1 << 26  # bytes of a file, four times the largest of UCI HAR; no archive may inflate more
 # What zipfile raises for archives that are broken, encrypted or packed in a way it does not know.
-BAD_ZIP = (zipfile.BadZipFile, zlib.error, RuntimeError)
+BAD_ZIP = (
+    zipfile.BadZipFile, zlib.error, RuntimeError, struct.error, EOFError, OverflowError, KeyError,
+    ValueError, lzma.LZMAError,
+)  # fmt: skip
 
 
 class TextFiles:
@@ -55,7 +60,7 @@ class TextFiles:
         """The text of a file: UTF-8, or UTF-16 as one mirror of UCI HAR has it."""
         try:
             content = self._content(name)
-        except (OSError, EOFError, *BAD_ZIP) as error:
+        except (OSError, *BAD_ZIP) as error:
             raise UserError(f"{self._where(name)} cannot be read: {error}.") from error
         encoding = "utf-8-sig"
         if content[:2] in (b"\xff\xfe", b"\xfe\xff"):

@@ -32,18 +32,22 @@ def read(path: Path, columns: Columns) -> Parts:
     Raises:
         UserError: it does not exist, is of another kind, or does not hold what it should.
     """
-    if not path.exists():
-        raise UserError(f"{path} does not exist.")
-    reader = read_folder if path.is_dir() else READERS.get(path.suffix.lower())
-    if reader is None:
-        kinds = ", ".join(READERS)
-        raise UserError(f"{path} must be a folder or end in {kinds}, got {path.suffix!r}.")
     try:
+        if not path.exists():
+            raise UserError(f"{path} does not exist.")
+        reader = read_folder if path.is_dir() else READERS.get(path.suffix.lower())
+        if reader is None:
+            kinds = ", ".join(READERS)
+            raise UserError(f"{path} must be a folder or end in {kinds}, got {path.suffix!r}.")
+        if not path.is_dir() and not path.is_file():  # it may have no end
+            raise UserError(f"{path} must be a folder or a file, got a device or a pipe.")
         return reader(path, columns)
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is no UTF-8 text: save it as UTF-8.") from error
     except OSError as error:
-        raise UserError(f"cannot read {path}: {error}.") from error
+        raise UserError(f"cannot read {path}: {error.strerror or error}.") from error
+    except MemoryError as error:
+        raise UserError(f"{path} is too large for the memory that is free.") from error
     except ValueError as error:
         raise UserError(f"{path}: {error}") from error
     except ModuleNotFoundError as error:

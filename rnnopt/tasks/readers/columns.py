@@ -80,8 +80,8 @@ def to_numbers(cells: list[str], where: str) -> np.ndarray:
     Raises:
         ValueError: a cell is no number.
     """
-    try:
-        return np.array(cells, dtype=np.float64)  # quick, and right for nearly every row
+    try:  # quick, and right for nearly every row
+        return np.fromiter(map(float, cells), np.float64, len(cells))
     except ValueError:
         return np.array(
             [to_number(cell, f"{where}, value {i + 1}") for i, cell in enumerate(cells)]

@@ -6,7 +6,8 @@ import numpy as np
 
 from rnnopt.tasks.alignment import aligned
 from rnnopt.tasks.readers.columns import Columns, Parts, is_number, to_numbers
-from rnnopt.tasks.readers.npz import known, load, parts_of
+from rnnopt.tasks.readers.npz import known, parts_of
+from rnnopt.tasks.readers.numpy_files import read_file
 from rnnopt.tasks.readers.tables import index_of
 from rnnopt.tasks.readers.text import counts, read_rows
 from rnnopt.tasks.recordings import Recordings, recordings
@@ -20,10 +21,13 @@ NEEDED = (
 
 def read_folder(path: Path, columns: Columns) -> Parts:
     """The series of a folder."""
-    arrays = [file for file in sorted(path.glob("*.npy")) if known(file.stem)]
+    saved = [file for file in sorted(path.glob("*.npy")) if file.is_file()]
+    arrays = [file for file in saved if known(file.stem)]
     if any(file.stem.lower().startswith("x") for file in arrays):
-        loaded = {file.stem.lower(): _load(file) for file in arrays}
-        return parts_of(loaded, [file.stem for file in sorted(path.glob("*.npy"))], columns)
+        loaded = {file.stem.lower(): read_file(file) for file in arrays}
+        if len(loaded) < len(arrays):
+            raise ValueError("the names of the arrays must differ in more than capitals.")
+        return parts_of(loaded, [file.stem for file in saved], columns)
     below = sorted(one for one in path.iterdir() if one.is_dir() and one.name[0] != ".")
     halves = {one.name.lower(): one for one in below}
     if set(halves) == {"train", "test"}:
@@ -67,7 +71,9 @@ def _in_one_order(
 
 def _files(path: Path) -> list[Path]:
     return sorted(
-        one for one in path.iterdir() if one.suffix.lower() in ENDINGS and one.name[0] != "."
+        one
+        for one in path.iterdir()
+        if one.suffix.lower() in ENDINGS and one.name[0] != "." and one.is_file()
     )
 
 
@@ -77,7 +83,7 @@ def _series(path: Path) -> tuple[np.ndarray, tuple[str, ...] | None]:
     It is an array, or text with a line a step; an index without a name is left out.
     """
     if path.suffix.lower() == ".npy":
-        return _load(path), None
+        return read_file(path), None
     try:
         rows = read_rows(path)
         indexed = not rows[0][0].strip() and counts([cell.strip() for cell in rows[0][1:]])
@@ -95,11 +101,3 @@ def _series(path: Path) -> tuple[np.ndarray, tuple[str, ...] | None]:
         return np.stack(values), tuple(names[first:])
     except ValueError as error:
         raise ValueError(f"{path.name}: {error}") from error
-
-
-def _load(path: Path) -> np.ndarray:
-    try:
-        with path.open("rb") as file:
-            return load({path.name: np.load(file, allow_pickle=False)}, path.name)
-    except ValueError as error:
-        raise ValueError(f"{path.name} is no array of numbers: {error}") from error

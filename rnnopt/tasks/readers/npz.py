@@ -6,11 +6,11 @@ Nothing is unpickled: arrays of objects are refused.
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from zipfile import BadZipFile, is_zipfile
 
 import numpy as np
 
 from rnnopt.tasks.readers.columns import Columns, Parts
+from rnnopt.tasks.readers.numpy_files import names_in, read_members
 from rnnopt.tasks.recordings import Recordings, recordings
 
 NEEDED = "X and y, or X_train and y_train with X_test and y_test"
@@ -18,32 +18,15 @@ NEEDED = "X and y, or X_train and y_train with X_test and y_test"
 
 def read_npz(path: Path, columns: Columns) -> Parts:
     """The arrays of a .npz file."""
-    if not is_zipfile(path):  # which numpy would take for a pickle
-        raise ValueError("it is no .npz file, as numpy.savez writes it.")
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name.lower(): load(file, name) for name in file.files if known(name)}
-            found = list(file.files)
-    except BadZipFile as error:
-        raise ValueError(f"it is no readable .npz file: {error}.") from error
-    return parts_of(arrays, found, columns)
+    found = names_in(path)
+    arrays = read_members(path, [name for name in found if known(name)])
+    return parts_of({name.lower(): array for name, array in arrays.items()}, found, columns)
 
 
 def known(name: str) -> bool:
     """Whether an array of that name is one that `parts_of` takes."""
     base, _, part = name.lower().partition("_")
     return base in ("x", "y", "lengths") and part in ("", "train", "test")
-
-
-def load(file: Mapping[str, np.ndarray], name: str) -> np.ndarray:
-    """One array; ValueError if it is of objects, which only unpickling could read."""
-    try:
-        return file[name]
-    except ValueError as error:
-        raise ValueError(
-            f"{name} holds Python objects, which are never unpickled: save series of different"
-            " lengths padded, with an array named lengths."
-        ) from error
 
 
 def parts_of(arrays: Mapping[str, np.ndarray], found: list[str], columns: Columns) -> Parts:

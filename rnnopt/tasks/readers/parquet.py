@@ -1,31 +1,80 @@
 """Parquet tables, wide (a series a row) or long (a step a row)."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from rnnopt.tasks.limits import check_declared
+from rnnopt.tasks.names import LONGEST
 from rnnopt.tasks.readers.columns import Columns, Parts
 from rnnopt.tasks.readers.tables import from_table
+
+# What pyarrow raises for damaged files, beside errors of its own.
+DAMAGED = (OSError, KeyError, MemoryError, OverflowError, RuntimeError, TypeError, UnicodeError)
 
 
 def read_parquet(path: Path, columns: Columns) -> Parts:
     """The series of a parquet file."""
     import pyarrow as pa
-    from pyarrow import parquet
 
     try:
-        # The file alone: no folder beside it is taken for a partition.
-        table = parquet.ParquetFile(path).read()
-    except pa.ArrowInvalid as error:
-        raise ValueError(f"it is no readable parquet file: {str(error).splitlines()[0]}") from error
+        table = _read(path)
+        table.validate(full=True)
+    except (pa.ArrowException, *DAMAGED) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise ValueError(f"it is no readable parquet file: {reason}") from error
     if table.num_rows == 0:
         raise ValueError("data need at least one series, got none.")
-    arrays: dict[str, np.ndarray] = {}
-    for name, column in zip(table.column_names, table.columns, strict=True):
-        kind = column.type
-        if pa.types.is_nested(kind):
-            raise ValueError(f"column {name!r} must hold one value a row, got {kind}.")
-        if pa.types.is_dictionary(kind):
-            column = column.cast(kind.value_type)
-        arrays[name] = column.to_numpy()
-    return from_table(arrays, columns), None
+    if len(set(table.column_names)) < table.num_columns:
+        raise ValueError("the names of the columns must differ from each other.")
+    pairs = zip(table.column_names, table.columns, strict=True)
+    return from_table({name: _column(name, column) for name, column in pairs}, columns), None
+
+
+def _read(path: Path) -> Any:
+    """The file's table, in which words stand once each."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    # The file alone: no folder beside it is taken for a partition.
+    stored = path.stat().st_size
+    limits = dict(thrift_string_size_limit=2 * stored, thrift_container_size_limit=2 * stored)
+    with parquet.ParquetFile(path, **limits) as file:
+        schema, facts = file.schema_arrow, file.metadata
+        if facts.num_columns == 0:
+            raise ValueError("a table needs a column for each step, got none.")
+        # Not what the parts say of their columns: of a damaged file, asking for that ends the
+        # process (pyarrow 26, an exception of C++ that nobody catches).
+        parts = [facts.row_group(i) for i in range(facts.num_row_groups)]
+        unpacked = sum(max(0, part.total_byte_size) for part in parts)
+        rows = max(facts.num_rows, sum(max(0, part.num_rows) for part in parts))
+        check_declared(max(unpacked, 8 * rows * facts.num_columns), stored, "the table")
+    is_words = (pa.types.is_string, pa.types.is_binary, pa.types.is_large_string)
+    words = [field.name for field in schema if any(one(field.type) for one in is_words)]
+    with parquet.ParquetFile(path, read_dictionary=words, **limits) as file:
+        return file.read()
+
+
+def _column(name: str, column: Any) -> np.ndarray:
+    """One column as an array (row,)."""
+    import pyarrow as pa
+
+    kind = column.type
+    if pa.types.is_nested(kind):
+        raise ValueError(f"column {name!r} must hold one value a row, got {str(kind)[:60]}.")
+    try:
+        if not pa.types.is_dictionary(kind):
+            return column.to_numpy()
+        parts = []
+        for chunk in column.chunks:
+            known = chunk.dictionary.to_pylist()
+            if any(isinstance(one, str | bytes) and len(one) > LONGEST for one in known):
+                raise ValueError(
+                    f"column {name!r} must have words of {LONGEST} characters at most."
+                )
+            words = np.array([*known, None], dtype=object)
+            parts.append(words[chunk.indices.fill_null(len(known)).to_numpy()])
+        return np.concatenate(parts)
+    except (pa.ArrowException, IndexError, *DAMAGED) as error:
+        raise ValueError(f"column {name!r} cannot be read as {str(kind)[:60]}.") from error

@@ -51,7 +51,10 @@ def read_rows(path: Path) -> list[list[str]]:
     separator = next((one for one in SEPARATORS if one in lines[0]), None)
     if separator is None:
         return [line.split() for line in lines]
-    return list(csv.reader(lines, delimiter=separator))
+    try:
+        return list(csv.reader(lines, delimiter=separator))
+    except csv.Error as error:  # a cell of more than 131072 characters
+        raise ValueError(f"a line cannot be read as cells: {error}.") from error
 
 
 def has_names(rows: list[list[str]], bare: bool = False) -> bool:

@@ -29,7 +29,7 @@ def moments_of(values: np.ndarray, column: str) -> np.ndarray:
     words = [str(value).strip() for value in values.tolist()]
     refuse_missing(words, column)
     try:
-        return np.array(words).astype(np.float64)
+        return np.array([float(word) for word in words])
     except ValueError:
         return _dates(words, column)
 

@@ -36,7 +36,7 @@ def read_ts(path: Path, columns: Columns) -> Parts:
             in_data = True
             kind, labelled = _kind(header)
         elif line.startswith("@"):
-            name, *values = line[1:].split()
+            name, *values = line[1:].split() or [""]
             header[name.lower()] = values
         else:
             raise ValueError(f"line {number} must begin with @ or stand after @data.")

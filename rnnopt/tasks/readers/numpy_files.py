@@ -1,0 +1,110 @@
+"""Arrays as numpy writes them, read without trusting their headers and without unpickling.
+
+numpy reserves what a header claims before it reads a value; here the claim is compared with the
+bytes that are there first.
+"""
+
+import math
+import tokenize
+import zipfile
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from numpy.lib import format as npy
+
+from rnnopt.tasks.limits import check_declared
+from rnnopt.tasks.text_files import BAD_ZIP
+
+KINDS = "biufSU"  # of the types that are read: truths, numbers, words
+MOST_SIZES = 8  # of a shape; series have three
+# What numpy raises for headers that are none.
+BAD_HEADER = (
+    *BAD_ZIP, SyntaxError, TypeError, AttributeError, IndexError, MemoryError,
+    tokenize.TokenError, UserWarning,
+)  # fmt: skip
+HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+
+
+def read_file(path: Path) -> np.ndarray:
+    """The array of a .npy file; ValueError if it is none that holds numbers or words."""
+    with path.open("rb") as file:
+        return read_array(file, path.stat().st_size, path.name)
+
+
+def read_members(path: Path, wanted: list[str]) -> dict[str, np.ndarray]:
+    """Arrays of a .npz file by their names.
+
+    Raises:
+        ValueError: one of them is not as it should be.
+    """
+    found = {}
+    with zipfile.ZipFile(path) as archive:
+        for name in wanted:
+            member = archive.getinfo(f"{name}.npy")
+            if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise ValueError(f"{name} must be packed as numpy does it, stored or deflated.")
+            check_declared(member.file_size, member.compress_size, name)
+            try:
+                file = archive.open(member)
+            except BAD_ZIP as error:
+                raise ValueError(f"{name} cannot be unpacked: it is damaged or cut off.") from error
+            with file:
+                found[name] = read_array(file, member.file_size, name)
+    return found
+
+
+def names_in(path: Path) -> list[str]:
+    """The names of the arrays in a .npz file.
+
+    Raises:
+        ValueError: it is no archive, has a name twice, or its members take more room than it has.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+    except BAD_ZIP as error:
+        raise ValueError("it is no .npz file, as numpy.savez writes it.") from error
+    names = [member.filename.removesuffix(".npy") for member in members]
+    if len({name.lower() for name in names}) < len(names):
+        raise ValueError("the names of its arrays must differ from each other.")
+    if sum(member.compress_size for member in members) > path.stat().st_size:
+        raise ValueError("its arrays claim to take more room than the file has.")
+    return [name for name, one in zip(names, members, strict=True) if one.filename != name]
+
+
+def read_array(file: IO[bytes], stored: int, name: str) -> np.ndarray:
+    """The array of an open .npy file.
+
+    Args:
+        file: at its beginning.
+        stored: bytes that it has.
+        name: of the array.
+
+    Raises:
+        ValueError: it is no such file, is of objects or records, or has other sizes than its
+            header claims.
+    """
+    try:
+        shape, in_columns, dtype = HEADERS[npy.read_magic(file)](file)
+        there = stored - file.tell()
+    except BAD_HEADER as error:
+        raise ValueError(f"{name} is no array of numbers, as numpy.save writes it.") from error
+    if dtype.hasobject:
+        raise ValueError(
+            f"{name} is no array of numbers: it holds Python objects, which are never unpickled;"
+            " save series of different lengths padded, with an array named lengths."
+        )
+    if dtype.kind not in KINDS or dtype.subdtype or dtype.itemsize == 0:
+        raise ValueError(f"{name} must hold numbers or words, got type {str(dtype)[:60]}.")
+    if len(shape) > MOST_SIZES or not all(0 <= side < 2**62 for side in shape):
+        raise ValueError(f"{name} claims a shape that no array has.")
+    claimed = math.prod(shape) * dtype.itemsize
+    if claimed != there or claimed == 0:
+        got = f"{claimed:.6g} bytes, and {there} are there" if claimed else "which is nothing"
+        raise ValueError(f"{name} claims shape {shape} of {dtype}: {got}.")
+    try:
+        content = bytearray(file.read(claimed))  # that torch may share it
+        return np.frombuffer(content, dtype).reshape(shape, order="F" if in_columns else "C")
+    except BAD_ZIP as error:
+        raise ValueError(f"{name} cannot be unpacked: it is damaged or cut off.") from error

@@ -1,0 +1,325 @@
+"""What any input must do, however hostile: give data that pass the checks, or one clear sentence.
+
+`TARGETS` has a function of bytes for each kind of input; hypothesis calls them in
+test_hostile_files.py, a fuzzer that follows coverage in fuzz/run.py.
+"""
+
+import io
+import json
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Callable
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from rnnopt.config import RunConfig
+from rnnopt.errors import UserError
+from rnnopt.layers.sequence_model import SequenceModel
+from rnnopt.optimizers.by_name import build_optimizer
+from rnnopt.prediction import network
+from rnnopt.report import group_runs, markdown, read_runs
+from rnnopt.report_page import page
+from rnnopt.run_folder import RunFolder, write_json
+from rnnopt.specification import parse
+from rnnopt.tasks.arrays import build
+from rnnopt.tasks.names import STEERING
+from rnnopt.tasks.overview import described
+from rnnopt.tasks.preparation import Preparation
+from rnnopt.tasks.readers import read
+from rnnopt.tasks.readers.columns import Columns
+from rnnopt.tasks.recordings import recordings
+from rnnopt.tasks.text_files import TextFiles
+
+# What Python and numpy say for themselves, which tells a user nothing.
+VAGUE = (
+    "values to unpack", "invalid literal for", "could not convert", "index out of range",
+    "has no attribute", "'NoneType'", "cannot reshape", "Traceback", "unpack requires",
+    "object is not", "too big", "not supported between", "unsupported operand",
+)  # fmt: skip
+
+
+def check_sentence(error: Exception) -> None:
+    """Asserts that an error is one sentence that a user can read."""
+    text = str(error)
+    assert text.strip(), type(error)
+    assert "\n" not in text, text
+    assert len(text) < 2000, len(text)
+    assert not any(vague in text for vague in VAGUE), text
+
+
+def harmless(path: Path, columns: Columns | None = None) -> bool:
+    """Reads a file and makes a task of it; whether there was one. Anything else fails."""
+    try:
+        parts = read(path, columns or Columns())
+    except UserError as error:
+        check_sentence(error)
+        return False
+    for part in filter(None, parts):
+        assert len(part) == len(part.series) >= 1
+        for one in part.series:
+            assert one.dtype == np.float64
+            assert one.shape[1] == len(part.channels) >= 1
+            assert len(one) >= 1
+            assert not np.isinf(one).any()
+        assert not any(map(STEERING.search, part.channels + (part.names or ())))
+        assert part.targets is None or len(part.targets) == len(part)
+    train, test = parts
+    try:
+        described(train)
+        if train.targets is None or (test is not None and test.targets is None):
+            return True
+        how = dict(validation=0.2, test_fraction=0.2, seed=0, target=None, name="fuzzed")
+        task = build(train, test, **how, missing="zero")
+    except ValueError as error:
+        check_sentence(error)
+        return False
+    for examples in (task.train, task.validation, task.test):
+        assert torch.isfinite(examples.inputs).all()
+        assert torch.isfinite(examples.targets.double()).all()
+    return True
+
+
+def _file(ending: str) -> Callable[[bytes], bool]:
+    """Bytes as a file; a sum of them chooses where its columns are looked for."""
+
+    def target(content: bytes) -> bool:
+        choices = (
+            Columns(), Columns(unlabelled=True), Columns(layout="long"), Columns(layout="wide"),
+            Columns(label="label", id="id", time="t"), Columns(steps=3, optional=True),
+        )  # fmt: skip
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, f"a{ending}")
+            path.write_bytes(content)
+            return harmless(path, choices[max(0, zlib.crc32(content) % 12 - 6)])
+
+    return target
+
+
+def npz_of(members: dict[str, bytes]) -> bytes:
+    """A .npz file with these members."""
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(f"{name}.npy", content)
+    return packed.getvalue()
+
+
+def npy_of(array: np.ndarray) -> bytes:
+    """An array as numpy.save writes it."""
+    packed = io.BytesIO()
+    np.save(packed, array, allow_pickle=True)
+    return packed.getvalue()
+
+
+LABELS = npy_of(np.array(["up", "down"] * 4))
+
+
+def _member(content: bytes) -> bool:
+    """The bytes as the array X beside right labels, in an archive."""
+    return _file(".npz")(npz_of({"X": content, "y": LABELS}))
+
+
+def _specification(content: bytes) -> bool:
+    text = content.decode("utf-8", "replace")
+    weights = [
+        ("w", torch.nn.Parameter(torch.zeros(3, 2))),
+        ("b", torch.nn.Parameter(torch.ones(2))),
+    ]
+    try:
+        parse(text)
+        build_optimizer(text, weights)
+    except UserError as error:
+        check_sentence(error)
+        return False
+    return True
+
+
+def _config(content: bytes) -> bool:
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "config.json").write_bytes(content)
+        try:
+            config = RunFolder.open(Path(folder)).read_config()
+        except UserError as error:
+            check_sentence(error)
+            return False
+        assert RunConfig.from_dict(config.to_dict()) == config
+        return True
+
+
+def _preparation(content: bytes) -> bool:
+    data = recordings([np.zeros((3, 2)), np.ones((2, 2))])
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "data.json").write_bytes(content)
+        try:
+            preparation = Preparation.from_dict(RunFolder(Path(folder)).read_data())
+            preparation.inputs(data)
+        except (UserError, ValueError) as error:
+            check_sentence(error)
+            return False
+        return True
+
+
+def _report(content: bytes) -> bool:
+    """The first line is the result, the others are the history."""
+    result, _, history = content.partition(b"\n")
+    with tempfile.TemporaryDirectory() as folder:
+        run = RunFolder.create(Path(folder), RunConfig(task="digits-rows"))
+        Path(folder, "result.json").write_bytes(result)
+        Path(folder, "metrics.jsonl").write_bytes(history)
+        try:
+            runs = read_runs([run])
+        except UserError as error:
+            check_sentence(error)
+            return False
+        for groups in group_runs(runs).values():
+            markdown(groups)
+        text = page(runs, datetime(2026, 5, 17, tzinfo=UTC), scores=False)
+        assert "<script" not in text.lower()
+        return True
+
+
+SETTINGS = dict(input_size=2, hidden_size=3, output_size=2)
+
+
+def _checkpoint(content: bytes) -> bool:
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "best.pt").write_bytes(content)
+        try:
+            network(SETTINGS, RunFolder(Path(folder)).read_weights())
+        except UserError as error:
+            check_sentence(error)
+            return False
+        except (ValueError, RuntimeError):  # of which `Trained.open` makes a sentence
+            return False
+        return True
+
+
+def _archive(content: bytes) -> bool:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "a.zip")
+        path.write_bytes(content)
+        try:
+            TextFiles(path, "top").table("numbers.txt", 2)
+        except UserError as error:
+            check_sentence(error)
+            return False
+        return True
+
+
+TARGETS: dict[str, Callable[[bytes], bool]] = {
+    "csv": _file(".csv"),
+    "ts": _file(".ts"),
+    "npz": _file(".npz"),
+    "npy": _member,
+    "parquet": _file(".parquet"),
+    "specification": _specification,
+    "config": _config,
+    "preparation": _preparation,
+    "report": _report,
+    "checkpoint": _checkpoint,
+    "archive": _archive,
+}
+
+
+# -- right inputs, to begin with -------------------------------------------------------------------
+
+CSV = [
+    "up,1,2,3\ndown,4,5,6\n" * 6,
+    "label,a,b,c\nup,1,2,3\ndown,4,?,6\n" + "up,0,0,1\ndown,1,2,0\n" * 5,
+    "id,t,x,y2,label\n"
+    + "".join(f"{i},{t},{i * t},{t},{'ud'[i % 2]}\n" for i in range(8) for t in (1, 2)),
+    "id;time;v\na;2024-03-10T12:30:00Z;1\na;2024-03-10T12:31:00Z;2\nb;2024-03-10T12:30:00Z;1\n",
+    ",0,1,2\n0,1.5,2,3\n1,4,5,6\n",
+    '"up","1","2"\r\n"down","3","4"\r\n' * 5,
+    "1 0.5 0.25\n2 0.5 0.125\n" * 6,
+]
+TS = [
+    "@problemName x\n@univariate false\n@classLabel true up down\n@data\n"
+    + "1,2,?:4,5,6:up\n7,8:0,0:down\n" * 6,
+    "# about\n@targetLabel true\n@data\n" + "".join(f"{i},2,3:{i / 7}\n" for i in range(9)),
+]
+
+
+def _parquets() -> list[bytes]:
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ModuleNotFoundError:
+        return []
+    words = pyarrow.array(["up", "down"] * 6)
+    tables = [
+        {"label": words, "a": [1.0, 2.0] * 6, "b": list(range(12))},
+        {"label": words.dictionary_encode(), "a": [1.5, None] * 6},
+        {"id": [1, 1, 2, 2, 3, 3] * 2, "t": list(range(12)), "x": [0.5] * 12, "y2": [True] * 12},
+    ]
+    packed = []
+    for table in tables:
+        sink = io.BytesIO()
+        parquet.write_table(pyarrow.table(table), sink)
+        packed.append(sink.getvalue())
+    return packed
+
+
+def _saved_preparation() -> bytes:
+    data = recordings(
+        [np.arange(6.0).reshape(3, 2) * i for i in (1, 2, 3, 4)], ["up", "down", "up", "down"]
+    )
+    return json.dumps(asdict(Preparation.learn(data))).encode()
+
+
+def _saved_weights() -> bytes:
+    packed = io.BytesIO()
+    torch.save(SequenceModel(**SETTINGS).state_dict(), packed)
+    return packed.getvalue()
+
+
+def _zipped() -> bytes:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("top/numbers.txt", "1 2\n3 4\n")
+    return packed.getvalue()
+
+
+def examples() -> dict[str, list[bytes]]:
+    """A few inputs of each target that are right."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(8, 4, 2))
+    kinds = (x, x[..., 0].astype(">f4"), np.asfortranarray(x), x[..., 0].astype(int))
+    result = dict(
+        status="out of budget", summary="s", loss="mse", metric="mse", target=0.1, evaluations=20,
+        seconds=2.0, best={"validation_metric": 0.5, "evaluations": 10.0}, to_target={},
+        test_metric=0.5, test_loss=1.0,
+    )  # fmt: skip
+    looks = [
+        dict(evaluations=i, seconds=i, train_loss=1 / (i + 1), validation_metric=0.5)
+        for i in range(3)
+    ]
+    report = "\n".join(map(json.dumps, [result, *looks])).encode()
+    with tempfile.TemporaryDirectory() as folder:
+        write_json(Path(folder, "c"), RunConfig().to_dict())
+        config = Path(folder, "c").read_bytes()
+    specifications = (
+        "adam:lr=0.003,clip=1", "frank-wolfe:norm=inf,inner_steps=5", "sgd:momentum=0.9",
+        "muon:betas=0.9..0.95", "asnaq:memory=3", "lbfgs", "frank-wolfe:outer=adam,average=none",
+    )  # fmt: skip
+    return {
+        "csv": [text.encode() for text in CSV],
+        "ts": [text.encode() for text in TS],
+        "npz": [npz_of({"X": npy_of(x), "y": LABELS}),
+                npz_of({"X_train": npy_of(x), "y_train": LABELS, "X_test": npy_of(x[:2]),
+                        "y_test": npy_of(np.array(["up", "down"])),
+                        "lengths_train": npy_of(np.array([4, 3] * 4))})],
+        "npy": [npy_of(kind) for kind in kinds],
+        "parquet": _parquets(),
+        "specification": [one.encode() for one in specifications],
+        "config": [config],
+        "preparation": [_saved_preparation()],
+        "report": [report],
+        "checkpoint": [_saved_weights()],
+        "archive": [_zipped()],
+    }  # fmt: skip
