@@ -73,7 +73,7 @@ FIGURE_3 = Study(
             tuple(Column(f"Metamorphosis, N={n}", f"metamorphosis:length={n}") for n in LENGTHS),
             "1000evaluations",
             "300evaluations",
-            RATES,
+            (3e-3, 1e-2, 3e-2),
         ),
         "full": Form(
             tuple(
