@@ -731,10 +731,10 @@ def test_residuals_fall_the_weights_live_and_the_network_itself_learns(
         proximal_weight=1.0, keep_batch=True,
     )  # fmt: skip
     learner.step(batch)
-    first = learner.report(batch)
+    first = learner.report()
     for _ in range(199):
         learner.step(batch)
-    last = learner.report(batch)
+    last = learner.report()
     for name in Variables._fields:
         assert last[f"residual_{name}"] < 0.5 * first[f"residual_{name}"], name
     for name, w in weights_of(model).items():
@@ -815,7 +815,7 @@ def test_the_tricks_of_the_paper_change_the_run_and_stay_finite(rng, tricks):
         loss = other.step(batch)
     assert math.isfinite(loss)
     assert other.param_groups[0]["rejections"] == 0
-    assert all(math.isfinite(value) for value in other.report(batch).values())
+    assert all(math.isfinite(value) for value in other.report().values())
     difference = plain.recurrent[0].weight_hh_l0 - changed.recurrent[0].weight_hh_l0
     assert difference.abs().max() > 1e-6
 
@@ -852,7 +852,7 @@ def test_a_report_equals_what_its_definitions_give(rng, variant, multipliers):
     )  # fmt: skip
     for _ in range(3):
         learner.step(batch)
-    report = learner.report(batch)
+    report = learner.report()
     ((u, w, b, v, c),) = read_weights(model)
     a, s, o = (learner.state[name] for name in Variables._fields)
     before = torch.cat([torch.zeros_like(s[:1]), s[:-1]])
@@ -883,7 +883,7 @@ def test_a_report_needs_kept_variables(rng):
         learner = ADMM(a_model(), "cross-entropy", **options)
         learner.step(batch)
         with pytest.raises(ValueError, match="keep_batch"):
-            learner.report(batch)
+            learner.report()
 
 
 def test_a_kept_batch_is_the_first_one_all_the_time(rng):
@@ -1337,7 +1337,7 @@ def test_dual_residuals_are_penalties_times_what_the_last_iteration_changed(rng,
     learner.step(batch)
     before = {name: learner.state[name].clone() for name in Variables._fields}
     learner.step(batch)
-    report = learner.report(batch)
+    report = learner.report()
     rho = dict(preactivation=(0.5, 0.5, 1.0), state=(0.5, 0.5, 0.8), output=(1.0,))
     for name, old in before.items():
         weights = torch.tensor(rho[name], dtype=torch.float64)[:, None, None]
@@ -1353,12 +1353,12 @@ def test_fit_stops_where_all_residuals_are_within_the_tolerance(rng):
     learner = ADMM(a_model(), "cross-entropy", **options)
     losses = learner.fit(itertools.repeat(batch, 400), tolerance=0.01)
     assert 1 < len(losses) < 400
-    report = learner.report(batch)
+    report = learner.report()
     worst = max(v for name, v in report.items() if name.startswith(("residual", "dual")))
     assert worst <= 0.01
     shorter = ADMM(a_model(), "cross-entropy", **options)
     shorter.fit(itertools.repeat(batch, len(losses) - 1))
-    report = shorter.report(batch)
+    report = shorter.report()
     worst = max(v for name, v in report.items() if name.startswith(("residual", "dual")))
     assert worst > 0.01
 

@@ -267,16 +267,22 @@ class ADMM:
                         f"variant={group['variant']!r} needs sequences of one length that count"
                         f" alike, got {name}: take variant='exact'."
                     )
-        problem, divisor = problem_of(self.model, batch, self.loss)
-        if group["keep_batch"]:
-            if "inputs" not in self.state:
-                given = {n: getattr(batch, n, None) for n in PARTS}
-                self.state.update(
-                    {n: part.clone() for n, part in given.items() if part is not None}
-                )
-            kept = SimpleNamespace(**{n: self.state.get(n) for n in PARTS})
-            problem, divisor = problem_of(self.model, kept, self.loss)
-        decay = group["recurrent_decay"]
+        if not group["keep_batch"]:
+            return self._with_decay(*problem_of(self.model, batch, self.loss))
+        if "inputs" not in self.state:
+            problem_of(self.model, batch, self.loss)  # which refuses what does not fit
+            given = {n: getattr(batch, n, None) for n in PARTS}
+            self.state.update({n: part.clone() for n, part in given.items() if part is not None})
+        return self._kept_problem()
+
+    def _kept_problem(self) -> tuple[Problem, Tensor | float]:
+        kept = SimpleNamespace(**{n: self.state.get(n) for n in PARTS})
+        return self._with_decay(*problem_of(self.model, kept, self.loss))
+
+    def _with_decay(
+        self, problem: Problem, divisor: Tensor | float
+    ) -> tuple[Problem, Tensor | float]:
+        decay = self.param_groups[0]["recurrent_decay"]
         if decay:
             decay *= self._samples(problem.inputs.shape[1])
         return problem._replace(recurrent_decay=decay), divisor
@@ -368,8 +374,13 @@ class ADMM:
 
     # -- looking at it -----------------------------------------------------------------------------
 
+    @property
+    def keeps_variables(self) -> bool:
+        """Whether there are a, s, o and multipliers to report on."""
+        return "preactivation" in self.state
+
     @torch.no_grad()
-    def report(self, batch: Any) -> dict[str, float]:
+    def report(self) -> dict[str, float]:
         """Lagrangian, relative residuals of the kept batch, and the network's loss.
 
         Returns:
@@ -381,9 +392,9 @@ class ADMM:
         Raises:
             ValueError: unless variables are kept (`keep_batch`, variant "blocks" or "paper").
         """
-        if "preactivation" not in self.state:
+        if not self.keeps_variables:
             raise ValueError("ADMM keeps no variables here: it needs keep_batch=True and a step.")
-        problem, divisor = self._problem(batch)
+        problem, divisor = self._kept_problem()
         (weights,) = read_weights(self.model)
         variables = Variables(*(self.state[n] for n in Variables._fields))
         multipliers = Multipliers(*(self.state[f"multiplier_{n}"] for n in Variables._fields))

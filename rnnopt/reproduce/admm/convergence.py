@@ -55,7 +55,7 @@ def follow(options: dict[str, Any], samples: int, iterations: int) -> dict[str, 
         trainer.step(batch)
         now = [*read_weights(model)[0], *(trainer.state[name] for name in Variables._fields)]
         now = [t.clone() for t in now]
-        report = trainer.report(batch)
+        report = trainer.report()
         if before:
             moved = (float((a - b).square().sum()) for a, b in zip(now, before, strict=True))
             report["change"] = sum(moved)

@@ -114,7 +114,7 @@ def _losses(
     rho: tuple[float, ...], printed: tuple[float, float], batch: Batch, test: Batch
 ) -> list[str]:
     trainer = trained(rho, batch, 100, ITERATIONS)
-    report = trainer.report(batch)
+    report = trainer.report()
     with torch.no_grad():
         outputs = trainer.model(test.inputs)
     loss = float(torch.nn.functional.cross_entropy(outputs, test.targets))
