@@ -1,5 +1,7 @@
 """What a learner asks for loss and gradient: one minibatch after the other, or chunk by chunk."""
 
+import math
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -43,6 +45,9 @@ class Closure:
         self.chunks = None if truncation is None else Chunks(model, batches, truncation, device)
         self.calls = 0
         self.finished = 0  # minibatches
+        self.watched = False  # whether `trouble` is looked for at each call
+        self.judged_by_first = False  # of the calls on a minibatch
+        self.trouble = ""  # what was not finite on this minibatch
         self.losses_alone = 0.0  # losses without gradients, in minibatches
         self._random: list[Tensor] | None = None  # generators before this minibatch's first call
         self._monitored: Batch | None = None
@@ -87,7 +92,8 @@ class Closure:
         Every call on one minibatch draws the same dropout masks.
         """
         self.model.zero_grad()
-        self._rewind()
+        first = self._random is None
+        self.rewind()
         loss = self._loss(self.batch) if self.chunks is None else self.chunks.loss()
         loss.backward()
         if self.clip_value is not None:
@@ -95,12 +101,21 @@ class Closure:
         if self.clip is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
         self.calls += 1
+        if self.watched and not self.trouble and (first or not self.judged_by_first):
+            self.trouble = self._look_for_trouble(loss.detach())
         return loss.detach()
+
+    def _look_for_trouble(self, loss: Tensor) -> str:
+        if not math.isfinite(float(loss)):
+            return f"the loss is {float(loss)}"
+        gradients = ((n, p.grad) for n, p in self.model.named_parameters() if p.grad is not None)
+        name = first_nonfinite(gradients)
+        return f"the gradient of {name} is not finite" if name else ""
 
     @torch.no_grad()
     def loss(self) -> Tensor:
         """The loss of the current minibatch or chunk, without gradients."""
-        self._rewind()
+        self.rewind()
         if self.chunks is not None:
             return self.chunks.loss_alone()
         self.losses_alone += 1
@@ -112,14 +127,14 @@ class Closure:
         if self._monitored is None:
             fixed = Batches(self.batches.task, self.batches.batch_size, MONITOR_SEED)
             self._monitored = fixed.draw().to(self.device)
-        self._rewind()
+        self.rewind()
         self.losses_alone += 1
         return self._loss(self._monitored)
 
     def _loss(self, batch: Batch) -> Tensor:
         return self.batches.task.loss_of(self.model(batch.inputs, batch.lengths), batch)
 
-    def _rewind(self) -> None:
+    def rewind(self) -> None:
         """Puts torch's generators where they stood at the first call on this minibatch."""
         on_gpu = self.device.type == "cuda"
         if self._random is None:
@@ -133,12 +148,18 @@ class Closure:
 
     def advance(self) -> None:
         """Moves to the next minibatch, which is drawn when first needed, or to the next chunk."""
-        self._random = None
+        self._random, self.trouble = None, ""
         if not self.full_batch:
             self._batch = None
         self.finished += 1
         if self.chunks is not None:
             self.chunks.advance()
+
+    def leave_out(self) -> None:
+        """Moves to the next minibatch, whatever chunks are left of this one."""
+        if self.chunks is not None:
+            self.chunks.leave_out()
+        self.advance()
 
     def state_dict(self) -> dict[str, Any]:
         """Where it stands, between two calls."""
@@ -156,3 +177,12 @@ class Closure:
             self.batches.load_state_dict(state["batches"])
         else:
             self.chunks.load_state_dict(state["chunks"])
+
+
+def first_nonfinite(tensors: Iterable[tuple[str, Tensor]]) -> str:
+    """The name of the first of named tensors that is not finite; "" where all are."""
+    named = dict(tensors)
+    # The largest entry is finite where the norm of large ones would overflow.
+    if not named or math.isfinite(float(nn.utils.get_total_norm(named.values(), math.inf))):
+        return ""
+    return next(name for name, tensor in named.items() if not bool(tensor.isfinite().all()))

@@ -132,6 +132,10 @@ def train(
             f" {result['evaluations']:.6g}"
             f" evaluations, {result['seconds']:.1f} s)"
         )
+    if result.get("nonfinite"):
+        left_out = {"skip": "were left out", "restore": "led back to the last checkpoint"}
+        policy = folders.RunFolder(path).read_config().on_nonfinite
+        console.print(f"{result['nonfinite']} steps were not finite and {left_out[policy]}")
     over = resume and not show.moved
     note = ", which it had before: nothing was left to do" if over else ""
     console.print(f"status {result['status']}{note}", highlight=False)

@@ -127,6 +127,7 @@ def build_training(
         plateau=plateau,
         watch_test=config.watch_test,
         every_epoch=every_epoch,
+        on_nonfinite=config.on_nonfinite,
     )
 
 
@@ -315,6 +316,7 @@ def _train_to_the_end(
         "seconds": training.seconds,
         "best": training.best,
         "to_target": training.to_target,
+        **training.nonfinite.counts(),
     }
     if training.status != "interrupted":
         result["records"] = training.records

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from rnnopt.admm.trainer import ADMM
 from rnnopt.closure import Closure as Closure
-from rnnopt.config import Budget, Schedule
+from rnnopt.config import Budget, OnNonfinite, Schedule
+from rnnopt.nonfinite import NonFinite
 from rnnopt.optimizers.adaqn import AdaQN
 from rnnopt.optimizers.asnaq import ASNAQ
 from rnnopt.schedules import Plateau, rate_factor
@@ -63,6 +64,7 @@ class Training:
             or a twentieth of the budget.
         stop_at_target: whether meeting the target ends the run.
         device: where the model is.
+        on_nonfinite: what to do when a loss or a gradient is not finite, see `nonfinite`.
     """
 
     def __init__(
@@ -83,6 +85,7 @@ class Training:
         plateau: Plateau | None = None,
         watch_test: bool = False,
         every_epoch: bool = False,
+        on_nonfinite: OnNonfinite = "stop",
     ):
         self.model, self.optimizer, self.task, self.batches = model, optimizer, task, batches
         self.budget, self.schedule, self.stop_at_target = budget, schedule, stop_at_target
@@ -93,6 +96,7 @@ class Training:
         self.closure = Closure(
             model, batches, self.device, clip, clip_value, truncation, full_batch
         )
+        self.nonfinite = NonFinite(on_nonfinite, model, optimizer, self.closure)
         self.rates = [group["lr"] for group in optimizer.param_groups]
         if evaluate_every is None:
             price = self.closure.price * getattr(optimizer, "price", 1)
@@ -119,7 +123,7 @@ class Training:
         while True:
             fraction = self._fraction()
             record: dict[str, float] | None = None
-            if self._loss_is_bad(fraction):
+            if self.nonfinite.gave_up or self._loss_is_bad(fraction):
                 self.status = "diverged"
             elif self._look_is_due(fraction):
                 record = self._look() | {"fraction": fraction}
@@ -145,17 +149,28 @@ class Training:
             factor = self.plateau.factor
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * factor
-        if getattr(self.optimizer, "steps_with_closure", False):
-            loss = self._step_with_closure()
+        loss = self._learn()
+        if loss is None:
+            self.closure.leave_out()
         else:
-            loss = self.closure()
-            self.optimizer.step()
-        self.closure.advance()
-        self.loss_sum += loss
-        self.loss_count += 1
+            self.closure.advance()
+            self.loss_sum += loss
+            self.loss_count += 1
         if self.device.type == "cuda" and self._clock >= self.next_look:
             torch.cuda.synchronize(self.device)
         self.seconds += time.perf_counter() - started
+
+    def _learn(self) -> Tensor | None:
+        """The learner's step and its loss; None if it was left out."""
+        self.nonfinite.before_step()
+        if self.nonfinite.asks_itself:
+            loss = self._step_with_closure()
+            return None if self.nonfinite.refuses(loss) else loss
+        loss = self.closure()
+        if self.nonfinite.refuses(loss):
+            return None
+        self.optimizer.step()
+        return loss
 
     def _step_with_closure(self) -> Tensor:
         """The step of a learner that asks for losses and gradients itself, or for none."""
@@ -191,6 +206,7 @@ class Training:
         if self.plateau is not None:
             improved = self.best["evaluations"] == self.closure.evaluations
             self.plateau.look(self.closure.epochs, improved, self.model, self.optimizer)
+        self.nonfinite.look(loss)
         spent = dict(evaluations=self.closure.evaluations, seconds=self.seconds)
         if self.task.reached(metric) and not self.to_target:
             self.to_target = dict(spent)
@@ -206,6 +222,7 @@ class Training:
             validation_metric=metric,
             lr=lr,
             **watched,
+            **self.nonfinite.counts(),
         )
 
     def test(self) -> tuple[float, float]:
@@ -261,6 +278,7 @@ class Training:
             model=self.model.state_dict(),
             optimizer=self.optimizer.state_dict(),
             closure=self.closure.state_dict(),
+            nonfinite=self.nonfinite.state_dict(),
             plateau=None if self.plateau is None else self.plateau.state_dict(),
             random=torch.get_rng_state(),
             device_random=self._device_random(),
@@ -283,6 +301,8 @@ class Training:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.closure.load_state_dict(state["closure"])
+        if "nonfinite" in state:  # not in files of before
+            self.nonfinite.load_state_dict(state["nonfinite"])
         if self.plateau is not None:
             self.plateau.load_state_dict(state["plateau"])
         torch.set_rng_state(state["random"])
