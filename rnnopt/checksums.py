@@ -10,6 +10,7 @@ Files of folders begun before there were checksums have none; `required` says wh
 import hashlib
 import io
 import json
+import pickle
 from typing import Any
 
 import torch
@@ -45,6 +46,8 @@ def unpack(content: bytes, required: bool, device: torch.device | None = None) -
         raise Damaged("its checksum is missing")
     try:
         return torch.load(io.BytesIO(content), weights_only=True, map_location=device)
+    except pickle.UnpicklingError as error:  # whose text advises to execute it
+        raise Damaged("it holds something else than tensors and plain values") from error
     except Exception as error:  # torch.load raises many kinds for a damaged file
         raise Damaged(str(error).splitlines()[0] if str(error) else repr(error)) from error
 

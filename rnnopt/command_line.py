@@ -196,7 +196,11 @@ def compare(
         candidates = tuning.plan(shared, names, tune, budget, out, resume)
     tuned: list[tuning.Tuned] = []
     failures: list[str] = []
-    with comparison.interruptible() as stop, progress_bars(quiet or as_json) as bars:
+    with (
+        folders.RunFolder(out).locked(),
+        comparison.interruptible() as stop,
+        progress_bars(quiet or as_json) as bars,
+    ):
 
         def do(stage: str, jobs: list[comparison.Job]) -> list[str]:
             bar = bars.add_task(stage, total=1.0, note="")

@@ -175,7 +175,7 @@ class RunFolder:
                 continue
             self._newest_is_good = not damage
             if damage:
-                notes.warning(f"{damage[0]}: going on from the checkpoint before it.")
+                notes.warning(f"{damage[0]}; going on from the checkpoint before it.")
             return state
         if damage:
             raise UserError(f"{'; '.join(damage)}: begin anew with another --out.")
@@ -201,7 +201,7 @@ class RunFolder:
                 weights = self._read_torch(CHECKPOINT, on_cpu)["best_weights"]
             except (Damaged, LookupError, TypeError):
                 raise UserError(f"{error}.") from error
-            notes.warning(f"{error}: its weights are taken from {CHECKPOINT}.")
+            notes.warning(f"{error}; the weights are taken from {CHECKPOINT}.")
             return weights
 
     def _read_torch(self, name: str, device: torch.device | None = None) -> dict[str, Any]:
@@ -209,7 +209,7 @@ class RunFolder:
         try:
             return unpack(path.read_bytes(), self.has_checksums, device)
         except (OSError, Damaged) as error:
-            raise Damaged(f"{path} is damaged or unreadable ({error})") from error
+            raise Damaged(f"{path} is not a readable checkpoint: {error}") from error
 
     def _check_history(self, state: dict[str, Any]) -> None:
         """Raises Damaged unless metrics.jsonl has the looks before a checkpoint."""

@@ -250,7 +250,7 @@ def test_two_damaged_checkpoints_are_an_error_that_names_them(interrupted, conte
     with pytest.raises(UserError) as raised:
         run(CONFIG, interrupted, resume=True)
     for name in ("checkpoint.pt", "checkpoint-previous.pt"):
-        assert f"{interrupted / name} is damaged or unreadable" in str(raised.value)
+        assert f"{interrupted / name} is not a readable checkpoint" in str(raised.value)
     assert "begin anew with another --out" in str(raised.value)
 
 

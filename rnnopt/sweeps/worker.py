@@ -71,7 +71,7 @@ def run_sweep(
     """
     own = sweep.storage == address(None, sweep.out)
     context = get_context("spawn")
-    end = context.Event()
+    end = comparison.End(context)  # without a lock, which a killed worker might hold
     failures = []
     with RunFolder(sweep.out).locked() if own else nullcontext(), ExitStack() as stack:
         if own:
