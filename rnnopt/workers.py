@@ -1,4 +1,4 @@
-"""Many runs at once, each worker process in a pool of its own: one that dies takes one run along."""
+"""Many runs at once; a worker process that dies takes its own run along and no other."""
 
 import ctypes
 import os
