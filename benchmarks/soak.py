@@ -3,9 +3,9 @@
 Each optimizer trains a small network with a look at the validation set, a line of metrics and a
 checkpoint every few evaluations, in a run folder that is thrown away. Samples are spread evenly
 over its share of the time. The line of least squares through the memory of the last two thirds
-gives the slope; the first third is warming up. "steady" are those whose memory grew by less than 1 % along
-that line, with as many open files and threads and as large a checkpoint at the end as after the
-first third. metrics.jsonl grows by a line a look, as it must.
+gives the slope; the first third is warming up. "steady" are those whose memory grew by less than
+1 % along that line, with as many open files and threads and as large a checkpoint at the end as
+after the first third. metrics.jsonl grows by a line a look, as it must.
 
     python benchmarks/soak.py --quick
     nice -n 10 python benchmarks/soak.py --minutes 120
