@@ -23,6 +23,12 @@ class History:
     records: list[Record]
     damage: str = ""
 
+    def lack(self, wanted: int) -> str:
+        """How it shows that there must be more records; "" where there are `wanted`."""
+        if len(self.records) >= wanted:
+            return ""
+        return self.damage or f"cut short, must have {wanted} lines, got {len(self.records)}"
+
 
 def read_history(path: Path, required: bool) -> History:
     """The records of a run folder; a torn last line, from a crash, is left out.
@@ -41,10 +47,10 @@ def read_history(path: Path, required: bool) -> History:
         try:
             record = without_check(dict(json.loads(line)), required)
         except Damaged as error:
-            return History(records, f"{path / NAME}, line {number}, is damaged: {error}")
+            return History(records, f"line {number} is damaged: {error}")
         except (ValueError, TypeError):
             start = line[:40].decode(errors="replace")
-            return History(records, f"{path / NAME}, line {number} must be JSON, got {start!r}")
+            return History(records, f"line {number} must be JSON, got {start!r}")
         records.append({k: math.nan if v is None else v for k, v in record.items()})
     return History(records)
 

@@ -27,7 +27,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rnnopt.checksums import Damaged, pack, unpack, with_check, without_check
+from rnnopt.checkpoints import CHECKPOINT, PREVIOUS, SETTINGS, last_good, read_tensors
+from rnnopt.checksums import Damaged, pack, with_check, without_check
 from rnnopt.config import RunConfig
 from rnnopt.environment import environment as environment
 from rnnopt.environment import processor_name as processor_name
@@ -37,10 +38,10 @@ from rnnopt.files import read_json as read_json
 from rnnopt.files import write_figure as write_figure
 from rnnopt.files import write_json as write_json
 from rnnopt.metrics_file import NAME as METRICS
-from rnnopt.metrics_file import History, Record, as_lines, read_history
+from rnnopt.metrics_file import Record, as_lines, read_history
 
 TUNING = "tuning"  # the folder, in a comparison's, of the runs that chose its learning rates
-CHECKPOINT, PREVIOUS, BEST = "checkpoint.pt", "checkpoint-previous.pt", "best.pt"
+BEST = "best.pt"
 notes = logging.getLogger("rnnopt")  # a warning goes to standard error where nobody says otherwise
 
 
@@ -149,10 +150,9 @@ class RunFolder:
             UserError: a line is damaged, or a run that is over lacks one.
         """
         history = read_history(self.path, self.has_checksums)
-        wanted = self.read_result().get("records", 0)
-        if history.damage or len(history.records) < wanted:
-            damage = history.damage or self._too_short(history, wanted)
-            raise UserError(f"{damage}.")
+        damage = history.damage or history.lack(self.read_result().get("records", 0))
+        if damage:
+            raise UserError(f"{self.path / METRICS}, {damage}.")
         return history.records
 
     def read_checkpoint(self) -> dict[str, Any] | None:
@@ -163,23 +163,11 @@ class RunFolder:
         Raises:
             UserError: there are checkpoints, but no good one, or one of another run.
         """
-        damage: list[str] = []
-        for name in (CHECKPOINT, PREVIOUS):
-            if not (self.path / name).exists():
-                continue
-            try:
-                state = self._read_torch(name)
-                self._check_history(state)
-            except Damaged as error:
-                damage.append(str(error))
-                continue
-            self._newest_is_good = not damage
-            if damage:
-                notes.warning(f"{damage[0]}; going on from the checkpoint before it.")
-            return state
+        state, damage = last_good(self.path, self.has_checksums, self.read_config())
+        self._newest_is_good = not damage
         if damage:
-            raise UserError(f"{'; '.join(damage)}: begin anew with another --out.")
-        return None
+            notes.warning(f"{damage[0]}; going on from the checkpoint before it.")
+        return state
 
     def read_data(self) -> dict[str, Any]:
         """What `write_data` was given."""
@@ -195,38 +183,15 @@ class RunFolder:
             )
         on_cpu = torch.device("cpu")  # wherever it was trained
         try:
-            return self._read_torch(BEST, on_cpu)
+            return read_tensors(self.path / BEST, self.has_checksums, on_cpu)
         except Damaged as error:
             try:
-                weights = self._read_torch(CHECKPOINT, on_cpu)["best_weights"]
+                state = read_tensors(self.path / CHECKPOINT, self.has_checksums, on_cpu)
+                weights = state["best_weights"]
             except (Damaged, LookupError, TypeError):
                 raise UserError(f"{error}.") from error
             notes.warning(f"{error}; the weights are taken from {CHECKPOINT}.")
             return weights
-
-    def _read_torch(self, name: str, device: torch.device | None = None) -> dict[str, Any]:
-        path = self.path / name
-        try:
-            return unpack(path.read_bytes(), self.has_checksums, device)
-        except (OSError, Damaged) as error:
-            raise Damaged(f"{path} is not a readable checkpoint: {error}") from error
-
-    def _check_history(self, state: dict[str, Any]) -> None:
-        """Raises Damaged unless metrics.jsonl has the looks before a checkpoint."""
-        if not isinstance(state, dict) or not isinstance(state.get("records"), int):
-            return  # no checkpoint of a run, which training will say
-        settings = state.get("config")
-        if settings is not None and RunConfig.from_dict(json.loads(settings)) != self.read_config():
-            raise UserError(
-                f"{self.path / CHECKPOINT} is no checkpoint of this run: its settings are not those"
-                " of config.json."
-            )
-        history = read_history(self.path, self.has_checksums)
-        if len(history.records) < state["records"]:
-            raise Damaged(history.damage or self._too_short(history, state["records"]))
-
-    def _too_short(self, history: History, wanted: int) -> str:
-        return f"{self.path / METRICS} must have {wanted} lines, got {len(history.records)}"
 
     # -- writing -----------------------------------------------------------------------------------
 
@@ -246,7 +211,7 @@ class RunFolder:
         """Writes the checkpoint; the one before is kept, as `checkpoint-previous.pt`."""
         settings = json.dumps(self._config.to_dict())
         keep = PREVIOUS if self._newest_is_good else None
-        self._write(CHECKPOINT, pack(state | {"config": settings}), keep)
+        self._write(CHECKPOINT, pack(state | {SETTINGS: settings}), keep)
         self._newest_is_good = True
 
     @cached_property

@@ -10,11 +10,12 @@ from typing import Any
 import torch
 
 from rnnopt.admm.trainer import ADMM
+from rnnopt.checkpoints import CHECKPOINT
 from rnnopt.config import MODELS, Budget, RunConfig, SharedConfig
 from rnnopt.errors import UserError
 from rnnopt.layers.sequence_model import SequenceModel
 from rnnopt.optimizers.by_name import OPTIMIZERS, build_optimizer
-from rnnopt.run_folder import CHECKPOINT, CannotWrite, RunFolder
+from rnnopt.run_folder import CannotWrite, RunFolder
 from rnnopt.schedules import Plateau
 from rnnopt.specification import call_with, options_of, parse, write
 from rnnopt.tasks import Batches, Task, build_task

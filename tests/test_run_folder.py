@@ -296,7 +296,7 @@ def test_a_torn_last_line_of_metrics_is_left_out(interrupted):
 def test_a_run_that_is_over_must_have_all_its_lines(finished):
     path = finished / "metrics.jsonl"
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
-    with pytest.raises(UserError, match=f"{path} must have 5 lines, got 4"):
+    with pytest.raises(UserError, match=f"{path}, cut short, must have 5 lines, got 4"):
         RunFolder.open(finished).read_records()
 
 
