@@ -15,6 +15,7 @@ from rnnopt.runner import Announce, build_training, check_same_data, settle, tas
 from rnnopt.tasks import Task
 from rnnopt.workers import End as End
 from rnnopt.workers import Job as Job
+from rnnopt.workers import busy as busy
 from rnnopt.workers import interrupted as interrupted
 from rnnopt.workers import ready_worker as ready_worker
 from rnnopt.workers import work as work

@@ -143,6 +143,15 @@ class RunFolder:
             raise UserError(f"{path} must have a status, got none.")
         return result
 
+    def is_over(self) -> bool:
+        """Whether nothing is left to do; a damaged result is said, and to be made anew."""
+        try:
+            status = self.read_result()["status"]
+        except UserError as error:
+            notes.warning(f"{str(error).rstrip('.')}; it is made anew.")
+            return False
+        return status not in ("running", "interrupted", "failed")
+
     def read_records(self) -> list[Record]:
         """The lines of metrics.jsonl; a torn last line, from a crash, is left out.
 

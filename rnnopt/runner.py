@@ -240,7 +240,7 @@ def run(
     folder = RunFolder.open(path)
     _check_resumable(config, folder.read_config(), given)
     with folder.locked():
-        if folder.read_result()["status"] not in ("running", "interrupted", "failed"):
+        if folder.is_over():
             return folder.read_result()
         training = build_training(folder.read_config())
         check_same_data(training.task, folder)

@@ -73,6 +73,7 @@ def work(
             return stack.enter_context(pool)
 
         free = [new_pool() for _ in range(workers)]
+        stack.callback(end.set)  # whatever ends this: runs under way save themselves
         while waiting or under_way:
             if stop.is_set():
                 end.set()  # each run under way ends after its current step
@@ -103,7 +104,7 @@ DIED = (
 
 _end: Any = None  # what ends the run under way
 _orphaned = threading.Event()  # the parent died, with all its plans
-_busy = threading.Lock()  # held while there is something to save
+busy = threading.Lock()  # to be held while there is something to save
 
 
 def ready_worker(end: Any) -> None:
@@ -122,7 +123,7 @@ def _outlive_nobody() -> None:
     if parent is not None:
         connection.wait([parent.sentinel])
         _orphaned.set()
-        with _busy:
+        with busy:
             os._exit(1)
 
 
@@ -132,7 +133,7 @@ def interrupted() -> bool:
 
 
 def _do(job: Job) -> dict[str, Any]:
-    with _busy:
+    with busy:
         if interrupted():  # before it began
             return {}
         exists = (job.path / "config.json").exists()

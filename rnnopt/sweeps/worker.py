@@ -106,7 +106,8 @@ def left(sweep: Sweep, study: "Study") -> Literal["", "to begin", "under way"]:
 
 def _work(sweep: Sweep, number: int) -> None:
     parent = parent_process()
-    work(sweep, number, lambda: comparison.interrupted() or not (parent and parent.is_alive()))
+    with comparison.busy:  # until the trial under way is saved and back in the queue
+        work(sweep, number, lambda: comparison.interrupted() or not (parent and parent.is_alive()))
 
 
 def work(sweep: Sweep, number: int, stop: Stop) -> None:
