@@ -25,10 +25,10 @@ from rnnopt.run_folder import RunFolder
 from rnnopt.runner import run
 
 CONFIG = RunConfig(
-    "digits-rows", hidden=4, budget="24evaluations", evaluate_every=3, optimizer="frank-wolfe",
+    "digits-rows", hidden=4, budget="20evaluations", evaluate_every=2, optimizer="adam",
     seed=5,
 )  # fmt: skip
-OTHERS = ("adam", "asnaq:memory=3", "admm", "lbfgs")
+OTHERS = ("frank-wolfe", "asnaq:memory=3", "admm", "lbfgs")
 MOMENTS = [random.Random(f"kill {i}").random() for i in range(50)]
 POINTS = ("before a write", "in a write", "after a write", "before a rename", "after a rename")
 
