@@ -63,7 +63,13 @@ def read_tensors(path: Path, required: bool, device: torch.device | None = None)
 def check_run(path: Path, state: Any, config: RunConfig) -> None:
     """Raises UserError if a checkpoint says that it is of a run with other settings."""
     settings = state.get(SETTINGS) if isinstance(state, dict) else None
-    if settings is not None and RunConfig.from_dict(json.loads(settings)) != config:
+    if settings is None:
+        return
+    try:
+        same = RunConfig.from_dict(json.loads(settings)) == config
+    except (TypeError, ValueError, AttributeError, RecursionError, UserError):
+        same = False
+    if not same:
         raise UserError(
             f"{path / CHECKPOINT} is no checkpoint of this run: its settings are not those of"
             f" {path / 'config.json'}."

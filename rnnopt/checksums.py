@@ -10,7 +10,6 @@ Files of folders begun before there were checksums have none; `required` says wh
 import hashlib
 import io
 import json
-import pickle
 from typing import Any
 
 import torch
@@ -46,10 +45,12 @@ def unpack(content: bytes, required: bool, device: torch.device | None = None) -
         raise Damaged("its checksum is missing")
     try:
         return torch.load(io.BytesIO(content), weights_only=True, map_location=device)
-    except pickle.UnpicklingError as error:  # whose text advises to execute it
-        raise Damaged("it holds something else than tensors and plain values") from error
     except Exception as error:  # torch.load raises many kinds for a damaged file
-        raise Damaged(str(error).splitlines()[0] if str(error) else repr(error)) from error
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        # torch then tells how to unpickle it after all, or what went wrong inside.
+        if not isinstance(error, OSError | RuntimeError):
+            reason = "it is damaged, or holds Python objects, which are never unpickled"
+        raise Damaged(reason) from error
 
 
 def with_check(value: dict[str, Any]) -> dict[str, Any]:

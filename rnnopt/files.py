@@ -18,7 +18,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in a file."""
     try:
         value = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is not a readable JSON file: {error}") from error
     if not isinstance(value, dict):
         raise UserError(f"{path} must hold a JSON object, got {type(value).__name__}.")

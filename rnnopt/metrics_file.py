@@ -48,7 +48,7 @@ def read_history(path: Path, required: bool) -> History:
             record = without_check(dict(json.loads(line)), required)
         except Damaged as error:
             return History(records, f"line {number} is damaged: {error}")
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, RecursionError):
             start = line[:40].decode(errors="replace")
             return History(records, f"line {number} must be JSON, got {start!r}")
         records.append({k: math.nan if v is None else v for k, v in record.items()})

@@ -159,7 +159,8 @@ class RunFolder:
             UserError: a line is damaged, or a run that is over lacks one.
         """
         history = read_history(self.path, self.has_checksums)
-        damage = history.damage or history.lack(self.read_result().get("records", 0))
+        wanted = self.read_result().get("records", 0)
+        damage = history.damage or history.lack(wanted if isinstance(wanted, int) else 0)
         if damage:
             raise UserError(f"{self.path / METRICS}, {damage}.")
         return history.records
