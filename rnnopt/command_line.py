@@ -132,6 +132,10 @@ def train(
             f" {result['evaluations']:.6g}"
             f" evaluations, {result['seconds']:.1f} s)"
         )
+    if result.get("nonfinite"):
+        left_out = {"skip": "were left out", "restore": "led back to the last checkpoint"}
+        policy = folders.RunFolder(path).read_config().on_nonfinite
+        console.print(f"{result['nonfinite']} steps were not finite and {left_out[policy]}")
     over = resume and not show.moved
     note = ", which it had before: nothing was left to do" if over else ""
     console.print(f"status {result['status']}{note}", highlight=False)
@@ -192,7 +196,11 @@ def compare(
         candidates = tuning.plan(shared, names, tune, budget, out, resume)
     tuned: list[tuning.Tuned] = []
     failures: list[str] = []
-    with comparison.interruptible() as stop, progress_bars(quiet or as_json) as bars:
+    with (
+        folders.RunFolder(out).locked(),
+        comparison.interruptible() as stop,
+        progress_bars(quiet or as_json) as bars,
+    ):
 
         def do(stage: str, jobs: list[comparison.Job]) -> list[str]:
             bar = bars.add_task(stage, total=1.0, note="")

@@ -1,30 +1,24 @@
-"""Many runs at once, in worker processes: every optimizer with every seed on one task."""
+"""Every optimizer with every seed on one task; workers.py does the runs."""
 
 import signal
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from multiprocessing import get_context
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from rnnopt.config import RunConfig, SharedConfig
 from rnnopt.errors import UserError
-from rnnopt.memory import keep_freed_memory
 from rnnopt.run_folder import RunFolder
-from rnnopt.runner import Announce, build_training, check_same_data, run, settle, task_of
+from rnnopt.runner import Announce, build_training, check_same_data, settle, task_of
 from rnnopt.tasks import Task
-
-
-@dataclass(frozen=True)
-class Job:
-    """A run to do and where."""
-
-    config: RunConfig
-    path: Path
+from rnnopt.workers import End as End
+from rnnopt.workers import Job as Job
+from rnnopt.workers import busy as busy
+from rnnopt.workers import interrupted as interrupted
+from rnnopt.workers import ready_worker as ready_worker
+from rnnopt.workers import work as work
 
 
 def plan(
@@ -77,65 +71,6 @@ def check_saved(jobs: list[Job], task: Task, out: Path, resume: bool) -> None:
         if saved != job.config:
             raise UserError(f"{job.path} was begun with other settings: choose another --out.")
         check_same_data(task, begun)
-
-
-def work(
-    jobs: list[Job], workers: int, tell: Callable[[list[Job]], None], stop: threading.Event
-) -> list[str]:
-    """Does the jobs in `workers` processes; those in folders that exist go on where they stand.
-
-    Args:
-        jobs: what to do.
-        workers: processes at once.
-        tell: called a few times a second with the jobs, to show how far their folders are.
-        stop: set it to interrupt; runs under way save themselves, the others never begin.
-
-    Returns:
-        One sentence for each job that failed.
-    """
-    failures = []
-    context = get_context("spawn")  # forked processes inherit locks that torch's threads hold
-    end = context.Event()
-    with ProcessPoolExecutor(workers, context, ready_worker, (end,)) as pool:
-        futures: dict[Future, Job] = {pool.submit(_do, job): job for job in jobs}
-        pending = set(futures)
-        while pending:
-            done, pending = wait(pending, timeout=0.25, return_when=FIRST_COMPLETED)
-            tell(jobs)
-            if stop.is_set():
-                end.set()  # each run under way ends after its current step
-                pending = {future for future in pending if not future.cancel()}
-            for future in done:
-                error = future.exception()
-                if isinstance(error, BrokenProcessPool):
-                    return ["a worker process died (out of memory?); the runs under way can go on."]
-                if error is not None:
-                    failures.append(f"{futures[future].path}: {error}")
-    return failures
-
-
-_end: Any = None  # in a worker: the event that ends the run under way
-
-
-def ready_worker(end: Any) -> None:
-    """Prepares a worker process: `end` interrupts what it does, signals do not."""
-    global _end
-    _end = end
-    keep_freed_memory()
-    for number in (signal.SIGINT, signal.SIGTERM):  # the parent decides
-        signal.signal(number, signal.SIG_IGN)
-
-
-def interrupted() -> bool:
-    """In a worker process: whether it shall end what it does."""
-    return bool(_end.is_set())
-
-
-def _do(job: Job) -> dict[str, Any]:
-    if interrupted():  # the pool hands out one job more than it has workers
-        return {}
-    exists = (job.path / "config.json").exists()
-    return run(job.config, job.path, resume=exists, stop_requested=interrupted)
 
 
 @contextmanager

@@ -26,6 +26,7 @@ MODELS: dict[str, tuple[dict[str, Any], str]] = {
     ),
 }
 Schedule = Literal["constant", "cosine", "linear", "plateau", "plateau-restart"]
+OnNonfinite = Literal["stop", "raise", "skip", "restore"]
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,9 @@ class SharedConfig(DataConfig):
         watch_test: also note the test metric at every look, for comparison with publications that
             report the best of them; nothing depends on it.
         stop_at_target: end a run once the task's target is met on the validation set.
+        on_nonfinite: what to do when a loss or a gradient is not finite: stop (the run ends as
+            diverged), raise (an error that names the step), skip (that minibatch is left out) or
+            restore (back to the last checkpoint, on with other minibatches; ten times at most).
         device: cpu, cuda or any name that torch knows.
         threads: processor threads a run; small recurrent networks are slower with more.
     """
@@ -91,6 +95,7 @@ class SharedConfig(DataConfig):
     evaluate_every: int | None = None
     watch_test: bool = False
     stop_at_target: bool = False
+    on_nonfinite: OnNonfinite = "stop"
     device: str = "cpu"
     threads: int = 1
 
@@ -120,6 +125,8 @@ class SharedConfig(DataConfig):
             raise UserError(f"dropout must be in [0, 1), got {self.dropout}.")
         if self.schedule not in get_args(Schedule):
             raise unknown_name("schedule", self.schedule, get_args(Schedule))
+        if self.on_nonfinite not in get_args(OnNonfinite):
+            raise unknown_name("on-nonfinite", self.on_nonfinite, get_args(OnNonfinite))
         if not self.schedule.startswith("plateau"):
             for name in ("decay", "patience"):
                 if getattr(self, name) != getattr(SharedConfig, name):

@@ -130,6 +130,8 @@ def _row(group: Group) -> list[str]:
     statuses: dict[str, int] = {}
     for r in results:
         statuses[r["status"]] = statuses.get(r["status"], 0) + 1
+    ends = ", ".join(f"{count} {status}" for status, count in statuses.items())
+    nonfinite = sum(r.get("nonfinite", 0) for r in results)
     return [
         group.label,
         str(len(results)),
@@ -139,7 +141,7 @@ def _row(group: Group) -> list[str]:
         _interval([t.get("evaluations", math.inf) for t in targets], 0),
         _interval([t.get("seconds", math.inf) for t in targets], 1),
         _interval(cost, 1, interval=False),
-        ", ".join(f"{count} {status}" for status, count in statuses.items()),
+        f"{ends}; {nonfinite} steps not finite" if nonfinite else ends,
     ]
 
 

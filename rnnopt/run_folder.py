@@ -5,36 +5,48 @@
     environment.json   versions, machine, threads
     metrics.jsonl      one line each time the validation set was looked at, null for no number
     checkpoint.pt      everything to go on bit for bit
+    checkpoint-previous.pt  the checkpoint before it
     best.pt            the weights with the best validation metric, once the run is over
     result.json        status, and at the end the final figures
     error.txt          the traceback of a run that failed
     lock               held by the process that works on the run
 
 Files are written under a temporary name and renamed, so a crash leaves the old or the new one.
-Checkpoints are read with weights_only=True: nothing in them is executed.
+Checkpoints, weights, metrics and result have checksums (`checksums`): one that is damaged is not
+used. Checkpoints are read with weights_only=True: nothing in them is executed.
 """
 
-import io
 import json
-import math
-import os
-import platform
-import sys
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from rnnopt.checkpoints import CHECKPOINT, PREVIOUS, SETTINGS, last_good, read_tensors
+from rnnopt.checksums import Damaged, pack, with_check, without_check
 from rnnopt.config import RunConfig
+from rnnopt.environment import environment as environment
+from rnnopt.environment import processor_name as processor_name
 from rnnopt.errors import UserError
-from rnnopt.layers.kernels import cpu
+from rnnopt.files import append, json_bytes, lock, write_atomically
+from rnnopt.files import read_json as read_json
+from rnnopt.files import write_figure as write_figure
+from rnnopt.files import write_json as write_json
+from rnnopt.metrics_file import NAME as METRICS
+from rnnopt.metrics_file import Record, as_lines, read_history
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 TUNING = "tuning"  # the folder, in a comparison's, of the runs that chose its learning rates
+BEST = "best.pt"
+notes = logging.getLogger("rnnopt")  # a warning goes to standard error where nobody says otherwise
+
+
+class CannotWrite(UserError):
+    """A file of a run folder cannot be written: a full disk, no permission, …."""
 
 
 class RunFolder:
@@ -46,21 +58,17 @@ class RunFolder:
 
     def __init__(self, path: Path):
         self.path = path
+        self._newest_is_good = True  # so that it is kept when the next checkpoint is written
 
     @classmethod
     def create(cls, path: Path, config: RunConfig) -> "RunFolder":
         """A new folder for `config`; refuses one that holds a run."""
         folder = cls(path)
-        try:
-            if (path / "config.json").exists():
-                raise UserError(
-                    f"{path} already holds a run: go on with --resume or choose another --out."
-                )
-            path.mkdir(parents=True, exist_ok=True)
-            write_json(folder.path / "environment.json", environment())
-            write_json(folder.path / "config.json", config.to_dict())
-        except OSError as error:
-            raise UserError(f"cannot write the run folder {path}: {error.strerror}.") from error
+        folder.refuse_run()
+        folder._make()
+        facts = environment() | {"checksums": "sha256"}
+        folder._write("environment.json", json_bytes(facts))
+        folder._write("config.json", json_bytes(config.to_dict()))
         return folder
 
     @classmethod
@@ -70,19 +78,37 @@ class RunFolder:
             raise UserError(f"{path} must be a run folder, but it has no config.json.")
         return cls(path)
 
+    def refuse_run(self) -> None:
+        """Raises UserError if the folder holds a run."""
+        try:
+            begun = (self.path / "config.json").exists()
+        except OSError as error:
+            error.filename = None
+            raise self._cannot_write(error) from error
+        if begun:
+            raise UserError(
+                f"{self.path} already holds a run: go on with --resume or choose another --out."
+            )
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Keeps other processes off the run; the system lifts the lock when the process ends."""
+        self._make()
         try:
             file = (self.path / "lock").open("a")
         except OSError as error:
-            raise UserError(f"cannot write the run folder {self.path}: {error}.") from error
+            error.filename = None
+            raise self._cannot_write(error) from error
         with file:
             try:
-                _lock(file)
-            except OSError as error:
+                lock(file)
+            except BlockingIOError as error:
                 raise UserError(f"{self.path} is in use by another process.") from error
+            except OSError as error:
+                raise UserError(f"{self.path} cannot be locked: {error.strerror}.") from error
             yield
+
+    # -- reading -----------------------------------------------------------------------------------
 
     def read_config(self) -> RunConfig:
         """What was asked for."""
@@ -96,75 +122,119 @@ class RunFolder:
         path = self.path / "environment.json"
         return read_json(path) if path.exists() else {}
 
+    @cached_property
+    def has_checksums(self) -> bool:
+        """Whether the run was begun by a version that writes them."""
+        try:
+            return "checksums" in self.read_environment()
+        except UserError:  # damaged
+            return True
+
     def read_result(self) -> dict[str, Any]:
         """Status and, once the run is over, its figures; {} before it began."""
-        if not (self.path / "result.json").exists():
+        path = self.path / "result.json"
+        if not path.exists():
             return {"status": "running"}
-        result = read_json(self.path / "result.json")
+        try:
+            result = without_check(read_json(path), self.has_checksums)
+        except Damaged as error:
+            raise UserError(f"{path} is damaged: {error}.") from error
         if not isinstance(result.get("status"), str):
-            raise UserError(f"{self.path / 'result.json'} must have a status, got none.")
+            raise UserError(f"{path} must have a status, got none.")
         return result
 
-    def read_records(self) -> list[dict[str, float]]:
-        """The lines of metrics.jsonl; a torn last line, from a crash, is left out."""
+    def is_over(self) -> bool:
+        """Whether nothing is left to do; a damaged result is said, and to be made anew."""
         try:
-            lines = (self.path / "metrics.jsonl").read_text(errors="replace").splitlines()
-        except (FileNotFoundError, NotADirectoryError):
-            return []
-        records = []
-        for number, line in enumerate(lines, start=1):
-            try:
-                record = dict(json.loads(line))
-                records.append({k: math.nan if v is None else v for k, v in record.items()})
-            except (ValueError, TypeError, RecursionError) as error:
-                if number < len(lines):
-                    place = f"{self.path / 'metrics.jsonl'}, line {number}"
-                    raise UserError(f"{place} must be JSON, got {line[:40]!r}.") from error
-        return records
+            status = self.read_result()["status"]
+        except UserError as error:
+            notes.warning(f"{str(error).rstrip('.')}; it is made anew.")
+            return False
+        return status not in ("running", "interrupted", "failed")
+
+    def read_records(self) -> list[Record]:
+        """The lines of metrics.jsonl; a torn last line, from a crash, is left out.
+
+        Raises:
+            UserError: a line is damaged, or a run that is over lacks one.
+        """
+        history = read_history(self.path, self.has_checksums)
+        wanted = self.read_result().get("records", 0)
+        damage = history.damage or history.lack(wanted if isinstance(wanted, int) else 0)
+        if damage:
+            raise UserError(f"{self.path / METRICS}, {damage}.")
+        return history.records
 
     def read_checkpoint(self) -> dict[str, Any] | None:
-        """What `write_checkpoint` was given last, or None."""
-        path = self.path / "checkpoint.pt"
-        if not path.exists():
-            return None
-        return self._read_torch(path)
+        """The last checkpoint that is whole, and whose lines of metrics.jsonl are; None before any.
 
-    def keep_records(self, count: int) -> None:
-        """Forgets the lines of metrics.jsonl after the first `count`, newer than the checkpoint."""
-        lines = [_line(record) for record in self.read_records()[:count]]
-        self._write("metrics.jsonl", "".join(lines).encode())
+        What is passed over is said in a warning.
 
-    def append_record(self, record: dict[str, float]) -> None:
-        """Adds a line to metrics.jsonl."""
-        with (self.path / "metrics.jsonl").open("a") as file:
-            file.write(_line(record))
-
-    def write_checkpoint(self, state: dict[str, Any]) -> None:
-        """Replaces the checkpoint."""
-        self._write_torch("checkpoint.pt", state)
-
-    def write_weights(self, weights: dict[str, Tensor]) -> None:
-        """Replaces the best weights."""
-        self._write_torch("best.pt", weights)
-
-    def write_data(self, data: dict[str, Any]) -> None:
-        """Keeps what is known of a user's own data."""
-        write_json(self.path / "data.json", data)
+        Raises:
+            UserError: there are checkpoints, but no good one, or one of another run.
+        """
+        state, damage = last_good(self.path, self.has_checksums, self.read_config())
+        self._newest_is_good = not damage
+        if damage:
+            notes.warning(f"{damage[0]}; going on from the checkpoint before it.")
+        return state
 
     def read_data(self) -> dict[str, Any]:
         """What `write_data` was given."""
         return read_json(self.path / "data.json")
 
     def read_weights(self) -> dict[str, Tensor]:
-        """The best weights of a run that is over."""
-        path = self.path / "best.pt"
-        if not path.exists():
+        """The best weights of a run that is over; the checkpoint's where best.pt is damaged."""
+        if not (self.path / BEST).exists():
             status = self.read_result()["status"]
             raise UserError(
                 f"{self.path} must hold a run that is over, but it has no best.pt (status:"
                 f" {status}): finish it with rnnopt train --resume --out {self.path}."
             )
-        return self._read_torch(path, torch.device("cpu"))  # wherever it was trained
+        on_cpu = torch.device("cpu")  # wherever it was trained
+        try:
+            return read_tensors(self.path / BEST, self.has_checksums, on_cpu)
+        except Damaged as error:
+            try:
+                state = read_tensors(self.path / CHECKPOINT, self.has_checksums, on_cpu)
+                weights = state["best_weights"]
+            except (Damaged, LookupError, TypeError):
+                raise UserError(f"{error}.") from error
+            notes.warning(f"{error}; the weights are taken from {CHECKPOINT}.")
+            return weights
+
+    # -- writing -----------------------------------------------------------------------------------
+
+    def keep_records(self, count: int) -> None:
+        """Forgets the lines of metrics.jsonl after the first `count`, newer than the checkpoint."""
+        records = read_history(self.path, self.has_checksums).records
+        self._write(METRICS, as_lines(records[:count]))
+
+    def append_record(self, record: Record) -> None:
+        """Adds a line to metrics.jsonl."""
+        try:
+            append(self.path / METRICS, as_lines([record]))
+        except OSError as error:
+            raise self._cannot_write(error) from error
+
+    def write_checkpoint(self, state: dict[str, Any]) -> None:
+        """Writes the checkpoint; the one before is kept, as `checkpoint-previous.pt`."""
+        settings = json.dumps(self._config.to_dict())
+        keep = PREVIOUS if self._newest_is_good else None
+        self._write(CHECKPOINT, pack(state | {SETTINGS: settings}), keep)
+        self._newest_is_good = True
+
+    @cached_property
+    def _config(self) -> RunConfig:
+        return self.read_config()
+
+    def write_weights(self, weights: dict[str, Tensor]) -> None:
+        """Replaces the best weights."""
+        self._write(BEST, pack(weights))
+
+    def write_data(self, data: dict[str, Any]) -> None:
+        """Keeps what is known of a user's own data."""
+        self._write("data.json", json_bytes(data))
 
     def write_error(self, text: str) -> None:
         """Keeps the traceback of a failure."""
@@ -172,84 +242,27 @@ class RunFolder:
 
     def write_result(self, result: dict[str, Any]) -> None:
         """Replaces the result."""
-        write_json(self.path / "result.json", result)
+        self._write("result.json", json_bytes(with_check(result)))
 
-    def _read_torch(self, path: Path, device: torch.device | None = None) -> dict[str, Any]:
+    def _make(self) -> None:
         try:
-            return torch.load(path, weights_only=True, map_location=device)
-        except Exception as error:  # torch.load raises many kinds for a damaged file
-            reason = str(error).partition("\n")[0] or type(error).__name__
-            # torch then tells how to unpickle it after all, or what went wrong inside.
-            if not isinstance(error, OSError | RuntimeError):
-                reason = "it is damaged, or holds Python objects, which are never unpickled"
-            raise UserError(f"{path} is not a readable checkpoint: {reason}.") from error
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            error.filename = None  # a folder on the way, perhaps
+            raise self._cannot_write(error) from error
 
-    def _write_torch(self, name: str, value: dict[str, Any]) -> None:
-        buffer = io.BytesIO()
-        torch.save(value, buffer)
-        self._write(name, buffer.getvalue())
+    def _write(self, name: str, content: bytes, keep: str | None = None) -> None:
+        try:
+            if keep is None:
+                write_atomically(self.path / name, content)
+            else:
+                write_atomically(self.path / name, content, self.path / keep)
+        except OSError as error:
+            raise self._cannot_write(error) from error
 
-    def _write(self, name: str, content: bytes) -> None:
-        write_atomically(self.path / name, content)
-
-
-def _lock(file: IO[str]) -> None:
-    """Locks an open file for this process alone; OSError if another has it."""
-    if sys.platform == "win32":
-        import msvcrt
-
-        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-    else:
-        import fcntl
-
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
-def _line(record: dict[str, float]) -> str:
-    """A line of metrics.jsonl; JSON has no NaN and no infinity, so they are null."""
-    finite = {k: v if math.isfinite(v) else None for k, v in record.items()}
-    return json.dumps(finite) + "\n"
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file."""
-    try:
-        value = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not a readable JSON file: {error}") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{path} must hold a JSON object, got {type(value).__name__}.")
-    return value
-
-
-def write_json(path: Path, value: dict[str, Any]) -> None:
-    """Replaces a JSON file."""
-    write_atomically(path, (json.dumps(value, indent=2) + "\n").encode())
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Writes a file under a temporary name beside it, always the same, and renames it."""
-    part = path.with_name(f".{path.name}.part")
-    try:
-        with part.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
-
-
-def write_figure(path: Path, figure: "Figure") -> None:
-    """Replaces a picture; the ending of `path` says of which format."""
-    buffer = io.BytesIO()
-    try:
-        figure.savefig(buffer, format=path.suffix[1:].lower() or None, dpi=130)
-    except ValueError as error:  # a format that matplotlib has not
-        raise UserError(f"{path} must end in .png, .pdf or .svg: {error}") from error
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, buffer.getvalue())
+    def _cannot_write(self, error: OSError) -> CannotWrite:
+        place = error.filename or f"the run folder {self.path}"
+        return CannotWrite(f"cannot write {place}: {error.strerror or error}.")
 
 
 def find_runs(paths: list[Path]) -> list[RunFolder]:
@@ -263,30 +276,3 @@ def find_runs(paths: list[Path]) -> list[RunFolder]:
     if not found:
         raise UserError(f"no run was found in {', '.join(map(str, paths))}.")
     return [RunFolder.open(path) for path in sorted(found)]
-
-
-def environment() -> dict[str, Any]:
-    """Versions and machine, for the record."""
-    from rnnopt import __version__
-
-    return {
-        "rnnopt": __version__,
-        "torch": torch.__version__,
-        "python": sys.version.split()[0],
-        "system": platform.platform(),
-        "processor": processor_name(),
-        "threads": torch.get_num_threads(),
-        "cpu_kernels": cpu.kernels().variant,
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-    }
-
-
-def processor_name() -> str:
-    """The processor's model where the system tells, else its architecture."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.machine()

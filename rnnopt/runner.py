@@ -10,11 +10,12 @@ from typing import Any
 import torch
 
 from rnnopt.admm.trainer import ADMM
+from rnnopt.checkpoints import CHECKPOINT
 from rnnopt.config import MODELS, Budget, RunConfig, SharedConfig
 from rnnopt.errors import UserError
 from rnnopt.layers.sequence_model import SequenceModel
 from rnnopt.optimizers.by_name import OPTIMIZERS, build_optimizer
-from rnnopt.run_folder import RunFolder
+from rnnopt.run_folder import CannotWrite, RunFolder
 from rnnopt.schedules import Plateau
 from rnnopt.specification import call_with, options_of, parse, write
 from rnnopt.tasks import Batches, Task, build_task
@@ -127,6 +128,7 @@ def build_training(
         plateau=plateau,
         watch_test=config.watch_test,
         every_epoch=every_epoch,
+        on_nonfinite=config.on_nonfinite,
     )
 
 
@@ -228,8 +230,9 @@ def run(
     if not resume:
         training = build_training(config)
         announce(training.task)
-        folder = RunFolder.create(path, settle(config, training.task))
-        with folder.locked():
+        RunFolder(path).refuse_run()
+        with RunFolder(path).locked():  # before anything is written: another may have the same idea
+            folder = RunFolder.create(path, settle(config, training.task))
             if training.task.data is not None:
                 model = model_settings(resolve(config), training.task)
                 folder.write_data(training.task.data.to_dict() | {"model": model})
@@ -237,7 +240,7 @@ def run(
     folder = RunFolder.open(path)
     _check_resumable(config, folder.read_config(), given)
     with folder.locked():
-        if folder.read_result()["status"] not in ("running", "interrupted", "failed"):
+        if folder.is_over():
             return folder.read_result()
         training = build_training(folder.read_config())
         check_same_data(training.task, folder)
@@ -269,7 +272,7 @@ def _continue(training: Training, folder: RunFolder) -> None:
             training.load_state_dict(checkpoint)
         except wrong as error:
             reason = str(error).splitlines()[0]
-            place = folder.path / "checkpoint.pt"
+            place = folder.path / CHECKPOINT
             raise UserError(f"{place} is no checkpoint of this run: {reason}") from error
     folder.keep_records(training.records)
 
@@ -285,12 +288,14 @@ def _train(
         folder.write_result({"status": "interrupted", **facts})
         raise
     except Exception as error:
-        with suppress(OSError):  # which may be the error itself
+        with suppress(UserError):  # a disk that is full, which may be the error itself
             failure = f"{type(error).__name__}: {error}"
             folder.write_result({"status": "failed", "error": failure, **facts})
             folder.write_error(traceback.format_exc())
-        if isinstance(error, OSError):
-            raise UserError(f"cannot write the run folder {folder.path}: {error}.") from error
+        if isinstance(error, CannotWrite):
+            raise CannotWrite(
+                f"{str(error).rstrip('.')}; what was saved before is whole: --resume goes on there."
+            ) from error
         raise
 
 
@@ -312,7 +317,10 @@ def _train_to_the_end(
         "seconds": training.seconds,
         "best": training.best,
         "to_target": training.to_target,
+        **training.nonfinite.counts(),
     }
+    if training.status != "interrupted":
+        result["records"] = training.records
     if training.status != "interrupted" and training.best_weights:
         folder.write_weights(training.best_weights)
         result["test_loss"], result["test_metric"] = training.test()

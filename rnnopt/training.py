@@ -16,163 +16,17 @@ import torch
 from torch import Tensor, nn
 
 from rnnopt.admm.trainer import ADMM
-from rnnopt.config import Budget, Schedule
+from rnnopt.closure import Closure as Closure
+from rnnopt.config import Budget, OnNonfinite, Schedule
+from rnnopt.nonfinite import NonFinite
 from rnnopt.optimizers.adaqn import AdaQN
 from rnnopt.optimizers.asnaq import ASNAQ
 from rnnopt.schedules import Plateau, rate_factor
-from rnnopt.tasks.task import Batch, Batches, Task
-from rnnopt.truncation import Chunks, Truncation
+from rnnopt.tasks.task import Batches, Task
+from rnnopt.truncation import Truncation
 
 Status = Literal["running", "reached target", "out of budget", "diverged", "interrupted"]
-MONITOR_SEED = 7919  # of the sequences that AdaQN's loss test looks at
 CHECK_EVERY = 10  # gradient evaluations between looks at the loss, each of which waits for a GPU
-
-
-class Closure:
-    """Loss and gradient on the current minibatch, or chunk of one; `advance` moves to the next.
-
-    Args:
-        model: what is trained.
-        batches: where the minibatches come from.
-        device: where the model is.
-        clip: largest norm of the gradient of all weights, or None.
-        clip_value: largest size of an entry of the gradient, or None.
-        truncation: how sequences are cut into chunks, or None for whole ones.
-        full_batch: the first batch, which stands for all data, is used throughout; one pass over it
-            costs as many evaluations as it has minibatches of the task's size.
-    """
-
-    def __init__(
-        self,
-        model: nn.Module,
-        batches: Batches,
-        device: torch.device,
-        clip: float | None = None,
-        clip_value: float | None = None,
-        truncation: Truncation | None = None,
-        full_batch: bool = False,
-    ):
-        self.model, self.batches, self.device = model, batches, device
-        self.full_batch = full_batch
-        self.weight = batches.batch_size / batches.task.batch_size if full_batch else 1.0
-        self._drawn_from: dict[str, Any] | None = None
-        self.clip, self.clip_value = clip, clip_value
-        self.chunks = None if truncation is None else Chunks(model, batches, truncation, device)
-        self.calls = 0
-        self.finished = 0  # minibatches
-        self.losses_alone = 0.0  # losses without gradients, in minibatches
-        self._random: list[Tensor] | None = None  # generators before this minibatch's first call
-        self._monitored: Batch | None = None
-        # Evaluations that a minibatch costs.
-        self.price = self.weight if truncation is None else truncation.price(batches.task.steps)
-        self._batch: Batch | None = None
-
-    @property
-    def evaluations(self) -> float:
-        """Gradient evaluations spent: whole sequences, forward and backward; forward is a third."""
-        if self.chunks is not None:
-            return self.chunks.evaluations
-        if self.full_batch:
-            return self.weight * self.calls
-        return self.calls + self.losses_alone / 3 if self.losses_alone else self.calls
-
-    @property
-    def minibatches(self) -> float:
-        """Minibatches spent, the present one by the share of its chunks."""
-        if self.full_batch:
-            return self.calls
-        return self.finished if self.chunks is None else self.chunks.minibatches
-
-    @property
-    def epochs(self) -> float:
-        """Passes through the training data."""
-        return self.minibatches / self.batches.per_epoch
-
-    @property
-    def batch(self) -> Batch:
-        """The current minibatch."""
-        if self.chunks is not None:
-            return self.chunks.batch
-        if self._batch is None:
-            self._drawn_from = self.batches.state_dict() if self.full_batch else None
-            self._batch = self.batches.draw().to(self.device)
-        return self._batch
-
-    def __call__(self) -> Tensor:
-        """Leaves the gradient in the weights, returns the loss.
-
-        Every call on one minibatch draws the same dropout masks.
-        """
-        self.model.zero_grad()
-        self._rewind()
-        loss = self._loss(self.batch) if self.chunks is None else self.chunks.loss()
-        loss.backward()
-        if self.clip_value is not None:
-            nn.utils.clip_grad_value_(self.model.parameters(), self.clip_value)
-        if self.clip is not None:
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
-        self.calls += 1
-        return loss.detach()
-
-    @torch.no_grad()
-    def loss(self) -> Tensor:
-        """The loss of the current minibatch or chunk, without gradients."""
-        self._rewind()
-        if self.chunks is not None:
-            return self.chunks.loss_alone()
-        self.losses_alone += 1
-        return self._loss(self.batch)
-
-    @torch.no_grad()
-    def monitored_loss(self) -> Tensor:
-        """The loss of a fixed set of training sequences, as many as a minibatch has."""
-        if self._monitored is None:
-            fixed = Batches(self.batches.task, self.batches.batch_size, MONITOR_SEED)
-            self._monitored = fixed.draw().to(self.device)
-        self._rewind()
-        self.losses_alone += 1
-        return self._loss(self._monitored)
-
-    def _loss(self, batch: Batch) -> Tensor:
-        return self.batches.task.loss_of(self.model(batch.inputs, batch.lengths), batch)
-
-    def _rewind(self) -> None:
-        """Puts torch's generators where they stood at the first call on this minibatch."""
-        on_gpu = self.device.type == "cuda"
-        if self._random is None:
-            self._random = [torch.get_rng_state()]
-            if on_gpu:
-                self._random.append(torch.cuda.get_rng_state(self.device))
-            return
-        torch.set_rng_state(self._random[0])
-        if on_gpu:
-            torch.cuda.set_rng_state(self._random[1], self.device)
-
-    def advance(self) -> None:
-        """Moves to the next minibatch, which is drawn when first needed, or to the next chunk."""
-        self._random = None
-        if not self.full_batch:
-            self._batch = None
-        self.finished += 1
-        if self.chunks is not None:
-            self.chunks.advance()
-
-    def state_dict(self) -> dict[str, Any]:
-        """Where it stands, between two calls."""
-        counts = {name: getattr(self, name) for name in ("calls", "finished", "losses_alone")}
-        if self.chunks is None:
-            # Of a batch that is kept, where it was drawn, so that it is drawn again.
-            return counts | dict(batches=self._drawn_from or self.batches.state_dict())
-        return counts | dict(chunks=self.chunks.state_dict())
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on where `state` was taken."""
-        for name in ("calls", "finished", "losses_alone"):
-            setattr(self, name, state[name])
-        if self.chunks is None:
-            self.batches.load_state_dict(state["batches"])
-        else:
-            self.chunks.load_state_dict(state["chunks"])
 
 
 @dataclass(frozen=True)
@@ -210,6 +64,7 @@ class Training:
             or a twentieth of the budget.
         stop_at_target: whether meeting the target ends the run.
         device: where the model is.
+        on_nonfinite: what to do when a loss or a gradient is not finite, see `nonfinite`.
     """
 
     def __init__(
@@ -230,6 +85,7 @@ class Training:
         plateau: Plateau | None = None,
         watch_test: bool = False,
         every_epoch: bool = False,
+        on_nonfinite: OnNonfinite = "stop",
     ):
         self.model, self.optimizer, self.task, self.batches = model, optimizer, task, batches
         self.budget, self.schedule, self.stop_at_target = budget, schedule, stop_at_target
@@ -240,6 +96,7 @@ class Training:
         self.closure = Closure(
             model, batches, self.device, clip, clip_value, truncation, full_batch
         )
+        self.nonfinite = NonFinite(on_nonfinite, model, optimizer, self.closure)
         self.rates = [group["lr"] for group in optimizer.param_groups]
         if evaluate_every is None:
             price = self.closure.price * getattr(optimizer, "price", 1)
@@ -266,7 +123,7 @@ class Training:
         while True:
             fraction = self._fraction()
             record: dict[str, float] | None = None
-            if self._loss_is_bad(fraction):
+            if self.nonfinite.gave_up or self._loss_is_bad(fraction):
                 self.status = "diverged"
             elif self._look_is_due(fraction):
                 record = self._look() | {"fraction": fraction}
@@ -292,17 +149,28 @@ class Training:
             factor = self.plateau.factor
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * factor
-        if getattr(self.optimizer, "steps_with_closure", False):
-            loss = self._step_with_closure()
+        loss = self._learn()
+        if loss is None:
+            self.closure.leave_out()
         else:
-            loss = self.closure()
-            self.optimizer.step()
-        self.closure.advance()
-        self.loss_sum += loss
-        self.loss_count += 1
+            self.closure.advance()
+            self.loss_sum += loss
+            self.loss_count += 1
         if self.device.type == "cuda" and self._clock >= self.next_look:
             torch.cuda.synchronize(self.device)
         self.seconds += time.perf_counter() - started
+
+    def _learn(self) -> Tensor | None:
+        """The learner's step and its loss; None if it was left out."""
+        self.nonfinite.before_step()
+        if self.nonfinite.asks_itself:
+            loss = self._step_with_closure()
+            return None if self.nonfinite.refuses(loss) else loss
+        loss = self.closure()
+        if self.nonfinite.refuses(loss):
+            return None
+        self.optimizer.step()
+        return loss
 
     def _step_with_closure(self) -> Tensor:
         """The step of a learner that asks for losses and gradients itself, or for none."""
@@ -338,6 +206,7 @@ class Training:
         if self.plateau is not None:
             improved = self.best["evaluations"] == self.closure.evaluations
             self.plateau.look(self.closure.epochs, improved, self.model, self.optimizer)
+        self.nonfinite.look(loss)
         spent = dict(evaluations=self.closure.evaluations, seconds=self.seconds)
         if self.task.reached(metric) and not self.to_target:
             self.to_target = dict(spent)
@@ -353,6 +222,7 @@ class Training:
             validation_metric=metric,
             lr=lr,
             **watched,
+            **self.nonfinite.counts(),
         )
 
     def test(self) -> tuple[float, float]:
@@ -408,6 +278,7 @@ class Training:
             model=self.model.state_dict(),
             optimizer=self.optimizer.state_dict(),
             closure=self.closure.state_dict(),
+            nonfinite=self.nonfinite.state_dict(),
             plateau=None if self.plateau is None else self.plateau.state_dict(),
             random=torch.get_rng_state(),
             device_random=self._device_random(),
@@ -430,6 +301,8 @@ class Training:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.closure.load_state_dict(state["closure"])
+        if "nonfinite" in state:  # not in files of before
+            self.nonfinite.load_state_dict(state["nonfinite"])
         if self.plateau is not None:
             self.plateau.load_state_dict(state["plateau"])
         torch.set_rng_state(state["random"])

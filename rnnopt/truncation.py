@@ -165,6 +165,10 @@ class Chunks:
             self.chunk, self.position, self.state, self._batch = 0, 0, None, None
             self.finished += 1
 
+    def leave_out(self) -> None:
+        """Makes the current chunk the last of its minibatch, whose states are of no use."""
+        self.chunk, self._after = len(self._chunks()) - 1, None
+
     def _chunks(self) -> list[tuple[int, int, int]]:
         return self.truncation.chunks(len(self.batch.inputs))
 

@@ -169,6 +169,8 @@ def _report(content: bytes) -> bool:
     result, _, history = content.partition(b"\n")
     with tempfile.TemporaryDirectory() as folder:
         run = RunFolder.create(Path(folder), RunConfig(task="digits-rows"))
+        # One of before there were checksums, without which little of this would be read.
+        Path(folder, "environment.json").unlink()
         Path(folder, "result.json").write_bytes(result)
         Path(folder, "metrics.jsonl").write_bytes(history)
         try:

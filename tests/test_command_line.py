@@ -27,7 +27,8 @@ from rnnopt.tasks import TASKS, build_task, download
 TINY = ["--task", "digits-rows", "--hidden", "4", "--budget", "12evaluations"]
 TINY += ["--evaluate-every", "3"]
 FILES = {
-    "config.json", "environment.json", "metrics.jsonl", "checkpoint.pt", "best.pt", "result.json",
+    "config.json", "environment.json", "metrics.jsonl", "checkpoint.pt", "checkpoint-previous.pt",
+    "best.pt", "result.json",
     "lock",
 }  # fmt: skip
 

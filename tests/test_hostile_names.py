@@ -133,6 +133,7 @@ def test_a_saved_run_of_another_form_is_refused(tmp_path, file, content, sentenc
     from rnnopt.errors import UserError
 
     folder = RunFolder.create(tmp_path / "run", RunConfig(task="digits-rows"))
+    (folder.path / "environment.json").unlink()  # a folder of before there were checksums
     (folder.path / file).write_text(json.dumps(content) + "\n")
     with pytest.raises(UserError, match=sentence):
         read_runs([folder])

@@ -110,10 +110,10 @@ def test_the_config_alone_repeats_the_run(run, command):
 
 
 def test_resume_refuses_a_file_that_has_changed(run, command):
-    result = json.loads((run / "result.json").read_text())
-    (run / "result.json").write_text(json.dumps(result | {"status": "interrupted"}))
+    result = RunFolder(run).read_result()
+    RunFolder(run).write_result(result | {"status": "interrupted"})
     assert command("train", "--out", run, "--resume", "--quiet")[0] == 0
-    (run / "result.json").write_text(json.dumps(result | {"status": "interrupted"}))
+    RunFolder(run).write_result(result | {"status": "interrupted"})
     write_waves("waves.csv", seed=1)
     assert_refused(
         command("train", "--out", run, "--resume"), "waves.csv has changed since the run", "sha256"
@@ -368,8 +368,8 @@ def test_predict_writes_over_nothing_that_is_read(run, command, out):
 
 def test_predict_with_a_run_that_is_not_over_says_how_to_finish_it(run, command):
     (run / "best.pt").unlink()
-    result = json.loads((run / "result.json").read_text())
-    (run / "result.json").write_text(json.dumps(result | {"status": "interrupted"}))
+    result = RunFolder(run).read_result()
+    RunFolder(run).write_result(result | {"status": "interrupted"})
     refused = command("predict", run, "--data", "waves.csv")
     assert_refused(refused, "(status: interrupted)", "rnnopt train --resume --out run")
     assert command("train", "--resume", "--out", "run", "--quiet")[0] == 0

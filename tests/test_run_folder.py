@@ -4,6 +4,7 @@ The loop itself is promised in test_training.py, the verbs that use these folder
 test_command_line.py.
 """
 
+import io
 import json
 import os
 import pickle
@@ -13,6 +14,7 @@ import pytest
 import torch
 
 from rnnopt import run_folder, runner
+from rnnopt.checksums import pack
 from rnnopt.config import RunConfig
 from rnnopt.errors import UserError
 from rnnopt.optimizers.by_name import OPTIMIZERS
@@ -24,8 +26,8 @@ CONFIG = RunConfig(
     "digits-rows", hidden=4, budget="12evaluations", evaluate_every=3, optimizer="adam", seed=5
 )
 FILES = {
-    "config.json", "environment.json", "metrics.jsonl", "checkpoint.pt", "best.pt", "result.json",
-    "lock",
+    "config.json", "environment.json", "metrics.jsonl", "checkpoint.pt", "checkpoint-previous.pt",
+    "best.pt", "result.json", "lock",
 }  # fmt: skip
 
 
@@ -236,18 +238,20 @@ def test_a_config_with_a_value_of_the_wrong_kind_is_an_error_that_names_the_file
         RunFolder.open(interrupted).read_config()
 
 
+def ruin(folder, content):
+    """Puts `content` in place of both checkpoints."""
+    for name in ("checkpoint.pt", "checkpoint-previous.pt"):
+        (folder / name).write_bytes(content)
+
+
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"\x80\x04."])
-def test_a_damaged_checkpoint_is_an_error_that_names_it(interrupted, content):
-    (interrupted / "checkpoint.pt").write_bytes(content)
-    with pytest.raises(UserError, match=str(interrupted / "checkpoint.pt")):
+def test_two_damaged_checkpoints_are_an_error_that_names_them(interrupted, content):
+    ruin(interrupted, content)
+    with pytest.raises(UserError) as raised:
         run(CONFIG, interrupted, resume=True)
-
-
-def test_a_truncated_checkpoint_is_an_error_that_names_it(interrupted):
-    path = interrupted / "checkpoint.pt"
-    path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(UserError, match=str(path)):
-        run(CONFIG, interrupted, resume=True)
+    for name in ("checkpoint.pt", "checkpoint-previous.pt"):
+        assert f"{interrupted / name} is not a readable checkpoint" in str(raised.value)
+    assert "begin anew with another --out" in str(raised.value)
 
 
 def test_a_checkpoint_of_another_run_is_an_error_that_names_it(interrupted, tmp_path):
@@ -260,7 +264,7 @@ def test_a_checkpoint_of_another_run_is_an_error_that_names_it(interrupted, tmp_
 
 @pytest.mark.parametrize("state", [{}, [], {"model": {}}, torch.zeros(3)], ids=str)
 def test_a_checkpoint_that_holds_something_else_is_an_error_that_names_it(interrupted, state):
-    torch.save(state, interrupted / "checkpoint.pt")
+    (interrupted / "checkpoint.pt").write_bytes(pack(state))
     with pytest.raises(UserError, match=str(interrupted / "checkpoint.pt")):
         run(CONFIG, interrupted, resume=True)
 
@@ -270,24 +274,30 @@ def test_a_checkpoint_is_never_executed(interrupted, tmp_path):
         def __reduce__(self):
             return os.mkdir, (str(tmp_path / "executed"),)
 
-    for content in (pickle.dumps(Evil()), None):
-        if content is None:
-            torch.save({"model": Evil()}, interrupted / "checkpoint.pt")
-        else:
-            (interrupted / "checkpoint.pt").write_bytes(content)
+    buffer = io.BytesIO()
+    torch.save({"model": Evil()}, buffer)
+    for content in (pickle.dumps(Evil()), buffer.getvalue(), pack({"model": Evil()})):
+        ruin(interrupted, content)
         with pytest.raises(UserError, match=str(interrupted / "checkpoint.pt")):
             run(CONFIG, interrupted, resume=True)
     assert not (tmp_path / "executed").exists()
 
 
-def test_a_torn_last_line_of_metrics_is_left_out(finished):
-    folder = RunFolder.open(finished)
+def test_a_torn_last_line_of_metrics_is_left_out(interrupted):
+    folder = RunFolder.open(interrupted)
     before = folder.read_records()
-    path = finished / "metrics.jsonl"
+    path = interrupted / "metrics.jsonl"
     whole = path.read_text()
     for cut in range(2, len(whole.splitlines()[-1]) + 1):
         path.write_text(whole[:-cut])
         assert len(folder.read_records()) == len(before) - 1
+
+
+def test_a_run_that_is_over_must_have_all_its_lines(finished):
+    path = finished / "metrics.jsonl"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+    with pytest.raises(UserError, match=f"{path}, cut short, must have 5 lines, got 4"):
+        RunFolder.open(finished).read_records()
 
 
 def test_a_torn_line_in_the_middle_is_an_error_that_names_file_and_line(finished):

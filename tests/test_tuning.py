@@ -127,7 +127,7 @@ def test_a_tuned_comparison_goes_on_with_what_is_missing(compared, command):
     assert {path: path.stat().st_mtime_ns for path in times} == times
 
     def without_clock(text):
-        return [{**json.loads(line), "seconds": 0} for line in text.splitlines()]
+        return [{**json.loads(line), "seconds": 0, "check": ""} for line in text.splitlines()]
 
     assert without_clock((gone / "metrics.jsonl").read_text()) == without_clock(before)
 

@@ -71,7 +71,7 @@ def run_sweep(
     """
     own = sweep.storage == address(None, sweep.out)
     context = get_context("spawn")
-    end = context.Event()
+    end = comparison.End(context)  # without a lock, which a killed worker might hold
     failures = []
     with RunFolder(sweep.out).locked() if own else nullcontext(), ExitStack() as stack:
         if own:
@@ -106,7 +106,8 @@ def left(sweep: Sweep, study: "Study") -> Literal["", "to begin", "under way"]:
 
 def _work(sweep: Sweep, number: int) -> None:
     parent = parent_process()
-    work(sweep, number, lambda: comparison.interrupted() or not (parent and parent.is_alive()))
+    with comparison.busy:  # until the trial under way is saved and back in the queue
+        work(sweep, number, lambda: comparison.interrupted() or not (parent and parent.is_alive()))
 
 
 def work(sweep: Sweep, number: int, stop: Stop) -> None:

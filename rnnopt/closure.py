@@ -1,0 +1,188 @@
+"""What a learner asks for loss and gradient: one minibatch after the other, or chunk by chunk."""
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rnnopt.tasks.task import Batch, Batches
+from rnnopt.truncation import Chunks, Truncation
+
+MONITOR_SEED = 7919  # of the sequences that AdaQN's loss test looks at
+
+
+class Closure:
+    """Loss and gradient on the current minibatch, or chunk of one; `advance` moves to the next.
+
+    Args:
+        model: what is trained.
+        batches: where the minibatches come from.
+        device: where the model is.
+        clip: largest norm of the gradient of all weights, or None.
+        clip_value: largest size of an entry of the gradient, or None.
+        truncation: how sequences are cut into chunks, or None for whole ones.
+        full_batch: the first batch, which stands for all data, is used throughout; one pass over it
+            costs as many evaluations as it has minibatches of the task's size.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        batches: Batches,
+        device: torch.device,
+        clip: float | None = None,
+        clip_value: float | None = None,
+        truncation: Truncation | None = None,
+        full_batch: bool = False,
+    ):
+        self.model, self.batches, self.device = model, batches, device
+        self.full_batch = full_batch
+        self.weight = batches.batch_size / batches.task.batch_size if full_batch else 1.0
+        self._drawn_from: dict[str, Any] | None = None
+        self.clip, self.clip_value = clip, clip_value
+        self.chunks = None if truncation is None else Chunks(model, batches, truncation, device)
+        self.calls = 0
+        self.finished = 0  # minibatches
+        self.watched = False  # whether `trouble` is looked for at each call
+        self.judged_by_first = False  # of the calls on a minibatch
+        self.trouble = ""  # what was not finite on this minibatch
+        self.losses_alone = 0.0  # losses without gradients, in minibatches
+        self._random: list[Tensor] | None = None  # generators before this minibatch's first call
+        self._monitored: Batch | None = None
+        # Evaluations that a minibatch costs.
+        self.price = self.weight if truncation is None else truncation.price(batches.task.steps)
+        self._batch: Batch | None = None
+
+    @property
+    def evaluations(self) -> float:
+        """Gradient evaluations spent: whole sequences, forward and backward; forward is a third."""
+        if self.chunks is not None:
+            return self.chunks.evaluations
+        if self.full_batch:
+            return self.weight * self.calls
+        return self.calls + self.losses_alone / 3 if self.losses_alone else self.calls
+
+    @property
+    def minibatches(self) -> float:
+        """Minibatches spent, the present one by the share of its chunks."""
+        if self.full_batch:
+            return self.calls
+        return self.finished if self.chunks is None else self.chunks.minibatches
+
+    @property
+    def epochs(self) -> float:
+        """Passes through the training data."""
+        return self.minibatches / self.batches.per_epoch
+
+    @property
+    def batch(self) -> Batch:
+        """The current minibatch."""
+        if self.chunks is not None:
+            return self.chunks.batch
+        if self._batch is None:
+            self._drawn_from = self.batches.state_dict() if self.full_batch else None
+            self._batch = self.batches.draw().to(self.device)
+        return self._batch
+
+    def __call__(self) -> Tensor:
+        """Leaves the gradient in the weights, returns the loss.
+
+        Every call on one minibatch draws the same dropout masks.
+        """
+        self.model.zero_grad()
+        first = self._random is None
+        self.rewind()
+        loss = self._loss(self.batch) if self.chunks is None else self.chunks.loss()
+        loss.backward()
+        if self.clip_value is not None:
+            nn.utils.clip_grad_value_(self.model.parameters(), self.clip_value)
+        if self.clip is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
+        self.calls += 1
+        if self.watched and not self.trouble and (first or not self.judged_by_first):
+            self.trouble = self._look_for_trouble(loss.detach())
+        return loss.detach()
+
+    def _look_for_trouble(self, loss: Tensor) -> str:
+        if not math.isfinite(float(loss)):
+            return f"the loss is {float(loss)}"
+        gradients = ((n, p.grad) for n, p in self.model.named_parameters() if p.grad is not None)
+        name = first_nonfinite(gradients)
+        return f"the gradient of {name} is not finite" if name else ""
+
+    @torch.no_grad()
+    def loss(self) -> Tensor:
+        """The loss of the current minibatch or chunk, without gradients."""
+        self.rewind()
+        if self.chunks is not None:
+            return self.chunks.loss_alone()
+        self.losses_alone += 1
+        return self._loss(self.batch)
+
+    @torch.no_grad()
+    def monitored_loss(self) -> Tensor:
+        """The loss of a fixed set of training sequences, as many as a minibatch has."""
+        if self._monitored is None:
+            fixed = Batches(self.batches.task, self.batches.batch_size, MONITOR_SEED)
+            self._monitored = fixed.draw().to(self.device)
+        self.rewind()
+        self.losses_alone += 1
+        return self._loss(self._monitored)
+
+    def _loss(self, batch: Batch) -> Tensor:
+        return self.batches.task.loss_of(self.model(batch.inputs, batch.lengths), batch)
+
+    def rewind(self) -> None:
+        """Puts torch's generators where they stood at the first call on this minibatch."""
+        on_gpu = self.device.type == "cuda"
+        if self._random is None:
+            self._random = [torch.get_rng_state()]
+            if on_gpu:
+                self._random.append(torch.cuda.get_rng_state(self.device))
+            return
+        torch.set_rng_state(self._random[0])
+        if on_gpu:
+            torch.cuda.set_rng_state(self._random[1], self.device)
+
+    def advance(self) -> None:
+        """Moves to the next minibatch, which is drawn when first needed, or to the next chunk."""
+        self._random, self.trouble = None, ""
+        if not self.full_batch:
+            self._batch = None
+        self.finished += 1
+        if self.chunks is not None:
+            self.chunks.advance()
+
+    def leave_out(self) -> None:
+        """Moves to the next minibatch, whatever chunks are left of this one."""
+        if self.chunks is not None:
+            self.chunks.leave_out()
+        self.advance()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where it stands, between two calls."""
+        counts = {name: getattr(self, name) for name in ("calls", "finished", "losses_alone")}
+        if self.chunks is None:
+            # Of a batch that is kept, where it was drawn, so that it is drawn again.
+            return counts | dict(batches=self._drawn_from or self.batches.state_dict())
+        return counts | dict(chunks=self.chunks.state_dict())
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on where `state` was taken."""
+        for name in ("calls", "finished", "losses_alone"):
+            setattr(self, name, state[name])
+        if self.chunks is None:
+            self.batches.load_state_dict(state["batches"])
+        else:
+            self.chunks.load_state_dict(state["chunks"])
+
+
+def first_nonfinite(tensors: Iterable[tuple[str, Tensor]]) -> str:
+    """The name of the first of named tensors that is not finite; "" where all are."""
+    named = dict(tensors)
+    # The largest entry is finite where the norm of large ones would overflow.
+    if not named or math.isfinite(float(nn.utils.get_total_norm(named.values(), math.inf))):
+        return ""
+    return next(name for name, tensor in named.items() if not bool(tensor.isfinite().all()))

@@ -1,0 +1,37 @@
+"""What a run is done with: versions, processor, threads."""
+
+import platform
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rnnopt.layers.kernels import cpu
+
+
+def environment() -> dict[str, Any]:
+    """Versions and machine, for the record."""
+    from rnnopt import __version__
+
+    return {
+        "rnnopt": __version__,
+        "torch": torch.__version__,
+        "python": sys.version.split()[0],
+        "system": platform.platform(),
+        "processor": processor_name(),
+        "threads": torch.get_num_threads(),
+        "cpu_kernels": cpu.kernels().variant,
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+
+
+def processor_name() -> str:
+    """The processor's model where the system tells, else its architecture."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.machine()

@@ -1,0 +1,119 @@
+"""Files that are replaced whole or not at all, JSON, pictures, and a lock that cannot go stale."""
+
+import io
+import json
+import os
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from rnnopt.errors import UserError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file."""
+    try:
+        value = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not a readable JSON file: {error}") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path} must hold a JSON object, got {type(value).__name__}.")
+    return value
+
+
+def json_bytes(value: dict[str, Any]) -> bytes:
+    """What a JSON file holds."""
+    return (json.dumps(value, indent=2) + "\n").encode()
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Replaces a JSON file."""
+    write_atomically(path, json_bytes(value))
+
+
+def write_atomically(path: Path, content: bytes, keep: Path | None = None) -> None:
+    """Writes a file under a temporary name beside it, always the same, and renames it.
+
+    Args:
+        path: the file.
+        content: all of it.
+        keep: what the file that stood there is renamed to; None replaces it. Between the two
+            renames there is no file at `path`, and the one before is at `keep`.
+
+    Raises:
+        OSError: with `path` as its filename; the file is then what it was.
+    """
+    part = path.with_name(f".{path.name}.part")
+    try:
+        with part.open("wb") as file:
+            file.write(content)
+            sync(file)
+        if keep is not None and path.exists():
+            os.replace(path, keep)
+        os.replace(part, path)
+    except BaseException as error:
+        with suppress(OSError):  # which has the same cause
+            part.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise named(error, path) from error
+        raise
+
+
+def append(path: Path, content: bytes) -> None:
+    """Adds to a file.
+
+    Raises:
+        OSError: with `path` as its filename; part of `content` may stand there.
+    """
+    try:
+        with path.open("ab") as file:
+            file.write(content)
+            sync(file)
+    except OSError as error:
+        raise named(error, path) from error
+
+
+def sync(file: IO[Any]) -> None:
+    """Waits until what was written is on the disk."""
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def named(error: OSError, path: Path) -> OSError:
+    """The same error with the file that it is about: a full disk does not say which."""
+    return OSError(error.errno, error.strerror or str(error), str(path))
+
+
+def lock(file: IO[str]) -> None:
+    """Locks an open file for this process alone, until it is closed or the process ends.
+
+    Raises:
+        BlockingIOError: another process has it.
+        OSError: the file system has no locks.
+    """
+    if sys.platform == "win32":
+        import msvcrt
+
+        try:
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        except PermissionError as error:
+            raise BlockingIOError(str(error)) from error
+    else:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def write_figure(path: Path, figure: "Figure") -> None:
+    """Replaces a picture; the ending of `path` says of which format."""
+    buffer = io.BytesIO()
+    try:
+        figure.savefig(buffer, format=path.suffix[1:].lower() or None, dpi=130)
+    except ValueError as error:  # a format that matplotlib has not
+        raise UserError(f"{path} must end in .png, .pdf or .svg: {error}") from error
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, buffer.getvalue())

@@ -1,0 +1,61 @@
+"""metrics.jsonl: a line each time the validation set was looked at, with a checksum of its own."""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from rnnopt.checksums import Damaged, with_check, without_check
+
+Record = dict[str, float]
+NAME = "metrics.jsonl"
+
+
+@dataclass(frozen=True)
+class History:
+    """What the file says.
+
+    Args:
+        records: of the lines up to the first that is damaged.
+        damage: which line that is and how it shows; "" where all lines are as they were written.
+    """
+
+    records: list[Record]
+    damage: str = ""
+
+    def lack(self, wanted: int) -> str:
+        """How it shows that there must be more records; "" where there are `wanted`."""
+        if len(self.records) >= wanted:
+            return ""
+        return self.damage or f"cut short, must have {wanted} lines, got {len(self.records)}"
+
+
+def read_history(path: Path, required: bool) -> History:
+    """The records of a run folder; a torn last line, from a crash, is left out.
+
+    Args:
+        path: the run folder.
+        required: whether each line must have a checksum.
+    """
+    try:
+        content = (path / NAME).read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return History([])
+    *lines, _ = content.split(b"\n")  # what follows the last line's end is torn
+    records: list[Record] = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            record = without_check(dict(json.loads(line)), required)
+        except Damaged as error:
+            return History(records, f"line {number} is damaged: {error}")
+        except (ValueError, TypeError, RecursionError):
+            start = line[:40].decode(errors="replace")
+            return History(records, f"line {number} must be JSON, got {start!r}")
+        records.append({k: math.nan if v is None else v for k, v in record.items()})
+    return History(records)
+
+
+def as_lines(records: list[Record]) -> bytes:
+    """The lines of records; JSON has no NaN and no infinity, so they are null."""
+    rows = ({k: v if math.isfinite(v) else None for k, v in r.items()} for r in records)
+    return "".join(json.dumps(with_check(row)) + "\n" for row in rows).encode()

@@ -1,0 +1,136 @@
+"""What a run does when a loss or a gradient is not finite.
+
+    stop      nothing by itself: the run goes on and ends as "diverged" within ten evaluations
+    raise     an error that names the step and says what to try
+    skip      the minibatch is left out: weights, optimizer, running statistics and generators are
+              put back where they stood before it
+    restore   weights and optimizer go back to the last look at the validation set, which is where
+              the last checkpoint was written; minibatches, generators, counters and the course of
+              the learning rate go on
+
+A step that is left out has been paid for: it counts in evaluations, minibatches and seconds. The
+rest of a minibatch in chunks is left out with the chunk. A learner that asks for its gradients
+itself is judged by all of them, one that searches a line by the first alone: there an infinite loss
+further along is a length that is refused.
+"""
+
+import math
+from copy import deepcopy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rnnopt.closure import Closure, first_nonfinite
+from rnnopt.config import OnNonfinite
+
+MOST_IN_A_ROW = 20  # steps left out one after the other: the weights themselves are the trouble
+MOST_RESTORES = 10
+
+
+class NonFinite:
+    """Looks at every step of a run for numbers that are not finite, and acts.
+
+    Args:
+        policy: what to do; with "stop" nothing is looked at, and nothing costs anything.
+        model, optimizer, closure: of the run.
+    """
+
+    def __init__(self, policy: OnNonfinite, model: nn.Module, optimizer: Any, closure: Closure):
+        self.policy, self.model, self.optimizer, self.closure = policy, model, optimizer, closure
+        self.asks_itself = getattr(optimizer, "steps_with_closure", False)
+        closure.watched = policy != "stop"
+        closure.judged_by_first = getattr(optimizer, "full_batch", False)
+        self.met = 0
+        self.in_a_row = 0
+        self.point: dict[str, Any] = {}  # model and optimizer at the last look, to restore
+        self._before: dict[str, Any] | list[Tensor] = []
+
+    @property
+    def gave_up(self) -> bool:
+        """Whether it was too often, so that the run has diverged."""
+        too_often = self.policy == "restore" and self.met > MOST_RESTORES
+        return too_often or self.in_a_row > MOST_IN_A_ROW
+
+    def counts(self) -> dict[str, int]:
+        """For records and result: the steps met; nothing where they end the run."""
+        return {"nonfinite": self.met} if self.policy in ("skip", "restore") else {}
+
+    def before_step(self) -> None:
+        """Keeps what a step changes before it can be judged, if it might have to be left out."""
+        if self.policy == "skip":
+            of_norms = [buffer.clone() for buffer in self.model.buffers()]
+            self._before = self._state() if self.asks_itself else of_norms
+
+    def refuses(self, loss: Tensor) -> bool:
+        """Whether the step just taken is left out, or the one about to be taken on its gradient.
+
+        Args:
+            loss: of the step.
+
+        Raises:
+            FloatingPointError: it would be, and the policy is "raise".
+        """
+        if self.policy == "stop":
+            return False
+        trouble = self._trouble(loss)
+        if not trouble:
+            self.in_a_row = 0
+            return False
+        if self.policy == "raise":
+            raise FloatingPointError(self._advice(trouble))
+        self.met += 1
+        self.in_a_row += 1
+        if self.policy == "restore":
+            self._load(deepcopy(self.point))
+        else:
+            self.closure.rewind()
+            self._put_back()
+        return True
+
+    def look(self, validation_loss: float) -> None:
+        """Told after each look at the validation set; "restore" goes back to the last sound one."""
+        if self.policy == "restore" and (not self.point or math.isfinite(validation_loss)):
+            self.point = self._state()
+
+    def _trouble(self, loss: Tensor) -> str:
+        """What is not finite, in words; "" where all is."""
+        if self.closure.trouble:
+            return self.closure.trouble
+        if not math.isfinite(float(loss)):
+            return f"the loss is {float(loss)}"
+        if not self.asks_itself:
+            return ""
+        name = first_nonfinite((n, p.detach()) for n, p in self.model.named_parameters())
+        return f"the weights {name} are not finite after it" if name else ""
+
+    def _advice(self, trouble: str) -> str:
+        step, spent = self.closure.finished + 1, self.closure.evaluations
+        lr = float(self.optimizer.param_groups[0]["lr"])
+        return (
+            f"step {step} ({spent:g} evaluations): {trouble}. Take a smaller lr than {lr:g}, clip"
+            " the gradient (clip=1), or leave such steps out (on-nonfinite skip or restore)."
+        )
+
+    def _state(self) -> dict[str, Any]:
+        return deepcopy(dict(model=self.model.state_dict(), optimizer=self.optimizer.state_dict()))
+
+    def _load(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+
+    def _put_back(self) -> None:
+        if isinstance(self._before, dict):
+            self._load(self._before)
+            return
+        with torch.no_grad():
+            for buffer, before in zip(self.model.buffers(), self._before, strict=True):
+                buffer.copy_(before)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything `load_state_dict` needs."""
+        return dict(met=self.met, in_a_row=self.in_a_row, point=self.point)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on where `state` was taken."""
+        self.met, self.in_a_row, self.point = state["met"], state["in_a_row"], state["point"]

@@ -1,0 +1,407 @@
+"""What is promised when things break: a run comes to the same end, or says what is wrong.
+
+Kills, damaged files, full disks, dead workers, two processes on one folder, threads. What a run
+folder holds is promised in test_run_folder.py.
+"""
+
+import errno
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from rnnopt.checksums import pack
+from rnnopt.config import RunConfig
+from rnnopt.errors import UserError
+from rnnopt.run_folder import RunFolder
+from rnnopt.runner import run
+from rnnopt.workers import Job, work
+
+CONFIG = RunConfig(
+    "digits-rows", hidden=4, budget="12evaluations", evaluate_every=3, optimizer="adam", seed=5
+)
+CHECKPOINTS = ("checkpoint.pt", "checkpoint-previous.pt")
+linux = pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_waiting_for_the_disk():
+    """No test here takes the power away, and hundreds of writes would wait for the disk."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The folder of a run that nothing happened to."""
+    path = tmp_path_factory.mktemp("whole") / "run"
+    run(CONFIG, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def halfway(tmp_path_factory):
+    """The folder of the same run, interrupted after 7 of 12 evaluations."""
+    path = tmp_path_factory.mktemp("halfway") / "run"
+    count = iter(range(100))
+    run(CONFIG, path, stop_requested=lambda: next(count) == 7)
+    return path
+
+
+def what_came(path):
+    """Records, result and weights without the clock, as text, in which NaN equals NaN."""
+    folder = RunFolder.open(path)
+    records = [{k: v for k, v in r.items() if k != "seconds"} for r in folder.read_records()]
+    result = {k: v for k, v in folder.read_result().items() if k != "seconds"}
+    result["to_target"] = {k: v for k, v in result["to_target"].items() if k != "seconds"}
+    weights = {name: weight.tolist() for name, weight in folder.read_weights().items()}
+    return json.dumps([records, result, weights])
+
+
+# -- kills ----------------------------------------------------------------------------------------
+
+
+@linux
+def test_a_killed_run_comes_to_the_same_end_wherever_it_was_killed(tmp_path):
+    script = Path(__file__).parent / "kill_runs.py"
+    done = subprocess.run(
+        [sys.executable, "-W", "error", str(script), str(tmp_path)],
+        capture_output=True, text=True, timeout=300, env=os.environ | {"OMP_NUM_THREADS": "1"},
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["wrong"] == {}, done.stderr
+    assert found["moments"] == 50
+    assert found["unfinished"] >= 10  # were killed before their end
+    # Two files, "running", three looks with a line and a checkpoint, weights, result: 11 writes, of
+    # which 8 are renamed, and two checkpoints moved aside.
+    assert found["points"] == 3 * 11 + 2 * 10
+
+
+# -- damage ---------------------------------------------------------------------------------------
+
+
+def damage(content, kind, rng):
+    """The content with a bit flipped at a random place, or cut at a random length."""
+    if kind == "cut":
+        return content[: rng.randrange(len(content))]
+    place = rng.randrange(len(content))
+    flipped = content[place] ^ (1 << rng.randrange(8))
+    return content[:place] + bytes([flipped]) + content[place + 1 :]
+
+
+def error_of(act):
+    """The sentence with which `act` is refused, "" if it is not."""
+    try:
+        act()
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize("kind", ["flip", "cut"])
+@pytest.mark.parametrize(
+    "names",
+    [
+        CHECKPOINTS[:1], CHECKPOINTS[1:], CHECKPOINTS, ("metrics.jsonl",), ("result.json",),
+        ("config.json",), ("environment.json",), ("checkpoint.pt", "metrics.jsonl"),
+    ],
+    ids="+".join,
+)  # fmt: skip
+def test_a_damaged_run_comes_to_the_same_end_or_says_what_is_damaged(
+    tmp_path, halfway, whole, caplog, names, kind
+):
+    rng = random.Random(f"{names} {kind}")
+    right = what_came(whole)
+    ends = {"right": 0, "error": 0}
+    for attempt in range(12):
+        path = tmp_path / str(attempt)
+        shutil.copytree(halfway, path)
+        for name in names:
+            (path / name).write_bytes(damage((path / name).read_bytes(), kind, rng))
+        caplog.clear()
+        refused = error_of(lambda path=path: run(RunConfig(), path, resume=True))
+        if refused:
+            assert any(str(path / name) in refused for name in names)
+            assert "\n" not in refused
+            ends["error"] += 1
+            continue
+        assert what_came(path) == right
+        ends["right"] += 1
+        if names == CHECKPOINTS[:1]:
+            (warning,) = caplog.messages
+            assert f"{path / 'checkpoint.pt'} is not a readable checkpoint" in warning
+            assert "going on from the checkpoint before it" in warning
+    if names in (CHECKPOINTS[:1], CHECKPOINTS[1:], ("result.json",), ("environment.json",)):
+        assert ends["error"] == 0
+    if names == CHECKPOINTS:
+        assert ends["right"] == 0
+
+
+@pytest.mark.parametrize("kind", ["flip", "cut"])
+@pytest.mark.parametrize("name", ["best.pt", "metrics.jsonl", "result.json"])
+def test_damage_to_a_run_that_is_over_never_changes_what_is_read(tmp_path, whole, name, kind):
+    rng = random.Random(f"{name} {kind}")
+    right = what_came(whole)
+    path = tmp_path / "run"
+    shutil.copytree(whole, path)
+    content = (path / name).read_bytes()
+    refused, came = 0, []
+    for _ in range(60):
+        (path / name).write_bytes(damage(content, kind, rng))
+        error = error_of(lambda: came.append(what_came(path)))
+        assert error == "" or str(path / name) in error
+        refused += bool(error)
+    assert set(came) <= {right}
+    # The checkpoint has the weights too; white space may change in JSON.
+    assert refused == 0 if name == "best.pt" else refused > 50
+
+
+def test_damaged_weights_without_a_checkpoint_are_an_error(tmp_path, whole):
+    path = tmp_path / "run"
+    shutil.copytree(whole, path)
+    for name in ("best.pt", "checkpoint.pt"):
+        (path / name).write_bytes(b"torn")
+    with pytest.raises(UserError, match=f"{path / 'best.pt'} is not a readable checkpoint"):
+        RunFolder.open(path).read_weights()
+
+
+def test_the_good_checkpoint_outlives_the_damaged_one(tmp_path, halfway, monkeypatch):
+    # Were the damaged one kept as the one before, a kill between the renames would lose both.
+    path = tmp_path / "run"
+    shutil.copytree(halfway, path)
+    good = (path / "checkpoint-previous.pt").read_bytes()
+    (path / "checkpoint.pt").write_bytes(b"torn")
+    folder = RunFolder.open(path)
+    state = folder.read_checkpoint()
+    folder.write_checkpoint(state)
+    assert (path / "checkpoint-previous.pt").read_bytes() == good
+    folder.write_checkpoint(state)
+    assert (path / "checkpoint-previous.pt").read_bytes() == (path / "checkpoint.pt").read_bytes()
+
+
+def test_a_folder_of_before_there_were_checksums_goes_on(tmp_path, halfway, whole):
+    path = tmp_path / "run"
+    shutil.copytree(halfway, path)
+    for name in ("environment.json", "result.json"):
+        value = json.loads((path / name).read_text())
+        value.pop("checksums", None)
+        value.pop("check", None)
+        (path / name).write_text(json.dumps(value))
+    lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        del line["check"]
+    (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    state = torch.load(path / "checkpoint.pt", weights_only=True)
+    del state["config"], state["nonfinite"]
+    torch.save(state, path / "checkpoint.pt")
+    (path / "checkpoint-previous.pt").unlink()
+    run(RunConfig(), path, resume=True)
+    assert what_came(path) == what_came(whole)
+
+
+def test_nothing_is_unpickled_before_the_checksum_fits(tmp_path, halfway, monkeypatch):
+    path = tmp_path / "run"
+    shutil.copytree(halfway, path)
+    content = pack({"anything": 1})
+    for name in CHECKPOINTS:
+        (path / name).write_bytes(content[:-1] + b"?")
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("loaded"))
+    with pytest.raises(UserError, match="its checksum does not fit its content"):
+        run(RunConfig(), path, resume=True)
+
+
+# -- disks that are full or read-only -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EIO])
+def test_a_write_that_fails_is_one_sentence_and_the_run_goes_on_later(
+    tmp_path, whole, monkeypatch, code
+):
+    right = what_came(whole)
+    for allowed in range(2, 13):
+        path = tmp_path / f"{code}-{allowed}"
+        left = iter(range(allowed))
+
+        def full(descriptor, left=left):
+            if next(left, None) is None:
+                raise OSError(code, os.strerror(code))
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", full)
+            with pytest.raises(UserError) as raised:
+                run(CONFIG, path)
+        text = str(raised.value)
+        assert text.startswith(f"cannot write {path}/")
+        assert os.strerror(code) in text
+        assert "--resume goes on there" in text
+        assert not [p.name for p in path.iterdir() if p.name.endswith(".part")]
+        run(CONFIG, path, resume=True)
+        assert what_came(path) == right
+
+
+def test_a_disk_that_is_full_at_once_leaves_nothing_that_is_half_a_run(tmp_path, monkeypatch):
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(UserError, match=r"environment.json: No space left on device"):
+            run(CONFIG, tmp_path / "run")
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"lock"}
+    run(CONFIG, tmp_path / "run")
+
+
+def test_a_folder_that_must_not_be_written_is_one_sentence(tmp_path, halfway, monkeypatch):
+    path = tmp_path / "run"
+    shutil.copytree(halfway, path)
+    before = {p.name: p.read_bytes() for p in path.iterdir()}
+    usual = Path.open
+
+    def read_only(self, mode="r", *args, **kwargs):
+        if mode[0] in "wa":
+            raise PermissionError(errno.EACCES, "Permission denied", str(self))
+        return usual(self, mode, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "open", read_only)
+    with pytest.raises(UserError, match=f"cannot write the run folder {path}: Permission denied"):
+        run(RunConfig(), path, resume=True)
+    assert {p.name: p.read_bytes() for p in path.iterdir()} == before
+
+
+@linux
+def test_a_limit_on_the_size_of_files_ends_the_command_with_2_and_it_goes_on_without(
+    tmp_path, halfway, whole
+):
+    # The kernel cuts the write of a checkpoint in its middle.
+    path = tmp_path / "run"
+    shutil.copytree(halfway, path)
+    size = (path / "checkpoint.pt").stat().st_size
+    limited = (
+        f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({size // 2},) * 2);"
+        f"from rnnopt.command_line import main; main(['train', '--resume', '--out', {str(path)!r}])"
+    )
+    done = subprocess.run([sys.executable, "-c", limited], capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+    shown = " ".join(done.stderr.split())
+    assert f"cannot write {path / 'checkpoint.pt'}: File too large" in shown
+    assert "Traceback" not in shown
+    run(RunConfig(), path, resume=True)
+    assert what_came(path) == what_came(whole)
+
+
+# -- workers and other processes ------------------------------------------------------------------
+
+
+def test_a_worker_that_is_killed_takes_its_own_run_alone(tmp_path):
+    long = replace(CONFIG, budget="300evaluations", evaluate_every=30)
+    jobs = [Job(replace(long, seed=seed), tmp_path / f"seed-{seed}") for seed in (1, 2, 3)]
+    killed = []
+
+    def kill_one(jobs):
+        begun = [RunFolder(job.path).read_records() for job in jobs]
+        if not killed and any(begun):
+            worker = multiprocessing.active_children()[0]
+            os.kill(worker.pid, signal.SIGKILL)
+            killed.append(worker.pid)
+
+    (failure,) = work(jobs, 2, kill_one, threading.Event())
+    assert "its worker process died" in failure
+    assert "--resume goes on" in failure
+    statuses = {str(job.path): RunFolder(job.path).read_result()["status"] for job in jobs}
+    (lost,) = (path for path, status in statuses.items() if status != "out of budget")
+    assert failure.startswith(lost)
+    for job in jobs:
+        if str(job.path) == lost:
+            run(job.config, job.path, resume=(job.path / "config.json").exists())
+        run(job.config, tmp_path / "again" / job.path.name)
+        assert what_came(job.path) == what_came(tmp_path / "again" / job.path.name)
+
+
+@linux
+def test_no_worker_outlives_a_comparison_that_is_killed(tmp_path):
+    command = [
+        sys.executable, "-m", "rnnopt", "compare", "--task", "counting", "--budget", "1h",
+        "--evaluate-every", "10", "--optimizers", "adam", "--seeds", "0", "--workers", "1",
+        "--out", str(tmp_path / "c"), "--quiet",
+    ]  # fmt: skip
+    path = tmp_path / "c" / "adam" / "seed-0"
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+        wait_until(lambda: len(RunFolder(path).read_records()) > 1)
+        process.kill()
+    wait_until(lambda: RunFolder(path).read_result()["status"] == "interrupted")
+    with RunFolder(path).locked():  # nobody is left that has it
+        pass
+
+
+def wait_until(done, seconds=60):
+    """Waits for something that another process does."""
+    started = time.monotonic()
+    while not done():
+        assert time.monotonic() - started < seconds
+        time.sleep(0.05)
+
+
+def test_a_folder_that_another_process_begins_a_run_in_is_left_alone(tmp_path):
+    refusal = pytest.raises(UserError, match=f"{tmp_path / 'run'} is in use by another process")
+    with RunFolder(tmp_path / "run").locked(), refusal:
+        run(CONFIG, tmp_path / "run")
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["lock"]
+
+
+def test_a_comparison_that_another_process_works_on_is_refused(tmp_path, command):
+    given = ["--task", "counting", "--budget", "2evaluations", "--out", tmp_path / "c"]
+    with RunFolder(tmp_path / "c").locked():
+        code, _, error = command("compare", *given, "--resume")
+    assert code == 2
+    assert "in use by another process" in " ".join(error.split())
+
+
+def test_a_lock_dies_with_its_process(tmp_path):
+    code = (
+        "import os, signal; from pathlib import Path; from rnnopt.run_folder import RunFolder\n"
+        f"with RunFolder(Path({str(tmp_path)!r})).locked():\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=False)
+    assert (tmp_path / "lock").exists()
+    with RunFolder(tmp_path).locked():
+        pass
+
+
+def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch):
+    def no_locks(file):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("rnnopt.run_folder.lock", no_locks)
+    refusal = pytest.raises(UserError, match=f"{tmp_path} cannot be locked: No locks available")
+    with refusal, RunFolder(tmp_path).locked():
+        pass
+
+
+# -- the same again -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("optimizer", ["frank-wolfe", "asnaq", "admm"])
+def test_the_same_run_with_as_many_threads_is_the_same_bit_for_bit(tmp_path, optimizer, threads):
+    config = replace(CONFIG, optimizer=optimizer, threads=threads, hidden=96, budget="4evaluations")
+    try:
+        for name in ("one", "two"):
+            run(config, tmp_path / name)
+    finally:
+        torch.set_num_threads(1)
+    assert what_came(tmp_path / "one") == what_came(tmp_path / "two")
