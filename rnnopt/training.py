@@ -197,11 +197,14 @@ class Training:
                 weights = self.model.state_dict()
                 self.best_weights = {k: v.detach().clone() for k, v in weights.items()}
                 self.best = dict(evaluations=self.closure.evaluations, validation_metric=metric)
-            watched = {}
+            watched: dict[str, float] = {}
             if self.watch_test:
                 _, watched["test_metric"] = self.task.evaluate(
                     self.model, self.task.test, self.device
                 )
+        if isinstance(self.optimizer, ADMM) and self.optimizer.keeps_variables:
+            report = self.optimizer.report()
+            watched |= {name: report[name] for name in report if name != "loss"}
         lr = float(self.optimizer.param_groups[0]["lr"])
         if self.plateau is not None:
             improved = self.best["evaluations"] == self.closure.evaluations

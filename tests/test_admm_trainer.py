@@ -1262,6 +1262,20 @@ def test_an_interrupted_run_folder_ends_bit_for_bit_as_an_uninterrupted_one(tmp_
     assert_same_weights(ends[0]["optimizer"]["state"], ends[1]["optimizer"]["state"])
 
 
+def test_residuals_of_kept_variables_are_in_the_records_of_a_run(tmp_path):
+    kept = changed(optimizer="admm:variant=blocks,keep_batch=true", batch_size=16)
+    run(kept, tmp_path / "kept")
+    *_, last = RunFolder.open(tmp_path / "kept").read_records()
+    saved = torch.load(tmp_path / "kept" / "checkpoint.pt", weights_only=True)["optimizer"]
+    worst = saved["state"]["relative_residuals"]
+    logged = [last[f"{kind}_{n}"] for kind in ("residual", "dual") for n in Variables._fields]
+    assert logged == pytest.approx(worst.tolist(), rel=1e-4)
+    assert {"lagrangian", "auxiliary_loss", "scale"} <= last.keys()
+    run(changed(optimizer="admm"), tmp_path / "exact")
+    *_, plain = RunFolder.open(tmp_path / "exact").read_records()
+    assert not any(name.startswith(("residual", "dual")) for name in plain)
+
+
 @pytest.mark.parametrize(
     ("options", "name"),
     [
