@@ -19,12 +19,12 @@ from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from rnnopt.admm import (
+    block_step,
     gauss_newton,
     iterations,
     joint_sweep,
     linearised_updates,
     scalar_problem,
-    trainer,
     weight_updates,
 )
 from rnnopt.admm.lagrangian import (
@@ -657,7 +657,7 @@ def lagrangians_of(monkeypatch, batch, **options):
         return watched
 
     name = "paper_iteration" if options["variant"] == "paper" else "block_iteration"
-    iterate = getattr(trainer, name)
+    iterate = getattr(block_step, name)
 
     def watched_iteration(problem, weights, variables, multipliers, numbers, *rest):
         values.append([])
@@ -676,7 +676,7 @@ def lagrangians_of(monkeypatch, batch, **options):
         values[-1].append(float(augmented_lagrangian(problem, *result, multipliers, numbers)))
         return result
 
-    monkeypatch.setattr(trainer, name, watched_iteration)
+    monkeypatch.setattr(block_step, name, watched_iteration)
     for _ in range(5):
         learner.step(batch)
     return values
@@ -1388,11 +1388,9 @@ def test_a_tolerance_needs_kept_variables(rng, options):
     [(10.1, 1.0, 2.0), (9.9, 1.0, 1.0), (1.0, 9.9, 1.0), (1.0, 10.1, 0.5)],
 )
 def test_penalties_are_doubled_or_halved_at_a_ratio_of_ten(primal, dual, factor):
-    learner = ADMM(a_model(), "cross-entropy", variant="blocks", balance=True, keep_batch=True)
     unit = torch.full((1, 1, 1), 3**-0.5, dtype=torch.float64)  # three of them: norm 1
     broken, moved = (Variables(*(3 * [size * unit])) for size in (primal, dual))
-    learner._balance(broken, moved)
-    assert learner.param_groups[0]["scale"] == factor
+    assert block_step.balancing_factor(broken, moved) == factor
 
 
 # -- waiting for a device -------------------------------------------------------------------------

@@ -37,32 +37,20 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from rnnopt.admm.block_step import Found, all_samples, block_report, block_step
 from rnnopt.admm.gauss_newton import Moments, Step, follow
-from rnnopt.admm.iterations import block_iteration, paper_iteration
 from rnnopt.admm.joint_sweep import forward, sample_losses, sweep
 from rnnopt.admm.lagrangian import (
-    Multipliers,
-    Penalties,
     Problem,
-    Variables,
     Weights,
-    augmented_lagrangian,
-    dual_residuals,
-    multiplier_step,
-    penalties,
-    per_step,
-    residuals,
 )
 from rnnopt.admm.minibatch import problem_of
 from rnnopt.admm.network import check_model, read_weights, write_weights
 from rnnopt.admm.options import LOSSES, Variant, check_options, check_use
-from rnnopt.distributed import Group, any_of, check_group, mean_numbers, processes
+from rnnopt.distributed import Group, any_of, check_group, processes
 from rnnopt.layers.sequence_model import SequenceModel
 
 PARTS = ("inputs", "targets", "lengths", "weights")  # of a batch
-
-# New weights of each layer, what the state keeps if they are finite, the sum of the losses.
-Found = tuple[list[Weights], dict[str, Tensor], Tensor]
 
 
 class ADMM:
@@ -216,8 +204,11 @@ class ADMM:
         if float(group["lr"]) == 0:
             _, outputs = forward(problem, weights[-1], len(problem.targets), weights[:-1])
             return sample_losses(problem, outputs).sum() / divisor
-        act = self._exact if group["variant"] == "exact" else self._by_blocks
-        new, kept, loss = act(problem, weights)
+        if group["variant"] == "exact":
+            new, kept, loss = self._exact(problem, weights)
+        else:
+            given = (problem, weights, self.state, group, self.process_group)
+            new, kept, loss = block_step(*given)
         group["steps"] += 1
         numbers = (*(t for layer in new for t in layer), *kept.values())
         finite = bool(torch.stack([t.isfinite().all() for t in numbers]).all())
@@ -284,7 +275,7 @@ class ADMM:
     ) -> tuple[Problem, Tensor | float]:
         decay = self.param_groups[0]["recurrent_decay"]
         if decay:
-            decay *= self._samples(problem.inputs.shape[1])
+            decay *= all_samples(problem, self.process_group)
         return problem._replace(recurrent_decay=decay), divisor
 
     # -- variants ----------------------------------------------------------------------------------
@@ -310,68 +301,6 @@ class ADMM:
         kept = dict(zip(names, now.layers, strict=True), output_moments=now.output)
         return new, kept, sample_losses(problem, found.outputs).sum()
 
-    def _by_blocks(self, problem: Problem, layers: list[Weights]) -> Found:
-        group, (weights,) = self.param_groups[0], layers
-        samples = self._samples(problem.inputs.shape[1])
-        scored = len(problem.targets)
-        (states,), outputs = forward(problem, weights, scored)
-        loss = sample_losses(problem, outputs).sum()
-        if group["keep_batch"] and "preactivation" in self.state:
-            variables = Variables(*(self.state[n] for n in Variables._fields))
-            multipliers = Multipliers(*(self.state[f"multiplier_{n}"] for n in Variables._fields))
-        else:
-            drive = problem.inputs @ weights.input.t() + weights.bias
-            before = states[:-1] @ weights.recurrent.t()
-            variables = Variables(drive + before, states[1:].clone(), outputs.clone())
-            last = slice(-1, None) if group["multipliers"] == "last" else slice(None)
-            multipliers = Multipliers(*(torch.zeros_like(v[last]) for v in variables))
-        for _ in range(group["sweeps"]):
-            numbers = self._penalties(len(problem.inputs))
-            before_it = variables
-            given = (problem, weights, variables, multipliers, numbers, group)
-            if group["variant"] == "paper":
-                weights, variables = paper_iteration(*given)
-            else:
-                weights, variables = block_iteration(*given, samples, self.process_group)
-            broken = residuals(problem, weights, variables)
-            scaled = Variables(*(group["relaxation"] * r for r in broken))
-            multipliers = multiplier_step(multipliers, scaled, numbers)
-            moved = dual_residuals(before_it, variables, numbers)
-            if group["balance"]:
-                self._balance(broken, moved)
-        kept: dict[str, Any] = {}
-        if group["keep_batch"]:
-            forces = [per_step(rho, v) * v for v, rho in zip(variables, numbers, strict=True)]
-            of = (*zip(broken, variables, strict=True), *zip(moved, forces, strict=True))
-            kept["relative_residuals"] = torch.stack([_relative(r, v) for r, v in of])
-            for name, v, m in zip(Variables._fields, variables, multipliers, strict=True):
-                kept[name], kept[f"multiplier_{name}"] = v, m
-        return [weights], kept, loss
-
-    def _samples(self, own: int) -> float:
-        """How many sequences the minibatches of all processes have."""
-        if self.param_groups[0]["variant"] == "exact":
-            return own  # which looks at means
-        (mean,) = mean_numbers([own], self.process_group)
-        return mean * processes(self.process_group)
-
-    def _penalties(self, steps: int) -> Penalties:
-        group = self.param_groups[0]
-        scale = group["scale"]
-        a, s, o = (scale * group[f"penalty_{name}"] for name in "aso")
-        return penalties(steps, (a, s, o), scale * group["inner_penalty"])
-
-    def _balance(self, broken: Variables, moved: Variables) -> None:
-        """Residual balancing: penalties follow the larger of primal and dual residual."""
-        group = self.param_groups[0]
-        squares = [torch.stack([r.square().sum() for r in each]).sum() for each in (broken, moved)]
-        primal, dual = torch.stack(squares).tolist()
-        primal, dual = (n**0.5 for n in mean_numbers([primal, dual], self.process_group))
-        if primal > 10 * dual:
-            group["scale"] *= 2.0
-        elif dual > 10 * primal:
-            group["scale"] /= 2.0
-
     # -- looking at it -----------------------------------------------------------------------------
 
     @property
@@ -396,24 +325,4 @@ class ADMM:
             raise ValueError("ADMM keeps no variables here: it needs keep_batch=True and a step.")
         problem, divisor = self._kept_problem()
         (weights,) = read_weights(self.model)
-        variables = Variables(*(self.state[n] for n in Variables._fields))
-        multipliers = Multipliers(*(self.state[f"multiplier_{n}"] for n in Variables._fields))
-        numbers = self._penalties(len(problem.inputs))
-        value = augmented_lagrangian(problem, weights, variables, multipliers, numbers)
-        broken = residuals(problem, weights, variables)
-        _, outputs = forward(problem, weights, len(problem.targets))
-        result = dict(
-            lagrangian=float(value),
-            loss=float(sample_losses(problem, outputs).sum() / divisor),
-            auxiliary_loss=float(sample_losses(problem, variables.output).sum() / divisor),
-        )
-        for name, r, v in zip(Variables._fields, broken, variables, strict=True):
-            result[f"residual_{name}"] = float(_relative(r, v))
-        dual = self.state["relative_residuals"][len(variables) :].tolist()
-        result |= {f"dual_{n}": value for n, value in zip(Variables._fields, dual, strict=True)}
-        result["scale"] = self.param_groups[0]["scale"]
-        return result
-
-
-def _relative(residual: Tensor, value: Tensor) -> Tensor:
-    return residual.norm() / value.norm().clamp(min=torch.finfo(value.dtype).tiny)
+        return block_report(problem, divisor, weights, self.state, self.param_groups[0])

@@ -1,0 +1,137 @@
+"""A step of ADMM block by block, in either variant, and what can be said of the variables it keeps.
+
+Letters and shapes are those of `lagrangian`; `group` and `state` are those of the trainer.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rnnopt.admm.iterations import block_iteration, paper_iteration
+from rnnopt.admm.joint_sweep import forward, sample_losses
+from rnnopt.admm.lagrangian import (
+    Multipliers,
+    Penalties,
+    Problem,
+    Variables,
+    Weights,
+    augmented_lagrangian,
+    dual_residuals,
+    multiplier_step,
+    penalties,
+    per_step,
+    residuals,
+)
+from rnnopt.distributed import Group, mean_numbers, processes
+
+# New weights of each layer, what the state keeps if they are finite, the sum of the losses.
+Found = tuple[list[Weights], dict[str, Tensor], Tensor]
+
+
+def block_step(
+    problem: Problem,
+    layers: list[Weights],
+    state: dict[str, Tensor],
+    group: dict[str, Any],
+    process_group: Group,
+) -> Found:
+    """As many iterations as `sweeps`, from the variables kept or from a forward pass."""
+    (weights,) = layers
+    samples = all_samples(problem, process_group)
+    (states,), outputs = forward(problem, weights, len(problem.targets))
+    loss = sample_losses(problem, outputs).sum()
+    if group["keep_batch"] and "preactivation" in state:
+        variables, multipliers = kept_in(state)
+    else:
+        drive = problem.inputs @ weights.input.t() + weights.bias
+        before = states[:-1] @ weights.recurrent.t()
+        variables = Variables(drive + before, states[1:].clone(), outputs.clone())
+        last = slice(-1, None) if group["multipliers"] == "last" else slice(None)
+        multipliers = Multipliers(*(torch.zeros_like(v[last]) for v in variables))
+    for _ in range(group["sweeps"]):
+        numbers = penalties_of(group, len(problem.inputs))
+        before_it = variables
+        given = (problem, weights, variables, multipliers, numbers, group)
+        if group["variant"] == "paper":
+            weights, variables = paper_iteration(*given)
+        else:
+            weights, variables = block_iteration(*given, samples, process_group)
+        broken = residuals(problem, weights, variables)
+        scaled = Variables(*(group["relaxation"] * r for r in broken))
+        multipliers = multiplier_step(multipliers, scaled, numbers)
+        moved = dual_residuals(before_it, variables, numbers)
+        if group["balance"]:
+            group["scale"] *= balancing_factor(broken, moved, process_group)
+    kept: dict[str, Tensor] = {}
+    if group["keep_batch"]:
+        forces = [per_step(rho, v) * v for v, rho in zip(variables, numbers, strict=True)]
+        of = (*zip(broken, variables, strict=True), *zip(moved, forces, strict=True))
+        kept["relative_residuals"] = torch.stack([_relative(r, v) for r, v in of])
+        for name, v, m in zip(Variables._fields, variables, multipliers, strict=True):
+            assert m is not None
+            kept[name], kept[f"multiplier_{name}"] = v, m
+    return [weights], kept, loss
+
+
+def block_report(
+    problem: Problem,
+    divisor: Tensor | float,
+    weights: Weights,
+    state: dict[str, Tensor],
+    group: dict[str, Any],
+) -> dict[str, float]:
+    """What `ADMM.report` returns."""
+    variables, multipliers = kept_in(state)
+    numbers = penalties_of(group, len(problem.inputs))
+    value = augmented_lagrangian(problem, weights, variables, multipliers, numbers)
+    broken = residuals(problem, weights, variables)
+    _, outputs = forward(problem, weights, len(problem.targets))
+    result = dict(
+        lagrangian=float(value),
+        loss=float(sample_losses(problem, outputs).sum() / divisor),
+        auxiliary_loss=float(sample_losses(problem, variables.output).sum() / divisor),
+        scale=group["scale"],
+    )
+    for name, r, v in zip(Variables._fields, broken, variables, strict=True):
+        result[f"residual_{name}"] = float(_relative(r, v))
+    if "relative_residuals" in state:  # a state saved before these were kept has none
+        dual = state["relative_residuals"][len(variables) :].tolist()
+        result |= {f"dual_{n}": number for n, number in zip(Variables._fields, dual, strict=True)}
+    return result
+
+
+def kept_in(state: dict[str, Tensor]) -> tuple[Variables, Multipliers]:
+    """a, s, o and the multipliers."""
+    names = Variables._fields
+    return (
+        Variables(*(state[n] for n in names)),
+        Multipliers(*(state[f"multiplier_{n}"] for n in names)),
+    )
+
+
+def all_samples(problem: Problem, process_group: Group) -> float:
+    """How many sequences the minibatches of all processes have."""
+    (mean,) = mean_numbers([problem.inputs.shape[1]], process_group)
+    return mean * processes(process_group)
+
+
+def penalties_of(group: dict[str, Any], steps: int) -> Penalties:
+    """The penalties of the options, times what balancing has made of them."""
+    scale = group["scale"]
+    a, s, o = (scale * group[f"penalty_{name}"] for name in "aso")
+    return penalties(steps, (a, s, o), scale * group["inner_penalty"])
+
+
+def balancing_factor(broken: Variables, moved: Variables, process_group: Group = None) -> float:
+    """Residual balancing: penalties follow the larger of primal and dual residual."""
+    squares = [torch.stack([r.square().sum() for r in each]).sum() for each in (broken, moved)]
+    both = mean_numbers(torch.stack(squares).tolist(), process_group)
+    primal, dual = (n**0.5 for n in both)
+    if primal > 10 * dual:
+        return 2.0
+    return 0.5 if dual > 10 * primal else 1.0
+
+
+def _relative(residual: Tensor, value: Tensor) -> Tensor:
+    return residual.norm() / value.norm().clamp(min=torch.finfo(value.dtype).tiny)
