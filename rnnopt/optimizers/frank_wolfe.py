@@ -52,8 +52,9 @@ from rnnopt.optimizers.ball_search import (
 from rnnopt.optimizers.frank_wolfe_options import PRESETS as PRESETS
 from rnnopt.optimizers.frank_wolfe_options import check_group
 from rnnopt.optimizers.linear_minimization import Norm
-
-Outer = str | Callable[..., Optimizer]
+from rnnopt.optimizers.outer_step import Outer, OuterStep
+from rnnopt.optimizers.sharded_search import ShardedSearch
+from rnnopt.optimizers.shards import is_sharded
 
 
 class FrankWolfe(Optimizer):
@@ -181,7 +182,6 @@ class FrankWolfe(Optimizer):
         if not (callable(outer) or outer in ("adam", "plain")):
             raise ValueError(f'outer must be "adam", "plain" or a callable, got outer={outer!r}.')
         self.outer = outer
-        self._outer_optimizer: Optimizer | None = None
         self._in_committed = False
         defaults = dict(
             lr=lr, inner_steps=inner_steps, radius=radius, norm=norm, ball=ball,
@@ -211,7 +211,7 @@ class FrankWolfe(Optimizer):
             raise
         group["inner_step"] = joins_at
         group["probe_radius"] = radius_in_force(group) if joins_at else 0.0
-        self._outer_optimizer = None
+        self._adopt_params()
 
     def __getstate__(self) -> dict[str, Any]:
         self._refuse_in_committed("a copy of the optimizer")
@@ -220,12 +220,18 @@ class FrankWolfe(Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._outer_optimizer = None
+        self._adopt_params()
         self._in_committed = False
         for group in self.param_groups:
             for name, default in self.defaults.items():
                 if name != "differentiable":  # torch's own, which is in no group of ours
                     group.setdefault(name, default)
+
+    def _adopt_params(self) -> None:
+        """What depends on which tensors there are."""
+        self._outer_step = OuterStep(self.outer, self.param_groups)
+        every = [p for group in self.param_groups for p in group["params"]]
+        self._search_kind = ShardedSearch if any(map(is_sharded, every)) else Search
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Loads a copy of `state_dict`; later steps never write into the caller's tensors.
@@ -332,7 +338,7 @@ class FrankWolfe(Optimizer):
         """Uses the gradients in place; returns whether the cycle needs more of them."""
         searches = [self._search(group) for group in self.param_groups]
         if all(float(group["lr"]) == 0 for group in self.param_groups):
-            self._create_outer_state(searches)
+            self._outer_step.create_state(searches)
             return False
         last = self.inner_step + 1 >= self.param_groups[0]["inner_steps"]
         for search in searches:
@@ -360,7 +366,7 @@ class FrankWolfe(Optimizer):
             if state:
                 params.append(p)
                 states.append(state)
-        return Search(group, params, states)
+        return self._search_kind(group, params, states)
 
     def _commit(self, searches: list[Search]) -> None:
         """The outer step, from the anchor along the displacement."""
@@ -373,61 +379,11 @@ class FrankWolfe(Optimizer):
             if self.outer == "plain":
                 search.plain_step()
         if self.outer != "plain":
-            self._outer_step(searches)
+            self._outer_step.step(searches)
         for search in searches:
             search.average_weights()
-
-    def _outer_step(self, searches: list[Search]) -> None:
-        """Lets the outer optimizer step on -displacement; its state lives in `self.state`."""
-        outer = self.outer_optimizer
-        every = [p for group in self.param_groups for p in group["params"]]
-        gradients = [p.grad for p in every]
-        moving = [search.with_gradient() for search in searches]
-        try:
-            for p in every:
-                p.grad = None
-            outer.state.clear()
-            for search, indices, group in zip(searches, moving, outer.param_groups, strict=True):
-                group["lr"] = float(search.group["lr"])
-                group["params"] = search.group["params"]  # torch may have swapped them
-                if not indices:
-                    continue
-                pseudo_gradients = torch._foreach_neg([search.direction[i] for i in indices])
-                for i, pseudo_gradient in zip(indices, pseudo_gradients, strict=True):
-                    search.params[i].grad = pseudo_gradient
-                    outer.state[search.params[i]] = search.states[i]["outer"]
-            outer.step()
-            for search, indices in zip(searches, moving, strict=True):
-                for i in indices:
-                    search.states[i]["outer"] = outer.state[search.params[i]]
-        finally:
-            for p, gradient in zip(every, gradients, strict=True):
-                p.grad = gradient
-
-    def _create_outer_state(self, searches: list[Search]) -> None:
-        """torch's distributed checkpoints make a fresh optimizer create its whole state with one
-        step at lr = 0 and zero gradients: lets the outer optimizer do the same."""
-        states = [state for search in searches for state in search.states]
-        if self.outer == "plain" or not states or any(state["outer"] for state in states):
-            return
-        if any(p.grad.any() for s in searches for p in s.params if p.grad is not None):
-            return
-        for search in searches:
-            search.direction = [torch.zeros_like(p) for p in search.params]
-            for state in search.states:
-                state["has_gradient"] = True
-        self._outer_step(searches)
 
     @property
     def outer_optimizer(self) -> Optimizer:
         """The torch optimizer that takes the outer steps; built at first use."""
-        if self._outer_optimizer is None:
-            if self.outer == "plain":
-                raise ValueError('FrankWolfe(outer="plain") has no outer optimizer.')
-            groups = [{"params": g["params"], "lr": float(g["lr"])} for g in self.param_groups]
-            lr = float(self.param_groups[0]["lr"])
-            if callable(self.outer):
-                self._outer_optimizer = self.outer(groups, lr=lr)
-            else:
-                self._outer_optimizer = torch.optim.Adam(groups, lr=lr, foreach=True)
-        return self._outer_optimizer
+        return self._outer_step.optimizer
