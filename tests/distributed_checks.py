@@ -1,31 +1,25 @@
-"""What test_distributed.py has several processes find out: one function a claim.
+"""What test_distributed.py has several processes find out: one function a claim, see processes.py.
 
-`python distributed_checks.py RANK SIZE FOLDER` runs the claims for SIZE processes in order and
-writes FOLDER/NAME.RANK, "ok" or a traceback. After a failure a process leaves, for the others would
-wait for it. `alone` is a process group of this process, which makes the reference run one process.
+`alone` is a process group of this process, which makes the reference run one process.
 """
 
 import contextlib
 import copy
-import datetime
 import functools
 import io
 import math
-import sys
-import traceback
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.distributed as dist
+from processes import run_claims
 from torch.nn.parallel import DistributedDataParallel as DDP
 
 from rnnopt import ADMM, ASNAQ, BFGS, LBFGS, LNAQ, NAQ, AdaQN, FrankWolfe, SequenceModel
 from rnnopt.distributed import any_of, average_gradients, copy_from_first, share, sums
 
 torch.set_num_threads(1)
-WAIT = 30  # seconds that a process waits for the others
 STEPS, COUNT = 6, 8  # of a training; sequences a batch
 CLOSE = dict(rtol=1e-9, atol=1e-11)  # in double precision
 
@@ -507,22 +501,5 @@ WITH_FOUR = [
 CHECKS = {2: EVERY, 4: WITH_FOUR}
 
 
-def main(rank, size, folder):
-    dist.init_process_group(
-        "gloo", store=dist.FileStore(str(folder / "store"), size), rank=rank, world_size=size,
-        timeout=datetime.timedelta(seconds=WAIT),
-    )  # fmt: skip
-    alone = [dist.new_group([other]) for other in range(size)][rank]
-    for check in CHECKS[size]:
-        result = folder / f"{check.__name__}.{rank}"
-        try:
-            check((rank, size), alone)
-        except Exception:
-            result.write_text(traceback.format_exc())
-            sys.exit(1)
-        result.write_text("ok")
-    dist.destroy_process_group()
-
-
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))
+    run_claims(CHECKS)

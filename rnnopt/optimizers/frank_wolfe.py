@@ -54,7 +54,7 @@ from rnnopt.optimizers.frank_wolfe_options import check_group
 from rnnopt.optimizers.linear_minimization import Norm
 from rnnopt.optimizers.outer_step import Outer, OuterStep
 from rnnopt.optimizers.sharded_search import ShardedSearch
-from rnnopt.optimizers.shards import is_sharded
+from rnnopt.optimizers.shards import groups_of, is_sharded
 
 
 class FrankWolfe(Optimizer):
@@ -206,12 +206,24 @@ class FrankWolfe(Optimizer):
         group = self.param_groups[-1]
         try:
             check_group(group, self.param_groups[0])
+            self._check_parts(group["params"])
         except ValueError:
             self.param_groups.pop()
             raise
         group["inner_step"] = joins_at
         group["probe_radius"] = radius_in_force(group) if joins_at else 0.0
         self._adopt_params()
+
+    def _check_parts(self, params: list[Tensor]) -> None:
+        """Raises ValueError for DTensors that cannot be trained."""
+        for p in params:
+            groups_of(p)
+        alone = self.communicate == "commit" and self.process_group is None
+        if alone and any(map(is_sharded, params)):
+            raise ValueError(
+                'DTensor parameters with communicate="commit" need the process_group of those'
+                " processes that hold the same parts, got process_group=None."
+            )
 
     def __getstate__(self) -> dict[str, Any]:
         self._refuse_in_committed("a copy of the optimizer")
