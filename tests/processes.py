@@ -21,34 +21,39 @@ LIMIT = 150  # seconds for all claims of so many processes: those that hang have
 WAIT = 30  # seconds that a process waits for the others
 
 
-@cache
-def results(script, size, names):
-    """What each process wrote of each claim: {name: [text, …]}, and how the processes ended."""
+def started(script, size, folder, *arguments):
+    """Runs `script RANK SIZE FOLDER …` in so many processes; exit codes, and what they printed."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     with contextlib.ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         logs = [stack.enter_context(open(folder / f"log.{rank}", "w+")) for rank in range(size)]
-        started = [
+        processes = [
             subprocess.Popen(
-                [sys.executable, str(script), str(rank), str(size), str(folder)],
+                [sys.executable, str(script), str(rank), str(size), str(folder), *arguments],
                 stdout=log, stderr=log, env=environment,
             )
             for rank, log in enumerate(logs)
         ]  # fmt: skip
         try:
-            codes = [process.wait(LIMIT) for process in started]
+            codes = [process.wait(LIMIT) for process in processes]
         except subprocess.TimeoutExpired:
             codes = ["late"]
         finally:
-            for process in started:
+            for process in processes:
                 process.kill()
                 process.wait()
-        found = {}
+    texts = [(folder / f"log.{rank}").read_text() for rank in range(size)]
+    return codes, "\n".join([f"exit codes {codes}", *texts])
+
+
+@cache
+def results(script, size, names):
+    """What each process wrote of each claim: {name: [text, …]}, and how the processes ended."""
+    with tempfile.TemporaryDirectory() as name:
+        folder, found = Path(name), {}
+        _, ended = started(script, size, folder)
         for name in names:
             files = [folder / f"{name}.{rank}" for rank in range(size)]
             found[name] = [f.read_text() if f.exists() else "no answer" for f in files]
-        texts = [(folder / f"log.{rank}").read_text() for rank in range(size)]
-    ended = "\n".join([f"exit codes {codes}", *texts])
     return found, ended
 
 
