@@ -7,6 +7,7 @@ others must be able to read.
 """
 
 import os
+import platform
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -19,8 +20,10 @@ from torch import distributed
 from rnnopt.config import RunConfig
 from rnnopt.distributed import mean_numbers, processes
 from rnnopt.errors import UserError
-from rnnopt.run_folder import RunFolder
+from rnnopt.run_folder import RunFolder, read_json, write_json
 from rnnopt.tasks.task import Batch, Batches, Task
+
+NOTE = "torchrun.json"  # in the run folder: who began it
 
 
 def started() -> int:
@@ -56,8 +59,19 @@ def goes_on(path: Path | None, resume: bool) -> bool:
     if path is None:
         raise UserError("several processes need the run's folder: give --out.")
     again = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
-    begun = again and rank() == 0 and (path / "config.json").exists()
+    begun = again and rank() == 0 and _begun_by(path) == _agent()
     return resume or mean_numbers([float(begun)])[0] > 0
+
+
+def _agent() -> dict[str, Any]:
+    """What tells this torchrun, which outlives its processes, from any other."""
+    names = (os.environ["TORCHELASTIC_RUN_ID"], platform.node(), os.getppid())
+    return {"processes": started(), "torchrun": " ".join(map(str, names))}
+
+
+def _begun_by(path: Path) -> dict[str, Any] | None:
+    file = path / NOTE
+    return read_json(file) if file.exists() else None
 
 
 def check(config: RunConfig, model: dict[str, Any], optimizer: Any, batch_size: int) -> None:
@@ -118,7 +132,9 @@ class FirstFolder(RunFolder):
     def create(cls, path: Path, config: RunConfig) -> RunFolder:
         """A new folder, or a UserError in all processes."""
         with _told():
-            return super().create(path, config)
+            folder = super().create(path, config)
+            write_json(path / NOTE, _agent())
+            return folder
 
     @contextmanager
     def locked(self) -> Iterator[None]:
