@@ -55,6 +55,14 @@ def test_an_error_names_what_was_got():
     weight = torch.nn.Parameter(torch.ones(2))
     with pytest.raises(ValueError, match="communicate='often'"):
         FrankWolfe([weight], communicate="often")
+    with pytest.raises(ValueError, match="compression must be one of .* got 'bits'"):
+        FrankWolfe([weight], communicate="commit", compression="bits")
+    with pytest.raises(ValueError, match='overlap needs compression="none"'):
+        FrankWolfe([weight], communicate="commit", compression="int8", overlap=True)
+    with pytest.raises(ValueError, match='compression and overlap need communicate="commit"'):
+        FrankWolfe([weight], overlap=True)
+    with pytest.raises(ValueError, match='got ball="global"'):
+        FrankWolfe([weight], norm=2, ball="global", communicate="commit", compression="int8")
     for learner in (FrankWolfe, AdaQN):
         with pytest.raises(ValueError, match="process_group='gloo'"):
             learner([weight], process_group="gloo")

@@ -119,8 +119,7 @@ def test_a_folder_that_holds_a_run_is_refused_once(of_two):
     before = {path: path.read_bytes() for path in folder.path.iterdir()}
     code, printed = ended(launch(folder.path, "frank-wolfe", "--quiet"))
     assert code != 0
-    # Once, and once in each of two restarts: torchrun knows no error that is final.
-    assert printed.count("already holds a run") == 3
+    assert "already holds a run" in printed  # again in each restart: torchrun knows no final error
     assert "rnnopt: failed" not in printed
     assert {path: path.read_bytes() for path in folder.path.iterdir()} == before
 

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rnnopt.distributed import Group, means
 from rnnopt.optimizers.balls import Balls, together
 from rnnopt.optimizers.linear_minimization import (
     Joint,
@@ -25,7 +24,7 @@ from rnnopt.optimizers.stacked_gates import count_gates
 
 LARGEST = math.log(16)  # of a tensor's adapted radius, and its inverse the smallest
 # State that is kept in float32 at least, whatever the weights are.
-WIDE = frozenset(("average", "vertex_buffer", "log_radius"))
+WIDE = frozenset(("average", "vertex_buffer", "log_radius", "unsent"))
 
 
 class Search:
@@ -289,22 +288,6 @@ def move_displacements(searches: list[Search]) -> None:
             each = [f for factor, n in zip(factors, balls.gates, strict=True) for f in [factor] * n]
             torch._foreach_mul_(new, [f.to(v.dtype) for f, v in zip(each, new, strict=True)])
         search.average_in(balls.targets, new)
-
-
-def average_displacements(searches: list[Search], process_group: Group) -> None:
-    """Every displacement ← its mean over the processes; without a gradient it counts as 0.
-
-    A tensor had a gradient if it had one in some process.
-    """
-    displacements = [d for search in searches for d in search.displacements]
-    states = [state for search in searches for state in search.states]
-    if not states:
-        return
-    had = displacements[0].new_tensor([state["has_gradient"] for state in states])
-    *averaged, had = means([*displacements, had], process_group)
-    torch._foreach_copy_(displacements, averaged)
-    for state, share in zip(states, had.tolist(), strict=True):
-        state["has_gradient"] = share > 0
 
 
 def _move_in_global_ball(searches: list[Search]) -> None:

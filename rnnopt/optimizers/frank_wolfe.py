@@ -39,16 +39,16 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer, ParamsT
 
-from rnnopt.distributed import Group, processes
+from rnnopt.distributed import Group
 from rnnopt.distributed import check_group as check_process_group
 from rnnopt.optimizers.ball_search import (
     WIDE,
     Search,
-    average_displacements,
     create_state,
     move_displacements,
     radius_in_force,
 )
+from rnnopt.optimizers.commit_exchange import CommitExchange
 from rnnopt.optimizers.frank_wolfe_options import PRESETS as PRESETS
 from rnnopt.optimizers.frank_wolfe_options import check_group
 from rnnopt.optimizers.linear_minimization import Norm
@@ -131,6 +131,11 @@ class FrankWolfe(Optimizer):
             nn.LSTM and nn.GRU, and their cells: by their names where (name, tensor) pairs are
             given, else by the shapes of four tensors in a row, which must then be in one group.
         communicate: "gradient", which leaves it to whoever computes gradients, or "commit".
+        compression: what a commit sends: "none", the displacements as they are; "int8", a byte a
+            weight; "sign", a bit a weight and process and a byte of the mean. What is lost is sent
+            with the next commit, and the mean stays in the ball.
+        overlap: a commit sends its displacements and moves by the mean of those sent before, which
+            has arrived in the meantime; the first commit moves nothing.
         process_group: of communicate="commit"; None is torch.distributed's default group, where one
             is up. A copy of the optimizer has None.
 
@@ -143,6 +148,7 @@ class FrankWolfe(Optimizer):
     """
 
     communicate = "gradient"  # of copies made before there was a choice
+    compression, overlap = "none", False
     process_group: Group = None  # of a copy, too: a group cannot be pickled
 
     def __init__(
@@ -171,6 +177,8 @@ class FrankWolfe(Optimizer):
         spectral: str = "polar-express",
         gates: int | str = "auto",
         communicate: str = "gradient",
+        compression: str = "none",
+        overlap: bool = False,
         process_group: Group = None,
     ):
         check_process_group(process_group)
@@ -178,7 +186,11 @@ class FrankWolfe(Optimizer):
             raise ValueError(
                 f'communicate must be "gradient" or "commit", got communicate={communicate!r}.'
             )
+        self._exchange = CommitExchange(compression, overlap)
+        if communicate == "gradient" and (compression != "none" or overlap):
+            raise ValueError('compression and overlap need communicate="commit".')
         self.communicate, self.process_group = communicate, process_group
+        self.compression, self.overlap = compression, overlap
         if not (callable(outer) or outer in ("adam", "plain")):
             raise ValueError(f'outer must be "adam", "plain" or a callable, got outer={outer!r}.')
         self.outer = outer
@@ -218,6 +230,11 @@ class FrankWolfe(Optimizer):
         """Raises ValueError for DTensors that cannot be trained."""
         for p in params:
             groups_of(p)
+        if self.compression != "none":
+            if any(map(is_sharded, params)):
+                raise ValueError("compression needs plain tensors, got a DTensor.")
+            if any(group["ball"] == "global" for group in self.param_groups):
+                raise ValueError('compression needs ball="gate" or "tensor", got ball="global".')
         alone = self.communicate == "commit" and self.process_group is None
         if alone and any(map(is_sharded, params)):
             raise ValueError(
@@ -227,8 +244,9 @@ class FrankWolfe(Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         self._refuse_in_committed("a copy of the optimizer")
-        kept = dict(outer=self.outer, communicate=self.communicate)
-        return {**super().__getstate__(), **kept}
+        self._exchange.settle()
+        names = ("outer", "communicate", "compression", "overlap")
+        return super().__getstate__() | {name: getattr(self, name) for name in names}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -241,6 +259,7 @@ class FrankWolfe(Optimizer):
 
     def _adopt_params(self) -> None:
         """What depends on which tensors there are."""
+        self._exchange = CommitExchange(self.compression, self.overlap)
         self._outer_step = OuterStep(self.outer, self.param_groups)
         every = [p for group in self.param_groups for p in group["params"]]
         self._search_kind = ShardedSearch if any(map(is_sharded, every)) else Search
@@ -256,6 +275,7 @@ class FrankWolfe(Optimizer):
             if group.get("outer", ours) != ours:
                 theirs = group["outer"]
                 raise ValueError(f"the state was saved with outer={theirs!r}, got outer={ours!r}.")
+        self._exchange.settle()
         state_dict = deepcopy(state_dict)
         super().load_state_dict(state_dict)
         # torch has cast all to the weights' type; the means of half-precision weights are wider.
@@ -274,6 +294,7 @@ class FrankWolfe(Optimizer):
                 that the state belongs to.
         """
         self._refuse_in_committed("state_dict()")
+        self._exchange.settle()
         return super().state_dict()
 
     def _refuse_in_committed(self, what: str) -> None:
@@ -375,6 +396,8 @@ class FrankWolfe(Optimizer):
             else:
                 state = self.state[p]
                 create_state(p, state, group)
+                if shared:
+                    self._exchange.create_state(p, state)
             if state:
                 params.append(p)
                 states.append(state)
@@ -382,8 +405,8 @@ class FrankWolfe(Optimizer):
 
     def _commit(self, searches: list[Search]) -> None:
         """The outer step, from the anchor along the displacement."""
-        if self.communicate == "commit" and processes(self.process_group) > 1:
-            average_displacements(searches, self.process_group)
+        if self.communicate == "commit":
+            self._exchange.average(searches, self.process_group)
         for search in searches:
             search.group["commits"] += 1
             search.find_direction()
