@@ -27,7 +27,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.utils import parameters_to_vector, vector_to_parameters
+from torch.nn.utils import parameters_to_vector
 
 from rnnopt import FrankWolfe, SequenceModel
 from rnnopt.optimizers.compression import mean_in_one_process
@@ -92,8 +92,11 @@ class Exchange:
         factor = min(1.0, (group["average"] + 1) / (group["commits"] + group["average"]))
         corrections = (move - mean).split(self.sizes)
         for model, optimizer in zip(self.models, optimizers, strict=True):
-            vector_to_parameters(self.weights, model.parameters())
-            for p, correction in zip(model.parameters(), corrections, strict=True):
+            parts = zip(
+                model.parameters(), self.weights.split(self.sizes), corrections, strict=True
+            )
+            for p, value, correction in parts:
+                p.detach().copy_(value.view_as(p))
                 optimizer.state[p]["average"].add_(correction.view_as(p), alpha=factor)
 
     def _shrunk(self, move: Tensor, changes: list[Tensor]) -> Tensor:

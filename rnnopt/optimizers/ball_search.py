@@ -6,7 +6,8 @@ gates where a tensor stacks several, and vertex 0 for a tensor without a gradien
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -311,6 +312,21 @@ def _move_in_global_ball(searches: list[Search]) -> None:
     # The displacement is kept in radii, so the vertex is too: r_i z_i becomes z_i.
     torch._foreach_mul_(new, [size / r if r > 0 else 0.0 for r in radii])
     searches[0].average_in(every.targets, new)
+
+
+@contextmanager
+def standing_at(pairs: list[tuple[Tensor, Tensor]]) -> Iterator[None]:
+    """Puts values in place of tensors inside the `with`, and the present ones back after."""
+    probes = [p.detach().clone() for p, _ in pairs]
+    with torch.no_grad():
+        for p, value in pairs:
+            p.copy_(value)
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for (p, _), probe in zip(pairs, probes, strict=True):
+                p.copy_(probe)
 
 
 def radius_in_force(group: dict[str, Any]) -> float:

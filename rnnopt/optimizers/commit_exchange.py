@@ -24,6 +24,7 @@ from rnnopt.optimizers.compression import (
     unpack,
 )
 from rnnopt.optimizers.linear_minimization import Norm, is_matrix
+from rnnopt.optimizers.shards import groups_of, is_sharded
 
 
 class CommitExchange:
@@ -46,6 +47,27 @@ class CommitExchange:
         self.compression, self.overlap = compression, overlap
         self.group: Group = None
         self._under_way: tuple[Any, Tensor, list[dict[str, Any]]] | None = None
+
+    def check(self, group: dict[str, Any], communicate: str, process_group: Group) -> None:
+        """Raises ValueError for options, or tensors, of a param group that do not go together."""
+        if communicate not in ("gradient", "commit"):
+            raise ValueError(
+                f'communicate must be "gradient" or "commit", got communicate={communicate!r}.'
+            )
+        if communicate == "gradient" and (self.compression != "none" or self.overlap):
+            raise ValueError('compression and overlap need communicate="commit".')
+        for p in group["params"]:
+            groups_of(p)  # raises for placements that cannot be trained
+        sharded = any(map(is_sharded, group["params"]))
+        if self.compression != "none" and sharded:
+            raise ValueError("compression needs plain tensors, got a DTensor.")
+        if self.compression != "none" and group["ball"] == "global":
+            raise ValueError('compression needs ball="gate" or "tensor", got ball="global".')
+        if sharded and communicate == "commit" and process_group is None:
+            raise ValueError(
+                'DTensor parameters with communicate="commit" need the process_group of those'
+                " processes that hold the same parts, got process_group=None."
+            )
 
     def average(self, searches: list[Search], group: Group) -> None:
         """Every displacement ← its mean over the processes; without a gradient it counts as 0.

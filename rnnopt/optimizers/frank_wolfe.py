@@ -47,6 +47,7 @@ from rnnopt.optimizers.ball_search import (
     create_state,
     move_displacements,
     radius_in_force,
+    standing_at,
 )
 from rnnopt.optimizers.commit_exchange import CommitExchange
 from rnnopt.optimizers.frank_wolfe_options import PRESETS as PRESETS
@@ -54,7 +55,7 @@ from rnnopt.optimizers.frank_wolfe_options import check_group
 from rnnopt.optimizers.linear_minimization import Norm
 from rnnopt.optimizers.outer_step import Outer, OuterStep
 from rnnopt.optimizers.sharded_search import ShardedSearch
-from rnnopt.optimizers.shards import groups_of, is_sharded
+from rnnopt.optimizers.shards import is_sharded
 
 
 class FrankWolfe(Optimizer):
@@ -182,13 +183,7 @@ class FrankWolfe(Optimizer):
         process_group: Group = None,
     ):
         check_process_group(process_group)
-        if communicate not in ("gradient", "commit"):
-            raise ValueError(
-                f'communicate must be "gradient" or "commit", got communicate={communicate!r}.'
-            )
         self._exchange = CommitExchange(compression, overlap)
-        if communicate == "gradient" and (compression != "none" or overlap):
-            raise ValueError('compression and overlap need communicate="commit".')
         self.communicate, self.process_group = communicate, process_group
         self.compression, self.overlap = compression, overlap
         if not (callable(outer) or outer in ("adam", "plain")):
@@ -214,33 +209,18 @@ class FrankWolfe(Optimizer):
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds a group; it joins the cycle under way, its missing gradients counting as zero."""
         joins_at = self.param_groups[0]["inner_step"] if self.param_groups else 0
+        self._exchange.settle()
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         try:
             check_group(group, self.param_groups[0])
-            self._check_parts(group["params"])
+            self._exchange.check(group, self.communicate, self.process_group)
         except ValueError:
             self.param_groups.pop()
             raise
         group["inner_step"] = joins_at
         group["probe_radius"] = radius_in_force(group) if joins_at else 0.0
         self._adopt_params()
-
-    def _check_parts(self, params: list[Tensor]) -> None:
-        """Raises ValueError for DTensors that cannot be trained."""
-        for p in params:
-            groups_of(p)
-        if self.compression != "none":
-            if any(map(is_sharded, params)):
-                raise ValueError("compression needs plain tensors, got a DTensor.")
-            if any(group["ball"] == "global" for group in self.param_groups):
-                raise ValueError('compression needs ball="gate" or "tensor", got ball="global".')
-        alone = self.communicate == "commit" and self.process_group is None
-        if alone and any(map(is_sharded, params)):
-            raise ValueError(
-                'DTensor parameters with communicate="commit" need the process_group of those'
-                " processes that hold the same parts, got process_group=None."
-            )
 
     def __getstate__(self) -> dict[str, Any]:
         self._refuse_in_committed("a copy of the optimizer")
@@ -324,19 +304,13 @@ class FrankWolfe(Optimizer):
             for p in group["params"]
             if (value := self._to_evaluate(group, p)) is not None
         ]
-        probes = [p.detach().clone() for p, _ in moved]
-        with torch.no_grad():
-            for p, anchor in moved:
-                p.copy_(anchor)
         before = self._in_committed
         self._in_committed = before or bool(moved)
         try:
-            yield
+            with standing_at(moved):
+                yield
         finally:
             self._in_committed = before
-            with torch.no_grad():
-                for (p, _), probe in zip(moved, probes, strict=True):
-                    p.copy_(probe)
 
     def _to_evaluate(self, group: dict[str, Any], p: Tensor) -> Tensor | None:
         """What `committed()` shows of a tensor; None where the tensor already has it."""
