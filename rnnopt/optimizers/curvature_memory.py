@@ -34,6 +34,8 @@ def total(parts: list[Tensor], joint: Total | None = None) -> Tensor:
     """The sum of what the buckets give, on the first bucket's device."""
     if joint is not None:
         return joint(parts)
+    if len(parts) == 1:
+        return parts[0]
     return torch.stack([part.to(parts[0].device) for part in parts]).sum(0)
 
 
