@@ -49,8 +49,10 @@ def launch(out, optimizer, *more, verb="train"):
 def ended(process):
     try:
         printed, _ = process.communicate(timeout=LIMIT)
-    finally:
-        process.kill()
+    except subprocess.TimeoutExpired:
+        process.terminate()  # which the agent hands on to its processes
+        printed, _ = process.communicate()
+        pytest.fail(f"not over after {LIMIT} s:\n{printed}")
     return process.returncode, printed
 
 
