@@ -45,7 +45,13 @@ def joined(device: str) -> Iterator[None]:
     on_gpu = torch.device(device).type == "cuda"
     if on_gpu and torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    distributed.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo")
+    from torch.distributed.rendezvous import rendezvous  # not in every build of torch
+
+    store, place, count = next(rendezvous("env://"))
+    # torchrun may keep the store over a restart, with the addresses of processes that are gone.
+    store = distributed.PrefixStore(f"start {_restarts()}", store)
+    backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
+    distributed.init_process_group(backend, store=store, rank=place, world_size=count)
     try:
         yield
     finally:
@@ -58,9 +64,13 @@ def goes_on(path: Path | None, resume: bool) -> bool:
         return resume
     if path is None:
         raise UserError("several processes need the run's folder: give --out.")
-    again = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
-    begun = again and rank() == 0 and _begun_by(path) == _agent()
+    begun = _restarts() > 0 and rank() == 0 and _begun_by(path) == _agent()
     return resume or mean_numbers([float(begun)])[0] > 0
+
+
+def _restarts() -> int:
+    """How often torchrun has started the processes again."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
 
 
 def _agent() -> dict[str, Any]:

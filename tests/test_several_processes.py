@@ -33,12 +33,12 @@ SETTINGS = dict(
 OPTIMIZERS = {"frank-wolfe": "frank-wolfe:inner_steps=3", "asnaq": "asnaq:update_every=2"}
 
 
-def launch(out, optimizer, *more, verb="train"):
+def launch(out, optimizer, *more, restarts=2):
     settings = [f"--{k.replace('_', '-')}={v}" for k, v in SETTINGS.items()]
     return subprocess.Popen(
         [
             sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
-            "--max-restarts=2", "-m", "rnnopt", verb, *settings, f"--optimizer={optimizer}",
+            f"--max-restarts={restarts}", "-m", "rnnopt", "train", *settings, f"--optimizer={optimizer}",
             f"--out={out}", *more,
         ],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
@@ -119,7 +119,7 @@ def test_after_a_process_was_killed_the_restarted_ones_reach_the_same_end(of_two
 def test_a_folder_that_holds_a_run_is_refused_once(of_two):
     folder = of_two("frank-wolfe")
     before = {path: path.read_bytes() for path in folder.path.iterdir()}
-    code, printed = ended(launch(folder.path, "frank-wolfe", "--quiet"))
+    code, printed = ended(launch(folder.path, "frank-wolfe", "--quiet", restarts=1))
     assert code != 0
     assert "already holds a run" in printed  # again in each restart: torchrun knows no final error
     assert "rnnopt: failed" not in printed
