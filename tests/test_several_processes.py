@@ -38,8 +38,8 @@ def launch(out, optimizer, *more, restarts=2):
     return subprocess.Popen(
         [
             sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
-            f"--max-restarts={restarts}", "-m", "rnnopt", "train", *settings, f"--optimizer={optimizer}",
-            f"--out={out}", *more,
+            f"--max-restarts={restarts}", "-m", "rnnopt", "train", *settings,
+            f"--optimizer={optimizer}", f"--out={out}", *more,
         ],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
