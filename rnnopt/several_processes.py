@@ -20,7 +20,8 @@ from torch import distributed
 from rnnopt.config import RunConfig
 from rnnopt.distributed import mean_numbers, processes
 from rnnopt.errors import UserError
-from rnnopt.run_folder import RunFolder, read_json, write_json
+from rnnopt.files import read_json, write_json
+from rnnopt.run_folder import RunFolder
 from rnnopt.tasks.task import Batch, Batches, Task
 
 NOTE = "torchrun.json"  # in the run folder: who began it
@@ -100,6 +101,7 @@ def check(config: RunConfig, model: dict[str, Any], optimizer: Any, batch_size: 
         "batch normalisation, which needs whole minibatches": model.get("batch_norm"),
         "dropout, whose masks would be others": model.get("dropout"),
         "tbptt": config.tbptt,
+        f"on-nonfinite {config.on_nonfinite}": config.on_nonfinite != "stop",
         "optimizer admm": not isinstance(optimizer, torch.optim.Optimizer),
         'communicate="commit"': getattr(optimizer, "communicate", "gradient") == "commit",
         f"minibatches of {batch_size}, too few for each to get one": batch_size < count,
@@ -142,9 +144,14 @@ class FirstFolder(RunFolder):
     def create(cls, path: Path, config: RunConfig) -> RunFolder:
         """A new folder, or a UserError in all processes."""
         with _told():
-            folder = super().create(path, config)
+            RunFolder.create(path, config)
             write_json(path / NOTE, _agent())
-            return folder
+        return cls(path)
+
+    def refuse_run(self) -> None:
+        """Raises UserError in all processes if the folder holds a run."""
+        with _told():
+            super().refuse_run()
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -164,6 +171,10 @@ class ReadFolder(RunFolder):
         _hear()
         return cls(path)
 
+    def refuse_run(self) -> None:
+        """Waits for what the first process finds."""
+        _hear()
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Waits until the first process has the lock."""
@@ -173,7 +184,7 @@ class ReadFolder(RunFolder):
     def _nothing(self, *_: Any) -> None:
         """What the first process does."""
 
-    keep_records = append_record = write_checkpoint = _nothing  # type: ignore[assignment]
+    keep_records = append_record = write_checkpoint = _write = _nothing  # type: ignore[assignment]
     write_data = write_error = write_result = write_weights = _nothing  # type: ignore[assignment]
 
 

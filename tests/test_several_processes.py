@@ -142,6 +142,7 @@ def test_other_verbs_are_refused_under_torchrun(command, monkeypatch):
         (RunConfig(), dict(batch_norm=True), None, "batch normalisation"),
         (RunConfig(), dict(dropout=0.1), None, "dropout"),
         (RunConfig(tbptt=4), {}, None, "tbptt"),
+        (RunConfig(on_nonfinite="skip"), {}, None, "on-nonfinite skip"),
         (RunConfig(), {}, SimpleNamespace(), "optimizer admm"),
         (RunConfig(), {}, "commit", 'communicate="commit"'),
         (RunConfig(batch_size=1), {}, None, "minibatches of 1, too few"),
