@@ -7,12 +7,17 @@ n workers with minibatches of 16 learn digits-pixels. Contenders, all with plain
 - large batch: synchronous, K = 1, 5 minibatches accumulated: as much traffic as local steps;
 - inner steps: synchronous, K = 5: the local steps' algorithm with 5 times their traffic.
 
+With --compression the local contenders alone, sending whole numbers, bytes, bits (what a commit
+loses is added to the next, and the mean is shrunk into the ball), or moving one commit late.
+
 Workers are simulated in one process: synchronous ones by one minibatch of all, local ones by
 copies whose weights, and means of weights, are averaged after each commit, which is the same as to
-average displacements. The learning rate of each contender and n is the best of a grid on a seed of
-its own, by validation accuracy; the table has the test accuracy of other seeds.
+average displacements; compressed they differ in the unit of what is lost. The learning rate of each
+contender and n is the best of a grid on a seed of its own, by validation accuracy; the table has
+the test accuracy of other seeds.
 
     python benchmarks/local_steps.py
+    python benchmarks/local_steps.py --compression
     python benchmarks/local_steps.py --quick
 """
 
@@ -21,8 +26,11 @@ import statistics
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
+from torch.nn.utils import parameters_to_vector
 
 from rnnopt import FrankWolfe, SequenceModel
+from rnnopt.optimizers.compression import mean_in_one_process
 from rnnopt.tasks import Batches, build_task
 from rnnopt.tasks.task import Task
 
@@ -36,6 +44,7 @@ class Contender(NamedTuple):
     inner_steps: int
     accumulated: int
     local: bool
+    sends: str = "none"  # a compression, or "late"
 
 
 CONTENDERS = {
@@ -44,6 +53,63 @@ CONTENDERS = {
     "large batch": Contender(1, 5, local=False),
     "inner steps": Contender(5, 1, local=False),
 }
+
+COMPRESSED = {
+    f"each commit, {sends}": Contender(5, 1, local=True, sends=sends)
+    for sends in ("none", "int8", "sign", "late")
+}
+
+
+class Exchange:
+    """The commits of local contenders: moves from the last committed weights.
+
+    Args:
+        models: the workers', with the same weights.
+        sends: as in `Contender`.
+    """
+
+    def __init__(self, models: list[SequenceModel], sends: str):
+        self.models, self.sends = models, sends
+        self.weights = parameters_to_vector(models[0].parameters()).detach().clone()
+        self.sizes = [p.numel() for p in models[0].parameters()]
+        self.before = torch.zeros_like(self.weights)  # the last mean, for "late"
+        self.lost = [torch.zeros_like(self.weights) for _ in models]
+
+    def commit(self, optimizers: list[FrankWolfe]) -> None:
+        """Weights ← those that all workers agree on; so for the running means of weights."""
+        vectors = [parameters_to_vector(m.parameters()).detach() for m in self.models]
+        changes = [vector - self.weights for vector in vectors]
+        mean = move = torch.stack(changes).mean(0)
+        if self.sends == "late":
+            move, self.before = self.before, mean
+        elif self.sends != "none":
+            sent = [change + lost for change, lost in zip(changes, self.lost, strict=True)]
+            move, self.lost = mean_in_one_process(sent, self.sizes, self.sends)
+            move = self._shrunk(move, changes)
+        self.weights = self.weights + move
+        average(self.models, optimizers)
+        group = optimizers[0].param_groups[0]
+        factor = min(1.0, (group["average"] + 1) / (group["commits"] + group["average"]))
+        corrections = (move - mean).split(self.sizes)
+        for model, optimizer in zip(self.models, optimizers, strict=True):
+            parts = zip(
+                model.parameters(), self.weights.split(self.sizes), corrections, strict=True
+            )
+            for p, value, correction in parts:
+                p.detach().copy_(value.view_as(p))
+                optimizer.state[p]["average"].add_(correction.view_as(p), alpha=factor)
+
+    def _shrunk(self, move: Tensor, changes: list[Tensor]) -> Tensor:
+        """No tensor's move is longer than the workers' own on average."""
+        parts = []
+        own = zip(*(change.split(self.sizes) for change in changes), strict=True)
+        for p, part, each in zip(
+            self.models[0].parameters(), move.split(self.sizes), own, strict=True
+        ):
+            norms = [torch.linalg.norm(e.view_as(p), 2) for e in (part, *each)]
+            limit = torch.stack(norms[1:]).mean()
+            parts.append(part * torch.where(norms[0] > limit, limit / norms[0], 1.0))
+        return torch.cat(parts)
 
 
 def average(models: list[SequenceModel], optimizers: list[FrankWolfe]) -> None:
@@ -72,7 +138,7 @@ def accuracies(
     optimizers = [
         FrankWolfe(m.parameters(), lr=lr, inner_steps=contender.inner_steps) for m in models
     ]
-    batches = Batches(task, size, seed)
+    batches, exchange = Batches(task, size, seed), Exchange(models, contender.sends)
     steps = max(1, sequences // (size * copies * contender.inner_steps)) * contender.inner_steps
     for step in range(steps):
         for model, optimizer in zip(models, optimizers, strict=True):
@@ -82,7 +148,7 @@ def accuracies(
             task.loss_of(model(batch.inputs), batch).backward()
             optimizer.step()
         if contender.local and optimizers[0].inner_step == 0:
-            average(models, optimizers)
+            exchange.commit(optimizers)
     with optimizers[0].committed():
         return tuple(  # type: ignore[return-value]
             task.evaluate(first, examples, CPU)[1] for examples in (task.validation, task.test)
@@ -95,18 +161,25 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a few steps, to see that it runs")
     parser.add_argument("--workers", type=int, nargs="+", default=[2, 4, 16])
     parser.add_argument("--sequences", type=int, default=48_000)
-    quick = parser.parse_args().quick
-    workers = [2] if quick else parser.parse_args().workers
-    sequences = 320 if quick else parser.parse_args().sequences
-    rates = [1e-3, 3e-3] if quick else [1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2]
-    seeds = [0] if quick else [0, 1, 2, 3, 4]
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--rates", type=float, nargs="+", default=[1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2])
+    parser.add_argument("--compression", action="store_true", help="the local contenders alone")
+    arguments = parser.parse_args()
+    quick = arguments.quick
+    workers = [2] if quick else arguments.workers
+    sequences = 320 if quick else arguments.sequences
+    contenders = COMPRESSED if arguments.compression else CONTENDERS
+    if quick:
+        contenders = contenders | COMPRESSED
+    rates = [1e-3, 3e-3] if quick else arguments.rates
+    seeds = [0] if quick else list(range(arguments.seeds))
     torch.set_num_threads(1)
     task = build_task("digits-pixels")
     print(f"{sequences} sequences altogether, test accuracy of {len(seeds)} seeds\n")
     print("| workers | contender | lr | commits | mean | lowest | highest |")
     print("|---|---|---|---|---|---|---|")
     for n in workers:
-        for name, contender in CONTENDERS.items():
+        for name, contender in contenders.items():
 
             def validation(lr: float, n: int = n, contender: Contender = contender) -> float:
                 return accuracies(task, contender, n, lr, TUNING_SEED, sequences)[0]

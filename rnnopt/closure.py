@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rnnopt.distributed import average_gradients
 from rnnopt.tasks.task import Batch, Batches
 from rnnopt.truncation import Chunks, Truncation
 
@@ -94,8 +95,10 @@ class Closure:
         self.model.zero_grad()
         first = self._random is None
         self.rewind()
-        loss = self._loss(self.batch) if self.chunks is None else self.chunks.loss()
+        loss = self._own_loss() if self.chunks is None else self.chunks.loss()
         loss.backward()
+        if self.batches.share is not None:
+            average_gradients(self.model.parameters())
         if self.clip_value is not None:
             nn.utils.clip_grad_value_(self.model.parameters(), self.clip_value)
         if self.clip is not None:
@@ -119,7 +122,7 @@ class Closure:
         if self.chunks is not None:
             return self.chunks.loss_alone()
         self.losses_alone += 1
-        return self._loss(self.batch)
+        return self._own_loss()
 
     @torch.no_grad()
     def monitored_loss(self) -> Tensor:
@@ -130,6 +133,11 @@ class Closure:
         self.rewind()
         self.losses_alone += 1
         return self._loss(self._monitored)
+
+    def _own_loss(self) -> Tensor:
+        """The minibatch's loss, by this process's share where several take part."""
+        loss, share = self._loss(self.batch), self.batches.share
+        return loss if share is None else loss * share
 
     def _loss(self, batch: Batch) -> Tensor:
         return self.batches.task.loss_of(self.model(batch.inputs, batch.lengths), batch)

@@ -24,6 +24,7 @@ from rnnopt import (
     diagnosis_report,
     report,
     report_page,
+    several_processes,
     tracking,
     tuning,
 )
@@ -33,6 +34,7 @@ from rnnopt.commands.about import list_all, look_around
 from rnnopt.commands.reproduce import reproduce_published
 from rnnopt.config import RunConfig, SharedConfig
 from rnnopt.diagnosis import Diagnosis
+from rnnopt.distributed import any_of
 from rnnopt.errors import UserError, unknown_name
 from rnnopt.layers.kernels import cpu
 from rnnopt.memory import keep_freed_memory
@@ -97,15 +99,30 @@ def train(
     """
     if resume and out is None:
         raise UserError("--resume needs the run's folder: give --out.")
+    with several_processes.joined(config.device):
+        resume = several_processes.goes_on(out, resume)
+        return _train(config, out, resume, log, quiet, as_json)
+
+
+def _train(
+    config: RunConfig,
+    out: Path | None,
+    resume: bool,
+    log: tuple[tracking.Kind, ...],
+    quiet: bool,
+    as_json: bool,
+) -> int:
+    """`train`, in one of the processes that share the run."""
+    several, first = several_processes.started() > 1, several_processes.rank() == 0
     check_rate(config)
     name = f"{parse(config.task)[0]}-{parse(config.optimizer)[0]}-{config.seed}"
     path = out or new_folder(name)
-    console.quiet = as_json
+    console.quiet = as_json or not first
     keep_freed_memory()
     with (
-        tracking.trackers(log, path) as tracked,
+        tracking.trackers(log if first else (), path) as tracked,
         comparison.interruptible() as stop,
-        progress_bars(quiet or as_json) as bars,
+        progress_bars(quiet or as_json or not first) as bars,
     ):
         bar = bars.add_task("training", total=1.0, note="", visible=False)
         show = Show(bars, bar)
@@ -114,14 +131,17 @@ def train(
             show(progress)
             tracked(progress)
 
+        def stops() -> bool:
+            return any_of(stop.is_set()) if several else stop.is_set()
+
         result = run_one(
-            config, path, resume, listen, stop.is_set, given,
+            config, path, resume, listen, stops, given,
             lambda task: announce(task, quiet or as_json),
         )  # fmt: skip
         tracked.finish(result)
     for sentence in tracked.lost:
         complain(f"{sentence}; the rest of the run is in its folder alone.")
-    if as_json:
+    if as_json and first:
         for_script({"folder": path, **result})
     name = result.get("metric", "metric")
     if "test_metric" in result:
@@ -395,10 +415,13 @@ def main(arguments: list[str] | None = None) -> None:
         _check_environment()
         if arguments[0][:1] != "-" and arguments[0] not in VERBS:
             raise unknown_name("verb", arguments[0], VERBS)
+        if several_processes.started() > 1 and arguments[0] != "train":
+            raise UserError(f"{arguments[0]} works in one process: start it without torchrun.")
         with download_bar():
             code = _run_verb(arguments)
     except UserError as error:
-        complain(f"rnnopt: {error}")
+        if several_processes.rank() == 0:
+            complain(f"rnnopt: {error}")
         code = 2
     except KeyboardInterrupt:
         errors.print("interrupted")

@@ -9,14 +9,17 @@ from typing import Any
 
 import torch
 
+from rnnopt import several_processes
 from rnnopt.admm.trainer import ADMM
 from rnnopt.checkpoints import CHECKPOINT
 from rnnopt.config import MODELS, Budget, RunConfig, SharedConfig
+from rnnopt.distributed import processes
 from rnnopt.errors import UserError
 from rnnopt.layers.sequence_model import SequenceModel
 from rnnopt.optimizers.by_name import OPTIMIZERS, build_optimizer
 from rnnopt.run_folder import CannotWrite, RunFolder
 from rnnopt.schedules import Plateau
+from rnnopt.several_processes import SharedBatches, folder_kind
 from rnnopt.specification import call_with, options_of, parse, write
 from rnnopt.tasks import Batches, Task, build_task
 from rnnopt.tasks.own_data import own_task
@@ -112,11 +115,17 @@ def build_training(
     if config.schedule.startswith("plateau"):
         restart = config.schedule == "plateau-restart"
         plateau = Plateau(config.decay, config.patience, restart)
+    batch_size = config.batch_size or _batch_size(task, optimizer)
+    batches = Batches(task, batch_size, config.seed)
+    if processes() > 1:
+        several_processes.check(config, model_settings(config, task), optimizer, batch_size)
+        each_step = config.readout == "every"
+        batches = SharedBatches(task, batch_size, config.seed, each_step)
     return Training(
         model,
         optimizer,
         task,
-        Batches(task, config.batch_size or _batch_size(task, optimizer), config.seed),
+        batches,
         Budget.parse(config.budget),
         config.schedule,
         config.clip,
@@ -230,14 +239,15 @@ def run(
     if not resume:
         training = build_training(config)
         announce(training.task)
-        RunFolder(path).refuse_run()
-        with RunFolder(path).locked():  # before anything is written: another may have the same idea
-            folder = RunFolder.create(path, settle(config, training.task))
+        kind = folder_kind()
+        kind(path).refuse_run()
+        with kind(path).locked():  # before anything is written: another may have the same idea
+            folder = kind.create(path, settle(config, training.task))
             if training.task.data is not None:
                 model = model_settings(resolve(config), training.task)
                 folder.write_data(training.task.data.to_dict() | {"model": model})
             return _train(training, folder, listener, stop_requested)
-    folder = RunFolder.open(path)
+    folder = folder_kind().open(path)
     _check_resumable(config, folder.read_config(), given)
     with folder.locked():
         if folder.is_over():

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from rnnopt.admm.trainer import ADMM
 from rnnopt.closure import Closure as Closure
 from rnnopt.config import Budget, OnNonfinite, Schedule
+from rnnopt.distributed import mean_numbers
 from rnnopt.nonfinite import NonFinite
 from rnnopt.optimizers.adaqn import AdaQN
 from rnnopt.optimizers.asnaq import ASNAQ
@@ -154,11 +155,16 @@ class Training:
             self.closure.leave_out()
         else:
             self.closure.advance()
-            self.loss_sum += loss
-            self.loss_count += 1
         if self.device.type == "cuda" and self._clock >= self.next_look:
             torch.cuda.synchronize(self.device)
-        self.seconds += time.perf_counter() - started
+        seconds: float = time.perf_counter() - started
+        if loss is not None:
+            if self.batches.share is not None:  # all processes decide from the same numbers
+                mean, seconds = mean_numbers([float(loss), seconds])
+                loss = torch.full_like(loss, mean)
+            self.loss_sum += loss
+            self.loss_count += 1
+        self.seconds += seconds
 
     def _learn(self) -> Tensor | None:
         """The learner's step and its loss; None if it was left out."""
@@ -192,6 +198,8 @@ class Training:
         self.next_look = self._clock + self.evaluate_every
         with committed(self.optimizer):
             loss, metric = self.task.evaluate(self.model, self.task.validation, self.device)
+            if self.batches.share is not None:
+                loss, metric = mean_numbers([loss, metric])
             best = self.best.get("validation_metric", math.nan)
             if math.isnan(best) or self.task.is_better(metric, best):
                 weights = self.model.state_dict()

@@ -4,23 +4,17 @@ taken together, and Frank-Wolfe's displacements averaged at the commit.
 The claims are the functions of distributed_checks.py, which 2 and 4 processes run once, on gloo.
 """
 
-import contextlib
-import os
-import subprocess
-import sys
-import tempfile
-from functools import cache
 from pathlib import Path
 
 import distributed_checks
 import pytest
 import torch
+from processes import claim_holds, claims
 
 from rnnopt import AdaQN, FrankWolfe
 from rnnopt.distributed import any_of, average_gradients, copy_from_first, means, share, sums
 
 SCRIPT = Path(__file__).parent / "distributed_checks.py"
-LIMIT = 150  # seconds for all claims of so many processes: those that hang have failed
 
 pytestmark = pytest.mark.skipif(
     not torch.distributed.is_available() or not torch.distributed.is_gloo_available(),
@@ -28,44 +22,9 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-@cache
-def results(size):
-    """What each process wrote of each claim: {name: [text, …]}, and how the processes ended."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    with contextlib.ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        logs = [stack.enter_context(open(folder / f"log.{rank}", "w+")) for rank in range(size)]
-        started = [
-            subprocess.Popen(
-                [sys.executable, str(SCRIPT), str(rank), str(size), str(folder)],
-                stdout=log, stderr=log, env=environment,
-            )
-            for rank, log in enumerate(logs)
-        ]  # fmt: skip
-        try:
-            codes = [process.wait(LIMIT) for process in started]
-        except subprocess.TimeoutExpired:
-            codes = ["late"]
-        finally:
-            for process in started:
-                process.kill()
-                process.wait()
-        found = {}
-        for check in distributed_checks.CHECKS[size]:
-            files = [folder / f"{check.__name__}.{rank}" for rank in range(size)]
-            found[check.__name__] = [f.read_text() if f.exists() else "no answer" for f in files]
-        texts = [(folder / f"log.{rank}").read_text() for rank in range(size)]
-    ended = "\n".join([f"exit codes {codes}", *texts])
-    return found, ended
-
-
-@pytest.mark.parametrize(
-    ("size", "name"),
-    [(n, check.__name__) for n, checks in distributed_checks.CHECKS.items() for check in checks],
-)
+@pytest.mark.parametrize(("size", "name"), claims(distributed_checks.CHECKS))
 def test_several_processes(size, name):
-    found, ended = results(size)
-    assert found[name] == ["ok"] * size, "\n".join([*found[name], ended])
+    claim_holds(SCRIPT, distributed_checks.CHECKS, size, name)
 
 
 def test_without_a_process_group_every_helper_gives_back_what_it_got():
@@ -96,6 +55,14 @@ def test_an_error_names_what_was_got():
     weight = torch.nn.Parameter(torch.ones(2))
     with pytest.raises(ValueError, match="communicate='often'"):
         FrankWolfe([weight], communicate="often")
+    with pytest.raises(ValueError, match="compression must be one of .* got 'bits'"):
+        FrankWolfe([weight], communicate="commit", compression="bits")
+    with pytest.raises(ValueError, match='overlap needs compression="none"'):
+        FrankWolfe([weight], communicate="commit", compression="int8", overlap=True)
+    with pytest.raises(ValueError, match='compression and overlap need communicate="commit"'):
+        FrankWolfe([weight], overlap=True)
+    with pytest.raises(ValueError, match='got ball="global"'):
+        FrankWolfe([weight], norm=2, ball="global", communicate="commit", compression="int8")
     for learner in (FrankWolfe, AdaQN):
         with pytest.raises(ValueError, match="process_group='gloo'"):
             learner([weight], process_group="gloo")

@@ -139,7 +139,7 @@ class AdaQN(AveragedQuasiNewton):
         if not flat.buckets or self._all_rates_are_zero():
             return loss
         gradient = flat.gradients("gradient")
-        if not math.isfinite(norm(gradient)):
+        if not math.isfinite(norm(gradient, flat.joint)):
             self._skip(flat)
             return loss
         self._remember_gradient(flat, gradient)

@@ -195,7 +195,7 @@ class ASNAQ(AveragedQuasiNewton):
         if not flat.buckets or self._all_rates_are_zero():
             return loss
         gradient, weights = flat.gradients("gradient"), start or flat.weights("weights")
-        if not math.isfinite(norm(gradient)):
+        if not math.isfinite(norm(gradient, flat.joint)):
             flat.set_weights(weights)
             self._skip(flat)
             return loss
@@ -205,7 +205,7 @@ class ASNAQ(AveragedQuasiNewton):
             with torch.enable_grad():
                 closure()
             after = flat.gradients("after")
-        if after is not gradient and not math.isfinite(norm(after)):
+        if after is not gradient and not math.isfinite(norm(after, flat.joint)):
             self._reject(flat)
             return loss
         self._learn(flat, change, gradient, after)
@@ -242,7 +242,7 @@ class ASNAQ(AveragedQuasiNewton):
         if not flat.buckets or self._all_rates_are_zero():
             return
         gradient = flat.gradients("gradient")
-        if not math.isfinite(norm(gradient)):
+        if not math.isfinite(norm(gradient, flat.joint)):
             self._skip(flat)
             return
         change = self._move(flat, flat.weights("weights"), gradient)

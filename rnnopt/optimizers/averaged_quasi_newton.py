@@ -99,12 +99,13 @@ class AveragedQuasiNewton(FlatOptimizer, ABC):
             first["next_pair"] % max(1, count),
             self._scaling(flat),
             out=flat.scratch("direction"),
+            joint=flat.joint,
         )
-        length = norm(direction)
+        length = norm(direction, flat.joint)
         lost = not 0 < length < math.inf  # in rounding, or the gradient is zero
         if lost:
             torch._foreach_copy_(direction, gradient)
-            length = norm(direction)
+            length = norm(direction, flat.joint)
             if length == 0:
                 return direction, -1.0
             self._forget_pairs()
@@ -153,7 +154,7 @@ class AveragedQuasiNewton(FlatOptimizer, ABC):
         size = first["memory"]
         if first["pair_products"] is None or len(first["pair_products"]) != size * size:
             changes = flat.rows("weight_changes", size)
-            every = pair_products(changes, flat.rows("gradient_changes", size))
+            every = pair_products(changes, flat.rows("gradient_changes", size), flat.joint)
             self.count(pair_products=every.flatten().tolist())
         return list(first["pair_products"])
 
@@ -187,7 +188,8 @@ class AveragedQuasiNewton(FlatOptimizer, ABC):
     ) -> bool:
         """Pushes (s, y) if s·y > ε y·y and s·y > 0; returns whether it did."""
         first = self.param_groups[0]
-        sums = torch.stack([inner(change, difference), inner(difference, difference)])
+        pairs = ((change, difference), (difference, difference))
+        sums = torch.stack([inner(*pair, flat.joint) for pair in pairs])
         curvature, squared = sums.tolist()
         threshold = first["curvature_epsilon"] * squared
         if not (curvature > 0 and threshold < curvature < math.inf) or not first["memory"]:
@@ -215,7 +217,8 @@ class AveragedQuasiNewton(FlatOptimizer, ABC):
         """
         size = self.param_groups[0]["memory"]
         every = self._every_product(flat)
-        column = products(flat.rows("weight_changes", count), difference).tolist()
+        changes = flat.rows("weight_changes", count)
+        column = products(changes, difference, flat.joint).tolist()
         for other in range(count):
             every[other * size + row] = column[other]
         self.count(pair_products=every)
@@ -242,7 +245,7 @@ class AveragedQuasiNewton(FlatOptimizer, ABC):
             if first["curvature"] == "fisher" and first["gradients"] and first["memory"]:
                 change = torch._foreach_sub(average, flat.buffers("anchor"))
                 history = flat.rows("gradient_history", first["gradients"])
-                product = fisher_product(history, change, first["fisher_mean"])
+                product = fisher_product(history, change, first["fisher_mean"], flat.joint)
                 moves = self._remember_pair(flat, change, product) or moves
         if moves:
             self._move_anchor(flat, average)

@@ -6,18 +6,26 @@ gates where a tensor stacks several, and vertex 0 for a tensor without a gradien
 """
 
 import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from rnnopt.distributed import Group, means
-from rnnopt.optimizers.linear_minimization import Tensors, ball_scale, global_vertices, vertices
+from rnnopt.optimizers.balls import Balls, together
+from rnnopt.optimizers.linear_minimization import (
+    Joint,
+    Tensors,
+    ball_scale,
+    global_vertices,
+    vertices,
+)
 from rnnopt.optimizers.stacked_gates import count_gates
 
 LARGEST = math.log(16)  # of a tensor's adapted radius, and its inverse the smallest
 # State that is kept in float32 at least, whatever the weights are.
-WIDE = frozenset(("average", "vertex_buffer", "log_radius"))
+WIDE = frozenset(("average", "vertex_buffer", "log_radius", "unsent"))
 
 
 class Search:
@@ -31,6 +39,8 @@ class Search:
 
     def __init__(self, group: dict[str, Any], params: list[Tensor], states: list[dict[str, Any]]):
         self.group, self.params, self.states = group, params, states
+        self.gradients = [p.grad for p in params]
+        self.owners = params  # the parameters themselves, where `params` are parts of them
         self.displacements: list[Tensor] = []
         self.direction: list[Tensor] = []  # of the outer step, in radii
 
@@ -46,29 +56,48 @@ class Search:
             self.displacements = [state["displacement"] for state in states]
             if first and states:
                 torch._foreach_copy_([state["anchor"] for state in states], self.params)
-        for p, state in zip(self.params, states, strict=True):
-            state["has_gradient"] = p.grad is not None or (state["has_gradient"] and not first)
+        for gradient, state in zip(self.gradients, states, strict=True):
+            state["has_gradient"] = gradient is not None or (state["has_gradient"] and not first)
+
+    def joint(self, indices: Sequence[int]) -> Joint | None:
+        """How numbers of these tensors come about, if processes hold parts of them."""
+        return None
+
+    def has_direction(self) -> bool:
+        """Whether some gradient has an entry that is not zero."""
+        indices, gradients = self._with_gradients()
+        return bool(indices) and any(_present(gradients, self.joint(indices)))
+
+    def pseudo_gradients(self, indices: list[int]) -> Sequence[Tensor]:
+        """-direction of these tensors, as gradients of `owners`."""
+        return torch._foreach_neg([self.direction[i] for i in indices])
+
+    def _with_gradients(self) -> tuple[list[int], Tensors]:
+        """Which tensors have a gradient, and these."""
+        indices = [i for i, g in enumerate(self.gradients) if g is not None]
+        return indices, [g for g in self.gradients if g is not None]
 
     def oracle_input(self) -> tuple[list[int], Tensors]:
         """Which tensors have a gradient, and what the oracle sees of each."""
         group = self.group
-        indices = [i for i, p in enumerate(self.params) if p.grad is not None]
-        gradients: Tensors = [p.grad for p in self.params if p.grad is not None]
+        indices, gradients = self._with_gradients()
         if not indices:
             return [], []
         if group["weight_decay"] and not group["decoupled_weight_decay"]:
             params = [self.params[i] for i in indices]
             gradients = torch._foreach_add(gradients, params, alpha=group["weight_decay"])
         if group["momentum"]:
+            joint = self.joint(indices)
             if group["adapt"] or group["normalize"]:
-                units = vertices(gradients, 2, [-1.0] * len(gradients))  # g/‖g‖, 0 for 0
+                # g/‖g‖, 0 for 0
+                units = vertices(gradients, 2, [-1.0] * len(gradients), joint=joint)
                 if group["adapt"]:
                     self._adapt(indices, units)
                 gradients = units if group["normalize"] else gradients
             averages: Tensors = [self.states[i]["momentum_buffer"] for i in indices]
             torch._foreach_lerp_(averages, gradients, 1 - group["momentum"])
             # A zero gradient moves nothing, although the oracle sees an average that is not zero.
-            present = _present(gradients)
+            present = _present(gradients, joint)
             if group["nesterov"] and not group["vertex_momentum"]:
                 averages = torch._foreach_lerp(gradients, averages, group["momentum"])
             gradients = torch._foreach_mul(averages, present)
@@ -77,9 +106,15 @@ class Search:
     def _adapt(self, indices: list[int], units: Tensors) -> None:
         """Each tensor's radius grows with the cosine of its gradient to the average so far."""
         averages = [self.states[i]["momentum_buffer"] for i in indices]
-        directions = vertices(averages, 2, [-1.0] * len(averages))
-        for i, unit, direction in zip(indices, units, directions, strict=True):
-            cosine = torch.dot(unit.flatten().float(), direction.flatten().float())
+        joint = self.joint(indices)
+        directions = vertices(averages, 2, [-1.0] * len(averages), joint=joint)
+        cosines: Tensors = [
+            torch.dot(unit.flatten().float(), direction.flatten().float())
+            for unit, direction in zip(units, directions, strict=True)
+        ]
+        if joint is not None:
+            cosines = joint.join(cosines, 1)
+        for i, cosine in zip(indices, cosines, strict=True):
             change = (self.group["adapt"] * cosine).nan_to_num(0.0, posinf=0.0, neginf=0.0)
             self.states[i]["log_radius"].add_(change).clamp_(-LARGEST, LARGEST)
 
@@ -92,9 +127,8 @@ class Search:
 
     def forget_missing(self) -> None:
         """A missing gradient counts as the vertex 0."""
-        missing = [
-            d for p, d in zip(self.params, self.displacements, strict=True) if p.grad is None
-        ]
+        pairs = zip(self.gradients, self.displacements, strict=True)
+        missing = [d for gradient, d in pairs if gradient is None]
         self.average_in(missing, [torch.zeros_like(d) for d in missing])
 
     def average_in(self, targets: Tensors, new: Tensors) -> None:
@@ -146,7 +180,7 @@ class Search:
         if group["nesterov"]:
             torch._foreach_lerp_(moves, new, 1 - beta)
         # A zero gradient moves nothing, although the mean is not zero.
-        torch._foreach_mul_(moves, _present(new))
+        torch._foreach_mul_(moves, _present(new, self.joint(indices)))
         self.direction = list(self.displacements)
         for i, move in zip(indices, moves, strict=True):
             self.direction[i] = move.to(self.params[i].dtype)
@@ -176,10 +210,38 @@ class Search:
                 alpha=float(length),
             )
 
+    def balls(self, indices: list[int], sources: Tensors) -> Balls:
+        """The balls of the tensors that have a gradient, from what the oracle sees of them."""
+        targets = [self.displacements[i] for i in indices]
+        gates = self.count_gates(indices)
+        if all(count == 1 for count in gates):
+            return Balls(list(sources), targets, gates, list(sources))
 
-def _present(tensors: Tensors) -> list[Tensor]:
+        def split(tensors: Tensors) -> list[Tensor]:
+            parts = [t.chunk(n) if n > 1 else (t,) for t, n in zip(tensors, gates, strict=True)]
+            return [gate for part in parts for gate in part]
+
+        sources = split(sources)
+        return Balls(sources, split(targets), gates, sources)
+
+    def count_gates(self, indices: list[int]) -> list[int]:
+        """How many balls each of these tensors has."""
+        group = self.group
+        if group["ball"] != "gate" and group["norm"] != "spectral":
+            return [1] * len(indices)
+        names = tuple(group.get("param_names", ()))
+        counts = count_gates(tuple(p.shape for p in group["params"]), group["gates"], names)
+        if all(count == 1 for count in counts):
+            return [1] * len(indices)
+        count_of = dict(zip(group["params"], counts, strict=True))
+        return [count_of[self.owners[i]] for i in indices]
+
+
+def _present(tensors: Tensors, joint: Joint | None = None) -> list[Tensor]:
     """For each tensor 0 if all its entries are zero, else 1 (NaN counts as 1)."""
-    sizes = torch._foreach_norm(tensors, 1)
+    sizes: Tensors = torch._foreach_norm(tensors, 1)
+    if joint is not None:
+        sizes = joint.join(sizes, 1)
     return [(size != 0).to(t) for size, t in zip(sizes, tensors, strict=True)]
 
 
@@ -217,77 +279,54 @@ def move_displacements(searches: list[Search]) -> None:
     for search in searches:
         group = search.group
         indices, gradients = search.oracle_input()
-        sources, targets = list(gradients), [search.displacements[i] for i in indices]
-        gates = [1] * len(indices)
-        if group["ball"] == "gate" or group["norm"] == "spectral":
-            sources, targets, gates = _split_gates(search, indices, sources, targets)
-        radii = [ball_scale(source, group["norm"], group["scale"]) for source in sources]
-        new = list(vertices(sources, group["norm"], radii, group["spectral"]))
+        balls = search.balls(indices, gradients)
+        radii = [ball_scale(whole, group["norm"], group["scale"]) for whole in balls.wholes]
+        new = balls.cut(
+            vertices(balls.sources, group["norm"], radii, group["spectral"], balls.joint)
+        )
         factors = search.adapted(indices)
         if factors is not None and new:
-            each = [factor for factor, n in zip(factors, gates, strict=True) for _ in range(n)]
+            each = [f for factor, n in zip(factors, balls.gates, strict=True) for f in [factor] * n]
             torch._foreach_mul_(new, [f.to(v.dtype) for f, v in zip(each, new, strict=True)])
-        search.average_in(targets, new)
-
-
-def _split_gates(
-    search: Search, indices: list[int], sources: list[Tensor], targets: list[Tensor]
-) -> tuple[list[Tensor], list[Tensor], list[int]]:
-    """Views of the single gates where a tensor stacks several, and how many each has."""
-    group = search.group
-    names = tuple(group.get("param_names", ()))
-    counts = count_gates(tuple(p.shape for p in group["params"]), group["gates"], names)
-    if all(count == 1 for count in counts):
-        return sources, targets, [1] * len(indices)
-    count_of = dict(zip(group["params"], counts, strict=True))
-    gates = [count_of[search.params[i]] for i in indices]
-
-    def split(tensors: list[Tensor]) -> list[Tensor]:
-        parts = [t.chunk(n) if n > 1 else (t,) for t, n in zip(tensors, gates, strict=True)]
-        return [gate for part in parts for gate in part]
-
-    return split(sources), split(targets), gates
-
-
-def average_displacements(searches: list[Search], process_group: Group) -> None:
-    """Every displacement ← its mean over the processes; without a gradient it counts as 0.
-
-    A tensor had a gradient if it had one in some process.
-    """
-    displacements = [d for search in searches for d in search.displacements]
-    states = [state for search in searches for state in search.states]
-    if not states:
-        return
-    had = displacements[0].new_tensor([state["has_gradient"] for state in states])
-    *averaged, had = means([*displacements, had], process_group)
-    torch._foreach_copy_(displacements, averaged)
-    for state, share in zip(states, had.tolist(), strict=True):
-        state["has_gradient"] = share > 0
+        search.average_in(balls.targets, new)
 
 
 def _move_in_global_ball(searches: list[Search]) -> None:
     """As above with one ball for all tensors, whose semi-axes are the groups' radii."""
     group = searches[0].group
-    sources: list[Tensor] = []
-    targets: list[Tensor] = []
-    radii: list[float] = []
-    for search in searches:
-        indices, gradients = search.oracle_input()
-        parts, moved = list(gradients), [search.displacements[i] for i in indices]
-        if group["norm"] == "spectral":
-            parts, moved, _ = _split_gates(search, indices, parts, moved)
-        sources += parts
-        targets += moved
-        radii += [search.group["probe_radius"]] * len(parts)
-    if not sources:
+    each = [search.balls(*search.oracle_input()) for search in searches]
+    every = together(each)
+    if not every.sources:
         return
+    radii = [
+        search.group["probe_radius"]
+        for search, balls in zip(searches, each, strict=True)
+        for _ in balls.sources
+    ]
     size = 1.0
     if group["scale"] == "entry":
-        size = sum(source.numel() for source in sources) ** (1 / float(group["norm"]))
+        size = sum(whole.numel() for whole in every.wholes) ** (1 / float(group["norm"]))
+    new = every.cut(
+        global_vertices(every.sources, group["norm"], radii, group["spectral"], every.joint)
+    )
     # The displacement is kept in radii, so the vertex is too: r_i z_i becomes z_i.
-    new = list(global_vertices(sources, group["norm"], radii, group["spectral"]))
     torch._foreach_mul_(new, [size / r if r > 0 else 0.0 for r in radii])
-    searches[0].average_in(targets, new)
+    searches[0].average_in(every.targets, new)
+
+
+@contextmanager
+def standing_at(pairs: list[tuple[Tensor, Tensor]]) -> Iterator[None]:
+    """Puts values in place of tensors inside the `with`, and the present ones back after."""
+    probes = [p.detach().clone() for p, _ in pairs]
+    with torch.no_grad():
+        for p, value in pairs:
+            p.copy_(value)
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for (p, _), probe in zip(pairs, probes, strict=True):
+                p.copy_(probe)
 
 
 def radius_in_force(group: dict[str, Any]) -> float:

@@ -14,7 +14,8 @@ storage", Mathematics of Computation 35, 1980; Byrd, Nocedal and Schnabel 1994 f
 The aSNAQ paper prints the second loop with a minus sign: then H is neither symmetric nor positive.
 
 Everything here works on lists, one entry a bucket of `flat_state`: vectors (size,), memories (rows,
-size) in whose rows the pairs stand as in a ring, `oldest` being the row of the oldest.
+size) in whose rows the pairs stand as in a ring, `oldest` being the row of the oldest. `joint` sums
+what the buckets give where other processes hold parts of the vectors, see `FlatState.joint`.
 """
 
 import math
@@ -26,16 +27,28 @@ from torch import Tensor
 SAFE = 1e-15  # lengths from here to its inverse have squares that single precision can add
 BLOCK = 1 << 16  # columns that are worked on at once
 Scaling = Callable[[int, slice], Tensor]
+Total = Callable[[list[Tensor]], Tensor]
 
 
-def inner(one: Sequence[Tensor], other: Sequence[Tensor]) -> Tensor:
+def total(parts: list[Tensor], joint: Total | None = None) -> Tensor:
+    """The sum of what the buckets give, on the first bucket's device."""
+    if joint is not None:
+        return joint(parts)
+    if len(parts) == 1:
+        return parts[0]
+    return torch.stack([part.to(parts[0].device) for part in parts]).sum(0)
+
+
+def inner(one: Sequence[Tensor], other: Sequence[Tensor], joint: Total | None = None) -> Tensor:
     """one · other over all buckets, float64, on the first bucket's device."""
-    products = [torch.dot(a, b).double() for a, b in zip(one, other, strict=True)]
-    return torch.stack([p.to(products[0].device) for p in products]).sum()
+    return total([torch.dot(a, b).double() for a, b in zip(one, other, strict=True)], joint)
 
 
-def norm(vectors: Sequence[Tensor]) -> float:
+def norm(vectors: Sequence[Tensor], joint: Total | None = None) -> float:
     """Length over all buckets; the squares of very large and very small entries are not lost."""
+    if joint is not None:
+        lengths = [torch.linalg.vector_norm(v, dtype=torch.float64) for v in vectors]
+        return math.sqrt(float(joint([length.square() for length in lengths])))
     length = math.hypot(*(float(torch.linalg.vector_norm(v)) for v in vectors))
     if SAFE < length < 1 / SAFE:
         return length
@@ -43,10 +56,12 @@ def norm(vectors: Sequence[Tensor]) -> float:
     return math.hypot(*(float(n) for n in wide))
 
 
-def products(memory: Sequence[Tensor], vectors: Sequence[Tensor]) -> Tensor:
+def products(
+    memory: Sequence[Tensor], vectors: Sequence[Tensor], joint: Total | None = None
+) -> Tensor:
     """Each row of the memory times the vector, (rows,), float64."""
     parts = [_times(rows, v).double() for rows, v in zip(memory, vectors, strict=True)]
-    return torch.stack([p.to(parts[0].device) for p in parts]).sum(0)
+    return total(parts, joint)
 
 
 def add_rows(
@@ -72,10 +87,12 @@ def _times(rows: Tensor, vector: Tensor) -> Tensor:
     return total
 
 
-def pair_products(changes: Sequence[Tensor], differences: Sequence[Tensor]) -> Tensor:
+def pair_products(
+    changes: Sequence[Tensor], differences: Sequence[Tensor], joint: Total | None = None
+) -> Tensor:
     """s_i · y_j of all rows, (rows, rows), float64."""
     parts = [(s @ y.t()).double() for s, y in zip(changes, differences, strict=True)]
-    return torch.stack([p.to(parts[0].device) for p in parts]).sum(0)
+    return total(parts, joint)
 
 
 def inverse_hessian_product(
@@ -86,6 +103,7 @@ def inverse_hessian_product(
     oldest: int = 0,
     scaling: Scaling | None = None,
     out: Sequence[Tensor] | None = None,
+    joint: Total | None = None,
 ) -> list[Tensor]:
     """H g.
 
@@ -108,17 +126,18 @@ def inverse_hessian_product(
                 r[bucket][columns].mul_(scaling(bucket, columns))
         return r
     upper = pairs.roll((-oldest, -oldest), (0, 1)).triu()
-    target = products(changes, gradient).roll(-oldest)
+    target = products(changes, gradient, joint).roll(-oldest)
     sigma = torch.linalg.solve_triangular(upper, target[:, None], upper=True)[:, 0]
     removed = [sigma.roll(oldest).to(g.device, g.dtype) for g in gradient]
-    images = torch.zeros_like(sigma)  # y_i · r
+    of_buckets = [torch.zeros_like(sigma) for _ in gradient]  # y_i · r
     # Block by block, so that what one line leaves in the cache the next finds there.
     for bucket, columns in blocks(gradient):
         part, rows = r[bucket][columns], differences[bucket][:, columns]
         part.copy_(gradient[bucket][columns]).addmv_(rows.t(), removed[bucket], alpha=-1)
         if scaling is not None:
             part.mul_(scaling(bucket, columns))
-        images += (rows @ part).to(images.device, images.dtype)
+        of_buckets[bucket] += (rows @ part).to(sigma.device, sigma.dtype)
+    images = total(of_buckets, joint)
     target = upper.diagonal() * sigma - images.roll(-oldest)
     c = torch.linalg.solve_triangular(upper.t(), target[:, None], upper=False)[:, 0]
     add_rows(r, changes, c.roll(oldest))
@@ -133,7 +152,10 @@ def blocks(vectors: Sequence[Tensor]) -> Iterator[tuple[int, slice]]:
 
 
 def fisher_product(
-    history: Sequence[Tensor], change: Sequence[Tensor], mean: bool = True
+    history: Sequence[Tensor],
+    change: Sequence[Tensor],
+    mean: bool = True,
+    joint: Total | None = None,
 ) -> list[Tensor]:
     """Σ_i F_i (F_i · s), divided by the number of gradients F_i unless `mean` is off.
 
@@ -141,7 +163,7 @@ def fisher_product(
         history: the gradients, (gradients, size) each.
         change: s.
     """
-    weights = products(history, change)
+    weights = products(history, change, joint)
     if mean:
         weights = weights / max(1, len(weights))
     result = [torch.zeros_like(s) for s in change]

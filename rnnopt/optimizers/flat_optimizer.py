@@ -10,6 +10,7 @@ from torch.optim.optimizer import Optimizer, ParamsT
 
 from rnnopt.distributed import Group, check_group
 from rnnopt.optimizers.flat_state import FlatState
+from rnnopt.optimizers.shards import groups_of, is_sharded
 
 
 class FlatOptimizer(Optimizer, ABC):
@@ -55,6 +56,8 @@ class FlatOptimizer(Optimizer, ABC):
         first, group = self.param_groups[0], self.param_groups[-1]
         try:
             self.check_group(group, first)
+            for p in group["params"]:
+                groups_of(p)
         except ValueError:
             self.param_groups.pop()
             raise
@@ -77,6 +80,14 @@ class FlatOptimizer(Optimizer, ABC):
             for name, default in self.defaults.items():
                 if name != "differentiable":  # torch's own, which is in no group of ours
                     group.setdefault(name, default)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The whole state; of DTensors copies, for torch saves none that are views."""
+        whole = super().state_dict()
+        if any(is_sharded(p) for group in self.param_groups for p in group["params"]):
+            state = whole["state"].items()
+            whole["state"] = {key: {n: _own(v) for n, v in own.items()} for key, own in state}
+        return whole
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Loads a copy of `state_dict`; later steps never write into the caller's tensors."""

@@ -2,7 +2,8 @@
 
 `state[p][name]` of every tensor is a view into one buffer a (group, device, working type), a
 *bucket*: sums and products run over a bucket's buffer at once, while checkpoints see the usual
-state, one entry a tensor. Half-precision weights have their state in float32.
+state, one entry a tensor. Half-precision weights have their state in float32. Of DTensors a bucket
+holds the parts of this process, see shards.py, and the state is DTensors, too.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -11,6 +12,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from rnnopt.optimizers.shards import groups_of, is_sharded, join, local, local_like, wrap
 
 HALF = (torch.float16, torch.bfloat16)
 Initial = Callable[[Tensor], Tensor]
@@ -42,11 +45,15 @@ class Bucket:
     Args:
         group: the param group.
         params: its weights.
+        spread: the process groups that hold parts of them, the same for all.
     """
 
-    def __init__(self, group: dict[str, Any], params: list[Tensor]):
-        self.group, self.params = group, params
-        self.sizes = [p.numel() for p in params]
+    def __init__(
+        self, group: dict[str, Any], params: list[Tensor], spread: tuple[Any, ...] | None = None
+    ):
+        self.group, self.owners, self.spread = group, params, spread
+        self.params = params if spread is None else [local(p.detach()) for p in params]
+        self.sizes = [p.numel() for p in self.params]
         self.size = sum(self.sizes)
         self.device, self.dtype = params[0].device, working_type(params[0])
         self.buffers: dict[str, Tensor] = {}
@@ -59,12 +66,12 @@ class Bucket:
         shape = (self.size,) if entry.rows is None else (entry.rows, self.size)
         buffer = torch.zeros(shape, dtype=dtype, device=self.device)
         views = self._views(buffer)
-        for p, state, view in zip(self.params, states, views, strict=True):
+        for i, (state, view) in enumerate(zip(states, views, strict=True)):
             if name in state:
-                view.copy_(state[name])
+                view.copy_(local(state[name]))
             elif entry.initial is not None:
-                view.copy_(entry.initial(p))
-            state[name] = view
+                view.copy_(entry.initial(self.params[i]))
+            state[name] = view if self.spread is None else wrap(view, self.owners[i])
         self.buffers[name], self.views[name] = buffer, views
 
     def _views(self, buffer: Tensor) -> list[Tensor]:
@@ -81,9 +88,11 @@ class Bucket:
 
     def gradients(self, into: str | None = None) -> Tensor:
         """A copy of the gradients, (size,), zero where there is none."""
-        if any(p.grad is not None and p.grad.layout != torch.strided for p in self.params):
+        if any(p.grad is not None and p.grad.layout != torch.strided for p in self.owners):
             raise ValueError("gradients must be dense, got a sparse one.")
-        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.params]
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.owners]
+        if self.spread is not None:
+            gradients = [local_like(g, p) for g, p in zip(gradients, self.owners, strict=True)]
         return self._flat(gradients, into)
 
     def scratch(self, name: str) -> Tensor:
@@ -143,20 +152,27 @@ class FlatState:
         self.buckets: list[Bucket] = []
         self._every = every
         for group in groups:
-            kinds: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
+            kinds: dict[Any, list[Tensor]] = {}
             for p in tracked(state, [group], every):
-                kinds.setdefault((p.device, working_type(p)), []).append(p)
-            self.buckets += [Bucket(group, params) for params in kinds.values()]
+                spread = groups_of(p) if is_sharded(p) else None
+                kinds.setdefault((p.device, working_type(p), spread), []).append(p)
+            self.buckets += [Bucket(group, params, kind[2]) for kind, params in kinds.items()]
         for bucket in self.buckets:
-            states = [state[p] for p in bucket.params]
+            states = [state[p] for p in bucket.owners]
             for name, entry in layout.items():
                 bucket.allocate(name, entry, states)
         self._first = next(iter(layout))
-        self._views = {
-            p: view
-            for bucket in self.buckets
-            for p, view in zip(bucket.params, bucket.views[self._first], strict=True)
-        }
+        self._views = {p: state[p][self._first] for bucket in self.buckets for p in bucket.owners}
+        shared = any(bucket.spread for bucket in self.buckets)
+        self.joint = self._joint if shared else None  # what sums over buckets and processes
+
+    def _joint(self, parts: list[Tensor]) -> Tensor:
+        """The sum of what the buckets give, each over the processes that hold parts of it."""
+        sums: dict[tuple[Any, ...], Tensor] = {}
+        for bucket, part in zip(self.buckets, parts, strict=True):
+            part, spread = part.to(parts[0].device), bucket.spread or ()
+            sums[spread] = sums[spread] + part if spread in sums else part
+        return torch.stack([join(value, 1, spread) for spread, value in sums.items()]).sum(0)
 
     def is_current(
         self, state: Mapping[Tensor, dict[str, Any]], groups: Sequence[dict[str, Any]]

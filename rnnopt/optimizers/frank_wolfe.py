@@ -39,21 +39,23 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer, ParamsT
 
-from rnnopt.distributed import Group, processes
+from rnnopt.distributed import Group
 from rnnopt.distributed import check_group as check_process_group
 from rnnopt.optimizers.ball_search import (
     WIDE,
     Search,
-    average_displacements,
     create_state,
     move_displacements,
     radius_in_force,
+    standing_at,
 )
+from rnnopt.optimizers.commit_exchange import CommitExchange
 from rnnopt.optimizers.frank_wolfe_options import PRESETS as PRESETS
 from rnnopt.optimizers.frank_wolfe_options import check_group
 from rnnopt.optimizers.linear_minimization import Norm
-
-Outer = str | Callable[..., Optimizer]
+from rnnopt.optimizers.outer_step import Outer, OuterStep
+from rnnopt.optimizers.sharded_search import ShardedSearch
+from rnnopt.optimizers.shards import is_sharded
 
 
 class FrankWolfe(Optimizer):
@@ -130,6 +132,11 @@ class FrankWolfe(Optimizer):
             nn.LSTM and nn.GRU, and their cells: by their names where (name, tensor) pairs are
             given, else by the shapes of four tensors in a row, which must then be in one group.
         communicate: "gradient", which leaves it to whoever computes gradients, or "commit".
+        compression: what a commit sends: "none", the displacements as they are; "int8", a byte a
+            weight; "sign", a bit a weight and process and a byte of the mean. What is lost is sent
+            with the next commit, and the mean stays in the ball.
+        overlap: a commit sends its displacements and moves by the mean of those sent before, which
+            has arrived in the meantime; the first commit moves nothing.
         process_group: of communicate="commit"; None is torch.distributed's default group, where one
             is up. A copy of the optimizer has None.
 
@@ -142,6 +149,7 @@ class FrankWolfe(Optimizer):
     """
 
     communicate = "gradient"  # of copies made before there was a choice
+    compression, overlap = "none", False
     process_group: Group = None  # of a copy, too: a group cannot be pickled
 
     def __init__(
@@ -170,18 +178,17 @@ class FrankWolfe(Optimizer):
         spectral: str = "polar-express",
         gates: int | str = "auto",
         communicate: str = "gradient",
+        compression: str = "none",
+        overlap: bool = False,
         process_group: Group = None,
     ):
         check_process_group(process_group)
-        if communicate not in ("gradient", "commit"):
-            raise ValueError(
-                f'communicate must be "gradient" or "commit", got communicate={communicate!r}.'
-            )
+        self._exchange = CommitExchange(compression, overlap)
         self.communicate, self.process_group = communicate, process_group
+        self.compression, self.overlap = compression, overlap
         if not (callable(outer) or outer in ("adam", "plain")):
             raise ValueError(f'outer must be "adam", "plain" or a callable, got outer={outer!r}.')
         self.outer = outer
-        self._outer_optimizer: Optimizer | None = None
         self._in_committed = False
         defaults = dict(
             lr=lr, inner_steps=inner_steps, radius=radius, norm=norm, ball=ball,
@@ -202,30 +209,40 @@ class FrankWolfe(Optimizer):
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds a group; it joins the cycle under way, its missing gradients counting as zero."""
         joins_at = self.param_groups[0]["inner_step"] if self.param_groups else 0
+        self._exchange.settle()
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         try:
             check_group(group, self.param_groups[0])
+            self._exchange.check(group, self.communicate, self.process_group)
         except ValueError:
             self.param_groups.pop()
             raise
         group["inner_step"] = joins_at
         group["probe_radius"] = radius_in_force(group) if joins_at else 0.0
-        self._outer_optimizer = None
+        self._adopt_params()
 
     def __getstate__(self) -> dict[str, Any]:
         self._refuse_in_committed("a copy of the optimizer")
-        kept = dict(outer=self.outer, communicate=self.communicate)
-        return {**super().__getstate__(), **kept}
+        self._exchange.settle()
+        names = ("outer", "communicate", "compression", "overlap")
+        return super().__getstate__() | {name: getattr(self, name) for name in names}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._outer_optimizer = None
+        self._adopt_params()
         self._in_committed = False
         for group in self.param_groups:
             for name, default in self.defaults.items():
                 if name != "differentiable":  # torch's own, which is in no group of ours
                     group.setdefault(name, default)
+
+    def _adopt_params(self) -> None:
+        """What depends on which tensors there are."""
+        self._exchange = CommitExchange(self.compression, self.overlap)
+        self._outer_step = OuterStep(self.outer, self.param_groups)
+        every = [p for group in self.param_groups for p in group["params"]]
+        self._search_kind = ShardedSearch if any(map(is_sharded, every)) else Search
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Loads a copy of `state_dict`; later steps never write into the caller's tensors.
@@ -238,6 +255,7 @@ class FrankWolfe(Optimizer):
             if group.get("outer", ours) != ours:
                 theirs = group["outer"]
                 raise ValueError(f"the state was saved with outer={theirs!r}, got outer={ours!r}.")
+        self._exchange.settle()
         state_dict = deepcopy(state_dict)
         super().load_state_dict(state_dict)
         # torch has cast all to the weights' type; the means of half-precision weights are wider.
@@ -256,6 +274,7 @@ class FrankWolfe(Optimizer):
                 that the state belongs to.
         """
         self._refuse_in_committed("state_dict()")
+        self._exchange.settle()
         return super().state_dict()
 
     def _refuse_in_committed(self, what: str) -> None:
@@ -285,19 +304,13 @@ class FrankWolfe(Optimizer):
             for p in group["params"]
             if (value := self._to_evaluate(group, p)) is not None
         ]
-        probes = [p.detach().clone() for p, _ in moved]
-        with torch.no_grad():
-            for p, anchor in moved:
-                p.copy_(anchor)
         before = self._in_committed
         self._in_committed = before or bool(moved)
         try:
-            yield
+            with standing_at(moved):
+                yield
         finally:
             self._in_committed = before
-            with torch.no_grad():
-                for (p, _), probe in zip(moved, probes, strict=True):
-                    p.copy_(probe)
 
     def _to_evaluate(self, group: dict[str, Any], p: Tensor) -> Tensor | None:
         """What `committed()` shows of a tensor; None where the tensor already has it."""
@@ -332,7 +345,7 @@ class FrankWolfe(Optimizer):
         """Uses the gradients in place; returns whether the cycle needs more of them."""
         searches = [self._search(group) for group in self.param_groups]
         if all(float(group["lr"]) == 0 for group in self.param_groups):
-            self._create_outer_state(searches)
+            self._outer_step.create_state(searches)
             return False
         last = self.inner_step + 1 >= self.param_groups[0]["inner_steps"]
         for search in searches:
@@ -357,15 +370,17 @@ class FrankWolfe(Optimizer):
             else:
                 state = self.state[p]
                 create_state(p, state, group)
+                if shared:
+                    self._exchange.create_state(p, state)
             if state:
                 params.append(p)
                 states.append(state)
-        return Search(group, params, states)
+        return self._search_kind(group, params, states)
 
     def _commit(self, searches: list[Search]) -> None:
         """The outer step, from the anchor along the displacement."""
-        if self.communicate == "commit" and processes(self.process_group) > 1:
-            average_displacements(searches, self.process_group)
+        if self.communicate == "commit":
+            self._exchange.average(searches, self.process_group)
         for search in searches:
             search.group["commits"] += 1
             search.find_direction()
@@ -373,61 +388,11 @@ class FrankWolfe(Optimizer):
             if self.outer == "plain":
                 search.plain_step()
         if self.outer != "plain":
-            self._outer_step(searches)
+            self._outer_step.step(searches)
         for search in searches:
             search.average_weights()
-
-    def _outer_step(self, searches: list[Search]) -> None:
-        """Lets the outer optimizer step on -displacement; its state lives in `self.state`."""
-        outer = self.outer_optimizer
-        every = [p for group in self.param_groups for p in group["params"]]
-        gradients = [p.grad for p in every]
-        moving = [search.with_gradient() for search in searches]
-        try:
-            for p in every:
-                p.grad = None
-            outer.state.clear()
-            for search, indices, group in zip(searches, moving, outer.param_groups, strict=True):
-                group["lr"] = float(search.group["lr"])
-                group["params"] = search.group["params"]  # torch may have swapped them
-                if not indices:
-                    continue
-                pseudo_gradients = torch._foreach_neg([search.direction[i] for i in indices])
-                for i, pseudo_gradient in zip(indices, pseudo_gradients, strict=True):
-                    search.params[i].grad = pseudo_gradient
-                    outer.state[search.params[i]] = search.states[i]["outer"]
-            outer.step()
-            for search, indices in zip(searches, moving, strict=True):
-                for i in indices:
-                    search.states[i]["outer"] = outer.state[search.params[i]]
-        finally:
-            for p, gradient in zip(every, gradients, strict=True):
-                p.grad = gradient
-
-    def _create_outer_state(self, searches: list[Search]) -> None:
-        """torch's distributed checkpoints make a fresh optimizer create its whole state with one
-        step at lr = 0 and zero gradients: lets the outer optimizer do the same."""
-        states = [state for search in searches for state in search.states]
-        if self.outer == "plain" or not states or any(state["outer"] for state in states):
-            return
-        if any(p.grad.any() for s in searches for p in s.params if p.grad is not None):
-            return
-        for search in searches:
-            search.direction = [torch.zeros_like(p) for p in search.params]
-            for state in search.states:
-                state["has_gradient"] = True
-        self._outer_step(searches)
 
     @property
     def outer_optimizer(self) -> Optimizer:
         """The torch optimizer that takes the outer steps; built at first use."""
-        if self._outer_optimizer is None:
-            if self.outer == "plain":
-                raise ValueError('FrankWolfe(outer="plain") has no outer optimizer.')
-            groups = [{"params": g["params"], "lr": float(g["lr"])} for g in self.param_groups]
-            lr = float(self.param_groups[0]["lr"])
-            if callable(self.outer):
-                self._outer_optimizer = self.outer(groups, lr=lr)
-            else:
-                self._outer_optimizer = torch.optim.Adam(groups, lr=lr, foreach=True)
-        return self._outer_optimizer
+        return self._outer_step.optimizer

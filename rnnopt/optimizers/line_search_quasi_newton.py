@@ -32,6 +32,7 @@ from rnnopt.optimizers.curvature_memory import inverse_hessian_product, pair_pro
 from rnnopt.optimizers.flat_optimizer import FlatOptimizer, number_of
 from rnnopt.optimizers.flat_state import Bucket, Entry, FlatState, tracked
 from rnnopt.optimizers.quasi_newton_options import check_count, check_number
+from rnnopt.optimizers.shards import is_sharded
 
 Point = tuple[float, Tensor]  # loss and gradient
 SUFFICIENT_DECREASE = 1e-4
@@ -99,6 +100,8 @@ class LineSearchQuasiNewton(FlatOptimizer, ABC):
             raise ValueError(f"line_search must be one of {wanted}, got {got}.")
         if any(p.is_complex() for p in group["params"]):
             raise ValueError(f"{who} needs real tensors, got a complex one.")
+        if any(map(is_sharded, group["params"])):
+            raise ValueError(f"{who} needs plain tensors, got a DTensor: take ASNAQ or AdaQN.")
 
     def make_state(self) -> FlatState:
         """The state of every weight that requires a gradient."""

@@ -25,12 +25,24 @@ Algorithm", ICPR 2020, https://arxiv.org/abs/2010.05397, section III. Departures
 
 import math
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 Tensors = list[Tensor] | tuple[Tensor, ...]
 Norm = float | str  # a float p ≥ 1 (math.inf included) or "spectral"
+
+
+class Joint(Protocol):
+    """How the numbers of tensors come about of which each process holds a part; see shards.py."""
+
+    def join(self, numbers: Tensors, order: float) -> Tensors:
+        """The norms of the tensors from those of the parts."""
+
+    def first(self, sizes: Tensors) -> list[Tensor]:
+        """1.0 for each tensor whose largest entry is here, from the largest ones of the parts."""
+
 
 # Quintic coefficients (a, b, c) of p(x) = a x + b x³ + c x⁵, from Amsel, Persson, Musco and Gower,
 # "The Polar Express", https://arxiv.org/abs/2505.16932 (their reference code, l = 1e-3).
@@ -87,7 +99,11 @@ def ball_scale(tensor: Tensor, norm: Norm, scale: str) -> float:
 
 
 def vertices(
-    gradients: Tensors, norm: Norm, radii: Sequence[float], spectral: str = "polar-express"
+    gradients: Tensors,
+    norm: Norm,
+    radii: Sequence[float],
+    spectral: str = "polar-express",
+    joint: Joint | None = None,
 ) -> Tensors:
     """One vertex per tensor, each tensor with a ball of its own.
 
@@ -96,6 +112,7 @@ def vertices(
         norm: p ≥ 1, inf or "spectral".
         radii: radius of each tensor's ball, ≥ 0.
         spectral: how U Vᵀ is found: "polar-express", "svd" (exact) or "newton-schulz" (Muon's).
+        joint: where the tensors are parts of larger ones; not for the spectral norm.
 
     Returns:
         New tensors s_i = argmin_{‖s‖ ≤ radii_i} ⟨s, gradients_i⟩.
@@ -109,18 +126,22 @@ def vertices(
     if norm == "spectral":
         return _spectral_vertices(gradients, radii, spectral)
     if norm == 1:
-        return [_largest_entry(g) * -r for g, r in zip(gradients, radii, strict=True)]
+        if joint is None:
+            return [_largest_entry(g) * -r for g, r in zip(gradients, radii, strict=True)]
+        here = joint.first(_maxima(torch._foreach_abs(gradients)))
+        pairs = zip(gradients, radii, here, strict=True)
+        return [_largest_entry(g) * (-r * chosen) for g, r, chosen in pairs]
     if norm == math.inf:
         signs = _signs(gradients)
         torch._foreach_mul_(signs, [-r for r in radii])
         return signs
     if norm == 2:
-        return _euclidean_vertices(gradients, radii)
+        return _euclidean_vertices(gradients, radii, joint)
     p = float(norm)
     q = p / (p - 1)
     results = torch._foreach_abs(gradients)
-    torch._foreach_div_(results, _divisors(_maxima(results)))
-    torch._foreach_div_(results, _divisors(_norms(results, q)))
+    torch._foreach_div_(results, _divisors(_maxima(results, joint)))
+    torch._foreach_div_(results, _divisors(_norms(results, q, joint)))
     torch._foreach_pow_(results, 1 / (p - 1))
     torch._foreach_mul_(results, torch._foreach_sign(gradients))
     torch._foreach_mul_(results, [-r for r in radii])
@@ -128,7 +149,11 @@ def vertices(
 
 
 def global_vertices(
-    gradients: Tensors, norm: Norm, radii: Sequence[float], spectral: str = "polar-express"
+    gradients: Tensors,
+    norm: Norm,
+    radii: Sequence[float],
+    spectral: str = "polar-express",
+    joint: Joint | None = None,
 ) -> Tensors:
     """The vertex of one ball around all tensors together, Σ_i ‖s_i / radii_i‖_p^p ≤ 1.
 
@@ -136,11 +161,11 @@ def global_vertices(
     largest of all singular values) it is the same as a ball a tensor.
 
     Args:
-        gradients, norm, spectral: as in `vertices`.
+        gradients, norm, spectral, joint: as in `vertices`.
         radii: semi-axis of each tensor's part of the ball, ≥ 0.
     """
     if norm in ("spectral", math.inf):
-        return vertices(gradients, norm, radii, spectral)
+        return vertices(gradients, norm, radii, spectral, joint)
     if not gradients:
         return []
     # s_i = r_i z_i, z the unit vertex at (r_i g_i); dividing the r_i by the largest is scale-free.
@@ -148,8 +173,10 @@ def global_vertices(
     weighted = torch._foreach_mul(gradients, [r / largest_radius for r in radii])
     results = torch._foreach_abs(weighted)
     if norm == 1:
-        maxima = torch.stack([m.to(gradients[0].device) for m in _maxima(results)])
+        maxima = torch.stack([m.to(gradients[0].device) for m in _maxima(results, joint)])
         holds_largest = torch.zeros_like(maxima).scatter_(0, maxima.argmax().view(1), 1.0)
+        if joint is not None:
+            holds_largest = holds_largest * torch.stack(joint.first(_maxima(results)))
         return [
             _largest_entry(g) * (-r * chosen.to(g))
             for g, r, chosen in zip(weighted, radii, holds_largest.unbind(), strict=True)
@@ -157,11 +184,11 @@ def global_vertices(
     p = float(norm)
     q = p / (p - 1)
     for order in (math.inf, q):
-        sizes = _maxima(results) if order == math.inf else _norms(results, q)
-        joint = torch.stack([n.to(gradients[0].device, torch.float64) for n in sizes])
-        joint = torch.linalg.vector_norm(joint, order)
-        joint = torch.where(joint == 0, 1.0, joint)
-        torch._foreach_div_(results, [joint.to(r.device) for r in results])
+        sizes = _maxima(results, joint) if order == math.inf else _norms(results, q, joint)
+        total = torch.stack([n.to(gradients[0].device, torch.float64) for n in sizes])
+        total = torch.linalg.vector_norm(total, order)
+        total = torch.where(total == 0, 1.0, total)
+        torch._foreach_div_(results, [total.to(r.device) for r in results])
     torch._foreach_pow_(results, 1 / (p - 1))
     torch._foreach_mul_(results, torch._foreach_sign(weighted))
     torch._foreach_mul_(results, [-r for r in radii])
@@ -254,11 +281,13 @@ def _spectral_vertices(gradients: Tensors, radii: Sequence[float], method: str) 
     return results
 
 
-def _euclidean_vertices(gradients: Tensors, radii: Sequence[float]) -> Tensors:
+def _euclidean_vertices(
+    gradients: Tensors, radii: Sequence[float], joint: Joint | None = None
+) -> Tensors:
     """-r g/‖g‖₂. The norm is in float64, where the square of no float32 gradient underflows."""
     if not gradients:
         return []
-    norms = _divisors(_norms(gradients, 2))
+    norms = _divisors(_norms(gradients, 2, joint))
     torch._foreach_div_(norms, [-r for r in radii])  # a radius of 0 gives g / inf = 0
     new = torch._foreach_div(gradients, norms)
     return [v.to(g.dtype) for v, g in zip(new, gradients, strict=True)]
@@ -295,13 +324,15 @@ def _wide(tensor: Tensor) -> torch.dtype:
     return torch.float32 if tensor.device.type == "mps" else torch.float64
 
 
-def _norms(tensors: Tensors, order: float) -> Tensors:
-    return torch._foreach_norm(tensors, order, dtype=_wide(tensors[0]))
+def _norms(tensors: Tensors, order: float, joint: Joint | None = None) -> Tensors:
+    norms = torch._foreach_norm(tensors, order, dtype=_wide(tensors[0]))
+    return norms if joint is None else joint.join(norms, order)
 
 
-def _maxima(sizes: Tensors) -> Tensors:
+def _maxima(sizes: Tensors, joint: Joint | None = None) -> Tensors:
     """The largest entry of each tensor of non-negative entries; 0 for an empty one."""
-    return [t.amax() if t.numel() else t.sum() for t in sizes]
+    maxima = [t.amax() if t.numel() else t.sum() for t in sizes]
+    return maxima if joint is None else joint.join(maxima, math.inf)
 
 
 def _divisors(norms: Tensors) -> Tensors:

@@ -282,6 +282,8 @@ class Batches:
         seed: of this stream alone.
     """
 
+    share: float | None = None  # what the loss counts where several processes take parts of a batch
+
     def __init__(self, task: Task, batch_size: int, seed: int):
         self.task, self.batch_size = task, batch_size
         self.generator = torch.Generator().manual_seed(seed)

@@ -1,0 +1,202 @@
+"""What FrankWolfe(communicate="commit") sends: each process's displacement, for their mean.
+
+Compressed displacements are sent with what was lost of earlier ones, which may lie outside of the
+ball; so the mean is shrunk to the mean of the processes' own norms, where it is longer, and is a
+point of the ball again. With `overlap` the mean arrives while the next cycle's gradients are
+computed, and the weights move by it one commit later.
+"""
+
+from typing import Any
+
+import torch
+import torch.distributed
+from torch import Tensor
+
+from rnnopt.distributed import Group, means, processes
+from rnnopt.optimizers.ball_search import Search
+from rnnopt.optimizers.compression import (
+    COMPRESSIONS,
+    decode,
+    encode,
+    mean_scales,
+    pack,
+    round_mean,
+    unpack,
+)
+from rnnopt.optimizers.linear_minimization import Norm, is_matrix
+from rnnopt.optimizers.shards import groups_of, is_sharded
+
+
+class CommitExchange:
+    """Averages displacements over processes at a commit.
+
+    Args:
+        compression: "none", "int8" or "sign".
+        overlap: hand out the mean of the commit before.
+
+    Raises:
+        ValueError: for options that do not go together.
+    """
+
+    def __init__(self, compression: str = "none", overlap: bool = False):
+        if compression not in COMPRESSIONS:
+            wanted = ", ".join(map(repr, COMPRESSIONS))
+            raise ValueError(f"compression must be one of {wanted}, got {compression!r}.")
+        if overlap and compression != "none":
+            raise ValueError(f'overlap needs compression="none", got {compression!r}.')
+        self.compression, self.overlap = compression, overlap
+        self.group: Group = None
+        self._under_way: tuple[Any, Tensor, list[dict[str, Any]]] | None = None
+
+    def check(self, group: dict[str, Any], communicate: str, process_group: Group) -> None:
+        """Raises ValueError for options, or tensors, of a param group that do not go together."""
+        if communicate not in ("gradient", "commit"):
+            raise ValueError(
+                f'communicate must be "gradient" or "commit", got communicate={communicate!r}.'
+            )
+        if communicate == "gradient" and (self.compression != "none" or self.overlap):
+            raise ValueError('compression and overlap need communicate="commit".')
+        for p in group["params"]:
+            groups_of(p)  # raises for placements that cannot be trained
+        sharded = any(map(is_sharded, group["params"]))
+        if self.compression != "none" and sharded:
+            raise ValueError("compression needs plain tensors, got a DTensor.")
+        if self.compression != "none" and group["ball"] == "global":
+            raise ValueError('compression needs ball="gate" or "tensor", got ball="global".')
+        if sharded and communicate == "commit" and process_group is None:
+            raise ValueError(
+                'DTensor parameters with communicate="commit" need the process_group of those'
+                " processes that hold the same parts, got process_group=None."
+            )
+
+    def average(self, searches: list[Search], group: Group) -> None:
+        """Every displacement ← its mean over the processes; without a gradient it counts as 0.
+
+        A tensor had a gradient if it had one in some process.
+        """
+        self.group = group
+        displacements = [d for search in searches for d in search.displacements]
+        states = [state for search in searches for state in search.states]
+        if processes(self.group) == 1 or not states:
+            return
+        had = displacements[0].new_tensor([state["has_gradient"] for state in states])
+        if self.overlap:
+            self._swap(displacements, states, had)
+        elif self.compression == "none":
+            *averaged, had = means([*displacements, had], self.group)
+            self._hand_out(averaged, displacements, states, had)
+        else:
+            own = [norm_of(ball, search) for search in searches for ball in balls_of(search)]
+            *averaged, had, norms = self._compressed(displacements, states, had, torch.stack(own))
+            self._hand_out(averaged, displacements, states, had)
+            shrink(searches, norms)
+
+    @staticmethod
+    def _hand_out(
+        averaged: list[Tensor], displacements: list[Tensor], states: list[Any], had: Tensor
+    ) -> None:
+        torch._foreach_copy_(displacements, averaged)
+        for state, share in zip(states, had.tolist(), strict=True):
+            state["has_gradient"] = share > 0
+
+    # -- compressed --------------------------------------------------------------------------------
+
+    def _compressed(
+        self, displacements: list[Tensor], states: list[Any], had: Tensor, norms: Tensor
+    ) -> list[Tensor]:
+        """Means of displacements, of who had a gradient and of norms; renews what was lost."""
+        sizes = [d.numel() for d in displacements]
+        vector = torch.cat([d.flatten().float() for d in displacements])
+        lost = [state["unsent"] for state in states]
+        vector += torch.cat([unsent.flatten() for unsent in lost])
+        codes, scales = encode(vector, sizes, self.compression)
+        rest = (vector - decode(codes, scales, sizes)).nan_to_num(0.0, 0.0, 0.0).split(sizes)
+        for unsent, left in zip(lost, rest, strict=True):
+            unsent.copy_(left.view(unsent.shape))
+        numbers = torch.cat([scales, had.float(), norms.float()])
+        every = numbers.new_empty(processes(self.group), len(numbers))
+        torch.distributed.all_gather(list(every.unbind()), numbers, group=self.group)
+        of_tensors, *others = every.split([len(scales), len(had), len(norms)], dim=1)
+        mean = self._mean(codes, of_tensors, sizes)
+        parts = [
+            part.view(d.shape) for part, d in zip(mean.split(sizes), displacements, strict=True)
+        ]
+        return [*parts, *(other.mean(0) for other in others)]
+
+    def _mean(self, codes: Tensor, scales: Tensor, sizes: list[int]) -> Tensor:
+        """The mean of all processes' vectors: each averages a chunk, and sends it to all."""
+        count, place = processes(self.group), torch.distributed.get_rank(self.group)
+        chunk = 8 * -(-len(codes) // (8 * count))
+        owner = torch.arange(len(sizes), device=codes.device)
+        owner = owner.repeat_interleave(torch.tensor(sizes, device=codes.device))
+        padding = count * chunk - len(codes)
+        owner = torch.nn.functional.pad(owner, (0, padding)).view(count, chunk)
+        padded = torch.nn.functional.pad(codes, (0, padding))
+        sent = pack(padded) if self.compression == "sign" else padded
+        received = torch.empty_like(sent)
+        torch.distributed.all_to_all_single(received, sent, group=self.group)
+        signs = unpack(received) if self.compression == "sign" else received
+        mean = (signs.view(count, chunk).float() * scales[:, owner[place]]).mean(0)
+        rounded = mean_scales(scales, self.compression)
+        own = round_mean(mean, rounded[owner[place]])
+        every = own.new_empty(count, chunk)
+        torch.distributed.all_gather(list(every.unbind()), own, group=self.group)
+        return (every.flatten().float() * rounded[owner.flatten()])[: len(codes)]
+
+    # -- one commit late ---------------------------------------------------------------------------
+
+    def _swap(self, displacements: list[Tensor], states: list[Any], had: Tensor) -> None:
+        """Sends these displacements and hands out the mean of those before; first of all zero."""
+        self.settle()
+        bucket = torch.cat([*(d.flatten().float() for d in displacements), had.float()])
+        bucket /= processes(self.group)
+        work = torch.distributed.all_reduce(bucket, group=self.group, async_op=True)
+        before = [state["pending"] for state in states]
+        flags = had.new_tensor([state["pending_gradient"] for state in states])
+        self._hand_out(before, displacements, states, flags)
+        self._under_way = work, bucket, states
+
+    def settle(self) -> None:
+        """Waits for a mean that is under way, and keeps it in the state."""
+        if self._under_way is None:
+            return
+        work, bucket, states = self._under_way
+        work.wait()
+        *parts, had = bucket.split([*(state["pending"].numel() for state in states), len(states)])
+        for state, part, share in zip(states, parts, had.tolist(), strict=True):
+            state["pending"].copy_(part.view(state["pending"].shape))
+            state["pending_gradient"] = share > 0
+        self._under_way = None
+
+    def create_state(self, p: Tensor, state: dict[str, Any]) -> None:
+        """Adds to a tensor's state what is kept from one commit to the next."""
+        if self.compression != "none" and "unsent" not in state:
+            state["unsent"] = torch.zeros_like(p, dtype=torch.float32)
+        if self.overlap and "pending" not in state:
+            state["pending"] = torch.zeros_like(p)
+            state["pending_gradient"] = False
+
+
+def balls_of(search: Search) -> list[Tensor]:
+    """Views of the displacements, one a ball."""
+    every = list(range(len(search.params)))
+    return search.balls(every, search.displacements).targets
+
+
+def norm_of(ball: Tensor, search: Search) -> Tensor:
+    """A displacement's norm, in which its ball is one."""
+    norm: Norm = search.group["norm"]
+    if norm == "spectral" and is_matrix(ball) and ball.numel():
+        finite = ball.float().nan_to_num(0.0, 0.0, 0.0)  # the decomposition refuses others
+        return torch.linalg.matrix_norm(finite.flatten(1), 2)
+    if not ball.numel():
+        return ball.float().sum()
+    return torch.linalg.vector_norm(ball.float(), 2 if norm == "spectral" else float(norm))
+
+
+def shrink(searches: list[Search], limits: Tensor) -> None:
+    """Makes each ball's displacement no longer than its limit."""
+    pairs = [(ball, search) for search in searches for ball in balls_of(search)]
+    for (ball, search), limit in zip(pairs, limits, strict=True):
+        size = norm_of(ball, search)
+        ball.mul_(torch.where(size > limit, limit / size, 1.0).to(ball.dtype))

@@ -1,0 +1,83 @@
+"""FrankWolfe's outer step by another torch optimizer, whose gradient is -displacement."""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from torch.optim.optimizer import Optimizer
+
+from rnnopt.optimizers.ball_search import Search
+from rnnopt.optimizers.shards import is_sharded
+
+Outer = Literal["adam", "plain"] | Callable[..., Optimizer]
+Groups = list[dict[str, Any]]
+
+
+class OuterStep:
+    """Another optimizer, built at first use; its state lives in that of FrankWolfe.
+
+    Args:
+        outer: "adam" or a callable (groups, lr=…) → torch optimizer; "plain" has none.
+        groups: FrankWolfe's param groups.
+    """
+
+    def __init__(self, outer: Outer, groups: Groups):
+        self.outer, self.groups = outer, groups
+        self._optimizer: Optimizer | None = None
+
+    @property
+    def optimizer(self) -> Optimizer:
+        """The torch optimizer that takes the steps."""
+        if self._optimizer is None:
+            if self.outer == "plain":
+                raise ValueError('FrankWolfe(outer="plain") has no outer optimizer.')
+            groups = [{"params": g["params"], "lr": float(g["lr"])} for g in self.groups]
+            lr = groups[0]["lr"]
+            if callable(self.outer):
+                self._optimizer = self.outer(groups, lr=lr)
+            else:
+                kinds = {is_sharded(p) for group in groups for p in group["params"]}
+                # foreach operations refuse lists in which plain tensors and DTensors are mixed.
+                self._optimizer = torch.optim.Adam(groups, lr=lr, foreach=len(kinds) == 1)
+        return self._optimizer
+
+    def step(self, searches: list[Search]) -> None:
+        """One step along the directions of the tensors that had a gradient."""
+        outer = self.optimizer
+        every = [p for group in self.groups for p in group["params"]]
+        gradients = [p.grad for p in every]
+        moving = [search.with_gradient() for search in searches]
+        try:
+            for p in every:
+                p.grad = None
+            outer.state.clear()
+            for search, indices, group in zip(searches, moving, outer.param_groups, strict=True):
+                group["lr"] = float(search.group["lr"])
+                group["params"] = search.group["params"]  # torch may have swapped them
+                if not indices:
+                    continue
+                pseudo_gradients = search.pseudo_gradients(indices)
+                for i, pseudo_gradient in zip(indices, pseudo_gradients, strict=True):
+                    search.owners[i].grad = pseudo_gradient
+                    outer.state[search.owners[i]] = search.states[i]["outer"]
+            outer.step()
+            for search, indices in zip(searches, moving, strict=True):
+                for i in indices:
+                    search.states[i]["outer"] = outer.state[search.owners[i]]
+        finally:
+            for p, gradient in zip(every, gradients, strict=True):
+                p.grad = gradient
+
+    def create_state(self, searches: list[Search]) -> None:
+        """torch's distributed checkpoints make a fresh optimizer create its whole state with one
+        step at lr = 0 and zero gradients: lets the outer optimizer do the same."""
+        states = [state for search in searches for state in search.states]
+        if self.outer == "plain" or not states or any(state["outer"] for state in states):
+            return
+        if any(search.has_direction() for search in searches):
+            return
+        for search in searches:
+            search.direction = [torch.zeros_like(p) for p in search.params]
+            for state in search.states:
+                state["has_gradient"] = True
+        self.step(searches)

@@ -1,0 +1,69 @@
+"""An inner step of Frank-Wolfe on tensors of which each process holds a part, see shards.py.
+
+Norms, products and largest entries are joined over the processes. The spectral norm needs whole
+matrices: each process gathers what the oracle sees, finds all vertices and keeps its parts of them.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from rnnopt.optimizers.ball_search import Search
+from rnnopt.optimizers.balls import Balls
+from rnnopt.optimizers.linear_minimization import Tensors
+from rnnopt.optimizers.shards import Part, Shards, gather, local, local_like, wrap
+
+
+class LocalState:
+    """A tensor's state, as this process's parts.
+
+    Args:
+        state: the optimizer's, in which the tensors lie as the parameter does.
+    """
+
+    def __init__(self, state: dict[str, Any]):
+        self.state = state
+
+    def __getitem__(self, name: str) -> Any:
+        value = self.state[name]
+        return local(value) if isinstance(value, Tensor) else value
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        self.state[name] = value
+
+
+class ShardedSearch(Search):
+    """`Search` on the parts that this process holds; the arguments are the whole tensors'."""
+
+    def __init__(self, group: dict[str, Any], params: list[Tensor], states: list[Any]):
+        super().__init__(group, params, [LocalState(state) for state in states])  # type: ignore[misc]
+        self.params = [local(p.detach()) for p in params]
+        pairs = zip(self.gradients, params, strict=True)
+        self.gradients = [None if g is None else local_like(g, p) for g, p in pairs]
+        self.shards = Shards([Part.of(p) for p in params])
+
+    def joint(self, indices: Sequence[int]) -> Shards:
+        """How numbers of these tensors come about."""
+        return self.shards.of(indices)
+
+    def pseudo_gradients(self, indices: list[int]) -> list[Tensor]:
+        """-direction of these tensors, as gradients of `owners`."""
+        negatives = super().pseudo_gradients(indices)
+        return [wrap(g, self.owners[i]) for g, i in zip(negatives, indices, strict=True)]
+
+    def balls(self, indices: list[int], sources: Tensors) -> Balls:
+        """The balls of the tensors that have a gradient; with whole sources for the spectral."""
+        gates, gathered = self.count_gates(indices), self.group["norm"] == "spectral"
+        every = Balls([], [], gates, [], gathered=gathered)
+        for i, source, count in zip(indices, sources, gates, strict=True):
+            parts, targets = self.shards.parts[i].split(count, self.displacements[i])
+            if gathered:
+                whole = gather(source, self.owners[i])
+                every.sources += whole.chunk(count) if count > 1 else [whole]
+            else:
+                every.sources += self.shards.parts[i].split(count, source)[1]
+            every.targets += targets
+            every.parts += parts
+            every.wholes += [part.whole for part in parts]
+        return every

@@ -1,0 +1,216 @@
+"""One run of `rnnopt train` in the processes that torchrun started.
+
+All processes draw the same minibatches and take a share of each; gradients are averaged, so that
+every process has the weights of one process that trains by itself. Losses, times and scores are
+averaged before anything is decided from them. The first process keeps the run folder, which the
+others must be able to read.
+"""
+
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import distributed
+
+from rnnopt.config import RunConfig
+from rnnopt.distributed import mean_numbers, processes
+from rnnopt.errors import UserError
+from rnnopt.files import read_json, write_json
+from rnnopt.run_folder import RunFolder
+from rnnopt.tasks.task import Batch, Batches, Task
+
+NOTE = "torchrun.json"  # in the run folder: who began it
+
+
+def started() -> int:
+    """How many processes torchrun started for this program; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", 1)) if "TORCHELASTIC_RUN_ID" in os.environ else 1
+
+
+def rank() -> int:
+    """Number of this process among them, from 0."""
+    return int(os.environ.get("RANK", 0)) if started() > 1 else 0
+
+
+@contextmanager
+def joined(device: str) -> Iterator[None]:
+    """Brings up the process group as long as the run lasts; nothing without torchrun."""
+    if started() == 1:
+        yield
+        return
+    on_gpu = torch.device(device).type == "cuda"
+    if on_gpu and torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    from torch.distributed.rendezvous import rendezvous  # not in every build of torch
+
+    store, place, count = next(rendezvous("env://"))
+    # torchrun may keep the store over a restart, with the addresses of processes that are gone.
+    store = distributed.PrefixStore(f"start {_restarts()}", store)
+    backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
+    distributed.init_process_group(backend, store=store, rank=place, world_size=count)
+    try:
+        yield
+    finally:
+        distributed.destroy_process_group()
+
+
+def goes_on(path: Path | None, resume: bool) -> bool:
+    """Whether to resume: when asked to, and after torchrun has started the processes again."""
+    if started() == 1:
+        return resume
+    if path is None:
+        raise UserError("several processes need the run's folder: give --out.")
+    begun = _restarts() > 0 and rank() == 0 and _begun_by(path) == _agent()
+    return resume or mean_numbers([float(begun)])[0] > 0
+
+
+def _restarts() -> int:
+    """How often torchrun has started the processes again."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
+
+
+def _agent() -> dict[str, Any]:
+    """What tells this torchrun, which outlives its processes, from any other."""
+    names = (os.environ["TORCHELASTIC_RUN_ID"], platform.node(), os.getppid())
+    return {"processes": started(), "torchrun": " ".join(map(str, names))}
+
+
+def _begun_by(path: Path) -> dict[str, Any] | None:
+    file = path / NOTE
+    return read_json(file) if file.exists() else None
+
+
+def check(config: RunConfig, model: dict[str, Any], optimizer: Any, batch_size: int) -> None:
+    """Raises UserError for a run that several processes cannot share.
+
+    Args:
+        config: the run.
+        model: settings of its SequenceModel.
+        optimizer: as built.
+        batch_size: sequences a minibatch.
+    """
+    count = processes()
+    if count == 1:
+        return
+    reasons = {
+        "batch normalisation, which needs whole minibatches": model.get("batch_norm"),
+        "dropout, whose masks would be others": model.get("dropout"),
+        "tbptt": config.tbptt,
+        f"on-nonfinite {config.on_nonfinite}": config.on_nonfinite != "stop",
+        "optimizer admm": not isinstance(optimizer, torch.optim.Optimizer),
+        'communicate="commit"': getattr(optimizer, "communicate", "gradient") == "commit",
+        f"minibatches of {batch_size}, too few for each to get one": batch_size < count,
+    }
+    for reason, holds in reasons.items():
+        if holds:
+            raise UserError(f"{count} processes cannot share a run with {reason}.")
+
+
+class SharedBatches(Batches):
+    """The batches of `Batches`, of which each process takes its share.
+
+    Args:
+        task, batch_size, seed: as in `Batches`, of whole minibatches.
+        answers_each_step: whether the loss is a mean over steps rather than over sequences.
+    """
+
+    def __init__(self, task: Task, batch_size: int, seed: int, answers_each_step: bool):
+        super().__init__(task, batch_size, seed)
+        self.answers_each_step = answers_each_step
+        self.share = 1.0  # factor of the latest batch's loss: means over processes are then right
+
+    def draw(self) -> Batch:
+        """This process's share of the next batch; where there is none, a sequence that counts 0."""
+        whole, size, place = super().draw(), processes(), distributed.get_rank()
+        steps = whole.lengths if self.answers_each_step else None
+        counts = torch.ones(len(whole)) if steps is None else steps.double()
+        self.share = float(counts[place::size].sum() * size / counts.sum())
+        mine = slice(place, None, size) if place < len(whole) else slice(0, 1)
+        lengths = None if whole.lengths is None else whole.lengths[mine]
+        weights = None if whole.weights is None else whole.weights[mine]
+        inputs, targets = whole.inputs[:, mine], whole.targets[mine]
+        return replace(whole, inputs=inputs, targets=targets, lengths=lengths, weights=weights)
+
+
+class FirstFolder(RunFolder):
+    """The run folder of the first process, which tells the others how it went."""
+
+    @classmethod
+    def create(cls, path: Path, config: RunConfig) -> RunFolder:
+        """A new folder, or a UserError in all processes."""
+        with _told():
+            RunFolder.create(path, config)
+            write_json(path / NOTE, _agent())
+        return cls(path)
+
+    def refuse_run(self) -> None:
+        """Raises UserError in all processes if the folder holds a run."""
+        with _told():
+            super().refuse_run()
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps other runs off the folder, or raises in all processes."""
+        with ExitStack() as stack:
+            with _told():
+                stack.enter_context(super().locked())
+            yield
+
+
+class ReadFolder(RunFolder):
+    """The same folder in the other processes, which read it and write nothing."""
+
+    @classmethod
+    def create(cls, path: Path, config: RunConfig) -> RunFolder:
+        """The folder that the first process has made."""
+        _hear()
+        return cls(path)
+
+    def refuse_run(self) -> None:
+        """Waits for what the first process finds."""
+        _hear()
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Waits until the first process has the lock."""
+        _hear()
+        yield
+
+    def _nothing(self, *_: Any) -> None:
+        """What the first process does."""
+
+    keep_records = append_record = write_checkpoint = _write = _nothing  # type: ignore[assignment]
+    write_data = write_error = write_result = write_weights = _nothing  # type: ignore[assignment]
+
+
+def folder_kind() -> type[RunFolder]:
+    """What this process takes for the run folder."""
+    if processes() == 1:
+        return RunFolder
+    return FirstFolder if distributed.get_rank() == 0 else ReadFolder
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Tells the other processes how what is done inside ended."""
+    message: list[str | None] = [None]
+    try:
+        yield
+    except UserError as error:
+        message = [str(error)]
+        raise
+    finally:
+        distributed.broadcast_object_list(message, src=0)
+
+
+def _hear() -> None:
+    """Waits for what the first process tells; raises the UserError that it met."""
+    message: list[str | None] = [None]
+    distributed.broadcast_object_list(message, src=0)
+    if message[0] is not None:
+        raise UserError(message[0])

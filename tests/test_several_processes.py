@@ -1,0 +1,191 @@
+"""What `rnnopt train` promises under torchrun: the run of one process in one folder, one sentence
+where it cannot be shared, and after a process was killed the same end from the last checkpoint."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from rnnopt import several_processes
+from rnnopt.config import RunConfig
+from rnnopt.errors import UserError
+from rnnopt.run_folder import RunFolder
+from rnnopt.runner import run
+from rnnopt.several_processes import SharedBatches
+from rnnopt.tasks.task import Batches, Examples, Task
+
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux" or not torch.distributed.is_gloo_available(),
+    reason="needs torchrun with gloo, and /proc",
+)
+LIMIT = 90  # seconds
+# Minibatches that two processes cannot halve; the last of an epoch is smaller.
+SETTINGS = dict(
+    task="digits-pixels", hidden=12, batch_size=33, evaluate_every=20, budget="120evaluations"
+)
+OPTIMIZERS = {"frank-wolfe": "frank-wolfe:inner_steps=3", "asnaq": "asnaq:update_every=2"}
+
+
+def launch(out, optimizer, *more, restarts=2):
+    settings = [f"--{k.replace('_', '-')}={v}" for k, v in SETTINGS.items()]
+    return subprocess.Popen(
+        [
+            sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
+            f"--max-restarts={restarts}", "-m", "rnnopt", "train", *settings,
+            f"--optimizer={optimizer}", f"--out={out}", *more,
+        ],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
+    )  # fmt: skip
+
+
+def ended(process):
+    try:
+        printed, _ = process.communicate(timeout=LIMIT)
+    except subprocess.TimeoutExpired:
+        process.terminate()  # which the agent hands on to its processes
+        printed, _ = process.communicate()
+        pytest.fail(f"not over after {LIMIT} s:\n{printed}")
+    return process.returncode, printed
+
+
+@pytest.fixture(scope="module")
+def of_two(tmp_path_factory):
+    """The undisturbed run of two processes, by optimizer."""
+    found = {}
+
+    def of(optimizer):
+        if optimizer not in found:
+            out = tmp_path_factory.mktemp("two") / "run"
+            code, printed = ended(launch(out, OPTIMIZERS[optimizer]))
+            assert code == 0, printed
+            assert printed.count("status out of budget") == 1  # one of them speaks
+            found[optimizer] = RunFolder.open(out)
+        return found[optimizer]
+
+    return of
+
+
+def curves(folder):
+    """The records without the seconds."""
+    return [{k: v for k, v in r.items() if k != "seconds"} for r in folder.read_records()]
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_two_processes_make_the_run_of_one(optimizer, of_two, tmp_path):
+    config = RunConfig(**SETTINGS, optimizer=OPTIMIZERS[optimizer])
+    result = run(config, tmp_path / "one")
+    several = of_two(optimizer)
+    assert several.read_config() == RunFolder.open(tmp_path / "one").read_config()
+    pairs = zip(curves(several), curves(RunFolder.open(tmp_path / "one")), strict=True)
+    for found, expected in pairs:
+        assert found == pytest.approx(expected, rel=1e-3, nan_ok=True)
+    assert several.read_result()["test_loss"] == pytest.approx(result["test_loss"], rel=1e-3)
+    one = RunFolder.open(tmp_path / "one").read_weights()
+    torch.testing.assert_close(several.read_weights(), one, rtol=1e-3, atol=1e-4)
+
+
+def workers_of(agent):
+    """Process ids of the agent's children that run rnnopt."""
+    children = Path(f"/proc/{agent}/task/{agent}/children").read_text().split()
+    commands = {c: Path(f"/proc/{c}/cmdline").read_bytes() for c in children}
+    return [int(child) for child, command in commands.items() if b"rnnopt" in command]
+
+
+def test_after_a_process_was_killed_the_restarted_ones_reach_the_same_end(of_two, tmp_path):
+    out = tmp_path / "run"
+    process = launch(out, OPTIMIZERS["frank-wolfe"])
+    deadline = time.monotonic() + LIMIT
+    while time.monotonic() < deadline and len(RunFolder(out).read_records()) < 2:
+        time.sleep(0.002)
+    assert RunFolder(out).read_result()["status"] == "running"
+    os.kill(workers_of(process.pid)[-1], signal.SIGKILL)
+    code, printed = ended(process)
+    assert code == 0, printed
+    assert "SIGKILL" in printed or "exitcode: -9" in printed
+    undisturbed = of_two("frank-wolfe")
+    assert curves(RunFolder(out)) == curves(undisturbed)
+    same = [RunFolder(out).read_weights(), undisturbed.read_weights()]
+    assert all(torch.equal(*pair) for pair in zip(*(s.values() for s in same), strict=True))
+
+
+def test_a_folder_that_holds_a_run_is_refused_once(of_two):
+    folder = of_two("frank-wolfe")
+    before = {path: path.read_bytes() for path in folder.path.iterdir()}
+    code, printed = ended(launch(folder.path, "frank-wolfe", "--quiet", restarts=1))
+    assert code != 0
+    assert "already holds a run" in printed  # again in each restart: torchrun knows no final error
+    assert "rnnopt: failed" not in printed
+    assert {path: path.read_bytes() for path in folder.path.iterdir()} == before
+
+
+def test_other_verbs_are_refused_under_torchrun(command, monkeypatch):
+    for name, value in dict(TORCHELASTIC_RUN_ID="x", WORLD_SIZE="2", RANK="0").items():
+        monkeypatch.setenv(name, value)
+    code, output, error = command("compare", "--task", "digits-pixels")
+    assert (code, output) == (2, "")
+    assert error == "rnnopt: compare works in one process: start it without torchrun.\n"
+    monkeypatch.setenv("RANK", "1")
+    assert command("compare")[::2] == (2, "")
+
+
+@pytest.mark.parametrize(
+    ("config", "model", "optimizer", "reason"),
+    [
+        (RunConfig(), dict(batch_norm=True), None, "batch normalisation"),
+        (RunConfig(), dict(dropout=0.1), None, "dropout"),
+        (RunConfig(tbptt=4), {}, None, "tbptt"),
+        (RunConfig(on_nonfinite="skip"), {}, None, "on-nonfinite skip"),
+        (RunConfig(), {}, SimpleNamespace(), "optimizer admm"),
+        (RunConfig(), {}, "commit", 'communicate="commit"'),
+        (RunConfig(batch_size=1), {}, None, "minibatches of 1, too few"),
+    ],
+)
+def test_what_cannot_be_shared_is_refused(config, model, optimizer, reason, monkeypatch):
+    from rnnopt import FrankWolfe
+
+    weights = [torch.nn.Parameter(torch.ones(1))]
+    communicate = "commit" if optimizer == "commit" else "gradient"
+    if optimizer in (None, "commit"):
+        optimizer = FrankWolfe(weights, communicate=communicate)
+    check = partial(several_processes.check, config, model, optimizer, config.batch_size or 8)
+    check()  # one process
+    monkeypatch.setattr(several_processes, "processes", lambda: 2)
+    with pytest.raises(UserError, match=f"^2 processes cannot share a run with {reason}"):
+        check()
+
+
+@pytest.mark.parametrize("each_step", [False, True])
+def test_the_shares_of_a_batch_weighted_make_its_mean(each_step, monkeypatch):
+    rng = torch.Generator().manual_seed(0)
+    lengths = torch.tensor([1, 4, 2, 3, 4, 1, 2])
+    inputs, targets = torch.randn(7, 4, 2, generator=rng), torch.randint(3, (7,), generator=rng)
+    examples = Examples(inputs, targets, lengths)
+    task = Task("t", "", 2, 3, "cross-entropy", 1.0, examples, examples, examples, 7)
+
+    def losses(batches):
+        found = []
+        for _ in range(4):  # of 5 and of 2 sequences, in turn
+            batch = batches.draw()
+            outputs = batch.inputs.tanh() @ torch.ones(2, 3).cumsum(1)
+            outputs = outputs if each_step else outputs[0]
+            found.append(
+                float(task.loss_of(outputs, batch))
+                * (1 if batches.share is None else batches.share)
+            )
+        return torch.tensor(found)
+
+    expected = losses(Batches(task, 5, seed=1))
+    monkeypatch.setattr(several_processes, "processes", lambda: 3)
+    parts = []
+    for rank in range(3):
+        monkeypatch.setattr(several_processes.distributed, "get_rank", lambda rank=rank: rank)
+        parts.append(losses(SharedBatches(task, 5, 1, each_step)))
+    torch.testing.assert_close(torch.stack(parts).mean(0), expected)
