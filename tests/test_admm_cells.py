@@ -209,6 +209,53 @@ def test_padding_changes_nothing_whatever_stands_there(rng, cell, readout):
         torch.testing.assert_close(a, b)
 
 
+def test_a_network_that_overflows_in_the_padding_is_trained_all_the_same(rng):
+    # relu with a gain of 1.6 a step: 200 steps make 10^40, ten of them 100.
+    inputs = torch.randn(200, BATCH, FEATURES, generator=rng)
+    targets = torch.randint(OUTPUTS, (BATCH,), generator=rng)
+    results = []
+    for given in (Batch(inputs, targets, torch.full((BATCH,), 10)), Batch(inputs[:10], targets)):
+        model = a_model("rnn", nonlinearity="relu", layers=2).float()
+        with torch.no_grad():
+            for layer in model.recurrent:
+                layer.weight_hh_l0.copy_(1.6 * torch.eye(HIDDEN))
+        learner = ADMM(model, "cross-entropy")
+        loss = learner.step(given)
+        assert learner.param_groups[0]["rejections"] == 0
+        results.append([loss, *(p.detach() for p in model.parameters())])
+    for padded, plain in zip(*results, strict=True):
+        torch.testing.assert_close(padded, plain, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("loss", ["cross-entropy", "mse"])
+def test_what_stands_in_the_padding_of_targets_is_not_looked_at(rng, loss):
+    lengths = torch.tensor([3] * 2 + [STEPS] * (BATCH - 2))
+    inputs = torch.randn(STEPS, BATCH, FEATURES, generator=rng, dtype=torch.float64)
+    shape = (BATCH, STEPS) if loss == "cross-entropy" else (BATCH, STEPS, OUTPUTS)
+    targets = torch.randint(OUTPUTS, shape, generator=rng)
+    targets = targets if loss == "cross-entropy" else targets.double()
+    spoilt = targets.clone()
+    spoilt[:2, 3:] = -100 if loss == "cross-entropy" else math.nan
+    one, other = (a_model("gru", readout="every") for _ in range(2))
+    losses = [
+        ADMM(model, loss).step(Batch(inputs, given, lengths))
+        for model, given in ((one, targets), (other, spoilt))
+    ]
+    assert losses[0] == losses[1]
+    for a, b in zip(one.parameters(), other.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_the_read_out_of_padded_sequences_is_held_to_the_targets_that_count(rng):
+    lengths = torch.tensor([3] * 2 + [STEPS] * (BATCH - 2))
+    inputs = torch.randn(STEPS, BATCH, FEATURES, generator=rng, dtype=torch.float64)
+    targets = 50 * torch.randn(BATCH, STEPS, OUTPUTS, generator=rng, dtype=torch.float64)
+    problem, _ = problem_of(a_model("rnn", readout="every"), Batch(inputs, targets, lengths), "mse")
+    counted = torch.cat([targets[:2, :3].flatten(), targets[2:].flatten()])
+    found = gauss_newton._mean_square(problem, None)
+    torch.testing.assert_close(found, counted.square().mean())
+
+
 @each_readout
 @pytest.mark.parametrize("loss", ["cross-entropy", "mse"])
 def test_sequences_of_two_lengths_make_the_sums_of_both(rng, readout, loss):
@@ -316,6 +363,36 @@ def test_no_step_changes_preactivations_by_more_than_the_trust_region(rng, cell,
     assert max(free) > 0.02
     assert max(held) == pytest.approx(0.02)
     assert max(held) < 0.02 + 1e-12
+
+
+def test_later_steps_are_held_over_the_last_minibatches(rng):
+    # The change on the minibatches that Ā is the mean of, with the share that each has there.
+    model = a_model("rnn")
+    learner = ADMM(model, "cross-entropy", lr=10.0, max_change=0.01)
+    for scale in (1, 1, 1, 10):
+        batch = a_batch(rng)
+        before = copy.deepcopy(model)
+        learner.step(Batch(scale * batch.inputs, batch.targets))
+    (old,), (new,) = read_weights(before), read_weights(model)
+    changes = [
+        torch.cat([new.input - old.input, new.recurrent - old.recurrent,
+                   (new.bias - old.bias)[:, None]], 1),
+        torch.cat([new.output - old.output, (new.output_bias - old.output_bias)[:, None]], 1),
+    ]  # fmt: skip
+    moments = [learner.state["moments_0"], learner.state["output_moments"]]
+    for change, moment, steps in zip(changes, moments, (STEPS, 1), strict=True):
+        square = (change @ moment * change).sum() / (steps * len(change))
+        assert float(square.sqrt()) == pytest.approx(0.01)
+
+
+def test_small_units_without_bounds_may_change_by_as_much_as_tanh(rng):
+    batch = a_batch(rng)
+    small = Batch(1e-3 * batch.inputs, batch.targets)
+    model = a_model("rnn", nonlinearity="relu")
+    with torch.no_grad():
+        for parameter in model.recurrent.parameters():
+            parameter.mul_(1e-3)
+    assert changes_of(model, small, lr=1e6, max_change=0.01)[0] == pytest.approx(0.01)
 
 
 def test_steps_inside_the_trust_region_are_left_alone(rng):

@@ -6,6 +6,7 @@ promised in test_admm_blocks.py, the loop and the run folder in test_training.py
 test_run_folder.py.
 """
 
+import copy
 import io
 import itertools
 import json
@@ -24,6 +25,7 @@ from rnnopt.admm import (
     iterations,
     joint_sweep,
     linearised_updates,
+    minibatch,
     scalar_problem,
     weight_updates,
 )
@@ -962,7 +964,7 @@ def test_a_rate_of_zero_moves_nothing_and_counts_nothing(rng, options):
 def test_the_limit_of_the_options_is_that_of_the_sweep(rng):
     batch, models = a_batch(rng), [a_model(), a_model()]
     free, cut = (
-        ADMM(m, "cross-entropy", limit=number, max_change=math.inf)
+        ADMM(m, "cross-entropy", limit=number, penalty=1.0, max_change=math.inf)
         for m, number in zip(models, (1e9, 0.01), strict=True)
     )
     before = weights_of(models[0])
@@ -1176,7 +1178,7 @@ def test_lengths_and_weights_are_refused_block_by_block(rng, variant, name):
 @pytest.mark.parametrize(
     ("lengths", "message"),
     [
-        ([3] * 11, r"lengths \(12,\), got \(11,\)"),
+        ([3] * 11, "12 whole numbers"),
         ([0] + [3] * 11, "in 1 … 3"),
         ([4] * 12, "in 1 … 3"),
     ],
@@ -1414,7 +1416,7 @@ def test_a_step_asks_a_device_once_and_finds_the_same(rng, monkeypatch, options)
     batch = a_batch(rng)
     here, there = a_model(**options), a_model(**options)
     ADMM(here, "cross-entropy").step(batch)
-    for module in (scalar_problem, weight_updates):
+    for module in (minibatch, scalar_problem, weight_updates):
         monkeypatch.setattr(module, "free_to_ask", lambda tensor: False)
     learner = ADMM(there, "cross-entropy")
     with Asked() as asked:
@@ -1436,6 +1438,25 @@ def test_a_factor_is_found_without_asking(monkeypatch):
     torch.testing.assert_close(factors[0], torch.linalg.cholesky(whole))
     torch.testing.assert_close(factors[1] @ factors[1].T, singular, rtol=0, atol=1e-10)
     assert factors[2].isnan().all()
+
+
+@pytest.mark.parametrize("loss", ["cross-entropy", "mse"])
+@pytest.mark.parametrize("weighed", [False, True])
+def test_a_step_on_padded_sequences_asks_no_more(rng, monkeypatch, loss, weighed):
+    batch = a_batch(rng)
+    if loss == "mse":
+        batch = replace(batch, targets=normal(rng, 12, OUTPUTS))
+    for module in (minibatch, scalar_problem, weight_updates):
+        monkeypatch.setattr(module, "free_to_ask", lambda tensor: False)
+    monkeypatch.setattr(minibatch, "check_lengths", lambda lengths, inputs: lengths)
+    weights = torch.rand(12, generator=rng) if weighed else None
+    padded = replace(batch, lengths=torch.tensor([2, 3] * 6), weights=weights)
+    learner = ADMM(a_model(), loss)
+    with Asked() as asked:
+        learner.step(padded)
+    # Whether all is finite, and with weights whether the penalty is stiff for them.
+    assert asked.times == 1 + (weighed and loss == "cross-entropy")
+    assert learner.param_groups[0]["rejections"] == 0
 
 
 # -- what only a change of one sign or number would show ------------------------------------------
@@ -1510,8 +1531,8 @@ def test_the_bound_of_the_states_knows_of_the_coupling(monkeypatch, coupling):
 @pytest.mark.parametrize(
     ("name", "unit"),
     [
-        ("linearised_input", 12),
-        ("linearised_recurrent", 12),
+        ("linearised_input", 36),
+        ("linearised_recurrent", 36),
         ("linearised_output", 12),
         ("linearised_state", 1),
         ("linearised_preactivation", 1),
@@ -1519,7 +1540,7 @@ def test_the_bound_of_the_states_knows_of_the_coupling(monkeypatch, coupling):
 )
 def test_the_papers_r_takes_the_place_of_every_bound(monkeypatch, name, unit):
     for given, _ in seen_by(monkeypatch, name, proximal_weight=2.5):
-        assert given[-1] == unit * 2.5  # N r for the weights of N = 12 samples
+        assert given[-1] == unit * 2.5  # 12 samples; N r for u and w, N = 3 steps
 
 
 def test_a_damping_below_the_roundings_of_single_precision_is_not_lost():
@@ -1529,3 +1550,125 @@ def test_a_damping_below_the_roundings_of_single_precision_is_not_lost():
     right = torch.tensor([[1.0], [-1.0]])
     expected = torch.tensor([[1.0], [-1.0]])  # A has no say in this direction, r = 1 all
     torch.testing.assert_close(gauss_newton._ridge(matrix, right, 1.0), expected)
+
+
+# -- what a state must be, and a batch -------------------------------------------------------------
+
+
+def test_a_state_that_does_not_fit_is_refused_and_changes_nothing(rng):
+    learner, batch = ADMM(a_model(), "cross-entropy"), a_batch(rng)
+    learner.step(batch)
+    before = copy.deepcopy(learner.state_dict())
+    older, wrong = copy.deepcopy(before), copy.deepcopy(before)
+    del older["param_groups"][0]["penalty"]
+    wrong["param_groups"][0]["max_change"] = -1.0
+    others = []
+    for options in (dict(layers=2), dict(hidden=5)):
+        other = ADMM(a_model(**options), "cross-entropy")
+        other.step(batch)
+        others.append(other.state_dict())
+    for state, message in (
+        (older, "another optimizer or version"),
+        (wrong, "finite max_change > 0"),
+        *((state, "another model: needs moments of sizes") for state in others),
+    ):
+        with pytest.raises(ValueError, match=message):
+            learner.load_state_dict(state)
+        assert learner.param_groups == before["param_groups"]
+        assert learner.state.keys() == before["state"].keys()
+
+
+def test_a_batch_that_was_lost_is_not_kept(rng):
+    good = a_batch(rng)
+    learner = ADMM(a_model(), "cross-entropy", keep_batch=True)
+    learner.step(replace(good, inputs=math.nan * good.inputs))
+    assert learner.state == {}
+    learner.step(good)
+    assert torch.equal(learner.state["inputs"], good.inputs)
+    assert learner.param_groups[0]["rejections"] == 1
+
+
+@pytest.mark.parametrize("tolerance", [-1.0, math.nan, math.inf, True, None, "0.1"])
+def test_an_impossible_tolerance_is_refused_before_a_step(rng, tolerance):
+    model = a_model()
+    before = weights_of(model)
+    learner = ADMM(model, "cross-entropy", variant="blocks", keep_batch=True)
+    with pytest.raises(ValueError, match="tolerance must be"):
+        learner.fit([a_batch(rng)], tolerance=tolerance)
+    assert_same_weights(before, weights_of(model))
+
+
+def test_dual_residuals_are_of_the_last_of_several_iterations(rng):
+    batch = a_batch(rng)
+    one, three = (
+        ADMM(a_model(), "cross-entropy", variant="blocks", keep_batch=True, sweeps=sweeps)
+        for sweeps in (1, 3)
+    )
+    for _ in range(3):
+        one.step(batch)
+    three.step(batch)
+    assert three.report() == pytest.approx(one.report())
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [(torch.ones(3), r"weights \(12,\), got \(3,\)"), (-torch.ones(12), "not negative"),
+     (torch.full((12,), math.inf), "finite")],
+)  # fmt: skip
+def test_impossible_weights_are_refused(rng, weights, message):
+    with pytest.raises(ValueError, match=message):
+        ADMM(a_model(), "cross-entropy").step(replace(a_batch(rng), weights=weights))
+
+
+@pytest.mark.parametrize("wrong", [-1, OUTPUTS])
+def test_classes_out_of_range_are_refused(rng, wrong):
+    batch = a_batch(rng)
+    batch.targets[0] = wrong
+    with pytest.raises(ValueError, match=r"classes in 0 … 2, got"):
+        ADMM(a_model(), "cross-entropy").step(batch)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        torch.nn.LSTM(FEATURES, 8, bias=False),
+        torch.nn.LSTM(FEATURES, 8, num_layers=2),
+        torch.nn.GRU(FEATURES, 8, bidirectional=True),
+        torch.nn.LSTM(FEATURES, 8, batch_first=True),
+    ],
+)
+def test_layers_that_a_sequence_model_does_not_build_are_refused(layer):
+    model = a_model(cell="lstm")
+    model.recurrent[0] = layer.double()
+    with pytest.raises(ValueError, match="layers as SequenceModel builds them"):
+        ADMM(model, "cross-entropy")
+
+
+def test_targets_that_are_met_move_nothing(rng):
+    for dtype, readout in itertools.product((torch.float32, torch.float64), ("last", "every")):
+        model = a_model(dtype=dtype, readout=readout)
+        inputs = normal(rng, 3, 12, FEATURES).to(dtype)
+        problem = minibatch.problem_of(
+            model, Batch(inputs, torch.zeros(12, OUTPUTS, dtype=dtype)), "mse"
+        )[0]
+        (weights,) = read_weights(model)
+        _, outputs = joint_sweep.forward(problem, weights, len(problem.targets))
+        found = joint_sweep.sweep(problem._replace(targets=outputs), weights, 3.0, 100.0)
+        assert not found.output_slack.any()
+        assert not found.layers[0].slack.any()
+
+
+@pytest.mark.parametrize(("loss", "error"), [("cross-entropy", 1e-4), ("mse", 1e-4)])
+def test_a_huge_penalty_costs_no_digits(rng, loss, error):
+    # o* - p is 1/ρ of anything: as a difference of two numbers it would be their roundings.
+    batch = a_batch(rng)
+    targets = batch.targets if loss == "cross-entropy" else 100 + normal(rng, 12, OUTPUTS)
+    changes = []
+    for dtype in (torch.float32, torch.float64):
+        model = a_model().to(dtype)
+        before = torch.cat([p.detach().flatten().clone() for p in model.parameters()])
+        given = targets if loss == "cross-entropy" else targets.to(dtype)
+        ADMM(model, loss, penalty=1e7).step(Batch(batch.inputs.to(dtype), given))
+        after = torch.cat([p.detach().flatten() for p in model.parameters()])
+        changes.append((after - before).double())
+    assert (changes[0] - changes[1]).norm() < error * changes[1].norm()

@@ -11,7 +11,8 @@ asks earlier minibatches to keep their pre-activations, which would hardly move.
 1/ρ: e_t = -g_t / ρ, so that the step is one of that rate along the multipliers -g_t.
 
 κ ≤ 1 is a trust region: M_t times the change of Θᵀ is what a_t changes by if the states do not,
-and its root mean square over steps, samples and units may be no more than `max_change`; for units
+and its root mean square over steps, samples and units may be no more than `max_change`, measured by
+Ā, which is over the last minibatches (by the newest alone texts were learnt more slowly); for units
 without bounds (relu), times that of a_t itself, if above 1. The read-out is held
 alike, that of a squared error to that part of the targets' root mean square, if above 1. It asks
 nobody to look at losses, and it is what keeps long sequences with a loss at each step from being
@@ -89,8 +90,8 @@ def follow(
         unit_of_outputs = _mean_square(problem, process_group).clamp(min=1).sqrt()
     new: list[Weights] = []
     seen: list[Tensor] = []
-    for i, (old, equation) in enumerate(zip(weights, equations, strict=True)):
-        curvature, right = _averaged(equation, moments and moments.layers[i], step)
+    for i, (old, (now, right)) in enumerate(zip(weights, equations, strict=True)):
+        curvature = _averaged(now, moments and moments.layers[i], step)
         seen.append(curvature)
         features, hidden = old.input.shape[1], old.recurrent.shape[1]
         change = torch.zeros_like(right)
@@ -104,7 +105,8 @@ def follow(
         new.append(
             old._replace(input=old.input + u, recurrent=old.recurrent + w, bias=old.bias + b[:, 0])
         )
-    curvature, right = _averaged(of_output, moments and moments.output, step)
+    now, right = of_output
+    curvature = _averaged(now, moments and moments.output, step)
     change = step.length * _ridge(curvature, right, step.proximal_weight)
     change = _within(change, curvature, step.max_change * unit_of_outputs)
     v, c = change[:-1].t(), change[-1]
@@ -113,10 +115,9 @@ def follow(
     return new, Moments(tuple(seen), curvature)
 
 
-def _averaged(equation: Equation, before: Tensor | None, step: Step) -> Equation:
-    """Ā with this minibatch in it, and the pull of this one."""
-    now, right = equation
-    return (now if before is None else torch.lerp(before, now, step.share)), right
+def _averaged(now: Tensor, before: Tensor | None, step: Step) -> Tensor:
+    """Ā with this minibatch in it."""
+    return now if before is None else torch.lerp(before, now, step.share)
 
 
 def _mean_square(problem: Problem, process_group: Group) -> Tensor:
@@ -129,14 +130,14 @@ def _mean_square(problem: Problem, process_group: Group) -> Tensor:
     return total / count
 
 
-def _within(change: Tensor, curvature: Tensor, allowed: Tensor | float) -> Tensor:
+def _within(change: Tensor, matrix: Tensor, allowed: Tensor | float) -> Tensor:
     """The change, cut so that M times it has no larger root mean square than allowed."""
-    return change * (allowed / _size(curvature, change)).clamp(max=1)
+    return change * (allowed / _size(matrix, change)).clamp(max=1)
 
 
-def _size(curvature: Tensor, theta: Tensor) -> Tensor:
-    """Root mean square of M θ over steps, samples and columns of θ; Ā ends in the steps."""
-    total = (theta * (curvature @ theta)).sum() / (curvature[-1, -1] * theta.shape[1])
+def _size(matrix: Tensor, theta: Tensor) -> Tensor:
+    """Root mean square of M θ over steps, samples and columns of θ; MᵀM / B ends in the steps."""
+    total = (theta * (matrix @ theta)).sum() / (matrix[-1, -1] * theta.shape[1])
     return total.clamp(min=0).sqrt()
 
 
@@ -164,7 +165,7 @@ def _rows(chosen: Tensor | None, *parts: Tensor) -> Tensor:
     """[*parts, 1] of all steps and samples, (rows, columns); zero where not chosen."""
     ones = parts[0].new_ones((*parts[0].shape[:-1], 1))
     rows = torch.cat([*parts, ones], dim=-1)
-    return (rows if chosen is None else rows * chosen[:, :, None]).flatten(0, 1)
+    return (rows if chosen is None else torch.where(chosen[:, :, None], rows, 0)).flatten(0, 1)
 
 
 def _ridge(matrix: Tensor, right: Tensor, proximal_weight: float) -> Tensor:

@@ -113,11 +113,13 @@ def paper_iteration(
 ) -> tuple[Weights, Variables]:
     """Algorithm 1, once over: o c v s a b w u and back, linearised and proximal.
 
-    The weights R are those of `linearised_updates`, or the paper's r, N r for u, w and v of N
-    samples, if one is given: below those bounds L may rise.
+    The weights R are those of `linearised_updates`, or from the paper's r if one is given: r for s
+    and a, N r a sample for u and w (N steps), r a sample for v. Below those bounds L may rise.
     """
     fixed = group["proximal_weight"]
-    of_weights = None if fixed is None else fixed * problem.inputs.shape[1]
+    steps, samples = problem.inputs.shape[:2]
+    of_output = None if fixed is None else fixed * samples
+    of_weights = None if fixed is None else fixed * samples * steps
     names = ("output", "output_bias", "output_weights", "states", "preactivations", "bias",
              "recurrent", "input")  # fmt: skip
     for name in (*names, *reversed(names)):
@@ -127,7 +129,7 @@ def paper_iteration(
         elif name == "output_bias":
             weights = weights._replace(output_bias=update_output_bias(*given))
         elif name == "output_weights":
-            limit = of_weights or output_limit(variables, numbers)
+            limit = of_output or output_limit(variables, numbers)
             weights = weights._replace(output=linearised_output(*given, limit))
         elif name == "states":
             coupling = group["coupling"]

@@ -5,7 +5,7 @@ augmented Lagrangian of a sample is a problem of optimal control,
 
     J(e) = Σ_t ρ/2 ‖e_t‖² + Σ_𝒪 R̃(p_t),
     a_t = x_t uᵀ + s_{t-1} wᵀ + b + e_t,   p_t = s_t vᵀ + c,
-    R̃(p) = min_o R(o) + ρ/2 ‖o - p‖²,   with gradient ρ (p - o*), o* from `nearest_output`.
+    R̃(p) = min_o R(o) + ρ/2 ‖o - p‖²,   with gradient ρ (p - o*), o* - p from `output_pull`.
 
 Its stationary points are e_t = -g_t / ρ, where -ρ e_t is the multiplier λ1_t of the constraint and
 
@@ -35,7 +35,7 @@ from torch import Tensor
 
 from rnnopt.admm import cells
 from rnnopt.admm.lagrangian import Problem, Weights
-from rnnopt.admm.scalar_problem import nearest_output
+from rnnopt.admm.scalar_problem import output_pull
 
 
 class Course(NamedTuple):
@@ -73,6 +73,9 @@ def _passages(
     passages: list[cells.Passage] = []
     for layer in (*below, weights):
         passages.append(cells.forward(problem, layer))
+        if problem.valid is not None:  # what runs on through the padding may overflow there
+            states = passages[-1].states
+            states[1:] = torch.where(problem.valid[:, :, None], states[1:], 0)
         problem = problem._replace(inputs=passages[-1].states[1:])
     last = passages[-1].states[-scored:]
     return passages, torch.nn.functional.linear(last, weights.output, weights.output_bias)
@@ -106,8 +109,11 @@ def sweep(
     """
     scored = len(problem.targets)
     passages, outputs = _passages(problem, weights, scored, below)
-    nearest = nearest_output(problem.loss, outputs, problem.targets, penalty, problem.loss_weight)
-    pull = nearest - outputs
+    pull = output_pull(
+        problem.loss, outputs, problem.targets, penalty, problem.loss_weight, problem.weight_bound
+    )
+    if problem.counted is not None:
+        pull = torch.where(problem.counted[:, :, None], pull, 0)
     # Divided by ρ, which cancels: the force on the states of the layer at hand.
     force = pull @ weights.output
     slacks: list[Tensor] = []
@@ -115,7 +121,7 @@ def sweep(
         slacks.insert(0, cells.backward(problem.cell, passage, layer.recurrent, force))
         if len(slacks) <= len(below):
             force = slacks[0] @ layer.input
-    losses = sample_losses(problem, nearest) + penalty / 2 * pull.square().sum((0, 2))
+    losses = sample_losses(problem, outputs + pull) + penalty / 2 * pull.square().sum((0, 2))
     slacks = _shortened(slacks, limit * (2 * losses.clamp(min=0) / penalty).sqrt())
     states = [passage.states for passage in passages]
     inputs = (problem.inputs, *(own[1:] for own in states[:-1]))

@@ -53,6 +53,7 @@ class Problem(NamedTuple):
             trajectory as one block knows (`joint_sweep`), the blocks here do not.
         valid: which steps are no padding, (time, batch); None is all.
         counted: which answers have a loss, (time or 1, batch); None is all.
+        weight_bound: a number that no `loss_weight` is above, if known without asking a device.
     """
 
     inputs: Tensor
@@ -65,6 +66,7 @@ class Problem(NamedTuple):
     cell: Cell = "elman"
     valid: Tensor | None = None
     counted: Tensor | None = None
+    weight_bound: float | None = None
 
 
 class Weights(NamedTuple):

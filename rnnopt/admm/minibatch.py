@@ -8,6 +8,8 @@ from torch import Tensor
 from rnnopt.admm.lagrangian import Problem
 from rnnopt.admm.network import CELLS
 from rnnopt.admm.options import LOSSES
+from rnnopt.admm.scalar_problem import free_to_ask
+from rnnopt.layers.elman import check_lengths
 from rnnopt.layers.sequence_model import SequenceModel
 
 
@@ -27,6 +29,8 @@ def problem_of(model: SequenceModel, batch: Any, loss: str) -> tuple[Problem, Te
     check_batch(model, batch, classes)
     inputs, targets, lengths = batch.inputs, batch.targets, batch.lengths
     weights: Tensor | None = getattr(batch, "weights", None)
+    if lengths is not None:
+        lengths = check_lengths(lengths, inputs)
     time, count = inputs.shape[:2]
     every = model.readout == "every"
     scored = time if every or lengths is not None else 1
@@ -39,20 +43,24 @@ def problem_of(model: SequenceModel, batch: Any, loss: str) -> tuple[Problem, Te
     valid = counted = None
     if lengths is not None:
         steps = torch.arange(time, device=inputs.device)[:, None]
-        valid = steps < lengths.to(inputs.device)
-        counted = valid if every else steps == lengths.to(inputs.device) - 1
+        valid = steps < lengths
+        counted = valid if every else steps == lengths - 1
         inputs = torch.where(valid[:, :, None], inputs, 0)
         targets = torch.where(counted if classes else counted[:, :, None], targets, 0)
     loss_weight: Tensor | float = 1.0
+    bound: float | None = 1.0
     if counted is not None or weights is not None:
         loss_weight = inputs.new_ones((scored, count)) if counted is None else counted.to(inputs)
-        loss_weight = loss_weight if weights is None else loss_weight * weights
+        if weights is not None:
+            loss_weight = loss_weight * weights.to(inputs)
+            bound = float(weights.max()) if free_to_ask(weights) else None
     layer: Any = model.recurrent[0]
     problem = Problem(
         inputs, targets, inputs.new_zeros(count, layer.hidden_size),
         getattr(layer, "nonlinearity", "tanh"),
         LOSSES[loss],  # type: ignore[arg-type]
         loss_weight, cell=CELLS[type(layer)], valid=valid, counted=counted,
+        weight_bound=bound,
     )  # fmt: skip
     answers = scored * count if counted is None else counted.sum()
     return problem, answers if classes else answers * targets.shape[-1] / 2
@@ -85,11 +93,13 @@ def check_batch(model: SequenceModel, batch: Any, classes: bool) -> None:
         raise ValueError(
             f"ADMM needs targets {once} or, one a step, {each}, got {tuple(targets.shape)}."
         )
-    for name in ("lengths", "weights"):
-        value = getattr(batch, name, None)
-        if value is not None and tuple(value.shape) != (count,):
-            raise ValueError(f"ADMM needs {name} ({count},), got {tuple(value.shape)}.")
-    if batch.lengths is not None and not bool(
-        ((batch.lengths > 0) & (batch.lengths <= time)).all()
-    ):
-        raise ValueError(f"ADMM needs lengths in 1 … {time}, got {batch.lengths.tolist()}.")
+    weights = getattr(batch, "weights", None)
+    if weights is not None and tuple(weights.shape) != (count,):
+        raise ValueError(f"ADMM needs weights ({count},), got {tuple(weights.shape)}.")
+    if not free_to_ask(inputs):
+        return
+    if weights is not None and not bool((weights.isfinite() & (weights >= 0)).all()):
+        raise ValueError("ADMM needs weights that are finite and not negative.")
+    if classes and batch.lengths is None and not bool(((targets >= 0) & (targets < outputs)).all()):
+        low, high = int(targets.min()), int(targets.max())
+        raise ValueError(f"ADMM needs classes in 0 … {outputs - 1}, got {low} … {high}.")

@@ -22,6 +22,16 @@ def check_model(model: nn.Module, variant: str) -> None:
             " variant='exact' for more."
         )
     kind = type(model.recurrent[0])
+    names = {f"{part}_{of}_l0" for part in ("weight", "bias") for of in ("ih", "hh")}
+    for layer in model.recurrent:
+        own = {name for name, _ in layer.named_parameters()}
+        if type(layer) is kind in CELLS and (own != names or getattr(layer, "batch_first", False)):
+            raise ValueError(
+                "ADMM needs layers as SequenceModel builds them, one a module, in one direction,"
+                f" with biases and time first, got {layer}."
+            )
+    if any(type(layer) is not kind for layer in model.recurrent):
+        raise ValueError("ADMM needs layers of one cell, got several.")
     if kind not in CELLS:
         raise ValueError(
             f"ADMM needs the cell 'rnn', 'lstm' or 'gru', got a layer of {kind.__name__}."

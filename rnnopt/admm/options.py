@@ -1,6 +1,10 @@
 """Options of ADMM: what is allowed."""
 
+from math import inf
+from numbers import Real
 from typing import Any, Literal
+
+from torch import Tensor
 
 Variant = Literal["exact", "blocks", "paper"]
 VARIANTS = ("exact", "blocks", "paper")
@@ -47,26 +51,22 @@ def check_options(group: dict[str, Any]) -> None:
     for name in ("coupling", "identity_for_tanh", "balance", "keep_batch"):
         if not isinstance(group[name], bool):
             raise ValueError(f"{name} must be true or false, got {name}={group[name]!r}.")
-    bounds = dict(
-        lr=(0, None), proximal_weight=(0, None), penalty=(0, None), max_change=(0, None),
-        inner_penalty=(0, None), recurrent_decay=(0, None), memory=(0, 1), limit=(0, None),
-        relaxation=(0, 2), penalty_a=(0, None), penalty_s=(0, None), penalty_o=(0, None),
-    )  # fmt: skip
-    for name, (low, high) in bounds.items():
-        if group[name] is None and name == "proximal_weight":
+    positive = ("proximal_weight", "penalty", "max_change", "inner_penalty", "relaxation",
+                "penalty_a", "penalty_s", "penalty_o")  # fmt: skip
+    for name in (*positive, "lr", "recurrent_decay", "memory", "limit"):
+        value = group[name]
+        if value is None and name == "proximal_weight":
             continue
-        if isinstance(group[name], bool | str) or group[name] is None:
-            raise ValueError(f"ADMM needs a number for {name}, got {name}={group[name]!r}.")
-        value = float(group[name])
-        if name == "max_change" and value == float("inf"):
+        if isinstance(value, bool) or not isinstance(value, Real | Tensor):
+            raise ValueError(f"ADMM needs a number for {name}, got {name}={value!r}.")
+        value, least = float(value), ">" if name in positive else ">="
+        if name == "max_change" and value == inf:
             continue  # no trust region
-        if not value >= low or not value < (float("inf") if high is None else high):
-            below = "" if high is None else f" and < {high}"
-            raise ValueError(f"ADMM needs {name} >= {low}{below}, got {name}={group[name]}.")
-    positive = ("proximal_weight", "penalty", "max_change", "inner_penalty", "relaxation")
-    for name in (*positive, "penalty_a", "penalty_s", "penalty_o"):
-        if group[name] is not None and float(group[name]) == 0:
-            raise ValueError(f"ADMM needs {name} > 0, got {name}={group[name]}.")
+        if not 0 <= value < inf or (value == 0 and name in positive):
+            raise ValueError(f"ADMM needs a finite {name} {least} 0, got {name}={value}.")
+        high = dict(memory=1, relaxation=2).get(name, inf)
+        if value >= high:
+            raise ValueError(f"ADMM needs {name} < {high}, got {name}={value}.")
     sweeps = group["sweeps"]
     if isinstance(sweeps, bool) or not isinstance(sweeps, int) or sweeps < 1:
         raise ValueError(f"ADMM needs an integer sweeps >= 1, got sweeps={sweeps!r}.")

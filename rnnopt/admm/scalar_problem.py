@@ -247,26 +247,43 @@ def nearest_output(
         loss: R, "squared_error" (½‖o - target‖²) or "cross_entropy".
         anchor: p, (steps, batch, outputs).
         target: (steps, batch, outputs), or for cross-entropy class numbers, (steps, batch).
-        penalty: τ > 0, broadcast over (steps, batch). Numbers for it and for `weight` say by
-            themselves whether it is stiff; else the device is asked.
+        penalty: τ > 0, broadcast over (steps, batch).
         weight: of each sample's loss, ≥ 0, broadcast over (steps, batch).
+    """
+    return anchor + output_pull(loss, anchor, target, penalty, weight)
+
+
+def output_pull(
+    loss: Loss,
+    anchor: Tensor,
+    target: Tensor,
+    penalty: Tensor | float,
+    weight: Tensor | float,
+    bound: float | None = None,
+) -> Tensor:
+    """`nearest_output` less its anchor; as exact where the anchor is large, or the penalty.
+
+    Args:
+        bound: a number that no weight is above, if known; with it and a number for `penalty` it is
+            known whether the penalty is stiff. Else the device is asked.
     """
     if loss == "squared_error":
         scale = torch.as_tensor(weight, dtype=anchor.dtype, device=anchor.device)
         scale = (scale / penalty).expand(anchor.shape[:-1])[..., None]  # 1 / τ'
-        return (scale * target + anchor) / (scale + 1)
+        return (target - anchor) * (scale / (scale + 1))
     if loss != "cross_entropy":
         raise ValueError(f"loss must be one of {get_args(Loss)}, got {loss!r}.")
+    bound = bound if isinstance(weight, Tensor) else weight
     stiff = None
-    if not isinstance(penalty, Tensor) and not isinstance(weight, Tensor):
-        stiff = penalty >= STIFF * weight
+    if bound is not None and not isinstance(penalty, Tensor):
+        stiff = penalty >= STIFF * bound
     weight = torch.as_tensor(weight, dtype=torch.float64, device=anchor.device)
     penalty = torch.as_tensor(penalty, dtype=torch.float64, device=anchor.device)
     tau = (penalty / weight.clamp(min=1e-30)).clamp(max=1e30)
     tau = tau.expand(target.shape)[..., None]
     hot = torch.zeros_like(anchor).scatter_(-1, target[..., None], 1.0)
     if bool((tau >= STIFF).all()) if stiff is None else stiff:
-        return _nearest_to_stiff(anchor, hot, tau.to(anchor.dtype))
+        return _stiff_pull(anchor, hot, tau.to(anchor.dtype))
     # In single precision m, up to 1/τ', would swallow the digits of o.
     shifted = anchor.double() + hot / tau
     level = _least_level(anchor.double(), shifted, tau, target)
@@ -280,30 +297,30 @@ def nearest_output(
         level = level + excess / (tau * (omega / (1 + omega)).sum(-1, keepdim=True))
     else:
         omega = wright_omega(shifted - level)
-    return (shifted.add_(tau.log()) - omega).to(anchor.dtype)
+    return (hot / tau - omega).to(anchor.dtype)
 
 
-def _nearest_to_stiff(anchor: Tensor, hot: Tensor, tau: Tensor) -> Tensor:
-    """The o for τ' ≥ STIFF, by Newton's method on all of it; Sherman and Morrison solve its step.
+def _stiff_pull(anchor: Tensor, hot: Tensor, tau: Tensor) -> Tensor:
+    """o - p for τ' ≥ STIFF, by Newton's method on all of it; Sherman and Morrison solve its step.
 
     Where o moves by δ the curvature changes by a factor of e^c at most, c = max δ - min δ ≤ 2/τ',
     so that a step leaves less than (e^c - 1 - c)/c ≤ 0.72 of the gradient: it converges from p.
     """
-    output = anchor.clone()
+    pull = torch.zeros_like(anchor)
     small = torch.finfo(anchor.dtype).eps ** 0.5  # the next step is its square
     for _ in range(STIFF_STEPS):
-        chances = output.softmax(-1)
-        gradient = torch.addcmul(chances - hot, tau, output - anchor)
+        chances = (anchor + pull).softmax(-1)
+        gradient = torch.addcmul(chances - hot, tau, pull)
         inverse = (chances + tau).reciprocal_()
         step, mixed = inverse * gradient, inverse * chances
         share = (chances * step).sum(-1, keepdim=True) / (
             1 - (chances * mixed).sum(-1, keepdim=True)
         )
         step.addcmul_(mixed, share)
-        output -= step
-        if free_to_ask(anchor) and float(step.abs().max()) < small:
+        pull -= step
+        if free_to_ask(anchor) and float((step * tau).abs().max()) < small:
             break
-    return output
+    return pull
 
 
 def _least_level(anchor: Tensor, shifted: Tensor, tau: Tensor, target: Tensor) -> Tensor:

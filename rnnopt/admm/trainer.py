@@ -60,8 +60,8 @@ class ADMM:
     a minibatch instead of on gradients.
 
     Args:
-        model: of cell "rnn" (tanh or relu), one layer or, for "exact", more, or of cell "lstm" or
-            "gru"; no batch norm, no dropout; readout "last" or "every".
+        model: a SequenceModel of cell "rnn" (tanh or relu), one layer or, for "exact", more, or of
+            cell "lstm" or "gru"; no batch norm, no dropout; readout "last" or "every".
         loss: "cross-entropy", "mse" or "binary-mse", as a task names it.
         lr: length of the weights' step along the multipliers, of variant "exact"; 1/ρ would end at
             the minimiser of the weights' block. The other variants look at nothing but whether it
@@ -71,9 +71,11 @@ class ADMM:
             against the mean over samples of Σ_t M_tᵀM_t for "exact", times the batch for "blocks".
             "paper": the paper's r, times the batch for weights; None takes for each block the least
             that cannot raise the Lagrangian.
-        penalty: "exact": ρ; from 2 on the minimiser over o is found ten times as fast.
-        max_change: "exact": trust region; the most by which a step may change a minibatch's
-            pre-activations, in the mean square and to first order.
+        penalty: "exact": ρ; from twice the largest weight of a sample on, the minimiser over o is
+            found ten times as fast.
+        max_change: "exact": trust region; the most by which a step may change pre-activations and
+            outputs, to first order, root mean square over the last minibatches (`gauss_newton`).
+            With a rate of 1 and more most steps are of this length, whatever the rate.
         memory: "exact": weight of the minibatches before, in [0, 1).
         limit: "exact": how many times the length of the farthest possible minimiser the change of
             a sample's trajectory may have.
@@ -141,7 +143,6 @@ class ADMM:
                 f"variant='paper' works in one process, got {processes(process_group)}: take"
                 " variant='exact' or 'blocks' for more."
             )
-        check_model(model, variant)
         if loss not in LOSSES:
             raise ValueError(f"ADMM needs a loss of {', '.join(LOSSES)}, got {loss!r}.")
         group: dict[str, Any] = dict(
@@ -154,6 +155,7 @@ class ADMM:
             steps=0, averaged=0, rejections=0, scale=1.0,
         )  # fmt: skip
         check_options(group)
+        check_model(model, variant)
         defaults = {n: p.default for n, p in inspect.signature(ADMM).parameters.items()}
         check_use(variant, group, {n: d for n, d in defaults.items() if n not in ("lr", "variant")})
         if identity_for_tanh and model.recurrent[0].nonlinearity != "tanh":
@@ -180,11 +182,29 @@ class ADMM:
         return dict(state=dict(self.state), param_groups=[dict(g) for g in self.param_groups])
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on where `state_dict` was taken; copies its tensors."""
+        """Goes on where `state_dict` was taken; copies its tensors.
+
+        Raises:
+            ValueError: for a state of another version or of a model of other sizes; nothing is
+                changed then.
+        """
         device = next(self.model.parameters()).device
-        self.param_groups = [self.param_groups[0] | dict(g) for g in state_dict["param_groups"]]
-        check_options(self.param_groups[0])
-        self.state = {k: v.clone().to(device) for k, v in state_dict["state"].items()}
+        groups = state_dict["param_groups"]
+        if len(groups) != 1 or "penalty" not in groups[0]:
+            raise ValueError("ADMM cannot load a state that another optimizer or version saved.")
+        group = self.param_groups[0] | dict(groups[0])
+        check_options(group)
+        check_model(self.model, group["variant"])
+        state = {k: v.clone().to(device) for k, v in state_dict["state"].items()}
+        wanted = [sum(layer.input.shape[1:] + layer.recurrent.shape[1:]) + 1
+                  for layer in read_weights(self.model)]  # fmt: skip
+        saved = [len(state[name]) for name in sorted(state) if name.startswith("moments_")]
+        if saved and saved != wanted:
+            raise ValueError(
+                f"ADMM cannot load the state of another model: needs moments of sizes {wanted}, got"
+                f" {saved}."
+            )
+        self.param_groups, self.state = [group], state
 
     @torch.no_grad()
     def step(self, batch: Any) -> Tensor:
@@ -215,6 +235,9 @@ class ADMM:
         if not any_of(not finite, self.process_group):
             write_weights(self.model, new)
             self.state.update(kept)
+            if group["keep_batch"] and "inputs" not in self.state:
+                parts = {name: getattr(batch, name, None) for name in PARTS}
+                self.state.update({n: p.clone() for n, p in parts.items() if p is not None})
             group["averaged"] += group["variant"] == "exact"
         else:
             group["rejections"] += 1
@@ -234,6 +257,10 @@ class ADMM:
             >>> losses = trainer.fit(batch for _ in range(3) for batch in data)  # three epochs
         """
         group = self.param_groups[0]
+        if isinstance(tolerance, bool) or not isinstance(tolerance, int | float):
+            raise ValueError(f"a tolerance must be a number, got {tolerance!r}.")
+        if not 0 <= tolerance < float("inf"):
+            raise ValueError(f"a tolerance must be finite and >= 0, got {tolerance}.")
         if tolerance and (group["variant"] == "exact" or not group["keep_batch"]):
             raise ValueError(
                 "a tolerance needs variant 'blocks' or 'paper' and keep_batch=True, got"
@@ -241,8 +268,9 @@ class ADMM:
             )
         losses = []
         for batch in batches:
+            lost = group["rejections"]
             losses.append(self.step(batch))
-            if tolerance and "relative_residuals" in self.state:
+            if tolerance and group["rejections"] == lost:
                 worst = float(self.state["relative_residuals"].max())
                 if not any_of(not worst <= tolerance, self.process_group):
                     break
@@ -258,13 +286,9 @@ class ADMM:
                         f"variant={group['variant']!r} needs sequences of one length that count"
                         f" alike, got {name}: take variant='exact'."
                     )
-        if not group["keep_batch"]:
-            return self._with_decay(*problem_of(self.model, batch, self.loss))
-        if "inputs" not in self.state:
-            problem_of(self.model, batch, self.loss)  # which refuses what does not fit
-            given = {n: getattr(batch, n, None) for n in PARTS}
-            self.state.update({n: part.clone() for n, part in given.items() if part is not None})
-        return self._kept_problem()
+        if group["keep_batch"] and "inputs" in self.state:
+            return self._kept_problem()
+        return self._with_decay(*problem_of(self.model, batch, self.loss))
 
     def _kept_problem(self) -> tuple[Problem, Tensor | float]:
         kept = SimpleNamespace(**{n: self.state.get(n) for n in PARTS})
@@ -311,6 +335,8 @@ class ADMM:
     @torch.no_grad()
     def report(self) -> dict[str, float]:
         """Lagrangian, relative residuals of the kept batch, and the network's loss.
+
+        Each process has those of its own batch; with `recurrent_decay` all must ask together.
 
         Returns:
             lagrangian; loss, of the network; auxiliary_loss, of o; with the names of `Variables`,
