@@ -19,7 +19,7 @@ from rnnopt.terminal import say
 
 
 def inspect_data(
-    file: Annotated[Path, tyro.conf.Positional],
+    file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")],
     kind: Kind | None = None,
     padded: bool = False,
     label: str | None = None,

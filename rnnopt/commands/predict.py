@@ -18,7 +18,7 @@ from rnnopt.terminal import say
 
 
 def predict_data(
-    run: Annotated[Path, tyro.conf.Positional],
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")],
     data: Path,
     out: Path = Path("predictions.csv"),
     unlabelled: bool = False,
