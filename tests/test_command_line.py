@@ -187,12 +187,32 @@ def test_an_unknown_switch_in_the_environment_is_refused(command, monkeypatch):
 # -- bad input ------------------------------------------------------------------------------------
 
 
-def test_a_learning_rate_is_given_once(command):
-    asked = ["train", *TINY, "--lr", 0.5, "--optimizer"]
-    code, _, error = command(*asked, "adam:lr=0.001")
-    assert code == 2
-    assert "lr must be given once, got 0.5 and that of the optimizer, 'adam:lr=0.001'" in error
-    assert command(*asked, "adam:lr=0.5")[0] == 0
+@pytest.mark.parametrize("verb", ["train", "diagnose", "sweep"])
+@pytest.mark.parametrize(
+    ("option", "value", "own"),
+    [
+        ("lr", 0.5, "lr=0.001"),
+        ("clip", 1.0, "clip=2"),
+        ("batch-size", 16, "batch_size=32"),
+        ("schedule", "cosine", "schedule=linear"),  # the default counts where it is asked for
+    ],
+)
+def test_a_setting_is_given_once(command, workplace, verb, option, value, own):
+    asked = [verb, *TINY, f"--{option}", value, "--optimizer", f"adam:{own}"]
+    told = f"{option} must be given once, got {value:g}" if option == "lr" else option
+    assert_refused(command(*asked), told, f"that of the optimizer, 'adam:{own}'")
+    assert list(workplace.iterdir()) == []
+
+
+def test_a_setting_that_is_the_same_twice_is_no_contradiction(command):
+    assert command("train", *TINY, "--lr", 0.5, "--optimizer", "adam:lr=0.5")[0] == 0
+
+
+def test_in_a_comparison_an_optimizers_own_setting_counts(command, workplace):
+    asked = ["--clip", 1, "--optimizers", "adam", "adam:clip=2", "--seeds", 0, "--workers", 1]
+    assert command("compare", *TINY, *asked, "--out", "c")[0] == 0
+    own = RunFolder.open(workplace / "c" / "adam_clip=2" / "seed-0").read_config()
+    assert (own.clip, own.optimizer) == (1.0, "adam:clip=2")  # as given; the run resolves it
 
 
 @pytest.mark.parametrize(

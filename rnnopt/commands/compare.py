@@ -51,7 +51,8 @@ def compare(
 
     Args:
         shared: what all runs have in common.
-        optimizers: "name" or "name:option=value,…", such as adam:lr=0.003,clip=1.
+        optimizers: "name" or "name:option=value,…", such as adam:lr=0.003,clip=1; what
+            stands there counts before what all have in common.
         seeds: every optimizer runs with each.
         tune: learning rates that each optimizer tries first, on a seed of its own (1000), around
             its rate in half decades; the reported seeds run with the best on validation data.

@@ -13,9 +13,9 @@ from rnnopt.config import RunConfig
 from rnnopt.diagnosis import Diagnosis
 from rnnopt.errors import UserError
 from rnnopt.memory import keep_freed_memory
-from rnnopt.runner import build_training, resolve, settle
+from rnnopt.runner import build_training, check_once, resolve, settle
 from rnnopt.specification import parse
-from rnnopt.terminal import Show, console, new_folder, progress_bars, say
+from rnnopt.terminal import Show, console, given, new_folder, progress_bars, say
 
 # Long enough to see where the gradients go, short enough to wait for.
 SHORT_RUN = RunConfig(budget="5epochs")
@@ -42,6 +42,7 @@ def diagnose(
     """
     if looks < 1:
         raise UserError(f"looks must be at least 1, got {looks}.")
+    check_once(config, given)
     out = out or new_folder(f"diagnose-{parse(config.task)[0]}")
     keep_freed_memory()
     watched = Diagnosis(build_training(config), looks, config.seed)

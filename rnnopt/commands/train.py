@@ -10,7 +10,7 @@ from rnnopt.commands.printing import announce
 from rnnopt.config import RunConfig
 from rnnopt.errors import UserError
 from rnnopt.memory import keep_freed_memory
-from rnnopt.runner import check_rate
+from rnnopt.runner import check_once
 from rnnopt.runner import run as run_one
 from rnnopt.specification import parse
 from rnnopt.terminal import (
@@ -53,7 +53,7 @@ def train(
     """
     if resume and out is None:
         raise UserError("--resume needs the run's folder: give --out.")
-    check_rate(config)
+    check_once(config, given)
     path = out or new_folder(f"{parse(config.task)[0]}-{parse(config.optimizer)[0]}-{config.seed}")
     console.quiet = as_json
     keep_freed_memory()

@@ -11,7 +11,7 @@ from rnnopt import comparison, terminal
 from rnnopt.config import RunConfig
 from rnnopt.errors import UserError
 from rnnopt.memory import keep_freed_memory
-from rnnopt.runner import build_training, task_of
+from rnnopt.runner import build_training, check_once, task_of
 from rnnopt.specification import parse
 from rnnopt.sweeps import study as studies
 from rnnopt.sweeps.results import (
@@ -116,6 +116,7 @@ def _plan(
     heartbeat: int,
 ) -> Sweep:
     """The sweep, after checking that its first and last values make a run."""
+    check_once(config, terminal.given)
     with studies.quiet():  # refuses where Optuna is missing
         space = space_of(config, ranges, terminal.given)
     task = task_of(config)
