@@ -45,7 +45,8 @@ def inspect_data(
     data, test = read(file, Columns(label, id, time, unlabelled, layout=layout))
     name = data_name(str(file.absolute()))
     try:
-        for part, title in ((data, str(file)), (test, f"{file}, its test part")):
+        parts = {"": data, ", its validation part": data.validation, ", its test part": test}
+        for which, part in parts.items():
             if part is None:
                 continue
             lines = described(part, padded)
@@ -53,7 +54,7 @@ def inspect_data(
                 found = kind_of(part, kind)
                 classes = class_names(part.targets) if found == "classification" else ()
                 lines += tuple(targets_of(part.targets, classes))
-            print_lines(lines, title)
+            print_lines(lines, f"{file}{which}")
         figure = draw(data, name, kind, padded)
     except ValueError as error:
         raise UserError(f"{file}: {error}") from error
