@@ -43,7 +43,9 @@ def own_task(config: DataConfig, name: str) -> Task:
 def read_parts(config: DataConfig) -> Parts:
     """The series to learn from and those to test on, if these are apart."""
     assert config.data is not None
-    columns = Columns(config.label, config.id, config.time, layout=config.layout)
+    columns = Columns(
+        config.label, config.id, config.time, layout=config.layout, header=config.header
+    )
     data, test = read(Path(config.data), columns)
     if config.test is not None:
         if test is not None:
