@@ -69,8 +69,8 @@ def _refuse_channels(names: list[str]) -> None:
     if several and None not in found and len(names) > len(steps):
         raise ValueError(
             f"the columns look like the steps of {len(steps)} channels ({', '.join(steps)[:60]}),"
-            " and a wide table has one: write a long table, a row a step and a column a channel, or say"
-            " --layout wide to take them for one channel."
+            " and a wide table has one: write a long table, a row a step and a column a channel,"
+            " or say --layout wide to take them for one channel."
         )
 
 
