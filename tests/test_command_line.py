@@ -208,6 +208,14 @@ def test_a_setting_that_is_the_same_twice_is_no_contradiction(command):
     assert command("train", *TINY, "--lr", 0.5, "--optimizer", "adam:lr=0.5")[0] == 0
 
 
+def test_a_comparison_is_not_mixed_with_another_by_accident(command, workplace):
+    asked = [*TINY, "--seeds", 0, "--workers", 1, "--out", "c", "--optimizers"]
+    assert command("compare", *asked, "sgd")[0] == 0
+    before = (workplace / "c" / "report.md").read_text()
+    assert_refused(command("compare", *asked, "adam"), "c already holds runs", "--resume")
+    assert (workplace / "c" / "report.md").read_text() == before
+
+
 def test_in_a_comparison_an_optimizers_own_setting_counts(command, workplace):
     asked = ["--clip", 1, "--optimizers", "adam", "adam:clip=2", "--seeds", 0, "--workers", 1]
     assert command("compare", *TINY, *asked, "--out", "c")[0] == 0
