@@ -9,7 +9,6 @@ from typing import Annotated, Any
 import tyro
 from rich.progress import Progress
 from rich.table import Table
-from rich.text import Text
 
 from rnnopt import comparison, tuning
 from rnnopt import run_folder as folders
@@ -186,7 +185,7 @@ def _print_tuned(tuned: list[tuning.Tuned]) -> None:
     for one in tuned:
         metrics = ((lr, "–" if m is None else f"{m:.4g}") for lr, m in one.trials.items())
         tried = ", ".join(f"{lr:g}: {metric}" for lr, metric in metrics)
-        table.add_row(Text(one.optimizer), f"{one.lr:g}" + "*" * one.at_edge, tried)
+        table.add_row(one.optimizer, f"{one.lr:g}" + "*" * one.at_edge, tried)
     console.print(table)
     if any(one.at_edge for one in tuned):
         say("* at an end of the grid: more trials, or another lr to begin with, may find better.")

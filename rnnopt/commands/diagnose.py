@@ -5,7 +5,6 @@ from typing import Annotated
 
 import tyro
 from rich.table import Table
-from rich.text import Text
 
 from rnnopt import comparison, diagnosis_report
 from rnnopt.commands.train import EXIT_CODES
@@ -68,9 +67,9 @@ def diagnose(
 
 def _print_looks(config: RunConfig, watched: Diagnosis) -> None:
     """A table of what was seen, a row a look."""
-    table = Table(title=Text(f"{config.task}, {config.model}, {config.optimizer}"))
+    table = Table(title=f"{config.task}, {config.model}, {config.optimizer}")
     for i, heading in enumerate(diagnosis_report.columns(watched.looks)):
         table.add_column(heading, justify="right" if i else "left", overflow="fold")
     for row in diagnosis_report.rows(watched.looks):
-        table.add_row(*map(Text, row))
+        table.add_row(*row)
     console.print(table)
