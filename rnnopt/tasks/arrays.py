@@ -133,18 +133,8 @@ def build(
     check_missing(whole, data.channels, how.get("missing", "error"), bool(how.get("padded")))
     parts = _divide(data, test, validation, test_fraction, seed, how["kind"])
     train = parts["training"]
-    preparation = Preparation.learn(train, **how)
-    # Validation series as long as training ones: together they say how long sequences are. Nothing
-    # of the test data is looked at.
-    steps = max(
-        _examples(preparation, which, parts[which], 1).inputs.shape[1]
-        for which in ("training", "validation")
-    )
-    preparation = replace(preparation, steps=steps)
-    examples = [
-        _examples(preparation, which, part, 1 if which == "test" else steps)
-        for which, part in parts.items()
-    ]
+    preparation, examples = _prepare(parts, how)
+    steps = preparation.steps
     classes, width = len(preparation.classes), len(data.channels)
     what = f"{classes} classes" if classes else "regression"
     return Task(
@@ -162,6 +152,25 @@ def build(
         batch_size=batch_size(len(train)),
         data=OwnData(preparation, understood(parts, preparation, how), sources or {}),
     )
+
+
+def _prepare(
+    parts: dict[str, Recordings], how: dict[str, Any]
+) -> tuple[Preparation, list[Examples]]:
+    """The preparation learnt from the training series, and what the network gets of each part."""
+    preparation = Preparation.learn(parts["training"], **how)
+    # Validation series as long as training ones: together they say how long sequences are. Nothing
+    # of the test data is looked at.
+    steps = max(
+        _examples(preparation, which, parts[which], 1).inputs.shape[1]
+        for which in ("training", "validation")
+    )
+    preparation = replace(preparation, steps=steps)
+    examples = [
+        _examples(preparation, which, part, 1 if which == "test" else steps)
+        for which, part in parts.items()
+    ]
+    return preparation, examples
 
 
 def _divide(
