@@ -86,7 +86,7 @@ def test_a_misspelt_option_brings_the_nearest(command, workplace, arguments, nea
             "--schedule must be one of constant, cosine, linear, plateau, plateau-restart, got"
             " 'cosin'. Did you mean 'cosine'?",
         ),
-        (["train", "--layout", "tall"], "--layout must be one of wide, long, got 'tall'."),
+        (["train", "--layout", "tall"], "--layout must be one of long, wide, got 'tall'."),
         (["train", "more"], "rnnopt train does not know what to do with 'more'."),
         (["predict"], "rnnopt predict needs RUN and --data: `rnnopt predict --help` says more."),
         (["--json"], "a verb comes first, rnnopt VERB [OPTIONS], got '--json'."),

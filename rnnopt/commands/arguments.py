@@ -96,7 +96,9 @@ def _refusal(arguments: list[str], verbs: Mapping[str, Verb], box: str) -> str:
     if found := re.match(r"Unrecognized \S+: (.*)", text):
         return f"rnnopt {verb} does not know what to do with {found[1]!r}."
     if found := re.match(r"invalid choice '(.*)' for argument '(.*)'. Expected .*?\((.*)\)", text):
-        choices = [one for one in re.findall(r"'(.*?)'", found[3]) if one != "None"]
+        choices = re.findall(r"'(.*?)'", found[3])
+        if "None" in choices:  # tyro has these in any order
+            choices = sorted(set(choices) - {"None"})
         near = get_close_matches(found[1], choices, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         return f"{found[2]} must be one of {', '.join(choices)}, got {found[1]!r}.{hint}"
