@@ -76,7 +76,11 @@ def compare(
         candidates = tuning.plan(shared, names, tune, tune_budget or shared.budget, out, resume)
     tuned: list[tuning.Tuned] = []
     failures: list[str] = []
-    with comparison.interruptible() as stop, progress_bars(quiet or as_json) as bars:
+    with (
+        folders.RunFolder(out).locked(),
+        comparison.interruptible() as stop,
+        progress_bars(quiet or as_json) as bars,
+    ):
         work = _Work(bars, workers or max(1, processors() // shared.threads), stop)
         if candidates:
             tuned, failures = tuning.tune(candidates, partial(work.stage, "tuning"), out)

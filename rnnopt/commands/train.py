@@ -10,6 +10,7 @@ from rnnopt.commands.printing import announce
 from rnnopt.config import RunConfig
 from rnnopt.errors import UserError
 from rnnopt.memory import keep_freed_memory
+from rnnopt.run_folder import RunFolder
 from rnnopt.runner import check_once
 from rnnopt.runner import run as run_one
 from rnnopt.specification import parse
@@ -60,7 +61,7 @@ def train(
     result, moved = _train(config, path, resume, log, quiet or as_json)
     if as_json:
         for_script({"folder": path, **result})
-    _print_result(result, nothing_left=resume and not moved)
+    _print_result(path, result, nothing_left=resume and not moved)
     console.print(f"run folder {path}", highlight=False, markup=False, soft_wrap=True)
     return EXIT_CODES.get(result["status"], 0)
 
@@ -89,8 +90,8 @@ def _train(
     return result, show.moved
 
 
-def _print_result(result: dict[str, Any], nothing_left: bool) -> None:
-    """Says how good the network is, and how the run ended."""
+def _print_result(path: Path, result: dict[str, Any], nothing_left: bool) -> None:
+    """Says how good the network in a run's folder is, and how the run ended."""
     name = result.get("metric", "metric")
     if "test_metric" in result:
         best = result["best"]
@@ -100,5 +101,9 @@ def _print_result(result: dict[str, Any], nothing_left: bool) -> None:
             f" {result['evaluations']:.6g}"
             f" evaluations, {result['seconds']:.1f} s)"
         )
+    if result.get("nonfinite"):
+        left_out = {"skip": "were left out", "restore": "led back to the last checkpoint"}
+        policy = RunFolder(path).read_config().on_nonfinite
+        console.print(f"{result['nonfinite']} steps were not finite and {left_out[policy]}")
     note = ", which it had before: nothing was left to do" if nothing_left else ""
     console.print(f"status {result['status']}{note}", highlight=False)
