@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from rnnopt import __version__
+from rnnopt import __version__, several_processes
 from rnnopt.commands import (
     compare,
     diagnose,
@@ -79,7 +79,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         code = _run(arguments)
     except UserError as error:
-        code = _fail(arguments, str(error), 2)
+        code = 2 if several_processes.rank() else _fail(arguments, str(error), 2)
     except KeyboardInterrupt:
         code = _fail(arguments, "interrupted", 130)
     except BrokenPipeError:  # the reader of our output went away, as `head` does
@@ -102,6 +102,8 @@ def _run(arguments: list[str]) -> int:
         if arguments[0][:1] == "-":
             raise UserError(f"a verb comes first, rnnopt VERB [OPTIONS], got {arguments[0]!r}.")
         raise unknown_name("verb", arguments[0], VERBS)
+    if several_processes.started() > 1 and arguments[0] != "train":
+        raise UserError(f"{arguments[0]} works in one process: start it without torchrun.")
     call = read(arguments, VERBS)
     with download_bar():
         return call()

@@ -5,9 +5,10 @@ from typing import Annotated, Any
 
 import tyro
 
-from rnnopt import comparison, tracking
+from rnnopt import comparison, several_processes, tracking
 from rnnopt.commands.printing import announce
 from rnnopt.config import RunConfig
+from rnnopt.distributed import any_of
 from rnnopt.errors import UserError
 from rnnopt.memory import keep_freed_memory
 from rnnopt.run_folder import RunFolder
@@ -55,21 +56,38 @@ def train(
     if resume and out is None:
         raise UserError("--resume needs the run's folder: give --out.")
     check_once(config, given)
+    with several_processes.joined(config.device):
+        resume = several_processes.goes_on(out, resume)
+        return _train(config, out, resume, log, quiet, as_json)
+
+
+def _train(
+    config: RunConfig,
+    out: Path | None,
+    resume: bool,
+    log: tuple[tracking.Kind, ...],
+    quiet: bool,
+    as_json: bool,
+) -> int:
+    """`train`, in one of the processes that share the run; the first alone prints."""
+    first = several_processes.rank() == 0
     path = out or new_folder(f"{parse(config.task)[0]}-{parse(config.optimizer)[0]}-{config.seed}")
-    console.quiet = as_json
+    console.quiet = as_json or not first
     keep_freed_memory()
-    result, moved = _train(config, path, resume, log, quiet or as_json)
-    if as_json:
+    silent = quiet or as_json or not first
+    result, moved = _run(config, path, resume, log if first else (), silent)
+    if as_json and first:
         for_script({"folder": path, **result})
     _print_result(path, result, nothing_left=resume and not moved)
     console.print(f"run folder {path}", highlight=False, markup=False, soft_wrap=True)
     return EXIT_CODES.get(result["status"], 0)
 
 
-def _train(
+def _run(
     config: RunConfig, path: Path, resume: bool, log: tuple[tracking.Kind, ...], quiet: bool
 ) -> tuple[dict[str, Any], bool]:
     """The run's result, and whether a step was taken; draws a bar unless `quiet`."""
+    several = several_processes.started() > 1
     with (
         tracking.trackers(log, path) as tracked,
         comparison.interruptible() as stop,
@@ -81,8 +99,11 @@ def _train(
             show(progress)
             tracked(progress)
 
+        def stops() -> bool:
+            return any_of(stop.is_set()) if several else stop.is_set()
+
         result = run_one(
-            config, path, resume, listen, stop.is_set, given, lambda task: announce(task, quiet)
+            config, path, resume, listen, stops, given, lambda task: announce(task, quiet)
         )
         tracked.finish(result)
     for sentence in tracked.lost:
