@@ -10,6 +10,7 @@ import re
 import shlex
 import subprocess
 import sys
+from dataclasses import fields
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from page_commands import run_shell, write_files
 
 import rnnopt
 from rnnopt import reproduce, tasks
+from rnnopt.config import RunConfig
 
 RUN = [
     "docs/index.md",
@@ -60,6 +62,7 @@ def test_the_examples_of_a_page_run_and_print_what_it_says(page, workplace, comm
 def test_commands_that_take_hours_name_what_there_is():
     # What benchmarks do is promised in test_benchmarks.py, what tables do in test_reproduce.py.
     tables = {item.name for item in reproduce.ALL} | {"list"}
+    known = {field.name for field in fields(RunConfig)} | {"out", "resume"}
     shown = []
     for page in MEASURED[1:3] + ["docs/performance.md", "docs/scaling.md", "docs/security.md"]:
         lines = "".join(block.code for block in blocks(page)).replace("\\\n", " ").splitlines()
@@ -70,6 +73,10 @@ def test_commands_that_take_hours_name_what_there_is():
             if words[0] == "rnnopt":
                 assert words[1] == "reproduce"
                 assert words[2] in tables
+                continue
+            if words[0] == "torchrun" and "rnnopt" in words:  # as in test_several_processes.py
+                options = words[words.index("rnnopt") + 2 :]
+                assert {w[2:].replace("-", "_") for w in options if w[:2] == "--"} <= known, words
                 continue
             script = ROOT / next(word for word in words if word.endswith(".py"))
             text = script.read_text(encoding="utf-8")
