@@ -41,7 +41,9 @@ class Digits(lightning.LightningModule):
         optimizer.optimizer.step()
 
 
-class Committed(lightning.Callback):  # checkpoints are taken outside `committed()`
+class Committed(lightning.Callback):
+    """Validates the committed weights; checkpoints are taken outside."""
+
     def on_validation_start(self, trainer, module):
         self.context = trainer.optimizers[0].committed()
         self.context.__enter__()

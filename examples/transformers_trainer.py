@@ -24,6 +24,8 @@ class WithLoss(Network):
 
 
 class CommittedTrainer(Trainer):
+    """Evaluates and predicts with the committed weights."""
+
     def evaluation_loop(self, *arguments, **options):
         optimizer = getattr(self.optimizer, "optimizer", self.optimizer)  # Accelerate wraps it
         with optimizer.committed():
@@ -31,14 +33,17 @@ class CommittedTrainer(Trainer):
 
 
 def accuracy(prediction):
+    """Share of the images whose class is found."""
     return {"accuracy": (prediction.predictions.argmax(1) == prediction.label_ids).mean().item()}
 
 
 def rows(data):
+    """Images and labels by the names that `forward` has for them."""
     return [{"inputs": image, "labels": label} for image, label in data]
 
 
 def build(quick, folder):
+    """A Trainer that keeps a checkpoint an epoch in `folder`."""
     torch.manual_seed(0)
     options = dict(use_cpu=True, report_to="none", disable_tqdm=True, logging_strategy="no")
     arguments = TrainingArguments(

@@ -10,6 +10,7 @@ from rnnopt.errors import UserError, unknown_name
 Kind = Literal["classification", "regression"]
 Missing = Literal["error", "zero", "mean", "interpolate"]
 Layout = Literal["wide", "long"]
+Header = Literal["yes", "no"]
 # File names that say nothing of what is in them: the folder's name does.
 BLANK_NAMES = ("train", "training", "data", "x", "")
 
@@ -42,6 +43,8 @@ class DataConfig:
             the order of the rows.
         layout: of tables with names: wide, a series a row, or long, a step a row; unset means long
             if the id column names a series more than once.
+        header: whether the first line of a .csv, .tsv or .txt names its columns; unset means
+            what it looks like.
         target: metric to reach, for the cost to a target; unset means accuracy 1 or error 0.
     """
 
@@ -59,6 +62,7 @@ class DataConfig:
     id: str | None = None
     time: str | None = None
     layout: Layout | None = None
+    header: Header | None = None
     target: float | None = None
 
     def __post_init__(self) -> None:
@@ -82,6 +86,7 @@ class DataConfig:
             ("kind", (None, *get_args(Kind))),
             ("missing", get_args(Missing)),
             ("layout", (None, *get_args(Layout))),
+            ("header", (None, *get_args(Header))),
         )
         for name, allowed in choices:
             if getattr(self, name) not in allowed:

@@ -55,14 +55,25 @@ def options_of_optimizer(name: str) -> list[str]:
     return [option for option in known if option not in LOOP_OPTIONS]
 
 
-def check_rate(config: RunConfig) -> None:
-    """Raises UserError if a run is given two learning rates; in a comparison the own one counts."""
-    own = parse(config.optimizer)[1].get("lr", config.lr)
-    if config.lr is not None and own != config.lr:
-        raise UserError(
-            f"lr must be given once, got {config.lr:g} and that of the optimizer,"
-            f" {config.optimizer!r}."
-        )
+def check_once(config: RunConfig, given: Collection[str] = ()) -> None:
+    """Raises UserError if a setting of the loop has one value and with the optimizer another.
+
+    In a comparison an optimizer's own counts, which is how they may differ.
+
+    Args:
+        config: the run.
+        given: fields of `config` that were asked for, even where they are the defaults.
+    """
+    own = parse(config.optimizer)[1]
+    for option in LOOP_OPTIONS:
+        value = getattr(config, option)
+        asked = option in given or value != getattr(RunConfig, option)
+        if asked and option in own and own[option] != value:
+            shown = f"{value:g}" if isinstance(value, float) else value
+            raise UserError(
+                f"{option.replace('_', '-')} must be given once, got {shown} and that of the"
+                f" optimizer, {config.optimizer!r}."
+            )
 
 
 def settle(config: RunConfig, task: Task) -> RunConfig:

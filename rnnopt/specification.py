@@ -21,7 +21,10 @@ def parse(specification: str) -> tuple[str, dict[str, Value]]:
         option, equals, value = item.partition("=")
         if not equals or not option.strip() or not value.strip():
             raise UserError(f"{specification!r} must read name:option=value,…, got {item!r} in it.")
-        options[option.strip().replace("-", "_")] = value_of(value.strip())
+        option = option.strip().replace("-", "_")
+        if option in options:
+            raise UserError(f"{option} must stand once in {specification!r}.")
+        options[option] = value_of(value.strip())
     return name.strip(), options
 
 

@@ -42,20 +42,6 @@ def workplace(tmp_path, monkeypatch):
     return tmp_path / "work"
 
 
-@pytest.fixture
-def rnnopt_command(capsys):
-    """The command in this process: (exit code, what it printed, its errors) of its arguments."""
-
-    def call(*arguments):
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main([str(argument) for argument in arguments])
-        printed = capsys.readouterr()
-        return ended.value.code, printed.out, printed.err
-
-    return call
-
-
 def assert_refused(result, *words):
     """Exit code 2 and one sentence on standard error that has the words."""
     code, out, error = result
@@ -94,13 +80,13 @@ def assert_same_run(one, other):
 # -- help, list -----------------------------------------------------------------------------------
 
 
-def test_version(rnnopt_command):
-    assert rnnopt_command("--version") == (0, f"rnnopt {rnnopt.__version__}\n", "")
+def test_version(command):
+    assert command("--version") == (0, f"rnnopt {rnnopt.__version__}\n", "")
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
-def test_help_names_every_verb(rnnopt_command, arguments):
-    code, out, _ = rnnopt_command(*arguments)
+def test_help_names_every_verb(command, arguments):
+    code, out, _ = command(*arguments)
     assert code == 0
     for verb in ("list", "train", "compare", "report", "doctor"):
         assert re.search(rf"• {verb}\b", out)
@@ -116,16 +102,16 @@ def test_help_names_every_verb(rnnopt_command, arguments):
         ("doctor", []),
     ],
 )
-def test_help_of_a_verb_explains_its_options(rnnopt_command, verb, options):
-    code, out, _ = rnnopt_command(verb, "--help")
+def test_help_of_a_verb_explains_its_options(command, verb, options):
+    code, out, _ = command(verb, "--help")
     assert code == 0
     assert f"usage: rnnopt {verb}" in out
     for option in options:
         assert option in out
 
 
-def test_list_names_everything_there_is(rnnopt_command):
-    code, out, error = rnnopt_command("list")
+def test_list_names_everything_there_is(command):
+    code, out, error = command("list")
     assert (code, error) == (0, "")
     for name in [*TASKS, *MODELS, *OPTIMIZERS]:
         assert re.search(rf"^│ {re.escape(name)} +│", out, re.MULTILINE), name
@@ -155,60 +141,86 @@ def test_list_names_everything_there_is(rnnopt_command):
         (cpu.Kernels(None, "RNNOPT_KERNELS=plain is set"), None, ["Unset RNNOPT_KERNELS"]),
     ],
 )
-def test_doctor_says_what_runs_why_and_what_would_help(
-    rnnopt_command, monkeypatch, found, record, words
-):
+def test_doctor_says_what_runs_why_and_what_would_help(command, monkeypatch, found, record, words):
     whole = dict(compiler="a compiler", openmp=True, error=None, source="") | (record or {})
     monkeypatch.setattr(cpu, "kernels", lambda: found)
     monkeypatch.setattr(doctor, "read_record", lambda folder: record and whole)
     monkeypatch.setattr(doctor, "measure", lambda: (0.001, 0.004))
-    code, out, error = rnnopt_command("doctor")
+    code, out, error = command("doctor")
     assert (code, error) == (0, "")
     for word in words:
         assert word in " ".join(out.replace("│", " ").split()), out
 
 
-def test_doctor_names_a_compiler_that_does_not_work(rnnopt_command, monkeypatch):
+def test_doctor_names_a_compiler_that_does_not_work(command, monkeypatch):
     record = dict(built={}, compiler=None, error="no", openmp=False, source="")
     monkeypatch.setattr(cpu, "kernels", lambda: cpu.Kernels(None, "the build failed: no"))
     monkeypatch.setattr(doctor, "read_record", lambda folder: record)
     monkeypatch.setenv("CXX", "/nowhere/g++")
-    code, out, _ = rnnopt_command("doctor")
+    code, out, _ = command("doctor")
     assert code == 0
     assert "Set CXX to a C++ compiler that works" in out
 
 
-def test_doctor_tells_of_a_damaged_record(rnnopt_command, monkeypatch):
+def test_doctor_tells_of_a_damaged_record(command, monkeypatch):
     def damaged(folder):
         raise ValueError("damaged")
 
     monkeypatch.setattr(cpu, "kernels", lambda: cpu.Kernels(None, "the record is damaged"))
     monkeypatch.setattr(doctor, "read_record", damaged)
-    code, out, error = rnnopt_command("doctor")
+    code, out, error = command("doctor")
     assert (code, error) == (0, "")
     assert f"Run: {cpu.REBUILD}" in out
 
 
-def test_doctor_measures_on_this_machine(rnnopt_command):
-    code, out, error = rnnopt_command("doctor")
+def test_doctor_measures_on_this_machine(command):
+    code, out, error = command("doctor")
     assert (code, error) == (0, "")
     assert "CPU kernels" in out
 
 
-def test_an_unknown_switch_in_the_environment_is_refused(rnnopt_command, monkeypatch):
+def test_an_unknown_switch_in_the_environment_is_refused(command, monkeypatch):
     monkeypatch.setenv("RNNOPT_KERNELS", "fast")
-    assert_refused(rnnopt_command("list"), "RNNOPT_KERNELS", "'fast'")
+    assert_refused(command("list"), "RNNOPT_KERNELS", "'fast'")
 
 
 # -- bad input ------------------------------------------------------------------------------------
 
 
-def test_a_learning_rate_is_given_once(rnnopt_command):
-    asked = ["train", *TINY, "--lr", 0.5, "--optimizer"]
-    code, _, error = rnnopt_command(*asked, "adam:lr=0.001")
-    assert code == 2
-    assert "lr must be given once, got 0.5 and that of the optimizer, 'adam:lr=0.001'" in error
-    assert rnnopt_command(*asked, "adam:lr=0.5")[0] == 0
+@pytest.mark.parametrize("verb", ["train", "diagnose", "sweep"])
+@pytest.mark.parametrize(
+    ("option", "value", "own"),
+    [
+        ("lr", 0.5, "lr=0.001"),
+        ("clip", 1.0, "clip=2"),
+        ("batch-size", 16, "batch_size=32"),
+        ("schedule", "cosine", "schedule=linear"),  # the default counts where it is asked for
+    ],
+)
+def test_a_setting_is_given_once(command, workplace, verb, option, value, own):
+    asked = [verb, *TINY, f"--{option}", value, "--optimizer", f"adam:{own}"]
+    told = f"{option} must be given once, got {value:g}" if option == "lr" else option
+    assert_refused(command(*asked), told, f"that of the optimizer, 'adam:{own}'")
+    assert list(workplace.iterdir()) == []
+
+
+def test_a_setting_that_is_the_same_twice_is_no_contradiction(command):
+    assert command("train", *TINY, "--lr", 0.5, "--optimizer", "adam:lr=0.5")[0] == 0
+
+
+def test_a_comparison_is_not_mixed_with_another_by_accident(command, workplace):
+    asked = [*TINY, "--seeds", 0, "--workers", 1, "--out", "c", "--optimizers"]
+    assert command("compare", *asked, "sgd")[0] == 0
+    before = (workplace / "c" / "report.md").read_text()
+    assert_refused(command("compare", *asked, "adam"), "c already holds runs", "--resume")
+    assert (workplace / "c" / "report.md").read_text() == before
+
+
+def test_in_a_comparison_an_optimizers_own_setting_counts(command, workplace):
+    asked = ["--clip", 1, "--optimizers", "adam", "adam:clip=2", "--seeds", 0, "--workers", 1]
+    assert command("compare", *TINY, *asked, "--out", "c")[0] == 0
+    own = RunFolder.open(workplace / "c" / "adam_clip=2" / "seed-0").read_config()
+    assert (own.clip, own.optimizer) == (1.0, "adam:clip=2")  # as given; the run resolves it
 
 
 @pytest.mark.parametrize(
@@ -266,8 +278,9 @@ def test_a_learning_rate_is_given_once(rnnopt_command):
         ("--device", "meta", ["'meta'"]),
     ],
 )
-def test_train_refuses_a_bad_value_in_one_sentence(rnnopt_command, workplace, option, value, words):
-    result = rnnopt_command("train", *TINY, "--out", "run", option, value)
+def test_train_refuses_a_bad_value_in_one_sentence(command, workplace, option, value, words):
+    settings = TINY[2 * (option == "--task") :]
+    result = command("train", *settings, "--out", "run", option, value)
     assert_refused(result, *words)
     assert list(workplace.iterdir()) == []
 
@@ -289,8 +302,8 @@ def test_train_refuses_a_bad_value_in_one_sentence(rnnopt_command, workplace, op
         (["--optimizer", "indrnn-adam:weight_decay=-1"], ["weight_decay must be", "got -1"]),
     ],
 )
-def test_train_refuses_options_that_do_not_go_together(rnnopt_command, workplace, options, words):
-    assert_refused(rnnopt_command("train", *TINY, "--out", "run", *options), *words)
+def test_train_refuses_options_that_do_not_go_together(command, workplace, options, words):
+    assert_refused(command("train", *TINY, "--out", "run", *options), *words)
     assert list(workplace.iterdir()) == []
 
 
@@ -306,33 +319,33 @@ def test_train_refuses_options_that_do_not_go_together(rnnopt_command, workplace
         ["compare", "--seeds", "one"],
     ],
 )
-def test_what_cannot_be_parsed_has_exit_code_2_and_no_traceback(rnnopt_command, arguments):
-    code, out, error = rnnopt_command(*arguments)
+def test_what_cannot_be_parsed_has_exit_code_2_and_no_traceback(command, arguments):
+    code, out, error = command(*arguments)
     assert (code, out) == (2, "")
     assert arguments[-1] in error or arguments[-2] in error
     assert "Traceback" not in error
 
 
-def test_a_model_without_recurrent_matrices_refuses_to_initialise_them(rnnopt_command, workplace):
+def test_a_model_without_recurrent_matrices_refuses_to_initialise_them(command, workplace):
     options = ["--model", "indrnn", "--initialization", "identity"]
-    result = rnnopt_command("train", *TINY, "--out", "run", *options)
+    result = command("train", *TINY, "--out", "run", *options)
     assert_refused(result, "model 'indrnn'", "identity")
     assert list(workplace.iterdir()) == []
 
 
-def test_a_long_name_for_the_folder_is_refused(rnnopt_command):
-    assert_refused(rnnopt_command("train", *TINY, "--out", "long" * 100), "cannot write")
+def test_a_long_name_for_the_folder_is_refused(command):
+    assert_refused(command("train", *TINY, "--out", "long" * 100), "cannot write")
 
 
-def test_a_file_in_place_of_the_folder_is_refused(rnnopt_command, workplace):
+def test_a_file_in_place_of_the_folder_is_refused(command, workplace):
     (workplace / "file").write_text("in the way")
-    assert_refused(rnnopt_command("train", *TINY, "--out", "file"), "cannot write", "file")
+    assert_refused(command("train", *TINY, "--out", "file"), "cannot write", "file")
 
 
-def test_resume_needs_a_folder_with_a_run(rnnopt_command, workplace):
-    assert_refused(rnnopt_command("train", "--resume"), "--resume needs", "--out")
-    assert_refused(rnnopt_command("compare", "--resume"), "--resume needs", "--out")
-    assert_refused(rnnopt_command("train", "--resume", "--out", "no"), "no", "config.json")
+def test_resume_needs_a_folder_with_a_run(command, workplace):
+    assert_refused(command("train", "--resume"), "--resume needs", "--out")
+    assert_refused(command("compare", "--resume"), "--resume needs", "--out")
+    assert_refused(command("train", "--resume", "--out", "no"), "no", "config.json")
 
 
 @pytest.mark.parametrize(
@@ -349,31 +362,29 @@ def test_resume_needs_a_folder_with_a_run(rnnopt_command, workplace):
         (["--budget", "never"], ["'never'"]),
     ],
 )
-def test_compare_refuses_bad_input_before_the_first_run(
-    rnnopt_command, workplace, arguments, words
-):
-    assert_refused(rnnopt_command("compare", *TINY, "--out", "c", *arguments), *words)
+def test_compare_refuses_bad_input_before_the_first_run(command, workplace, arguments, words):
+    assert_refused(command("compare", *TINY, "--out", "c", *arguments), *words)
     assert list(workplace.iterdir()) == []
 
 
-def test_report_needs_runs(rnnopt_command, workplace):
-    assert_refused(rnnopt_command("report"), "at least one run")
-    assert_refused(rnnopt_command("report", "nowhere"), "nowhere does not exist")
-    assert_refused(rnnopt_command("report", "."), "no run was found")
+def test_report_needs_runs(command, workplace):
+    assert_refused(command("report"), "at least one run")
+    assert_refused(command("report", "nowhere"), "nowhere does not exist")
+    assert_refused(command("report", "."), "no run was found")
 
 
-def test_a_damaged_run_is_refused_by_name(rnnopt_command, workplace):
-    assert rnnopt_command("train", *TINY, "--out", "run")[0] == 0
+def test_a_damaged_run_is_refused_by_name(command, workplace):
+    assert command("train", *TINY, "--out", "run")[0] == 0
     (workplace / "run" / "config.json").write_text("{")
-    assert_refused(rnnopt_command("report", "run"), "run/config.json")
-    assert_refused(rnnopt_command("train", "--resume", "--out", "run"), "run/config.json")
+    assert_refused(command("report", "run"), "run/config.json")
+    assert_refused(command("train", "--resume", "--out", "run"), "run/config.json")
 
 
 # -- train ----------------------------------------------------------------------------------------
 
 
-def test_train_keeps_a_run_folder_and_tells_the_result(rnnopt_command, workplace):
-    code, out, error = rnnopt_command("train", *TINY, "--out", "run", "--optimizer", "adam")
+def test_train_keeps_a_run_folder_and_tells_the_result(command, workplace):
+    code, out, error = command("train", *TINY, "--out", "run", "--optimizer", "adam")
     assert code == 0
     assert {path.name for path in (workplace / "run").iterdir()} == FILES
     result = json.loads((workplace / "run" / "result.json").read_text())
@@ -385,39 +396,37 @@ def test_train_keeps_a_run_folder_and_tells_the_result(rnnopt_command, workplace
     assert "12 evaluations" in error  # the progress bar is no part of the result
 
 
-def test_quiet_prints_the_last_lines_only(rnnopt_command):
-    code, out, error = rnnopt_command("train", *TINY, "--out", "run", "--quiet")
+def test_quiet_prints_the_last_lines_only(command):
+    code, out, error = command("train", *TINY, "--out", "run", "--quiet")
     assert (code, error) == (0, "")
     assert out.splitlines()[-2:] == ["status out of budget", "run folder run"]
 
 
-def test_without_a_folder_a_new_one_below_runs_is_made(rnnopt_command, workplace):
+def test_without_a_folder_a_new_one_below_runs_is_made(command, workplace):
     for _ in range(2):
-        assert rnnopt_command("train", *TINY, "--optimizer", "adam:lr=0.1", "--seed", 4)[0] == 0
+        assert command("train", *TINY, "--optimizer", "adam:lr=0.1", "--seed", 4)[0] == 0
     made = {path.name for path in (workplace / "runs").iterdir()}
     assert made == {"digits-rows-adam-4", "digits-rows-adam-4-2"}
 
 
-def test_a_folder_that_holds_a_run_is_refused(rnnopt_command):
-    assert rnnopt_command("train", *TINY, "--out", "run")[0] == 0
-    assert_refused(
-        rnnopt_command("train", *TINY, "--out", "run"), "already holds a run", "--resume"
-    )
+def test_a_folder_that_holds_a_run_is_refused(command):
+    assert command("train", *TINY, "--out", "run")[0] == 0
+    assert_refused(command("train", *TINY, "--out", "run"), "already holds a run", "--resume")
 
 
 @pytest.mark.parametrize("name", ["run [a]", "[red]run", "a[/b]", "ünï-日本"])
-def test_the_folders_name_is_printed_as_it_is(rnnopt_command, name):
-    code, out, _ = rnnopt_command("train", *TINY, "--out", name)
+def test_the_folders_name_is_printed_as_it_is(command, name):
+    code, out, _ = command("train", *TINY, "--out", name)
     assert code == 0
     assert f"run folder {name}\n" in out
-    code, out, _ = rnnopt_command("report", name)
+    code, out, _ = command("report", name)
     assert code == 0
     assert f"wrote {name}/report.md\n" in out
 
 
-def test_a_run_that_diverges_has_exit_code_1(rnnopt_command, workplace):
+def test_a_run_that_diverges_has_exit_code_1(command, workplace):
     # A squared error that grows by far more than 10^38 within ten steps: infinite in float32.
-    code, out, _ = rnnopt_command(
+    code, out, _ = command(
         "train", "--task", "counting", "--model", "rnn-relu", "--out", "run",
         "--optimizer", "sgd:lr=1e9", "--budget", "50evaluations",
     )  # fmt: skip
@@ -426,9 +435,9 @@ def test_a_run_that_diverges_has_exit_code_1(rnnopt_command, workplace):
     assert json.loads((workplace / "run" / "result.json").read_text())["status"] == "diverged"
 
 
-def test_a_finished_run_is_told_again_by_resume(rnnopt_command):
-    _, first, _ = rnnopt_command("train", *TINY, "--out", "run", "--quiet")
-    code, again, _ = rnnopt_command("train", "--out", "run", "--resume", "--quiet")
+def test_a_finished_run_is_told_again_by_resume(command):
+    _, first, _ = command("train", *TINY, "--out", "run", "--quiet")
+    code, again, _ = command("train", "--out", "run", "--resume", "--quiet")
     assert code == 0
     assert again == first.replace(
         "budget\n", "budget, which it had before: nothing was left to do\n"
@@ -445,27 +454,27 @@ def test_a_finished_run_is_told_again_by_resume(rnnopt_command):
         ("--model", "rnn", "model=rnn"),
     ],  # which are the defaults
 )
-def test_resume_with_a_contradicting_option_is_refused(rnnopt_command, option, value, word):
+def test_resume_with_a_contradicting_option_is_refused(command, option, value, word):
     settings = [*TINY, "--seed", "7", "--model", "gru", "--out", "run"]
-    assert rnnopt_command("train", *settings)[0] == 0
-    result = rnnopt_command("train", "--out", "run", "--resume", option, value)
+    assert command("train", *settings)[0] == 0
+    result = command("train", "--out", "run", "--resume", option, value)
     assert_refused(result, "the run was begun with", word)
 
 
-def test_resume_with_the_same_options_is_fine(rnnopt_command):
+def test_resume_with_the_same_options_is_fine(command):
     settings = [*TINY, "--seed", "7", "--model", "gru", "--out", "run"]
-    assert rnnopt_command("train", *settings)[0] == 0
-    assert rnnopt_command("train", *settings, "--resume")[0] == 0
+    assert command("train", *settings)[0] == 0
+    assert command("train", *settings, "--resume")[0] == 0
 
 
-def test_a_download_is_shown_while_a_run_begins(rnnopt_command, monkeypatch):
+def test_a_download_is_shown_while_a_run_begins(command, monkeypatch):
     def downloading(text):
         download.listener("images.gz", 5, 10)
         download.listener("images.gz", 10, 10)
         return build_task(text)
 
     monkeypatch.setattr(runner, "build_task", downloading)
-    code, _, error = rnnopt_command("train", *TINY, "--out", "run")
+    code, _, error = command("train", *TINY, "--out", "run")
     assert code == 0
     assert "images.gz" in error
 
@@ -507,7 +516,7 @@ def wait_for_lines(process, path, count):
     raise AssertionError(f"{path} did not get {count} lines within a minute")
 
 
-def test_a_killed_run_goes_on_bit_for_bit(rnnopt_command, workplace, whole):
+def test_a_killed_run_goes_on_bit_for_bit(command, workplace, whole):
     with begin("train", *LONG, "--out", "run") as process:
         wait_for_lines(process, workplace / "run" / "metrics.jsonl", 3)
         process.kill()
@@ -515,14 +524,14 @@ def test_a_killed_run_goes_on_bit_for_bit(rnnopt_command, workplace, whole):
     assert process.returncode == -signal.SIGKILL
     assert RunFolder.open(workplace / "run").read_result()["status"] == "running"
     assert 3 <= len(records_of(workplace / "run")) < len(records_of(whole))
-    code, out, _ = rnnopt_command("train", "--out", "run", "--resume")
+    code, out, _ = command("train", "--out", "run", "--resume")
     assert code == 0
     assert "status out of budget" in out
     assert_same_run(workplace / "run", whole)
     assert {path.name for path in (workplace / "run").iterdir()} == FILES
 
 
-def test_an_interrupted_run_says_so_and_goes_on_bit_for_bit(rnnopt_command, workplace, whole):
+def test_an_interrupted_run_says_so_and_goes_on_bit_for_bit(command, workplace, whole):
     with begin("train", *LONG, "--out", "run", "--quiet") as process:
         wait_for_lines(process, workplace / "run" / "metrics.jsonl", 3)
         process.send_signal(signal.SIGINT)
@@ -533,7 +542,7 @@ def test_an_interrupted_run_says_so_and_goes_on_bit_for_bit(rnnopt_command, work
     result = RunFolder.open(workplace / "run").read_result()
     assert result["status"] == "interrupted"
     assert 50 <= result["evaluations"] < 1000
-    assert rnnopt_command("train", "--out", "run", "--resume", "--quiet")[0] == 0
+    assert command("train", "--out", "run", "--resume", "--quiet")[0] == 0
     assert_same_run(workplace / "run", whole)
 
 
@@ -563,7 +572,7 @@ def copy_of(folder, place):
     return place
 
 
-def test_compare_gives_the_numbers_of_single_runs(rnnopt_command, workplace, compared):
+def test_compare_gives_the_numbers_of_single_runs(command, workplace, compared):
     runs = sorted(path.parent for path in compared.rglob("config.json"))
     assert len(runs) == 4
     found = {}
@@ -574,7 +583,7 @@ def test_compare_gives_the_numbers_of_single_runs(rnnopt_command, workplace, com
     for number, ((optimizer, seed), path) in enumerate(found.items()):
         out = f"single-{number}"
         settings = [*TINY, "--optimizer", optimizer, "--seed", seed, "--out", out]
-        assert rnnopt_command("train", *settings)[0] == 0
+        assert command("train", *settings)[0] == 0
         assert_same_run(path, workplace / out)
 
 
@@ -587,12 +596,12 @@ def test_compare_writes_the_table_and_the_figure(compared):
     assert "Classification of the test data" in (compared / "report.html").read_text()
 
 
-def test_compare_refuses_to_begin_again_where_runs_are(rnnopt_command, compared):
-    result = rnnopt_command("compare", *TINY, "--optimizers", *PAIR, "--out", compared)
+def test_compare_refuses_to_begin_again_where_runs_are(command, compared):
+    result = command("compare", *TINY, "--optimizers", *PAIR, "--out", compared)
     assert_refused(result, "already holds runs", "--resume")
 
 
-def test_compare_resumes_what_is_missing_or_unfinished(rnnopt_command, workplace, compared):
+def test_compare_resumes_what_is_missing_or_unfinished(command, workplace, compared):
     # One run is gone, one was killed after its checkpoint at 6 evaluations, two are finished.
     out = copy_of(compared, workplace / "c")
     gone, killed, *finished = sorted(path.parent for path in out.rglob("config.json"))
@@ -605,7 +614,7 @@ def test_compare_resumes_what_is_missing_or_unfinished(rnnopt_command, workplace
     runner.run(config, killed, stop_requested=lambda: next(count) == 7)
     times = {path: path.stat().st_mtime_ns for run in finished for path in run.iterdir()}
     settings = [*TINY, "--optimizers", *PAIR, "--seeds", "0", "3", "--workers", "1"]
-    code, printed, _ = rnnopt_command("compare", *settings, "--out", out, "--resume")
+    code, printed, _ = command("compare", *settings, "--out", out, "--resume")
     assert code == 0
     assert "2 out of budget" in printed
     for path in (gone, killed, *finished):
@@ -613,18 +622,18 @@ def test_compare_resumes_what_is_missing_or_unfinished(rnnopt_command, workplace
     assert {path: path.stat().st_mtime_ns for path in times} == times
 
 
-def test_compare_does_not_resume_with_other_settings(rnnopt_command, compared):
+def test_compare_does_not_resume_with_other_settings(command, compared):
     settings = [*TINY, "--optimizers", *PAIR, "--seeds", "0", "3", "--out", compared, "--resume"]
-    assert_refused(rnnopt_command("compare", *settings, "--layers", "2"), "other settings")
+    assert_refused(command("compare", *settings, "--layers", "2"), "other settings")
 
 
-def test_compare_tells_which_run_failed_and_reports_the_others(rnnopt_command, workplace):
+def test_compare_tells_which_run_failed_and_reports_the_others(command, workplace):
     occupied = workplace / "c" / "adam"
     occupied.mkdir(parents=True)
     (occupied / "seed-0").write_text("in the way")
     settings = ["--task", "counting", "--budget", "3evaluations"]
     settings += ["--optimizers", "adam", "sgd", "--seeds", "0", "--workers", "1"]
-    code, out, error = rnnopt_command("compare", *settings, "--out", workplace / "c")
+    code, out, error = command("compare", *settings, "--out", workplace / "c")
     assert code == 1
     assert "Traceback" not in error
     assert re.search(r"failed: .*c/adam/seed-0.*cannot write the run folder", error)
@@ -652,9 +661,9 @@ def test_a_terminated_comparison_saves_its_runs_and_reports(workplace):
     assert "sgd" not in report
 
 
-def test_report_reads_single_runs_and_folders_of_them(rnnopt_command, workplace, compared):
+def test_report_reads_single_runs_and_folders_of_them(command, workplace, compared):
     runs = sorted(path.parent for path in compared.rglob("config.json"))
-    code, out, error = rnnopt_command("report", *runs, "--out", "there")
+    code, out, error = command("report", *runs, "--out", "there")
     assert (code, error) == (0, "")
     assert (workplace / "there" / "report.md").read_text() == (compared / "report.md").read_text()
     assert (workplace / "there" / "report.png").exists()
@@ -667,46 +676,44 @@ def test_report_reads_single_runs_and_folders_of_them(rnnopt_command, workplace,
         assert optimizer in out
 
 
-def test_report_goes_beside_the_first_run_by_default(rnnopt_command, workplace, compared):
+def test_report_goes_beside_the_first_run_by_default(command, workplace, compared):
     copy = copy_of(compared, workplace / "c")
     (copy / "report.md").unlink()
-    assert rnnopt_command("report", copy)[0] == 0
+    assert command("report", copy)[0] == 0
     assert (copy / "report.md").read_text() == (compared / "report.md").read_text()
 
 
-def test_the_page_can_be_left_out_or_made_without_scores(rnnopt_command, workplace, compared):
-    assert rnnopt_command("report", compared, "--out", "bare", "--no-html")[0] == 0
+def test_the_page_can_be_left_out_or_made_without_scores(command, workplace, compared):
+    assert command("report", compared, "--out", "bare", "--no-html")[0] == 0
     assert sorted(p.name for p in (workplace / "bare").iterdir()) == ["report.md", "report.png"]
-    assert rnnopt_command("report", compared, "--out", "quick", "--no-scores")[0] == 0
+    assert command("report", compared, "--out", "quick", "--no-scores")[0] == 0
     page = (workplace / "quick" / "report.html").read_text()
     assert "Curves" in page
     assert "Gradients through time" not in page
 
 
-def test_a_report_that_cannot_be_written_is_refused(rnnopt_command, workplace, compared):
+def test_a_report_that_cannot_be_written_is_refused(command, workplace, compared):
     (workplace / "file").write_text("in the way")
-    code, _, error = rnnopt_command("report", compared, "--out", "file")
+    code, _, error = command("report", compared, "--out", "file")
     assert code == 2
     assert "cannot write the report to file" in error
     assert "Traceback" not in error
 
 
 @pytest.mark.parametrize("columns", ["40", "80", "250"])
-def test_tables_fit_any_terminal(rnnopt_command, compared, workplace, monkeypatch, columns):
+def test_tables_fit_any_terminal(command, compared, workplace, monkeypatch, columns):
     monkeypatch.setenv("COLUMNS", columns)
-    code, out, _ = rnnopt_command("report", compared, "--out", workplace / "r")
+    code, out, _ = command("report", compared, "--out", workplace / "r")
     assert code == 0
     table = [line for line in out.splitlines() if line[:1] in "┏┃┡│└"]
     assert table
     assert all(len(line) <= int(columns) for line in table)
 
 
-def test_a_run_that_fails_is_told_in_one_sentence_and_keeps_its_traceback(
-    rnnopt_command, workplace
-):
+def test_a_run_that_fails_is_told_in_one_sentence_and_keeps_its_traceback(command, workplace):
     # torch's Adam refuses `capturable` on the CPU, but only at its first step.
     failing = (*TINY, "--optimizer", "adam:capturable=true", "--out", "run")
-    code, _, shown = rnnopt_command("train", *failing)
+    code, _, shown = command("train", *failing)
     assert code == 1
     assert "failed with AssertionError" in shown
     assert "Traceback" not in shown
@@ -716,10 +723,10 @@ def test_a_run_that_fails_is_told_in_one_sentence_and_keeps_its_traceback(
     assert "Traceback" in (workplace / "run" / "error.txt").read_text()
 
 
-def test_a_folder_that_another_process_works_on_is_refused(rnnopt_command, workplace):
-    rnnopt_command("train", *TINY, "--out", "run")
+def test_a_folder_that_another_process_works_on_is_refused(command, workplace):
+    command("train", *TINY, "--out", "run")
     with RunFolder.open(workplace / "run").locked():
-        code, _, shown = rnnopt_command("train", "--out", "run", "--resume")
+        code, _, shown = command("train", "--out", "run", "--resume")
     assert code == 2
     assert "in use by another process" in shown
 

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 
-from rnnopt.command_line import main
 from rnnopt.config import RunConfig
 from rnnopt.errors import UserError
 from rnnopt.exporting import export as exporting
@@ -166,18 +165,11 @@ def run_folder(tmp_path, monkeypatch):
     return tmp_path / "run"
 
 
-def command(capsys, *arguments):
-    with pytest.raises(SystemExit) as ended:
-        main([str(one) for one in arguments])
-    printed = capsys.readouterr()
-    return ended.value.code, printed.out + printed.err
-
-
 @pytest.mark.parametrize("form", ["onnx", "torchscript", "safetensors"])
-def test_a_card_stands_beside_the_file_and_its_example_runs(run_folder, capsys, form):
+def test_a_card_stands_beside_the_file_and_its_example_runs(run_folder, command, form):
     file = f"own{ENDINGS[form]}"
-    code, out = command(capsys, "export", run_folder, "--format", form, "--out", f"out/{file}")
-    assert code == 0, out
+    code, out, error = command("export", run_folder, "--format", form, "--out", f"out/{file}")
+    assert code == 0, error
     assert "checked on 40 series of the run's file: answers differ by" in out
     card = Path(f"out/{file}.md").read_text()
     for words in ("own.npz, sha256", "test accuracy", "its default", "## Limits", f"`{file}`"):
@@ -189,25 +181,25 @@ def test_a_card_stands_beside_the_file_and_its_example_runs(run_folder, capsys, 
     assert tuple(answers.shape) == (1, 2)
 
 
-def test_names_of_the_classes_travel_with_the_file(run_folder, capsys):
-    command(capsys, "export", run_folder)
+def test_names_of_the_classes_travel_with_the_file(run_folder, command):
+    command("export", run_folder)
     session = onnxruntime.InferenceSession(str(run_folder / "model.onnx"))
     note = session.get_modelmeta().custom_metadata_map
     assert json.loads(note["preparation"])["classes"] == ["high", "low"]
 
 
-def test_a_run_whose_data_have_gone_is_checked_on_random_series(run_folder, capsys):
+def test_a_run_whose_data_have_gone_is_checked_on_random_series(run_folder, command):
     Path("own.npz").unlink()
-    code, out = command(capsys, "export", run_folder)
-    assert code == 0, out
+    code, out, error = command("export", run_folder)
+    assert code == 0, error
     assert "64 random series, for the run's files have gone" in out
     assert Trained.open(run_folder).preparation.classes == ("high", "low")
 
 
-def test_a_run_whose_data_have_changed_is_not_said_to_be_checked_on_them(run_folder, capsys):
+def test_a_run_whose_data_have_changed_is_not_said_to_be_checked_on_them(run_folder, command):
     np.savez("own.npz", X=np.ones((40, 9, 2)), y=np.repeat(["low", "high"], 20))
-    code, out = command(capsys, "export", run_folder)
-    assert code == 0, out
+    code, out, error = command("export", run_folder)
+    assert code == 0, error
     assert "64 random series, for the run's files have changed" in out
 
 
@@ -220,34 +212,34 @@ def test_a_run_whose_data_have_changed_is_not_said_to_be_checked_on_them(run_fol
         ("folder.pt", "must be a file, got the folder"),
     ],
 )
-def test_export_writes_over_nothing_that_is_read(run_folder, capsys, out, words):
+def test_export_writes_over_nothing_that_is_read(run_folder, command, out, words):
     Path("folder.pt").mkdir()
     before = {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()}
-    code, printed = command(capsys, "export", run_folder, "--format", "torchscript", "--out", out)
+    code, _, error = command("export", run_folder, "--format", "torchscript", "--out", out)
     assert code == 2
-    assert words in printed
+    assert words in error
     assert {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()} == before
 
 
-def test_two_exports_into_one_folder_have_a_card_each(run_folder, capsys):
+def test_two_exports_into_one_folder_have_a_card_each(run_folder, command):
     for form in ("onnx", "torchscript"):
-        assert command(capsys, "export", run_folder, "--format", form)[0] == 0
+        assert command("export", run_folder, "--format", form)[0] == 0
     for name in ("model.onnx", "model.pt"):
         assert f"`{name}`" in (run_folder / f"{name}.md").read_text()
 
 
-def test_a_run_on_a_task_on_board_can_be_exported(tmp_path, capsys):
+def test_a_run_on_a_task_on_board_can_be_exported(tmp_path, command):
     run(RunConfig(task="digits-rows", hidden=4, budget="3evaluations"), tmp_path / "run")
-    code, out = command(capsys, "export", tmp_path / "run")
-    assert code == 0, out
+    code, out, error = command("export", tmp_path / "run")
+    assert code == 0, error
     assert "checked on 256 test series" in out
     assert open_run(tmp_path / "run")[0].preparation is None
 
 
-def test_a_run_that_is_not_over_is_refused(run_folder, capsys):
+def test_a_run_that_is_not_over_is_refused(run_folder, command):
     (run_folder / "best.pt").unlink()
-    code, out = command(capsys, "export", run_folder)
+    code, _, error = command("export", run_folder)
     assert code == 2
-    assert "must hold a run that is over" in out
-    assert "train --resume --out" in out
+    assert "must hold a run that is over" in error
+    assert "train --resume --out" in error
     assert not (run_folder / "model.onnx").exists()

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 from rnnopt import comparison
-from rnnopt.command_line import main
 from rnnopt.config import RunConfig, SharedConfig
 from rnnopt.data_config import data_name
 from rnnopt.errors import UserError
@@ -29,20 +28,6 @@ def workplace(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
     return tmp_path
-
-
-@pytest.fixture
-def command(capsys):
-    """(exit code, what it printed, its errors) of arguments."""
-
-    def call(*arguments):
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main([str(argument) for argument in arguments])
-        printed = capsys.readouterr()
-        return ended.value.code, printed.out, printed.err
-
-    return call
 
 
 def write_waves(path, count=60, seed=0, labelled=True):

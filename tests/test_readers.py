@@ -225,3 +225,32 @@ def test_a_folder_has_another_sha256_when_a_file_changes_its_name_or_content(tmp
     renamed = sha256(tmp_path)
     (tmp_path / "b").write_text("2")
     assert len({first, renamed, sha256(tmp_path)}) == 3
+
+
+@pytest.mark.parametrize("lines", [["@timeStamps true"], ["@timeStamps false"]])
+def test_time_stamps_in_ts_files_say_what_to_do_instead(tmp_path, lines):
+    case = "(0,1.5),(1,2.5):(0,3),(1,4):walk"
+    text = "\n".join([*lines, "@classLabel true walk run", "@data", case])
+    (tmp_path / "a.ts").write_text(text)
+    with pytest.raises(UserError, match="time stamps .* are not read: write the values alone"):
+        read(tmp_path / "a.ts", Columns())
+
+
+def test_a_wide_table_of_several_channels_is_refused_unless_it_is_said_to_be_wide(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("label,x_1,x_2,y_1,y_2\nup,1,2,3,4\ndown,5,6,7,8\n")
+    with pytest.raises(UserError, match=r"steps of 2 channels \(x, y\), and a wide table has one"):
+        read(path, Columns())
+    assert read(path, Columns(layout="wide"))[0].series[0].shape == (4, 1)
+    path.write_text("label,x_1,x_2,temperature\nup,1,2,3\ndown,5,6,7\n")  # nothing to count
+    assert read(path, Columns())[0].series[0].shape == (3, 1)
+
+
+def test_a_first_line_has_names_if_it_is_said_to(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("7,5,9\n1,2,3\n0,4,5\n")
+    assert len(read(path, Columns())[0]) == 3
+    assert len(read(path, Columns(header="yes"))[0]) == 2
+    path.write_text("label,1,2,3\nup,2,3,4\n")
+    assert len(read(path, Columns())[0]) == 1
+    assert read(path, Columns(header="no"))[0].targets.tolist() == ["label", "up"]

@@ -23,7 +23,6 @@ import pytest
 import torch
 
 from rnnopt import comparison, reproduce, runner
-from rnnopt.command_line import main
 from rnnopt.config import Budget
 from rnnopt.errors import UserError
 from rnnopt.reproduce import engine, results
@@ -130,20 +129,6 @@ def trained(monkeypatch):
     return folders
 
 
-@pytest.fixture
-def rnnopt_command(capsys):
-    """The command in this process: (exit code, what it printed, its errors) of its arguments."""
-
-    def call(*arguments):
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main([str(argument) for argument in arguments])
-        printed = capsys.readouterr()
-        return ended.value.code, printed.out, printed.err
-
-    return call
-
-
 TOY = Column("Toy", "toy")
 ADAM = Row("Adam", dict(optimizer="adam"), {"Toy": 50.0}, shown=True)
 SGD = Row("SGD (plain)", dict(optimizer="sgd", clip=1.0), rate_unit=100, shown=True)
@@ -180,8 +165,8 @@ def do(form=FORM, out=Path("out"), stop=None, tell=silent, study=STUDY):
 # -- the list -------------------------------------------------------------------------------------
 
 
-def test_list_names_every_table_and_figure(rnnopt_command):
-    code, out, error = rnnopt_command("reproduce", "list")
+def test_list_names_every_table_and_figure(command):
+    code, out, error = command("reproduce", "list")
     assert (code, error) == (0, "")
     for name in NAMES:
         assert re.search(rf"^│ {name} +│ \w", out, re.MULTILINE), name
@@ -197,19 +182,19 @@ def assert_refused(result, *words):
         assert word in error
 
 
-def test_an_unknown_name_is_refused_with_the_nearest(rnnopt_command, workplace):
-    result = rnnopt_command("reproduce", "frank-wolfe/tabel-3", "--quick")
+def test_an_unknown_name_is_refused_with_the_nearest(command, workplace):
+    result = command("reproduce", "frank-wolfe/tabel-3", "--quick")
     assert_refused(result, "unknown table or figure", "Did you mean 'frank-wolfe/table-3'?")
     assert list(workplace.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", ["list", "frank-wolfe/table-1"])
-def test_a_negative_number_of_workers_is_refused(rnnopt_command, name):
-    assert_refused(rnnopt_command("reproduce", name, "--workers", "-1"), "at least 0, got -1")
+def test_a_negative_number_of_workers_is_refused(command, name):
+    assert_refused(command("reproduce", name, "--workers", "-1"), "at least 0, got -1")
 
 
-def test_an_unknown_form_is_refused(rnnopt_command):
-    code, _, error = rnnopt_command("reproduce", "frank-wolfe/table-3", "--form", "fast")
+def test_an_unknown_form_is_refused(command):
+    code, _, error = command("reproduce", "frank-wolfe/table-3", "--form", "fast")
     assert code == 2
     assert "fast" in error
     assert "Traceback" not in error
@@ -217,8 +202,8 @@ def test_an_unknown_form_is_refused(rnnopt_command):
         reproduce.reproduce(NAMES[0], "quik", None, 1, silent, threading.Event())
 
 
-def test_help_tells_the_options(rnnopt_command):
-    code, out, _ = rnnopt_command("reproduce", "--help")
+def test_help_tells_the_options(command):
+    code, out, _ = command("reproduce", "--help")
     assert code == 0
     for word in ("--form", "{cpu,full,quick}", "--quick", "--out", "--workers"):
         assert word in out
@@ -1153,8 +1138,8 @@ def toy(monkeypatch):
     return STUDY.name
 
 
-def test_the_command_prints_the_tables(rnnopt_command, toy, trained):
-    code, out, error = rnnopt_command("reproduce", toy, "--quick", "--workers", 1)
+def test_the_command_prints_the_tables(command, toy, trained):
+    code, out, error = command("reproduce", toy, "--quick", "--workers", 1)
     assert code == 0, error
     for row in STUDY.rows:
         assert re.search(rf"^│ {re.escape(row.label)} +│", out, re.MULTILINE)
@@ -1166,19 +1151,19 @@ def test_the_command_prints_the_tables(rnnopt_command, toy, trained):
     assert (folder / "results.md").exists()
     assert "6 of 6 runs" in error  # the bars are no part of the result
     trained.clear()
-    assert rnnopt_command("reproduce", toy, "--form", "quick")[:2] == (0, out)
+    assert command("reproduce", toy, "--form", "quick")[:2] == (0, out)
     assert trained == []
-    assert rnnopt_command("reproduce", toy)[0] == 0
+    assert command("reproduce", toy)[0] == 0
     assert Path("runs/reproduce/frank-wolfe/toy-cpu").is_dir()  # which is the default
 
 
 @pytest.mark.parametrize("columns", ["60", "80", "139", "140"])
-def test_printed_tables_fit_the_terminal(rnnopt_command, toy, monkeypatch, columns):
+def test_printed_tables_fit_the_terminal(command, toy, monkeypatch, columns):
     monkeypatch.setenv("COLUMNS", columns)
     monkeypatch.setitem(reproduce.BY_NAME, toy, replace(
         STUDY, forms={"quick": replace(FORM, rates=(0.01,), rows=("Adam",))}
     ))  # fmt: skip
-    code, out, _ = rnnopt_command("reproduce", toy, "--quick")
+    code, out, _ = command("reproduce", toy, "--quick")
     assert code == 0
     table = [line for line in out.splitlines() if line[:1] in "┏┃┡│└"]
     assert table
@@ -1186,31 +1171,29 @@ def test_printed_tables_fit_the_terminal(rnnopt_command, toy, monkeypatch, colum
     assert ("difference" in out) == (int(columns) >= 140)
 
 
-def test_ctrl_c_ends_with_130_and_the_same_command_continues(
-    rnnopt_command, toy, monkeypatch, trained
-):
-    command = ("reproduce", toy, "--quick", "--workers", 1)
+def test_ctrl_c_ends_with_130_and_the_same_command_continues(command, toy, monkeypatch, trained):
+    repeat = ("reproduce", toy, "--quick", "--workers", 1)
     handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     with monkeypatch.context() as patch:
         interrupt(patch, 8, lambda: os.kill(os.getpid(), signal.SIGINT))
-        code, out, error = rnnopt_command(*command)
+        code, out, error = command(*repeat)
     assert code == 130, error
     assert out.splitlines()[-1] == "interrupted; the same command continues it."
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
     assert len(trained) == 8
     trained.clear()
-    assert rnnopt_command(*command)[0] == 0
+    assert command(*repeat)[0] == 0
     assert len(trained) == 5  # of 12, and the interrupted one again
     do(out=Path("whole"))
     assert histories("runs/reproduce/frank-wolfe/toy-quick") == histories("whole")
 
 
-def test_a_failure_is_told_and_has_exit_code_1(rnnopt_command, toy, monkeypatch):
+def test_a_failure_is_told_and_has_exit_code_1(command, toy, monkeypatch):
     study = replace(
         STUDY, rows=(FAILING, ADAM), forms={"quick": replace(FORM, rates=(0.01,), seeds=(0,))}
     )
     monkeypatch.setitem(reproduce.BY_NAME, toy, study)
-    code, out, error = rnnopt_command("reproduce", toy, "--quick")
+    code, out, error = command("reproduce", toy, "--quick")
     assert code == 1
     assert re.search(r"^failed: .*Failing/seed-0: .*capturable", error, re.MULTILINE)
     assert "Traceback" not in error
@@ -1218,17 +1201,17 @@ def test_a_failure_is_told_and_has_exit_code_1(rnnopt_command, toy, monkeypatch)
     assert re.search(r"│ Failing +│ – +│ – ", out)
 
 
-def test_an_out_folder_that_cannot_be_made_is_refused(rnnopt_command, toy):
+def test_an_out_folder_that_cannot_be_made_is_refused(command, toy):
     Path("file").write_text("in the way")
-    code, _, error = rnnopt_command("reproduce", toy, "--quick", "--out", "file")
+    code, _, error = command("reproduce", toy, "--quick", "--out", "file")
     assert code == 2
     assert "cannot write file" in error
     assert "Traceback" not in error
 
 
-def test_data_that_are_not_there_are_told_in_one_sentence(rnnopt_command, monkeypatch):
+def test_data_that_are_not_there_are_told_in_one_sentence(command, monkeypatch):
     monkeypatch.setitem(TASKS, "hapt2", missing)
-    code, _, error = rnnopt_command("reproduce", "frank-wolfe/table-3", "--quick")
+    code, _, error = command("reproduce", "frank-wolfe/table-3", "--quick")
     assert code == 2
     assert "the windows need a file" in error
     assert "Traceback" not in error
@@ -1238,8 +1221,8 @@ def test_data_that_are_not_there_are_told_in_one_sentence(rnnopt_command, monkey
 @pytest.mark.parametrize(
     "name", [n for n in NAMES if not getattr(reproduce.BY_NAME[n], "runs", "")]
 )
-def test_the_quick_form_of_every_table_and_figure_ends_well(rnnopt_command, short, measured, name):
-    code, out, error = rnnopt_command("reproduce", name, "--quick", "--out", "out")
+def test_the_quick_form_of_every_table_and_figure_ends_well(command, short, measured, name):
+    code, out, error = command("reproduce", name, "--quick", "--out", "out")
     assert code == 0, error
     assert "results in out" in out
     assert Path("out/results.csv").read_text().count("\n") > 2

@@ -68,8 +68,34 @@ def test_help_of_every_verb_says_something_of_every_option(command, monkeypatch,
 def test_a_misspelt_option_brings_the_nearest(command, workplace, arguments, near):
     code, out, error = command(*arguments)
     assert (code, out) == (2, "")
-    assert "Perhaps you meant" in error
-    assert re.search(rf"{near}\b", error)
+    assert len(error.splitlines()) == 1
+    assert f"Did you mean {near}?" in error
+    assert not list(workplace.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["train", "--seed", "abc"], "--seed must be a whole number, got 'abc'."),
+        (["train", "--hidden=x"], "--hidden must be a whole number, got 'x'."),
+        (["train", "--lr", "fast"], "--lr must be a number, got 'fast'."),
+        (["compare", "--seeds", "0", "b"], "--seeds must be a whole number, got '0 b'."),
+        (["train", "--budget"], "--budget needs a value, got none."),
+        (
+            ["train", "--schedule", "cosin"],
+            "--schedule must be one of constant, cosine, linear, plateau, plateau-restart, got"
+            " 'cosin'. Did you mean 'cosine'?",
+        ),
+        (["train", "--layout", "tall"], "--layout must be one of long, wide, got 'tall'."),
+        (["train", "more"], "rnnopt train does not know what to do with 'more'."),
+        (["predict"], "rnnopt predict needs RUN and --data: `rnnopt predict --help` says more."),
+        (["--json"], "a verb comes first, rnnopt VERB [OPTIONS], got '--json'."),
+        (["train", "--lr", "1", "--lr=2"], "--lr must be given once, got it 2 times."),
+        (["train", "--resume", "--no-resume"], "--resume must be given once, got it 2 times."),
+    ],
+)
+def test_what_cannot_be_read_is_one_sentence(command, workplace, arguments, sentence):
+    assert command(*arguments)[::2] == (2, f"rnnopt: {sentence}\n")
     assert not list(workplace.iterdir())
 
 
@@ -208,8 +234,15 @@ def test_json_has_null_for_what_is_no_number(command, workplace):
     assert json.loads(out)["status"] == "diverged"
 
 
-def test_errors_stay_one_sentence_on_standard_error(command):
-    code, out, error = command("train", "--task", "nothing", "--json")
-    assert (code, out) == (2, "")
-    assert error.startswith("rnnopt: unknown task 'nothing'")
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [(["--task", "nothing"], "unknown task 'nothing'"), (["--budgt", "3"], "no option --budgt")],
+)
+def test_errors_are_one_sentence_and_for_scripts_an_object(command, arguments, words):
+    code, out, error = command("train", *arguments, "--json")
+    assert code == 2
+    assert words in error
     assert len(error.splitlines()) == 1
+    told = json.loads(out)
+    assert told == {"status": "error", "error": error.strip()[len("rnnopt: ") :], "exit_code": 2}
+    assert command("train", *arguments, "--quiet") == (2, "", error)

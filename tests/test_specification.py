@@ -253,3 +253,8 @@ def test_resolve_loses_no_other_option(options):
 def test_resolve_refuses_values_that_the_loop_cannot_use(option):
     with pytest.raises(UserError, match=option.partition("=")[0]):
         resolve(RunConfig(optimizer=f"adam:{option}"))
+
+
+def test_an_option_stands_once():
+    with pytest.raises(UserError, match=r"inner_steps must stand once in 'fw:inner-steps=1,inn"):
+        parse("fw:inner-steps=1,inner_steps=2")

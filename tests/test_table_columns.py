@@ -260,8 +260,8 @@ def test_text_in_another_encoding_says_what_to_do(tmp_path, encoding):
 
 def test_arrays_that_are_left_out_are_said(tmp_path):
     x, y = np.ones((4, 3)), np.arange(4) % 2
-    np.savez(tmp_path / "a.npz", X_train=x, y_train=y, X_val=x, y_val=y)
+    np.savez(tmp_path / "a.npz", X_train=x, y_train=y, subject=y, X_raw=x)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         found = series_of(tmp_path / "a.npz")
-    assert found.notes[0].startswith("left out: X_val, y_val (validation series are held out")
+    assert found.notes == ("left out: subject, X_raw",)

@@ -1,14 +1,17 @@
-"""The verbs for a user's own data; with command_line.py the only code that prints."""
+"""The verbs, one a file; with command_line.py and sweeps/command.py the only code that prints.
 
-from collections.abc import Callable
+arguments.py   what a command line asks for
+outputs.py     where a verb may write
+printing.py    what several of them print
+"""
 
-from rnnopt.commands.export import export_run
-from rnnopt.commands.inspect import inspect_data
-from rnnopt.commands.predict import predict_data
-from rnnopt.commands.printing import announce as announce
-
-DATA_VERBS: dict[str, Callable[..., int]] = {
-    "inspect": inspect_data,
-    "predict": predict_data,
-    "export": export_run,
-}
+from rnnopt.commands.about import list_all as list_all
+from rnnopt.commands.about import look_around as look_around
+from rnnopt.commands.compare import compare as compare
+from rnnopt.commands.diagnose import diagnose as diagnose
+from rnnopt.commands.export import export_run as export_run
+from rnnopt.commands.inspect import inspect_data as inspect_data
+from rnnopt.commands.predict import predict_data as predict_data
+from rnnopt.commands.report import report_runs as report_runs
+from rnnopt.commands.reproduce import reproduce_published as reproduce_published
+from rnnopt.commands.train import train as train

@@ -15,7 +15,7 @@ from rnnopt.terminal import say
 
 
 def export_run(
-    run: Annotated[Path, tyro.conf.Positional],
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")],
     format: Format = "onnx",
     out: Path | None = None,
 ) -> int:

@@ -6,7 +6,7 @@ from typing import Annotated
 import tyro
 
 from rnnopt.commands.printing import print_lines
-from rnnopt.data_config import Kind, Layout, data_name
+from rnnopt.data_config import Header, Kind, Layout, data_name
 from rnnopt.data_figure import draw
 from rnnopt.errors import UserError
 from rnnopt.figure_text import any_script
@@ -19,13 +19,14 @@ from rnnopt.terminal import say
 
 
 def inspect_data(
-    file: Annotated[Path, tyro.conf.Positional],
+    file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")],
     kind: Kind | None = None,
     padded: bool = False,
     label: str | None = None,
     id: str | None = None,
     time: str | None = None,
     layout: Layout | None = None,
+    header: Header | None = None,
     unlabelled: bool = False,
     out: Path | None = None,
 ) -> int:
@@ -39,13 +40,16 @@ def inspect_data(
         id: the column that names the series, in tables with one row a step.
         time: the column of the time, there.
         layout: of tables with names: wide, a series a row, or long, a step a row.
+        header: whether the first line of a .csv, .tsv or .txt names its columns; unset means what
+            it looks like.
         unlabelled: the file has no labels.
         out: the picture to write; unset means one named after the file, in this folder.
     """
-    data, test = read(file, Columns(label, id, time, unlabelled, layout=layout))
+    data, test = read(file, Columns(label, id, time, unlabelled, layout=layout, header=header))
     name = data_name(str(file.absolute()))
     try:
-        for part, title in ((data, str(file)), (test, f"{file}, its test part")):
+        parts = {"": data, ", its validation part": data.validation, ", its test part": test}
+        for which, part in parts.items():
             if part is None:
                 continue
             lines = described(part, padded)
@@ -53,7 +57,7 @@ def inspect_data(
                 found = kind_of(part, kind)
                 classes = class_names(part.targets) if found == "classification" else ()
                 lines += tuple(targets_of(part.targets, classes))
-            print_lines(lines, title)
+            print_lines(lines, f"{file}{which}")
         figure = draw(data, name, kind, padded)
     except ValueError as error:
         raise UserError(f"{file}: {error}") from error

@@ -12,13 +12,15 @@ from rnnopt.errors import UserError
 from rnnopt.prediction import Trained, rows, scores
 from rnnopt.run_folder import write_atomically
 from rnnopt.tasks.overview import read_as
+from rnnopt.tasks.preparation import Preparation
 from rnnopt.tasks.readers import read
 from rnnopt.tasks.readers.columns import Columns
+from rnnopt.tasks.recordings import Recordings
 from rnnopt.terminal import say
 
 
 def predict_data(
-    run: Annotated[Path, tyro.conf.Positional],
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")],
     data: Path,
     out: Path = Path("predictions.csv"),
     unlabelled: bool = False,
@@ -36,37 +38,18 @@ def predict_data(
             is else taken to begin with its label, unless its length says otherwise.
     """
     trained = Trained.open(run)
-    preparation, config = trained.preparation, trained.config
-    check_output(out, ".csv", (data, config.data, config.test))
-    alike = preparation.shortest == preparation.longest
-    columns = Columns(
-        label=config.label,
-        id=config.id,
-        time=config.time,
-        unlabelled=unlabelled,
-        steps=preparation.longest if alike else None,
-        optional=True,
-        layout=config.layout,
-    ).like(preparation.table)
-    series, test = read(data, columns)
+    check_output(out, ".csv", (data, trained.config.data, trained.config.test))
+    series, test = read(data, _columns(trained, unlabelled))
     if test is not None:
         series = test
         say(f"{data} holds training and test series: these are the test series.")
     try:
         answers = trained.answer(series)
-        told = {} if series.targets is None else scores(preparation, answers, series)
+        told = {} if series.targets is None else scores(trained.preparation, answers, series)
     except ValueError as error:
         raise UserError(f"{data}: {error}") from error
-    if series.targets is not None and preparation.classes:
-        unknown = int((preparation.positions(series.targets) < 0).sum())
-        if unknown == len(series):
-            raise UserError(
-                f"{data}: no label is one of the run's classes ({', '.join(preparation.classes)}):"
-                " say --unlabelled if it has none."
-            )
-        if unknown:
-            say(f"{unknown} labels are none of the run's classes: they count as wrong.")
-    headings, lines = rows(preparation, answers, series)
+    _check_labels(data, trained.preparation, series)
+    headings, lines = rows(trained.preparation, answers, series)
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([headings, *lines])
     try:
@@ -80,3 +63,34 @@ def predict_data(
         say(f"{name} {value:.4f}" if abs(value) < 100 else f"{name} {value:.6g}")
     say(f"wrote {out} ({len(series)} series)")
     return 0
+
+
+def _columns(trained: Trained, unlabelled: bool) -> Columns:
+    """Where to look in a file to be read as the run's own was."""
+    preparation, config = trained.preparation, trained.config
+    alike = preparation.shortest == preparation.longest
+    columns = Columns(
+        label=config.label,
+        id=config.id,
+        time=config.time,
+        unlabelled=unlabelled,
+        steps=preparation.longest if alike else None,
+        optional=True,
+        layout=config.layout,
+        header=config.header,
+    )
+    return columns.like(preparation.table)
+
+
+def _check_labels(data: Path, preparation: Preparation, series: Recordings) -> None:
+    """Says how many labels are none of the run's classes; refuses a file where all are."""
+    if series.targets is None or not preparation.classes:
+        return
+    unknown = int((preparation.positions(series.targets) < 0).sum())
+    if unknown == len(series):
+        raise UserError(
+            f"{data}: no label is one of the run's classes ({', '.join(preparation.classes)}):"
+            " say --unlabelled if it has none."
+        )
+    if unknown:
+        say(f"{unknown} labels are none of the run's classes: they count as wrong.")

@@ -14,7 +14,7 @@ from rnnopt.terminal import console, errors, given, processors, progress_bars, t
 
 
 def reproduce_published(
-    name: Annotated[str, tyro.conf.Positional],
+    name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")],
     form: FormName = "cpu",
     quick: bool = False,
     out: Path | None = None,

@@ -20,7 +20,7 @@ from rnnopt.errors import UserError
 from rnnopt.estimator.one_run import build_task, measure, outputs_of, train
 from rnnopt.estimator.sequences import read_sequences
 from rnnopt.layers.sequence_model import SequenceModel
-from rnnopt.runner import check_rate
+from rnnopt.runner import check_once
 from rnnopt.tasks.task import Examples, Loss, select
 
 # Settings that are a run's as they stand.
@@ -203,7 +203,7 @@ class RecurrentEstimator(BaseEstimator):
         )
         try:
             config = RunConfig.from_dict(plain | run)
-            check_rate(config)
+            check_once(config)
             return config
         except UserError as error:
             raise ValueError(str(error)) from error

@@ -8,10 +8,11 @@ from rich.progress import Progress, TaskID
 from rich.table import Table
 
 from rnnopt import comparison, terminal
+from rnnopt.commands.printing import announce
 from rnnopt.config import RunConfig
 from rnnopt.errors import UserError
 from rnnopt.memory import keep_freed_memory
-from rnnopt.runner import build_training, task_of
+from rnnopt.runner import build_training, check_once, task_of
 from rnnopt.specification import parse
 from rnnopt.sweeps import study as studies
 from rnnopt.sweeps.results import (
@@ -51,10 +52,10 @@ def sweep(
 
     Varies the learning rate and what else matters for the optimizer; what is given, in the
     optimizer's specification or as a setting, is fixed. Each trial is a run folder. The same
-    command goes on with a sweep that was interrupted or killed, and with a greater --trials adds
-    to it. Writes best.json, with the command that repeats the best trial, slices.png and
-    importance.png. Trials run on a seed of their own (1000): train with other seeds for figures
-    to report.
+    command goes on with a sweep that was interrupted or killed, and with a greater --trials
+    adds to it. Takes a task, or your own data with --data, as `rnnopt train` does. Writes
+    best.json, with the command that repeats the best trial, slices.png and importance.png.
+    Trials run on a seed of their own (1000): train with other seeds for figures to report.
 
     Args:
         config: the run.
@@ -75,35 +76,31 @@ def sweep(
         quiet: print the best trial only.
         as_json: print one JSON object and nothing else.
     """
-    for name, value, least in (("trials", trials, 1), ("heartbeat", heartbeat, 1)):
-        if value < least:
-            raise UserError(f"{name} must be at least {least}, got {value}.")
-    if workers < 0:
-        raise UserError(f"workers must be at least 0, got {workers}.")
-    workers = workers or max(1, terminal.processors() // config.threads)
+    _check(trials, heartbeat, workers)
     out = out or Path("runs") / f"sweep-{parse(config.task)[0]}-{parse(config.optimizer)[0]}"
-    plan = _plan(config, list(ranges), trials, out, storage, prune, heartbeat)
+    terminal.console.quiet = as_json
+    silent = quiet or as_json
+    plan = _plan(config, list(ranges), trials, out, storage, prune, heartbeat, silent)
     study = begin(plan)
     keep_freed_memory()
-    terminal.console.quiet = as_json
-    with comparison.interruptible() as stop, terminal.progress_bars(quiet or as_json) as bars:
+    workers = workers or max(1, terminal.processors() // config.threads)
+    with comparison.interruptible() as stop, terminal.progress_bars(silent) as bars:
         bar = bars.add_task("trials", total=trials, note="")
         failures = run_sweep(
             plan, study, min(workers, trials), lambda: _tell(bars, bar, study), stop
         )
-    failures += errors_of(study)
-    for failure in failures[:SHOWN]:
-        terminal.complain(f"failed: {failure}")
-    written = write_results(plan, study)
-    _show(plan, study, written, quiet)
-    found = counts(study)
-    if as_json:
-        terminal.for_script(_facts(plan, study, failures, stop.is_set()))
-    if stop.is_set():
-        terminal.say("interrupted; the same command goes on with it.")
-        return 130
-    over = found["complete"] + found["pruned"] >= trials
-    return 0 if over and found["complete"] else 1
+    return _finish(plan, study, failures, stop.is_set(), quiet, as_json)
+
+
+def _check(trials: int, heartbeat: int, workers: int) -> None:
+    """Raises UserError for numbers that are too small."""
+    for name, value, least in (
+        ("trials", trials, 1),
+        ("heartbeat", heartbeat, 1),
+        ("workers", workers, 0),
+    ):
+        if value < least:
+            raise UserError(f"{name} must be at least {least}, got {value}.")
 
 
 def _plan(
@@ -114,11 +111,14 @@ def _plan(
     storage: str | None,
     prune: bool,
     heartbeat: int,
+    silent: bool,
 ) -> Sweep:
     """The sweep, after checking that its first and last values make a run."""
+    check_once(config, terminal.given)
     with studies.quiet():  # refuses where Optuna is missing
         space = space_of(config, ranges, terminal.given)
     task = task_of(config)
+    announce(task, silent)
     for end in (0, -1):
         values = {
             name: one.values[end] if isinstance(one, Choices) else (one.low, one.high)[end]
@@ -129,6 +129,25 @@ def _plan(
     files = {role: file["sha256"] for role, file in own.items()}
     place = address(storage, out)
     return Sweep(config, space, trials, out, place, task.metric, prune, heartbeat, files)
+
+
+def _finish(
+    plan: Sweep, study: "Study", failures: list[str], interrupted: bool, quiet: bool, as_json: bool
+) -> int:
+    """Writes and prints what was found; the exit code."""
+    failures = failures + errors_of(study)
+    for failure in failures[:SHOWN]:
+        terminal.complain(f"failed: {failure}")
+    written = write_results(plan, study)
+    _show(plan, study, written, quiet)
+    found = counts(study)
+    if as_json:
+        terminal.for_script(_facts(plan, study, failures, interrupted))
+    if interrupted:
+        terminal.say("interrupted; the same command goes on with it.")
+        return 130
+    over = found["complete"] + found["pruned"] >= plan.trials
+    return 0 if over and found["complete"] else 1
 
 
 def _tell(bars: Progress, bar: TaskID, study: "Study") -> None:

@@ -76,8 +76,8 @@ def command_of(config: RunConfig) -> str:
     words = ["rnnopt", "train"]
     for field in fields(RunConfig):
         value = getattr(config, field.name)
-        if value == field.default:
-            continue
+        if value == field.default or (field.name == "task" and config.data is not None):
+            continue  # own data name their task
         option = field.name.replace("_", "-")
         if isinstance(value, bool):
             words.append(f"--{option}" if value else f"--no-{option}")

@@ -46,7 +46,7 @@ def from_arrays(
     *,
     lengths: Any = None,
     test: tuple[Any, ...] | None = None,
-    validation: float = 0.2,
+    validation: float | tuple[Any, ...] = 0.2,
     test_fraction: float = 0.2,
     kind: Kind | None = None,
     missing: Missing = "error",
@@ -66,7 +66,7 @@ def from_arrays(
         test: (inputs, targets) or (inputs, targets, lengths) to test on; None means that
             `test_fraction` is held out.
         validation: part of the training series held out for validation, class by class; 0 means
-            none: the training series stand in for it.
+            none: the training series stand in for it. Or validation series as in `test`.
         test_fraction: part held out for testing without `test`; 0 means none: the validation series
             stand in for it.
         kind, missing, padded, normalize, subsample, target: as in `DataConfig`.
@@ -88,15 +88,12 @@ def from_arrays(
     data = recordings(inputs, targets, lengths)
     if data.targets is None:
         raise ValueError("training needs targets, got none.")
-    held = None
-    if test is not None:
-        held = recordings(*test)
-        if held.targets is None:
-            raise ValueError("test needs (inputs, targets) or (inputs, targets, lengths).")
+    if isinstance(validation, tuple):
+        data = replace(data, validation=_given("validation", validation))
     return build(
         data,
-        held,
-        validation=validation,
+        None if test is None else _given("test", test),
+        validation=0.0 if isinstance(validation, tuple) else validation,
         test_fraction=test_fraction,
         seed=seed,
         target=target,
@@ -107,6 +104,14 @@ def from_arrays(
         normalize=normalize,
         subsample=subsample,
     )
+
+
+def _given(part: str, arrays: tuple[Any, ...]) -> Recordings:
+    """Series that are given apart."""
+    found = recordings(*arrays)
+    if found.targets is None:
+        raise ValueError(f"{part} needs (inputs, targets) or (inputs, targets, lengths).")
+    return found
 
 
 def build(
@@ -126,23 +131,10 @@ def build(
     # Before the split, so that what is wrong is told by its place in the file.
     whole = cut_padding(data.series) if how.get("padded") else data.series
     check_missing(whole, data.channels, how.get("missing", "error"), bool(how.get("padded")))
-    rest = data
-    if test is None and test_fraction > 0:
-        rest, test = _split(data, test_fraction, seed, how["kind"])
-    train, valid = rest, rest
-    if validation > 0:
-        train, valid = _split(rest, validation, seed, how["kind"])
-    test = test or valid
-    preparation = Preparation.learn(train, **how)
-    parts = {"training": train, "validation": valid, "test": test}
-    # Validation series as long as training ones: together they say how long sequences are. Nothing
-    # of the test data is looked at.
-    steps = max(preparation.inputs(part)[0].shape[1] for part in (train, valid))
-    preparation = replace(preparation, steps=steps)
-    examples = [
-        _examples(preparation, which, part, 1 if which == "test" else steps)
-        for which, part in parts.items()
-    ]
+    parts = _divide(data, test, validation, test_fraction, seed, how["kind"])
+    train = parts["training"]
+    preparation, examples = _prepare(parts, how)
+    steps = preparation.steps
     classes, width = len(preparation.classes), len(data.channels)
     what = f"{classes} classes" if classes else "regression"
     return Task(
@@ -160,6 +152,45 @@ def build(
         batch_size=batch_size(len(train)),
         data=OwnData(preparation, understood(parts, preparation, how), sources or {}),
     )
+
+
+def _prepare(
+    parts: dict[str, Recordings], how: dict[str, Any]
+) -> tuple[Preparation, list[Examples]]:
+    """The preparation learnt from the training series, and what the network gets of each part."""
+    preparation = Preparation.learn(parts["training"], **how)
+    # Validation series as long as training ones: together they say how long sequences are. Nothing
+    # of the test data is looked at.
+    steps = max(
+        _examples(preparation, which, parts[which], 1).inputs.shape[1]
+        for which in ("training", "validation")
+    )
+    preparation = replace(preparation, steps=steps)
+    examples = [
+        _examples(preparation, which, part, 1 if which == "test" else steps)
+        for which, part in parts.items()
+    ]
+    return preparation, examples
+
+
+def _divide(
+    data: Recordings,
+    test: Recordings | None,
+    validation: float,
+    test_fraction: float,
+    seed: int,
+    kind: Kind,
+) -> dict[str, Recordings]:
+    """The training, validation and test series; what is not given apart is held out."""
+    apart, rest = data.validation, replace(data, validation=None)
+    if test is None and test_fraction > 0:
+        rest, test = _split(rest, test_fraction, seed, kind)
+    train, valid = rest, rest
+    if apart is not None:
+        valid = apart
+    elif validation > 0:
+        train, valid = _split(rest, validation, seed, kind)
+    return {"training": train, "validation": valid, "test": test or valid}
 
 
 def _examples(preparation: Preparation, part: str, data: Recordings, steps: int) -> Examples:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from rnnopt.data_config import Layout
+from rnnopt.data_config import Header, Layout
 from rnnopt.tasks.recordings import MISSING, Reading, Recordings
 
 # What a file holds: its series, and those it keeps apart to test on.
@@ -26,6 +26,7 @@ class Columns:
         optional: columns that are not there are none that the file needs, and no other is taken for
             the label in their place: the names are those of the training data.
         layout: of a table with names; None means what its id column tells.
+        header: whether the first line of a text has names; None means what it looks like.
     """
 
     label: str | None = None
@@ -35,6 +36,7 @@ class Columns:
     steps: int | None = None
     optional: bool = False
     layout: Layout | None = None
+    header: Header | None = None
 
     def like(self, table: Reading | None) -> "Columns":
         """Where to look in a file to be read as the training data were."""

@@ -1,12 +1,15 @@
-"""Folders: X.npy and y.npy; a subfolder a class, with a file a series; train and test of these."""
+"""Folders: X.npy and y.npy; a subfolder a class, with a file a series; train and test of these, and
+val for validation series.
+"""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from rnnopt.tasks.alignment import aligned
 from rnnopt.tasks.readers.columns import Columns, Parts, is_number, to_numbers
-from rnnopt.tasks.readers.npz import known, parts_of
+from rnnopt.tasks.readers.npz import VALIDATION, known, parts_of
 from rnnopt.tasks.readers.numpy_files import read_file
 from rnnopt.tasks.readers.tables import index_of
 from rnnopt.tasks.readers.text import counts, read_rows
@@ -30,8 +33,12 @@ def read_folder(path: Path, columns: Columns) -> Parts:
         return parts_of(loaded, [file.stem for file in saved], columns)
     below = sorted(one for one in path.iterdir() if one.is_dir() and one.name[0] != ".")
     halves = {one.name.lower(): one for one in below}
-    if set(halves) == {"train", "test"}:
-        return read_folder(halves["train"], columns)[0], read_folder(halves["test"], columns)[0]
+    apart = [halves[name] for name in VALIDATION if name in halves]
+    if {"train", "test"} <= set(halves) and len(halves) == 2 + len(apart) <= 3:
+        train, test = (read_folder(halves[name], columns)[0] for name in ("train", "test"))
+        if apart:
+            train = replace(train, validation=read_folder(apart[0], columns)[0])
+        return train, test
     classes = {one.name: _files(one) for one in below if _files(one)}
     files = _files(path)
     if classes and files:

@@ -1,5 +1,7 @@
 """Arrays by name: X and y, or X_train, y_train, X_test and y_test; lengths where they differ.
 
+Validation series may have arrays of their own, X_val and y_val (or …_valid, …_validation).
+
 Nothing is unpickled: arrays of objects are refused.
 """
 
@@ -13,6 +15,7 @@ from rnnopt.tasks.readers.columns import Columns, Parts
 from rnnopt.tasks.readers.numpy_files import names_in, read_members
 from rnnopt.tasks.recordings import Recordings, recordings
 
+VALIDATION = ("val", "valid", "validation")
 NEEDED = "X and y, or X_train and y_train with X_test and y_test"
 
 
@@ -26,7 +29,7 @@ def read_npz(path: Path, columns: Columns) -> Parts:
 def known(name: str) -> bool:
     """Whether an array of that name is one that `parts_of` takes."""
     base, _, part = name.lower().partition("_")
-    return base in ("x", "y", "lengths") and part in ("", "train", "test")
+    return base in ("x", "y", "lengths") and part in ("", "train", "test", *VALIDATION)
 
 
 def parts_of(arrays: Mapping[str, np.ndarray], found: list[str], columns: Columns) -> Parts:
@@ -36,12 +39,14 @@ def parts_of(arrays: Mapping[str, np.ndarray], found: list[str], columns: Column
         raise ValueError(f"it needs {NEEDED}, got {', '.join(found) or 'nothing'}.")
     test = _part(arrays, "_test", columns) if "x_test" in arrays else None
     train = _part(arrays, suffix, columns)
+    apart = [f"_{name}" for name in VALIDATION if f"x_{name}" in arrays]
+    if len(apart) > 1:
+        raise ValueError(f"validation series must stand in one array, got X{' and X'.join(apart)}.")
+    if apart:
+        train = replace(train, validation=_part(arrays, apart[0], columns))
     unused = [name for name in found if not known(name)]
     if unused:
-        note = f"left out: {', '.join(unused)}"
-        if any("val" in name.lower() for name in unused):
-            note += " (validation series are held out of the training ones)"
-        train = replace(train, notes=(note,))
+        train = replace(train, notes=(f"left out: {', '.join(unused)}",))
     return train, test
 
 

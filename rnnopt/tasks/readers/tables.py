@@ -1,5 +1,6 @@
 """Tables with named columns: wide, a series a row, or long, a step a row."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -42,6 +43,8 @@ def from_table(table: Table, columns: Columns) -> Recordings:
         label, rest = rest[0], rest[1:]
     if not rest:
         raise ValueError(f"a table needs a column for each step, got only {', '.join(names)}.")
+    if columns.layout is None:
+        _refuse_channels(rest)
     values = np.stack([_numbers(table, name) for name in rest], 1)
     targets = None if label is None else table[label]
     identities = None if identity is None else _words(table[identity])
@@ -53,6 +56,22 @@ def index_of(names: list[str]) -> list[str]:
     """The columns that look like an index without a name."""
     first = names[:1] if names[0] in INDEX else []
     return first + [name for name in names if name == PARQUET_INDEX]
+
+
+def _refuse_channels(names: list[str]) -> None:
+    """Raises ValueError if columns look like the steps of several channels: x_1, x_2, y_1, y_2."""
+    found = [re.fullmatch(r"(.*?)[-_. ]?(\d+)", name) for name in names]
+    steps: dict[str, list[int]] = {}
+    for one in found:
+        if one is not None:
+            steps.setdefault(one[1], []).append(int(one[2]))
+    several = len(steps) > 1 and len({tuple(sorted(one)) for one in steps.values()}) == 1
+    if several and None not in found and len(names) > len(steps):
+        raise ValueError(
+            f"the columns look like the steps of {len(steps)} channels ({', '.join(steps)[:60]}),"
+            " and a wide table has one: write a long table, a row a step and a column a channel,"
+            " or say --layout wide to take them for one channel."
+        )
 
 
 def _is_long(table: Table, identity: str | None, time: str | None, columns: Columns) -> bool:

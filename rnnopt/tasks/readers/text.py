@@ -22,7 +22,7 @@ def read_text(path: Path, columns: Columns) -> Parts:
     rows = read_rows(path)
     widths = {len(row) for row in rows}
     bare = columns.unlabelled or widths == {columns.steps}
-    if has_names(rows, bare):
+    if columns.header == "yes" or (columns.header is None and has_names(rows, bare)):
         names = [cell.strip() for cell in rows[0]]
         if len(set(names)) < len(names):
             raise ValueError("the names in the first line must differ from each other.")

@@ -17,6 +17,11 @@ from rnnopt.data_config import Kind
 from rnnopt.tasks.readers.columns import Columns, Parts, to_numbers
 from rnnopt.tasks.recordings import recordings
 
+STAMPED = (
+    "steps with time stamps (@timeStamps true) are not read: write the values alone, evenly spaced,"
+    " or a long table (.csv) with a column of times."
+)
+
 
 def read_ts(path: Path, columns: Columns) -> Parts:
     """The series of a .ts file."""
@@ -49,9 +54,7 @@ def read_ts(path: Path, columns: Columns) -> Parts:
 def _kind(header: dict[str, list[str]]) -> tuple[Kind | None, bool]:
     """What the targets are, and whether there are any."""
     if _true(header.get("timestamps")):
-        raise ValueError(
-            "steps with time stamps (@timeStamps true) are not read; save values alone."
-        )
+        raise ValueError(STAMPED)
     if _true(header.get("targetlabel")):
         return "regression", True
     return ("classification", True) if _true(header.get("classlabel")) else (None, False)
@@ -67,6 +70,8 @@ def _case(line: str, labelled: bool, where: str) -> tuple[np.ndarray, str]:
     target = parts.pop().strip() if labelled else ""
     if not parts:
         raise ValueError(f"{where} needs at least one channel, got none.")
+    if any(part.lstrip().startswith("(") for part in parts):
+        raise ValueError(f"{where}: {STAMPED}")
     channels = [to_numbers(part.split(","), where) for part in parts]
     lengths = sorted({len(channel) for channel in channels})
     if len(lengths) > 1:

@@ -1,0 +1,195 @@
+"""`rnnopt compare`: several optimizers and seeds, tuned alike if asked for."""
+
+import threading
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from rich.progress import Progress
+from rich.table import Table
+
+from rnnopt import comparison, tuning
+from rnnopt import run_folder as folders
+from rnnopt.commands.printing import announce
+from rnnopt.commands.report import show_report
+from rnnopt.config import SharedConfig
+from rnnopt.errors import UserError
+from rnnopt.specification import parse
+from rnnopt.terminal import (
+    AsJson,
+    complain,
+    console,
+    for_script,
+    new_folder,
+    processors,
+    progress_bars,
+    say,
+    tell_jobs,
+    tell_stage,
+)
+
+
+def compare(
+    shared: Annotated[SharedConfig, tyro.conf.OmitArgPrefixes],
+    optimizers: tuple[str, ...] = ("adam", "frank-wolfe"),
+    seeds: tuple[int, ...] = (0, 1, 2),
+    tune: int | None = None,
+    tune_budget: str | None = None,
+    out: Path | None = None,
+    workers: int = 0,
+    resume: bool = False,
+    quiet: bool = False,
+    as_json: AsJson = False,
+) -> int:
+    """Train the same network with several optimizers and seeds, at the same budget.
+
+    Writes a table (report.md), a figure (report.png) of loss and metric against gradient
+    evaluations and against seconds, and a page of all that (report.html); keeps every run's folder.
+
+    Args:
+        shared: what all runs have in common.
+        optimizers: "name" or "name:option=value,…", such as adam:lr=0.003,clip=1; what
+            stands there counts before what all have in common.
+        seeds: every optimizer runs with each.
+        tune: learning rates that each optimizer tries first, on a seed of its own (1000), around
+            its rate in half decades; the reported seeds run with the best on validation data.
+            Unset means no tuning.
+        tune_budget: budget of each of these trials; unset means that of the reported runs.
+        out: folder of the comparison; unset means a new one below runs/.
+        workers: processes at once; 0 means one a processor. Runs side by side slow each other, so
+            take 1 where the seconds matter.
+        resume: continue a comparison that was interrupted in --out.
+        quiet: print the names of the written files only.
+        as_json: print one JSON object and nothing else.
+    """
+    _check(seeds, tune, tune_budget, out, workers, resume)
+    out = out or new_folder(f"compare-{parse(shared.task)[0]}")
+    names = list(optimizers)
+    console.quiet = as_json
+    jobs = comparison.plan(
+        shared, names, list(seeds), out, resume, lambda task: announce(task, quiet or as_json)
+    )
+    candidates: list[tuning.Candidate] = []
+    if tune is not None:
+        candidates = tuning.plan(shared, names, tune, tune_budget or shared.budget, out, resume)
+    tuned: list[tuning.Tuned] = []
+    failures: list[str] = []
+    with (
+        folders.RunFolder(out).locked(),
+        comparison.interruptible() as stop,
+        progress_bars(quiet or as_json) as bars,
+    ):
+        work = _Work(bars, workers or max(1, processors() // shared.threads), stop)
+        if candidates:
+            tuned, failures = tuning.tune(candidates, partial(work.stage, "tuning"), out)
+            names = [one.specification for one in tuned]
+            # The chosen rates stand with the optimizers.
+            shared = replace(shared, lr=None)
+            jobs = comparison.plan(shared, names, list(seeds), out, resume) if tuned else []
+        failures += work.runs(jobs)
+    return _tell(jobs, tuned, failures, out, stop.is_set(), quiet, as_json)
+
+
+def _check(
+    seeds: tuple[int, ...],
+    tune: int | None,
+    tune_budget: str | None,
+    out: Path | None,
+    workers: int,
+    resume: bool,
+) -> None:
+    """Raises UserError for options that do not go together."""
+    if workers < 0:
+        raise UserError(f"workers must be at least 0, got {workers}.")
+    if resume and out is None:
+        raise UserError("--resume needs the comparison's folder: give --out.")
+    if out is not None and not resume and any(out.glob("*/seed-*/config.json")):
+        raise UserError(f"{out} already holds runs: go on with --resume or choose another --out.")
+    if tune_budget is not None and tune is None:
+        raise UserError("--tune-budget needs --tune, the number of trials.")
+    if tune is not None and tuning.TUNING_SEED in seeds:
+        raise UserError(f"seed {tuning.TUNING_SEED} is for tuning: report others.")
+
+
+class _Work:
+    """Does jobs in processes, and draws how far they are.
+
+    Args:
+        bars: where to draw.
+        workers: processes at once.
+        stop: set when the work shall end.
+    """
+
+    def __init__(self, bars: Progress, workers: int, stop: threading.Event):
+        self.bars, self.workers, self.stop = bars, workers, stop
+
+    def stage(self, name: str, jobs: list[comparison.Job]) -> list[str]:
+        """Does jobs under one bar; a sentence for each that failed."""
+        bar = self.bars.add_task(name, total=1.0, note="")
+        count = min(self.workers, len(jobs))
+        return comparison.work(jobs, count, lambda now: tell_stage(self.bars, bar, now), self.stop)
+
+    def runs(self, jobs: list[comparison.Job]) -> list[str]:
+        """The same under a bar for each optimizer."""
+        if not jobs:
+            return []
+        optimizers = dict.fromkeys(job.config.optimizer for job in jobs)
+        all_bars = {o: self.bars.add_task(o, total=1.0, note="") for o in optimizers}
+
+        def tell(jobs: list[comparison.Job]) -> None:
+            tell_jobs(self.bars, all_bars, jobs)
+
+        failures = comparison.work(jobs, min(self.workers, len(jobs)), tell, self.stop)
+        tell(jobs)
+        return failures
+
+
+def _tell(
+    jobs: list[comparison.Job],
+    tuned: list[tuning.Tuned],
+    failures: list[str],
+    out: Path,
+    interrupted: bool,
+    quiet: bool,
+    as_json: bool,
+) -> int:
+    """Prints what came out, writes the report; the exit code."""
+    for failure in failures:
+        complain(f"failed: {failure}")
+    if tuned and not quiet:
+        _print_tuned(tuned)
+    begun = [job.path for job in jobs if (job.path / "config.json").exists()]
+    if begun:
+        show_report(begun, out, quiet)
+    if as_json:
+        runs = [{"folder": path, **_summary(path)} for path in begun]
+        status = "interrupted" if interrupted else "over"
+        found = {"tuned": [tuning.facts(one) for one in tuned], "failures": failures}
+        for_script({"status": status, "folder": out, "runs": runs, **found})
+    if interrupted:
+        console.print(f"interrupted; the same command with --out {out} --resume continues it.")
+        return 130
+    return 1 if failures else 0
+
+
+def _summary(path: Path) -> dict[str, Any]:
+    """What a run folder says of its run, in one object."""
+    folder = folders.RunFolder.open(path)
+    config = folder.read_config()
+    return {"optimizer": config.optimizer, "seed": config.seed, **folder.read_result()}
+
+
+def _print_tuned(tuned: list[tuning.Tuned]) -> None:
+    """Prints the chosen rates and what the others led to."""
+    table = Table(title="learning rates, by the best validation metric", title_justify="left")
+    for heading in ("optimizer", "chosen lr", "tried"):
+        table.add_column(heading, overflow="fold")
+    for one in tuned:
+        metrics = ((lr, "–" if m is None else f"{m:.4g}") for lr, m in one.trials.items())
+        tried = ", ".join(f"{lr:g}: {metric}" for lr, metric in metrics)
+        table.add_row(one.optimizer, f"{one.lr:g}" + "*" * one.at_edge, tried)
+    console.print(table)
+    if any(one.at_edge for one in tuned):
+        say("* at an end of the grid: more trials, or another lr to begin with, may find better.")

@@ -1,0 +1,60 @@
+"""`rnnopt report`: table, figure and page of runs."""
+
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.table import Table
+
+from rnnopt import report, report_page
+from rnnopt import run_folder as folders
+from rnnopt.errors import UserError
+from rnnopt.terminal import console
+
+
+def report_runs(
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional],
+    out: Path | None = None,
+    html: bool = True,
+    scores: bool = True,
+) -> int:
+    """Make table, figure and page of runs: RUNS are run folders or folders that hold some.
+
+    Args:
+        runs: folders to read.
+        out: where report.md, report.png and report.html go; unset means RUNS itself, or runs/report
+            where it is several.
+        html: also write report.html, which needs no other file and no network.
+        scores: the page also has confusion matrices, scores of the classes and gradients through
+            time of the best weights. Needs the data, and seconds for each optimizer.
+    """
+    if not runs:
+        raise UserError("report needs at least one run folder.")
+    place = out or (runs[0] if len(runs) == 1 else Path("runs/report"))
+    show_report(list(runs), place, html=html, scores=scores)
+    return 0
+
+
+def show_report(
+    paths: list[Path], out: Path, quiet: bool = False, html: bool = True, scores: bool = True
+) -> None:
+    """Prints the tables and writes the report."""
+    runs = report.read_runs(folders.find_runs(paths))
+    try:
+        written = report.write_report(runs, out)
+        if html:
+            written.append(report_page.write_page(runs, out, scores))
+    except OSError as error:
+        raise UserError(f"cannot write the report to {out}: {error}.") from error
+    for task, groups in [] if quiet else report.group_runs(runs).items():
+        title = f"{task}: {report.facts_of(groups)['summary']}"
+        table = Table(title=title, title_justify="left")
+        headings = report.columns(groups)
+        kept = range(len(headings)) if console.width >= 140 else report.NARROW
+        for i in kept:
+            table.add_column(headings[i], overflow="fold", ratio=3 if i == 0 else 2)
+        for row in report.rows(groups):
+            table.add_row(*(row[i] for i in kept))
+        console.print(table)
+    for path in written:
+        console.print(f"wrote {path}", highlight=False, markup=False, soft_wrap=True)

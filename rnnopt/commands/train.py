@@ -1,0 +1,130 @@
+"""`rnnopt train`: one run, kept in a folder."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from rnnopt import comparison, several_processes, tracking
+from rnnopt.commands.printing import announce
+from rnnopt.config import RunConfig
+from rnnopt.distributed import any_of
+from rnnopt.errors import UserError
+from rnnopt.memory import keep_freed_memory
+from rnnopt.run_folder import RunFolder
+from rnnopt.runner import check_once
+from rnnopt.runner import run as run_one
+from rnnopt.specification import parse
+from rnnopt.terminal import (
+    AsJson,
+    Show,
+    complain,
+    console,
+    for_script,
+    given,
+    new_folder,
+    progress_bars,
+)
+from rnnopt.training import Progress
+
+EXIT_CODES = {"interrupted": 130, "diverged": 1}  # of a run's status; 0 of any other
+
+
+def train(
+    config: Annotated[RunConfig, tyro.conf.OmitArgPrefixes],
+    out: Path | None = None,
+    resume: bool = False,
+    log: tuple[tracking.Kind, ...] = (),
+    quiet: bool = False,
+    as_json: AsJson = False,
+) -> int:
+    """Train one network and keep everything about the run in a folder.
+
+    The folder holds config.json, environment.json, metrics.jsonl, checkpoint.pt, best.pt (the
+    weights with the best validation metric) and result.json. Ctrl-C ends the run after the current
+    step; --resume then continues it as if nothing had happened.
+
+    Args:
+        config: the run.
+        out: folder of the run; unset means a new one below runs/.
+        resume: continue the run in --out; its own settings count.
+        log: also keep the curves with tensorboard (in the run's folder), mlflow (where
+            MLFLOW_TRACKING_URI says, else mlflow.db here) or both; give it again with --resume.
+        quiet: print the last lines only.
+        as_json: print one JSON object and nothing else.
+    """
+    if resume and out is None:
+        raise UserError("--resume needs the run's folder: give --out.")
+    check_once(config, given)
+    with several_processes.joined(config.device):
+        resume = several_processes.goes_on(out, resume)
+        return _train(config, out, resume, log, quiet, as_json)
+
+
+def _train(
+    config: RunConfig,
+    out: Path | None,
+    resume: bool,
+    log: tuple[tracking.Kind, ...],
+    quiet: bool,
+    as_json: bool,
+) -> int:
+    """`train`, in one of the processes that share the run; the first alone prints."""
+    first = several_processes.rank() == 0
+    path = out or new_folder(f"{parse(config.task)[0]}-{parse(config.optimizer)[0]}-{config.seed}")
+    console.quiet = as_json or not first
+    keep_freed_memory()
+    silent = quiet or as_json or not first
+    result, moved = _run(config, path, resume, log if first else (), silent)
+    if as_json and first:
+        for_script({"folder": path, **result})
+    _print_result(path, result, nothing_left=resume and not moved)
+    console.print(f"run folder {path}", highlight=False, markup=False, soft_wrap=True)
+    return EXIT_CODES.get(result["status"], 0)
+
+
+def _run(
+    config: RunConfig, path: Path, resume: bool, log: tuple[tracking.Kind, ...], quiet: bool
+) -> tuple[dict[str, Any], bool]:
+    """The run's result, and whether a step was taken; draws a bar unless `quiet`."""
+    several = several_processes.started() > 1
+    with (
+        tracking.trackers(log, path) as tracked,
+        comparison.interruptible() as stop,
+        progress_bars(quiet) as bars,
+    ):
+        show = Show(bars, bars.add_task("training", total=1.0, note="", visible=False))
+
+        def listen(progress: Progress) -> None:
+            show(progress)
+            tracked(progress)
+
+        def stops() -> bool:
+            return any_of(stop.is_set()) if several else stop.is_set()
+
+        result = run_one(
+            config, path, resume, listen, stops, given, lambda task: announce(task, quiet)
+        )
+        tracked.finish(result)
+    for sentence in tracked.lost:
+        complain(f"{sentence}; the rest of the run is in its folder alone.")
+    return result, show.moved
+
+
+def _print_result(path: Path, result: dict[str, Any], nothing_left: bool) -> None:
+    """Says how good the network in a run's folder is, and how the run ended."""
+    name = result.get("metric", "metric")
+    if "test_metric" in result:
+        best = result["best"]
+        console.print(
+            f"test {name} {result['test_metric']:.4f} at the best validation {name}"
+            f" {best['validation_metric']:.4f} ({best['evaluations']:.6g} of"
+            f" {result['evaluations']:.6g}"
+            f" evaluations, {result['seconds']:.1f} s)"
+        )
+    if result.get("nonfinite"):
+        left_out = {"skip": "were left out", "restore": "led back to the last checkpoint"}
+        policy = RunFolder(path).read_config().on_nonfinite
+        console.print(f"{result['nonfinite']} steps were not finite and {left_out[policy]}")
+    note = ", which it had before: nothing was left to do" if nothing_left else ""
+    console.print(f"status {result['status']}{note}", highlight=False)

@@ -1,0 +1,86 @@
+"""Runs the shell examples of the project's pages, made smaller, on files such as they speak of."""
+
+import os
+import re
+import shlex
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from documents import Block
+
+# What a command line is made smaller by: (pattern, what takes its place).
+SMALLER = [
+    (r"--(tune-)?budget \S+", r"--\1budget 6evaluations"),
+    (r"--seeds( \d+)+", "--seeds 0"),
+    (r"--tune \d+", "--tune 2"),
+    (r"--trials \d+", "--trials 2"),
+    (r"--workers \d+", "--workers 1"),
+    (r"adam muon frank-wolfe", "adam frank-wolfe"),
+    (r"postgresql://\S+", "sqlite:///shared.db"),  # a server is in test_sweep_postgresql.py
+]
+TRAINING = ("train", "compare", "sweep", "diagnose")
+# Others that the pages show: they install, wait for a browser, or take minutes however small, which
+# test_reproduce.py is about.
+NOT_RUN = ("pip install ", "tensorboard ", "rnnopt reproduce ")
+# Tasks whose data are not always at hand, and the folder of these below RNNOPT_DATA.
+NEEDS = {"mnist-rows": "mnist", "hapt2": "har"}
+
+Command = Callable[..., tuple[object, str, str]]
+
+
+def run_shell(block: Block, command: Command) -> None:
+    """Runs each rnnopt line, smaller, and looks for the lines that the page shows."""
+    printed = ""
+    for line in block.code.replace("\\\n", " ").splitlines():
+        if line.startswith(NOT_RUN):
+            continue
+        assert line.startswith("rnnopt "), f"{block.page} has a line that is not run: {line}"
+        code, output, error = command(*_smaller(line)[1:])
+        assert code == 0, f"{block.page}: {line}\n{output}{error}"
+        printed += output
+    for line in (block.output or "").splitlines():
+        assert without_numbers(line) in without_numbers(printed), f"{block.page}: {line}\n{printed}"
+
+
+def _smaller(line: str) -> list[str]:
+    """The words of a command that takes seconds, and no data that are not here."""
+    for pattern, smaller in SMALLER:
+        line = re.sub(pattern, smaller, line)
+    for task, folder in NEEDS.items():
+        if not Path(os.environ.get("RNNOPT_DATA", ""), folder).is_dir():
+            line = line.replace(f"--task {task}", "--task digits-rows")
+    words = shlex.split(os.path.expandvars(line), comments=True)
+    if words[1] in TRAINING and not {"--budget", "--resume"} & set(words):
+        words += ["--budget", "6evaluations"]
+    return words
+
+
+def without_numbers(text: str) -> str:
+    """One line, in which numbers are # and frames and blanks are one blank."""
+    words = re.sub(r"[\s│┃━┏┓┡┩└┘┴┬╇┳─]+", " ", text)
+    return re.sub(r"-?(\d[\d.]*(e[-+]?\d+)?|∞)", "#", words).strip()
+
+
+def write_files(folder: Path) -> None:
+    """The reader's own files that the pages name: of the archive if it is here, else made up."""
+    archive = Path(os.environ.get("RNNOPT_DATA", ""), "ucr", "CricketX")
+    for part, other in (("TRAIN", "train.csv"), ("TEST", "test.csv")):
+        name = f"CricketX_{part}.tsv"
+        if archive.is_dir():
+            shutil.copy(archive / name, folder / name)
+        else:
+            (folder / name).write_text(_waves("\t"))
+        (folder / other).write_text(_waves(","))
+    lines = (folder / "CricketX_TEST.tsv").read_text().splitlines()[:9]
+    unlabelled = [line.split("\t")[1:] for line in lines]
+    (folder / "new.csv").write_text("".join(",".join(one) + "\n" for one in unlabelled))
+
+
+def _waves(separator: str) -> str:
+    """Forty series of 24 steps, as text without names: the class, then the steps."""
+    noise = np.random.default_rng(0).normal(size=(40, 24))
+    values = np.sin(np.arange(24) * (0.3 + np.arange(40)[:, None] % 2)) + 0.1 * noise
+    lines = ([str(1 + i % 2), *(f"{v:.4f}" for v in one)] for i, one in enumerate(values))
+    return "".join(separator.join(line) + "\n" for line in lines)
