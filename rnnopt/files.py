@@ -45,16 +45,23 @@ def write_atomically(path: Path, content: bytes, keep: Path | None = None) -> No
             renames there is no file at `path`, and the one before is at `keep`.
 
     Raises:
-        OSError: with `path` as its filename; the file is then what it was.
+        OSError: with `path` as its filename; the file is then what it was, and what was called
+            `keep` before may be gone.
     """
     part = path.with_name(f".{path.name}.part")
     try:
         with part.open("wb") as file:
             file.write(content)
             sync(file)
-        if keep is not None and path.exists():
+        kept = keep is not None and path.exists()
+        if keep is not None and kept:
             os.replace(path, keep)
-        os.replace(part, path)
+        try:
+            os.replace(part, path)
+        except BaseException:
+            if keep is not None and kept:
+                os.replace(keep, path)
+            raise
     except BaseException as error:
         with suppress(OSError):  # which has the same cause
             part.unlink(missing_ok=True)

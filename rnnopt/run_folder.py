@@ -61,13 +61,25 @@ class RunFolder:
         self._newest_is_good = True  # so that it is kept when the next checkpoint is written
 
     @classmethod
-    def create(cls, path: Path, config: RunConfig) -> "RunFolder":
-        """A new folder for `config`; refuses one that holds a run."""
+    def create(
+        cls, path: Path, config: RunConfig, data: dict[str, Any] | None = None
+    ) -> "RunFolder":
+        """A new folder for `config`; refuses one that holds a run.
+
+        `config.json` is written last: with it the folder holds a run.
+
+        Args:
+            path: the folder.
+            config: of the run.
+            data: what data.json is to say of data of the user's own.
+        """
         folder = cls(path)
         folder.refuse_run()
         folder._make()
         facts = environment() | {"checksums": "sha256"}
         folder._write("environment.json", json_bytes(facts))
+        if data is not None:
+            folder._write("data.json", json_bytes(data))
         folder._write("config.json", json_bytes(config.to_dict()))
         return folder
 
@@ -158,8 +170,8 @@ class RunFolder:
         Raises:
             UserError: a line is damaged, or a run that is over lacks one.
         """
+        wanted = self.read_result().get("records", 0)  # first, for the run may end in between
         history = read_history(self.path, self.has_checksums)
-        wanted = self.read_result().get("records", 0)
         damage = history.damage or history.lack(wanted if isinstance(wanted, int) else 0)
         if damage:
             raise UserError(f"{self.path / METRICS}, {damage}.")
@@ -180,7 +192,7 @@ class RunFolder:
         return state
 
     def read_data(self) -> dict[str, Any]:
-        """What `write_data` was given."""
+        """What `create` was given of a user's own data."""
         return read_json(self.path / "data.json")
 
     def read_weights(self) -> dict[str, Tensor]:
@@ -231,10 +243,6 @@ class RunFolder:
     def write_weights(self, weights: dict[str, Tensor]) -> None:
         """Replaces the best weights."""
         self._write(BEST, pack(weights))
-
-    def write_data(self, data: dict[str, Any]) -> None:
-        """Keeps what is known of a user's own data."""
-        self._write("data.json", json_bytes(data))
 
     def write_error(self, text: str) -> None:
         """Keeps the traceback of a failure."""

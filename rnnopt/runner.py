@@ -253,17 +253,21 @@ def run(
         kind = folder_kind()
         kind(path).refuse_run()
         with kind(path).locked():  # before anything is written: another may have the same idea
-            folder = kind.create(path, settle(config, training.task))
+            data = None
             if training.task.data is not None:
                 model = model_settings(resolve(config), training.task)
-                folder.write_data(training.task.data.to_dict() | {"model": model})
+                data = training.task.data.to_dict() | {"model": model}
+            folder = kind.create(path, settle(config, training.task), data)
             return _train(training, folder, listener, stop_requested)
     folder = folder_kind().open(path)
     _check_resumable(config, folder.read_config(), given)
     with folder.locked():
         if folder.is_over():
             return folder.read_result()
-        training = build_training(folder.read_config())
+        try:
+            training = build_training(folder.read_config())
+        except UserError as error:
+            raise UserError(f"{folder.path / 'config.json'} asks for this: {error}") from error
         check_same_data(training.task, folder)
         announce(training.task)
         _continue(training, folder)

@@ -141,10 +141,10 @@ class FirstFolder(RunFolder):
     """The run folder of the first process, which tells the others how it went."""
 
     @classmethod
-    def create(cls, path: Path, config: RunConfig) -> RunFolder:
+    def create(cls, path: Path, config: RunConfig, data: dict[str, Any] | None = None) -> RunFolder:
         """A new folder, or a UserError in all processes."""
         with _told():
-            RunFolder.create(path, config)
+            RunFolder.create(path, config, data)
             write_json(path / NOTE, _agent())
         return cls(path)
 
@@ -166,7 +166,7 @@ class ReadFolder(RunFolder):
     """The same folder in the other processes, which read it and write nothing."""
 
     @classmethod
-    def create(cls, path: Path, config: RunConfig) -> RunFolder:
+    def create(cls, path: Path, config: RunConfig, data: dict[str, Any] | None = None) -> RunFolder:
         """The folder that the first process has made."""
         _hear()
         return cls(path)
@@ -185,7 +185,7 @@ class ReadFolder(RunFolder):
         """What the first process does."""
 
     keep_records = append_record = write_checkpoint = _write = _nothing  # type: ignore[assignment]
-    write_data = write_error = write_result = write_weights = _nothing  # type: ignore[assignment]
+    write_error = write_result = write_weights = _nothing  # type: ignore[assignment]
 
 
 def folder_kind() -> type[RunFolder]:

@@ -73,24 +73,26 @@ def work(
             return stack.enter_context(pool)
 
         free = [new_pool() for _ in range(workers)]
-        stack.callback(end.set)  # whatever ends this: runs under way save themselves
-        while waiting or under_way:
-            if stop.is_set():
-                end.set()  # each run under way ends after its current step
-                waiting.clear()
-            while free and waiting:
-                job, pool = waiting.popleft(), free.pop()
-                under_way[pool.submit(_do, job)] = job, pool
-            done = wait(under_way, timeout=0.25, return_when=FIRST_COMPLETED).done
-            with suppress(UserError):  # a damaged folder is for its own worker to tell of
-                tell(jobs)
-            for future in done:
-                job, pool = under_way.pop(future)
-                error = future.exception()
-                died = isinstance(error, BrokenProcessPool)
-                if error is not None:
-                    failures.append(f"{job.path}: {DIED if died else error}")
-                free.append(new_pool() if died else pool)
+        try:
+            while waiting or under_way:
+                if stop.is_set():
+                    end.set()  # each run under way ends after its current step
+                    waiting.clear()
+                while free and waiting:
+                    job, pool = waiting.popleft(), free.pop()
+                    under_way[pool.submit(_do, job)] = job, pool
+                done = wait(under_way, timeout=0.25, return_when=FIRST_COMPLETED).done
+                with suppress(UserError):  # a damaged folder is for its own worker to tell of
+                    tell(jobs)
+                for future in done:
+                    job, pool = under_way.pop(future)
+                    error = future.exception()
+                    died = isinstance(error, BrokenProcessPool)
+                    if error is not None:
+                        failures.append(f"{job.path}: {DIED if died else error}")
+                    free.append(new_pool() if died else pool)
+        finally:  # before any pool is waited for: runs under way save themselves
+            end.set()
     return failures
 
 

@@ -18,12 +18,14 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from rnnopt.checksums import pack
 from rnnopt.config import RunConfig
 from rnnopt.errors import UserError
+from rnnopt.files import write_atomically
 from rnnopt.run_folder import RunFolder
 from rnnopt.runner import run
 from rnnopt.workers import Job, work
@@ -91,6 +93,49 @@ def test_a_killed_run_comes_to_the_same_end_wherever_it_was_killed(tmp_path):
     assert found["points"] == 3 * 11 + 2 * 10
 
 
+@pytest.mark.parametrize("writes", [0, 1, 2, 3])
+def test_a_run_of_own_data_that_dies_as_it_begins_is_begun_again(tmp_path, monkeypatch, writes):
+    # environment.json, data.json, config.json: with the last the folder holds a run.
+    inputs = np.random.default_rng(0).standard_normal((24, 5, 1))
+    np.savez(tmp_path / "own.npz", X=inputs, y=np.arange(24) % 2)
+    config = replace(CONFIG, task="", data=str(tmp_path / "own.npz"))
+    write, left = RunFolder._write, iter(range(writes))
+
+    def dying(self, name, content, *rest):
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        write(self, name, content, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "_write", dying)
+        with pytest.raises(KeyboardInterrupt):
+            run(config, tmp_path / "run")
+    begun = (tmp_path / "run" / "config.json").exists()
+    assert begun == (writes == 3)
+    run(config, tmp_path / "run", resume=begun)
+    run(config, tmp_path / "whole")
+    assert what_came(tmp_path / "run") == what_came(tmp_path / "whole")
+
+
+def test_a_second_rename_that_fails_leaves_the_file_as_it_was(tmp_path, monkeypatch):
+    path, before = tmp_path / "file", tmp_path / "before"
+    for content in (b"1", b"2"):
+        write_atomically(path, content, keep=before)
+    rename = os.replace
+
+    def failing(old, new):
+        if Path(old).suffix == ".part":
+            raise OSError(errno.EIO, "input/output error")
+        rename(old, new)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", failing)
+        with pytest.raises(OSError, match="input/output error"):
+            write_atomically(path, b"3", keep=before)
+    assert path.read_bytes() == b"2"
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
 # -- damage ---------------------------------------------------------------------------------------
 
 
@@ -135,7 +180,7 @@ def test_a_damaged_run_comes_to_the_same_end_or_says_what_is_damaged(
         caplog.clear()
         refused = error_of(lambda path=path: run(RunConfig(), path, resume=True))
         if refused:
-            assert any(str(path / name) in refused for name in names)
+            assert any(str(path / name) in refused for name in names), refused
             assert "\n" not in refused
             ends["error"] += 1
             continue
@@ -329,6 +374,24 @@ def test_a_worker_that_is_killed_takes_its_own_run_alone(tmp_path):
             run(job.config, job.path, resume=(job.path / "config.json").exists())
         run(job.config, tmp_path / "again" / job.path.name)
         assert what_came(job.path) == what_came(tmp_path / "again" / job.path.name)
+
+
+def test_an_error_after_a_worker_died_waits_for_no_budget(tmp_path):
+    long = replace(CONFIG, budget="10m", evaluate_every=30)
+    jobs = [Job(replace(long, seed=seed), tmp_path / f"seed-{seed}") for seed in (1, 2)]
+    killed = []
+
+    def tell(jobs):
+        if not killed and RunFolder(jobs[0].path).read_records():
+            (worker,) = multiprocessing.active_children()
+            os.kill(worker.pid, signal.SIGKILL)
+            killed.append(worker.pid)
+        if killed and RunFolder(jobs[1].path).read_records():
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        work(jobs, 1, tell, threading.Event())  # would be ten minutes
+    assert RunFolder(jobs[1].path).read_result()["status"] == "interrupted"
 
 
 @linux

@@ -84,14 +84,19 @@ def run_sweep(
             for _ in range(workers)
         ]  # one each: a worker that dies leaves the others alone
         pending = {pool.submit(_work, sweep, i) for i, pool in enumerate(pools)}
-        while pending:
-            done, pending = wait(pending, timeout=0.5)
-            tell()
-            if stop.is_set():
-                end.set()
-            for error in filter(None, (future.exception() for future in done)):
-                died = isinstance(error, BrokenProcessPool)
-                failures.append("a worker process died (out of memory?)" if died else str(error))
+        try:
+            while pending:
+                done, pending = wait(pending, timeout=0.5)
+                tell()
+                if stop.is_set():
+                    end.set()
+                for error in filter(None, (future.exception() for future in done)):
+                    died = isinstance(error, BrokenProcessPool)
+                    failures.append(
+                        "a worker process died (out of memory?)" if died else str(error)
+                    )
+        finally:  # before the pools are waited for
+            end.set()
     return failures
 
 
