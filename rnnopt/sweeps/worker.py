@@ -28,7 +28,7 @@ from rnnopt.sweeps.study import (
     address,
     close,
     counted,
-    open_storage,
+    open_sweep,
     put_back,
     put_back_running,
     quiet,
@@ -143,7 +143,7 @@ def _load(sweep: Sweep, number: int) -> "Study":
     from optuna.samplers import TPESampler
 
     pruner: BasePruner = MedianPruner(COMPARED, WARM_UP) if sweep.prune else NopPruner()
-    storage = open_storage(sweep)
+    storage = open_sweep(sweep)
     study = load_study(study_name=sweep.name, storage=storage, pruner=pruner)
     weakref.finalize(study, close, storage)
     # A sampler that begins anew must not draw again what was drawn before, nor what another
