@@ -29,16 +29,30 @@ class Crew(Protocol):
     def work(self, jobs: list[Job], workers: int, tell: Tell, stop: threading.Event) -> list[str]:
         """As `workers.work`."""
 
+    def hold(self) -> AbstractContextManager[None]:
+        """Keeps whoever is none of the crew off the folder."""
+
     def turn(self) -> AbstractContextManager[None]:
-        """Keeps others from writing what is made of all runs."""
+        """Keeps the others of the crew from writing what is made of all runs."""
 
 
 class Alone:
-    """This process does everything."""
+    """This process does everything.
+
+    Args:
+        out: the folder below which the runs are.
+    """
+
+    def __init__(self, out: Path):
+        self.out = out
 
     def work(self, jobs: list[Job], workers: int, tell: Tell, stop: threading.Event) -> list[str]:
         """As `workers.work`."""
         return work(jobs, workers, tell, stop)
+
+    def hold(self) -> AbstractContextManager[None]:
+        """Locks the folder; UserError where another process has."""
+        return RunFolder(self.out).locked()
 
     def turn(self) -> AbstractContextManager[None]:
         """Nobody else is here."""
@@ -62,6 +76,10 @@ class Fleet:
         shared = Shared(self.claims, runs)
         empty(shared, workers, lambda: tell(jobs), stop)
         return shared.failures()
+
+    def hold(self) -> AbstractContextManager[None]:
+        """Runs alone are locked: others of the fleet may work below the same folder."""
+        return nullcontext()
 
     @contextmanager
     def turn(self) -> Iterator[None]:
@@ -90,7 +108,7 @@ def crew_of(
         heartbeat: seconds between signs of life.
     """
     if storage is None:
-        yield Alone()
+        yield Alone(out)
         return
     if heartbeat < 1:
         raise UserError(f"heartbeat must be at least 1, got {heartbeat:g}.")
