@@ -1,5 +1,6 @@
 """Optuna's database, which workers on many machines share: address, settings, opening, closing."""
 
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
     from optuna.storages import RDBStorage
 
 PATIENCE = 10  # seconds to wait for a server
+ATTEMPTS = 5  # to open a database whose tables are being made
 
 
 def with_driver(storage: str) -> str:
@@ -37,20 +39,33 @@ def open_storage(address: str, **options: Any) -> "RDBStorage":
     Raises:
         UserError: it cannot be reached.
     """
-    from sqlalchemy.exc import ProgrammingError, SQLAlchemyError
+    from sqlalchemy.exc import SQLAlchemyError
 
     try:
-        try:
-            return _connect(address, options)
-        except ProgrammingError:  # two machines made the tables at the same moment: now they stand
-            return _connect(address, options)
+        for _ in range(ATTEMPTS):
+            try:
+                return _connect(address, options)
+            except (SQLAlchemyError, RuntimeError) as error:
+                if not _tables_were_being_made(error):
+                    raise
+                time.sleep(0.3)
+        return _connect(address, options)
     except ImportError as error:
         raise UserError(
             f"this storage needs a driver that is not installed ({error}); those of postgresql://"
             ' and sqlite:// come with pip install "rnnopt[sweep]".'
         ) from error
-    except (SQLAlchemyError, ValueError) as error:
+    except (SQLAlchemyError, ValueError, RuntimeError) as error:
         raise UserError(f"the storage cannot be used: {reason_of(error)}.") from error
+
+
+def _tables_were_being_made(error: Exception) -> bool:
+    """Whether another worker made the tables of a new database at the same moment."""
+    from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
+
+    if isinstance(error, OperationalError):
+        return "already exists" in str(error)
+    return isinstance(error, IntegrityError | ProgrammingError | RuntimeError)
 
 
 def reason_of(error: Exception) -> str:

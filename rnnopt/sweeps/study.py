@@ -12,9 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rnnopt.config import RunConfig
 from rnnopt.errors import UserError
 from rnnopt.run_folder import read_json, write_json
-from rnnopt.storage import check_same, open_storage, with_driver
-from rnnopt.storage import close as close
-from rnnopt.storage import quiet as quiet
+from rnnopt.storage import check_same, close, open_storage, quiet, with_driver
 from rnnopt.sweeps.spaces import Space
 from rnnopt.tasks.task import lower_is_better
 

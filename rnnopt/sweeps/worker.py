@@ -22,16 +22,15 @@ from typing import TYPE_CHECKING, Literal
 from rnnopt import comparison, runner
 from rnnopt.run_folder import RunFolder
 from rnnopt.specification import Value
+from rnnopt.storage import close, quiet
 from rnnopt.sweeps.spaces import Choices, Space, configure
 from rnnopt.sweeps.study import (
     Sweep,
     address,
-    close,
     counted,
     open_sweep,
     put_back,
     put_back_running,
-    quiet,
 )
 from rnnopt.training import Progress
 
