@@ -2,8 +2,8 @@
 
     python tests/forked_commands.py
 
-Reads a line of JSON for each command to begin, its arguments, and prints the process's number; for
-a number to wait for it prints the exit code. The runs of a command are trained in its own process,
+Reads a line of JSON for each command to begin, [folder to do it in, arguments], and prints the
+process's number; for a number to wait for it prints the exit code. The runs of a command are trained in its own process,
 so kill -9 takes both; pictures and pages are left out.
 """
 
@@ -27,13 +27,14 @@ class InThisProcess(ThreadPoolExecutor):
         (workers._end,) = initargs
 
 
-def begin(arguments):
-    """Forks a command; its process's number."""
+def begin(folder, arguments):
+    """Forks a command that works in a folder; its process's number."""
     child = os.fork()
     if child:
         return child
     code = 1
     try:
+        os.chdir(folder)
         with open(f"{os.getpid()}.log", "w") as log:
             os.dup2(log.fileno(), 1)
             os.dup2(log.fileno(), 2)
@@ -56,7 +57,7 @@ def main():
     for line in sys.stdin:
         asked = json.loads(line)
         if isinstance(asked, list):
-            print(begin(asked), flush=True)
+            print(begin(*asked), flush=True)
         else:
             print(os.waitstatus_to_exitcode(os.waitpid(asked, 0)[1]), flush=True)
 
