@@ -35,11 +35,13 @@ class Result:
         name, title: as of a Study.
         run: (form, folder, workers, tell, stop) → tables and failures; writes results.csv,
             results.md and, where there is one, figure.png.
+        study: whose runs it is made of; `run` then also takes the crew that does them.
     """
 
     name: str
     title: str
-    run: Callable[[str, Path, int, Tell, threading.Event], tuple[list[Table], list[str]]]
+    run: Callable[..., tuple[list[Table], list[str]]]
+    study: Study | None = None
 
 
 ALL: tuple[Study | Result, ...] = (
@@ -51,7 +53,7 @@ ALL: tuple[Study | Result, ...] = (
     TABLE_2,
     TABLE_3,
     Result(a5_angle.NAME, a5_angle.TITLE, a5_angle.run),
-    Result(grid.GRID.name, grid.GRID.title, grid.run),
+    Result(grid.GRID.name, grid.GRID.title, grid.run, grid.GRID),
     ASNAQ_FIGURE_1,
     ASNAQ_FIGURE_2,
     ASNAQ_FIGURE_3,
@@ -105,19 +107,21 @@ def reproduce(
     shared = item.runs if isinstance(item, Study) and item.runs else name
     fleet = f"reproduce {f'{shared}-{form}' if out is None else out.resolve().name}"
     out = out or Path("runs/reproduce") / f"{shared}-{form}"
-    if isinstance(item, Result) and storage is not None:
+    study = item.study if isinstance(item, Result) else item
+    if study is None and storage is not None:
         raise UserError(f"{name} is made by one process: leave out --storage.")
-    settings = settings_of(item, item.forms[form]) if isinstance(item, Study) else {}
+    settings = {} if study is None or storage is None else settings_of(study, study.forms[form])
     try:
         with crew_of(storage, fleet, settings, out, heartbeat) as crew:
             out.mkdir(parents=True, exist_ok=True)
             if isinstance(item, Result):
-                return out, *item.run(form, out, workers, tell, stop)
-            study, chosen = item, item.forms[form]
-            failures = run_study(study, chosen, out, workers, tell, stop, crew.work)
+                more = {} if study is None else {"crew": crew}
+                return out, *item.run(form, out, workers, tell, stop, **more)
+            chosen = item.forms[form]
+            failures = run_study(item, chosen, out, workers, tell, stop, crew.work)
         results = out if shared == name else out / name.split("/")[-1]
         with crew.turn():
             results.mkdir(exist_ok=True)
-            return results, write_results(study, chosen, out, results), failures
+            return results, write_results(item, chosen, out, results), failures
     except OSError as error:
         raise UserError(f"cannot write {out}: {error}.") from error
