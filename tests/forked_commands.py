@@ -3,8 +3,8 @@
     python tests/forked_commands.py
 
 Reads a line of JSON for each command to begin, [folder to do it in, arguments], and prints the
-process's number; for a number to wait for it prints the exit code. The runs of a command are trained
-in its own process, so kill -9 takes both; the report of a comparison is left out.
+process's number; for a number to wait for it prints the exit code. The runs of a command are
+trained in its own process, so kill -9 takes both; the report of a comparison is left out.
 """
 
 import json

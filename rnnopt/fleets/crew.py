@@ -16,7 +16,7 @@ from rnnopt.errors import UserError
 from rnnopt.fleets.claims import Claims
 from rnnopt.fleets.texts import bring, read_texts
 from rnnopt.run_folder import CannotWrite, InUse, RunFolder
-from rnnopt.storage import database_errors, reason_of, with_driver
+from rnnopt.storage import database_errors, quiet, reason_of, with_driver
 from rnnopt.workers import Job, died, empty, work
 
 Tell = Callable[[list[Job]], None]
@@ -112,12 +112,17 @@ def crew_of(
         return
     if heartbeat < 1:
         raise UserError(f"heartbeat must be at least 1, got {heartbeat:g}.")
-    claims = Claims(with_driver(storage), name, settings, heartbeat)
+    with quiet():  # refuses where Optuna is missing
+        lost = database_errors()
+    try:
+        claims = Claims(with_driver(storage), name, settings, heartbeat)
+    except lost as error:
+        raise UserError(f"the storage cannot be used: {reason_of(error)}.") from error
     try:
         yield Fleet(claims, out)
     finally:
         for run in list(claims.mine):  # of a worker that ended by an error
-            with suppress(*database_errors()):
+            with suppress(*lost):
                 claims.release(run)
         claims.close()
 
