@@ -7,6 +7,7 @@ process's number; for a number to wait for it prints the exit code. The runs of 
 trained in its own process, so kill -9 takes both; the report of a comparison is left out.
 """
 
+import importlib
 import json
 import os
 import sys
@@ -15,8 +16,15 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 
 from rnnopt import command_line, workers
-from rnnopt.commands import compare
-from rnnopt.storage import quiet
+
+LATER = (
+    "torch._dynamo",
+    "optuna",
+    "psycopg",
+    "alembic.command",
+    "scipy.stats",
+    "matplotlib.pyplot",
+)
 
 
 class InThisProcess(ThreadPoolExecutor):
@@ -50,9 +58,10 @@ def main():
     """Does what it reads."""
     torch.set_num_threads(1)
     workers.ProcessPoolExecutor = InThisProcess
-    compare.show_report = lambda *arguments: None
-    with quiet():
-        pass
+    compare = importlib.import_module("rnnopt.commands.compare")
+    compare.show_report = lambda *arguments: None  # type: ignore[attr-defined]
+    for name in LATER:
+        importlib.import_module(name)
     os.fsync = lambda descriptor: None  # SIGKILL takes nothing from the system's buffers
     for line in sys.stdin:
         asked = json.loads(line)

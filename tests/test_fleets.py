@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -162,18 +161,14 @@ def test_workers_on_postgresql_come_to_what_one_comes_to(postgresql, commands):
     check_workers(postgresql, ("c", "c", "elsewhere/c"), commands)
 
 
-def test_reports_are_the_same_everywhere():
-    command = [sys.executable, "-W", "error", "-m", "rnnopt", "compare", *TASK, "--quiet"]
-    command += ["--budget", "100evaluations", "--optimizers", "adam", "--seeds", "0", "1"]
-    command += ["--storage", "sqlite:///fleet.db", "--out"]
-    with ExitStack() as stack:
-        begun = [
-            stack.enter_context(subprocess.Popen([*command, out], stderr=-1, env=ENVIRONMENT))
-            for out in ("c", "elsewhere/c")
-        ]
-        for process in begun:
-            assert process.communicate(timeout=240)[1] == b""
-            assert process.returncode == 0
+def test_reports_are_the_same_everywhere(command):
+    arguments = ["compare", *TASK, "--quiet", "--storage", "sqlite:///fleet.db"]
+    arguments += ["--budget", "100evaluations", "--optimizers", "adam", "--seeds", "0", "1"]
+    process = [sys.executable, "-W", "error", "-m", "rnnopt", *arguments, "--out", "c"]
+    done = subprocess.run(process, capture_output=True, env=ENVIRONMENT, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    # Another machine, which has no run to do, and no weights.
+    assert command(*arguments, "--out", "elsewhere/c")[0] == 0
     written = Path("c/report.md").read_text()
     assert "| adam | 2 |" in written
     assert Path("elsewhere/c/report.md").read_text() == written
