@@ -51,8 +51,8 @@ STUDIES = [item for item in reproduce.ALL if isinstance(item, Study)] + [grid.GR
 class InThisProcess(ThreadPoolExecutor):
     """Stands in for a pool of processes, which would not know the stand-ins of the tasks."""
 
-    def __init__(self, workers, context, initializer, initargs):
-        super().__init__(min(workers, 1))
+    def __init__(self, count, context, initializer, initargs):
+        super().__init__(min(count, 1))
         (workers._end,) = initargs
 
 
