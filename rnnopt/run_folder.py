@@ -49,6 +49,10 @@ class CannotWrite(UserError):
     """A file of a run folder cannot be written: a full disk, no permission, …."""
 
 
+class InUse(UserError):
+    """Another process works in a folder."""
+
+
 class RunFolder:
     """The files of one run.
 
@@ -115,7 +119,7 @@ class RunFolder:
             try:
                 lock(file)
             except BlockingIOError as error:
-                raise UserError(f"{self.path} is in use by another process.") from error
+                raise InUse(f"{self.path} is in use by another process.") from error
             except OSError as error:
                 raise UserError(f"{self.path} cannot be locked: {error.strerror}.") from error
             yield

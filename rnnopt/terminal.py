@@ -98,7 +98,8 @@ def tell_stage(bars: Progress, bar: TaskID, jobs: list[comparison.Job]) -> None:
     over, fraction = 0, 0.0
     for job in jobs:
         folder = folders.RunFolder(job.path)
-        if (job.path / "best.pt").exists():
+        made_elsewhere = (job.path / "elsewhere.json").exists()  # and so are its weights
+        if made_elsewhere or (job.path / "best.pt").exists():
             over += 1
             fraction += 1
         elif (job.path / "metrics.jsonl").exists():

@@ -6,6 +6,7 @@ decades around the optimizer's rate; beyond nine trials it becomes finer instead
 
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -127,7 +128,10 @@ def plan(
 
 
 def tune(
-    candidates: list[Candidate], do: Callable[[list[Job]], list[str]], out: Path
+    candidates: list[Candidate],
+    do: Callable[[list[Job]], list[str]],
+    out: Path,
+    turn: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> tuple[list[Tuned], list[str]]:
     """Does the tuning runs and chooses the rates, which tuning.json then names.
 
@@ -135,6 +139,7 @@ def tune(
         candidates: what `plan` gave.
         do: does jobs and returns a sentence for each that failed.
         out: folder of the comparison.
+        turn: keeps other workers from writing there.
 
     Returns:
         What was found, nothing if a run failed or was interrupted; and the failures.
@@ -145,7 +150,8 @@ def tune(
     if failures or not all(map(_is_over, missing)):
         return [], failures
     found = [candidate.choose() for candidate in candidates]
-    write_json(out / "tuning.json", {"tuned": [facts(one) for one in found]})
+    with turn():
+        write_json(out / "tuning.json", {"tuned": [facts(one) for one in found]})
     return found, []
 
 

@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, suppress
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from multiprocessing import connection, get_context, parent_process
 from multiprocessing.context import SpawnContext
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from rnnopt.config import RunConfig
 from rnnopt.errors import UserError
@@ -47,6 +47,63 @@ class End:
         return bool(self._said.value)
 
 
+class Queue(Protocol):
+    """Where jobs come from, and where they go once they have ended."""
+
+    def look(self) -> None:
+        """Is called a few times a second."""
+
+    def left(self) -> bool:
+        """Whether there is something to do, now or later."""
+
+    def take(self) -> Job | None:
+        """A job to do now."""
+
+    def ended(self, job: Job, error: BaseException | None) -> None:
+        """Takes note that a job is over, has failed, or was interrupted."""
+
+    def close(self) -> None:
+        """Nothing shall begin any more."""
+
+
+class InTurn:
+    """Jobs one after the other, each once.
+
+    Args:
+        jobs: in their order.
+    """
+
+    def __init__(self, jobs: list[Job]):
+        self._waiting = deque(jobs)
+        self.failures: list[str] = []
+
+    def look(self) -> None:
+        """Nothing changes by itself."""
+
+    def left(self) -> bool:
+        """Whether a job has not begun."""
+        return bool(self._waiting)
+
+    def take(self) -> Job | None:
+        """The next one."""
+        return self._waiting.popleft() if self._waiting else None
+
+    def ended(self, job: Job, error: BaseException | None) -> None:
+        """Keeps a sentence on a failure."""
+        if error is not None:
+            self.failures.append(f"{job.path}: {DIED if died(error) else error}")
+
+    def close(self) -> None:
+        """Forgets the jobs that have not begun."""
+        self._waiting.clear()
+
+
+DIED = (
+    "its worker process died (out of memory?); the same command with --resume goes on where the"
+    " last checkpoint stands."
+)
+
+
 def work(
     jobs: list[Job], workers: int, tell: Callable[[list[Job]], None], stop: threading.Event
 ) -> list[str]:
@@ -61,10 +118,15 @@ def work(
     Returns:
         One sentence for each job that failed.
     """
-    failures = []
+    queue = InTurn(jobs)
+    empty(queue, workers, lambda: tell(jobs), stop)
+    return queue.failures
+
+
+def empty(queue: Queue, workers: int, tell: Callable[[], None], stop: threading.Event) -> None:
+    """Does what a queue has in `workers` processes; the others as of `work`."""
     context = get_context("spawn")  # forked processes inherit locks that torch's threads hold
     end = End(context)
-    waiting = deque(jobs)
     under_way: dict[Future, tuple[Job, ProcessPoolExecutor]] = {}
     with ExitStack() as stack:
 
@@ -74,32 +136,36 @@ def work(
 
         free = [new_pool() for _ in range(workers)]
         try:
-            while waiting or under_way:
+            while queue.left() or under_way:
                 if stop.is_set():
                     end.set()  # each run under way ends after its current step
-                    waiting.clear()
-                while free and waiting:
-                    job, pool = waiting.popleft(), free.pop()
+                    queue.close()
+                queue.look()
+                while free and (job := queue.take()) is not None:
+                    pool = free.pop()
                     under_way[pool.submit(_do, job)] = job, pool
-                done = wait(under_way, timeout=0.25, return_when=FIRST_COMPLETED).done
+                done = _some(under_way, stop)
                 with suppress(UserError):  # a damaged folder is for its own worker to tell of
-                    tell(jobs)
+                    tell()
                 for future in done:
                     job, pool = under_way.pop(future)
-                    error = future.exception()
-                    died = isinstance(error, BrokenProcessPool)
-                    if error is not None:
-                        failures.append(f"{job.path}: {DIED if died else error}")
-                    free.append(new_pool() if died else pool)
+                    queue.ended(job, future.exception())
+                    free.append(new_pool() if died(future.exception()) else pool)
         finally:  # before any pool is waited for: runs under way save themselves
             end.set()
-    return failures
 
 
-DIED = (
-    "its worker process died (out of memory?); the same command with --resume goes on where the"
-    " last checkpoint stands."
-)
+def died(error: BaseException | None) -> bool:
+    """Whether a job ended because its worker process did."""
+    return isinstance(error, BrokenProcessPool)
+
+
+def _some(under_way: Collection[Future], stop: threading.Event) -> set[Future]:
+    """Those that ended within a quarter of a second."""
+    if not under_way:
+        stop.wait(0.25)
+        return set()
+    return wait(under_way, timeout=0.25, return_when=FIRST_COMPLETED).done
 
 
 # -- in a worker process ---------------------------------------------------------------------------

@@ -1,6 +1,8 @@
 """What every test file shares: one thread, a seeded generator, repeatable hypothesis examples."""
 
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import hypothesis
 import pytest
@@ -32,3 +34,19 @@ def command(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[object, s
         return ended.value.code, printed.out, printed.err
 
     return call
+
+
+@pytest.fixture
+def postgresql() -> Iterator[str]:
+    """The address of an empty database, on a PostgreSQL server of the test's own."""
+    pytest.importorskip("psycopg")
+    from postgresql_server import binaries, server
+
+    if binaries() is None:
+        pytest.skip("PostgreSQL's programs are not installed: apt-get install postgresql")
+    # A socket's path may have 107 characters, and the server's user must be able to reach it.
+    with (
+        tempfile.TemporaryDirectory(prefix="rnnopt-", dir="/tmp") as folder,
+        server(Path(folder)) as url,
+    ):
+        yield url

@@ -22,7 +22,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from rnnopt import comparison, reproduce, runner
+from rnnopt import reproduce, runner, workers
 from rnnopt.config import Budget
 from rnnopt.errors import UserError
 from rnnopt.reproduce import engine, results
@@ -51,9 +51,9 @@ STUDIES = [item for item in reproduce.ALL if isinstance(item, Study)] + [grid.GR
 class InThisProcess(ThreadPoolExecutor):
     """Stands in for a pool of processes, which would not know the stand-ins of the tasks."""
 
-    def __init__(self, workers, context, initializer, initargs):
-        super().__init__(min(workers, 1))
-        (comparison._end,) = initargs
+    def __init__(self, count, context, initializer, initargs):
+        super().__init__(min(count, 1))
+        (workers._end,) = initargs
 
 
 def stand_in(name, steps, features=1, classes=10, option=False):
@@ -96,8 +96,8 @@ def workplace(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "250")
     monkeypatch.delenv("RNNOPT_DATA", raising=False)
-    monkeypatch.setattr(comparison, "ProcessPoolExecutor", InThisProcess)
-    monkeypatch.setattr(comparison, "_end", None)
+    monkeypatch.setattr(workers, "ProcessPoolExecutor", InThisProcess)
+    monkeypatch.setattr(workers, "_end", None)
     for name in ("har2", "noisy-har2", "hapt2", "noisy-hapt2"):
         monkeypatch.setitem(TASKS, name, stand_in(name, 128, 9, 2))
     for name in ("mnist-pixels", "mnist-permuted"):
@@ -580,7 +580,7 @@ def interrupt(monkeypatch, number, action):
         if next(count) == number:
             action()
             for _ in range(1000):
-                if comparison._end.is_set():
+                if workers._end.is_set():
                     break
                 time.sleep(0.01)
         return train(training, folder, listener, stop_requested)
@@ -1109,7 +1109,7 @@ def test_a_grid_that_failed_everywhere_tells_why(monkeypatch, short):
     def failing(*_, **__):
         raise RuntimeError("no memory")
 
-    monkeypatch.setattr(comparison, "run", failing)
+    monkeypatch.setattr(workers, "run", failing)
     _, _, failures = reproduced("grid")
     assert len(failures) == 4
     assert all(failure.endswith(": no memory") for failure in failures)

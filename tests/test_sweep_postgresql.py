@@ -8,8 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
-import time
 from pathlib import Path
 
 import pytest
@@ -17,35 +15,24 @@ import pytest
 pytest.importorskip("optuna")
 pytest.importorskip("psycopg")
 
-from postgresql_server import binaries, server
+
+from waiting import wait_for
 
 from rnnopt.command_line import main
 from rnnopt.run_folder import RunFolder
-from rnnopt.sweeps.study import address, close, quiet
+from rnnopt.storage import close, quiet
+from rnnopt.sweeps.study import address
 
 TINY = ["--task", "counting:length=3", "--hidden", "3", "--budget", "2s", "--evaluate-every", "50"]
 TINY += ["--optimizer", "adam", "--trials", "2", "--heartbeat", "1"]
 
 
 @pytest.fixture
-def storage():
-    """The address of an empty database."""
-    if binaries() is None:
-        pytest.skip("PostgreSQL's programs are not installed: apt-get install postgresql")
-    # A socket's path may have 107 characters, and the server's user must be able to reach it.
-    with (
-        tempfile.TemporaryDirectory(prefix="rnnopt-", dir="/tmp") as folder,
-        server(Path(folder)) as url,
-    ):
-        yield url
-
-
-@pytest.fixture
-def trials_of(storage):
+def trials_of(postgresql):
     """Gives the trials of a study by name; [] before it stands."""
     from optuna.storages import RDBStorage
 
-    opened = RDBStorage(address(storage, Path()))
+    opened = RDBStorage(address(postgresql, Path()))
 
     def trials(name):
         with quiet() as optuna:
@@ -57,23 +44,11 @@ def trials_of(storage):
     close(opened)
 
 
-def wait_for(condition, process):
-    """What `condition` gives once it is true."""
-    end = time.monotonic() + 90
-    while time.monotonic() < end:
-        found = condition()
-        if found:
-            return found
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.05)
-    raise AssertionError("not within 90 s")
-
-
 def test_a_killed_workers_trial_is_retried_by_the_other(
-    storage, trials_of, tmp_path, monkeypatch, capsys
+    postgresql, trials_of, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.chdir(tmp_path)
-    command = [sys.executable, "-m", "rnnopt", "sweep", *TINY, "--storage", storage]
+    command = [sys.executable, "-m", "rnnopt", "sweep", *TINY, "--storage", postgresql]
     with subprocess.Popen(
         [*command, "--workers", "2", "--out", "s", "--json"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
@@ -112,6 +87,6 @@ def test_a_killed_workers_trial_is_retried_by_the_other(
     # Another machine with a disk of its own: nothing is left to do, and it knows the best.
     elsewhere = tmp_path / "elsewhere"
     with pytest.raises(SystemExit) as ended:
-        main(["sweep", *TINY, "--storage", storage, "--out", str(elsewhere / "s"), "--json"])
+        main(["sweep", *TINY, "--storage", postgresql, "--out", str(elsewhere / "s"), "--json"])
     assert ended.value.code == 0
     assert json.loads(capsys.readouterr().out)["best"] == found["best"]

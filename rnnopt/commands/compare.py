@@ -1,7 +1,7 @@
 """`rnnopt compare`: several optimizers and seeds, tuned alike if asked for."""
 
 import threading
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,6 +16,8 @@ from rnnopt.commands.printing import announce
 from rnnopt.commands.report import show_report
 from rnnopt.config import SharedConfig
 from rnnopt.errors import UserError
+from rnnopt.fleets.crew import Crew, crew_of
+from rnnopt.runner import task_of
 from rnnopt.specification import parse
 from rnnopt.terminal import (
     AsJson,
@@ -40,6 +42,8 @@ def compare(
     out: Path | None = None,
     workers: int = 0,
     resume: bool = False,
+    storage: str | None = None,
+    heartbeat: int = 30,
     quiet: bool = False,
     as_json: AsJson = False,
 ) -> int:
@@ -61,9 +65,17 @@ def compare(
         workers: processes at once; 0 means one a processor. Runs side by side slow each other, so
             take 1 where the seconds matter.
         resume: continue a comparison that was interrupted in --out.
+        storage: database for workers on many machines, such as
+            postgresql://user@machine/database: run the same command on each. Needs --out, whose
+            name is the comparison's in the database; goes on where it stands, without --resume.
+        heartbeat: with --storage, seconds between a worker's signs of life; after twice as long
+            without one its run goes to another worker.
         quiet: print the names of the written files only.
         as_json: print one JSON object and nothing else.
     """
+    if storage is not None and out is None:
+        raise UserError("--storage needs the comparison's folder: give --out.")
+    resume = resume or storage is not None
     _check(seeds, tune, tune_budget, out, workers, resume)
     out = out or new_folder(f"compare-{parse(shared.task)[0]}")
     names = list(optimizers)
@@ -76,20 +88,42 @@ def compare(
         candidates = tuning.plan(shared, names, tune, tune_budget or shared.budget, out, resume)
     tuned: list[tuning.Tuned] = []
     failures: list[str] = []
+    settings = {} if storage is None else _settings(shared, names, seeds, tune, tune_budget)
     with (
-        folders.RunFolder(out).locked(),
+        crew_of(storage, f"compare {out.resolve().name}", settings, out, heartbeat) as crew,
+        crew.hold(),
         comparison.interruptible() as stop,
         progress_bars(quiet or as_json) as bars,
     ):
-        work = _Work(bars, workers or max(1, processors() // shared.threads), stop)
+        work = _Work(bars, workers or max(1, processors() // shared.threads), stop, crew)
         if candidates:
-            tuned, failures = tuning.tune(candidates, partial(work.stage, "tuning"), out)
+            tuned, failures = tuning.tune(candidates, partial(work.stage, "tuning"), out, crew.turn)
             names = [one.specification for one in tuned]
             # The chosen rates stand with the optimizers.
             shared = replace(shared, lr=None)
             jobs = comparison.plan(shared, names, list(seeds), out, resume) if tuned else []
         failures += work.runs(jobs)
-    return _tell(jobs, tuned, failures, out, stop.is_set(), quiet, as_json)
+    with crew.turn():
+        return _tell(jobs, tuned, failures, out, stop.is_set(), quiet, as_json)
+
+
+def _settings(
+    shared: SharedConfig,
+    optimizers: list[str],
+    seeds: tuple[int, ...],
+    tune: int | None,
+    tune_budget: str | None,
+) -> dict[str, Any]:
+    """What must be the same for all workers of a comparison."""
+    own = task_of(shared).data if shared.data is not None else None
+    files = {} if own is None else own.sources
+    return {
+        "shared": asdict(shared),
+        "comparison": dict(
+            optimizers=optimizers, seeds=list(seeds), tune=tune, tune_budget=tune_budget
+        ),
+        "files": {f"sha256 of {role}": file["sha256"] for role, file in files.items()},
+    }
 
 
 def _check(
@@ -120,16 +154,17 @@ class _Work:
         bars: where to draw.
         workers: processes at once.
         stop: set when the work shall end.
+        crew: who does it.
     """
 
-    def __init__(self, bars: Progress, workers: int, stop: threading.Event):
-        self.bars, self.workers, self.stop = bars, workers, stop
+    def __init__(self, bars: Progress, workers: int, stop: threading.Event, crew: Crew):
+        self.bars, self.workers, self.stop, self.crew = bars, workers, stop, crew
 
     def stage(self, name: str, jobs: list[comparison.Job]) -> list[str]:
         """Does jobs under one bar; a sentence for each that failed."""
         bar = self.bars.add_task(name, total=1.0, note="")
         count = min(self.workers, len(jobs))
-        return comparison.work(jobs, count, lambda now: tell_stage(self.bars, bar, now), self.stop)
+        return self.crew.work(jobs, count, lambda now: tell_stage(self.bars, bar, now), self.stop)
 
     def runs(self, jobs: list[comparison.Job]) -> list[str]:
         """The same under a bar for each optimizer."""
@@ -141,7 +176,7 @@ class _Work:
         def tell(jobs: list[comparison.Job]) -> None:
             tell_jobs(self.bars, all_bars, jobs)
 
-        failures = comparison.work(jobs, min(self.workers, len(jobs)), tell, self.stop)
+        failures = self.crew.work(jobs, min(self.workers, len(jobs)), tell, self.stop)
         tell(jobs)
         return failures
 

@@ -19,6 +19,8 @@ def reproduce_published(
     quick: bool = False,
     out: Path | None = None,
     workers: int = 0,
+    storage: str | None = None,
+    heartbeat: int = 30,
 ) -> int:
     """Repeat a published table or figure: `rnnopt reproduce list` names them.
 
@@ -33,6 +35,10 @@ def reproduce_published(
         quick: the same as --form quick.
         out: folder of the runs and results; unset means one below runs/reproduce.
         workers: processes at once; 0 means one a processor.
+        storage: database for workers on many machines, such as
+            postgresql://user@machine/database: run the same command on each.
+        heartbeat: with --storage, seconds between a worker's signs of life; after twice as long
+            without one its run goes to another worker.
     """
     if workers < 0:
         raise UserError(f"workers must be at least 0, got {workers}.")
@@ -54,7 +60,7 @@ def reproduce_published(
             tell_stage(bars, stages[stage], jobs)
 
         path, tables, failures = reproduce.reproduce(
-            name, form, out, workers or processors(), tell, stop
+            name, form, out, workers or processors(), tell, stop, storage, heartbeat
         )
     for failure in failures:
         errors.print(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rnnopt.errors import UserError, unknown_name
+from rnnopt.fleets.crew import crew_of
 from rnnopt.reproduce.admm import convergence
 from rnnopt.reproduce.admm import figures as admm_figures
 from rnnopt.reproduce.admm import tables as admm_tables
@@ -14,7 +15,7 @@ from rnnopt.reproduce.asnaq.beyond import GATED, PARTS
 from rnnopt.reproduce.asnaq.figures import FIGURE_1 as ASNAQ_FIGURE_1
 from rnnopt.reproduce.asnaq.figures import FIGURE_2 as ASNAQ_FIGURE_2
 from rnnopt.reproduce.asnaq.figures import FIGURE_3 as ASNAQ_FIGURE_3
-from rnnopt.reproduce.engine import Tell, run_study
+from rnnopt.reproduce.engine import Tell, run_study, settings_of
 from rnnopt.reproduce.frank_wolfe import a5_angle, grid, table_1
 from rnnopt.reproduce.frank_wolfe.figure_3 import FIGURE_3
 from rnnopt.reproduce.frank_wolfe.figure_4 import FIGURE_4
@@ -34,11 +35,13 @@ class Result:
         name, title: as of a Study.
         run: (form, folder, workers, tell, stop) → tables and failures; writes results.csv,
             results.md and, where there is one, figure.png.
+        study: whose runs it is made of; `run` then also takes the crew that does them.
     """
 
     name: str
     title: str
-    run: Callable[[str, Path, int, Tell, threading.Event], tuple[list[Table], list[str]]]
+    run: Callable[..., tuple[list[Table], list[str]]]
+    study: Study | None = None
 
 
 ALL: tuple[Study | Result, ...] = (
@@ -50,7 +53,7 @@ ALL: tuple[Study | Result, ...] = (
     TABLE_2,
     TABLE_3,
     Result(a5_angle.NAME, a5_angle.TITLE, a5_angle.run),
-    Result(grid.GRID.name, grid.GRID.title, grid.run),
+    Result(grid.GRID.name, grid.GRID.title, grid.run, grid.GRID),
     ASNAQ_FIGURE_1,
     ASNAQ_FIGURE_2,
     ASNAQ_FIGURE_3,
@@ -71,7 +74,14 @@ BY_NAME = {item.name: item for item in ALL}
 
 
 def reproduce(
-    name: str, form: str, out: Path | None, workers: int, tell: Tell, stop: threading.Event
+    name: str,
+    form: str,
+    out: Path | None,
+    workers: int,
+    tell: Tell,
+    stop: threading.Event,
+    storage: str | None = None,
+    heartbeat: int = 30,
 ) -> tuple[Path, list[Table], list[str]]:
     """Does what is missing of a table or figure and writes it.
 
@@ -83,6 +93,8 @@ def reproduce(
         workers: processes at once.
         tell: called with the stage and its jobs a few times a second.
         stop: set it to interrupt.
+        storage: address of the database of workers on many machines.
+        heartbeat: seconds between their signs of life.
 
     Returns:
         The folder with the results, the tables, one sentence for each run that failed.
@@ -93,14 +105,23 @@ def reproduce(
         raise unknown_name("form", form, FORMS)
     item = BY_NAME[name]
     shared = item.runs if isinstance(item, Study) and item.runs else name
+    fleet = f"reproduce {f'{shared}-{form}' if out is None else out.resolve().name}"
     out = out or Path("runs/reproduce") / f"{shared}-{form}"
+    study = item.study if isinstance(item, Result) else item
+    if study is None and storage is not None:
+        raise UserError(f"{name} is made by one process: leave out --storage.")
+    settings = {} if study is None or storage is None else settings_of(study, study.forms[form])
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        if isinstance(item, Result):
-            return out, *item.run(form, out, workers, tell, stop)
-        failures = run_study(item, item.forms[form], out, workers, tell, stop)
+        with crew_of(storage, fleet, settings, out, heartbeat) as crew:
+            out.mkdir(parents=True, exist_ok=True)
+            if isinstance(item, Result):
+                more = {} if study is None else {"crew": crew}
+                return out, *item.run(form, out, workers, tell, stop, **more)
+            chosen = item.forms[form]
+            failures = run_study(item, chosen, out, workers, tell, stop, crew.work)
         results = out if shared == name else out / name.split("/")[-1]
-        results.mkdir(exist_ok=True)
-        return results, write_results(item, item.forms[form], out, results), failures
+        with crew.turn():
+            results.mkdir(exist_ok=True)
+            return results, write_results(item, chosen, out, results), failures
     except OSError as error:
         raise UserError(f"cannot write {out}: {error}.") from error

@@ -4,6 +4,8 @@ Every run is a run folder below the study's folder. A finished one is not repeat
 interrupted goes on where it stands, so the same command continues a study.
 """
 
+import hashlib
+import json
 import threading
 from collections.abc import Callable
 from dataclasses import fields, replace
@@ -21,6 +23,7 @@ from rnnopt.tasks import Task, build_task
 from rnnopt.tuning import TUNING_SEED, rank
 
 Tell = Callable[[str, list[Job]], None]
+Do = Callable[[list[Job], int, Callable[[list[Job]], None], threading.Event], list[str]]
 
 
 def chosen_rows(study: Study, form: Form) -> list[Row]:
@@ -74,7 +77,13 @@ def _plain(label: str) -> str:
 
 
 def run_study(
-    study: Study, form: Form, out: Path, workers: int, tell: Tell, stop: threading.Event
+    study: Study,
+    form: Form,
+    out: Path,
+    workers: int,
+    tell: Tell,
+    stop: threading.Event,
+    do: Do = work,
 ) -> list[str]:
     """Does what is missing of a study's runs.
 
@@ -84,6 +93,7 @@ def run_study(
         workers: processes at once.
         tell: called with the stage and its jobs a few times a second.
         stop: set it to interrupt.
+        do: does the jobs of a stage.
 
     Returns:
         One sentence for each run that failed.
@@ -99,7 +109,7 @@ def run_study(
             for trial in trials_of(form, row)
         ]
         if jobs:
-            failures += work(jobs, min(workers, len(jobs)), lambda now: tell("tuning", now), stop)
+            failures += do(jobs, min(workers, len(jobs)), lambda now: tell("tuning", now), stop)
     if stop.is_set() or failures:
         return failures
     jobs = [
@@ -109,7 +119,20 @@ def run_study(
     ]
     if not jobs:
         return []
-    return work(jobs, min(workers, len(jobs)), lambda now: tell("training", now), stop)
+    return do(jobs, min(workers, len(jobs)), lambda now: tell("training", now), stop)
+
+
+def settings_of(study: Study, form: Form) -> dict[str, Any]:
+    """What must be the same for all workers of a study: every run that there may be, in short."""
+    runs = [
+        _job(form, column, row, trial, seed, Path()).config.to_dict()
+        for column in form.columns
+        for row in chosen_rows(study, form)
+        for trial in trials_of(form, row)
+        for seed in (TUNING_SEED, *form.seeds)
+    ]
+    digest = hashlib.sha256(json.dumps(runs).encode()).hexdigest()[:12]
+    return {"study": {"number of possible runs": len(runs), "sha256 of their settings": digest}}
 
 
 def _job(

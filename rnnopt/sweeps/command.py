@@ -14,7 +14,7 @@ from rnnopt.errors import UserError
 from rnnopt.memory import keep_freed_memory
 from rnnopt.runner import build_training, check_once, task_of
 from rnnopt.specification import parse
-from rnnopt.sweeps import study as studies
+from rnnopt.storage import quiet
 from rnnopt.sweeps.results import (
     best_of,
     columns,
@@ -115,7 +115,7 @@ def _plan(
 ) -> Sweep:
     """The sweep, after checking that its first and last values make a run."""
     check_once(config, terminal.given)
-    with studies.quiet():  # refuses where Optuna is missing
+    with quiet():  # refuses where Optuna is missing
         space = space_of(config, ranges, terminal.given)
     task = task_of(config)
     announce(task, silent)

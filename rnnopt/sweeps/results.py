@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 from rnnopt.config import RunConfig
 from rnnopt.report import COLORS, legend_below, log_axis
 from rnnopt.run_folder import write_atomically, write_json
+from rnnopt.storage import quiet
 from rnnopt.sweeps.spaces import Choices, Range, configure
-from rnnopt.sweeps.study import Sweep, quiet
+from rnnopt.sweeps.study import Sweep
 from rnnopt.tasks.task import lower_is_better
 
 if TYPE_CHECKING:

@@ -4,10 +4,7 @@ It stands in a database: SQLite in the sweep's folder, or any that Optuna has, w
 may reach. A trial whose worker died (no heartbeat for two intervals) is put back in the queue.
 """
 
-import warnings
 import weakref
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rnnopt.config import RunConfig
 from rnnopt.errors import UserError
 from rnnopt.run_folder import read_json, write_json
+from rnnopt.storage import check_same, close, open_storage, quiet, with_driver
 from rnnopt.sweeps.spaces import Space
 from rnnopt.tasks.task import lower_is_better
 
@@ -68,12 +66,7 @@ def address(storage: str | None, out: Path) -> str:
     """The database's address with its driver; SQLite in `out` unless told otherwise."""
     if storage is None:
         return f"sqlite:///{out.resolve() / 'sweep.db'}"
-    kind, separator, rest = storage.partition("://")
-    if not separator:
-        raise UserError(
-            f"storage must read like postgresql://user@machine/database, got {storage!r}."
-        )
-    return f"postgresql+psycopg://{rest}" if kind in ("postgres", "postgresql") else storage
+    return with_driver(storage)
 
 
 def begin(sweep: Sweep) -> "Study":
@@ -91,12 +84,12 @@ def begin(sweep: Sweep) -> "Study":
                 f"{sweep.out} was begun with the storage {saved.get('storage')}, got {place}:"
                 " choose another --out."
             )
-        _check_same(sweep, saved, str(sweep.out))
+        check_same(saved, sweep.settings(), str(sweep.out))
     try:
         sweep.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot write the sweep's folder {sweep.out}: {error}.") from error
-    storage = open_storage(sweep)
+    storage = open_sweep(sweep)
     direction = "minimize" if lower_is_better(sweep.metric) else "maximize"
     with quiet() as optuna:
         study = optuna.create_study(
@@ -104,7 +97,8 @@ def begin(sweep: Sweep) -> "Study":
         )
     weakref.finalize(study, close, storage)
     if "settings" in study.user_attrs:
-        _check_same(sweep, study.user_attrs["settings"], f"study {sweep.name!r} in the storage")
+        saved = study.user_attrs["settings"]
+        check_same(saved, sweep.settings(), f"study {sweep.name!r} in the storage")
     else:
         study.set_user_attr("settings", sweep.settings())
     write_json(file, sweep.settings() | {"storage": place})
@@ -121,70 +115,16 @@ def _without_password(sweep: Sweep) -> str:
     try:
         return make_url(sweep.storage).render_as_string(hide_password=True)
     except (ArgumentError, ValueError) as error:
-        raise UserError(f"the sweep's storage cannot be used: {error}.") from error
+        raise UserError(f"the storage cannot be used: {error}.") from error
 
 
-def _check_same(sweep: Sweep, saved: dict[str, Any], place: str) -> None:
-    changes = []
-    for part, now in sweep.settings().items():
-        before = saved.get(part, {})
-        for name in sorted(before.keys() | now.keys()):
-            if before.get(name) != now.get(name):
-                changes.append(f"{name} was {before.get(name)}, is {now.get(name)}")
-    if changes:
-        told = "; ".join(changes)
-        raise UserError(f"{place} was begun with other settings ({told}): choose another --out.")
-
-
-def open_storage(sweep: Sweep) -> "RDBStorage":
-    """The database; UserError where it cannot be reached."""
-    from sqlalchemy.exc import ProgrammingError, SQLAlchemyError
-
-    try:
-        try:
-            return _connect(sweep)
-        except ProgrammingError:  # two machines made the tables at the same moment: now they stand
-            return _connect(sweep)
-    except ImportError as error:
-        raise UserError(
-            f"this storage needs a driver that is not installed ({error}); those of postgresql://"
-            ' and sqlite:// come with pip install "rnnopt[sweep]".'
-        ) from error
-    except (SQLAlchemyError, ValueError) as error:
-        reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
-        raise UserError(f"the sweep's storage cannot be used: {reason.rstrip('.')}.") from error
-
-
-def close(storage: "RDBStorage") -> None:
-    """Ends the connections to the database."""
-    storage.remove_session()
-    storage.engine.dispose()
-
-
-def _connect(sweep: Sweep) -> "RDBStorage":
+def open_sweep(sweep: Sweep) -> "RDBStorage":
+    """The sweep's database; UserError where it cannot be reached."""
     with quiet() as optuna:
-        waits = {"connect_args": {"timeout": 60}} if sweep.storage.startswith("sqlite") else {}
-        return optuna.storages.RDBStorage(
-            sweep.storage,
-            engine_kwargs=waits,
-            heartbeat_interval=sweep.heartbeat,
-            heartbeat_stale_trial_callback=optuna.storages.RetryHeartbeatStaleTrialCallback(
-                RETRIES
-            ),
-        )
-
-
-@contextmanager
-def quiet() -> Iterator[Any]:
-    """Optuna without its log, and without its warnings that heartbeats are experimental."""
-    try:
-        import optuna
-    except ImportError as error:
-        raise UserError('a sweep needs Optuna: pip install "rnnopt[sweep]".') from error
-    optuna.logging.set_verbosity(optuna.logging.CRITICAL)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        yield optuna
+        retry = optuna.storages.RetryHeartbeatStaleTrialCallback(RETRIES)
+    return open_storage(
+        sweep.storage, heartbeat_interval=sweep.heartbeat, heartbeat_stale_trial_callback=retry
+    )
 
 
 def counted(trials: "list[FrozenTrial]") -> int:

@@ -22,16 +22,15 @@ from typing import TYPE_CHECKING, Literal
 from rnnopt import comparison, runner
 from rnnopt.run_folder import RunFolder
 from rnnopt.specification import Value
+from rnnopt.storage import close, quiet
 from rnnopt.sweeps.spaces import Choices, Space, configure
 from rnnopt.sweeps.study import (
     Sweep,
     address,
-    close,
     counted,
-    open_storage,
+    open_sweep,
     put_back,
     put_back_running,
-    quiet,
 )
 from rnnopt.training import Progress
 
@@ -143,7 +142,7 @@ def _load(sweep: Sweep, number: int) -> "Study":
     from optuna.samplers import TPESampler
 
     pruner: BasePruner = MedianPruner(COMPARED, WARM_UP) if sweep.prune else NopPruner()
-    storage = open_storage(sweep)
+    storage = open_sweep(sweep)
     study = load_study(study_name=sweep.name, storage=storage, pruner=pruner)
     weakref.finalize(study, close, storage)
     # A sampler that begins anew must not draw again what was drawn before, nor what another

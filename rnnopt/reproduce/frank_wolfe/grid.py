@@ -5,6 +5,7 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rnnopt.fleets.crew import Alone, Crew
 from rnnopt.reproduce.engine import (
     TUNING_SEED,
     Tell,
@@ -69,13 +70,24 @@ GRID = Study(
 
 
 def run(
-    form_name: str, out: Path, workers: int, tell: Tell, stop: threading.Event
+    form_name: str,
+    out: Path,
+    workers: int,
+    tell: Tell,
+    stop: threading.Event,
+    crew: Crew | None = None,
 ) -> tuple[list[Table], list[str]]:
     """Trains every setting once and writes the table and a map of the validation accuracy."""
-    form = GRID.forms[form_name]
-    failures = run_study(GRID, form, out, workers, tell, stop)
+    form, crew = GRID.forms[form_name], crew or Alone(out)
+    failures = run_study(GRID, form, out, workers, tell, stop, crew.work)
     if stop.is_set():
         return [], failures
+    with crew.turn():
+        return _write(form, out), failures
+
+
+def _write(form: Form, out: Path) -> list[Table]:
+    """The table and the map of the runs that are there."""
     column, found = form.columns[0], {}
     for r in GRID.rows:
         for trial in trials_of(form, r):
@@ -93,7 +105,7 @@ def run(
     rows.sort(key=lambda cells: -math.inf if cells[1] == "nan" else float(cells[1]), reverse=True)
     best_of = {k: r.result.get("best") or {} for k, r in found.items()}
     drawn = _map(form, best_of) if any(best_of.values()) else None
-    tables = write_table(
+    return write_table(
         out,
         f"{GRID.name}: {GRID.title}",
         ("setting", "best validation accuracy", "status", "seconds"),
@@ -105,7 +117,6 @@ def run(
         ],
         drawn,
     )
-    return tables, failures
 
 
 def _map(form: Form, best: dict[tuple[str, float], dict[str, float]]) -> "Figure":

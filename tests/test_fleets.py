@@ -1,0 +1,326 @@
+"""What a fleet promises: several workers on one comparison or study come to what one comes to.
+
+Workers are processes, on SQLite and on a PostgreSQL server of the tests' own. What claims promise
+is in test_fleet_claims.py, what a killed run comes to by itself in test_faults.py.
+"""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("optuna")
+
+import sqlalchemy.exc
+from waiting import wait_for
+
+from rnnopt.config import RunConfig
+from rnnopt.errors import UserError
+from rnnopt.fleets.claims import Claims
+from rnnopt.fleets.crew import Shared
+from rnnopt.run_folder import InUse, RunFolder
+from rnnopt.runner import run
+from rnnopt.storage import with_driver
+from rnnopt.workers import Job
+
+TASK = ["--task", "counting:length=4", "--hidden", "3", "--evaluate-every", "50", "--workers", "1"]
+TINY = [*TASK, "--budget", "100evaluations", "--optimizers", "adam", "sgd", "--seeds", "0", "1"]
+TINY += ["--tune", "2", "--tune-budget", "50evaluations"]
+LONG = [*TASK, "--budget", "3000evaluations", "--optimizers", "sgd:lr=0.001", "--seeds", "0"]
+RUNS = 4 + 4  # of TINY: two rates and two seeds of two optimizers
+
+
+@pytest.fixture(autouse=True)
+def workplace(tmp_path, monkeypatch):
+    """Every test works in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "RNNOPT_DATA": ""}
+
+
+class Commands:
+    """Begins commands, kills them and waits for them; see forked_commands.py."""
+
+    def __init__(self, server):
+        self.server, self.running = server, set()
+
+    def _ask(self, question):
+        self.server.stdin.write(json.dumps(question) + "\n")
+        self.server.stdin.flush()
+        return int(self.server.stdout.readline())
+
+    def begin(self, *arguments):
+        """The number of the process."""
+        number = self._ask([str(Path.cwd()), arguments])
+        self.running.add(number)
+        return number
+
+    def end(self, number, code=0):
+        """Waits for a process; it must end with the code."""
+        self.running.discard(number)
+        assert self._ask(number) == code, Path(f"{number}.log").read_text()
+
+    def kill(self, number):
+        """kill -9."""
+        os.kill(number, signal.SIGKILL)
+        self.end(number, -signal.SIGKILL)
+
+    def do(self, *arguments):
+        """Begins a command and waits for it."""
+        self.end(self.begin(*arguments))
+
+
+@pytest.fixture(scope="module")
+def server():
+    """The process that forks."""
+    script = Path(__file__).parent / "forked_commands.py"
+    with subprocess.Popen(
+        [sys.executable, str(script)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT,
+    ) as server:  # fmt: skip
+        yield server
+        server.stdin.close()
+
+
+@pytest.fixture
+def commands(server, workplace):
+    """Commands in processes, none of which outlives the test."""
+    commands = Commands(server)
+    yield commands
+    for number in list(commands.running):
+        commands.kill(number)
+
+
+def wait_for_lines(count):
+    """Waits for so many lines of metrics of the one run of LONG."""
+    wait_for(lambda: len(lines("c")) >= count)
+
+
+def came(out):
+    """What the runs below a folder came to, without the clock, by their places in it."""
+    found = {}
+    for config in Path(out).rglob("config.json"):
+        folder = RunFolder.open(config.parent)
+        records = [{k: v for k, v in r.items() if k != "seconds"} for r in folder.read_records()]
+        result = {k: v for k, v in folder.read_result().items() if k != "seconds"}
+        (result.get("to_target") or {}).pop("seconds", None)
+        place = config.parent.relative_to(out).as_posix()
+        found[place] = json.dumps([folder.read_config().to_dict(), records, result])
+    return found
+
+
+def claims_of(storage, name):
+    """All claims of a fleet."""
+    from optuna.storages import RDBStorage
+
+    database = RDBStorage(with_driver(storage))
+    try:
+        return database.get_all_trials(database.get_study_id_from_name(name))
+    finally:
+        database.remove_session()
+        database.engine.dispose()
+
+
+def check_workers(storage, folders, commands):
+    """A comparison by a worker a folder comes to what it is alone, in each folder."""
+    command = ["compare", *TINY, "--storage", storage, "--quiet", "--out"]
+    for number in [commands.begin(*command, out) for out in folders]:
+        commands.end(number)
+    trials = claims_of(storage, "compare c")
+    complete = [t.user_attrs["run"] for t in trials if t.state.name == "COMPLETE"]
+    assert len(complete) == len(set(complete)) == RUNS
+    ended = {t.user_attrs["end"] for t in trials if t.state.name == "FAIL"}
+    assert ended <= {"late"}  # nothing was begun twice
+    commands.do("compare", *TINY, "--out", "plain", "--quiet")
+    plain = came("plain")
+    assert len(plain) == RUNS
+    assert came("c") == plain
+    assert came("elsewhere/c") == plain
+    assert Path("c/tuning.json").read_text() == Path("plain/tuning.json").read_text()
+    # Weights are where the run was made, and the other machine knows where that is.
+    for place in complete:
+        homes = [Path(out, place) for out in ("c", "elsewhere/c")]
+        assert [(home / "best.pt").exists() for home in homes].count(True) == 1
+        assert [(home / "elsewhere.json").exists() for home in homes].count(True) == 1
+
+
+@pytest.mark.parametrize("folders", [("c", "elsewhere/c"), ("c", "c", "elsewhere/c")])
+def test_workers_on_sqlite_come_to_what_one_comes_to(commands, folders):
+    check_workers("sqlite:///fleet.db", folders, commands)
+
+
+def test_workers_on_postgresql_come_to_what_one_comes_to(postgresql, commands):
+    check_workers(postgresql, ("c", "c", "elsewhere/c"), commands)
+
+
+def test_reports_are_the_same_everywhere(command):
+    arguments = ["compare", *TASK, "--quiet", "--storage", "sqlite:///fleet.db"]
+    arguments += ["--budget", "100evaluations", "--optimizers", "adam", "--seeds", "0", "1"]
+    process = [sys.executable, "-W", "error", "-m", "rnnopt", *arguments, "--out", "c"]
+    done = subprocess.run(process, capture_output=True, env=ENVIRONMENT, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    # Another machine, which has no run to do, and no weights.
+    assert command(*arguments, "--out", "elsewhere/c")[0] == 0
+    written = Path("c/report.md").read_text()
+    assert "| adam | 2 |" in written
+    assert Path("elsewhere/c/report.md").read_text() == written
+    assert Path("elsewhere/c/report.html").exists()
+
+
+def lines(out):
+    """The lines of metrics so far of the one run of LONG."""
+    try:
+        return Path(out, "sgd_lr=0.001/seed-0/metrics.jsonl").read_text().splitlines()
+    except FileNotFoundError:
+        return []
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_the_run_of_a_killed_worker_goes_on_with_another(postgresql, commands, shared):
+    command = ["compare", *LONG, "--storage", postgresql, "--heartbeat", "2", "--quiet", "--out"]
+    out = "c" if shared else "elsewhere/c"
+    lost = commands.begin(*command, "c")
+    wait_for_lines(3)
+    other = commands.begin(*command, out)
+    commands.kill(lost)
+    before = lines("c")
+    assert RunFolder(Path("c/sgd_lr=0.001/seed-0")).read_result()["status"] == "running"
+    commands.end(other)
+    trials = claims_of(postgresql, "compare c")
+    assert [t.state.name for t in trials] == ["FAIL", "COMPLETE"]
+    assert trials[0].user_attrs["end"] == "lost"
+    assert trials[0].user_attrs["worker"] != trials[1].user_attrs["worker"]
+    commands.do("compare", *LONG, "--out", "plain", "--quiet")
+    assert came(out) == came("plain")
+    # All but the last interval before the kill is as it was, clock included: it was not repeated.
+    kept = lines(out)[: len(before) - 1] == before[:-1]
+    assert kept == shared
+    if not shared:  # the machine that was killed comes back: it trains nothing and knows all
+        commands.do(*command, "c")
+        assert came("c") == came("plain")
+        assert len(claims_of(postgresql, "compare c")) == 2
+
+
+def test_ctrl_c_sets_a_run_free_at_once(commands):
+    command = ["compare", *LONG, "--storage", "sqlite:///fleet.db", "--out", "c", "--quiet"]
+    process = commands.begin(*command)
+    wait_for_lines(3)
+    os.kill(process, signal.SIGINT)
+    commands.end(process, 130)
+    trials = claims_of("sqlite:///fleet.db", "compare c")
+    assert [(t.state.name, t.user_attrs["end"]) for t in trials] == [("FAIL", "released")]
+    before = lines("c")
+    commands.do(*command)
+    assert lines("c")[: len(before)] == before
+    trials = claims_of("sqlite:///fleet.db", "compare c")
+    assert [t.state.name for t in trials] == ["FAIL", "COMPLETE"]
+    waited = trials[1].datetime_start - trials[0].datetime_complete
+    assert waited.total_seconds() < 30  # one interval; a dead worker's claim would stand for two
+
+
+def test_a_study_by_two_workers_has_the_table_of_one(commands):
+    command = ["reproduce", "frank-wolfe/figure-3", "--quick", "--workers", "1", "--out"]
+    commands.do(*command, "plain")
+    storage = ["--storage", "sqlite:///fleet.db"]
+    for number in [commands.begin(*command, out, *storage) for out in ("s", "other/s")]:
+        commands.end(number)
+    assert len(came("plain")) == 3 * 2 + 3 * 2  # rows and rates, rows and seeds
+    assert came("s") == came("other/s") == came("plain")
+    assert Path("s/results.csv").read_text() == Path("other/s/results.csv").read_text()
+
+    def values(out):
+        rows = csv.DictReader(Path(out, "results.csv").read_text().splitlines())
+        return [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
+
+    assert values("s") == values("plain")
+    trials = claims_of("sqlite:///fleet.db", "reproduce s")
+    assert sum(t.state.name == "COMPLETE" for t in trials) == 12
+
+
+# -- in this process -------------------------------------------------------------------------------
+
+
+def test_other_settings_are_refused(command):
+    storage = ["--storage", "sqlite:///fleet.db"]
+    short = [*TINY[:-4], "--quiet"]
+    settings = {"shared": {"hidden": 4}, "comparison": {}}
+    Claims(storage[1], "compare c", settings, 30).close()
+    code, _, error = command("compare", *short, *storage, "--out", "c")
+    assert code == 2
+    assert "'compare c' in the storage was begun with other settings" in error
+    assert "hidden was 4, is 3" in error
+    assert error.count("\n") == 1
+    assert not Path("c").exists()
+
+
+@pytest.mark.parametrize(
+    ("storage", "words"),
+    [
+        ("postgresql://nobody@127.0.0.1:1/none", "Connection refused"),
+        ("sqlite:////nowhere/to/be/found.db", "unable to open database file"),
+        ("fleet.db", "must read like postgresql://"),
+    ],
+)
+def test_a_storage_that_cannot_be_reached_is_one_sentence(command, storage, words):
+    for verb in (["compare", *TINY], ["reproduce", "frank-wolfe/figure-3", "--quick"]):
+        code, _, error = command(*verb, "--storage", storage, "--out", "c")
+        assert code == 2
+        assert words in error
+        assert error.strip().count("\n") == 0
+    assert not Path("c").exists()
+
+
+def test_a_comparison_of_many_machines_needs_a_name(command):
+    code, _, error = command("compare", *TINY, "--storage", "sqlite:///fleet.db")
+    assert (code, error) == (2, "rnnopt: --storage needs the comparison's folder: give --out.\n")
+
+
+def test_what_is_no_study_of_runs_is_made_by_one_process(command):
+    code, _, error = command("reproduce", "frank-wolfe/table-1", "--storage", "sqlite:///f.db")
+    assert code == 2
+    assert "leave out --storage" in error
+
+
+def test_a_folder_in_use_is_no_failure_but_waited_for(workplace):
+    claims = Claims("sqlite:///fleet.db", "compare c", {"part": {}}, 1)
+    config = RunConfig("counting:length=3", hidden=3, budget="10evaluations", optimizer="adam")
+    job = Job(config, workplace / "c/run")
+    shared = Shared(claims, {"run": job})
+    shared.look()
+    assert shared.take() == job
+    with RunFolder(job.path).locked():
+        shared.ended(job, InUse("in use"))
+        shared.look()
+    assert shared.failures() == []
+    assert shared.left()
+    assert shared.take() is None  # not at once
+    time.sleep(1.1)
+    assert shared.take() == job
+    run(config, job.path)
+    shared.ended(job, None)
+    shared.look()
+    assert not shared.left()
+    claims.close()
+
+
+def test_a_storage_that_is_lost_for_long_ends_the_worker(workplace, monkeypatch):
+    claims = Claims("sqlite:///fleet.db", "compare c", {"part": {}}, 0.2)
+    shared = Shared(claims, {"run": Job(RunConfig(), workplace / "c/run")})
+
+    def lost():
+        raise sqlalchemy.exc.OperationalError("select", {}, OSError("server gone"))
+
+    monkeypatch.setattr(claims, "read", lost)
+    shared.look()
+    time.sleep(0.5)
+    with pytest.raises(UserError, match=r"storage was lost \(server gone\).*the same command"):
+        shared.look()
+    claims.close()
