@@ -22,7 +22,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from rnnopt import reproduce, runner, workers
+from rnnopt import reproduce, runner, terminal, workers
 from rnnopt.config import Budget
 from rnnopt.errors import UserError
 from rnnopt.reproduce import engine, results
@@ -43,7 +43,7 @@ NAMES = [PAPER + name for name in (
 )] + [
     "asnaq/figure-1", "asnaq/figure-2", "asnaq/figure-3", "asnaq/table-1", "asnaq/gated",
     "asnaq/parts", "admm/figure-2", "admm/figure-3", "admm/figure-4", "admm/figure-5",
-    "admm/figure-6", "admm/convergence", "admm/table-2", "admm/table-3",
+    "admm/figure-6", "admm/gated", "admm/convergence", "admm/table-2", "admm/table-3",
 ]  # fmt: skip
 STUDIES = [item for item in reproduce.ALL if isinstance(item, Study)] + [grid.GRID]
 
@@ -1159,7 +1159,7 @@ def test_the_command_prints_the_tables(command, toy, trained):
 
 @pytest.mark.parametrize("columns", ["60", "80", "139", "140"])
 def test_printed_tables_fit_the_terminal(command, toy, monkeypatch, columns):
-    monkeypatch.setenv("COLUMNS", columns)
+    monkeypatch.setattr(terminal.console, "_width", int(columns))
     monkeypatch.setitem(reproduce.BY_NAME, toy, replace(
         STUDY, forms={"quick": replace(FORM, rates=(0.01,), rows=("Adam",))}
     ))  # fmt: skip
