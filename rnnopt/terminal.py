@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
-from rich.console import Console, ConsoleOptions, RenderableType
+from rich.console import Console, ConsoleDimensions, ConsoleOptions, RenderableType
 from rich.progress import Progress, TaskID
 from rich.segment import Segment
 
@@ -31,6 +31,13 @@ class PlainConsole(Console):
 
     def __init__(self, stderr: bool = False):
         super().__init__(stderr=stderr, markup=False, emoji=False)
+        self._width = None  # rich would take COLUMNS of now for good
+
+    @property
+    def size(self) -> ConsoleDimensions:
+        """Of the terminal, or as wide as COLUMNS says."""
+        found, columns = super().size, os.environ.get("COLUMNS", "")
+        return ConsoleDimensions(int(columns), found.height) if columns.isdigit() else found
 
     def render(
         self, renderable: RenderableType, options: ConsoleOptions | None = None

@@ -22,7 +22,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from rnnopt import reproduce, runner, terminal, workers
+from rnnopt import reproduce, runner, workers
 from rnnopt.config import Budget
 from rnnopt.errors import UserError
 from rnnopt.reproduce import engine, results
@@ -1159,7 +1159,7 @@ def test_the_command_prints_the_tables(command, toy, trained):
 
 @pytest.mark.parametrize("columns", ["60", "80", "139", "140"])
 def test_printed_tables_fit_the_terminal(command, toy, monkeypatch, columns):
-    monkeypatch.setattr(terminal.console, "_width", int(columns))
+    monkeypatch.setenv("COLUMNS", columns)
     monkeypatch.setitem(reproduce.BY_NAME, toy, replace(
         STUDY, forms={"quick": replace(FORM, rates=(0.01,), rows=("Adam",))}
     ))  # fmt: skip
