@@ -33,7 +33,7 @@ class PlainConsole(Console):
         super().__init__(stderr=stderr, markup=False, emoji=False)
         self._width = None  # rich would take COLUMNS of now for good
 
-    @property
+    @property  # type: ignore[misc]  # nobody sets it
     def size(self) -> ConsoleDimensions:
         """Of the terminal, or as wide as COLUMNS says."""
         found, columns = super().size, os.environ.get("COLUMNS", "")
