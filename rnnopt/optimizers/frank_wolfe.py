@@ -133,8 +133,10 @@ class FrankWolfe(Optimizer):
             given, else by the shapes of four tensors in a row, which must then be in one group.
         communicate: "gradient", which leaves it to whoever computes gradients, or "commit".
         compression: what a commit sends: "none", the displacements as they are; "int8", a byte a
-            weight; "sign", a bit a weight and process and a byte of the mean. What is lost is sent
-            with the next commit, and the mean stays in the ball.
+            weight, for 128 processes or fewer; "sign", a bit a weight and process and a byte of
+            the mean, where an entry of 0 moves, too, to and fro. What rounding loses is sent with
+            the next commit. The mean stays in the ball; what it is shortened by is lost. Sent and
+            kept in float32, whatever the weights are.
         overlap: a commit sends its displacements and moves by the mean of those sent before, which
             has arrived in the meantime; the first commit moves nothing.
         process_group: of communicate="commit"; None is torch.distributed's default group, where one
