@@ -62,15 +62,24 @@ class CommitExchange:
             raise ValueError('compression and overlap need communicate="commit".')
         for p in group["params"]:
             groups_of(p)  # raises for placements that cannot be trained
-        sharded = any(map(is_sharded, group["params"]))
-        if self.compression != "none" and sharded:
+        if self.compression != "none" and any(map(is_sharded, group["params"])):
             raise ValueError("compression needs plain tensors, got a DTensor.")
         if self.compression != "none" and group["ball"] == "global":
             raise ValueError('compression needs ball="gate" or "tensor", got ball="global".')
-        if sharded and communicate == "commit" and process_group is None:
+        if communicate == "commit":
+            self.check_parts(group, process_group)
+
+    @staticmethod
+    def check_parts(group: dict[str, Any], process_group: Group) -> None:
+        """Raises ValueError where different parts of tensors would be averaged.
+
+        Also before every step: a copy of the optimizer has no process group.
+        """
+        if process_group is None and any(map(is_sharded, group["params"])):
             raise ValueError(
                 'DTensor parameters with communicate="commit" need the process_group of those'
-                " processes that hold the same parts, got process_group=None."
+                " processes that hold the same parts, got process_group=None: a copy of an"
+                " optimizer needs it anew, optimizer.process_group = …"
             )
 
     def average(self, searches: list[Search], group: Group) -> None:

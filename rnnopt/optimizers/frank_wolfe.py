@@ -140,7 +140,7 @@ class FrankWolfe(Optimizer):
         overlap: a commit sends its displacements and moves by the mean of those sent before, which
             has arrived in the meantime; the first commit moves nothing.
         process_group: of communicate="commit"; None is torch.distributed's default group, where one
-            is up. A copy of the optimizer has None.
+            is up. A copy of the optimizer has None, until `process_group` is set anew.
 
     Raises:
         ValueError: for an option outside its range, complex tensors or sparse gradients.
@@ -333,6 +333,9 @@ class FrankWolfe(Optimizer):
             The closure's first loss, which is that of the committed weights.
         """
         self._refuse_in_committed("step()")
+        if self.communicate == "commit":
+            for group in self.param_groups:
+                self._exchange.check_parts(group, self.process_group)
         if closure is None:
             self._inner_step()
             return None
