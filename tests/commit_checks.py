@@ -7,6 +7,7 @@ import copy
 import importlib.util
 from pathlib import Path
 
+import pytest
 import torch
 import torch.distributed as dist
 from distributed_checks import BALL, NORMS, changes, cycle, length, network, same_everywhere
@@ -109,6 +110,26 @@ def check_an_overlapped_commit_moves_by_the_mean_before(where, alone):
             weight = torch.nn.Parameter(weight.detach().clone())
             optimizer = FrankWolfe([weight], **options)
             optimizer.load_state_dict(state)
+
+
+def check_with_vertex_momentum_overlapped_steps_are_as_long(where, alone):
+    # The gradient never changes: D / (1 - 0.9^t) is a vertex at every commit t that moves.
+    for overlap in (False, True):
+        weight = torch.nn.Parameter(torch.zeros(3))
+        optimizer = FrankWolfe(
+            [weight], lr=0.1, norm=2, momentum=0.0, average=0.0, scale="norm", nesterov=False,
+            vertex_momentum=0.9, communicate="commit", overlap=overlap,
+        )  # fmt: skip
+        lengths = []
+        for _ in range(5):
+            before = weight.detach().clone()
+            weight.grad = torch.tensor([1.0, 2.0, 3.0])
+            optimizer.step()
+            lengths.append(float((weight - before).norm()))
+        assert lengths == pytest.approx([0.0 if overlap else 0.1, 0.1, 0.1, 0.1, 0.1])
+        with optimizer.committed():  # the plain mean of the weights that were moved to
+            steps = 4 if overlap else 5
+            assert float(weight.norm()) == pytest.approx(0.1 * (steps + 1) / 2)
 
 
 def check_a_compressed_commit_sends_few_bytes(where, alone):

@@ -200,7 +200,7 @@ class FrankWolfe(Optimizer):
             inner_weights=inner_weights, inner_iterate=inner_iterate,
             decoupled_weight_decay=decoupled_weight_decay, spectral=spectral, gates=gates,
             inner_step=0,  # inner gradients taken since the last commit
-            commits=0,
+            commits=0,  # those that moved the group's weights
             probe_radius=0.0,  # radius in force since the first of them
             outer=outer if isinstance(outer, str) else "callable",
         )  # fmt: skip
@@ -387,7 +387,8 @@ class FrankWolfe(Optimizer):
         if self.communicate == "commit":
             self._exchange.average(searches, self.process_group)
         for search in searches:
-            search.group["commits"] += 1
+            if search.with_gradient():  # else nothing moves: so the first commit with overlap
+                search.group["commits"] += 1
             search.find_direction()
             search.decay_weights()
             if self.outer == "plain":
