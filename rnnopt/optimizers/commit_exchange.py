@@ -7,6 +7,7 @@ With `overlap` the mean arrives while the next cycle's gradients are computed, a
 by it one commit later.
 """
 
+from functools import reduce
 from typing import Any
 
 import torch
@@ -172,7 +173,8 @@ class CommitExchange:
     def _swap(self, displacements: list[Tensor], states: list[Any], had: Tensor) -> None:
         """Sends these displacements and hands out the mean of those before; first of all zero."""
         self.settle()
-        bucket = torch.cat([*(d.flatten().float() for d in displacements), had.float()])
+        dtype = reduce(torch.promote_types, {d.dtype for d in displacements}, torch.float32)
+        bucket = torch.cat([*(d.flatten().to(dtype) for d in displacements), had.to(dtype)])
         bucket /= processes(self.group)
         work = torch.distributed.all_reduce(bucket, group=self.group, async_op=True)
         before = [state["pending"] for state in states]

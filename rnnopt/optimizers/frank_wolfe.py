@@ -185,7 +185,7 @@ class FrankWolfe(Optimizer):
         process_group: Group = None,
     ):
         check_process_group(process_group)
-        self._exchange = CommitExchange(compression, overlap)
+        self._exchange = CommitExchange(compression, overlap)  # the one of all groups to come
         self.communicate, self.process_group = communicate, process_group
         self.compression, self.overlap = compression, overlap
         if not (callable(outer) or outer in ("adam", "plain")):
@@ -232,6 +232,7 @@ class FrankWolfe(Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
+        self._exchange = CommitExchange(self.compression, self.overlap)
         self._adopt_params()
         self._in_committed = False
         for group in self.param_groups:
@@ -241,7 +242,6 @@ class FrankWolfe(Optimizer):
 
     def _adopt_params(self) -> None:
         """What depends on which tensors there are."""
-        self._exchange = CommitExchange(self.compression, self.overlap)
         self._outer_step = OuterStep(self.outer, self.param_groups)
         every = [p for group in self.param_groups for p in group["params"]]
         self._search_kind = ShardedSearch if any(map(is_sharded, every)) else Search
