@@ -102,7 +102,7 @@ def check_an_overlapped_commit_moves_by_the_mean_before(where, alone):
         for _ in range(2):
             weight.grad = gradient.clone()
             optimizer.step()
-        torch.testing.assert_close(weight.detach(), expected[-1])
+        torch.testing.assert_close(weight.detach(), expected[-1], rtol=1e-14, atol=1e-15)
         mean = sums([-0.1 * gradient / gradient.norm()])[0] / where[1]
         expected.append(expected[-1] + mean)
         if commit == 1:  # a mean under way goes into the checkpoint
@@ -145,6 +145,16 @@ def check_a_compressed_commit_sends_few_bytes(where, alone):
     small = 3 * 4 * (n - 1)
     assert sent["int8"][0] == small + numbers * (n - 1) / n * 2
     assert sent["sign"][0] == small + numbers * (n - 1) / n * (1 + 1 / 8)
+    # An LSTM's four tensors have four balls each, and so four norms.
+    lstm = torch.nn.LSTM(8, 16)
+    optimizer = FrankWolfe(lstm.parameters(), norm=2, communicate="commit", compression="int8")
+    numbers = 0
+    for p in lstm.parameters():
+        p.grad = torch.ones_like(p)
+        numbers += p.numel()
+    with every_byte() as of_lstm:
+        optimizer.step()
+    assert of_lstm[0] == 4 * 4 * (2 + 4) * (n - 1) + numbers * (n - 1) / n * 2
 
 
 @contextlib.contextmanager
