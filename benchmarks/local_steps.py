@@ -96,6 +96,9 @@ class Exchange:
         self.weights = self.weights + move
         average(self.models, optimizers)
         group = optimizers[0].param_groups[0]
+        if self.sends == "late" and not move.any():  # the first, which is not counted
+            for optimizer in optimizers:
+                optimizer.param_groups[0]["commits"] = 0
         factor = min(1.0, (group["average"] + 1) / (group["commits"] + group["average"]))
         corrections = (move - mean).split(self.sizes)
         for model, optimizer in zip(self.models, optimizers, strict=True):
