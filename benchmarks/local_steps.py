@@ -30,7 +30,14 @@ from torch import Tensor
 from torch.nn.utils import parameters_to_vector
 
 from rnnopt import FrankWolfe, SequenceModel
-from rnnopt.optimizers.compression import mean_in_one_process
+from rnnopt.optimizers.compression import (
+    chunk_size,
+    decode,
+    encode,
+    mean_scales,
+    of_entries,
+    round_mean,
+)
 from rnnopt.tasks import Batches, build_task
 from rnnopt.tasks.task import Task
 
@@ -89,6 +96,9 @@ class Exchange:
         self.weights = self.weights + move
         average(self.models, optimizers)
         group = optimizers[0].param_groups[0]
+        if self.sends == "late" and not move.any():  # the first, which is not counted
+            for optimizer in optimizers:
+                optimizer.param_groups[0]["commits"] = 0
         factor = min(1.0, (group["average"] + 1) / (group["commits"] + group["average"]))
         corrections = (move - mean).split(self.sizes)
         for model, optimizer in zip(self.models, optimizers, strict=True):
@@ -110,6 +120,23 @@ class Exchange:
             limit = torch.stack(norms[1:]).mean()
             parts.append(part * torch.where(norms[0] > limit, limit / norms[0], 1.0))
         return torch.cat(parts)
+
+
+def mean_in_one_process(
+    vectors: list[Tensor], sizes: list[int], kind: str
+) -> tuple[Tensor, list[Tensor]]:
+    """What processes with these vectors would agree on, and what each is to send later."""
+    coded = [encode(vector, sizes, kind) for vector in vectors]
+    sent = [decode(codes, scales, sizes) for codes, scales in coded]
+    scales = of_entries(mean_scales(torch.stack([scale for _, scale in coded]), kind), sizes)
+    mean, count = torch.stack(sent).mean(0), len(vectors)
+    rounded = round_mean(mean, scales).to(scales.dtype) * scales
+    lost = [vector - s for vector, s in zip(vectors, sent, strict=True)]
+    chunk = chunk_size(len(mean), count)
+    for process, of_mean in enumerate((count * (mean - rounded)).split(chunk)):
+        place = process * chunk
+        lost[process][place : place + chunk] += of_mean
+    return rounded, lost
 
 
 def average(models: list[SequenceModel], optimizers: list[FrankWolfe]) -> None:

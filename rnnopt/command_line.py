@@ -78,7 +78,10 @@ def main(arguments: list[str] | None = None) -> None:
     given.update(names_of(arguments))
     try:
         code = _run(arguments)
-    except UserError as error:
+    except several_processes.OfOne as error:
+        complain(f"rnnopt: {error}")
+        code = 2
+    except UserError as error:  # other processes have met it, too, or heard it from the first
         code = 2 if several_processes.rank() else _fail(arguments, str(error), 2)
     except KeyboardInterrupt:
         code = _fail(arguments, "interrupted", 130)
@@ -96,8 +99,9 @@ def _run(arguments: list[str]) -> int:
         raise UserError("--data takes the place of --task: give one of them.")
     try:
         cpu.switched_off()
-    except ValueError as error:  # of an environment variable
-        raise UserError(str(error)) from error
+    except ValueError as error:  # of an environment variable, which others may not have
+        kind = several_processes.OfOne if several_processes.rank() else UserError
+        raise kind(str(error)) from error
     if arguments[0] not in (*VERBS, "--help", "-h"):
         if arguments[0][:1] == "-":
             raise UserError(f"a verb comes first, rnnopt VERB [OPTIONS], got {arguments[0]!r}.")

@@ -18,6 +18,7 @@ from rnnopt.errors import UserError
 from rnnopt.layers.sequence_model import SequenceModel
 from rnnopt.optimizers.by_name import OPTIMIZERS, build_optimizer
 from rnnopt.run_folder import CannotWrite, RunFolder
+from rnnopt.same_place import same_place
 from rnnopt.schedules import Plateau
 from rnnopt.several_processes import SharedBatches, folder_kind
 from rnnopt.specification import call_with, options_of, parse, write
@@ -289,7 +290,14 @@ def check_same_data(task: Task, folder: RunFolder) -> None:
 
 
 def _continue(training: Training, folder: RunFolder) -> None:
-    """Puts `training` where the folder's checkpoint stands, if it has one."""
+    """Puts `training` where the folder's checkpoint stands, the same in all processes."""
+    with same_place(training):
+        _load(training, folder)
+    folder.keep_records(training.records)  # once all have read what is newer than the checkpoint
+
+
+def _load(training: Training, folder: RunFolder) -> None:
+    """Reads the folder's checkpoint, if it has one."""
     checkpoint = folder.read_checkpoint()
     if checkpoint is not None:
         wrong = (AttributeError, LookupError, TypeError, ValueError, RuntimeError)
@@ -299,7 +307,6 @@ def _continue(training: Training, folder: RunFolder) -> None:
             reason = str(error).splitlines()[0]
             place = folder.path / CHECKPOINT
             raise UserError(f"{place} is no checkpoint of this run: {reason}") from error
-    folder.keep_records(training.records)
 
 
 def _train(

@@ -9,8 +9,9 @@ others must be able to read.
 import os
 import platform
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,20 @@ from torch import distributed
 from rnnopt.config import RunConfig
 from rnnopt.distributed import mean_numbers, processes
 from rnnopt.errors import UserError
-from rnnopt.files import read_json, write_json
+from rnnopt.files import json_bytes, read_json
 from rnnopt.run_folder import RunFolder
 from rnnopt.tasks.task import Batch, Batches, Task
 
 NOTE = "torchrun.json"  # in the run folder: who began it
+SAID = "sentence"  # in the store: the error that the first process says
+WAIT = timedelta(seconds=3)  # for the first process to meet the error that another has met
+
+
+class OfOne(UserError):
+    """An error of one of the other processes alone; says of which."""
+
+    def __init__(self, sentence: str):
+        super().__init__(f"process {rank()}: {sentence}")
 
 
 def started() -> int:
@@ -39,7 +49,11 @@ def rank() -> int:
 
 @contextmanager
 def joined(device: str) -> Iterator[None]:
-    """Brings up the process group as long as the run lasts; nothing without torchrun."""
+    """Brings up the process group as long as the run lasts; nothing without torchrun.
+
+    Raises:
+        OfOne: in place of an error that the first process does not say.
+    """
     if started() == 1:
         yield
         return
@@ -55,8 +69,24 @@ def joined(device: str) -> Iterator[None]:
     distributed.init_process_group(backend, store=store, rank=place, world_size=count)
     try:
         yield
+    except UserError as error:
+        if place == 0:
+            with suppress(RuntimeError):  # the store is gone: then all say it
+                store.set(SAID, str(error))
+        elif not _says(store, str(error)):
+            raise OfOne(str(error)) from error
+        raise
     finally:
         distributed.destroy_process_group()
+
+
+def _says(store: distributed.Store, sentence: str) -> bool:
+    """Whether the first process says it, or soon will."""
+    try:
+        store.wait([SAID], WAIT)
+        return store.get(SAID) == sentence.encode()
+    except RuntimeError:  # it has met none, or the store is gone
+        return False
 
 
 def goes_on(path: Path | None, resume: bool) -> bool:
@@ -65,7 +95,12 @@ def goes_on(path: Path | None, resume: bool) -> bool:
         return resume
     if path is None:
         raise UserError("several processes need the run's folder: give --out.")
-    begun = _restarts() > 0 and rank() == 0 and _begun_by(path) == _agent()
+    begun = False
+    if rank() == 0:
+        with _told():
+            begun = _restarts() > 0 and _begun_by(path) == _agent()
+    else:
+        _hear()
     return resume or mean_numbers([float(begun)])[0] > 0
 
 
@@ -81,8 +116,9 @@ def _agent() -> dict[str, Any]:
 
 
 def _begun_by(path: Path) -> dict[str, Any] | None:
-    file = path / NOTE
-    return read_json(file) if file.exists() else None
+    """Who began the run; None where there is none, be it that it ended before its config."""
+    begun = (path / "config.json").exists() and (path / NOTE).exists()
+    return read_json(path / NOTE) if begun else None
 
 
 def check(config: RunConfig, model: dict[str, Any], optimizer: Any, batch_size: int) -> None:
@@ -143,10 +179,13 @@ class FirstFolder(RunFolder):
     @classmethod
     def create(cls, path: Path, config: RunConfig, data: dict[str, Any] | None = None) -> RunFolder:
         """A new folder, or a UserError in all processes."""
+        folder = cls(path)
         with _told():
+            RunFolder.refuse_run(folder)
+            folder._make()
+            folder._write(NOTE, json_bytes(_agent()))  # first: with a config it is a run
             RunFolder.create(path, config, data)
-            write_json(path / NOTE, _agent())
-        return cls(path)
+        return folder
 
     def refuse_run(self) -> None:
         """Raises UserError in all processes if the folder holds a run."""
@@ -203,6 +242,9 @@ def _told() -> Iterator[None]:
         yield
     except UserError as error:
         message = [str(error)]
+        raise
+    except BaseException as error:  # the others must not wait for what this process never does
+        message = [f"the first process failed with {type(error).__name__}: {error}"]
         raise
     finally:
         distributed.broadcast_object_list(message, src=0)

@@ -18,8 +18,6 @@ from torch.nn.parallel import DistributedDataParallel as DDP
 
 from rnnopt import ADMM, ASNAQ, BFGS, LBFGS, LNAQ, NAQ, AdaQN, FrankWolfe, SequenceModel
 from rnnopt.distributed import any_of, average_gradients, copy_from_first, share, sums
-from rnnopt.optimizers.commit_exchange import CommitExchange
-from rnnopt.optimizers.compression import mean_in_one_process
 
 torch.set_num_threads(1)
 STEPS, COUNT = 6, 8  # of a training; sequences a batch
@@ -416,127 +414,6 @@ def check_a_local_gradient_that_is_not_finite_reaches_all(where, alone):
     assert weight.isnan().all()
 
 
-def check_a_compressed_commit_stays_in_the_ball_and_near_the_mean(where, alone):
-    for kind, near in (("int8", 0.03), ("sign", 1.0)):
-        for norm in NORMS.values():
-            options = BALL | dict(norm=norm, compression=kind, momentum=0.0)
-            model = network()
-            optimizer = FrankWolfe(model.parameters(), **options)
-            for number in range(6):
-                before = [p.detach().clone() for p in model.parameters()]
-                cycle(model, optimizer, where, number)
-                for change in changes(model, before):
-                    assert length(change, norm) <= options["lr"] * (1 + 1e-6)
-                assert same_everywhere(model)
-            # Beside the mean as it is, from the same weights, in one commit.
-            pair = [network(), network()]
-            for copied, form in zip(pair, (kind, "none"), strict=True):
-                exact = FrankWolfe(copied.parameters(), **options | dict(compression=form))
-                cycle(copied, exact, where, 0)
-            start = list(network().parameters())
-            flats = [torch.cat([c.flatten() for c in changes(m, start)]) for m in pair]
-            assert (flats[0] - flats[1]).norm() < near * flats[1].norm()
-
-
-def check_compression_agrees_with_that_of_one_process(where, alone):
-    rng = torch.Generator().manual_seed(0)
-    sizes = [7, 30, 1]
-    every = [torch.randn(38, generator=rng) for _ in range(where[1])]
-    for kind in ("int8", "sign"):
-        weights = [torch.nn.Parameter(torch.zeros(size)) for size in sizes]
-        exchange = CommitExchange(kind)
-        states = [{"unsent": torch.zeros(size)} for size in sizes]
-        expected, lost = mean_in_one_process(every, sizes, kind)
-        parts = list(every[where[0]].split(sizes))
-        exchange.group = None
-        averaged = exchange._compressed(parts, states, torch.ones(3), torch.ones(3))
-        torch.testing.assert_close(torch.cat(averaged[:3]), expected)
-        torch.testing.assert_close(torch.cat([s["unsent"] for s in states]), lost[where[0]])
-        assert len(weights) == len(averaged) - 2
-
-
-def check_what_compression_loses_is_sent_later(where, alone):
-    # Gradients that never change: all commits together go where exact ones do, if not as far.
-    ends = []
-    for kind in ("none", "int8", "sign"):
-        weight = torch.nn.Parameter(torch.zeros(40, dtype=torch.float64))
-        optimizer = FrankWolfe(
-            [weight], lr=0.01, norm=2, momentum=0.0, average=None, scale="norm",
-            communicate="commit", compression=kind,
-        )  # fmt: skip
-        rng = torch.Generator().manual_seed(where[0])
-        gradient = torch.randn(40, generator=rng, dtype=torch.float64)
-        for _ in range(200):
-            weight.grad = gradient.clone()
-            optimizer.step()
-        ends.append(weight.detach())
-    assert (ends[1] - ends[0]).norm() < 0.01 * ends[0].norm()
-    assert torch.nn.functional.cosine_similarity(ends[2], ends[0], 0) > 0.995
-    assert 0.4 * ends[0].norm() < ends[2].norm() < 1.1 * ends[0].norm()
-
-
-def check_an_overlapped_commit_moves_by_the_mean_before(where, alone):
-    options = dict(
-        lr=0.1, inner_steps=2, norm=2, adapt=0.0, momentum=0.0, average=None, scale="norm",
-        communicate="commit", overlap=True,
-    )  # fmt: skip
-    weight = torch.nn.Parameter(torch.zeros(3, dtype=torch.float64))
-    optimizer = FrankWolfe([weight], **options)
-    expected = [torch.zeros(3, dtype=torch.float64)]
-    for commit in range(4):
-        rng = torch.Generator().manual_seed(10 * commit + where[0])
-        gradient = torch.randn(3, generator=rng, dtype=torch.float64)
-        for _ in range(2):
-            weight.grad = gradient.clone()
-            optimizer.step()
-        torch.testing.assert_close(weight.detach(), expected[-1])
-        mean = sums([-0.1 * gradient / gradient.norm()])[0] / where[1]
-        expected.append(expected[-1] + mean)
-        if commit == 1:  # a mean under way goes into the checkpoint
-            state = copy.deepcopy(optimizer.state_dict())
-            weight = torch.nn.Parameter(weight.detach().clone())
-            optimizer = FrankWolfe([weight], **options)
-            optimizer.load_state_dict(state)
-
-
-def check_a_compressed_commit_sends_few_bytes(where, alone):
-    numbers, sent = 4096, {}
-    for kind in ("int8", "sign"):
-        weight = torch.nn.Parameter(torch.zeros(numbers))
-        optimizer = FrankWolfe([weight], norm=2, communicate="commit", compression=kind)
-        weight.grad = torch.ones(numbers)
-        with every_byte() as sent[kind]:
-            optimizer.step()
-    n = where[1]
-    # Scale, flag and norm of the tensor to all others; a chunk to each; the mean of one to all.
-    small = 3 * 4 * (n - 1)
-    assert sent["int8"][0] == small + numbers * (n - 1) / n * 2
-    assert sent["sign"][0] == small + numbers * (n - 1) / n * (1 + 1 / 8)
-
-
-@contextlib.contextmanager
-def every_byte():
-    """Counts the bytes that this process sends to others by all-to-all and all-gather."""
-    spent, size = [0.0], dist.get_world_size()
-    share = dict(all_to_all_single=(size - 1) / size, all_gather=size - 1.0)
-    before = {name: getattr(dist, name) for name in share}
-
-    def counting(name):
-        def call(output, given, *arguments, **options):
-            spent[0] += share[name] * given.nbytes
-            return before[name](output, given, *arguments, **options)
-
-        return call
-
-    for name in share:
-        setattr(dist, name, counting(name))
-    try:
-        yield spent
-    finally:
-        for name, function in before.items():
-            setattr(dist, name, function)
-
-
 # -- ADMM ------------------------------------------------------------------------------------------
 
 
@@ -619,10 +496,6 @@ WITH_FOUR = [
     check_a_shared_commit_is_the_mean_of_the_processes_own_and_in_the_ball,
     check_weighted_losses_make_uneven_batches_right,
     check_admm_on_uneven_shards_takes_the_steps_of_one_process,
-    check_a_compressed_commit_stays_in_the_ball_and_near_the_mean,
-    check_compression_agrees_with_that_of_one_process,
-    check_an_overlapped_commit_moves_by_the_mean_before,
-    check_a_compressed_commit_sends_few_bytes,
     check_helpers_agree,
 ]
 CHECKS = {2: EVERY, 4: WITH_FOUR}

@@ -248,6 +248,13 @@ def check_what_cannot_be_done_is_said(where, alone):
         BFGS([weight])
     with pytest.raises(ValueError, match='communicate="commit" need the process_group'):
         FrankWolfe([weight], communicate="commit")
+    copied = copy.deepcopy(FrankWolfe([weight], communicate="commit", process_group=alone))
+    copied.param_groups[0]["params"][0].grad = cut(torch.ones(4, 2), [Shard(0)], mesh)
+    with pytest.raises(ValueError, match="got process_group=None: a copy of an optimizer"):
+        copied.step()
+    assert not copied.state  # nothing was begun
+    copied.process_group = alone
+    copied.step()
     for placement in (Partial(), _StridedShard(0, split_factor=2)):
         strange = nn.Parameter(DTensor.from_local(torch.ones(2, 2), mesh, [placement]))
         for learner in (FrankWolfe, ASNAQ):

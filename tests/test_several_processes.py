@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -134,6 +135,82 @@ def test_other_verbs_are_refused_under_torchrun(command, monkeypatch):
     assert error == "rnnopt: compare works in one process: start it without torchrun.\n"
     monkeypatch.setenv("RANK", "1")
     assert command("compare")[::2] == (2, "")
+
+
+def test_what_one_process_meets_alone_is_said_with_its_number(command, monkeypatch):
+    for name, value in dict(TORCHELASTIC_RUN_ID="x", WORLD_SIZE="2", RANK="1").items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("rnnopt.command_line.cpu.SWITCH", "RNNOPT_TEST_SWITCH")
+    monkeypatch.setenv("RNNOPT_TEST_SWITCH", "fast")  # perhaps on this machine alone
+    code, output, error = command("train")
+    assert (code, output) == (2, "")
+    sentence = "RNNOPT_TEST_SWITCH must be plain or unset, got 'fast'."
+    assert error == f"rnnopt: process 1: {sentence}\n"
+
+
+def test_the_first_process_says_what_all_meet_and_another_what_it_meets_alone(monkeypatch):
+    store = torch.distributed.HashStore()
+    monkeypatch.setattr(several_processes, "WAIT", timedelta(seconds=0.05))
+    assert not several_processes._says(store, "a file is missing.")
+    store.set(several_processes.SAID, "a file is missing.")
+    assert several_processes._says(store, "a file is missing.")
+    assert not several_processes._says(store, "another is.")
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (UserError("too large."), "too large."),
+        (ValueError("of ours"), "the first process failed with ValueError: of ours"),
+        (KeyboardInterrupt(), "the first process failed with KeyboardInterrupt: "),
+    ],
+)
+def test_whatever_the_first_process_meets_the_others_are_told(error, told, monkeypatch):
+    heard = []
+    monkeypatch.setattr(
+        several_processes.distributed, "broadcast_object_list", lambda m, src: heard.extend(m)
+    )
+    with pytest.raises(type(error)), several_processes._told():
+        raise error
+    assert heard == [told]
+
+
+@pytest.fixture
+def first_of_torchrun(monkeypatch):
+    """This process as the first that torchrun has started again, whose words nobody hears."""
+    for name, value in dict(
+        TORCHELASTIC_RUN_ID="x", WORLD_SIZE="2", RANK="0", TORCHELASTIC_RESTART_COUNT="1"
+    ).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(
+        several_processes.distributed, "broadcast_object_list", lambda message, src: None
+    )
+
+
+def test_a_folder_without_a_config_is_begun_anew_and_with_one_gone_on_with(
+    first_of_torchrun, monkeypatch, tmp_path
+):
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    out = tmp_path / "run"
+    with monkeypatch.context() as patches:
+        patches.setattr(several_processes.RunFolder, "create", killed)
+        with pytest.raises(KeyboardInterrupt):
+            several_processes.FirstFolder.create(out, RunConfig())
+    assert [path.name for path in out.iterdir()] == ["torchrun.json"]
+    assert not several_processes.goes_on(out, False)
+    several_processes.FirstFolder.create(out, RunConfig())
+    assert several_processes.goes_on(out, False)
+    with pytest.raises(UserError, match="already holds a run"):
+        several_processes.FirstFolder.create(out, RunConfig())
+
+
+def test_a_note_that_cannot_be_written_is_one_sentence(first_of_torchrun, tmp_path):
+    (tmp_path / "run" / "torchrun.json").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"^cannot write .*torchrun\.json: "):
+        several_processes.FirstFolder.create(tmp_path / "run", RunConfig())
+    assert not (tmp_path / "run" / "config.json").exists()
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,13 @@
 """What FrankWolfe(communicate="commit") sends: each process's displacement, for their mean.
 
-Compressed displacements are sent with what was lost of earlier ones, which may lie outside of the
-ball; so the mean is shrunk to the mean of the processes' own norms, where it is longer, and is a
-point of the ball again. With `overlap` the mean arrives while the next cycle's gradients are
-computed, and the weights move by it one commit later.
+Compressed displacements are sent with what rounding lost of earlier ones and of their means, which
+may lie outside of the ball; so the mean is shrunk to the mean of the processes' own norms, where it
+is longer, and is a point of the ball again. What that cuts off is not sent later: it could pile up.
+With `overlap` the mean arrives while the next cycle's gradients are computed, and the weights move
+by it one commit later.
 """
 
+from functools import reduce
 from typing import Any
 
 import torch
@@ -16,6 +18,7 @@ from rnnopt.distributed import Group, means, processes
 from rnnopt.optimizers.ball_search import Search
 from rnnopt.optimizers.compression import (
     COMPRESSIONS,
+    chunk_size,
     decode,
     encode,
     mean_scales,
@@ -25,6 +28,8 @@ from rnnopt.optimizers.compression import (
 )
 from rnnopt.optimizers.linear_minimization import Norm, is_matrix
 from rnnopt.optimizers.shards import groups_of, is_sharded
+
+MOST = 128  # processes that may send bytes; from 254 on what rounding loses could pile up
 
 
 class CommitExchange:
@@ -58,15 +63,24 @@ class CommitExchange:
             raise ValueError('compression and overlap need communicate="commit".')
         for p in group["params"]:
             groups_of(p)  # raises for placements that cannot be trained
-        sharded = any(map(is_sharded, group["params"]))
-        if self.compression != "none" and sharded:
+        if self.compression != "none" and any(map(is_sharded, group["params"])):
             raise ValueError("compression needs plain tensors, got a DTensor.")
         if self.compression != "none" and group["ball"] == "global":
             raise ValueError('compression needs ball="gate" or "tensor", got ball="global".')
-        if sharded and communicate == "commit" and process_group is None:
+        if communicate == "commit":
+            self.check_parts(group, process_group)
+
+    @staticmethod
+    def check_parts(group: dict[str, Any], process_group: Group) -> None:
+        """Raises ValueError where different parts of tensors would be averaged.
+
+        Also before every step: a copy of the optimizer has no process group.
+        """
+        if process_group is None and any(map(is_sharded, group["params"])):
             raise ValueError(
                 'DTensor parameters with communicate="commit" need the process_group of those'
-                " processes that hold the same parts, got process_group=None."
+                " processes that hold the same parts, got process_group=None: a copy of an"
+                " optimizer needs it anew, optimizer.process_group = …"
             )
 
     def average(self, searches: list[Search], group: Group) -> None:
@@ -77,8 +91,11 @@ class CommitExchange:
         self.group = group
         displacements = [d for search in searches for d in search.displacements]
         states = [state for search in searches for state in search.states]
-        if processes(self.group) == 1 or not states:
+        count = processes(self.group)
+        if count == 1 or not states:
             return
+        if self.compression == "int8" and count > MOST:
+            raise ValueError(f'compression="int8" is for {MOST} processes or fewer, got {count}.')
         had = displacements[0].new_tensor([state["has_gradient"] for state in states])
         if self.overlap:
             self._swap(displacements, states, had)
@@ -110,26 +127,31 @@ class CommitExchange:
         lost = [state["unsent"] for state in states]
         vector += torch.cat([unsent.flatten() for unsent in lost])
         codes, scales = encode(vector, sizes, self.compression)
-        rest = (vector - decode(codes, scales, sizes)).nan_to_num(0.0, 0.0, 0.0).split(sizes)
-        for unsent, left in zip(lost, rest, strict=True):
-            unsent.copy_(left.view(unsent.shape))
         numbers = torch.cat([scales, had.float(), norms.float()])
         every = numbers.new_empty(processes(self.group), len(numbers))
         torch.distributed.all_gather(list(every.unbind()), numbers, group=self.group)
         of_tensors, *others = every.split([len(scales), len(had), len(norms)], dim=1)
-        mean = self._mean(codes, of_tensors, sizes)
+        mean, lost_of_mean = self._mean(codes, of_tensors, sizes)
+        rest = vector - decode(codes, scales, sizes) + lost_of_mean
+        for unsent, left in zip(lost, rest.nan_to_num(0.0, 0.0, 0.0).split(sizes), strict=True):
+            unsent.copy_(left.view(unsent.shape))
         parts = [
             part.view(d.shape) for part, d in zip(mean.split(sizes), displacements, strict=True)
         ]
         return [*parts, *(other.mean(0) for other in others)]
 
-    def _mean(self, codes: Tensor, scales: Tensor, sizes: list[int]) -> Tensor:
-        """The mean of all processes' vectors: each averages a chunk, and sends it to all."""
+    def _mean(self, codes: Tensor, scales: Tensor, sizes: list[int]) -> tuple[Tensor, Tensor]:
+        """The mean of all processes' vectors: each averages a chunk, and sends it to all.
+
+        Returns:
+            The mean (size,), and what this process is to send with its next vector (size,): what
+            rounding lost of its chunk, as often as there are processes to divide it by.
+        """
         count, place = processes(self.group), torch.distributed.get_rank(self.group)
-        chunk = 8 * -(-len(codes) // (8 * count))
+        chunk, size = chunk_size(len(codes), count), len(codes)
         owner = torch.arange(len(sizes), device=codes.device)
         owner = owner.repeat_interleave(torch.tensor(sizes, device=codes.device))
-        padding = count * chunk - len(codes)
+        padding = count * chunk - size
         owner = torch.nn.functional.pad(owner, (0, padding)).view(count, chunk)
         padded = torch.nn.functional.pad(codes, (0, padding))
         sent = pack(padded) if self.compression == "sign" else padded
@@ -137,18 +159,22 @@ class CommitExchange:
         torch.distributed.all_to_all_single(received, sent, group=self.group)
         signs = unpack(received) if self.compression == "sign" else received
         mean = (signs.view(count, chunk).float() * scales[:, owner[place]]).mean(0)
-        rounded = mean_scales(scales, self.compression)
-        own = round_mean(mean, rounded[owner[place]])
+        of_mean = mean_scales(scales, self.compression)
+        own = round_mean(mean, of_mean[owner[place]])
+        lost = torch.zeros_like(owner, dtype=mean.dtype)
+        lost[place] = count * (mean - own.float() * of_mean[owner[place]])
         every = own.new_empty(count, chunk)
         torch.distributed.all_gather(list(every.unbind()), own, group=self.group)
-        return (every.flatten().float() * rounded[owner.flatten()])[: len(codes)]
+        rounded = every.flatten().float() * of_mean[owner.flatten()]
+        return rounded[:size], lost.flatten()[:size]
 
     # -- one commit late ---------------------------------------------------------------------------
 
     def _swap(self, displacements: list[Tensor], states: list[Any], had: Tensor) -> None:
         """Sends these displacements and hands out the mean of those before; first of all zero."""
         self.settle()
-        bucket = torch.cat([*(d.flatten().float() for d in displacements), had.float()])
+        dtype = reduce(torch.promote_types, {d.dtype for d in displacements}, torch.float32)
+        bucket = torch.cat([*(d.flatten().to(dtype) for d in displacements), had.to(dtype)])
         bucket /= processes(self.group)
         work = torch.distributed.all_reduce(bucket, group=self.group, async_op=True)
         before = [state["pending"] for state in states]

@@ -1,9 +1,10 @@
 """Vectors in one byte or one bit an entry, and their mean over processes in one byte.
 
 A vector of several tensors, each with a scale of its own: "int8" rounds x to a whole multiple of
-max|x| / 127, "sign" keeps the sign and the mean size of an entry. What was lost is the caller's to
-add to the next vector. The mean over processes is rounded to 127ths of the mean scale, which bounds
-it, so that it travels in a byte an entry, too.
+max|x| / 127, "sign" keeps the sign and the mean size of an entry: one bit cannot hold 0, which
+counts as positive. The mean over processes is rounded to 127ths of the mean scale, which bounds it,
+so that it travels in a byte an entry, too. What was lost in either is the caller's to add to the
+next vector: what the mean lost, times the number of processes, to that of one of them.
 """
 
 import torch
@@ -27,13 +28,13 @@ def encode(vector: Tensor, sizes: list[int], kind: str) -> tuple[Tensor, Tensor]
         return torch.where(vector < 0, -1, 1).to(torch.int8), scales
     largest = torch.stack([part.abs().amax() if part.numel() else part.sum() for part in parts])
     scales = largest / LEVELS
-    steps = vector / _each(torch.where(scales > 0, scales, 1.0), sizes)
+    steps = vector / of_entries(torch.where(scales > 0, scales, 1.0), sizes)
     return steps.round().nan_to_num(0.0, 0.0, 0.0).to(torch.int8), scales
 
 
 def decode(codes: Tensor, scales: Tensor, sizes: list[int]) -> Tensor:
     """The vector that codes and scales stand for; not finite where a scale is not."""
-    return codes.to(scales.dtype) * _each(scales, sizes)
+    return codes.to(scales.dtype) * of_entries(scales, sizes)
 
 
 def mean_scales(scales: Tensor, kind: str) -> Tensor:
@@ -50,6 +51,11 @@ def round_mean(mean: Tensor, scales: Tensor) -> Tensor:
     return steps.nan_to_num(0.0, 0.0, 0.0).clamp(-LEVELS, LEVELS).to(torch.int8)
 
 
+def chunk_size(size: int, count: int) -> int:
+    """Entries that each of so many processes averages, padded to whole bytes of signs."""
+    return 8 * -(-size // (8 * count))
+
+
 def pack(codes: Tensor) -> Tensor:
     """Signs as bits, (size / 8,) uint8; the size must be a multiple of 8."""
     weights = (2 ** torch.arange(8, device=codes.device)).to(torch.uint8)
@@ -64,18 +70,6 @@ def unpack(packed: Tensor) -> Tensor:
     return (2 * bits.to(torch.int8) - 1).flatten()
 
 
-def mean_in_one_process(
-    vectors: list[Tensor], sizes: list[int], kind: str
-) -> tuple[Tensor, list[Tensor]]:
-    """What processes with these vectors would agree on, and what each of them lost."""
-    coded = [encode(vector, sizes, kind) for vector in vectors]
-    sent = [decode(codes, scales, sizes) for codes, scales in coded]
-    scales = _each(mean_scales(torch.stack([scale for _, scale in coded]), kind), sizes)
-    codes = round_mean(torch.stack(sent).mean(0), scales)
-    lost = [vector - s for vector, s in zip(vectors, sent, strict=True)]
-    return codes.to(scales.dtype) * scales, lost
-
-
-def _each(scales: Tensor, sizes: list[int]) -> Tensor:
-    """The scale of each entry."""
+def of_entries(scales: Tensor, sizes: list[int]) -> Tensor:
+    """The scale of each entry, (size,)."""
     return scales.repeat_interleave(torch.tensor(sizes, device=scales.device))

@@ -133,12 +133,14 @@ class FrankWolfe(Optimizer):
             given, else by the shapes of four tensors in a row, which must then be in one group.
         communicate: "gradient", which leaves it to whoever computes gradients, or "commit".
         compression: what a commit sends: "none", the displacements as they are; "int8", a byte a
-            weight; "sign", a bit a weight and process and a byte of the mean. What is lost is sent
-            with the next commit, and the mean stays in the ball.
+            weight, for 128 processes or fewer; "sign", a bit a weight and process and a byte of
+            the mean, where an entry of 0 moves, too, to and fro. What rounding loses is sent with
+            the next commit. The mean stays in the ball; what it is shortened by is lost. Sent and
+            kept in float32, whatever the weights are.
         overlap: a commit sends its displacements and moves by the mean of those sent before, which
             has arrived in the meantime; the first commit moves nothing.
         process_group: of communicate="commit"; None is torch.distributed's default group, where one
-            is up. A copy of the optimizer has None.
+            is up. A copy of the optimizer has None, until `process_group` is set anew.
 
     Raises:
         ValueError: for an option outside its range, complex tensors or sparse gradients.
@@ -183,7 +185,7 @@ class FrankWolfe(Optimizer):
         process_group: Group = None,
     ):
         check_process_group(process_group)
-        self._exchange = CommitExchange(compression, overlap)
+        self._exchange = CommitExchange(compression, overlap)  # the one of all groups to come
         self.communicate, self.process_group = communicate, process_group
         self.compression, self.overlap = compression, overlap
         if not (callable(outer) or outer in ("adam", "plain")):
@@ -198,7 +200,7 @@ class FrankWolfe(Optimizer):
             inner_weights=inner_weights, inner_iterate=inner_iterate,
             decoupled_weight_decay=decoupled_weight_decay, spectral=spectral, gates=gates,
             inner_step=0,  # inner gradients taken since the last commit
-            commits=0,
+            commits=0,  # those that moved the group's weights
             probe_radius=0.0,  # radius in force since the first of them
             outer=outer if isinstance(outer, str) else "callable",
         )  # fmt: skip
@@ -230,6 +232,7 @@ class FrankWolfe(Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
+        self._exchange = CommitExchange(self.compression, self.overlap)
         self._adopt_params()
         self._in_committed = False
         for group in self.param_groups:
@@ -239,7 +242,6 @@ class FrankWolfe(Optimizer):
 
     def _adopt_params(self) -> None:
         """What depends on which tensors there are."""
-        self._exchange = CommitExchange(self.compression, self.overlap)
         self._outer_step = OuterStep(self.outer, self.param_groups)
         every = [p for group in self.param_groups for p in group["params"]]
         self._search_kind = ShardedSearch if any(map(is_sharded, every)) else Search
@@ -331,6 +333,9 @@ class FrankWolfe(Optimizer):
             The closure's first loss, which is that of the committed weights.
         """
         self._refuse_in_committed("step()")
+        if self.communicate == "commit":
+            for group in self.param_groups:
+                self._exchange.check_parts(group, self.process_group)
         if closure is None:
             self._inner_step()
             return None
@@ -382,7 +387,8 @@ class FrankWolfe(Optimizer):
         if self.communicate == "commit":
             self._exchange.average(searches, self.process_group)
         for search in searches:
-            search.group["commits"] += 1
+            if search.with_gradient():  # else nothing moves: so the first commit with overlap
+                search.group["commits"] += 1
             search.find_direction()
             search.decay_weights()
             if self.outer == "plain":

@@ -1,0 +1,67 @@
+"""Processes that resume a run must stand at the same place of it; the other process is made up."""
+
+import pytest
+import torch
+
+from rnnopt import same_place
+from rnnopt.config import RunConfig
+from rnnopt.errors import UserError
+from rnnopt.runner import build_training
+
+
+@pytest.fixture(scope="module")
+def training():
+    return build_training(RunConfig(task="digits-pixels", hidden=4, budget="10evaluations"))
+
+
+def beside(other, monkeypatch):
+    """This process as the first of two, of which the other stands where `other` of ours says."""
+
+    def all_gather_object(every, own):
+        every[:] = [own, other(own)]
+
+    monkeypatch.setattr(same_place, "processes", lambda: 2)
+    monkeypatch.setattr(same_place.distributed, "all_gather_object", all_gather_object)
+
+
+def test_processes_at_the_same_place_go_on(training, monkeypatch):
+    beside(lambda own: own, monkeypatch)
+    with same_place.same_place(training):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("changed", "shown"),
+    [
+        (dict(evaluations=20.0), "process 1: 20 evaluations and 0 records"),
+        (dict(records=3), "process 1: 0 evaluations and 3 records"),
+        (dict(weights="f" * 64), "process 1: 0 evaluations and 0 records with weights ffffffff"),
+    ],
+)
+def test_another_place_is_an_error_of_all(changed, shown, training, monkeypatch):
+    beside(lambda own: own._replace(**changed), monkeypatch)
+    sentence = f"must resume from the same place, got process 0: 0 .*; {shown}"
+    with pytest.raises(UserError, match=sentence), same_place.same_place(training):
+        pass
+
+
+def test_one_changed_weight_is_another_place(training):
+    before = same_place._place(training)
+    assert same_place._place(training) == before
+    with torch.no_grad():
+        weight = next(training.model.parameters()).view(-1)
+        weight[0] += 1e-6
+        after = same_place._place(training)
+        weight[0] -= 1e-6
+    assert before.weights != after.weights
+
+
+def test_a_checkpoint_that_one_process_cannot_read_is_an_error_of_all(training, monkeypatch):
+    beside(lambda own: "checkpoint.pt is damaged.", monkeypatch)
+    of_one = pytest.raises(UserError, match=r"process 1: checkpoint\.pt is damaged\.")
+    with of_one, same_place.same_place(training):
+        pass
+    beside(lambda own: own, monkeypatch)
+    of_all = pytest.raises(UserError, match=r"^checkpoint\.pt is damaged\.$")
+    with of_all, same_place.same_place(training):
+        raise UserError("checkpoint.pt is damaged.")
