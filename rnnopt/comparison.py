@@ -18,6 +18,7 @@ from rnnopt.workers import Job as Job
 from rnnopt.workers import busy as busy
 from rnnopt.workers import interrupted as interrupted
 from rnnopt.workers import ready_worker as ready_worker
+from rnnopt.workers import signals_wait as signals_wait
 from rnnopt.workers import work as work
 
 
