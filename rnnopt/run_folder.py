@@ -94,17 +94,15 @@ class RunFolder:
             raise UserError(f"{path} must be a run folder, but it has no config.json.")
         return cls(path)
 
-    def refuse_run(self) -> None:
-        """Raises UserError if the folder holds a run."""
+    def refuse_run(self, advice: str = "go on with --resume or choose another --out") -> None:
+        """Raises UserError, which ends with `advice`, if the folder holds a run."""
         try:
             begun = (self.path / "config.json").exists()
         except OSError as error:
             error.filename = None
             raise self._cannot_write(error) from error
         if begun:
-            raise UserError(
-                f"{self.path} already holds a run: go on with --resume or choose another --out."
-            )
+            raise UserError(f"{self.path} already holds a run: {advice}.")
 
     @contextmanager
     def locked(self) -> Iterator[None]:

@@ -216,6 +216,17 @@ def test_a_comparison_is_not_mixed_with_another_by_accident(command, workplace):
     assert (workplace / "c" / "report.md").read_text() == before
 
 
+@pytest.mark.parametrize(
+    "asked",
+    [["compare", "--seeds", 0], ["compare", "--seeds", 0, "--resume"], ["sweep", "--trials", 1]],
+)
+def test_no_comparison_and_no_sweep_begins_in_the_folder_of_a_run(command, workplace, asked):
+    assert command("train", *TINY, "--out", "r")[0] == 0
+    before = sorted(workplace.rglob("*"))
+    assert_refused(command(*asked, *TINY, "--out", "r"), "r already holds a run: choose another")
+    assert sorted(workplace.rglob("*")) == before
+
+
 def test_in_a_comparison_an_optimizers_own_setting_counts(command, workplace):
     asked = ["--clip", 1, "--optimizers", "adam", "adam:clip=2", "--seeds", 0, "--workers", 1]
     assert command("compare", *TINY, *asked, "--out", "c")[0] == 0
