@@ -22,6 +22,7 @@ from rnnopt.config import MODELS
 from rnnopt.layers.kernels import cpu
 from rnnopt.optimizers.by_name import OPTIMIZERS
 from rnnopt.run_folder import RunFolder
+from rnnopt.specification import INTERNAL
 from rnnopt.tasks import TASKS, build_task, download
 
 TINY = ["--task", "digits-rows", "--hidden", "4", "--budget", "12evaluations"]
@@ -246,6 +247,12 @@ def test_in_a_comparison_an_optimizers_own_setting_counts(command, workplace):
         ("--model", "lsmt", ["unknown model 'lsmt'", "Did you mean 'lstm'?"]),
         ("--optimizer", "adams", ["unknown optimizer 'adams'", "Did you mean 'adam'?"]),
         ("--optimizer", "adam:bets=1", ["'bets'", "Did you mean 'betas'?"]),
+        (
+            "--optimizer",
+            "adam:betas=1,eps=0.1",
+            ["cannot take betas=1, it needs a pair such as betas=0.9..0.999."],
+        ),
+        ("--optimizer", "adam:weight_decay=big,eps=0.1", ["cannot take weight_decay=big, which"]),
         ("--optimizer", "adam:eps=-1", ["optimizer 'adam'", "-1"]),
         ("--optimizer", "adam:lr=fast", ["lr must be a number", "'fast'"]),
         ("--optimizer", "adam:lr=-1", ["lr must be a positive number", "-1"]),
@@ -294,6 +301,17 @@ def test_train_refuses_a_bad_value_in_one_sentence(command, workplace, option, v
     result = command("train", *settings, "--out", "run", option, value)
     assert_refused(result, *words)
     assert list(workplace.iterdir()) == []
+
+
+def test_options_that_only_say_how_a_step_is_computed_are_not_offered(command):
+    error = command("train", *TINY, "--optimizer", "adam:nothing=1")[2]
+    assert "lr, betas, eps, weight_decay, amsgrad, decoupled_weight_decay" in error
+    for option in INTERNAL:
+        assert option not in error
+
+
+def test_a_pair_is_written_with_two_dots(command):
+    assert command("train", *TINY, "--optimizer", "adam:betas=0.8..0.99")[0] == 0
 
 
 @pytest.mark.parametrize(
