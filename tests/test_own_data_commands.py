@@ -371,3 +371,12 @@ def test_japanese_vowels_are_learnt_from_the_archives_own_files(command):
     code, _, _ = command("train", "--data", data, "--test", test, "--out", "run", *options)
     assert code == 0
     assert RunFolder.open(Path("run")).read_result()["test_metric"] > 0.9
+
+
+@pytest.mark.parametrize(("steps", "warned"), [(12, False), (13, False), (30, True), (6, True)])
+def test_predict_warns_of_series_of_other_lengths_than_those_trained_on(run, command, steps, warned):
+    rows = [",".join(["rise", *(f"{step}.5" for step in range(steps))]) for _ in range(3)]
+    Path("new.csv").write_text("\n".join(rows) + "\n")
+    code, _, error = command("predict", run, "--data", "new.csv")
+    told = f"warning: 3 of 3 series have {steps} steps, and the network was trained on 12:"
+    assert (code, error.startswith(told), len(error.splitlines())) == (0, warned, int(warned))
