@@ -380,3 +380,17 @@ def test_predict_warns_of_series_of_other_lengths_than_those_trained_on(run, com
     code, _, error = command("predict", run, "--data", "new.csv")
     told = f"warning: 3 of 3 series have {steps} steps, and the network was trained on 12:"
     assert (code, error.startswith(told), len(error.splitlines())) == (0, warned, int(warned))
+
+
+def test_a_class_with_too_few_series_is_warned_of(waves, command):
+    rows = waves.read_text().splitlines()
+    flat = ",".join(["flat", *["50"] * 12])
+    steep = ",".join(["steep", *(str(9 * step) for step in range(12))])
+    Path("own.csv").write_text("\n".join([*rows, flat, steep, steep]) + "\n")
+    loud = TINY[:-1]
+    code, _, error = command("train", "--data", "own.csv", "--out", "r", *loud)
+    (line,) = [line for line in error.splitlines() if "warning" in line]
+    assert (code, line.count("class ")) == (0, 2)
+    assert line.startswith("warning: class 'flat' has one series: none to validate or test on;")
+    assert "class 'steep' has 2 series: none to " in line
+    assert "warning" not in command("train", "--data", "waves.csv", "--out", "s", *loud)[2]
