@@ -69,7 +69,8 @@ class SharedConfig(DataConfig):
         stop_at_target: end a run once the task's target is met on the validation set.
         on_nonfinite: what to do when a loss or a gradient is not finite: stop (the run ends as
             diverged), raise (an error that names the step), skip (that minibatch is left out) or
-            restore (back to the last checkpoint, on with other minibatches; ten times at most).
+            restore (back to the last checkpoint, on with other minibatches; the eleventh time ends
+            the run as diverged).
         device: cpu, cuda or any name that torch knows.
         threads: processor threads a run; small recurrent networks are slower with more.
     """
