@@ -48,7 +48,7 @@ def assert_refused(result, *words):
     code, out, error = result
     assert code == 2, error
     assert out == ""
-    lines = error.strip().splitlines()
+    lines = error.splitlines()
     assert len(lines) == 1, error
     assert lines[0].startswith("rnnopt: ")
     for word in words:
