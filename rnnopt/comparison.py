@@ -37,9 +37,9 @@ def plan(
     """
     for name, values in (("optimizers", optimizers), ("seeds", seeds)):
         if not values:
-            raise UserError(f"compare needs at least one of {name}.")
+            raise UserError(f"compare needs at least one of --{name}.")
         if len(set(values)) < len(values):
-            raise UserError(f"{name} must differ from each other, got {values}.")
+            raise UserError(f"--{name} must differ from each other, got {values}.")
     task = task_of(shared)
     announce(task)
     jobs = []

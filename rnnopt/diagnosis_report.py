@@ -52,7 +52,7 @@ def verdict(
     """What is the matter with a run, the gravest first; one healthy finding if nothing is.
 
     Of a run that reached its target it is said first that it learns. Looks at which the mean
-    gradient drowned in the noise give no estimate of the noise scale and are left out of its median.
+    gradient drowned in the noise give no estimate of the noise scale: its median is without them.
 
     Args:
         looks: of `Diagnosis`, at least one.

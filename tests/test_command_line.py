@@ -273,10 +273,10 @@ def test_in_a_comparison_an_optimizers_own_setting_counts(command, workplace):
         ("--clip", "-1", ["clip must be a positive number"]),
         ("--clip-value", "0", ["clip-value must be a positive number"]),
         ("--tbptt", "0", ["tbptt must be at least 1"]),
-        ("--tbptt-backward", "3", ["tbptt-backward needs tbptt"]),
+        ("--tbptt-backward", "3", ["--tbptt-backward needs --tbptt"]),
         ("--optimizer", "adam:tbptt=2.5", ["tbptt must be a whole number", "2.5"]),
         ("--optimizer", "adam:tbptt=0", ["tbptt must be at least 1"]),
-        ("--optimizer", "adam:tbptt_backward=2", ["tbptt-backward needs tbptt"]),
+        ("--optimizer", "adam:tbptt_backward=2", ["--tbptt-backward needs --tbptt"]),
         ("--optimizer", "adam:decay=slow", ["decay must be a number", "'slow'"]),
         ("--optimizer", "adam:schedule=plato", ["'plato'", "Did you mean 'plateau'?"]),
         ("--decay", "0", ["decay must be in (0, 1), got 0"]),
@@ -288,12 +288,12 @@ def test_in_a_comparison_an_optimizers_own_setting_counts(command, workplace):
         ("--layers", "0", ["layers must be at least 1"]),
         ("--dropout", "1", ["dropout must be in [0, 1)"]),
         ("--dropout", "nan", ["dropout must be in [0, 1)"]),
-        ("--batch-size", "0", ["batch-size must be at least 1"]),
+        ("--batch-size", "0", ["rnnopt: --batch-size must be at least 1"]),
         ("--evaluate-every", "0", ["evaluate-every must be at least 1"]),
         ("--threads", "0", ["threads must be at least 1"]),
         ("--seed", "-1", ["seed must be in"]),
-        ("--device", "gpu", ["'gpu'"]),
-        ("--device", "meta", ["'meta'"]),
+        ("--device", "gpu", ["--device must be cpu, cuda,", "got 'gpu'."]),
+        ("--device", "meta", ["--device 'meta' is not available: this machine"]),
     ],
 )
 def test_train_refuses_a_bad_value_in_one_sentence(command, workplace, option, value, words):
@@ -318,7 +318,10 @@ def test_a_pair_is_written_with_two_dots(command):
     ("options", "words"),
     [
         (["--tbptt", "2", "--tbptt-backward", "0"], ["tbptt-backward must be at least 1, got 0"]),
-        (["--tbptt", "2", "--readout", "mean"], ["tbptt needs readout last or every, got mean"]),
+        (
+            ["--tbptt", "2", "--readout", "mean"],
+            ["--tbptt needs --readout last or every, got mean"],
+        ),
         (["--model", "indrnn-6", "--layers", "3"], ["'indrnn-6' has layers=6, got ", "3."]),
         (["--model", "indrnn-6", "--dropout", "0.5"], ["'indrnn-6' has dropout=0.1, got ", "0.5."]),
         # What other models have by default is no less a choice.
@@ -381,9 +384,9 @@ def test_resume_needs_a_folder_with_a_run(command, workplace):
     ("arguments", "words"),
     [
         (["--optimizers", "adam", "adam"], ["optimizers must differ"]),
-        (["--optimizers"], ["at least one of optimizers"]),
+        (["--optimizers"], ["at least one of --optimizers"]),
         (["--seeds", "1", "1"], ["seeds must differ"]),
-        (["--seeds"], ["at least one of seeds"]),
+        (["--seeds"], ["at least one of --seeds"]),
         (["--seeds", "-1"], ["seed must be in"]),
         (["--workers", "-1"], ["workers must be at least 0"]),
         (["--optimizers", "adam", "sdg"], ["'sdg'", "Did you mean 'sgd'?"]),

@@ -134,13 +134,17 @@ def test_a_test_file_takes_the_place_of_the_split(waves, command):
         (["--data", "none.csv"], ["none.csv does not exist"]),
         (["--data", "waves.csv", "--task", "adding"], ["--data takes the place of --task"]),
         (["--test", "waves.csv"], ["test needs --data"]),
-        (["--missing", "mean"], ["missing needs --data"]),
+        (["--missing", "mean"], ["--missing needs --data, got none."]),
         (["--data", "waves.csv", "--validation", "1"], ["validation must be in (0, 1), got 1.0"]),
         (["--data", "waves.csv", "--subsample", "0"], ["subsample must be at least 1"]),
         (["--data", "waves.csv", "--kind", "regression"], ["regression needs numbers", "'fall'"]),
         (
             ["--data", "gap.csv"],
-            ["are missing in", "the first in series", "choose missing zero, mean"],
+            [
+                "are missing in",
+                "the first in series",
+                "choose --missing zero, mean or interpolate, or --padded",
+            ],
         ),
     ],
 )
@@ -374,7 +378,9 @@ def test_japanese_vowels_are_learnt_from_the_archives_own_files(command):
 
 
 @pytest.mark.parametrize(("steps", "warned"), [(12, False), (13, False), (30, True), (6, True)])
-def test_predict_warns_of_series_of_other_lengths_than_those_trained_on(run, command, steps, warned):
+def test_predict_warns_of_series_of_other_lengths_than_those_trained_on(
+    run, command, steps, warned
+):
     rows = [",".join(["rise", *(f"{step}.5" for step in range(steps))]) for _ in range(3)]
     Path("new.csv").write_text("\n".join(rows) + "\n")
     code, _, error = command("predict", run, "--data", "new.csv")

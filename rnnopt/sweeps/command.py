@@ -102,7 +102,7 @@ def _check(trials: int, heartbeat: int, workers: int) -> None:
         ("workers", workers, 0),
     ):
         if value < least:
-            raise UserError(f"{name} must be at least {least}, got {value}.")
+            raise UserError(f"--{name} must be at least {least}, got {value}.")
 
 
 def _plan(
