@@ -18,6 +18,7 @@ from rnnopt.workers import Job as Job
 from rnnopt.workers import busy as busy
 from rnnopt.workers import interrupted as interrupted
 from rnnopt.workers import ready_worker as ready_worker
+from rnnopt.workers import signals_wait as signals_wait
 from rnnopt.workers import work as work
 
 
@@ -36,9 +37,9 @@ def plan(
     """
     for name, values in (("optimizers", optimizers), ("seeds", seeds)):
         if not values:
-            raise UserError(f"compare needs at least one of {name}.")
+            raise UserError(f"compare needs at least one of --{name}.")
         if len(set(values)) < len(values):
-            raise UserError(f"{name} must differ from each other, got {values}.")
+            raise UserError(f"--{name} must differ from each other, got {values}.")
     task = task_of(shared)
     announce(task)
     jobs = []

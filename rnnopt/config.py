@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from rnnopt.data_config import DataConfig, data_name
-from rnnopt.errors import UserError, unknown_name
+from rnnopt.errors import UserError, option, unknown_name
 from rnnopt.layers.sequence_model import Initialization, Readout
 
 # Settings of a model that the user does not choose one by one.
@@ -69,7 +69,8 @@ class SharedConfig(DataConfig):
         stop_at_target: end a run once the task's target is met on the validation set.
         on_nonfinite: what to do when a loss or a gradient is not finite: stop (the run ends as
             diverged), raise (an error that names the step), skip (that minibatch is left out) or
-            restore (back to the last checkpoint, on with other minibatches; ten times at most).
+            restore (back to the last checkpoint, on with other minibatches; the eleventh time ends
+            the run as diverged).
         device: cpu, cuda or any name that torch knows.
         threads: processor threads a run; small recurrent networks are slower with more.
     """
@@ -109,20 +110,19 @@ class SharedConfig(DataConfig):
         for name in (*counts, "tbptt_backward"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise UserError(f"{name.replace('_', '-')} must be at least 1, got {value}.")
+                raise UserError(f"{option(name)} must be at least 1, got {value}.")
         for name in ("lr", "clip", "clip_value", "patience"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
-                shown = name.replace("_", "-")
-                raise UserError(f"{shown} must be a positive number, got {value}.")
+                raise UserError(f"{option(name)} must be a positive number, got {value}.")
         if not 0 < self.decay < 1:
-            raise UserError(f"decay must be in (0, 1), got {self.decay}.")
+            raise UserError(f"--decay must be in (0, 1), got {self.decay}.")
         if self.tbptt_backward is not None and self.tbptt is None:
-            raise UserError("tbptt-backward needs tbptt, the steps between updates.")
+            raise UserError("--tbptt-backward needs --tbptt, the steps between updates.")
         if self.tbptt is not None and self.readout == "mean":
-            raise UserError("tbptt needs readout last or every, got mean.")
+            raise UserError("--tbptt needs --readout last or every, got mean.")
         if self.dropout is not None and not 0 <= self.dropout < 1:
-            raise UserError(f"dropout must be in [0, 1), got {self.dropout}.")
+            raise UserError(f"--dropout must be in [0, 1), got {self.dropout}.")
         if self.schedule not in get_args(Schedule):
             raise unknown_name("schedule", self.schedule, get_args(Schedule))
         if self.on_nonfinite not in get_args(OnNonfinite):
@@ -130,7 +130,9 @@ class SharedConfig(DataConfig):
         if not self.schedule.startswith("plateau"):
             for name in ("decay", "patience"):
                 if getattr(self, name) != getattr(SharedConfig, name):
-                    raise UserError(f"{name} needs a plateau schedule, got {self.schedule}.")
+                    raise UserError(
+                        f"{option(name)} needs a plateau schedule, got {self.schedule}."
+                    )
         Budget.parse(self.budget)
 
 
@@ -151,7 +153,7 @@ class RunConfig(SharedConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 <= self.seed < 2**63:
-            raise UserError(f"seed must be in 0 … 2^63 - 1, got {self.seed}.")
+            raise UserError(f"--seed must be in 0 … 2^63 - 1, got {self.seed}.")
 
     def to_dict(self) -> dict[str, Any]:
         """All fields, as saved with a run."""

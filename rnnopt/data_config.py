@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from rnnopt.errors import UserError, unknown_name
+from rnnopt.errors import UserError, option, unknown_name
 
 Kind = Literal["classification", "regression"]
 Missing = Literal["error", "zero", "mean", "interpolate"]
@@ -69,19 +69,19 @@ class DataConfig:
         if self.data is None:
             for field in fields(DataConfig):
                 if getattr(self, field.name) != field.default:
-                    raise UserError(f"{field.name.replace('_', '-')} needs --data, got none.")
+                    raise UserError(f"{option(field.name)} needs --data, got none.")
             return
         for name in ("data", "test"):
             if getattr(self, name) is not None:  # a run must find it from anywhere
                 object.__setattr__(self, name, str(Path(getattr(self, name)).absolute()))
         for name in ("validation", "test_fraction"):
             if not 0 < getattr(self, name) < 1:
-                shown = name.replace("_", "-")
-                raise UserError(f"{shown} must be in (0, 1), got {getattr(self, name)}.")
+                value = getattr(self, name)
+                raise UserError(f"{option(name)} must be in (0, 1), got {value}.")
         if self.subsample < 1:
-            raise UserError(f"subsample must be at least 1, got {self.subsample}.")
+            raise UserError(f"--subsample must be at least 1, got {self.subsample}.")
         if not 0 <= self.split_seed < 2**63:
-            raise UserError(f"split-seed must be in 0 … 2^63 - 1, got {self.split_seed}.")
+            raise UserError(f"--split-seed must be in 0 … 2^63 - 1, got {self.split_seed}.")
         choices: tuple[tuple[str, tuple[Any, ...]], ...] = (
             ("kind", (None, *get_args(Kind))),
             ("missing", get_args(Missing)),

@@ -45,7 +45,10 @@ def figure(
     _losses(axes[0][2], looks, records)
     _noise(axes[1][0], looks)
     _angles(axes[1][1], looks, directions)
+    for axis in axes.flat:
+        axis.set_xlim(0, max(looks[-1]["evaluations"], 1))
     _curvature(axes[1][2], looks)
+    axes[1][2].autoscale(axis="x")
     for axis in axes.flat:
         axis.grid(alpha=0.3)
         if axis.get_legend_handles_labels()[0]:
@@ -64,9 +67,8 @@ def _heat_map(axis: "Axes", looks: Sequence[Look], name: str) -> None:
     colors = np.ma.masked_invalid(logarithms)
     places = [float(look["evaluations"]) for look in looks]
     middles = [(a + b) / 2 for a, b in pairwise(places)]
-    # A column reaches half way to its neighbours, the outer ones as far to the other side.
-    left = 2 * places[0] - middles[0] if middles else places[0] - 0.5
-    right = 2 * places[-1] - middles[-1] if middles else places[0] + 0.5
+    # A column reaches half way to its neighbours, the outer ones from 0 and to the last look.
+    left, right = 0.0, max(places[-1], 1.0)
     steps = np.arange(len(norms) + 1) + 0.5
     axis.set_facecolor("#cccccc")  # shows where there is no number, or zero
     axis.set_title(name, fontsize=10)
@@ -83,6 +85,8 @@ def _heat_map(axis: "Axes", looks: Sequence[Look], name: str) -> None:
 def _points(axis: "Axes", xs: Sequence[float], ys: Sequence[float], **style: Any) -> None:
     """A line through the points that are finite; none if there are none."""
     pairs = [(x, y) for x, y in zip(xs, ys, strict=True) if math.isfinite(y)]
+    if len(pairs) == 1:  # which makes no line
+        style.setdefault("marker", ".")
     if pairs:
         axis.plot(*zip(*pairs, strict=True), **style)
 
@@ -146,10 +150,11 @@ def _angles(axis: "Axes", looks: Sequence[Look], directions: Sequence[Record]) -
     """Every step's angle, and the median since the last look."""
     spent = looks[-1]["evaluations"]
     scale = spent / directions[-1]["step"] if directions else 1.0  # evaluations a step
-    axis.plot(
+    _points(
+        axis,
         [record["step"] * scale for record in directions],
         [record["angle"] for record in directions],
-        ".", color=COLORS[5], markersize=3, label="a step",
+        marker=".", linestyle="none", color=COLORS[5], markersize=3, label="a step",
     )  # fmt: skip
     at = [look["evaluations"] for look in looks]
     _points(axis, at, [look["angle"] for look in looks], color=COLORS[0], label="median")

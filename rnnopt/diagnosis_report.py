@@ -25,6 +25,7 @@ THRESHOLDS = {
     "exploding": 1e4,  # the same above it
     "noisy": 10.0,  # noise scale above so many minibatches
 }
+ESTIMATES = 2  # looks with an estimate of the noise scale, at least, to judge by
 BOUNDED = ("rnn", "lstm", "gru")  # cells with states in -1 … 1
 
 Look = dict[str, Any]
@@ -35,7 +36,7 @@ class Finding:
     """One thing that is the matter, or that nothing is.
 
     Args:
-        kind: "not finite", "exploding", "vanishing", "noisy" or "healthy".
+        kind: "not finite", "learns", "exploding", "vanishing", "noisy" or "healthy".
         sentence: what was found, with the numbers it rests on.
         advice: what to try, the most promising first.
     """
@@ -50,6 +51,9 @@ def verdict(
 ) -> list[Finding]:
     """What is the matter with a run, the gravest first; one healthy finding if nothing is.
 
+    Of a run that reached its target it is said first that it learns. Looks at which the mean
+    gradient drowned in the noise give no estimate of the noise scale: its median is without them.
+
     Args:
         looks: of `Diagnosis`, at least one.
         status: how the run ended.
@@ -58,6 +62,10 @@ def verdict(
     """
     found = [_not_finite(looks, status, config)]
     sound = [look for look in looks if _is_finite(look)]
+    learns = status == "reached target" and not found[0]
+    if learns:
+        found.append(Finding("learns", "learns: the run reached its target on validation data."))
+    grave = len(found)
     if sound:
         ratios = {
             name: middle([look["layers"][name]["ratio"] for look in sound])
@@ -68,14 +76,19 @@ def verdict(
             found.append(_of_flow("exploding", "above", high, ratios[high], sound, config))
         if ratios[low] < THRESHOLDS["vanishing"]:
             found.append(_of_flow("vanishing", "below", low, ratios[low], sound, config))
-        scale = middle([look["noise"]["scale"] for look in sound])
+        scales = [look["noise"]["scale"] for look in sound]
+        scales = [scale for scale in scales if math.isfinite(scale)]
+        scale = middle(scales) if len(scales) >= ESTIMATES else math.nan
         if scale > THRESHOLDS["noisy"] * batch_size:
-            found.append(_noisy(scale, batch_size, config))
-        if found == [None]:
+            found.append(_noisy(scale, batch_size, config, learns))
+        if not any(found[grave:]) and not found[0]:
+            noise = f"is {scale:.3g} sequences at a batch size of {batch_size}"
+            if math.isnan(scale):
+                noise = f"has too few looks with an estimate ({len(scales)} of {len(looks)})"
             sentence = (
                 f"healthy: the gradient at the first step is {ratios[low]:.2g} of that at the last"
                 f" in {low}, where it is weakest (median of {_count(sound)}), and the noise scale"
-                f" is {scale:.3g} sequences at a batch size of {batch_size}."
+                f" {noise}."
             )
             found.append(Finding("healthy", sentence))
     return [finding for finding in found if finding]
@@ -122,12 +135,16 @@ def _of_flow(
     return Finding(kind, sentence, tuple(advice))
 
 
-def _noisy(scale: float, batch_size: int, config: RunConfig) -> Finding:
+def _noisy(scale: float, batch_size: int, config: RunConfig, learns: bool) -> Finding:
+    """Of a run that learns a remark: there is nothing to mend."""
     sentence = (
-        f"noisy: the noise scale is {scale:.3g} sequences, {scale / batch_size:.3g} times the batch"
+        f"the noise scale is {scale:.3g} sequences, {scale / batch_size:.3g} times the batch"
         f" size {batch_size} (median over the looks; above {THRESHOLDS['noisy']:g} times counts as"
-        " noisy): a minibatch says little about where the loss falls."
+        " noisy)"
     )
+    if learns:
+        return Finding("noisy", f"a remark: {sentence}, as is usual once little is left to learn.")
+    sentence = f"noisy: {sentence}: a minibatch says little about where the loss falls."
     options = parse(config.optimizer)[1]
     advice = [f"--batch-size {4 * batch_size}"]
     if config.schedule == "constant":

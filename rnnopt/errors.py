@@ -1,5 +1,6 @@
 """The error that is the user's to mend: shown as one sentence, without a traceback, exit code 2."""
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -16,6 +17,16 @@ class UserError(Exception):
         if len(sentence) > most:
             sentence = f"{sentence[: most - end]} … {sentence[-end:]}"
         super().__init__(sentence)
+
+
+def option(field: str) -> str:
+    """What the command line calls a field of a config: --batch-size."""
+    return f"--{field.replace('_', '-')}"
+
+
+def without_dashes(sentence: str) -> str:
+    """The sentence with the options as Python calls them: batch_size for --batch-size."""
+    return re.sub(r"--([a-z][a-z-]*)", lambda found: found[1].replace("-", "_"), sentence)
 
 
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> UserError:

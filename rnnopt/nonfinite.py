@@ -109,7 +109,7 @@ class NonFinite:
         lr = float(self.optimizer.param_groups[0]["lr"])
         return (
             f"step {step} ({spent:g} evaluations): {trouble}. Take a smaller lr than {lr:g}, clip"
-            " the gradient (clip=1), or leave such steps out (on-nonfinite skip or restore)."
+            " the gradient (clip=1), or leave such steps out (--on-nonfinite skip or restore)."
         )
 
     def _state(self) -> dict[str, Any]:

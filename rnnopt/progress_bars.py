@@ -9,9 +9,19 @@ from rich.table import Column
 from rnnopt.training import Progress as TrainingProgress
 
 
+class Bars(Progress):
+    """As rich draws them, without the empty line in a file where no bar was drawn."""
+
+    def stop(self) -> None:
+        if self.console.is_interactive or any(task.visible for task in self.tasks):
+            super().stop()
+        else:
+            self.live.stop()
+
+
 def bars_on(console: Console, quiet: bool = False) -> Progress:
     """Bars with a description, the share done, the time left and a note."""
-    return Progress(
+    return Bars(
         TextColumn(
             "{task.description}",
             markup=False,

@@ -44,6 +44,8 @@ TUNING = "tuning"  # the folder, in a comparison's, of the runs that chose its l
 BEST = "best.pt"
 notes = logging.getLogger("rnnopt")  # a warning goes to standard error where nobody says otherwise
 
+GO_ON = "go on with --resume or choose another --out"  # with a folder that holds a run
+
 
 class CannotWrite(UserError):
     """A file of a run folder cannot be written: a full disk, no permission, …."""
@@ -94,17 +96,15 @@ class RunFolder:
             raise UserError(f"{path} must be a run folder, but it has no config.json.")
         return cls(path)
 
-    def refuse_run(self) -> None:
-        """Raises UserError if the folder holds a run."""
+    def refuse_run(self, advice: str = GO_ON) -> None:
+        """Raises UserError, which ends with `advice`, if the folder holds a run."""
         try:
             begun = (self.path / "config.json").exists()
         except OSError as error:
             error.filename = None
             raise self._cannot_write(error) from error
         if begun:
-            raise UserError(
-                f"{self.path} already holds a run: go on with --resume or choose another --out."
-            )
+            raise UserError(f"{self.path} already holds a run: {advice}.")
 
     @contextmanager
     def locked(self) -> Iterator[None]:

@@ -15,6 +15,7 @@ from rnnopt.checkpoints import CHECKPOINT
 from rnnopt.config import MODELS, Budget, RunConfig, SharedConfig
 from rnnopt.distributed import processes
 from rnnopt.errors import UserError
+from rnnopt.errors import option as as_option
 from rnnopt.layers.sequence_model import SequenceModel
 from rnnopt.optimizers.by_name import OPTIMIZERS, build_optimizer
 from rnnopt.run_folder import CannotWrite, RunFolder
@@ -72,8 +73,8 @@ def check_once(config: RunConfig, given: Collection[str] = ()) -> None:
         if asked and option in own and own[option] != value:
             shown = f"{value:g}" if isinstance(value, float) else value
             raise UserError(
-                f"{option.replace('_', '-')} must be given once, got {shown} and that of the"
-                f" optimizer, {config.optimizer!r}."
+                f"{as_option(option)} must be given once, got {shown} and that of the optimizer,"
+                f" {config.optimizer!r}."
             )
 
 
@@ -82,13 +83,13 @@ def settle(config: RunConfig, task: Task) -> RunConfig:
     if task.readout == "every":
         if config.readout not in (None, "every"):
             raise UserError(
-                f"{task.name} has a target at every step and needs readout every, got"
+                f"{task.name} has a target at every step and needs --readout every, got"
                 f" {config.readout}."
             )
         if config.tbptt is not None:
             raise UserError(
-                f"tbptt needs one target a sequence, and {task.name} has one at every step: leave"
-                " tbptt out, and cut the sequences shorter by the task's length."
+                f"--tbptt needs one target a sequence, and {task.name} has one at every step: leave"
+                " it out, and cut the sequences shorter by the task's length."
             )
     return replace(config, readout=config.readout or task.readout)
 
@@ -177,7 +178,9 @@ def _refuse(config: RunConfig, reason: str) -> None:
     for name in ("clip", "clip_value", "tbptt"):
         if getattr(config, name) is not None:
             optimizer = parse(config.optimizer)[0]
-            raise UserError(f"optimizer {optimizer!r} {reason}: it cannot go with {name}.")
+            raise UserError(
+                f"optimizer {optimizer!r} {reason}: it cannot go with {as_option(name)}."
+            )
 
 
 def _build_admm(
@@ -377,8 +380,15 @@ def _device(name: str) -> torch.device:
     """The torch device of that name, or a UserError when this machine lacks it."""
     try:
         device = torch.device(name)
+    except RuntimeError as error:
+        raise UserError(
+            f"--device must be cpu, cuda, cuda:1, mps or another that torch knows, got {name!r}."
+        ) from error
+    try:
         torch.zeros((), device=device).item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"device {name!r} is not available here: {reason}") from error
+        raise UserError(
+            f"--device {name!r} is not available: this machine, or the torch installed on it, has"
+            " no such device."
+        ) from error
     return device

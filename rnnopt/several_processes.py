@@ -22,7 +22,7 @@ from rnnopt.config import RunConfig
 from rnnopt.distributed import mean_numbers, processes
 from rnnopt.errors import UserError
 from rnnopt.files import json_bytes, read_json
-from rnnopt.run_folder import RunFolder
+from rnnopt.run_folder import GO_ON, RunFolder
 from rnnopt.tasks.task import Batch, Batches, Task
 
 NOTE = "torchrun.json"  # in the run folder: who began it
@@ -187,10 +187,10 @@ class FirstFolder(RunFolder):
             RunFolder.create(path, config, data)
         return folder
 
-    def refuse_run(self) -> None:
+    def refuse_run(self, advice: str = GO_ON) -> None:
         """Raises UserError in all processes if the folder holds a run."""
         with _told():
-            super().refuse_run()
+            super().refuse_run(advice)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -210,7 +210,7 @@ class ReadFolder(RunFolder):
         _hear()
         return cls(path)
 
-    def refuse_run(self) -> None:
+    def refuse_run(self, advice: str = GO_ON) -> None:
         """Waits for what the first process finds."""
         _hear()
 

@@ -7,6 +7,8 @@ from typing import Any
 from rnnopt.errors import UserError, unknown_name
 
 Value = bool | int | float | str | tuple[float, float] | None
+# Options of torch's optimizers about how a step is computed, or that would turn it round.
+INTERNAL = ("capturable", "differentiable", "foreach", "fused", "maximize")
 WORDS: dict[str, Value] = {"true": True, "false": False, "none": None}
 
 
@@ -55,7 +57,8 @@ def call_with(
         if option not in known:
             if not known:
                 raise UserError(f"{kind} {name!r} has no options, got {option!r}.")
-            raise unknown_name(f"option of {kind} {name!r}:", option, known)
+            offered = [one for one in known if one not in INTERNAL]
+            raise unknown_name(f"option of {kind} {name!r}:", option, offered)
     try:
         return function(*args, **options)
     except UserError:
@@ -66,10 +69,32 @@ def call_with(
     except (TypeError, ArithmeticError, AttributeError, LookupError, MemoryError) as error:
         if not options:  # then it is no option's fault
             raise
-        raise UserError(
-            f"{kind} {name!r}: it cannot take {write('', options)[1:]}, one of these is of the"
-            " wrong kind or size."
-        ) from error
+        raise UserError(f"{kind} {name!r}: it cannot take {_taken(function, options)}.") from error
+
+
+def _taken(function: Callable[..., Any], options: dict[str, Value]) -> str:
+    """The options that `function` could not take, as far as their defaults' kinds tell, and why."""
+    defaults = {name: p.default for name, p in inspect.signature(function).parameters.items()}
+    for option, value in options.items():
+        if isinstance(defaults[option], tuple) and not isinstance(value, tuple):
+            example = write("", {option: defaults[option]})[1:]
+            return f"{write('', {option: value})[1:]}, it needs a pair such as {example}"
+    wrong = {
+        option: value
+        for option, value in options.items()
+        if _kind(defaults[option]) not in (None, _kind(value))
+    }
+    why = ", which is of the wrong kind or size"
+    if len(wrong or options) > 1:
+        why = ", one of these is of the wrong kind or size"
+    return write("", wrong or options)[1:] + why
+
+
+def _kind(value: Any) -> type | None:
+    """The type of a value, that of whole numbers counting as that of numbers; None if unknown."""
+    if value is None or value is inspect.Parameter.empty:
+        return None
+    return float if type(value) is int else type(value)
 
 
 def value_of(text: str) -> Value:

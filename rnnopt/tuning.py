@@ -103,7 +103,7 @@ def plan(
         resume: whether the folder may hold some of the runs.
     """
     if trials < 2:
-        raise UserError(f"tune must be at least 2 trials, got {trials}.")
+        raise UserError(f"--tune must be at least 2 trials, got {trials}.")
     task = task_of(shared)
     candidates = []
     seen: set[str] = set()

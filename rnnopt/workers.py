@@ -5,10 +5,10 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import connection, get_context, parent_process
 from multiprocessing.context import SpawnContext
@@ -104,6 +104,27 @@ DIED = (
 )
 
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM)  # which the parent alone answers
+
+
+@contextmanager
+def signals_wait() -> Iterator[None]:
+    """Holds SIGINT and SIGTERM back; the processes that are started meanwhile never get them.
+
+    A terminal sends Ctrl-C to all its processes, also to one that is still importing. A process
+    inherits what its parent holds back, and `ready_worker` then ignores it; where a system cannot
+    hold back, nothing is done.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def work(
     jobs: list[Job], workers: int, tell: Callable[[list[Job]], None], stop: threading.Event
 ) -> list[str]:
@@ -143,14 +164,17 @@ def empty(queue: Queue, workers: int, tell: Callable[[], None], stop: threading.
                 queue.look()
                 while free and (job := queue.take()) is not None:
                     pool = free.pop()
-                    under_way[pool.submit(_do, job)] = job, pool
+                    with signals_wait():  # this starts the pool's process
+                        under_way[pool.submit(_do, job)] = job, pool
                 done = _some(under_way, stop)
                 with suppress(UserError):  # a damaged folder is for its own worker to tell of
                     tell()
                 for future in done:
                     job, pool = under_way.pop(future)
-                    queue.ended(job, future.exception())
-                    free.append(new_pool() if died(future.exception()) else pool)
+                    error = future.exception()
+                    lost = died(error)
+                    queue.ended(job, None if lost and stop.is_set() else error)
+                    free.append(new_pool() if lost else pool)
         finally:  # before any pool is waited for: runs under way save themselves
             end.set()
 
@@ -180,8 +204,10 @@ def ready_worker(end: Any) -> None:
     global _end
     _end = end
     keep_freed_memory()
-    for number in (signal.SIGINT, signal.SIGTERM):  # the parent decides
+    for number in SIGNALS:  # the parent decides
         signal.signal(number, signal.SIG_IGN)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     threading.Thread(target=_outlive_nobody, daemon=True).start()
 
 

@@ -22,6 +22,7 @@ from rnnopt.config import MODELS
 from rnnopt.layers.kernels import cpu
 from rnnopt.optimizers.by_name import OPTIMIZERS
 from rnnopt.run_folder import RunFolder
+from rnnopt.specification import INTERNAL
 from rnnopt.tasks import TASKS, build_task, download
 
 TINY = ["--task", "digits-rows", "--hidden", "4", "--budget", "12evaluations"]
@@ -47,7 +48,7 @@ def assert_refused(result, *words):
     code, out, error = result
     assert code == 2, error
     assert out == ""
-    lines = error.strip().splitlines()
+    lines = error.splitlines()
     assert len(lines) == 1, error
     assert lines[0].startswith("rnnopt: ")
     for word in words:
@@ -216,6 +217,17 @@ def test_a_comparison_is_not_mixed_with_another_by_accident(command, workplace):
     assert (workplace / "c" / "report.md").read_text() == before
 
 
+@pytest.mark.parametrize(
+    "asked",
+    [["compare", "--seeds", 0], ["compare", "--seeds", 0, "--resume"], ["sweep", "--trials", 1]],
+)
+def test_no_comparison_and_no_sweep_begins_in_the_folder_of_a_run(command, workplace, asked):
+    assert command("train", *TINY, "--out", "r")[0] == 0
+    before = sorted(workplace.rglob("*"))
+    assert_refused(command(*asked, *TINY, "--out", "r"), "r already holds a run: choose another")
+    assert sorted(workplace.rglob("*")) == before
+
+
 def test_in_a_comparison_an_optimizers_own_setting_counts(command, workplace):
     asked = ["--clip", 1, "--optimizers", "adam", "adam:clip=2", "--seeds", 0, "--workers", 1]
     assert command("compare", *TINY, *asked, "--out", "c")[0] == 0
@@ -235,6 +247,12 @@ def test_in_a_comparison_an_optimizers_own_setting_counts(command, workplace):
         ("--model", "lsmt", ["unknown model 'lsmt'", "Did you mean 'lstm'?"]),
         ("--optimizer", "adams", ["unknown optimizer 'adams'", "Did you mean 'adam'?"]),
         ("--optimizer", "adam:bets=1", ["'bets'", "Did you mean 'betas'?"]),
+        (
+            "--optimizer",
+            "adam:betas=1,eps=0.1",
+            ["cannot take betas=1, it needs a pair such as betas=0.9..0.999."],
+        ),
+        ("--optimizer", "adam:weight_decay=big,eps=0.1", ["cannot take weight_decay=big, which"]),
         ("--optimizer", "adam:eps=-1", ["optimizer 'adam'", "-1"]),
         ("--optimizer", "adam:lr=fast", ["lr must be a number", "'fast'"]),
         ("--optimizer", "adam:lr=-1", ["lr must be a positive number", "-1"]),
@@ -255,10 +273,10 @@ def test_in_a_comparison_an_optimizers_own_setting_counts(command, workplace):
         ("--clip", "-1", ["clip must be a positive number"]),
         ("--clip-value", "0", ["clip-value must be a positive number"]),
         ("--tbptt", "0", ["tbptt must be at least 1"]),
-        ("--tbptt-backward", "3", ["tbptt-backward needs tbptt"]),
+        ("--tbptt-backward", "3", ["--tbptt-backward needs --tbptt"]),
         ("--optimizer", "adam:tbptt=2.5", ["tbptt must be a whole number", "2.5"]),
         ("--optimizer", "adam:tbptt=0", ["tbptt must be at least 1"]),
-        ("--optimizer", "adam:tbptt_backward=2", ["tbptt-backward needs tbptt"]),
+        ("--optimizer", "adam:tbptt_backward=2", ["--tbptt-backward needs --tbptt"]),
         ("--optimizer", "adam:decay=slow", ["decay must be a number", "'slow'"]),
         ("--optimizer", "adam:schedule=plato", ["'plato'", "Did you mean 'plateau'?"]),
         ("--decay", "0", ["decay must be in (0, 1), got 0"]),
@@ -270,12 +288,12 @@ def test_in_a_comparison_an_optimizers_own_setting_counts(command, workplace):
         ("--layers", "0", ["layers must be at least 1"]),
         ("--dropout", "1", ["dropout must be in [0, 1)"]),
         ("--dropout", "nan", ["dropout must be in [0, 1)"]),
-        ("--batch-size", "0", ["batch-size must be at least 1"]),
+        ("--batch-size", "0", ["rnnopt: --batch-size must be at least 1"]),
         ("--evaluate-every", "0", ["evaluate-every must be at least 1"]),
         ("--threads", "0", ["threads must be at least 1"]),
         ("--seed", "-1", ["seed must be in"]),
-        ("--device", "gpu", ["'gpu'"]),
-        ("--device", "meta", ["'meta'"]),
+        ("--device", "gpu", ["--device must be cpu, cuda,", "got 'gpu'."]),
+        ("--device", "meta", ["--device 'meta' is not available: this machine"]),
     ],
 )
 def test_train_refuses_a_bad_value_in_one_sentence(command, workplace, option, value, words):
@@ -285,11 +303,25 @@ def test_train_refuses_a_bad_value_in_one_sentence(command, workplace, option, v
     assert list(workplace.iterdir()) == []
 
 
+def test_options_that_only_say_how_a_step_is_computed_are_not_offered(command):
+    error = command("train", *TINY, "--optimizer", "adam:nothing=1")[2]
+    assert "lr, betas, eps, weight_decay, amsgrad, decoupled_weight_decay" in error
+    for option in INTERNAL:
+        assert option not in error
+
+
+def test_a_pair_is_written_with_two_dots(command):
+    assert command("train", *TINY, "--optimizer", "adam:betas=0.8..0.99")[0] == 0
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
         (["--tbptt", "2", "--tbptt-backward", "0"], ["tbptt-backward must be at least 1, got 0"]),
-        (["--tbptt", "2", "--readout", "mean"], ["tbptt needs readout last or every, got mean"]),
+        (
+            ["--tbptt", "2", "--readout", "mean"],
+            ["--tbptt needs --readout last or every, got mean"],
+        ),
         (["--model", "indrnn-6", "--layers", "3"], ["'indrnn-6' has layers=6, got ", "3."]),
         (["--model", "indrnn-6", "--dropout", "0.5"], ["'indrnn-6' has dropout=0.1, got ", "0.5."]),
         # What other models have by default is no less a choice.
@@ -352,9 +384,9 @@ def test_resume_needs_a_folder_with_a_run(command, workplace):
     ("arguments", "words"),
     [
         (["--optimizers", "adam", "adam"], ["optimizers must differ"]),
-        (["--optimizers"], ["at least one of optimizers"]),
+        (["--optimizers"], ["at least one of --optimizers"]),
         (["--seeds", "1", "1"], ["seeds must differ"]),
-        (["--seeds"], ["at least one of seeds"]),
+        (["--seeds"], ["at least one of --seeds"]),
         (["--seeds", "-1"], ["seed must be in"]),
         (["--workers", "-1"], ["workers must be at least 0"]),
         (["--optimizers", "adam", "sdg"], ["'sdg'", "Did you mean 'sgd'?"]),

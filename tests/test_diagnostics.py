@@ -876,14 +876,34 @@ def kinds(*looks, status="out of budget", **settings):
         (dict(ratio=math.inf), "exploding"),
         (dict(scale=100 * 1.01 * THRESHOLDS["noisy"]), "noisy"),
         (dict(scale=100 * 0.99 * THRESHOLDS["noisy"]), "healthy"),
-        (dict(scale=math.inf), "noisy"),
+        (dict(scale=math.inf), "healthy"),
         (dict(finite=False), "not finite"),
         (dict(loss=math.nan), "not finite"),
     ],
 )
 def test_thresholds_of_the_verdict(look, kind):
     assert THRESHOLDS == {"vanishing": 1e-4, "exploding": 1e4, "noisy": 10.0}
-    assert kinds(look_at(**look)) == [kind]
+    assert kinds(look_at(**look), look_at(**look)) == [kind]
+
+
+def test_looks_without_an_estimate_do_not_count_as_noise():
+    drowned, noisy = look_at(scale=math.inf), look_at(scale=2500.0)
+    (finding,) = verdict([drowned, noisy, drowned, noisy], "out of budget", 100, RunConfig())
+    assert "2.5e+03 sequences" in finding.sentence
+    for looks in ([drowned, noisy, drowned], [drowned] * 3):
+        (finding,) = verdict(looks, "out of budget", 100, RunConfig())
+        assert finding.kind == "healthy"
+        assert f"too few looks with an estimate ({looks.count(noisy)} of 3)" in finding.sentence
+        assert "inf" not in finding.sentence
+
+
+def test_of_a_run_that_reached_its_target_it_is_said_first_that_it_learns():
+    looks = [look_at(scale=2500.0)] * 2
+    learns, noise = verdict(looks, "reached target", 100, RunConfig())
+    assert learns.sentence.startswith("learns: the run reached its target")
+    assert noise.sentence.startswith("a remark: the noise scale is 2.5e+03 sequences")
+    assert noise.advice == ()
+    assert kinds(look_at(), look_at(), status="reached target") == ["learns", "healthy"]
 
 
 def test_the_median_look_decides_and_the_gravest_comes_first():
@@ -891,7 +911,7 @@ def test_the_median_look_decides_and_the_gravest_comes_first():
     assert kinds(look_at(ratio=1e-9), look_at(ratio=1e-9), look_at(10)) == ["vanishing"]
     both = look_at(ratio=1e-9, scale=1e9)
     both["layers"]["recurrent.1"] |= dict(ratio=1e9)
-    assert kinds(both) == ["exploding", "vanishing", "noisy"]
+    assert kinds(both, both) == ["exploding", "vanishing", "noisy"]
     assert kinds(look_at(ratio=1e-9), look_at(10, finite=False)) == ["not finite", "vanishing"]
     assert kinds(look_at(), status="diverged") == ["not finite"]
 
@@ -900,7 +920,7 @@ def test_the_sentence_has_its_numbers():
     (finding,) = verdict([look_at(ratio=2.5e-7)] * 3, "out of budget", 100, RunConfig())
     for part in ("recurrent.0", "2.5e-07", "3 looks", "0.0001", "0.5", "25% of the states"):
         assert part in finding.sentence
-    (finding,) = verdict([look_at(scale=2500.0)], "out of budget", 100, RunConfig())
+    (finding,) = verdict([look_at(scale=2500.0)] * 2, "out of budget", 100, RunConfig())
     for part in ("2.5e+03 sequences", "25 times", "size 100"):
         assert part in finding.sentence
     looks = [look_at(), look_at(40, finite=False), look_at(80, finite=False)]
@@ -915,7 +935,7 @@ def test_the_sentence_has_its_numbers():
 
 
 def advice_of(look, **settings):
-    (finding,) = verdict([look], "out of budget", 100, RunConfig(**settings))
+    (finding,) = verdict([look, look], "out of budget", 100, RunConfig(**settings))
     return " ".join(finding.advice)
 
 
@@ -963,8 +983,21 @@ def test_heat_maps_show_the_logarithms():
     (mesh,) = maps[0].collections
     shown = mesh.get_array()
     assert shown.tolist() == [pytest.approx([-3, -5]), pytest.approx([0, 0])]
-    assert maps[0].get_xlim() == (-5, 15)
+    assert maps[0].get_xlim() == (0, 10)
     assert maps[0].get_ylim() == (0.5, 2.5)
+    spent = [axis for axis in drawn.axes if axis.get_xlabel() == "gradient evaluations"]
+    assert {axis.get_xlim() for axis in spent} == {(0, 10)}
+
+
+def test_a_legend_names_what_can_be_seen():
+    from rnnopt.diagnosis_figure import figure
+
+    looks = [look_at(0, angle=math.nan), look_at(10)]
+    drawn = figure(looks, [], [dict(step=1, angle=math.nan, ratio=1.0)], "title")
+    (angles,) = [axis for axis in drawn.axes if axis.get_ylabel().startswith("angle")]
+    (line,) = angles.lines
+    assert (line.get_label(), line.get_marker()) == ("median", ".")
+    assert angles.get_legend_handles_labels()[1] == ["median"]
 
 
 @pytest.mark.parametrize("layers", [1, 9])

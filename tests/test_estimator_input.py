@@ -110,6 +110,7 @@ BAD_OPTIONS = [
     (dict(optimizer="adan"), "unknown optimizer 'adan'"),
     (dict(optimizer="adam:betas2=1"), "unknown option of optimizer 'adam'"),
     (dict(optimizer="lbfgs", clip=1.0), "cannot go with clip"),
+    (dict(batch_size=0), "batch_size must be at least 1, got 0"),
     (dict(hidden=0), "hidden must be at least 1, got 0"),
     (dict(hidden="8"), "hidden must be int | None, got '8'"),
     (dict(epochs=0), "epochs must be a whole number of at least 1, got 0"),
@@ -118,7 +119,10 @@ BAD_OPTIONS = [
     (dict(dropout=1.0), "dropout must be in [0, 1), got 1.0"),
     (dict(schedule="sometimes"), "got 'sometimes'"),
     (dict(layout="channels"), "layout must be one of time-first, time-last, got 'channels'"),
-    (dict(device="toaster"), "device 'toaster' is not available here"),
+    (
+        dict(device="toaster"),
+        "device must be cpu, cuda, cuda:1, mps or another that torch knows, got 'to",
+    ),
     (dict(early_stopping=True, patience=0), "patience must be a whole number of at least 1, got 0"),
     (
         dict(early_stopping=True, validation_fraction=1.0),

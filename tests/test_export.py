@@ -174,6 +174,9 @@ def test_a_card_stands_beside_the_file_and_its_example_runs(run_folder, command,
     card = Path(f"out/{file}.md").read_text()
     for words in ("own.npz, sha256", "test accuracy", "its default", "## Limits", f"`{file}`"):
         assert words in card
+    for row in ("| hidden | ", "| layers | 1 |", "| lr | 0"):
+        assert f"\n{row}" in card
+    assert "| lr | its default |" not in card
     example = card.partition("```python\n")[2].partition("```")[0]
     names: dict = {}
     exec(example.replace(f'"{file}"', f'"out/{file}"'), names)

@@ -395,6 +395,28 @@ def test_an_error_after_a_worker_died_waits_for_no_budget(tmp_path):
 
 
 @linux
+@pytest.mark.parametrize("verb", ["compare", "sweep"])
+def test_ctrl_c_while_workers_start_prints_no_traceback(tmp_path, verb):
+    command = [
+        sys.executable, "-m", "rnnopt", verb, "--task", "counting", "--budget", "1h",
+        "--workers", "1", "--out", str(tmp_path / "c"), "--quiet",
+    ]  # fmt: skip
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+
+        def worker_starts():
+            lines = [Path(f"/proc/{child}/cmdline") for child in children.read_text().split()]
+            return any("spawn_main" in line.read_text() for line in lines)
+
+        wait_until(worker_starts)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does it
+        error = process.communicate(timeout=60)[1]
+    assert (process.returncode, error) == (130, "")
+
+
+@linux
 def test_no_worker_outlives_a_comparison_that_is_killed(tmp_path):
     command = [
         sys.executable, "-m", "rnnopt", "compare", "--task", "counting", "--budget", "1h",

@@ -178,7 +178,7 @@ def test_padding_at_the_end_makes_series_shorter():
     task = from_arrays(x, [0, 1] * 10, padded=True)
     assert set(task.train.lengths.tolist()) == {2, 4}
     x[1, 1] = NAN  # inside: that is a gap
-    with pytest.raises(ValueError, match="1 values are missing"):
+    with pytest.raises(ValueError, match="^1 value is missing in 1 of"):
         from_arrays(x, [0, 1] * 10, padded=True, validation=0, test_fraction=0)
 
 

@@ -134,13 +134,17 @@ def test_a_test_file_takes_the_place_of_the_split(waves, command):
         (["--data", "none.csv"], ["none.csv does not exist"]),
         (["--data", "waves.csv", "--task", "adding"], ["--data takes the place of --task"]),
         (["--test", "waves.csv"], ["test needs --data"]),
-        (["--missing", "mean"], ["missing needs --data"]),
+        (["--missing", "mean"], ["--missing needs --data, got none."]),
         (["--data", "waves.csv", "--validation", "1"], ["validation must be in (0, 1), got 1.0"]),
         (["--data", "waves.csv", "--subsample", "0"], ["subsample must be at least 1"]),
         (["--data", "waves.csv", "--kind", "regression"], ["regression needs numbers", "'fall'"]),
         (
             ["--data", "gap.csv"],
-            ["are missing in", "the first in series", "choose missing zero, mean"],
+            [
+                "are missing in",
+                "the first in series",
+                "choose --missing zero, mean or interpolate, or --padded",
+            ],
         ),
     ],
 )
@@ -371,3 +375,28 @@ def test_japanese_vowels_are_learnt_from_the_archives_own_files(command):
     code, _, _ = command("train", "--data", data, "--test", test, "--out", "run", *options)
     assert code == 0
     assert RunFolder.open(Path("run")).read_result()["test_metric"] > 0.9
+
+
+@pytest.mark.parametrize(("steps", "warned"), [(12, False), (13, False), (30, True), (6, True)])
+def test_predict_warns_of_series_of_other_lengths_than_those_trained_on(
+    run, command, steps, warned
+):
+    rows = [",".join(["rise", *(f"{step}.5" for step in range(steps))]) for _ in range(3)]
+    Path("new.csv").write_text("\n".join(rows) + "\n")
+    code, _, error = command("predict", run, "--data", "new.csv")
+    told = f"warning: 3 of 3 series have {steps} steps, and the network was trained on 12:"
+    assert (code, error.startswith(told), len(error.splitlines())) == (0, warned, int(warned))
+
+
+def test_a_class_with_too_few_series_is_warned_of(waves, command):
+    rows = waves.read_text().splitlines()
+    flat = ",".join(["flat", *["50"] * 12])
+    steep = ",".join(["steep", *(str(9 * step) for step in range(12))])
+    Path("own.csv").write_text("\n".join([*rows, flat, steep, steep]) + "\n")
+    loud = TINY[:-1]
+    code, _, error = command("train", "--data", "own.csv", "--out", "r", *loud)
+    (line,) = [line for line in error.splitlines() if "warning" in line]
+    assert (code, line.count("class ")) == (0, 2)
+    assert line.startswith("warning: class 'flat' has one series: none to validate or test on;")
+    assert "class 'steep' has 2 series: none to " in line
+    assert "warning" not in command("train", "--data", "waves.csv", "--out", "s", *loud)[2]

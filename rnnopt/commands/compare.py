@@ -136,9 +136,11 @@ def _check(
 ) -> None:
     """Raises UserError for options that do not go together."""
     if workers < 0:
-        raise UserError(f"workers must be at least 0, got {workers}.")
+        raise UserError(f"--workers must be at least 0, got {workers}.")
     if resume and out is None:
         raise UserError("--resume needs the comparison's folder: give --out.")
+    if out is not None:  # a run of `train`, which no comparison goes on with
+        folders.RunFolder(out).refuse_run("choose another --out")
     if out is not None and not resume and any(out.glob("*/seed-*/config.json")):
         raise UserError(f"{out} already holds runs: go on with --resume or choose another --out.")
     if tune_budget is not None and tune is None:

@@ -40,7 +40,7 @@ def diagnose(
         quiet: print the verdict and the last lines only.
     """
     if looks < 1:
-        raise UserError(f"looks must be at least 1, got {looks}.")
+        raise UserError(f"--looks must be at least 1, got {looks}.")
     check_once(config, given)
     out = out or new_folder(f"diagnose-{parse(config.task)[0]}")
     keep_freed_memory()

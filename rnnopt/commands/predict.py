@@ -16,7 +16,10 @@ from rnnopt.tasks.preparation import Preparation
 from rnnopt.tasks.readers import read
 from rnnopt.tasks.readers.columns import Columns
 from rnnopt.tasks.recordings import Recordings
-from rnnopt.terminal import say
+from rnnopt.tasks.series import cut_padding
+from rnnopt.terminal import complain, say
+
+FAR = 0.1  # of the training series' length: less beyond it is nothing to speak of
 
 
 def predict_data(
@@ -49,6 +52,7 @@ def predict_data(
     except ValueError as error:
         raise UserError(f"{data}: {error}") from error
     _check_labels(data, trained.preparation, series)
+    _warn_of_lengths(trained.preparation, series)
     headings, lines = rows(trained.preparation, answers, series)
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([headings, *lines])
@@ -80,6 +84,21 @@ def _columns(trained: Trained, unlabelled: bool) -> Columns:
         header=config.header,
     )
     return columns.like(preparation.table)
+
+
+def _warn_of_lengths(preparation: Preparation, series: Recordings) -> None:
+    """Says so if series are much shorter or longer than any of the training data."""
+    whole = cut_padding(series.series) if preparation.padded else series.series
+    shortest, longest = preparation.shortest, preparation.longest
+    lengths = [len(one) for one in whole]
+    far = [n for n in lengths if not (1 - FAR) * shortest <= n <= (1 + FAR) * longest]
+    if far:
+        trained = f"{shortest}" if shortest == longest else f"{shortest} to {longest}"
+        these = f"{far[0]}" if min(far) == max(far) else f"{min(far)} to {max(far)}"
+        complain(
+            f"warning: {len(far)} of {len(lengths)} series have {these} steps, and the network was"
+            f" trained on {trained}: its answers to them may be no better than chance."
+        )
 
 
 def _check_labels(data: Path, preparation: Preparation, series: Recordings) -> None:

@@ -1,11 +1,14 @@
 """What the verbs for own data have in common when they print."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from rich.table import Table
 
-from rnnopt.tasks.task import Task
-from rnnopt.terminal import console
+from rnnopt.tasks.task import Examples, Task
+from rnnopt.terminal import complain, console
+
+FEW = 3  # series of a class: one to learn from, one to validate and one to test on
+SHOWN = 5  # classes with fewer that are named
 
 
 def print_lines(lines: Iterable[tuple[str, str]], title: str) -> None:
@@ -20,3 +23,23 @@ def announce(task: Task, quiet: bool = False) -> None:
     """Says what was understood of a user's own data; nothing of a task on board."""
     if task.data is not None and not quiet:
         print_lines(task.data.understood, f"{task.name}, as understood")
+        if rare := rare_classes(task, task.data.preparation.classes):
+            complain(f"warning: {rare}.")
+
+
+def rare_classes(task: Task, classes: Sequence[str]) -> str:
+    """Which classes of own data have too few series to learn, choose and test with; else ""."""
+    parts = {"validate": task.validation, "test": task.test}
+    parts = {verb: part for verb, part in parts.items() if isinstance(part, Examples)}
+    if not isinstance(task.train, Examples):
+        return ""
+    told = []
+    for number, name in enumerate(classes):
+        held = {verb: int((part.targets == number).sum()) for verb, part in parts.items()}
+        count = int((task.train.targets == number).sum()) + sum(held.values())
+        lacking = " or ".join(verb for verb, there in held.items() if not there)
+        if count < FEW and lacking:
+            series = "one series" if count == 1 else f"{count} series"
+            told.append(f"class {name!r} has {series}: none to {lacking} on")
+    more = f"; {len(told) - SHOWN} more classes have as few" if len(told) > SHOWN else ""
+    return "; ".join(told[:SHOWN]) + more

@@ -41,7 +41,7 @@ def reproduce_published(
             without one its run goes to another worker.
     """
     if workers < 0:
-        raise UserError(f"workers must be at least 0, got {workers}.")
+        raise UserError(f"--workers must be at least 0, got {workers}.")
     if quick and "form" in given and form != "quick":
         raise UserError(f"--quick is --form quick, it does not go with --form {form}.")
     form = "quick" if quick else form

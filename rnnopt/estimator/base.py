@@ -16,7 +16,7 @@ from sklearn.utils.validation import check_array, check_consistent_length, check
 from torch import Tensor
 
 from rnnopt.config import RunConfig
-from rnnopt.errors import UserError
+from rnnopt.errors import UserError, without_dashes
 from rnnopt.estimator.one_run import build_task, measure, outputs_of, train
 from rnnopt.estimator.sequences import read_sequences
 from rnnopt.layers.sequence_model import SequenceModel
@@ -206,7 +206,7 @@ class RecurrentEstimator(BaseEstimator):
             check_once(config)
             return config
         except UserError as error:
-            raise ValueError(str(error)) from error
+            raise ValueError(without_dashes(str(error))) from error
 
     def _weights(self, sample_weight: ArrayLike | None, targets: np.ndarray) -> np.ndarray | None:
         """How much each sequence counts; None where all count alike."""

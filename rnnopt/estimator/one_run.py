@@ -13,7 +13,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from rnnopt.config import RunConfig
-from rnnopt.errors import UserError
+from rnnopt.errors import UserError, without_dashes
 from rnnopt.layers.indrnn import IndRNN
 from rnnopt.layers.sequence_model import SequenceModel
 from rnnopt.progress_bars import Show, bars_on
@@ -99,7 +99,7 @@ def train(
         try:
             training = build_training(config, task, every_epoch=True)
         except UserError as error:
-            raise ValueError(str(error)) from error
+            raise ValueError(without_dashes(str(error))) from error
         if ended is not None:
             _go_on(training, ended)
         records = _run(training, patience, show)

@@ -7,7 +7,10 @@ from typing import Any
 from rnnopt import __version__
 from rnnopt.exporting.export import ALLOWED, Checked, Source
 from rnnopt.exporting.formats import Format
+from rnnopt.optimizers.by_name import OPTIMIZERS
 from rnnopt.report import for_markdown
+from rnnopt.runner import resolve
+from rnnopt.specification import parse
 
 LOAD: dict[Format, str] = {
     "onnx": """import numpy as np
@@ -61,8 +64,7 @@ def model_card(source: Source, form: Format, file: str, checked: Checked) -> str
         f" network by {checked.difference:.2g} at most ({ALLOWED:g} is allowed,"
         " beside the rounding of numbers to float32).",
         "## Data\n\n" + table(("what", "found"), data_rows(source)),
-        "## Training\n\n"
-        + table(("setting", "value"), [(n, _setting(getattr(config, n))) for n in SETTINGS]),
+        "## Training\n\n" + table(("setting", "value"), settings_used(source)),
         "## Limits\n\n" + "\n".join(f"- {limit}" for limit in limits(source, form, checked)),
     ]
     return "\n\n".join(sections) + "\n"
@@ -144,6 +146,22 @@ def table(headings: tuple[str, str], rows: Iterable[tuple[str, str]]) -> str:
     lines = [f"| {' | '.join(headings)} |", "|---|---|"]
     lines += [f"| {' | '.join(for_markdown(cell) for cell in row)} |" for row in rows]
     return "\n".join(lines)
+
+
+def settings_used(source: Source) -> list[tuple[str, str]]:
+    """The settings of the run; where it left one to its optimizer or task, what that was."""
+    config = resolve(source.config)
+    name, options = parse(config.optimizer)
+    used = {n: getattr(config, n) for n in SETTINGS}
+    used["optimizer"] = source.config.optimizer
+    if used["lr"] is None:
+        used["lr"] = options.get("lr", OPTIMIZERS[name].lr)
+    used["hidden"] = source.settings["hidden_size"]
+    for n in ("layers", "readout", "dropout"):
+        used[n] = source.settings.get(n, used[n])
+    if used["layers"] is None:
+        used["layers"] = 1
+    return [(n, _setting(value)) for n, value in used.items()]
 
 
 def _setting(value: object) -> str:

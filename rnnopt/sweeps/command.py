@@ -12,6 +12,7 @@ from rnnopt.commands.printing import announce
 from rnnopt.config import RunConfig
 from rnnopt.errors import UserError
 from rnnopt.memory import keep_freed_memory
+from rnnopt.run_folder import RunFolder
 from rnnopt.runner import build_training, check_once, task_of
 from rnnopt.specification import parse
 from rnnopt.storage import quiet
@@ -78,6 +79,7 @@ def sweep(
     """
     _check(trials, heartbeat, workers)
     out = out or Path("runs") / f"sweep-{parse(config.task)[0]}-{parse(config.optimizer)[0]}"
+    RunFolder(out).refuse_run("choose another --out")
     terminal.console.quiet = as_json
     silent = quiet or as_json
     plan = _plan(config, list(ranges), trials, out, storage, prune, heartbeat, silent)
@@ -100,7 +102,7 @@ def _check(trials: int, heartbeat: int, workers: int) -> None:
         ("workers", workers, 0),
     ):
         if value < least:
-            raise UserError(f"{name} must be at least {least}, got {value}.")
+            raise UserError(f"--{name} must be at least {least}, got {value}.")
 
 
 def _plan(

@@ -82,7 +82,8 @@ def run_sweep(
             stack.enter_context(ProcessPoolExecutor(1, context, comparison.ready_worker, (end,)))
             for _ in range(workers)
         ]  # one each: a worker that dies leaves the others alone
-        pending = {pool.submit(_work, sweep, i) for i, pool in enumerate(pools)}
+        with comparison.signals_wait():  # this starts the pools' processes
+            pending = {pool.submit(_work, sweep, i) for i, pool in enumerate(pools)}
         try:
             while pending:
                 done, pending = wait(pending, timeout=0.5)
@@ -90,10 +91,10 @@ def run_sweep(
                 if stop.is_set():
                     end.set()
                 for error in filter(None, (future.exception() for future in done)):
-                    died = isinstance(error, BrokenProcessPool)
-                    failures.append(
-                        "a worker process died (out of memory?)" if died else str(error)
-                    )
+                    if not isinstance(error, BrokenProcessPool):
+                        failures.append(str(error))
+                    elif not stop.is_set():
+                        failures.append("a worker process died (out of memory?)")
         finally:  # before the pools are waited for
             end.set()
     return failures

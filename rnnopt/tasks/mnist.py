@@ -115,6 +115,6 @@ def mnist_pixels(pool: int = 1) -> Task:
 
 
 def mnist_permuted(pool: int = 1) -> Task:
-    """MNIST, a pixel a step in a fixed random order; `pool` as in mnist_pixels."""
+    """MNIST, a pixel a step in a fixed random order; `pool` as in mnist-pixels."""
     summary = "MNIST, a pixel a step in a fixed random order (784 steps)"
     return _mnist("mnist-permuted", summary, False, 0.9, permuted=True, pool=pool)

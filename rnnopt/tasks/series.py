@@ -34,11 +34,12 @@ def check_missing(
         return
     i = int(np.argmax(np.array(gaps) > 0))
     step, channel = np.argwhere(np.isnan(series[i]))[0]
-    at_end = "" if padded else ", or padded where they only fill up shorter series at the end"
+    at_end = "" if padded else ", or --padded where they only fill up shorter series at the end"
+    count = "1 value is" if sum(gaps) == 1 else f"{sum(gaps)} values are"
     raise ValueError(
-        f"{sum(gaps)} values are missing in {sum(map(bool, gaps))} of {len(series)} series, the"
-        f" first in series {i + 1}, step {step + 1}, {channels[channel]}: choose missing zero, mean"
-        f" or interpolate{at_end}."
+        f"{count} missing in {sum(map(bool, gaps))} of {len(series)} series, the"
+        f" first in series {i + 1}, step {step + 1}, {channels[channel]}: choose --missing zero,"
+        f" mean or interpolate{at_end}."
     )
 
 
