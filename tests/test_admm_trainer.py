@@ -580,7 +580,9 @@ def test_residuals_of_kept_variables_are_in_the_records_of_a_run(tmp_path):
     ids=str,
 )
 def test_what_needs_gradients_cannot_go_with_it(options, name):
-    with pytest.raises(UserError, match=rf"'admm' takes no gradients: it cannot go with {name}\."):
+    option = "--" + name.replace("_", "-")
+    message = rf"'admm' takes no gradients: it cannot go with {option}\."
+    with pytest.raises(UserError, match=message):
         build_training(changed(**options))
 
 

@@ -288,7 +288,7 @@ def test_run_folders_of_the_time_before_are_gone_on_with(tmp_path):
 @pytest.mark.parametrize("readout", ["last", "mean"])
 def test_any_other_readout_is_refused(put, readout):
     put(TEXT)
-    message = f"metamorphosis has a target at every step and needs readout every, got {readout}."
+    message = f"metamorphosis has a target at every step and needs --readout every, got {readout}."
     with pytest.raises(UserError, match=message):
         build_training(RunConfig(task="metamorphosis", readout=readout))
 
