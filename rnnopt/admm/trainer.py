@@ -54,7 +54,7 @@ PARTS = ("inputs", "targets", "lengths", "weights")  # of a batch
 
 
 class ADMM:
-    """Trains a `SequenceModel` of Elman layers by the alternating direction method.
+    """Trains a `SequenceModel` by the alternating direction method of multipliers.
 
     It has the `param_groups`, `state_dict` and `load_state_dict` of a torch optimizer, but steps on
     a minibatch instead of on gradients.

@@ -39,7 +39,7 @@ class RecurrentEstimator(BaseEstimator):
         layers, dropout: as many layers, and the probability of a unit being zero for a whole
             sequence after each; None means the model's own, one layer without dropout for most.
         optimizer: "name" or "name:option=value,…", any that `rnnopt list` names; bfgs and its
-            like work on all data at each step, admm trains one Elman layer.
+            like work on all data at each step, admm trains Elman, LSTM and GRU layers.
         lr: learning rate; None means the optimizer's default.
         batch_size: sequences a minibatch; None means 32, or all where the optimizer needs them.
         epochs: passes through the data, at the most with `early_stopping`.
