@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -22,6 +23,7 @@ from waiting import wait_for
 
 from rnnopt.config import RunConfig
 from rnnopt.errors import UserError
+from rnnopt.fleets import crew
 from rnnopt.fleets.claims import Claims
 from rnnopt.fleets.crew import Shared
 from rnnopt.run_folder import InUse, RunFolder
@@ -289,8 +291,10 @@ def test_what_is_no_study_of_runs_is_made_by_one_process(command):
     assert "leave out --storage" in error
 
 
-def test_a_folder_in_use_is_no_failure_but_waited_for(workplace):
-    claims = Claims("sqlite:///fleet.db", "compare c", {"part": {}}, 1)
+def test_a_folder_in_use_is_no_failure_but_waited_for(workplace, monkeypatch):
+    claims = Claims("sqlite:///fleet.db", "compare c", {"part": {}}, 30)
+    now = [time.monotonic()]
+    monkeypatch.setattr(crew, "time", SimpleNamespace(monotonic=lambda: now[0]))
     config = RunConfig("counting:length=3", hidden=3, budget="10evaluations", optimizer="adam")
     job = Job(config, workplace / "c/run")
     shared = Shared(claims, {"run": job})
@@ -302,7 +306,7 @@ def test_a_folder_in_use_is_no_failure_but_waited_for(workplace):
     assert shared.failures() == []
     assert shared.left()
     assert shared.take() is None  # not at once
-    time.sleep(1.1)
+    now[0] += 31
     assert shared.take() == job
     run(config, job.path)
     shared.ended(job, None)
