@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rnnopt.distributed import average_gradients
+from rnnopt.distributed import average_gradients, mean_numbers
+from rnnopt.layers.minibatch_part import taking
 from rnnopt.tasks.task import Batch, Batches
 from rnnopt.truncation import Chunks, Truncation
 
@@ -44,6 +45,7 @@ class Closure:
         self._drawn_from: dict[str, Any] | None = None
         self.clip, self.clip_value = clip, clip_value
         self.chunks = None if truncation is None else Chunks(model, batches, truncation, device)
+        self.averages = batches.shared  # gradients over the processes that share each minibatch
         self.calls = 0
         self.finished = 0  # minibatches
         self.watched = False  # whether `trouble` is looked for at each call
@@ -97,7 +99,7 @@ class Closure:
         self.rewind()
         loss = self._own_loss() if self.chunks is None else self.chunks.loss()
         loss.backward()
-        if self.batches.share is not None:
+        if self.averages:
             average_gradients(self.model.parameters())
         if self.clip_value is not None:
             nn.utils.clip_grad_value_(self.model.parameters(), self.clip_value)
@@ -109,8 +111,9 @@ class Closure:
         return loss.detach()
 
     def _look_for_trouble(self, loss: Tensor) -> str:
-        if not math.isfinite(float(loss)):
-            return f"the loss is {float(loss)}"
+        number = self.number(loss)
+        if not math.isfinite(number):
+            return f"the loss is {number}"
         gradients = ((n, p.grad) for n, p in self.model.named_parameters() if p.grad is not None)
         name = first_nonfinite(gradients)
         return f"the gradient of {name} is not finite" if name else ""
@@ -136,8 +139,14 @@ class Closure:
 
     def _own_loss(self) -> Tensor:
         """The minibatch's loss, by this process's share where several take part."""
-        loss, share = self._loss(self.batch), self.batches.share
-        return loss if share is None else loss * share
+        batch, part = self.batch, self.batches.part
+        with taking(self.model, part):
+            loss = self._loss(batch)
+        return loss if part is None else loss * self.batches.share(part)
+
+    def number(self, loss: Tensor) -> float:
+        """A loss, or the mean of those of all processes that share the minibatch."""
+        return mean_numbers([float(loss)])[0] if self.batches.shared else float(loss)
 
     def _loss(self, batch: Batch) -> Tensor:
         return self.batches.task.loss_of(self.model(batch.inputs, batch.lengths), batch)

@@ -97,8 +97,9 @@ class NonFinite:
         """What is not finite, in words; "" where all is."""
         if self.closure.trouble:
             return self.closure.trouble
-        if not math.isfinite(float(loss)):
-            return f"the loss is {float(loss)}"
+        number = self.closure.number(loss)
+        if not math.isfinite(number):
+            return f"the loss is {number}"
         if not self.asks_itself:
             return ""
         name = first_nonfinite((n, p.detach()) for n, p in self.model.named_parameters())

@@ -18,6 +18,7 @@ from rnnopt.errors import UserError
 from rnnopt.errors import option as as_option
 from rnnopt.layers.sequence_model import SequenceModel
 from rnnopt.optimizers.by_name import OPTIMIZERS, build_optimizer
+from rnnopt.process_states import to_load, to_save
 from rnnopt.run_folder import CannotWrite, RunFolder
 from rnnopt.same_place import same_place
 from rnnopt.schedules import Plateau
@@ -131,9 +132,8 @@ def build_training(
     batch_size = config.batch_size or _batch_size(task, optimizer)
     batches = Batches(task, batch_size, config.seed)
     if processes() > 1:
-        several_processes.check(config, model_settings(config, task), optimizer, batch_size)
-        each_step = config.readout == "every"
-        batches = SharedBatches(task, batch_size, config.seed, each_step)
+        several_processes.check(config, model_settings(config, task), optimizer, batches)
+        batches = SharedBatches(task, batch_size, config.seed, config.readout == "every")
     return Training(
         model,
         optimizer,
@@ -305,7 +305,7 @@ def _load(training: Training, folder: RunFolder) -> None:
     if checkpoint is not None:
         wrong = (AttributeError, LookupError, TypeError, ValueError, RuntimeError)
         try:
-            training.load_state_dict(checkpoint)
+            training.load_state_dict(to_load(checkpoint, training))
         except wrong as error:
             reason = str(error).splitlines()[0]
             place = folder.path / CHECKPOINT
@@ -343,7 +343,7 @@ def _train_to_the_end(
         if progress.record:
             folder.append_record(progress.record)
         if progress.record or training.status != "running":
-            folder.write_checkpoint(training.state_dict())
+            folder.write_checkpoint(to_save(training))
         listener(progress)
     result: dict[str, Any] = {
         "status": training.status,

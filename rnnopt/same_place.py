@@ -10,7 +10,7 @@ from torch import distributed
 
 from rnnopt.distributed import processes
 from rnnopt.errors import UserError
-from rnnopt.training import Training
+from rnnopt.training import Training, committed
 
 
 class Place(NamedTuple):
@@ -54,7 +54,8 @@ def same_place(training: Training) -> Iterator[None]:
 
 def _place(training: Training) -> Place:
     digest = hashlib.sha256()
-    for name, value in training.model.state_dict().items():
-        flat = value.detach().cpu().contiguous().flatten()
-        digest.update(name.encode() + flat.view(torch.uint8).numpy().tobytes())
+    with committed(training.optimizer):  # between commits each process may be elsewhere
+        for name, value in training.model.state_dict().items():
+            flat = value.detach().cpu().contiguous().flatten()
+            digest.update(name.encode() + flat.view(torch.uint8).numpy().tobytes())
     return Place(training.closure.evaluations, training.records, digest.hexdigest())

@@ -22,8 +22,9 @@ from rnnopt.config import RunConfig
 from rnnopt.distributed import mean_numbers, processes
 from rnnopt.errors import UserError
 from rnnopt.files import json_bytes, read_json
+from rnnopt.layers.minibatch_part import MinibatchPart
 from rnnopt.run_folder import GO_ON, RunFolder
-from rnnopt.tasks.task import Batch, Batches, Task
+from rnnopt.tasks.task import Batch, Batches, Examples, Task
 
 NOTE = "torchrun.json"  # in the run folder: who began it
 SAID = "sentence"  # in the store: the error that the first process says
@@ -121,26 +122,30 @@ def _begun_by(path: Path) -> dict[str, Any] | None:
     return read_json(path / NOTE) if begun else None
 
 
-def check(config: RunConfig, model: dict[str, Any], optimizer: Any, batch_size: int) -> None:
+def check(config: RunConfig, model: dict[str, Any], optimizer: Any, batches: Batches) -> None:
     """Raises UserError for a run that several processes cannot share.
 
     Args:
         config: the run.
         model: settings of its SequenceModel.
         optimizer: as built.
-        batch_size: sequences a minibatch.
+        batches: of the run.
     """
-    count = processes()
-    if count == 1:
-        return
+    count, size = processes(), batches.batch_size
+    drawn_anew = not isinstance(batches.task.train, Examples)
+    last = size if drawn_anew else batches.task.epoch_size % size or size  # of an epoch
+    commits = getattr(optimizer, "communicate", "gradient") == "commit"
+    admm = not isinstance(optimizer, torch.optim.Optimizer)
     reasons = {
-        "batch normalisation, which needs whole minibatches": model.get("batch_norm"),
-        "dropout, whose masks would be others": model.get("dropout"),
-        "tbptt": config.tbptt,
-        f"on-nonfinite {config.on_nonfinite}": config.on_nonfinite != "stop",
-        "optimizer admm": not isinstance(optimizer, torch.optim.Optimizer),
-        'communicate="commit"': getattr(optimizer, "communicate", "gradient") == "commit",
-        f"minibatches of {batch_size}, too few for each to get one": batch_size < count,
+        f"minibatches of {size}, too few for each to get one": size < count,
+        f"admm, whose last minibatch of an epoch has {last}, too few for each to get one": (
+            admm and last < count
+        ),
+        'communicate="commit" and batch normalisation, which looks at whole minibatches': (
+            commits and model.get("batch_norm")
+        ),
+        f'communicate="commit" and on-nonfinite {config.on_nonfinite}, which is decided at every'
+        " step": commits and config.on_nonfinite != "stop",
     }
     for reason, holds in reasons.items():
         if holds:
@@ -155,22 +160,26 @@ class SharedBatches(Batches):
         answers_each_step: whether the loss is a mean over steps rather than over sequences.
     """
 
+    shared = True
+
     def __init__(self, task: Task, batch_size: int, seed: int, answers_each_step: bool):
         super().__init__(task, batch_size, seed)
         self.answers_each_step = answers_each_step
-        self.share = 1.0  # factor of the latest batch's loss: means over processes are then right
 
     def draw(self) -> Batch:
-        """This process's share of the next batch; where there is none, a sequence that counts 0."""
-        whole, size, place = super().draw(), processes(), distributed.get_rank()
-        steps = whole.lengths if self.answers_each_step else None
-        counts = torch.ones(len(whole)) if steps is None else steps.double()
-        self.share = float(counts[place::size].sum() * size / counts.sum())
-        mine = slice(place, None, size) if place < len(whole) else slice(0, 1)
-        lengths = None if whole.lengths is None else whole.lengths[mine]
-        weights = None if whole.weights is None else whole.weights[mine]
-        inputs, targets = whole.inputs[:, mine], whole.targets[mine]
+        """This process's part of the next batch; where there is none, a sequence that counts 0."""
+        whole = super().draw()
+        lengths = None if whole.lengths is None else whole.lengths.cpu()
+        self.part = MinibatchPart.of(len(whole), lengths, distributed.get_rank(), processes())
+        rows = self.part.rows.to(whole.inputs.device)
+        lengths = None if whole.lengths is None else whole.lengths[rows]
+        weights = None if whole.weights is None else whole.weights[rows]
+        inputs, targets = whole.inputs[:, rows], whole.targets[rows]
         return replace(whole, inputs=inputs, targets=targets, lengths=lengths, weights=weights)
+
+    def share(self, part: MinibatchPart) -> float:
+        """By what to multiply the mean loss of a part, so that the mean over processes is right."""
+        return part.share(self.answers_each_step, processes())
 
 
 class FirstFolder(RunFolder):

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from rnnopt.admm.trainer import ADMM
 from rnnopt.closure import Closure as Closure
 from rnnopt.config import Budget, OnNonfinite, Schedule
-from rnnopt.distributed import mean_numbers
+from rnnopt.distributed import any_of, mean_numbers
 from rnnopt.nonfinite import NonFinite
 from rnnopt.optimizers.adaqn import AdaQN
 from rnnopt.optimizers.asnaq import ASNAQ
@@ -97,6 +97,11 @@ class Training:
         self.closure = Closure(
             model, batches, self.device, clip, clip_value, truncation, full_batch
         )
+        commits = batches.shared and getattr(optimizer, "communicate", None) == "commit"
+        self.closure.averages = batches.shared and not commits
+        # Gradient evaluations between the times when processes agree on losses and seconds.
+        self.agree_every = optimizer.param_groups[0]["inner_steps"] if commits else 1
+        self.own_sums = [0.0, 0.0, 0.0]  # losses, their number and seconds not agreed on yet
         self.nonfinite = NonFinite(on_nonfinite, model, optimizer, self.closure)
         self.rates = [group["lr"] for group in optimizer.param_groups]
         if evaluate_every is None:
@@ -132,7 +137,7 @@ class Training:
                 self.status = "reached target"
             if self.status == "running" and fraction >= 1:
                 self.status = "reached target" if self.to_target else "out of budget"
-            if self.status == "running" and stop_requested():
+            if self.status == "running" and self._stops(stop_requested):
                 self.status = "interrupted"
             if record or self.status != "running":
                 yield self._progress(fraction, record)
@@ -157,14 +162,34 @@ class Training:
             self.closure.advance()
         if self.device.type == "cuda" and self._clock >= self.next_look:
             torch.cuda.synchronize(self.device)
-        seconds: float = time.perf_counter() - started
+        seconds = time.perf_counter() - started
+        if self.batches.shared:
+            self._add_own(loss, seconds)
+            return
         if loss is not None:
-            if self.batches.share is not None:  # all processes decide from the same numbers
-                mean, seconds = mean_numbers([float(loss), seconds])
-                loss = torch.full_like(loss, mean)
             self.loss_sum += loss
             self.loss_count += 1
         self.seconds += seconds
+
+    def _add_own(self, loss: Tensor | None, seconds: float) -> None:
+        """Adds what one of several processes has spent, for all to agree on when it is time."""
+        found = (0.0, 0) if loss is None else (float(loss), 1)
+        self.own_sums = [a + b for a, b in zip(self.own_sums, (*found, seconds), strict=True)]
+        if self.closure.calls % self.agree_every == 0:
+            self._agree()
+
+    def _agree(self) -> None:
+        """Adds the means over the processes, from which all decide alike."""
+        loss, count, seconds = mean_numbers(self.own_sums)
+        self.loss_sum += loss
+        self.loss_count += round(count)
+        self.seconds += seconds
+        self.own_sums = [0.0, 0.0, 0.0]
+
+    def _stops(self, stop_requested: Callable[[], bool]) -> bool:
+        if not self.batches.shared:
+            return stop_requested()
+        return self.own_sums[1] == 0 and any_of(stop_requested())
 
     def _learn(self) -> Tensor | None:
         """The learner's step and its loss; None if it was left out."""
@@ -182,7 +207,9 @@ class Training:
         """The step of a learner that asks for losses and gradients itself, or for none."""
         if isinstance(self.optimizer, ADMM):
             self.closure.calls += self.optimizer.price
-            return self.optimizer.step(self.closure.batch)
+            loss = self.optimizer.step(self.closure.batch)
+            part = self.batches.part
+            return loss if part is None else loss * self.batches.share(part)
         monitors: dict[Any, Callable[[], Tensor]] = {
             AdaQN: self.closure.monitored_loss,
             ASNAQ: self.closure.loss,
@@ -196,9 +223,11 @@ class Training:
     def _look(self) -> dict[str, float]:
         """Scores the committed weights on the validation set; keeps them if they are the best."""
         self.next_look = self._clock + self.evaluate_every
+        if self.batches.shared:
+            self._agree()
         with committed(self.optimizer):
             loss, metric = self.task.evaluate(self.model, self.task.validation, self.device)
-            if self.batches.share is not None:
+            if self.batches.shared:
                 loss, metric = mean_numbers([loss, metric])
             best = self.best.get("validation_metric", math.nan)
             if math.isnan(best) or self.task.is_better(metric, best):

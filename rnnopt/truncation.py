@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from rnnopt.errors import UserError
+from rnnopt.layers.minibatch_part import MinibatchPart, taking
 from rnnopt.layers.sequence_model import SequenceModel, State
 from rnnopt.tasks.task import Batch, Batches
 
@@ -130,16 +131,19 @@ class Chunks:
         """The current chunk's loss, with a graph that goes back k2 steps."""
         batch, chunks = self.batch, self._chunks()
         start, scored_from, end = chunks[self.chunk]
-        scored_from, alive = max(start, scored_from), None
+        scored_from = max(start, scored_from)
         if batch.lengths is not None:
             self.truncation.check_reach()
-            alive = batch.lengths > scored_from
+        whole, alive = self._alive(scored_from)
         self._run_to(start)
         part = _part(batch, start, end, alive)
+        mine = None if whole is None else whole.between(start, end)
         # Batch statistics need two values: a single last step is normalised by the running ones.
-        values = part.inputs.shape[1] * (end - start)
-        values = values if part.lengths is None else int(part.lengths.sum())
-        with _evaluation_mode(self.model.norms if values == 1 else None):
+        values = (len(part) if mine is None else mine.count) * (end - start)
+        lengths = part.lengths if mine is None else mine.lengths
+        values = values if lengths is None else int(lengths.sum())
+        norms = self.model.norms if values == 1 else None
+        with _evaluation_mode(norms), taking(self.model, mine):
             outputs, ends = self.model.advance(
                 part.inputs, _chosen(self.state, alive), part.lengths
             )
@@ -150,7 +154,8 @@ class Chunks:
         self._after = None
         if following and following[0][0] >= end:
             self._after = end, _placed(ends, alive, len(batch))
-        return self.batches.task.loss_of(outputs, part)
+        loss = self.batches.task.loss_of(outputs, part)
+        return loss if whole is None else loss * self.batches.share(whole.between(scored_from, end))
 
     def advance(self) -> None:
         """Moves to the next chunk, of the next minibatch where all sequences have ended."""
@@ -158,6 +163,8 @@ class Chunks:
             self.position, self.state = self._after
         self.chunk, self._after = self.chunk + 1, None
         chunks, lengths = self._chunks(), self.batch.lengths
+        if self.batches.part is not None:  # the sequences of all processes end together
+            lengths = self.batches.part.lengths
         over = self.chunk == len(chunks)
         if not over and lengths is not None:
             over = not bool((lengths > chunks[self.chunk][1]).any())
@@ -172,14 +179,23 @@ class Chunks:
     def _chunks(self) -> list[tuple[int, int, int]]:
         return self.truncation.chunks(len(self.batch.inputs))
 
+    def _alive(self, step: int) -> tuple[MinibatchPart | None, Tensor | None]:
+        """Which of all processes' sequences have not ended before a step, and (batch,) which here.
+
+        None stands for all.
+        """
+        lengths, part = self.batch.lengths, self.batches.part
+        if part is not None:
+            part, here = part.alive(step)
+            return part, None if lengths is None else here.to(lengths.device)
+        return None, None if lengths is None else lengths > step
+
     @torch.no_grad()
     def _run_to(self, step: int) -> None:
         """Brings the state to where the gradient starts, with the weights of this moment."""
         if step <= self.position:
             return
-        batch, alive = self.batch, None
-        if batch.lengths is not None:
-            alive = batch.lengths > step
+        batch, (_, alive) = self.batch, self._alive(step)
         inputs = batch.inputs[self.position : step]
         with _evaluation_mode(self.model):  # no step enters the batch statistics twice
             _, ends = self.model.advance(
@@ -232,7 +248,8 @@ def _part(batch: Batch, start: int, end: int, alive: Tensor | None) -> Batch:
     """Steps start … end of the sequences that have not ended before."""
     if alive is None or batch.lengths is None:
         return Batch(batch.inputs[start:end], batch.targets, weights=batch.weights)
-    lengths = batch.lengths[alive].clamp(max=end) - start
+    # One that stands in for those of a process that have all ended has no step left.
+    lengths = (batch.lengths[alive].clamp(max=end) - start).clamp(min=1)
     weights = None if batch.weights is None else batch.weights[alive]
     return Batch(batch.inputs[start:end, alive], batch.targets[alive], lengths, weights)
 

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 from datetime import timedelta
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -213,30 +212,32 @@ def test_a_note_that_cannot_be_written_is_one_sentence(first_of_torchrun, tmp_pa
     assert not (tmp_path / "run" / "config.json").exists()
 
 
+def of_sequences(count, batch_size):
+    """Batches of stored sequences."""
+    examples = Examples(torch.zeros(count, 2, 2), torch.zeros(count, dtype=torch.long))
+    task = Task("t", "", 2, 3, "cross-entropy", 1.0, examples, examples, examples, count)
+    return Batches(task, batch_size, seed=0)
+
+
 @pytest.mark.parametrize(
-    ("config", "model", "optimizer", "reason"),
+    ("config", "model", "communicate", "batches", "reason"),
     [
-        (RunConfig(), dict(batch_norm=True), None, "batch normalisation"),
-        (RunConfig(), dict(dropout=0.1), None, "dropout"),
-        (RunConfig(tbptt=4), {}, None, "tbptt"),
-        (RunConfig(on_nonfinite="skip"), {}, None, "on-nonfinite skip"),
-        (RunConfig(), {}, SimpleNamespace(), "optimizer admm"),
-        (RunConfig(), {}, "commit", 'communicate="commit"'),
-        (RunConfig(batch_size=1), {}, None, "minibatches of 1, too few"),
+        (RunConfig(), {}, "gradient", of_sequences(8, 1), "minibatches of 1, too few"),
+        (RunConfig(), {}, None, of_sequences(9, 4), "admm, whose last minibatch of an epoch has 1"),
+        (RunConfig(), dict(batch_norm=True), "commit", of_sequences(8, 4), ".* normalisation"),
+        (RunConfig(on_nonfinite="skip"), {}, "commit", of_sequences(8, 4), ".* on-nonfinite skip"),
     ],
 )
-def test_what_cannot_be_shared_is_refused(config, model, optimizer, reason, monkeypatch):
+def test_what_cannot_be_shared_is_refused(config, model, communicate, batches, reason, monkeypatch):
     from rnnopt import FrankWolfe
 
     weights = [torch.nn.Parameter(torch.ones(1))]
-    communicate = "commit" if optimizer == "commit" else "gradient"
-    if optimizer in (None, "commit"):
+    optimizer = SimpleNamespace()  # as ADMM, no torch optimizer
+    if communicate:
         optimizer = FrankWolfe(weights, communicate=communicate)
-    check = partial(several_processes.check, config, model, optimizer, config.batch_size or 8)
-    check()  # one process
     monkeypatch.setattr(several_processes, "processes", lambda: 2)
     with pytest.raises(UserError, match=f"^2 processes cannot share a run with {reason}"):
-        check()
+        several_processes.check(config, model, optimizer, batches)
 
 
 @pytest.mark.parametrize("each_step", [False, True])
@@ -253,10 +254,8 @@ def test_the_shares_of_a_batch_weighted_make_its_mean(each_step, monkeypatch):
             batch = batches.draw()
             outputs = batch.inputs.tanh() @ torch.ones(2, 3).cumsum(1)
             outputs = outputs if each_step else outputs[0]
-            found.append(
-                float(task.loss_of(outputs, batch))
-                * (1 if batches.share is None else batches.share)
-            )
+            share = 1.0 if batches.part is None else batches.share(batches.part)
+            found.append(float(task.loss_of(outputs, batch)) * share)
         return torch.tensor(found)
 
     expected = losses(Batches(task, 5, seed=1))

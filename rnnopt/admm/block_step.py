@@ -3,6 +3,7 @@
 Letters and shapes are those of `lagrangian`; `group` and `state` are those of the trainer.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ from rnnopt.admm.lagrangian import (
     per_step,
     residuals,
 )
-from rnnopt.distributed import Group, mean_numbers, processes
+from rnnopt.distributed import Group, mean_numbers, processes, sums
 
 # New weights of each layer, what the state keeps if they are finite, the sum of the losses.
 Found = tuple[list[Weights], dict[str, Tensor], Tensor]
@@ -67,7 +68,7 @@ def block_step(
     if group["keep_batch"]:
         forces = [per_step(rho, v) * v for v, rho in zip(variables, numbers, strict=True)]
         of = (*zip(broken, variables, strict=True), *zip(moved, forces, strict=True))
-        kept["relative_residuals"] = torch.stack([_relative(r, v) for r, v in of])
+        kept["relative_residuals"] = _relative(of, process_group)
         for name, v, m in zip(Variables._fields, variables, multipliers, strict=True):
             assert m is not None
             kept[name], kept[f"multiplier_{name}"] = v, m
@@ -80,21 +81,27 @@ def block_report(
     weights: Weights,
     state: dict[str, Tensor],
     group: dict[str, Any],
+    process_group: Group = None,
 ) -> dict[str, float]:
     """What `ADMM.report` returns."""
     variables, multipliers = kept_in(state)
     numbers = penalties_of(group, len(problem.inputs))
-    value = augmented_lagrangian(problem, weights, variables, multipliers, numbers)
-    broken = residuals(problem, weights, variables)
+    # Each process has the whole decay in its problem, which counts once.
+    once = problem._replace(recurrent_decay=problem.recurrent_decay / processes(process_group))
+    value = augmented_lagrangian(once, weights, variables, multipliers, numbers)
     _, outputs = forward(problem, weights, len(problem.targets))
+    losses = (sample_losses(problem, o).sum() for o in (outputs, variables.output))
+    found = torch.stack([value, *losses, torch.as_tensor(divisor).to(value)])
+    lagrangian, loss, auxiliary_loss, count = sums([found], process_group)[0].tolist()
     result = dict(
-        lagrangian=float(value),
-        loss=float(sample_losses(problem, outputs).sum() / divisor),
-        auxiliary_loss=float(sample_losses(problem, variables.output).sum() / divisor),
+        lagrangian=lagrangian,
+        loss=loss / count,
+        auxiliary_loss=auxiliary_loss / count,
         scale=group["scale"],
     )
-    for name, r, v in zip(Variables._fields, broken, variables, strict=True):
-        result[f"residual_{name}"] = float(_relative(r, v))
+    broken = residuals(problem, weights, variables)
+    primal = _relative(list(zip(broken, variables, strict=True)), process_group).tolist()
+    result |= {f"residual_{n}": r for n, r in zip(Variables._fields, primal, strict=True)}
     if "relative_residuals" in state:  # a state saved before these were kept has none
         dual = state["relative_residuals"][len(variables) :].tolist()
         result |= {f"dual_{n}": number for n, number in zip(Variables._fields, dual, strict=True)}
@@ -133,5 +140,9 @@ def balancing_factor(broken: Variables, moved: Variables, process_group: Group =
     return 0.5 if dual > 10 * primal else 1.0
 
 
-def _relative(residual: Tensor, value: Tensor) -> Tensor:
-    return residual.norm() / value.norm().clamp(min=torch.finfo(value.dtype).tiny)
+def _relative(pairs: Sequence[tuple[Tensor, Tensor]], process_group: Group) -> Tensor:
+    """The norm of each residual over that of its variable, those of all processes together."""
+    own = torch.stack([torch.stack([r.norm(), v.norm()]) for r, v in pairs])
+    if processes(process_group) > 1:
+        own = sums([own.square()], process_group)[0].sqrt()
+    return own[:, 0] / own[:, 1].clamp(min=torch.finfo(own.dtype).tiny)

@@ -336,7 +336,7 @@ class ADMM:
     def report(self) -> dict[str, float]:
         """Lagrangian, relative residuals of the kept batch, and the network's loss.
 
-        Each process has those of its own batch; with `recurrent_decay` all must ask together.
+        Of the batches of all processes, which must ask together.
 
         Returns:
             lagrangian; loss, of the network; auxiliary_loss, of o; with the names of `Variables`,
@@ -351,4 +351,5 @@ class ADMM:
             raise ValueError("ADMM keeps no variables here: it needs keep_batch=True and a step.")
         problem, divisor = self._kept_problem()
         (weights,) = read_weights(self.model)
-        return block_report(problem, divisor, weights, self.state, self.param_groups[0])
+        given = (self.state, self.param_groups[0], self.process_group)
+        return block_report(problem, divisor, weights, *given)

@@ -8,7 +8,6 @@ import tyro
 from rnnopt import comparison, several_processes, tracking
 from rnnopt.commands.printing import announce
 from rnnopt.config import RunConfig
-from rnnopt.distributed import any_of
 from rnnopt.errors import UserError
 from rnnopt.memory import keep_freed_memory
 from rnnopt.run_folder import RunFolder
@@ -87,7 +86,6 @@ def _run(
     config: RunConfig, path: Path, resume: bool, log: tuple[tracking.Kind, ...], quiet: bool
 ) -> tuple[dict[str, Any], bool]:
     """The run's result, and whether a step was taken; draws a bar unless `quiet`."""
-    several = several_processes.started() > 1
     with (
         tracking.trackers(log, path) as tracked,
         comparison.interruptible() as stop,
@@ -99,11 +97,8 @@ def _run(
             show(progress)
             tracked(progress)
 
-        def stops() -> bool:
-            return any_of(stop.is_set()) if several else stop.is_set()
-
         result = run_one(
-            config, path, resume, listen, stops, given, lambda task: announce(task, quiet)
+            config, path, resume, listen, stop.is_set, given, lambda task: announce(task, quiet)
         )
         tracked.finish(result)
     for sentence in tracked.lost:

@@ -17,6 +17,7 @@ from rnnopt.layers.elman import ElmanRNN, check_lengths
 from rnnopt.layers.indrnn import IndRNN
 from rnnopt.layers.kernels.batch_norm import normalize
 from rnnopt.layers.kernels.elman import last_state, true_steps
+from rnnopt.layers.minibatch_part import MinibatchPart, normalize_part
 
 Cell = Literal["rnn", "lstm", "gru", "indrnn"]
 Readout = Literal["last", "every", "mean"]
@@ -64,6 +65,8 @@ class SequenceModel(nn.Module):
         >>> model(torch.randn(128, 32, 9)).shape
         torch.Size([32, 6])
     """
+
+    part: MinibatchPart | None = None  # which sequences of a minibatch the inputs are; None is all
 
     def __init__(
         self,
@@ -158,11 +161,9 @@ class SequenceModel(nn.Module):
         for i, layer in enumerate(self.recurrent):
             states, last, end = _run(layer, states, None if state is None else state[i], lengths)
             ends.append(end)
-            mask = None
-            if self.dropout and self.training:
-                mask = functional.dropout(states.new_ones(states.shape[1:]), self.dropout)
+            mask = self._dropout_mask(states)
             if self.norms:
-                states, last = normalize(self.norms[i], states, valid, mask), None
+                states, last = self._normalized(self.norms[i], states, valid, mask), None
             elif mask is not None:
                 states, last = states * mask, last * mask
         if self.readout == "last":
@@ -173,6 +174,24 @@ class SequenceModel(nn.Module):
             else:
                 states = torch.where(valid, states, 0).sum(0) / lengths[:, None]
         return self.output(states), ends
+
+    def _dropout_mask(self, states: Tensor) -> Tensor | None:
+        """(batch, hidden), what to multiply states by at every step; None without dropout."""
+        if not (self.dropout and self.training):
+            return None
+        part = self.part
+        count = states.shape[1] if part is None else part.count
+        mask = functional.dropout(states.new_ones(count, states.shape[2]), self.dropout)
+        return mask if part is None else mask[part.rows.to(mask.device)]
+
+    def _normalized(
+        self, norm: nn.Module, states: Tensor, valid: Tensor | None, mask: Tensor | None
+    ) -> Tensor:
+        if self.part is None or not norm.training:
+            return normalize(norm, states, valid, mask)
+        assert isinstance(norm, nn.BatchNorm1d)
+        states = normalize_part(norm, states, valid, self.part)
+        return states if mask is None else states * mask
 
 
 def _check_choices(cell: str, nonlinearity: str, readout: str, initialization: str) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from rnnopt.layers.kernels.elman import last_state
+from rnnopt.layers.minibatch_part import MinibatchPart
 from rnnopt.layers.sequence_model import Readout
 
 if TYPE_CHECKING:
@@ -282,13 +283,18 @@ class Batches:
         seed: of this stream alone.
     """
 
-    share: float | None = None  # what the loss counts where several processes take parts of a batch
+    shared = False  # whether several processes take parts of each batch, as `SharedBatches`
+    part: MinibatchPart | None = None  # which of the latest batch this process has; None is all
 
     def __init__(self, task: Task, batch_size: int, seed: int):
         self.task, self.batch_size = task, batch_size
         self.generator = torch.Generator().manual_seed(seed)
         self.order = torch.empty(0, dtype=torch.long)
         self.cursor = 0
+
+    def share(self, part: MinibatchPart) -> float:
+        """By what to multiply the mean loss of a part, so that the mean over processes is right."""
+        return 1.0
 
     @property
     def per_epoch(self) -> int:

@@ -1,0 +1,141 @@
+"""The part of a minibatch that one of several processes takes, and what belongs to all of it.
+
+Each process draws the whole minibatch and keeps every n-th sequence. Two things of a network
+depend on the others: dropout, whose mask is drawn for all and cut, and batch statistics, which are
+sums over the processes. With them a process computes what one that has it all would, to rounding.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rnnopt.distributed import sums
+
+
+@dataclass(frozen=True)
+class MinibatchPart:
+    """Which sequences of a minibatch a process has.
+
+    Args:
+        rows: (batch,) their places in the whole.
+        count: sequences of the whole.
+        lengths: (count,) true steps of these, or None when all are of one length.
+        counts: False for a process that has no sequence and runs another's, of which nothing
+            counts, so that it takes part in every sum.
+    """
+
+    rows: Tensor
+    count: int
+    lengths: Tensor | None = None
+    counts: bool = True
+
+    @classmethod
+    def of(cls, count: int, lengths: Tensor | None, rank: int, processes: int) -> "MinibatchPart":
+        """Every n-th sequence of `count`, from the process's own number on."""
+        rows = torch.arange(count)[rank::processes]
+        return (
+            cls(rows, count, lengths)
+            if len(rows)
+            else cls(torch.tensor([0]), count, lengths, False)
+        )
+
+    def alive(self, step: int) -> tuple["MinibatchPart", Tensor]:
+        """The part of the sequences that have not ended before a step.
+
+        Returns:
+            the part, and (batch,) which of this process's sequences are in it: one that does not
+            count where all its own have ended.
+        """
+        if self.lengths is None:
+            return self, torch.ones(len(self.rows), dtype=torch.bool)
+        here = self.lengths > step
+        mine = here[self.rows]
+        counts = self.counts and bool(mine.any())
+        rows = (here.cumsum(0) - 1)[self.rows[mine]]
+        if not counts:
+            mine, rows = torch.arange(len(mine)) == 0, torch.tensor([0])
+        part = MinibatchPart(rows, int(here.sum()), self.lengths[here], counts)
+        return part, mine
+
+    def between(self, start: int, end: int) -> "MinibatchPart":
+        """The same sequences, of which only the steps from `start` to `end` are looked at."""
+        if self.lengths is None:
+            return self
+        return replace(self, lengths=self.lengths.clamp(max=end) - start)
+
+    def share(self, each_step: bool, processes: int) -> float:
+        """By what to multiply the mean loss of this part for the mean over processes to be right.
+
+        Args:
+            each_step: whether the loss is a mean over true steps rather than over sequences.
+            processes: how many take part.
+        """
+        if not self.counts:
+            return 0.0
+        if self.lengths is None or not each_step:
+            return len(self.rows) * processes / self.count
+        return float(self.lengths[self.rows].sum() * processes / self.lengths.sum())
+
+
+@contextmanager
+def taking(model: nn.Module, part: MinibatchPart | None) -> Iterator[None]:
+    """Tells `model` that the inputs it gets are a part of a minibatch; None says all of one."""
+    model.part = part  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        model.part = None  # type: ignore[assignment]
+
+
+class _Sum(torch.autograd.Function):
+    """The sum over processes of what each has, with the gradient of the sum of their losses."""
+
+    @staticmethod
+    def forward(ctx: Any, own: Tensor) -> Tensor:
+        return sums([own])[0]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return _Sum.apply(grad)
+
+
+def normalize_part(
+    norm: nn.BatchNorm1d, states: Tensor, valid: Tensor | None, part: MinibatchPart
+) -> Tensor:
+    """As `norm` in training mode on the true steps of the whole minibatch; padding becomes zero.
+
+    Args:
+        norm: batch normalisation over `hidden` features; its running statistics follow.
+        states: (time, batch, hidden), this process's part.
+        valid: (time, batch, 1), which steps are true, or None for all.
+        part: which part it is.
+
+    Raises:
+        ValueError: all processes together have a single step, which has no variance.
+    """
+    if valid is None:
+        valid = states.new_ones(1, 1, 1, dtype=torch.bool).expand(*states.shape[:2], 1)
+    counted = valid if part.counts else torch.zeros_like(valid)
+    total: Tensor = _Sum.apply(
+        torch.cat([torch.where(counted, states, 0).sum((0, 1)), counted.sum().to(states)[None]])
+    )
+    mean, count = total[:-1] / total[-1].detach(), total[-1].detach()
+    if float(count) < 2:
+        raise ValueError(f"batch normalisation needs more than one step, got {int(count)}.")
+    centred = states - mean
+    squares: Tensor = _Sum.apply(torch.where(counted, centred.square(), 0).sum((0, 1)))
+    variance = squares / count
+    normal = centred * (variance + norm.eps).rsqrt()
+    with torch.no_grad():
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        assert norm.num_batches_tracked is not None
+        assert norm.momentum is not None
+        norm.running_mean.lerp_(mean, norm.momentum)
+        norm.running_var.lerp_(variance * (count / (count - 1)), norm.momentum)
+        norm.num_batches_tracked.add_(1)
+    return torch.where(valid, torch.addcmul(norm.bias, normal, norm.weight), 0)

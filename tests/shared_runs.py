@@ -1,0 +1,73 @@
+"""Runs in this process, or shared by those that torchrun started: one start for all of them.
+
+    torchrun --nproc-per-node 2 --standalone tests/shared_runs.py FOLDER
+
+FOLDER/runs.json holds the runs' settings by name; each becomes FOLDER/name. Besides those of
+RunConfig: "interrupt", steps after which the run is interrupted and then resumed, and "poison", the
+training losses that are not finite, in the last process alone.
+"""
+
+import json
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from rnnopt import several_processes
+from rnnopt.config import RunConfig
+from rnnopt.runner import run
+from rnnopt.tasks.task import Task
+
+
+@contextmanager
+def poisoned(losses):
+    """Makes some losses of this process NaN, counted from 1."""
+    loss_of, count = Task.loss_of, 0
+
+    def with_nan(self, outputs, batch):
+        nonlocal count
+        count += torch.is_grad_enabled()
+        loss = loss_of(self, outputs, batch)
+        return loss * float("nan") if torch.is_grad_enabled() and count in losses else loss
+
+    Task.loss_of = with_nan
+    try:
+        yield
+    finally:
+        Task.loss_of = loss_of
+
+
+def make(settings, path):
+    """The run of these settings in a folder."""
+    settings = dict(settings)
+    interrupt, poison = settings.pop("interrupt", None), settings.pop("poison", [])
+    last = several_processes.rank() == several_processes.started() - 1
+    config = RunConfig(**settings)
+    taken = 0
+
+    def stops():
+        nonlocal taken
+        taken += 1
+        return taken > interrupt
+
+    with poisoned(poison if last else []):
+        if interrupt is None:
+            run(config, path)
+        else:
+            run(config, path, stop_requested=stops)
+            run(config, path, resume=True)
+
+
+def main(folder):
+    with several_processes.joined("cpu"):
+        for name, settings in json.loads((folder / "runs.json").read_text()).items():
+            try:
+                make(settings, folder / name)
+            except FloatingPointError as error:
+                if several_processes.rank() == 0:
+                    (folder / name / "sentence").write_text(str(error))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

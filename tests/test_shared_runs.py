@@ -1,0 +1,144 @@
+"""Every learner and option of the loop under torchrun: two processes make the run of one."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import shared_runs
+import torch
+
+from rnnopt.config import RunConfig
+from rnnopt.errors import UserError
+from rnnopt.run_folder import RunFolder
+from rnnopt.runner import run
+
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux" or not torch.distributed.is_gloo_available(),
+    reason="needs torchrun with gloo",
+)
+LIMIT = 240  # seconds
+DIGITS = dict(
+    task="digits-rows", hidden=8, batch_size=33, evaluate_every=10, budget="40evaluations"
+)
+# A minibatch of three, of which a process soon has none that goes on, or from the start none.
+SERIES = dict(data="{folder}/series.csv", hidden=6, batch_size=3, evaluate_every=9,
+              budget="45evaluations")  # fmt: skip
+NORMED = dict(model="indrnn", layers=2, batch_norm=True, dropout=0.3)
+RUNS = {
+    "admm": DIGITS | dict(optimizer="admm"),
+    "admm-gru": DIGITS | dict(optimizer="admm", model="gru", budget="10evaluations"),
+    "admm-series": SERIES | dict(optimizer="admm", batch_size=7, budget="20evaluations"),
+    "admm-kept": DIGITS
+    | dict(optimizer="admm:variant=blocks,keep_batch=True", batch_size=None, budget="60evaluations",
+           interrupt=2),
+    "lbfgs": DIGITS | dict(optimizer="lbfgs:lr=0.5", batch_size=None, budget="200evaluations"),
+    "normed": DIGITS | NORMED | dict(optimizer="adam"),
+    "normed-series": SERIES | NORMED | dict(optimizer="frank-wolfe"),
+    "normed-adaqn": DIGITS | NORMED | dict(optimizer="adaqn:memory=3", lr=0.05),
+    "dropout-asnaq": DIGITS | dict(optimizer="asnaq", dropout=0.4, model="lstm"),
+    "tbptt": DIGITS | dict(optimizer="frank-wolfe", tbptt=3, interrupt=7),
+    "tbptt-series": SERIES | NORMED
+    | dict(optimizer="adam", tbptt=2, tbptt_backward=3, interrupt=13),
+    "tbptt-every": SERIES | dict(optimizer="adam", tbptt=3, readout="every"),
+    "skip": DIGITS | dict(optimizer="adam", on_nonfinite="skip", poison=[3, 11, 12]),
+    "skip-asnaq": DIGITS | dict(optimizer="asnaq", on_nonfinite="skip", poison=[3, 12]),
+    "restore": DIGITS | NORMED | dict(optimizer="adam", on_nonfinite="restore", poison=[13]),
+    "skip-admm": DIGITS | dict(optimizer="admm", on_nonfinite="skip"),
+}  # fmt: skip
+COMMIT = DIGITS | dict(optimizer="frank-wolfe:communicate=commit,inner_steps=3", dropout=0.2)
+ALONE = {  # runs that one process has no equal of
+    "raise": DIGITS | dict(optimizer="adam", on_nonfinite="raise", poison=[5]),
+    "commit": COMMIT,
+    "commit-resumed": COMMIT | dict(interrupt=13),
+    "commit-tbptt": COMMIT | dict(tbptt=5),
+    "commit-tbptt-resumed": COMMIT | dict(tbptt=5, interrupt=7),
+}
+
+
+def placed(runs, folder):
+    """The runs with the data of a folder."""
+    return {
+        name: {k: v.format(folder=folder) if k == "data" else v for k, v in settings.items()}
+        for name, settings in runs.items()
+    }
+
+
+def write_series(folder):
+    """Series of 1 to 9 steps, labelled by whether they rise."""
+    rng = torch.Generator().manual_seed(3)
+    lines = ["id,time,a,label"]
+    for series in range(60):
+        length = int(torch.randint(1, 10, (), generator=rng))
+        slope = 1 if series % 2 else -1
+        for step in range(length):
+            value = slope * step / 9 + float(torch.randn((), generator=rng)) / 5
+            lines.append(f"{series},{step},{value:.4f},{'up' if slope > 0 else 'down'}")
+    (folder / "series.csv").write_text("\n".join(lines) + "\n")
+
+
+@pytest.fixture(scope="module")
+def of_two(tmp_path_factory):
+    """The folder with what two processes made."""
+    folder = tmp_path_factory.mktemp("two")
+    write_series(folder)
+    (folder / "runs.json").write_text(json.dumps(placed(RUNS | ALONE, folder)))
+    script = Path(shared_runs.__file__)
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
+         script, folder],
+        capture_output=True, text=True, timeout=LIMIT,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def curves(path):
+    """The records without the seconds."""
+    records = RunFolder.open(path).read_records()
+    return [{k: v for k, v in r.items() if k != "seconds"} for r in records]
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_two_processes_make_the_run_of_one(name, of_two, tmp_path):
+    settings = placed(RUNS, of_two)[name]
+    shared_runs.make({k: v for k, v in settings.items() if k != "interrupt"}, tmp_path / "one")
+    found, expected = curves(of_two / name), curves(tmp_path / "one")
+    assert len(found) >= 2
+    for pair in zip(found, expected, strict=True):
+        assert pair[0] == pytest.approx(pair[1], rel=1e-3, abs=1e-5, nan_ok=True)
+    folders = [RunFolder.open(path) for path in (of_two / name, tmp_path / "one")]
+    weights = [folder.read_weights() for folder in folders]
+    torch.testing.assert_close(*weights, rtol=1e-3, atol=2e-4)
+    if "poison" in settings:
+        met = [folder.read_result()["nonfinite"] for folder in folders]
+        assert met == [len(settings["poison"])] * 2
+
+
+@pytest.mark.parametrize(("name", "gradients"), [("commit", 40), ("commit-tbptt", 80)])
+def test_processes_that_commit_resume_each_where_it_stood(name, gradients, of_two):
+    assert curves(of_two / f"{name}-resumed") == curves(of_two / name)
+    folders = [RunFolder.open(of_two / n) for n in (name, f"{name}-resumed")]
+    pair = [folder.read_weights() for folder in folders]
+    assert all(torch.equal(*both) for both in zip(*(w.values() for w in pair), strict=True))
+    checkpoint = folders[0].read_checkpoint()
+    assert checkpoint["optimizer"]["param_groups"][0]["commits"] == gradients // 3
+    probes = [of_one["model"]["output.weight"] for of_one in checkpoint["of_processes"]]
+    assert not torch.equal(*probes)  # the last gradient is between two commits
+
+
+def test_states_of_two_processes_are_refused_by_one(of_two, tmp_path):
+    shutil.copytree(of_two / "commit", tmp_path / "run")
+    (tmp_path / "run" / "result.json").unlink()
+    with pytest.raises(UserError, match="was begun by 2 processes that each .* needs as many"):
+        run(RunConfig(), tmp_path / "run", resume=True)
+
+
+def test_a_loss_that_is_not_finite_in_one_process_is_raised_in_all(of_two):
+    sentence = (of_two / "raise" / "sentence").read_text()
+    assert sentence.startswith("step 5 (5 evaluations): the loss is nan. Take a smaller lr")
+    assert RunFolder.open(of_two / "raise").read_result()["status"] == "failed"
