@@ -2,10 +2,12 @@
 
 The minibatch is the same for any number of processes, each takes its share. Processes talk by gloo
 on the loopback and share this machine's cores: with more processes than free cores nothing gets
-faster. Bytes are what each process hands to all-reduces, per gradient; a ring sends and receives
+faster. The processor time of one process, in brackets, says how the work is divided even where they
+    python benchmarks/processes.py --minibatch 64 512 --learners ADMM --processes 1 2
 2 (n-1)/n times as many.
 
     python benchmarks/processes.py
+    python benchmarks/processes.py --minibatch 64 512 4096 --learners ADMM --processes 1 2
     python benchmarks/processes.py --quick
 """
 
@@ -20,7 +22,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import distributed, nn
@@ -42,10 +44,19 @@ LEARNERS: dict[str, tuple[Callable[..., Any], bool]] = {  # and whether DDP aver
 }
 
 
+class Sizes(NamedTuple):
+    """Units, steps a sequence and sequences a minibatch."""
+
+    hidden: int
+    steps: int
+    minibatch: int
+
+
 class Measured:
     """One learner on this process's share of the minibatch."""
 
-    def __init__(self, name: str, hidden: int, steps: int, rank: int, count: int):
+    def __init__(self, name: str, sizes: Sizes, rank: int, count: int):
+        hidden, steps, minibatch = sizes
         build, wrapped = LEARNERS[name]
         torch.manual_seed(0)
         self.sent, self.count = 0, count
@@ -59,7 +70,7 @@ class Measured:
         self.learner = (
             build(self.model, "cross-entropy") if build is ADMM else build(self.model.parameters())
         )
-        inputs, targets = torch.randn(steps, 64, 9), torch.randint(10, (64,))
+        inputs, targets = torch.randn(steps, minibatch, 9), torch.randint(10, (minibatch,))
         self.batch = SimpleNamespace(
             inputs=inputs[:, rank::count], targets=targets[rank::count], lengths=None
         )
@@ -105,7 +116,9 @@ def counting(measured: Measured) -> Any:
         distributed.all_reduce = original
 
 
-def work(rank: int, count: int, folder: str, hidden: int, steps: int, repeats: int) -> None:
+def work(
+    rank: int, count: int, folder: str, sizes: Sizes, learners: list[str], repeats: int
+) -> None:
     """What each process does; the first writes a line a learner."""
     warnings.simplefilter("error")
     torch.set_num_threads(1)
@@ -113,29 +126,31 @@ def work(rank: int, count: int, folder: str, hidden: int, steps: int, repeats: i
         store = distributed.FileStore(f"{folder}/store", count)
         distributed.init_process_group("gloo", store=store, rank=rank, world_size=count)
     lines = []
-    for name in LEARNERS:
-        measured = Measured(name, hidden, steps, rank, count)
+    for name in learners:
+        measured = Measured(name, sizes, rank, count)
         for _ in range(5):
             measured.gradient()
-        measured.sent, times = 0, []
+        measured.sent, times, processor = 0, [], time.process_time()
         with counting(measured):
             for _ in range(repeats):
                 started = time.perf_counter()
                 for _ in range(20):  # four cycles of K = 5, and once aSNAQ's loss test
                     measured.gradient()
                 times.append((time.perf_counter() - started) / 20)
-        lines.append(f"{1e3 * statistics.median(times):.2f} {measured.sent / 20 / repeats:.0f}")
+        processor = (time.process_time() - processor) / 20 / repeats
+        sent = measured.sent / 20 / repeats
+        lines.append(f"{1e3 * statistics.median(times):.1f} {1e3 * processor:.1f} {sent:.0f}")
     if rank == 0:
         Path(folder, "lines").write_text("\n".join(lines))
     if count > 1:
         distributed.destroy_process_group()
 
 
-def measure(count: int, hidden: int, steps: int, repeats: int) -> list[list[str]]:
-    """Milliseconds and bytes a gradient of each learner."""
+def measure(count: int, sizes: Sizes, learners: list[str], repeats: int) -> list[list[str]]:
+    """Milliseconds, those of the processor, and bytes a gradient of each learner."""
     with tempfile.TemporaryDirectory() as folder:
         torch.multiprocessing.spawn(
-            work, (count, folder, hidden, steps, repeats), nprocs=count, join=True
+            work, (count, folder, sizes, learners, repeats), nprocs=count, join=True
         )
         return [line.split() for line in Path(folder, "lines").read_text().splitlines()]
 
@@ -144,18 +159,24 @@ def main() -> None:
     """Reads the arguments, prints a Markdown table of bytes and times by number of processes."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="a few steps, to see that it runs")
-    quick = parser.parse_args().quick
-    counts = [1, 2] if quick else [1, 2, 4]
+    parser.add_argument("--minibatch", nargs="+", type=int, default=[64], help="sequences of each")
+    parser.add_argument("--learners", nargs="+", default=list(LEARNERS), choices=LEARNERS)
+    parser.add_argument("--processes", nargs="+", type=int, default=[1, 2, 4])
+    chosen = parser.parse_args()
+    quick, learners = chosen.quick, chosen.learners
+    counts = [1, 2] if quick else chosen.processes
     print(f"{processor_name()}, {os.cpu_count()} cores, torch {torch.__version__}\n")
-    for hidden, steps in [(8, 4)] if quick else [(128, 64)]:
-        every = [measure(count, hidden, steps, 1 if quick else 3) for count in counts]
-        print(f"64 sequences of {steps} steps, {hidden} units, ms a gradient\n")
+    for minibatch in chosen.minibatch:
+        sizes = Sizes(8, 4, minibatch) if quick else Sizes(128, 64, minibatch)
+        every = [measure(count, sizes, learners, 1 if quick else 3) for count in counts]
+        what = f"{minibatch} sequences of {sizes.steps} steps, {sizes.hidden} units"
+        print(f"{what}: ms a gradient (of the processor)\n")
         heading = " | ".join(f"{count} processes" for count in counts)
         print(f"| learner | {heading} | bytes a gradient |")
         print("|---|" + "---|" * (len(counts) + 1))
-        for i, name in enumerate(LEARNERS):
-            cells = " | ".join(found[i][0] for found in every)
-            print(f"| {name} | {cells} | {int(every[-1][i][1]):,} |")
+        for i, name in enumerate(learners):
+            cells = " | ".join(f"{found[i][0]} ({found[i][1]})" for found in every)
+            print(f"| {name} | {cells} | {int(every[-1][i][2]):,} |")
         print(flush=True)
 
 

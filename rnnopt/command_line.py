@@ -83,6 +83,9 @@ def main(arguments: list[str] | None = None) -> None:
         code = 2
     except UserError as error:  # other processes have met it, too, or heard it from the first
         code = 2 if several_processes.rank() else _fail(arguments, str(error), 2)
+    except FloatingPointError as error:  # as a UserError, but not the user's to mend beforehand
+        sentence = f"failed with FloatingPointError: {error}"
+        code = 1 if several_processes.rank() else _fail(arguments, sentence, 1)
     except KeyboardInterrupt:
         code = _fail(arguments, "interrupted", 130)
     except BrokenPipeError:  # the reader of our output went away, as `head` does

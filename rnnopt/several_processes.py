@@ -70,7 +70,7 @@ def joined(device: str) -> Iterator[None]:
     distributed.init_process_group(backend, store=store, rank=place, world_size=count)
     try:
         yield
-    except UserError as error:
+    except (UserError, FloatingPointError) as error:  # the other is --on-nonfinite raise
         if place == 0:
             with suppress(RuntimeError):  # the store is gone: then all say it
                 store.set(SAID, str(error))
