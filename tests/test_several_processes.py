@@ -13,13 +13,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from rnnopt import several_processes
-from rnnopt.config import RunConfig
+from rnnopt import FrankWolfe, SequenceModel, several_processes
+from rnnopt.config import Budget, RunConfig
 from rnnopt.errors import UserError
 from rnnopt.run_folder import RunFolder
 from rnnopt.runner import run
 from rnnopt.several_processes import SharedBatches
+from rnnopt.tasks import build_task
 from rnnopt.tasks.task import Batches, Examples, Task
+from rnnopt.training import Training
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux" or not torch.distributed.is_gloo_available(),
@@ -229,8 +231,6 @@ def of_sequences(count, batch_size):
     ],
 )
 def test_what_cannot_be_shared_is_refused(config, model, communicate, batches, reason, monkeypatch):
-    from rnnopt import FrankWolfe
-
     weights = [torch.nn.Parameter(torch.ones(1))]
     optimizer = SimpleNamespace()  # as ADMM, no torch optimizer
     if communicate:
@@ -265,3 +265,30 @@ def test_the_shares_of_a_batch_weighted_make_its_mean(each_step, monkeypatch):
         monkeypatch.setattr(several_processes.distributed, "get_rank", lambda rank=rank: rank)
         parts.append(losses(SharedBatches(task, 5, 1, each_step)))
     torch.testing.assert_close(torch.stack(parts).mean(0), expected)
+
+
+@pytest.mark.parametrize(("communicate", "every"), [("gradient", 1), ("commit", 5)])
+def test_processes_agree_on_losses_when_they_commit(communicate, every, monkeypatch):
+    monkeypatch.setattr(several_processes.distributed, "get_rank", lambda: 0)
+    task = build_task("digits-rows")
+    model = SequenceModel(task.input_size, 4, task.output_size)
+    optimizer = FrankWolfe(model.parameters(), inner_steps=5, communicate=communicate)
+    batches = SharedBatches(task, 64, 0, answers_each_step=False)
+    training = Training(model, optimizer, task, batches, Budget.parse("22evaluations"),
+                        evaluate_every=9)  # fmt: skip
+    met = []
+
+    def log(numbers):
+        met.append((training.closure.calls, len(numbers)))
+        return numbers
+
+    monkeypatch.setattr("rnnopt.training.mean_numbers", log)
+    monkeypatch.setattr("rnnopt.training.any_of", lambda decision: log([decision])[0])
+    losses = [p.record["train_loss"] for p in training.run() if p.record]
+    agreed, looks = set(range(every, 23, every)), {0, 9, 18, 22}
+    assert {calls for calls, count in met if count == 3} == agreed | looks
+    assert {calls for calls, count in met if count == 2} == looks
+    assert {calls for calls, count in met if count == 1} == (agreed | looks) - {22}
+    assert training.own_sums == [0.0, 0.0, 0.0]
+    assert training.seconds > 0
+    assert all(loss > 1 for loss in losses[1:])
