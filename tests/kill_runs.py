@@ -18,6 +18,7 @@ import traceback
 from dataclasses import replace
 from pathlib import Path
 
+import same_runs
 import torch
 
 from rnnopt.config import RunConfig
@@ -55,16 +56,10 @@ def train(path: Path, config: RunConfig) -> None:
 
 def what_came(path: Path) -> str:
     """All that a run is, but its clock, as text."""
-    folder = RunFolder.open(path)
-    records = [{k: v for k, v in r.items() if k != "seconds"} for r in folder.read_records()]
-    result = folder.read_result()
-    del result["seconds"]
-    result["to_target"].pop("seconds", None)
-    weights = {name: weight.tolist() for name, weight in folder.read_weights().items()}
     state = torch.load(path / "checkpoint.pt", weights_only=True)
     last = {name: weight.tolist() for name, weight in state["model"].items()}
     files = sorted(p.name for p in path.iterdir())
-    return json.dumps([records, result, weights, last, files])
+    return json.dumps([same_runs.what_came(path), last, files])
 
 
 def die_at(point: str, number: int) -> None:

@@ -3,7 +3,6 @@
 import copy
 import io
 import itertools
-import json
 import math
 from dataclasses import replace
 
@@ -20,6 +19,7 @@ from admm_cases import (
     normal,
     weights_of,
 )
+from same_runs import records_of
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -524,12 +524,6 @@ def test_the_loop_sets_the_rate_and_passes_options_on():
     assert 0 < rates[-1] < 0.05
 
 
-def lines_of(folder):
-    """The records, without the clock; as text, in which NaN equals NaN."""
-    records = RunFolder.open(folder).read_records()
-    return [json.dumps({k: v for k, v in r.items() if k != "seconds"}) for r in records]
-
-
 @pytest.mark.parametrize(
     "optimizer",
     ["admm", "admm:variant=blocks,keep_batch=true", "admm:variant=paper,keep_batch=true"],
@@ -545,7 +539,7 @@ def test_an_interrupted_run_folder_ends_bit_for_bit_as_an_uninterrupted_one(tmp_
         del result["seconds"]
         result["to_target"].pop("seconds", None)
     assert resumed == whole
-    assert lines_of(tmp_path / "part") == lines_of(tmp_path / "whole")
+    assert records_of(tmp_path / "part") == records_of(tmp_path / "whole")
     ends = [
         torch.load(tmp_path / name / "checkpoint.pt", weights_only=True)
         for name in ("whole", "part")

@@ -14,6 +14,7 @@ import time
 
 import pytest
 import torch
+from same_runs import assert_same_run, records_of
 
 import rnnopt
 from rnnopt import doctor, runner
@@ -53,29 +54,6 @@ def assert_refused(result, *words):
     assert lines[0].startswith("rnnopt: ")
     for word in words:
         assert word in error
-
-
-def records_of(folder):
-    """The records, without the clock; as text, in which NaN equals NaN."""
-    records = RunFolder.open(folder).read_records()
-    return [json.dumps({k: v for k, v in r.items() if k != "seconds"}) for r in records]
-
-
-def result_of(folder):
-    """The result, without the clock."""
-    result = RunFolder.open(folder).read_result()
-    del result["seconds"]
-    result["to_target"].pop("seconds", None)
-    return result
-
-
-def assert_same_run(one, other):
-    assert records_of(one) == records_of(other)
-    assert result_of(one) == result_of(other)
-    first, second = (torch.load(folder / "best.pt", weights_only=True) for folder in (one, other))
-    assert first.keys() == second.keys()
-    for name in first:
-        assert torch.equal(first[name], second[name]), name
 
 
 # -- help, list -----------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from same_runs import what_came
 
 from rnnopt.checksums import pack
 from rnnopt.config import RunConfig
@@ -60,16 +61,6 @@ def halfway(tmp_path_factory):
     count = iter(range(100))
     run(CONFIG, path, stop_requested=lambda: next(count) == 7)
     return path
-
-
-def what_came(path):
-    """Records, result and weights without the clock, as text, in which NaN equals NaN."""
-    folder = RunFolder.open(path)
-    records = [{k: v for k, v in r.items() if k != "seconds"} for r in folder.read_records()]
-    result = {k: v for k, v in folder.read_result().items() if k != "seconds"}
-    result["to_target"] = {k: v for k, v in result["to_target"].items() if k != "seconds"}
-    weights = {name: weight.tolist() for name, weight in folder.read_weights().items()}
-    return json.dumps([records, result, weights])
 
 
 # -- kills ----------------------------------------------------------------------------------------

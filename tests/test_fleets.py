@@ -19,6 +19,7 @@ import pytest
 pytest.importorskip("optuna")
 
 import sqlalchemy.exc
+from same_runs import curves, result_of, without_clock
 from waiting import wait_for
 
 from rnnopt.config import RunConfig
@@ -110,12 +111,9 @@ def came(out):
     """What the runs below a folder came to, without the clock, by their places in it."""
     found = {}
     for config in Path(out).rglob("config.json"):
-        folder = RunFolder.open(config.parent)
-        records = [{k: v for k, v in r.items() if k != "seconds"} for r in folder.read_records()]
-        result = {k: v for k, v in folder.read_result().items() if k != "seconds"}
-        (result.get("to_target") or {}).pop("seconds", None)
-        place = config.parent.relative_to(out).as_posix()
-        found[place] = json.dumps([folder.read_config().to_dict(), records, result])
+        run = config.parent
+        settings = RunFolder.open(run).read_config().to_dict()
+        found[run.relative_to(out).as_posix()] = json.dumps([settings, curves(run), result_of(run)])
     return found
 
 
@@ -240,7 +238,7 @@ def test_a_study_by_two_workers_has_the_table_of_one(commands):
 
     def values(out):
         rows = csv.DictReader(Path(out, "results.csv").read_text().splitlines())
-        return [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
+        return [without_clock(row) for row in rows]
 
     assert values("s") == values("plain")
     trials = claims_of("sqlite:///fleet.db", "reproduce s")

@@ -12,6 +12,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from same_runs import assert_same_run, result_of
 
 from rnnopt import run_folder, runner
 from rnnopt.checksums import pack
@@ -50,29 +51,6 @@ def interrupted(tmp_path):
 def names(folder):
     """Names of all files in a folder, hidden ones too."""
     return {path.name for path in folder.iterdir()}
-
-
-def records_of(folder):
-    """The records, without the clock; as text, in which NaN equals NaN."""
-    records = RunFolder.open(folder).read_records()
-    return [json.dumps({k: v for k, v in r.items() if k != "seconds"}) for r in records]
-
-
-def result_of(folder):
-    """The result, without the clock."""
-    result = RunFolder.open(folder).read_result()
-    del result["seconds"]
-    result["to_target"].pop("seconds", None)
-    return result
-
-
-def assert_same_run(one, other):
-    assert records_of(one) == records_of(other)
-    assert result_of(one) == result_of(other)
-    first, second = (torch.load(folder / "best.pt", weights_only=True) for folder in (one, other))
-    assert first.keys() == second.keys()
-    for name in first:
-        assert torch.equal(first[name], second[name]), name
 
 
 # -- writing --------------------------------------------------------------------------------------

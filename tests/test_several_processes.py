@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from same_runs import curves
 
 from rnnopt import FrankWolfe, SequenceModel, several_processes
 from rnnopt.config import Budget, RunConfig
@@ -75,18 +76,13 @@ def of_two(tmp_path_factory):
     return of
 
 
-def curves(folder):
-    """The records without the seconds."""
-    return [{k: v for k, v in r.items() if k != "seconds"} for r in folder.read_records()]
-
-
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_two_processes_make_the_run_of_one(optimizer, of_two, tmp_path):
     config = RunConfig(**SETTINGS, optimizer=OPTIMIZERS[optimizer])
     result = run(config, tmp_path / "one")
     several = of_two(optimizer)
     assert several.read_config() == RunFolder.open(tmp_path / "one").read_config()
-    pairs = zip(curves(several), curves(RunFolder.open(tmp_path / "one")), strict=True)
+    pairs = zip(curves(several.path), curves(tmp_path / "one"), strict=True)
     for found, expected in pairs:
         assert found == pytest.approx(expected, rel=1e-3, nan_ok=True)
     assert several.read_result()["test_loss"] == pytest.approx(result["test_loss"], rel=1e-3)
@@ -113,7 +109,7 @@ def test_after_a_process_was_killed_the_restarted_ones_reach_the_same_end(of_two
     assert code == 0, printed
     assert "SIGKILL" in printed or "exitcode: -9" in printed
     undisturbed = of_two("frank-wolfe")
-    assert curves(RunFolder(out)) == curves(undisturbed)
+    assert curves(out) == curves(undisturbed.path)
     same = [RunFolder(out).read_weights(), undisturbed.read_weights()]
     assert all(torch.equal(*pair) for pair in zip(*(s.values() for s in same), strict=True))
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import shared_runs
 import torch
+from same_runs import curves
 
 from rnnopt.config import RunConfig
 from rnnopt.errors import UserError
@@ -95,12 +96,6 @@ def of_two(tmp_path_factory):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return folder
-
-
-def curves(path):
-    """The records without the seconds."""
-    records = RunFolder.open(path).read_records()
-    return [{k: v for k, v in r.items() if k != "seconds"} for r in records]
 
 
 @pytest.mark.parametrize("name", RUNS)

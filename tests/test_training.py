@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from same_runs import assert_equal_states, without_clock
 
 from rnnopt import FrankWolfe, SequenceModel, training
 from rnnopt.config import Budget, RunConfig
@@ -587,29 +588,9 @@ def build(optimizer, **options):
 
 def outcome(run, records):
     """Everything that must not depend on an interruption."""
-    without_seconds = [{k: v for k, v in r.items() if k != "seconds"} for r in records]
+    without_seconds = [without_clock(record) for record in records]
     state = run.state_dict()
-    del state["seconds"]
-    for part in state["optimizer"].get("parts", [state["optimizer"]]):
-        for group in part["param_groups"]:
-            group.pop("differentiable", None)  # torch adds it to every group it loads
     return repr(without_seconds), state
-
-
-def assert_equal_states(one, other, place="state"):
-    assert type(one) is type(other), place
-    if isinstance(one, torch.Tensor):
-        assert torch.equal(one, other), place
-    elif isinstance(one, dict):
-        assert one.keys() == other.keys(), place
-        for key in one:
-            assert_equal_states(one[key], other[key], f"{place}.{key}")
-    elif isinstance(one, (list, tuple)):
-        assert len(one) == len(other), place
-        for i, (a, b) in enumerate(zip(one, other, strict=True)):
-            assert_equal_states(a, b, f"{place}.{i}")
-    else:
-        assert one == other or (one != one and other != other), place
 
 
 @pytest.mark.parametrize(

@@ -7,19 +7,18 @@ test_sequence_model.py, the options of the command line in test_command_line.py.
 """
 
 import io
-import json
 import math
 from dataclasses import replace
 
 import pytest
 import torch
+from same_runs import assert_equal_states, records_of, records_on_the_way
 from torch import nn
 from torch.nn import functional
 
 from rnnopt import FrankWolfe, SequenceModel
 from rnnopt.config import Budget, RunConfig
 from rnnopt.errors import UserError
-from rnnopt.run_folder import RunFolder
 from rnnopt.runner import build_training, run
 from rnnopt.tasks import build_task
 from rnnopt.tasks.task import Batches, Examples, Task
@@ -168,7 +167,7 @@ def test_one_chunk_gives_the_same_run(optimizer):
     task, found = build_task("digits-rows"), []
     for tbptt in (None, 8, 50):  # of 8 steps
         training = build_training(replace(config, tbptt=tbptt), task)
-        found.append((records_of(training), training.best, training.model.state_dict()))
+        found.append((records_on_the_way(training), training.best, training.model.state_dict()))
     for records, best, weights in found[1:]:
         assert len(records) == len(found[0][0]) == 4
         for record, expected in zip(records, found[0][0], strict=True):
@@ -843,28 +842,6 @@ def saved_and_loaded(state):
     return torch.load(file, weights_only=True)
 
 
-def assert_equal_states(one, other, place="state"):
-    assert type(one) is type(other), place
-    if isinstance(one, torch.Tensor):
-        assert torch.equal(one, other), place
-    elif isinstance(one, dict):
-        keys = one.keys() - {"differentiable", "seconds"}  # torch adds the first as it loads
-        assert keys == other.keys() - {"differentiable", "seconds"}, place
-        for key in keys:
-            assert_equal_states(one[key], other[key], f"{place}.{key}")
-    elif isinstance(one, (list, tuple)):
-        assert len(one) == len(other), place
-        for i, (a, b) in enumerate(zip(one, other, strict=True)):
-            assert_equal_states(a, b, f"{place}.{i}")
-    else:
-        assert one == other or (one != one and other != other), place
-
-
-def records_of(training, stop=lambda: False):
-    records = [progress.record for progress in training.run(stop) if progress.record]
-    return [{k: v for k, v in record.items() if k != "seconds"} for record in records]
-
-
 @pytest.mark.parametrize("optimizer", ["adam", "frank-wolfe"])
 @pytest.mark.parametrize(
     ("tbptt", "backward", "model"), [(2, None, "lstm"), (2, 3, "gru"), (3, 2, "rnn")]
@@ -876,18 +853,18 @@ def test_a_run_goes_on_in_mid_sequence_bit_for_bit(optimizer, tbptt, backward, m
     )  # fmt: skip
     task = build_task(config.task)
     whole = build_training(config, task)
-    expected = records_of(whole)
+    expected = records_on_the_way(whole)
     for stop_at in range(
         1, 8
     ):  # calls: into the second sequence of four chunks, the third of three
         first = build_training(config, task)
-        records = records_of(first, lambda first=first, n=stop_at: first.closure.calls == n)
+        records = records_on_the_way(first, lambda first=first, n=stop_at: first.closure.calls == n)
         assert (first.status, first.closure.calls) == ("interrupted", stop_at)
         state = saved_and_loaded(first.state_dict())
         torch.manual_seed(99)
         later = build_training(config, task)
         later.load_state_dict(state)
-        records += records_of(later)
+        records += records_on_the_way(later)
         assert repr(records) == repr(expected)
         assert_equal_states(later.state_dict(), whole.state_dict())
     assert whole.test() == later.test()
@@ -915,14 +892,14 @@ def test_sequences_of_different_lengths_go_on_bit_for_bit(lengths, forward, back
         )  # fmt: skip
 
     whole = build()
-    expected = records_of(whole)
+    expected = records_on_the_way(whole)
     chunks = -(-6 // forward)
     assert whole.closure.calls > 8
     early = whole.closure.chunks.minibatches * chunks - whole.closure.calls
     assert early > 0.5  # chunks left out
     for stop_at in range(9):
         first = build()
-        records = records_of(first, lambda first=first, n=stop_at: first.closure.calls == n)
+        records = records_on_the_way(first, lambda first=first, n=stop_at: first.closure.calls == n)
         assert (first.status, first.closure.calls) == ("interrupted", stop_at)
         state = saved_and_loaded(first.state_dict())
         torch.manual_seed(99)
@@ -930,7 +907,7 @@ def test_sequences_of_different_lengths_go_on_bit_for_bit(lengths, forward, back
         later.load_state_dict(state)
         assert later.closure.evaluations == first.closure.evaluations
         assert later.closure.epochs == first.closure.epochs
-        records += records_of(later)
+        records += records_on_the_way(later)
         assert repr(records) == repr(expected)
         assert_equal_states(later.state_dict(), whole.state_dict())
 
@@ -946,11 +923,7 @@ def test_a_run_folder_goes_on_in_mid_sequence(tmp_path):
     run(config, tmp_path / "whole")
     one, other = (tmp_path / name for name in ("run", "whole"))
 
-    def lines(path):
-        records = RunFolder.open(path).read_records()
-        return [json.dumps({k: v for k, v in r.items() if k != "seconds"}) for r in records]
-
-    assert lines(one) == lines(other)
+    assert records_of(one) == records_of(other)
     first, second = (torch.load(path / "checkpoint.pt", weights_only=True) for path in (one, other))
     assert_equal_states(first, second)
 
