@@ -36,6 +36,14 @@ def command(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[object, s
     return call
 
 
+@pytest.fixture(scope="module")
+def double_precision() -> Iterator[None]:
+    """All tensors are float64 unless they say otherwise."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
 @pytest.fixture
 def postgresql() -> Iterator[str]:
     """The address of an empty database, on a PostgreSQL server of the test's own."""

@@ -6,7 +6,6 @@
 import contextlib
 import copy
 import functools
-import io
 import math
 from types import SimpleNamespace
 
@@ -14,6 +13,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from processes import run_claims
+from stepping import through_a_file
 from torch.nn.parallel import DistributedDataParallel as DDP
 
 from rnnopt import ADMM, ASNAQ, BFGS, LBFGS, LNAQ, NAQ, AdaQN, FrankWolfe, SequenceModel
@@ -291,10 +291,7 @@ def length(change, norm):
 
 def resumed(model, optimizer, **options):
     """Copies that went through a file, without pickled code."""
-    file = io.BytesIO()
-    torch.save([model.state_dict(), optimizer.state_dict()], file)
-    file.seek(0)
-    weights, state = torch.load(file, weights_only=True)
+    weights, state = through_a_file([model.state_dict(), optimizer.state_dict()])
     other = network(seed=99)
     other.load_state_dict(weights)
     fresh = FrankWolfe(other.parameters(), **options)

@@ -5,13 +5,13 @@ Run by processes.py as distributed_checks.py is. The reference is one process on
 
 import copy
 import functools
-import io
 import math
 
 import pytest
 import torch
 from distributed_checks import CLOSE, loss_of, network, part
 from processes import run_claims
+from stepping import through_a_file
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -229,13 +229,6 @@ def check_state_dict_holds_dtensors_and_copies_go_on_to_the_bit(where, alone):
             kept = [v for state in optimizer.state.values() for v in state.values()]
             assert any(isinstance(v, DTensor) for v in kept)
         assert all(map(torch.equal, *ends)), name
-
-
-def through_a_file(contents):
-    file = io.BytesIO()
-    torch.save(contents, file)
-    file.seek(0)
-    return torch.load(file, weights_only=True)
 
 
 def check_what_cannot_be_done_is_said(where, alone):

@@ -5,13 +5,13 @@ That the loop itself goes on bit for bit is promised in test_training.py, that e
 read without executing it in test_run_folder.py.
 """
 
-import io
 import sys
 from dataclasses import replace
 
 import pytest
 import torch
 from same_runs import records_on_the_way
+from stepping import through_a_file
 from torch import nn
 
 from rnnopt import SequenceModel
@@ -115,14 +115,6 @@ CONFIG = RunConfig(
 )
 
 
-def saved_and_loaded(state):
-    """`state` after a way through a file, read without executing anything in it."""
-    file = io.BytesIO()
-    torch.save(state, file)
-    file.seek(0)
-    return torch.load(file, weights_only=True)
-
-
 @pytest.mark.parametrize("name", NEW)
 def test_a_run_goes_on_bit_for_bit(name):
     # PSGD draws random numbers, as dropout does; SOAP finds its basis anew at the tenth step.
@@ -134,7 +126,7 @@ def test_a_run_goes_on_bit_for_bit(name):
     for stop_at in (0, 3) if name == "psgd-kron" else (0, 1, 5, 9, 10, 11):
         first = build_training(config, task)
         records = records_on_the_way(first, lambda first=first, n=stop_at: first.closure.calls == n)
-        state = saved_and_loaded(first.state_dict())
+        state = through_a_file(first.state_dict())
         torch.manual_seed(99)
         later = build_training(config, task)
         later.load_state_dict(state)
@@ -192,11 +184,11 @@ def test_schedule_free_takes_the_average_away_again_to_the_bit():
     for _ in range(20):
         loss()
         optimizer.step()
-        before, state = values_of(model), saved_and_loaded(optimizer.state_dict())
+        before, state = values_of(model), through_a_file(optimizer.state_dict())
         with optimizer.committed():
             inside = values_of(model)
         assert equal(values_of(model), before)
-        assert repr(saved_and_loaded(optimizer.state_dict())) == repr(state)
+        assert repr(through_a_file(optimizer.state_dict())) == repr(state)
     assert not equal(inside, before)
     with pytest.raises(RuntimeError, match="broke"), optimizer.committed():
         raise RuntimeError("it broke")

@@ -7,12 +7,12 @@ the test is about closures.
 
 import copy
 import functools
-import io
 import math
 import pickle
 
 import pytest
 import torch
+from stepping import through_a_file
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_optimizer_state_dict,
@@ -253,14 +253,6 @@ def test_a_group_keeps_its_own_learning_rate(build):
 
 
 # -- checkpoints -----------------------------------------------------------------------------------
-
-
-def through_a_file(contents):
-    """Saved, and loaded as untrusted files are."""
-    file = io.BytesIO()
-    torch.save(contents, file)
-    file.seek(0)
-    return torch.load(file, weights_only=True)
 
 
 @pytest.mark.parametrize("phase", PHASES)

@@ -14,6 +14,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from plain_frank_wolfe import PlainFrankWolfe
+from stepping import feed, parameter, stream
 
 import rnnopt
 from rnnopt.optimizers.frank_wolfe import PRESETS
@@ -25,11 +26,7 @@ PAPER = dict(
 )  # lengths are those of the formulas
 
 
-@pytest.fixture(scope="module", autouse=True)
-def double_precision():
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 
 # Every option that a test here relies on without saying so: no test depends on the defaults.
@@ -44,26 +41,6 @@ UNLESS_TOLD = dict(
 def FrankWolfe(params, **options):
     """The optimizer with the paper's norm, K, outer step and no momentum, unless told otherwise."""
     return rnnopt.FrankWolfe(params, **(UNLESS_TOLD | options))
-
-
-def parameter(*numbers):
-    return torch.nn.Parameter(torch.tensor(numbers))
-
-
-def feed(optimizer, weights, gradients):
-    """One streaming step with these gradients, None where there is none."""
-    for weight, gradient in zip(weights, gradients, strict=True):
-        weight.grad = None if gradient is None else gradient.clone()
-    optimizer.step()
-
-
-def stream(optimizer, weight, gradients):
-    """Streaming steps of a single tensor; the weights after each."""
-    seen = []
-    for gradient in gradients:
-        feed(optimizer, [weight], [gradient])
-        seen.append(weight.detach().clone())
-    return torch.stack(seen)
 
 
 def random_weights(shapes, rng):

@@ -5,7 +5,6 @@ too; that a run with them resumes to the bit, in test_every_optimizer.py.
 """
 
 import copy
-import io
 import math
 import pickle
 
@@ -13,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from stepping import feed, normals, parameter, steps_of, stream, through_a_file
 
 import rnnopt
 from rnnopt.optimizers.frank_wolfe import PRESETS
@@ -27,47 +27,12 @@ UNLESS_TOLD = dict(
 RIGHT, UP = torch.tensor([5.0, 0.0]).double(), torch.tensor([0.0, 7.0]).double()
 
 
-@pytest.fixture(scope="module", autouse=True)
-def double_precision():
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 
 def FrankWolfe(params, **options):
     """The optimizer with momentum ½ and Euclidean steps of length lr, unless told otherwise."""
     return rnnopt.FrankWolfe(params, **(UNLESS_TOLD | options))
-
-
-def parameter(*numbers, dtype=None):
-    return torch.nn.Parameter(torch.tensor(numbers, dtype=dtype))
-
-
-def feed(optimizer, weights, gradients):
-    """One streaming step with these gradients, None where there is none."""
-    for weight, gradient in zip(weights, gradients, strict=True):
-        weight.grad = None if gradient is None else gradient.clone().to(weight.dtype)
-    optimizer.step()
-
-
-def stream(optimizer, weight, gradients):
-    """Streaming steps of a single tensor; the weights after each."""
-    seen = []
-    for gradient in gradients:
-        feed(optimizer, [weight], [gradient])
-        seen.append(weight.detach().clone())
-    return torch.stack(seen)
-
-
-def steps_of(optimizer, weight, gradients):
-    """The change of a single tensor at each streaming step."""
-    before = weight.detach().clone()
-    seen = stream(optimizer, weight, gradients)
-    return torch.diff(seen, dim=0, prepend=before[None])
-
-
-def normals(shapes, rng, count):
-    return [[torch.randn(s, generator=rng) for s in shapes] for _ in range(count)]
 
 
 def log_radius(optimizer, weight):
@@ -476,12 +441,10 @@ def test_the_preset_for_long_memories_is_the_mean_of_vertices(rng):
 
 
 def saved_and_loaded(weight, optimizer, options):
-    file = io.BytesIO()
-    torch.save(optimizer.state_dict(), file)
-    file.seek(0)
+    state = through_a_file(optimizer.state_dict())
     weight = torch.nn.Parameter(weight.detach().clone())
     optimizer = FrankWolfe([weight], **options)
-    optimizer.load_state_dict(torch.load(file, weights_only=True))
+    optimizer.load_state_dict(state)
     return weight, optimizer
 
 

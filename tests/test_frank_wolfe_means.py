@@ -6,7 +6,6 @@ too; that a run with them resumes to the bit, in test_every_optimizer.py.
 
 import copy
 import functools
-import io
 import math
 import pickle
 
@@ -14,6 +13,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from stepping import feed, normals, parameter, steps_of, stream, through_a_file
 from torch.distributed.checkpoint.state_dict import (
     get_optimizer_state_dict,
     set_optimizer_state_dict,
@@ -32,11 +32,7 @@ UNLESS_TOLD = dict(
 RIGHT, UP = torch.tensor([5.0, 0.0]).double(), torch.tensor([0.0, 7.0]).double()
 
 
-@pytest.fixture(scope="module", autouse=True)
-def double_precision():
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 
 def FrankWolfe(params, **options):
@@ -44,40 +40,10 @@ def FrankWolfe(params, **options):
     return rnnopt.FrankWolfe(params, **(UNLESS_TOLD | options))
 
 
-def parameter(*numbers, dtype=None):
-    return torch.nn.Parameter(torch.tensor(numbers, dtype=dtype))
-
-
-def feed(optimizer, weights, gradients):
-    """One streaming step with these gradients, None where there is none."""
-    for weight, gradient in zip(weights, gradients, strict=True):
-        weight.grad = None if gradient is None else gradient.clone().to(weight.dtype)
-    optimizer.step()
-
-
-def stream(optimizer, weight, gradients):
-    """Streaming steps of a single tensor; the weights after each."""
-    seen = []
-    for gradient in gradients:
-        feed(optimizer, [weight], [gradient])
-        seen.append(weight.detach().clone())
-    return torch.stack(seen)
-
-
-def steps_of(optimizer, weight, gradients):
-    """The change of a single tensor, which starts at 0, at each streaming step."""
-    seen = stream(optimizer, weight, gradients)
-    return torch.diff(seen, dim=0, prepend=torch.zeros_like(seen[:1]))
-
-
 def shown(optimizer, weights):
     """What `committed()` puts in place."""
     with optimizer.committed():
         return [w.detach().clone() for w in weights]
-
-
-def normals(shapes, rng, count, dtype=None):
-    return [[torch.randn(s, generator=rng, dtype=dtype) for s in shapes] for _ in range(count)]
 
 
 # -- the running mean of displacements, by hand ----------------------------------------------------
@@ -637,12 +603,10 @@ def test_only_the_groups_that_ask_for_it_are_averaged():
 
 
 def saved_and_loaded(weight, optimizer, options):
-    file = io.BytesIO()
-    torch.save(optimizer.state_dict(), file)
-    file.seek(0)
+    state = through_a_file(optimizer.state_dict())
     weight = torch.nn.Parameter(weight.detach().clone())
     optimizer = FrankWolfe([weight], **options)
-    optimizer.load_state_dict(torch.load(file, weights_only=True))
+    optimizer.load_state_dict(state)
     return weight, optimizer
 
 

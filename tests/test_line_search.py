@@ -5,13 +5,13 @@ optimizer is repeated here. Their stored pairs are those of test_curvature_memor
 """
 
 import copy
-import io
 import math
 import pickle
 
 import plain_quasi_newton as twin
 import pytest
 import torch
+from stepping import through_a_file
 
 from rnnopt.optimizers.bfgs import BFGS, LBFGS
 from rnnopt.optimizers.line_search_quasi_newton import bfgs_update_
@@ -515,14 +515,6 @@ def same(one, other):
     if isinstance(one, list | tuple):
         return len(one) == len(other) and all(map(same, one, other))
     return one == other
-
-
-def through_a_file(contents):
-    """Saved, and loaded as untrusted files are."""
-    file = io.BytesIO()
-    torch.save(contents, file)
-    file.seek(0)
-    return torch.load(file, weights_only=True)
 
 
 def options_of(optimizer_class):

@@ -28,11 +28,7 @@ BALLS = [(p, "svd") for p in VECTOR_NORMS] + [("spectral", m) for m in ("svd", "
 SHAPES = st.lists(st.integers(0, 5), max_size=3).map(tuple)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def double_precision():
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 
 def as_matrix(tensor):

@@ -5,13 +5,13 @@ gradients in test_curvature_memory.py, the methods with a line search in test_li
 """
 
 import copy
-import io
 import math
 import pickle
 
 import plain_quasi_newton as twin
 import pytest
 import torch
+from stepping import through_a_file
 
 from rnnopt.optimizers import asnaq
 from rnnopt.optimizers.adaqn import AdaQN
@@ -1031,14 +1031,6 @@ def test_groups_must_share_all_options_but_rate_and_decay(optimizer_class):
 
 
 # -- checkpoints -----------------------------------------------------------------------------------
-
-
-def through_a_file(contents):
-    """Saved, and loaded as untrusted files are."""
-    file = io.BytesIO()
-    torch.save(contents, file)
-    file.seek(0)
-    return torch.load(file, weights_only=True)
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,10 @@
 The schedules over the budget are promised in test_training.py.
 """
 
-import io
-
 import pytest
 import torch
 from same_runs import records_on_the_way
+from stepping import through_a_file
 
 from rnnopt import SequenceModel
 from rnnopt.config import RunConfig
@@ -171,11 +170,9 @@ def test_the_state_goes_through_a_file_in_mid_wait():
             train(model, optimizer)
             plateau.look(epoch, epoch in (0, 1), model, optimizer)
             if interrupted and epoch in (3, 6):  # two epochs into the first wait, one into the next
-                file = io.BytesIO()
-                torch.save(plateau.state_dict(), file)
-                file.seek(0)
+                state = through_a_file(plateau.state_dict())
                 plateau = Plateau(0.1, 4, restart=True)
-                plateau.load_state_dict(torch.load(file, weights_only=True))
+                plateau.load_state_dict(state)
             seen.append((plateau.factor, plateau.decays, plateau.waiting_since))
         plateaus.append((seen, everything(model, optimizer)))
     assert plateaus[0][0] == plateaus[1][0]
@@ -249,11 +246,8 @@ def test_a_run_goes_on_bit_for_bit(schedule, optimizer, options):
     for stop_at in (3, 8, 10, 17):
         first = build(schedule, optimizer, **options)
         records = records_on_the_way(first, lambda first=first, n=stop_at: first.closure.calls == n)
-        file = io.BytesIO()
-        torch.save(first.state_dict(), file)
-        file.seek(0)
         later = build(schedule, optimizer, **options)
-        later.load_state_dict(torch.load(file, weights_only=True))
+        later.load_state_dict(through_a_file(first.state_dict()))
         records += records_on_the_way(later)
         assert repr(records) == repr(expected)
         one, other = later.model.state_dict(), whole.model.state_dict()

@@ -4,7 +4,6 @@ The tasks are tiny and some are rigged: what the loop does must not depend on wh
 is written to files is promised in test_run_folder.py.
 """
 
-import io
 import math
 from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
@@ -12,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from same_runs import assert_equal_states, without_clock
+from stepping import through_a_file
 
 from rnnopt import FrankWolfe, SequenceModel, training
 from rnnopt.config import Budget, RunConfig
@@ -571,14 +571,6 @@ def test_the_cost_of_the_target_is_in_training_seconds(clock):
 # -- going on -------------------------------------------------------------------------------------
 
 
-def saved_and_loaded(state):
-    """`state` after a way through a file, read without executing anything in it."""
-    file = io.BytesIO()
-    torch.save(state, file)
-    file.seek(0)
-    return torch.load(file, weights_only=True)
-
-
 def build(optimizer, **options):
     """A small run by its config."""
     settings = dict(model="gru", hidden=4, budget="14evaluations", evaluate_every=3)
@@ -614,7 +606,7 @@ def test_a_saved_run_goes_on_bit_for_bit(optimizer, stop_at):
     for progress in first.run(lambda: first.closure.evaluations >= stop_at):
         records += [progress.record] if progress.record else []
     assert first.status == "interrupted"
-    state = saved_and_loaded(first.state_dict())
+    state = through_a_file(first.state_dict())
     torch.manual_seed(99)
     later = build(optimizer)
     later.load_state_dict(state)
@@ -633,7 +625,7 @@ def test_batch_statistics_go_on_bit_for_bit(optimizer):
     first = build(optimizer, **options)
     list(first.run(lambda: first.closure.evaluations >= 7))
     later = build(optimizer, **options)
-    later.load_state_dict(saved_and_loaded(first.state_dict()))
+    later.load_state_dict(through_a_file(first.state_dict()))
     finish(later)
     assert_same_weights(weights_of(later.model), weights_of(whole.model))
     assert_same_weights(later.best_weights, whole.best_weights)
@@ -649,7 +641,7 @@ def test_a_target_met_before_the_interruption_stays_met():
     list(first.run(lambda: first.closure.evaluations >= 3))
     assert first.to_target["evaluations"] == 2
     later = build_one()
-    later.load_state_dict(saved_and_loaded(first.state_dict()))
+    later.load_state_dict(through_a_file(first.state_dict()))
     finish(later)
     assert (later.status, later.to_target) == ("reached target", first.to_target)
     assert later.best["evaluations"] in (2, 4, 6, 8, 9)

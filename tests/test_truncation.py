@@ -6,13 +6,13 @@ the loop promises with whole sequences is in test_training.py, `SequenceModel.ad
 test_sequence_model.py, the options of the command line in test_command_line.py.
 """
 
-import io
 import math
 from dataclasses import replace
 
 import pytest
 import torch
 from same_runs import assert_equal_states, records_of, records_on_the_way
+from stepping import through_a_file
 from torch import nn
 from torch.nn import functional
 
@@ -834,14 +834,6 @@ def test_the_config_says_how_sequences_are_cut(options, truncation):
 # -- going on -------------------------------------------------------------------------------------
 
 
-def saved_and_loaded(state):
-    """`state` after a way through a file, read without executing anything in it."""
-    file = io.BytesIO()
-    torch.save(state, file)
-    file.seek(0)
-    return torch.load(file, weights_only=True)
-
-
 @pytest.mark.parametrize("optimizer", ["adam", "frank-wolfe"])
 @pytest.mark.parametrize(
     ("tbptt", "backward", "model"), [(2, None, "lstm"), (2, 3, "gru"), (3, 2, "rnn")]
@@ -860,7 +852,7 @@ def test_a_run_goes_on_in_mid_sequence_bit_for_bit(optimizer, tbptt, backward, m
         first = build_training(config, task)
         records = records_on_the_way(first, lambda first=first, n=stop_at: first.closure.calls == n)
         assert (first.status, first.closure.calls) == ("interrupted", stop_at)
-        state = saved_and_loaded(first.state_dict())
+        state = through_a_file(first.state_dict())
         torch.manual_seed(99)
         later = build_training(config, task)
         later.load_state_dict(state)
@@ -901,7 +893,7 @@ def test_sequences_of_different_lengths_go_on_bit_for_bit(lengths, forward, back
         first = build()
         records = records_on_the_way(first, lambda first=first, n=stop_at: first.closure.calls == n)
         assert (first.status, first.closure.calls) == ("interrupted", stop_at)
-        state = saved_and_loaded(first.state_dict())
+        state = through_a_file(first.state_dict())
         torch.manual_seed(99)
         later = build()
         later.load_state_dict(state)
