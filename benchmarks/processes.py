@@ -3,8 +3,8 @@
 The minibatch is the same for any number of processes, each takes its share. Processes talk by gloo
 on the loopback and share this machine's cores: with more processes than free cores nothing gets
 faster. The processor time of one process, in brackets, says how the work is divided even where they
-    python benchmarks/processes.py --minibatch 64 512 --learners ADMM --processes 1 2
-2 (n-1)/n times as many.
+wait for cores. Bytes are what each process hands to all-reduces, per gradient; a ring sends and
+receives 2 (n-1)/n times as many.
 
     python benchmarks/processes.py
     python benchmarks/processes.py --minibatch 64 512 4096 --learners ADMM --processes 1 2

@@ -7,7 +7,7 @@ chunk, and ADMM may keep its part of a minibatch.
 
 from typing import Any
 
-from torch import distributed
+from torch import Tensor, distributed
 
 from rnnopt.admm.trainer import ADMM
 from rnnopt.distributed import processes
@@ -27,7 +27,7 @@ def to_save(training: Training) -> dict[str, Any]:
     if processes() == 1 or not own:
         return state
     every = [None] * processes() if distributed.get_rank() == 0 else None
-    distributed.gather_object({name: state[name] for name in own}, every, dst=0)
+    distributed.gather_object({name: _on_host(state[name]) for name in own}, every, dst=0)
     return state | {OWN: every}
 
 
@@ -37,22 +37,44 @@ def to_load(state: dict[str, Any], training: Training) -> dict[str, Any]:
     Raises:
         UserError: it was saved by another number of processes, which each had a state of its own.
     """
-    every = state.get(OWN, [{}])
-    if OWN not in state and (processes() == 1 or not _own_parts(training)):
+    every, names = state.get(OWN), _own_parts(training)
+    if every is None and (processes() == 1 or not names):
         return state
-    if len(every) != processes():
+    if every is None:
+        begun = "one process"
+    elif not isinstance(every, list) or not all(isinstance(own, dict) for own in every):
+        raise ValueError(f"{OWN} must be a list of what each process has of its own")
+    else:
+        begun = f"{len(every)} processes with states of their own"
+    if every is None or len(every) != processes():
         raise UserError(
-            f"the run was begun by {len(every)} processes that each have a state of its own: it"
-            f" needs as many to go on, got {processes()}."
+            f"the run was begun by {begun}: it needs as many to go on, got {processes()}."
         )
-    return state | every[distributed.get_rank() if processes() > 1 else 0]
+    own = every[distributed.get_rank()]
+    if set(own) != set(names):
+        raise ValueError(f"{OWN} must have {', '.join(names)}, got {', '.join(own)}")
+    return state | own
 
 
 def _own_parts(training: Training) -> list[str]:
-    """Names of the parts of a run's state that differ between its processes."""
+    """Names of the parts of a run's state that differ between its processes.
+
+    Plateau and what to do about numbers that are not finite keep optimizers as they were.
+    """
     optimizer, parts = training.optimizer, []
     if training.batches.shared and not training.closure.averages:
-        parts = ["model", "optimizer"]
+        parts = ["model", "optimizer", "plateau", "nonfinite"]
     elif isinstance(optimizer, ADMM) and optimizer.full_batch:
-        parts = ["optimizer"]
+        parts = ["optimizer", "plateau", "nonfinite"]
     return parts if training.closure.chunks is None else [*parts, "closure"]
+
+
+def _on_host(state: Any) -> Any:
+    """A nested state with its tensors in the memory of the host, which any process can take."""
+    if isinstance(state, Tensor):
+        return state.cpu()
+    if isinstance(state, dict):
+        return {name: _on_host(value) for name, value in state.items()}
+    if isinstance(state, list | tuple):
+        return type(state)(map(_on_host, state))
+    return state

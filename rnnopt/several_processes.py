@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import distributed
 
+from rnnopt.admm.trainer import ADMM
 from rnnopt.config import RunConfig
 from rnnopt.distributed import mean_numbers, processes
 from rnnopt.errors import UserError
@@ -135,11 +136,11 @@ def check(config: RunConfig, model: dict[str, Any], optimizer: Any, batches: Bat
     drawn_anew = not isinstance(batches.task.train, Examples)
     last = size if drawn_anew else batches.task.epoch_size % size or size  # of an epoch
     commits = getattr(optimizer, "communicate", "gradient") == "commit"
-    admm = not isinstance(optimizer, torch.optim.Optimizer)
+    draws = isinstance(optimizer, ADMM) and not optimizer.full_batch
     reasons = {
         f"minibatches of {size}, too few for each to get one": size < count,
         f"admm, whose last minibatch of an epoch has {last}, too few for each to get one": (
-            admm and last < count
+            draws and last < count
         ),
         'communicate="commit" and batch normalisation, which looks at whole minibatches': (
             commits and model.get("batch_norm")

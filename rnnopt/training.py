@@ -207,9 +207,7 @@ class Training:
         """The step of a learner that asks for losses and gradients itself, or for none."""
         if isinstance(self.optimizer, ADMM):
             self.closure.calls += self.optimizer.price
-            loss = self.optimizer.step(self.closure.batch)
-            part = self.batches.part
-            return loss if part is None else loss * self.batches.share(part)
+            return self.optimizer.step(self.closure.batch)
         monitors: dict[Any, Callable[[], Tensor]] = {
             AdaQN: self.closure.monitored_loss,
             ASNAQ: self.closure.loss,

@@ -227,8 +227,10 @@ class Chunks:
         self._batch = self._after = None
         if state["chunk"]:
             _ = self.batch
-        for name in (*self.SAVED, "chunk", "position", "state"):
+        for name in (*self.SAVED, "chunk", "position"):
             setattr(self, name, state[name])
+        carried = state["state"]
+        self.state = None if carried is None else [_moved(one, self.device) for one in carried]
 
 
 @contextmanager
@@ -242,6 +244,13 @@ def _evaluation_mode(module: nn.Module | None) -> Iterator[None]:
     finally:
         for part, mode in modes:
             part.training = mode
+
+
+def _moved(state: State, device: torch.device) -> State:
+    """The state on a device."""
+    if isinstance(state, tuple):
+        return state[0].to(device), state[1].to(device)
+    return state.to(device)
 
 
 def _part(batch: Batch, start: int, end: int, alive: Tensor | None) -> Batch:

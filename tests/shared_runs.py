@@ -3,8 +3,9 @@
     torchrun --nproc-per-node 2 --standalone tests/shared_runs.py FOLDER
 
 FOLDER/runs.json holds the runs' settings by name; each becomes FOLDER/name. Besides those of
-RunConfig: "interrupt", steps after which the run is interrupted and then resumed, and "poison", the
-training losses that are not finite, in the last process alone.
+RunConfig: "interrupt", steps after which the run is interrupted and then resumed, "poison", the
+training losses that are not finite, in the last process alone, and "broken", the step of ADMM whose
+loss is not.
 """
 
 import json
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from rnnopt import several_processes
+from rnnopt import ADMM, several_processes
 from rnnopt.config import RunConfig
 from rnnopt.runner import run
 from rnnopt.tasks.task import Task
@@ -38,10 +39,28 @@ def poisoned(losses):
         Task.loss_of = loss_of
 
 
+@contextmanager
+def broken(number):
+    """Makes the loss of one of ADMM's steps NaN."""
+    step, count = ADMM.step, 0
+
+    def with_nan(self, batch):
+        nonlocal count
+        count += 1
+        return step(self, batch) * (float("nan") if count == number else 1)
+
+    ADMM.step = with_nan
+    try:
+        yield
+    finally:
+        ADMM.step = step
+
+
 def make(settings, path):
     """The run of these settings in a folder."""
     settings = dict(settings)
     interrupt, poison = settings.pop("interrupt", None), settings.pop("poison", [])
+    number = settings.pop("broken", None)
     last = several_processes.rank() == several_processes.started() - 1
     config = RunConfig(**settings)
     taken = 0
@@ -51,7 +70,7 @@ def make(settings, path):
         taken += 1
         return taken > interrupt
 
-    with poisoned(poison if last else []):
+    with poisoned(poison if last else []), broken(number):
         if interrupt is None:
             run(config, path)
         else:

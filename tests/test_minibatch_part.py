@@ -106,4 +106,4 @@ def test_dropout_of_the_parts_is_that_of_the_whole():
     for rank in range(2):
         part = MinibatchPart.of(7, None, rank, 2)
         torch.testing.assert_close(outputs(part, part.rows), whole[part.rows])
-    assert model.part is None
+    assert model._minibatch_part is None

@@ -8,15 +8,15 @@ import sys
 import time
 from datetime import timedelta
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 from same_runs import curves
 
-from rnnopt import FrankWolfe, SequenceModel, several_processes
+from rnnopt import ADMM, FrankWolfe, SequenceModel, several_processes
 from rnnopt.config import Budget, RunConfig
 from rnnopt.errors import UserError
+from rnnopt.optimizers.by_name import build_optimizer
 from rnnopt.run_folder import RunFolder
 from rnnopt.runner import run
 from rnnopt.several_processes import SharedBatches
@@ -227,13 +227,21 @@ def of_sequences(count, batch_size):
     ],
 )
 def test_what_cannot_be_shared_is_refused(config, model, communicate, batches, reason, monkeypatch):
-    weights = [torch.nn.Parameter(torch.ones(1))]
-    optimizer = SimpleNamespace()  # as ADMM, no torch optimizer
+    network = SequenceModel(2, 3, 3)
+    optimizer = ADMM(network, "cross-entropy")
     if communicate:
-        optimizer = FrankWolfe(weights, communicate=communicate)
+        optimizer = FrankWolfe(network.parameters(), communicate=communicate)
     monkeypatch.setattr(several_processes, "processes", lambda: 2)
     with pytest.raises(UserError, match=f"^2 processes cannot share a run with {reason}"):
         several_processes.check(config, model, optimizer, batches)
+
+
+def test_small_last_minibatches_are_for_all_but_admm(monkeypatch):
+    monkeypatch.setattr(several_processes, "processes", lambda: 2)
+    network = SequenceModel(2, 3, 3)
+    kept = ADMM(network, "cross-entropy", variant="blocks", keep_batch=True)
+    for optimizer in (kept, build_optimizer("muon", list(network.named_parameters()))):
+        several_processes.check(RunConfig(), {}, optimizer, of_sequences(9, 4))
 
 
 @pytest.mark.parametrize("each_step", [False, True])

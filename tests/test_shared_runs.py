@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import shared_runs
 import torch
-from same_runs import curves
+from same_runs import assert_same_run, curves
 
 from rnnopt.config import RunConfig
 from rnnopt.errors import UserError
@@ -43,7 +43,7 @@ RUNS = {
     "dropout-asnaq": DIGITS | dict(optimizer="asnaq", dropout=0.4, model="lstm"),
     "tbptt": DIGITS | dict(optimizer="frank-wolfe", tbptt=3, interrupt=7),
     "tbptt-series": SERIES | NORMED
-    | dict(optimizer="adam", tbptt=2, tbptt_backward=3, interrupt=13),
+    | dict(optimizer="adam", tbptt=2, tbptt_backward=3),
     "tbptt-every": SERIES | dict(optimizer="adam", tbptt=3, readout="every"),
     "skip": DIGITS | dict(optimizer="adam", on_nonfinite="skip", poison=[3, 11, 12]),
     "skip-asnaq": DIGITS | dict(optimizer="asnaq", on_nonfinite="skip", poison=[3, 12]),
@@ -51,13 +51,22 @@ RUNS = {
     "skip-admm": DIGITS | dict(optimizer="admm", on_nonfinite="skip"),
 }  # fmt: skip
 COMMIT = DIGITS | dict(optimizer="frank-wolfe:communicate=commit,inner_steps=3", dropout=0.2)
-ALONE = {  # runs that one process has no equal of
-    "raise": DIGITS | dict(optimizer="adam", on_nonfinite="raise", poison=[5]),
-    "commit": COMMIT,
-    "commit-resumed": COMMIT | dict(interrupt=13),
-    "commit-tbptt": COMMIT | dict(tbptt=5),
-    "commit-tbptt-resumed": COMMIT | dict(tbptt=5, interrupt=7),
-}
+KEPT = RUNS["admm-kept"] | dict(evaluate_every=19, budget="260evaluations")
+RESTART = dict(schedule="plateau-restart", patience=1.0)  # an epoch, after which the best goes on
+# Each also interrupted after so many steps and resumed: the same to the bit.
+RESUMED = {
+    "commit": (COMMIT, 13),
+    "commit-tbptt": (COMMIT | dict(tbptt=5), 7),
+    "commit-restart": (
+        COMMIT | RESTART | dict(lr=0.1, decay=0.8, evaluate_every=19, budget="230evaluations"), 100,
+    ),
+    "kept-restart": (KEPT | RESTART, 8),
+    "kept-restored": (KEPT | dict(on_nonfinite="restore", broken=9), 8),
+    "tbptt-series": (RUNS["tbptt-series"], 13),
+}  # fmt: skip
+ALONE = {"raise": DIGITS | dict(optimizer="adam", on_nonfinite="raise", poison=[5])}
+for name, (settings, steps) in RESUMED.items():
+    ALONE |= {f"{name}-whole": settings, f"{name}-resumed": settings | dict(interrupt=steps)}
 
 
 def placed(runs, folder):
@@ -114,22 +123,30 @@ def test_two_processes_make_the_run_of_one(name, of_two, tmp_path):
         assert met == [len(settings["poison"])] * 2
 
 
+@pytest.mark.parametrize("name", RESUMED)
+def test_a_shared_run_resumes_to_the_bit(name, of_two):
+    assert_same_run(of_two / f"{name}-whole", of_two / f"{name}-resumed")
+
+
 @pytest.mark.parametrize(("name", "gradients"), [("commit", 40), ("commit-tbptt", 80)])
-def test_processes_that_commit_resume_each_where_it_stood(name, gradients, of_two):
-    assert curves(of_two / f"{name}-resumed") == curves(of_two / name)
-    folders = [RunFolder.open(of_two / n) for n in (name, f"{name}-resumed")]
-    pair = [folder.read_weights() for folder in folders]
-    assert all(torch.equal(*both) for both in zip(*(w.values() for w in pair), strict=True))
-    checkpoint = folders[0].read_checkpoint()
+def test_between_two_commits_each_process_is_elsewhere(name, gradients, of_two):
+    checkpoint = RunFolder.open(of_two / f"{name}-whole").read_checkpoint()
     assert checkpoint["optimizer"]["param_groups"][0]["commits"] == gradients // 3
-    probes = [of_one["model"]["output.weight"] for of_one in checkpoint["of_processes"]]
+    probes = [own["model"]["output.weight"] for own in checkpoint["of_processes"]]
     assert not torch.equal(*probes)  # the last gradient is between two commits
 
 
+def test_restarts_and_restores_have_happened(of_two):
+    assert RunFolder.open(of_two / "kept-restored-whole").read_result()["nonfinite"] == 1
+    for name in ("kept-restart", "commit-restart"):
+        rates = [r["lr"] for r in RunFolder.open(of_two / f"{name}-whole").read_records()]
+        assert rates[-1] < rates[0]
+
+
 def test_states_of_two_processes_are_refused_by_one(of_two, tmp_path):
-    shutil.copytree(of_two / "commit", tmp_path / "run")
+    shutil.copytree(of_two / "commit-whole", tmp_path / "run")
     (tmp_path / "run" / "result.json").unlink()
-    with pytest.raises(UserError, match="was begun by 2 processes that each .* needs as many"):
+    with pytest.raises(UserError, match="was begun by 2 processes with states .* needs as many"):
         run(RunConfig(), tmp_path / "run", resume=True)
 
 

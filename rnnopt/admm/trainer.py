@@ -47,7 +47,7 @@ from rnnopt.admm.lagrangian import (
 from rnnopt.admm.minibatch import problem_of
 from rnnopt.admm.network import check_model, read_weights, write_weights
 from rnnopt.admm.options import LOSSES, Variant, check_options, check_use
-from rnnopt.distributed import Group, any_of, check_group, processes
+from rnnopt.distributed import Group, any_of, check_group, mean_numbers, processes
 from rnnopt.layers.sequence_model import SequenceModel
 
 PARTS = ("inputs", "targets", "lengths", "weights")  # of a batch
@@ -216,14 +216,14 @@ class ADMM:
 
         Returns:
             The loss of the network on it before the step, as the task computes it; with several
-            processes each has that of its own minibatch.
+            processes that of all their minibatches together.
         """
         group = self.param_groups[0]
         problem, divisor = self._problem(batch)
         weights = read_weights(self.model)
         if float(group["lr"]) == 0:
             _, outputs = forward(problem, weights[-1], len(problem.targets), weights[:-1])
-            return sample_losses(problem, outputs).sum() / divisor
+            return self._agreed(sample_losses(problem, outputs).sum(), divisor)[0]
         if group["variant"] == "exact":
             new, kept, loss = self._exact(problem, weights)
         else:
@@ -232,7 +232,8 @@ class ADMM:
         group["steps"] += 1
         numbers = (*(t for layer in new for t in layer), *kept.values())
         finite = bool(torch.stack([t.isfinite().all() for t in numbers]).all())
-        if not any_of(not finite, self.process_group):
+        loss, broken = self._agreed(loss, divisor, not finite)
+        if not broken:
             write_weights(self.model, new)
             self.state.update(kept)
             if group["keep_batch"] and "inputs" not in self.state:
@@ -241,7 +242,17 @@ class ADMM:
             group["averaged"] += group["variant"] == "exact"
         else:
             group["rejections"] += 1
-        return loss / divisor
+        return loss
+
+    def _agreed(
+        self, loss: Tensor, divisor: Tensor | float, broken: bool = False
+    ) -> tuple[Tensor, bool]:
+        """The mean loss over all processes, and whether a step is broken in one of them."""
+        if processes(self.process_group) == 1:
+            return loss / divisor, broken
+        numbers = [float(loss), float(divisor), float(broken)]
+        total, count, some = mean_numbers(numbers, self.process_group)
+        return loss.new_tensor(total / count), some > 0
 
     def fit(self, batches: Iterable[Any], tolerance: float = 0.0) -> list[float]:
         """`step` on each of `batches`; their losses.

@@ -14,6 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from rnnopt.distributed import sums
+from rnnopt.layers.kernels.batch_norm import follow
+
+PART = "_minibatch_part"  # the attribute of a SequenceModel
 
 
 @dataclass(frozen=True)
@@ -84,11 +87,15 @@ class MinibatchPart:
 @contextmanager
 def taking(model: nn.Module, part: MinibatchPart | None) -> Iterator[None]:
     """Tells `model` that the inputs it gets are a part of a minibatch; None says all of one."""
-    model.part = part  # type: ignore[assignment]
+    if part is None:
+        yield
+        return
+    before = getattr(model, PART, None)
+    setattr(model, PART, part)
     try:
         yield
     finally:
-        model.part = None  # type: ignore[assignment]
+        setattr(model, PART, before)
 
 
 class _Sum(torch.autograd.Function):
@@ -130,12 +137,5 @@ def normalize_part(
     squares: Tensor = _Sum.apply(torch.where(counted, centred.square(), 0).sum((0, 1)))
     variance = squares / count
     normal = centred * (variance + norm.eps).rsqrt()
-    with torch.no_grad():
-        assert norm.running_mean is not None
-        assert norm.running_var is not None
-        assert norm.num_batches_tracked is not None
-        assert norm.momentum is not None
-        norm.running_mean.lerp_(mean, norm.momentum)
-        norm.running_var.lerp_(variance * (count / (count - 1)), norm.momentum)
-        norm.num_batches_tracked.add_(1)
+    follow(norm, mean, variance, count)
     return torch.where(valid, torch.addcmul(norm.bias, normal, norm.weight), 0)

@@ -66,7 +66,8 @@ class SequenceModel(nn.Module):
         torch.Size([32, 6])
     """
 
-    part: MinibatchPart | None = None  # which sequences of a minibatch the inputs are; None is all
+    # Which sequences of a minibatch the inputs are; None is all. Set by `taking`.
+    _minibatch_part: MinibatchPart | None = None
 
     def __init__(
         self,
@@ -179,7 +180,7 @@ class SequenceModel(nn.Module):
         """(batch, hidden), what to multiply states by at every step; None without dropout."""
         if not (self.dropout and self.training):
             return None
-        part = self.part
+        part = self._minibatch_part
         count = states.shape[1] if part is None else part.count
         mask = functional.dropout(states.new_ones(count, states.shape[2]), self.dropout)
         return mask if part is None else mask[part.rows.to(mask.device)]
@@ -187,10 +188,11 @@ class SequenceModel(nn.Module):
     def _normalized(
         self, norm: nn.Module, states: Tensor, valid: Tensor | None, mask: Tensor | None
     ) -> Tensor:
-        if self.part is None or not norm.training:
+        part = self._minibatch_part
+        if part is None or not norm.training:
             return normalize(norm, states, valid, mask)
         assert isinstance(norm, nn.BatchNorm1d)
-        states = normalize_part(norm, states, valid, self.part)
+        states = normalize_part(norm, states, valid, part)
         return states if mask is None else states * mask
 
 

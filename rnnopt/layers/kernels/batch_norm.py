@@ -147,13 +147,22 @@ def _fused(norm: nn.BatchNorm1d, states: Tensor, mask: Tensor | None) -> Tensor:
     y, mean, _, variance = torch.ops.rnnopt.batch_norm(
         states, norm.weight, norm.bias, mask, norm.eps
     )
+    follow(norm, mean, variance, len(states) * states.shape[1])
+    return y
+
+
+@torch.no_grad()
+def follow(norm: nn.BatchNorm1d, mean: Tensor, variance: Tensor, count: Tensor | int) -> None:
+    """Moves the running statistics towards those of `count` values a unit.
+
+    The variance is over all values; the running one is that over one less, as torch's. Infinite
+    statistics stay infinite, which a `lerp_` would make NaN.
+    """
     assert norm.running_mean is not None
     assert norm.running_var is not None
     assert norm.momentum is not None
-    count = len(states) * states.shape[1]
-    with torch.no_grad():
-        norm.running_mean.lerp_(mean, norm.momentum)
-        norm.running_var.lerp_(variance * (count / (count - 1)), norm.momentum)
-        if norm.num_batches_tracked is not None:
-            norm.num_batches_tracked.add_(1)
-    return y
+    rest = 1 - norm.momentum
+    norm.running_mean.mul_(rest).add_(mean, alpha=norm.momentum)
+    norm.running_var.mul_(rest).add_(variance * (count / (count - 1)), alpha=norm.momentum)
+    if norm.num_batches_tracked is not None:
+        norm.num_batches_tracked.add_(1)
