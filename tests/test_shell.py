@@ -7,11 +7,15 @@ import pty
 import re
 import subprocess
 import sys
+from dataclasses import fields
+from itertools import pairwise
 
 import pytest
 
 from rnnopt.command_line import VERBS
-from rnnopt.config import MODELS
+from rnnopt.commands.arguments import read
+from rnnopt.commands.option_groups import GROUPS
+from rnnopt.config import MODELS, RunConfig
 from rnnopt.optimizers.by_name import OPTIMIZERS
 from rnnopt.run_folder import RunFolder
 from rnnopt.tasks import TASKS
@@ -41,18 +45,51 @@ def test_help_has_one_line_a_verb(command):
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_help_of_every_verb_says_something_of_every_option(command, monkeypatch, verb):
-    monkeypatch.setenv("COLUMNS", "400")
+    monkeypatch.setenv("COLUMNS", "100")
     code, out, _ = command(verb, "--help")
     assert code == 0
     assert out.startswith(f"usage: rnnopt {verb}")
     summary = inspect.getdoc(VERBS[verb]).splitlines()[0]
-    assert summary in out
-    for line in re.findall(r"^│ (--.*?)│$", out, re.MULTILINE):
-        words = re.sub(r"^(--\S+(, )?)+", "", line).strip()  # what stands behind the names
-        words = re.sub(r"\(default: .*?\)$", "", words).strip()
-        assert len(words.split()) >= 2 or line.rstrip().endswith("]"), line
-    # Sentences flow: no line of the help ends within one that goes on at the next.
-    assert not re.search(r"[a-z,] +│\n│ {20,}[a-z]", out)
+    assert summary in " ".join(out.split())
+    inside = "\n".join(re.findall(r"^│ (.*?) *│$", out, re.MULTILINE))
+    for option in re.split(r"\n(?=-)", inside):
+        words = re.sub(r"^(--?\S+(, )?)+|\(default: .*?\)", "", option)  # behind the names
+        assert len(words.split()) >= 3, option
+    # Sentences flow: no line of the help ends before it is full.
+    for line, following in pairwise(inside.splitlines()):
+        if re.match(r" {10,}", line) and re.match(r" {10,}", following):
+            assert len(line) + 1 + len(following.split()[0]) > 96, line
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_fits_a_small_terminal_and_ends_with_commands_that_work(command, monkeypatch, verb):
+    monkeypatch.setenv("COLUMNS", "80")
+    out = command(verb, "--help")[1]
+    assert max(map(len, out.splitlines())) <= 80
+    assert "default: None" not in out
+    examples = out.partition("\nfor example\n")[2].splitlines()
+    assert 2 <= len(examples) <= 3
+    for line in examples:
+        _, *words = re.search(r"rnnopt [^>)]+", line)[0].split()
+        assert words[0] == verb
+        assert read(words, VERBS)
+
+
+def test_options_of_a_run_are_in_groups(command, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    for verb in ("train", "compare", "sweep", "diagnose"):
+        out = command(verb, "--help")[1]
+        boxes = dict(re.findall(r"^╭─ (.*?) options ─+╮\n((?:│.*│\n)+)", out, re.MULTILINE))
+        assert list(boxes) == ["data", "model", "optimizer", "loop", "output"]
+        for box, option in zip(
+            boxes, ("--task", "--hidden", "--lr", "--budget", "--out"), strict=True
+        ):
+            assert f"│ {option} " in boxes[box]
+
+
+def test_every_setting_of_a_run_is_in_one_group():
+    grouped = [name for group in list(GROUPS)[:-1] for name in GROUPS[group]]
+    assert sorted(grouped) == sorted(field.name for field in fields(RunConfig))
 
 
 @pytest.mark.parametrize(

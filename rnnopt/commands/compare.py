@@ -72,6 +72,11 @@ def compare(
             without one its run goes to another worker.
         quiet: print the names of the written files only.
         as_json: print one JSON object and nothing else.
+
+    Examples:
+        rnnopt compare --task digits-pixels --optimizers adam frank-wolfe muon:lr=0.01
+        rnnopt compare --optimizers adam sgd --tune 5 --out runs/tuned
+        rnnopt compare --optimizers adam sgd --tune 5 --out runs/tuned --resume
     """
     if storage is not None and out is None:
         raise UserError("--storage needs the comparison's folder: give --out.")

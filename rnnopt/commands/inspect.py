@@ -44,6 +44,10 @@ def inspect_data(
             it looks like.
         unlabelled: the file has no labels.
         out: the picture to write; unset means one named after the file, in this folder.
+
+    Examples:
+        rnnopt inspect train.csv
+        rnnopt inspect steps.csv --layout long --id patient --label outcome
     """
     data, test = read(file, Columns(label, id, time, unlabelled, layout=layout, header=header))
     name = data_name(str(file.absolute()))

@@ -27,6 +27,10 @@ def report_runs(
         html: also write report.html, which needs no other file and no network.
         scores: the page also has confusion matrices, scores of the classes and gradients through
             time of the best weights. Needs the data, and seconds for each optimizer.
+
+    Examples:
+        rnnopt report runs/first
+        rnnopt report runs/first runs/second --out runs/both --no-scores
     """
     if not runs:
         raise UserError("report needs at least one run folder.")

@@ -39,6 +39,11 @@ def reproduce_published(
             postgresql://user@machine/database: run the same command on each.
         heartbeat: with --storage, seconds between a worker's signs of life; after twice as long
             without one its run goes to another worker.
+
+    Examples:
+        rnnopt reproduce list
+        rnnopt reproduce frank-wolfe/table-3 --quick
+        rnnopt reproduce frank-wolfe/table-3 --workers 1
     """
     if workers < 0:
         raise UserError(f"--workers must be at least 0, got {workers}.")

@@ -51,6 +51,11 @@ def train(
             MLFLOW_TRACKING_URI says, else mlflow.db here) or both; give it again with --resume.
         quiet: print the last lines only.
         as_json: print one JSON object and nothing else.
+
+    Examples:
+        rnnopt train --task digits-rows --budget 5epochs --out runs/first
+        rnnopt train --out runs/first --resume
+        rnnopt train --data train.csv --test test.csv --model gru
     """
     if resume and out is None:
         raise UserError("--resume needs the run's folder: give --out.")
