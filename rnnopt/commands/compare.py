@@ -12,6 +12,7 @@ from rich.table import Table
 
 from rnnopt import comparison, tuning
 from rnnopt import run_folder as folders
+from rnnopt.commands.names_in_tables import Name, column_of
 from rnnopt.commands.printing import announce
 from rnnopt.commands.report import show_report
 from rnnopt.config import SharedConfig
@@ -225,13 +226,13 @@ def _summary(path: Path) -> dict[str, Any]:
 
 def _print_tuned(tuned: list[tuning.Tuned]) -> None:
     """Prints the chosen rates and what the others led to."""
-    table = Table(title="learning rates, by the best validation metric", title_justify="left")
-    for heading in ("optimizer", "chosen lr", "tried"):
-        table.add_column(heading, overflow="fold")
+    names = column_of(one.optimizer for one in tuned)
+    title = "learning rates, by the best validation metric"
+    table = Table(names, "chosen lr", "tried", title=title, title_justify="left")
     for one in tuned:
         metrics = ((lr, "–" if m is None else f"{m:.4g}") for lr, m in one.trials.items())
         tried = ", ".join(f"{lr:g}: {metric}" for lr, metric in metrics)
-        table.add_row(one.optimizer, f"{one.lr:g}" + "*" * one.at_edge, tried)
+        table.add_row(Name(one.optimizer), f"{one.lr:g}" + "*" * one.at_edge, tried)
     console.print(table)
     if any(one.at_edge for one in tuned):
         say("* at an end of the grid: more trials, or another lr to begin with, may find better.")
