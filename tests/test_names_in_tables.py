@@ -1,4 +1,4 @@
-"""Names with options in a table's cells: broken after : and , where they do not fit, nothing lost."""
+"""Names with options in a table's cells: broken after : and , where they do not fit, none lost."""
 
 import io
 

@@ -5,6 +5,7 @@ import json
 import os
 import pty
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import fields
@@ -146,25 +147,59 @@ def test_a_misspelt_verb_brings_the_nearest(command):
 # -- completion ------------------------------------------------------------------------------------
 
 
-def test_bash_completes_verbs_and_options(workplace):
-    script = """
+LINES = {  # what is written, and what completes it
+    "rnnopt sw": ["sweep"],
+    "rnnopt train --optim": ["--optimizer"],
+    "rnnopt train --schedule cos": ["cosine"],
+    "rnnopt train --layout ": ["wide", "long"],
+    "rnnopt train --model ls": ["lstm"],
+    "rnnopt compare --optimizers adam nad": ["nadam"],
+    "rnnopt diagnose --task har": ["har2", "har6"],
+}
+
+
+def completed(shell, beginning, each):
+    """The words that a shell offers for each of LINES, and for a folder to report on."""
+    script = [beginning]
+    for line in [*LINES, "rnnopt report ru"]:
+        words = " ".join(f"'{word}'" for word in line.split(" "))
+        script.append(each.replace("WORDS", words))
+    environment = os.environ | {"PYTHON": sys.executable}
+    done = subprocess.run(
+        [shell, "-c", "\n".join(script)],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return [line.split() for line in done.stdout.splitlines()]
+
+
+def test_bash_completes_verbs_options_names_and_files(workplace):
+    (workplace / "runs").mkdir()
+    beginning = """
         eval "$("$PYTHON" -m rnnopt completion bash)"
         complete_line() {
             COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMPREPLY=()
             _tyro_rnnopt; echo "${COMPREPLY[@]}"
         }
-        complete_line rnnopt sw
-        complete_line rnnopt train --optim
-        complete_line rnnopt train --schedule cos
     """
-    environment = os.environ | {"PYTHON": sys.executable}
-    done = subprocess.run(
-        ["bash", "-c", script], capture_output=True, text=True, env=environment, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert [line.split() for line in done.stdout.splitlines()] == [
-        ["sweep"], ["--optimizer"], ["cosine"],
-    ]  # fmt: skip
+    found = completed("bash", beginning, "complete_line WORDS")
+    assert list(map(sorted, found)) == [*map(sorted, LINES.values()), ["runs"]]
+
+
+@pytest.mark.skipif(shutil.which("zsh") is None, reason="no zsh")
+def test_zsh_completes_verbs_options_names_and_files():
+    # What zsh's own completion would be told, by functions in its place.
+    beginning = """
+        "$PYTHON" -m rnnopt completion zsh > _rnnopt
+        _describe() { echo ${${(P)2}%%:*} }
+        _files() { echo files }
+        complete_line() { words=("$@"); CURRENT=$#; source ./_rnnopt }
+    """
+    found = completed("zsh", beginning, "complete_line WORDS")
+    assert list(map(sorted, found)) == [*map(sorted, LINES.values()), ["files"]]
 
 
 def test_completion_of_an_unknown_shell_is_refused(command):

@@ -15,6 +15,7 @@ from typing import cast
 
 import tyro
 
+from rnnopt.commands.completions import mended
 from rnnopt.commands.help_text import Held, finished
 from rnnopt.commands.option_groups import Verb, in_groups
 from rnnopt.errors import UserError
@@ -50,6 +51,8 @@ def read(arguments: list[str], verbs: Mapping[str, Verb]) -> Callable[[], int]:
             text = shown.getvalue()
             if arguments[0] in verbs and {"-h", "--help"} & set(arguments):
                 text = finished(text, verbs[arguments[0]])
+            else:
+                text = mended(text)
             print(text.rstrip("\n"))
             raise
         raise UserError(_refusal(arguments, verbs, said.getvalue())) from None
