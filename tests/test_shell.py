@@ -1,5 +1,6 @@
 """Manners in a shell: help, completion, misspellings, colours, and output for scripts."""
 
+import ast
 import inspect
 import json
 import os
@@ -13,6 +14,7 @@ from itertools import pairwise
 
 import pytest
 
+import rnnopt
 from rnnopt.command_line import VERBS
 from rnnopt.commands.arguments import read
 from rnnopt.commands.option_groups import GROUPS
@@ -206,6 +208,46 @@ def test_completion_of_an_unknown_shell_is_refused(command):
     code, _, error = command("completion", "powershell")
     assert code == 2
     assert "bash" in error
+
+
+# -- Ctrl-C at once -------------------------------------------------------------------------------
+
+
+SLOW_TORCH = """
+import os, signal, time
+os.kill(os.getpid(), signal.SIGINT)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("begun_as", ["module", "script"])
+def test_ctrl_c_while_torch_is_imported_is_quiet(workplace, begun_as):
+    (workplace / "torch").mkdir()
+    (workplace / "torch" / "__init__.py").write_text(SLOW_TORCH)
+    started = "from rnnopt.__main__ import main; main()"  # what the installed script does
+    how = ["-m", "rnnopt", "list"] if begun_as == "module" else ["-c", started]
+    package = os.path.dirname(os.path.dirname(rnnopt.__file__))
+    done = subprocess.run(
+        [sys.executable, *how],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(workplace), package])},
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
+
+
+def test_public_names_are_imported_when_asked_for():
+    source = ast.parse(inspect.getsource(rnnopt))
+    (block,) = (one for one in source.body if isinstance(one, ast.If))
+    declared = {alias.name: one.module for one in block.body for alias in one.names}
+    promised = {name: f"rnnopt.{place}" for name, place in rnnopt.PLACES.items()}
+    assert declared == promised | dict.fromkeys(rnnopt.ESTIMATORS, "rnnopt.estimator")
+    assert all(getattr(rnnopt, name).__name__ == name for name in declared)
+    assert set(declared) < set(dir(rnnopt))
+    assert rnnopt.distributed.__name__ == "rnnopt.distributed"
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = rnnopt.nothing
 
 
 # -- colours ---------------------------------------------------------------------------------------

@@ -1,12 +1,13 @@
 """The completion of a shell, as tyro writes it, with the names that options take and files."""
 
 import re
+from collections.abc import Iterable
 
 from rnnopt.config import MODELS
 from rnnopt.optimizers.by_name import OPTIMIZERS
 from rnnopt.tasks import TASKS
 
-NAMES = {
+NAMES: dict[str, Iterable[str]] = {
     "--task": TASKS, "--model": MODELS, "--optimizer": OPTIMIZERS, "--optimizers": OPTIMIZERS,
 }  # fmt: skip
 FILES = '"$completions" == "__TYRO_COMPLETE_FILES__"'
