@@ -147,11 +147,12 @@ class NonFinite:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything `load_state_dict` needs."""
-        names = ("met", "in_a_row", "taken", "last_loss", "point")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in self.SAVED}
+
+    SAVED = ("met", "in_a_row", "taken", "last_loss", "point")
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on where `state` was taken."""
         before = dict(taken=1, last_loss=0.0)  # what files of before lack: all is well
-        for name, value in (before | state).items():
-            setattr(self, name, value)
+        for name in self.SAVED:
+            setattr(self, name, (before | state)[name])
