@@ -210,7 +210,7 @@ def test_the_command_says_that_nothing_was_learnt(tmp_path, command):
     code, out, _ = command("train", *given, "--quiet")
     assert code == 1
     assert "4 steps were not finite and were left out" in out
-    assert "did not learn: take a smaller lr" in out
+    assert "nothing was learnt: take a smaller lr" in out
     assert "status diverged" in out
 
 

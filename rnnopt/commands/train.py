@@ -28,7 +28,7 @@ from rnnopt.terminal import (
 from rnnopt.training import Progress
 
 ADVICE = (
-    "the network did not learn: take a smaller lr, clip the gradient (--clip 1), or look for values"
+    "take a smaller lr, clip the gradient (--clip 1), or look for values"
     " that are far too large in the data (rnnopt inspect)"
 )
 EXIT_CODES = {"interrupted": 130, "diverged": 1}  # of a run's status; 0 of any other
@@ -133,6 +133,8 @@ def _print_result(path: Path, result: dict[str, Any], nothing_left: bool) -> Non
         left_out = {"skip": f"{were} left out", "restore": "led back to the last checkpoint"}
         say(f"{count} {steps} {were} not finite and {left_out[policy]}")
     if result["status"] == "diverged":
-        say(ADVICE)
+        learnt = result.get("best", {}).get("evaluations", 0) > 0
+        found = "the weights became useless" if learnt else "nothing was learnt"
+        say(f"{found}: {ADVICE}")
     note = ", which it had before: nothing was left to do" if nothing_left else ""
     console.print(f"status {result['status']}{note}", highlight=False)
