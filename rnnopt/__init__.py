@@ -1,34 +1,73 @@
-"""rnnopt: optimizers and tools for recurrent networks where ordinary training struggles."""
+"""rnnopt: optimizers and tools for recurrent networks where ordinary training struggles.
 
+What stands here is imported when it is asked for: the command `rnnopt` then starts without torch,
+whose import takes a second, and can be interrupted quietly.
+"""
+
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from rnnopt.admm.trainer import ADMM as ADMM
-from rnnopt.gradient_flow import GradientFlow as GradientFlow
-from rnnopt.layers.elman import ElmanRNN as ElmanRNN
-from rnnopt.layers.indrnn import IndRNN as IndRNN
-from rnnopt.layers.sequence_model import SequenceModel as SequenceModel
-from rnnopt.optimizers.adaqn import AdaQN as AdaQN
-from rnnopt.optimizers.asnaq import ASNAQ as ASNAQ
-from rnnopt.optimizers.bfgs import BFGS as BFGS
-from rnnopt.optimizers.bfgs import LBFGS as LBFGS
-from rnnopt.optimizers.frank_wolfe import FrankWolfe as FrankWolfe
-from rnnopt.optimizers.naq import LNAQ as LNAQ
-from rnnopt.optimizers.naq import NAQ as NAQ
-
 if TYPE_CHECKING:
+    from rnnopt.admm.trainer import ADMM as ADMM
     from rnnopt.estimator import RNNClassifier as RNNClassifier
     from rnnopt.estimator import RNNRegressor as RNNRegressor
+    from rnnopt.gradient_flow import GradientFlow as GradientFlow
+    from rnnopt.layers.elman import ElmanRNN as ElmanRNN
+    from rnnopt.layers.indrnn import IndRNN as IndRNN
+    from rnnopt.layers.sequence_model import SequenceModel as SequenceModel
+    from rnnopt.optimizers.adaqn import AdaQN as AdaQN
+    from rnnopt.optimizers.asnaq import ASNAQ as ASNAQ
+    from rnnopt.optimizers.bfgs import BFGS as BFGS
+    from rnnopt.optimizers.bfgs import LBFGS as LBFGS
+    from rnnopt.optimizers.frank_wolfe import FrankWolfe as FrankWolfe
+    from rnnopt.optimizers.naq import LNAQ as LNAQ
+    from rnnopt.optimizers.naq import NAQ as NAQ
 
 __version__ = "0.1.0"
 
+PLACES = {
+    "ADMM": "admm.trainer",
+    "ASNAQ": "optimizers.asnaq",
+    "AdaQN": "optimizers.adaqn",
+    "BFGS": "optimizers.bfgs",
+    "ElmanRNN": "layers.elman",
+    "FrankWolfe": "optimizers.frank_wolfe",
+    "GradientFlow": "gradient_flow",
+    "IndRNN": "layers.indrnn",
+    "LBFGS": "optimizers.bfgs",
+    "LNAQ": "optimizers.naq",
+    "NAQ": "optimizers.naq",
+    "SequenceModel": "layers.sequence_model",
+}
+ESTIMATORS = ("RNNClassifier", "RNNRegressor")  # these need scikit-learn, the rest does not
+__all__ = list(PLACES)
+
 
 def __getattr__(name: str) -> Any:
-    """Imports the estimators when they are asked for: they need scikit-learn, the rest does not."""
-    if name not in ("RNNClassifier", "RNNRegressor"):
-        raise AttributeError(f"module 'rnnopt' has no attribute {name!r}")
+    """Imports a public name, or a module of the package, that is asked for."""
+    if name in PLACES:
+        value = getattr(import_module(f"rnnopt.{PLACES[name]}"), name)
+        globals()[name] = value
+        return value
+    if name in ESTIMATORS:
+        return _estimator(name)
+    if not name.startswith("_"):
+        try:
+            return import_module(f"rnnopt.{name}")
+        except ModuleNotFoundError as error:
+            if error.name != f"rnnopt.{name}":
+                raise
+    raise AttributeError(f"module 'rnnopt' has no attribute {name!r}")
+
+
+def _estimator(name: str) -> Any:
     try:
-        from rnnopt import estimator
+        estimator = import_module("rnnopt.estimator")
     except ImportError as error:
         needed = 'pip install "rnnopt[estimator]"'
         raise ImportError(f"{name} needs scikit-learn and rich: {needed} ({error}).") from error
     return getattr(estimator, name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *PLACES, *ESTIMATORS})

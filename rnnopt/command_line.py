@@ -35,11 +35,15 @@ from rnnopt.terminal import complain, console, download_bar, for_script, given, 
 def completion(shell: Annotated[Literal["bash", "zsh", "tcsh"], tyro.conf.Positional]) -> int:
     """Print what makes a shell complete verbs and options.
 
-    For bash, in ~/.bashrc: eval "$(rnnopt completion bash)". For zsh, with ~/.zfunc in fpath
-    before compinit: rnnopt completion zsh > ~/.zfunc/_rnnopt
+    For bash, the first of the examples belongs into ~/.bashrc; for zsh, the second is done once,
+    with ~/.zfunc in fpath before compinit.
 
     Args:
         shell: bash, zsh or tcsh.
+
+    Examples:
+        eval "$(rnnopt completion bash)"
+        rnnopt completion zsh > ~/.zfunc/_rnnopt
     """
     read(["--tyro-print-completion", shell], VERBS)
     return 0

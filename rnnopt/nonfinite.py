@@ -8,6 +8,9 @@
               the last checkpoint was written; minibatches, generators, counters and the course of
               the learning rate go on
 
+A run that ends before it is given up has diverged all the same if not one step was taken, or if its
+last steps were left out and its loss on the validation set is not finite.
+
 A step that is left out has been paid for: it counts in evaluations, minibatches and seconds. The
 rest of a minibatch in chunks is left out with the chunk. A learner that asks for its gradients
 itself is judged by all of them, one that searches a line by the first alone: there an infinite loss
@@ -43,6 +46,8 @@ class NonFinite:
         closure.judged_by_first = getattr(optimizer, "full_batch", False)
         self.met = 0
         self.in_a_row = 0
+        self.taken = 0
+        self.last_loss = math.nan  # on the validation set
         self.point: dict[str, Any] = {}  # model and optimizer at the last look, to restore
         self._before: dict[str, Any] | list[Tensor] = []
 
@@ -51,6 +56,16 @@ class NonFinite:
         """Whether it was too often, so that the run has diverged."""
         too_often = self.policy == "restore" and self.met > MOST_RESTORES
         return too_often or self.in_a_row > MOST_IN_A_ROW
+
+    @property
+    def lost(self) -> bool:
+        """Whether a run that is over now has diverged, though its budget was too short to give up.
+
+        No step was taken, or the last ones were left out and the weights are no better than that.
+        """
+        return self.met > 0 and (
+            self.taken == 0 or (self.in_a_row > 0 and not math.isfinite(self.last_loss))
+        )
 
     def counts(self) -> dict[str, int]:
         """For records and result: the steps met; nothing where they end the run."""
@@ -76,6 +91,7 @@ class NonFinite:
         trouble = self._trouble(loss)
         if not trouble:
             self.in_a_row = 0
+            self.taken += 1
             return False
         if self.policy == "raise":
             raise FloatingPointError(self._advice(trouble))
@@ -90,6 +106,7 @@ class NonFinite:
 
     def look(self, validation_loss: float) -> None:
         """Told after each look at the validation set; "restore" goes back to the last sound one."""
+        self.last_loss = validation_loss
         if self.policy == "restore" and (not self.point or math.isfinite(validation_loss)):
             self.point = self._state()
 
@@ -130,8 +147,12 @@ class NonFinite:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything `load_state_dict` needs."""
-        return dict(met=self.met, in_a_row=self.in_a_row, point=self.point)
+        return {name: getattr(self, name) for name in self.SAVED}
+
+    SAVED = ("met", "in_a_row", "taken", "last_loss", "point")
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on where `state` was taken."""
-        self.met, self.in_a_row, self.point = state["met"], state["in_a_row"], state["point"]
+        before = dict(taken=1, last_loss=0.0)  # what files of before lack: all is well
+        for name in self.SAVED:
+            setattr(self, name, (before | state)[name])

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rnnopt.chart import number
 from rnnopt.config import RunConfig
 from rnnopt.figure_text import any_script, plain
 from rnnopt.run_folder import RunFolder, write_atomically
@@ -177,10 +178,12 @@ def for_markdown(text: str) -> str:
 def figure(task: str, groups: Sequence[Group]) -> "Figure":
     """Training loss and validation metric against gradient evaluations and against seconds."""
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     facts = facts_of(groups)
     metric, target = facts["metric"], facts["target"]
-    result = Figure(figsize=(11, 7.5), layout="constrained")
+    # Room between the panels for the labels of the ends of their axes.
+    result = Figure(figsize=(11, 7.5), layout=ConstrainedLayoutEngine(w_pad=0.1))
     axes = result.subplots(2, 2, sharex="col", sharey="row")
     result.suptitle(f"{plain(task)}: {plain(facts['summary'], 160)}")
     panels = [("train_loss", f"training loss ({plain(facts['loss'], 30)})")]
@@ -203,14 +206,13 @@ def figure(task: str, groups: Sequence[Group]) -> "Figure":
             log_axis(axes[row][0])
         elif metric == "accuracy" and quantity == "validation_metric":
             axes[row][0].set_ylim(0, 1)
+    labels = [group.label for group in groups]
     if math.isfinite(target):
+        labels.append(f"target {target:g}")  # there, as no place in a panel is free of curves
         for axis in axes[1]:
-            axis.axhline(target, color="#666666", linewidth=1, linestyle=(0, (2, 2)))
-        axes[1][0].annotate(
-            f"target {target:g}", (1, target), xycoords=("axes fraction", "data"),
-            xytext=(-4, 3), textcoords="offset points", ha="right", color="#666666", fontsize=9,
-        )  # fmt: skip
-    legend_below(result, axes.flat, [group.label for group in groups])
+            dashes = (0, (2, 2))
+            axis.axhline(target, color="#666666", linewidth=1, linestyle=dashes, label=labels[-1])
+    legend_below(result, axes.flat, labels)
     return result
 
 
@@ -218,9 +220,15 @@ def log_axis(axis: "Axes") -> None:
     """Gives the axis a logarithmic scale with plain numbers."""
     from matplotlib.ticker import LogFormatter
 
+    class Plain(LogFormatter):
+        """0.6 where matplotlib writes 6e-01."""
+
+        def __call__(self, x: float, pos: int | None = None) -> str:
+            return number(x) if super().__call__(x, pos) else ""
+
     axis.set_yscale("log")
-    axis.yaxis.set_major_formatter(LogFormatter())
-    axis.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
+    axis.yaxis.set_major_formatter(Plain())
+    axis.yaxis.set_minor_formatter(Plain(minor_thresholds=(2, 0.5)))
 
 
 def legend_below(

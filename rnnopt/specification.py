@@ -7,8 +7,8 @@ from typing import Any
 from rnnopt.errors import UserError, unknown_name
 
 Value = bool | int | float | str | tuple[float, float] | None
-# Options of torch's optimizers about how a step is computed, or that would turn it round.
-INTERNAL = ("capturable", "differentiable", "foreach", "fused", "maximize")
+# Options about how a step is computed, or that would turn it round, or that no word stands for.
+INTERNAL = ("capturable", "differentiable", "foreach", "fused", "maximize", "process_group")
 WORDS: dict[str, Value] = {"true": True, "false": False, "none": None}
 
 
@@ -32,11 +32,13 @@ def parse(specification: str) -> tuple[str, dict[str, Value]]:
 
 def write(name: str, options: dict[str, Value]) -> str:
     """The specification that `parse` reads so."""
-    texts = [
-        f"{option}={'..'.join(map(repr, value)) if isinstance(value, tuple) else value}"
-        for option, value in options.items()
-    ]
+    texts = [f"{option}={text_of(value)}" for option, value in options.items()]
     return f"{name}:{','.join(texts)}" if texts else name
+
+
+def text_of(value: Value) -> str:
+    """The text that `value_of` reads so."""
+    return "..".join(map(repr, value)) if isinstance(value, tuple) else str(value)
 
 
 def options_of(function: Callable[..., Any], positional: int) -> list[str]:

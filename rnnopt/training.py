@@ -136,7 +136,8 @@ class Training:
             if self.status == "running" and self.to_target and self.stop_at_target:
                 self.status = "reached target"
             if self.status == "running" and fraction >= 1:
-                self.status = "reached target" if self.to_target else "out of budget"
+                over: Status = "diverged" if self.nonfinite.lost else "out of budget"
+                self.status = "reached target" if self.to_target else over
             if self.status == "running" and self._stops(stop_requested):
                 self.status = "interrupted"
             if record or self.status != "running":

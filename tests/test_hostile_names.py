@@ -69,7 +69,7 @@ def test_figures_are_drawn_with_any_name(tmp_path, name):
     whole = figure(name, groups)
     texts = [text.get_text() for legend in whole.legends for text in legend.get_texts()]
     if name[0] != "_":  # such labels matplotlib keeps to itself
-        assert texts == [plain(group.label) for group in groups]
+        assert texts == [*(plain(group.label) for group in groups), "target 0.5"]
     safe = visible(name)[:200].strip() or "x"
     data = recordings(
         [np.ones((3, 2)) * i for i in range(4)], [safe, "b", safe, "b"], channels=[safe, "c"]

@@ -180,6 +180,40 @@ def test_single_ones_are_no_divergence():
     assert math.isfinite(training.best["validation_metric"])
 
 
+@pytest.mark.parametrize("policy", ["skip", "restore"])
+@pytest.mark.parametrize("optimizer", ["adam", "asnaq:memory=3"])
+def test_a_run_without_one_step_has_diverged(policy, optimizer):
+    config = replace(CONFIG, budget="5evaluations", on_nonfinite=policy, optimizer=optimizer)
+    training = training_of(config, bad=range(1, 200))
+    list(training.run())
+    assert training.status == "diverged"
+    assert training.nonfinite.met <= 5  # too few to give up
+
+
+def test_a_run_that_ends_among_steps_left_out_has_diverged_if_its_weights_are_useless():
+    # One step that throws the weights to 1e38; all after it are left out.
+    useless = replace(CONFIG, optimizer="sgd:lr=1e38", on_nonfinite="skip", budget="6evaluations")
+    sound = replace(CONFIG, on_nonfinite="skip", budget="6evaluations")
+    for config, bad, status in ((useless, (), "diverged"), (sound, (5, 6), "out of budget")):
+        training = training_of(config, bad=bad)
+        list(training.run())
+        assert training.nonfinite.met >= 2
+        assert training.status == status
+        other = training_of(config)
+        other.load_state_dict(training.state_dict())
+        assert other.nonfinite.lost == (status == "diverged")
+
+
+def test_the_command_says_that_nothing_was_learnt(tmp_path, command):
+    given = ["--task", CONFIG.task, "--hidden", 4, "--budget", "5evaluations"]
+    given += ["--optimizer", "sgd:lr=1e38", "--on-nonfinite", "skip", "--out", tmp_path / "run"]
+    code, out, _ = command("train", *given, "--quiet")
+    assert code == 1
+    assert "4 steps were not finite and were left out" in out
+    assert "nothing was learnt: take a smaller lr" in out
+    assert "status diverged" in out
+
+
 def test_stop_is_what_a_run_does_unless_told_otherwise():
     assert RunConfig().on_nonfinite == "stop"
     training = training_of(CONFIG, bad=[4])
@@ -232,7 +266,7 @@ def test_the_command_says_how_many(tmp_path, monkeypatch, command):
         "train", *given, "--out", tmp_path / "skip", "--quiet", "--on-nonfinite", "skip"
     )
     assert code == 0
-    assert "1 steps were not finite and were left out" in out
+    assert "1 step was not finite and was left out" in out
     code, _, errors = command(
         "train", *given, "--out", tmp_path / "raise", "--quiet", "--on-nonfinite", "raise"
     )

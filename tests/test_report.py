@@ -4,6 +4,7 @@ That the verbs write it is promised in test_command_line.py.
 """
 
 import math
+from itertools import combinations
 
 import pytest
 from made_runs import history, make_run, over
@@ -211,8 +212,8 @@ def draw(runs, task="digits-rows"):
 
 
 def lines_of(axis):
-    """The lines of the groups, by label; the target's has none."""
-    return {line.get_label(): line for line in axis.lines if line.get_label()[0] != "_"}
+    """The lines of the groups, by label; not the target's."""
+    return {line.get_label(): line for line in axis.lines if "target" not in line.get_label()}
 
 
 def test_figure_has_one_line_a_group_in_every_panel(tmp_path):
@@ -220,7 +221,7 @@ def test_figure_has_one_line_a_group_in_every_panel(tmp_path):
     runs = [make_run(tmp_path, optimizer=name, seed=seed) for name in names for seed in (0, 1)]
     figure, axes, legend = draw(runs)
     assert len(axes) == 4
-    assert legend == names
+    assert legend == [*names, "target 0.95"]
     looks = set()
     for axis in axes:
         assert list(lines_of(axis)) == names
@@ -248,8 +249,25 @@ def test_mean_squared_errors_are_drawn_on_a_log_axis(tmp_path):
 def test_the_target_is_marked_in_the_panels_of_the_metric(tmp_path):
     _, axes, _ = draw([make_run(tmp_path)])
     for axis, marked in zip(axes, (False, False, True, True), strict=True):
-        levels = [set(line.get_ydata()) for line in axis.lines if line.get_label()[0] == "_"]
+        levels = [set(line.get_ydata()) for line in axis.lines if "target" in line.get_label()]
         assert levels == [{0.95}] * marked
+
+
+def test_no_text_lies_in_a_panel_where_curves_are(tmp_path):
+    _, axes, legend = draw([make_run(tmp_path)])
+    assert legend[-1] == "target 0.95"
+    for axis in axes:
+        assert not axis.texts
+    ends = [axis.get_tightbbox() for axis in axes]  # with the labels of the ticks
+    assert not any(a.overlaps(b) for a, b in combinations(ends, 2))
+
+
+def test_a_log_axis_has_plain_numbers(tmp_path):
+    _, axes, _ = draw([make_run(tmp_path, task="counting")], "counting")
+    for axis in (axes[0], axes[2]):
+        told = [label.get_text() for label in axis.get_yticklabels(which="both")]
+        assert any(told)
+        assert not any("e" in text for text in told)
 
 
 def test_the_line_is_the_mean_and_the_band_its_interval(tmp_path):
@@ -286,7 +304,7 @@ def test_every_group_is_in_the_legend_even_with_two_looks_alone(tmp_path):
     runs = [make_run(tmp_path, metrics=(0.1, 0.2)), make_run(tmp_path, optimizer="sgd")]
     _, axes, legend = draw(runs)
     assert list(lines_of(axes[2])) == ["adam", "sgd"]
-    assert sorted(legend) == ["adam", "sgd"]
+    assert legend == ["adam", "sgd", "target 0.95"]
 
 
 def test_nothing_is_drawn_beyond_the_shortest_run(tmp_path):

@@ -1,17 +1,24 @@
 """Manners in a shell: help, completion, misspellings, colours, and output for scripts."""
 
+import ast
 import inspect
 import json
 import os
 import pty
 import re
+import shutil
 import subprocess
 import sys
+from dataclasses import fields
+from itertools import pairwise
 
 import pytest
 
+import rnnopt
 from rnnopt.command_line import VERBS
-from rnnopt.config import MODELS
+from rnnopt.commands.arguments import read
+from rnnopt.commands.option_groups import GROUPS
+from rnnopt.config import MODELS, RunConfig
 from rnnopt.optimizers.by_name import OPTIMIZERS
 from rnnopt.run_folder import RunFolder
 from rnnopt.tasks import TASKS
@@ -41,18 +48,51 @@ def test_help_has_one_line_a_verb(command):
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_help_of_every_verb_says_something_of_every_option(command, monkeypatch, verb):
-    monkeypatch.setenv("COLUMNS", "400")
+    monkeypatch.setenv("COLUMNS", "100")
     code, out, _ = command(verb, "--help")
     assert code == 0
     assert out.startswith(f"usage: rnnopt {verb}")
     summary = inspect.getdoc(VERBS[verb]).splitlines()[0]
-    assert summary in out
-    for line in re.findall(r"^│ (--.*?)│$", out, re.MULTILINE):
-        words = re.sub(r"^(--\S+(, )?)+", "", line).strip()  # what stands behind the names
-        words = re.sub(r"\(default: .*?\)$", "", words).strip()
-        assert len(words.split()) >= 2 or line.rstrip().endswith("]"), line
-    # Sentences flow: no line of the help ends within one that goes on at the next.
-    assert not re.search(r"[a-z,] +│\n│ {20,}[a-z]", out)
+    assert summary in " ".join(out.split())
+    inside = "\n".join(re.findall(r"^│ (.*?) *│$", out, re.MULTILINE))
+    for option in re.split(r"\n(?=-)", inside):
+        words = re.sub(r"^(--?\S+(, )?)+|\(default: .*?\)", "", option)  # behind the names
+        assert len(words.split()) >= 3, option
+    # Sentences flow: no line of the help ends before it is full.
+    for line, following in pairwise(inside.splitlines()):
+        if re.match(r" {10,}", line) and re.match(r" {10,}", following):
+            assert len(line) + 1 + len(following.split()[0]) > 96, line
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_fits_a_small_terminal_and_ends_with_commands_that_work(command, monkeypatch, verb):
+    monkeypatch.setenv("COLUMNS", "80")
+    out = command(verb, "--help")[1]
+    assert max(map(len, out.splitlines())) <= 80
+    assert "default: None" not in out
+    examples = out.partition("\nfor example\n")[2].splitlines()
+    assert 2 <= len(examples) <= 3
+    for line in examples:
+        _, *words = re.search(r"rnnopt [^>)]+", line)[0].split()
+        assert words[0] == verb
+        assert read(words, VERBS)
+
+
+def test_options_of_a_run_are_in_groups(command, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    for verb in ("train", "compare", "sweep", "diagnose"):
+        out = command(verb, "--help")[1]
+        boxes = dict(re.findall(r"^╭─ (.*?) options ─+╮\n((?:│.*│\n)+)", out, re.MULTILINE))
+        assert list(boxes) == ["data", "model", "optimizer", "loop", "output"]
+        for box, option in zip(
+            boxes, ("--task", "--hidden", "--lr", "--budget", "--out"), strict=True
+        ):
+            assert f"│ {option} " in boxes[box]
+
+
+def test_every_setting_of_a_run_is_in_one_group():
+    grouped = [name for group in list(GROUPS)[:-1] for name in GROUPS[group]]
+    assert sorted(grouped) == sorted(field.name for field in fields(RunConfig))
 
 
 @pytest.mark.parametrize(
@@ -109,31 +149,105 @@ def test_a_misspelt_verb_brings_the_nearest(command):
 # -- completion ------------------------------------------------------------------------------------
 
 
-def test_bash_completes_verbs_and_options(workplace):
-    script = """
+LINES = {  # what is written, and what completes it
+    "rnnopt sw": ["sweep"],
+    "rnnopt train --optim": ["--optimizer"],
+    "rnnopt train --schedule cos": ["cosine"],
+    "rnnopt train --layout ": ["wide", "long"],
+    "rnnopt train --model ls": ["lstm"],
+    "rnnopt compare --optimizers adam nad": ["nadam"],
+    "rnnopt diagnose --task har": ["har2", "har6"],
+}
+
+
+def completed(shell, beginning, each):
+    """The words that a shell offers for each of LINES, and for a folder to report on."""
+    script = [beginning]
+    for line in [*LINES, "rnnopt report ru"]:
+        words = " ".join(f"'{word}'" for word in line.split(" "))
+        script.append(each.replace("WORDS", words))
+    environment = os.environ | {"PYTHON": sys.executable}
+    done = subprocess.run(
+        [shell, "-c", "\n".join(script)],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return [line.split() for line in done.stdout.splitlines()]
+
+
+def test_bash_completes_verbs_options_names_and_files(workplace):
+    (workplace / "runs").mkdir()
+    beginning = """
         eval "$("$PYTHON" -m rnnopt completion bash)"
         complete_line() {
             COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMPREPLY=()
             _tyro_rnnopt; echo "${COMPREPLY[@]}"
         }
-        complete_line rnnopt sw
-        complete_line rnnopt train --optim
-        complete_line rnnopt train --schedule cos
     """
-    environment = os.environ | {"PYTHON": sys.executable}
-    done = subprocess.run(
-        ["bash", "-c", script], capture_output=True, text=True, env=environment, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert [line.split() for line in done.stdout.splitlines()] == [
-        ["sweep"], ["--optimizer"], ["cosine"],
-    ]  # fmt: skip
+    found = completed("bash", beginning, "complete_line WORDS")
+    assert list(map(sorted, found)) == [*map(sorted, LINES.values()), ["runs"]]
+
+
+@pytest.mark.skipif(shutil.which("zsh") is None, reason="no zsh")
+def test_zsh_completes_verbs_options_names_and_files():
+    # What zsh's own completion would be told, by functions in its place.
+    beginning = """
+        "$PYTHON" -m rnnopt completion zsh > _rnnopt
+        _describe() { echo ${${(P)2}%%:*} }
+        _files() { echo files }
+        complete_line() { words=("$@"); CURRENT=$#; source ./_rnnopt }
+    """
+    found = completed("zsh", beginning, "complete_line WORDS")
+    assert list(map(sorted, found)) == [*map(sorted, LINES.values()), ["files"]]
 
 
 def test_completion_of_an_unknown_shell_is_refused(command):
     code, _, error = command("completion", "powershell")
     assert code == 2
     assert "bash" in error
+
+
+# -- Ctrl-C at once -------------------------------------------------------------------------------
+
+
+SLOW_TORCH = """
+import os, signal, time
+os.kill(os.getpid(), signal.SIGINT)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("begun_as", ["module", "script"])
+def test_ctrl_c_while_torch_is_imported_is_quiet(workplace, begun_as):
+    (workplace / "torch").mkdir()
+    (workplace / "torch" / "__init__.py").write_text(SLOW_TORCH)
+    started = "from rnnopt.__main__ import main; main()"  # what the installed script does
+    how = ["-m", "rnnopt", "list"] if begun_as == "module" else ["-c", started]
+    package = os.path.dirname(os.path.dirname(rnnopt.__file__))
+    done = subprocess.run(
+        [sys.executable, *how],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(workplace), package])},
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
+
+
+def test_public_names_are_imported_when_asked_for():
+    source = ast.parse(inspect.getsource(rnnopt))
+    (block,) = (one for one in source.body if isinstance(one, ast.If))
+    declared = {alias.name: one.module for one in block.body for alias in one.names}
+    promised = {name: f"rnnopt.{place}" for name, place in rnnopt.PLACES.items()}
+    assert declared == promised | dict.fromkeys(rnnopt.ESTIMATORS, "rnnopt.estimator")
+    assert all(getattr(rnnopt, name).__name__ == name for name in declared)
+    assert set(declared) < set(dir(rnnopt))
+    assert rnnopt.distributed.__name__ == "rnnopt.distributed"
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = rnnopt.nothing
 
 
 # -- colours ---------------------------------------------------------------------------------------

@@ -1,28 +1,37 @@
 """`rnnopt list` and `rnnopt doctor`: what there is, and what this machine makes of it."""
 
 from dataclasses import asdict
+from typing import Annotated
 
-from rich.table import Table
+import tyro
+from rich.table import Column, Table
 
-from rnnopt import doctor
-from rnnopt.config import MODELS
-from rnnopt.optimizers.by_name import OPTIMIZERS
-from rnnopt.tasks import TASKS
+from rnnopt import catalogue, doctor
+from rnnopt.runner import LOOP_OPTIONS
 from rnnopt.terminal import AsJson, console, for_script, say
 
 
-def list_all(quiet: bool = False, as_json: AsJson = False) -> int:
-    """List the tasks, models and optimizers, with one line each.
+def list_all(
+    name: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="[NAME]")] = None,
+    quiet: bool = False,
+    as_json: AsJson = False,
+) -> int:
+    """List the tasks, models and optimizers with one line each; or say what NAME is.
 
     Args:
-        quiet: print the names only, one a line.
+        name: a task, model or optimizer: its options with their defaults, of a task also its sizes,
+            metric and target, and where its data come from.
+        quiet: print the names only, of NAME those of its options, one a line.
         as_json: print one JSON object and nothing else.
+
+    Examples:
+        rnnopt list
+        rnnopt list frank-wolfe
+        rnnopt list digits-pixels --json
     """
-    entries = {
-        "tasks": {name: (build.__doc__ or "").split("\n")[0] for name, build in TASKS.items()},
-        "models": {name: summary for name, (_, summary) in MODELS.items()},
-        "optimizers": {n: f"{c.summary} (lr {c.lr:g})" for n, c in OPTIMIZERS.items()},
-    }
+    if name is not None:
+        return _tell(catalogue.describe(name), quiet, as_json)
+    entries = catalogue.summaries()
     if as_json:
         for_script(entries)
         return 0
@@ -36,11 +45,43 @@ def list_all(quiet: bool = False, as_json: AsJson = False) -> int:
             table.add_row(name, summary)
         console.print(table)
     if not quiet:
-        console.print(
-            'Options go behind a colon: --task adding:length=400 --optimizer "frank-wolfe:norm=inf"'
-            ".",
-            style="dim",
+        for line in (
+            "Options go behind a colon: --task adding:length=400 --optimizer frank-wolfe:norm=inf",
+            "`rnnopt list NAME` says which there are.",
+        ):
+            console.print(line, style="dim", highlight=False)
+    return 0
+
+
+def _tell(entry: catalogue.Entry, quiet: bool, as_json: bool) -> int:
+    """Prints what a name stands for; the exit code."""
+    if as_json:
+        for_script(asdict(entry))
+        return 0
+    if quiet:
+        for option in entry.options:
+            say(option.name)
+        return 0
+    article = "an" if entry.kind == "optimizer" else "a"
+    console.print(f"{entry.name}, {article} {entry.kind}: {entry.summary}", highlight=False)
+    if entry.about:
+        console.print(entry.about, highlight=False)
+    if entry.facts:
+        facts = Table("what", "found")
+        for subject, value in entry.facts.items():
+            facts.add_row(subject, catalogue.shown(value))
+        console.print(facts)
+    if entry.options:
+        options = Table(
+            Column("option", no_wrap=True), Column("default", no_wrap=True), "what it is"
         )
+        for option in entry.options:
+            options.add_row(option.name, catalogue.shown(option.default), option.sentence)
+        console.print(options)
+    if entry.kind == "optimizer":
+        console.print(f"As options go also: {', '.join(LOOP_OPTIONS[1:])}.", highlight=False)
+    for line in ("for example", *(f"  {example}" for example in entry.examples)):
+        say(line)
     return 0
 
 
@@ -52,6 +93,10 @@ def look_around(quiet: bool = False, as_json: AsJson = False) -> int:
     Args:
         quiet: print the advice only: nothing where there is none.
         as_json: print one JSON object and nothing else.
+
+    Examples:
+        rnnopt doctor
+        rnnopt doctor --json
     """
     findings = doctor.examine()
     if as_json:

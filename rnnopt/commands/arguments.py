@@ -4,21 +4,22 @@ tyro reads them, and prints a box of help about what it cannot read. Here the bo
 `UserError`; of one in words that are not known here all words are kept.
 """
 
-import inspect
 import io
 import re
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from difflib import get_close_matches
-from functools import partial, wraps
-from typing import Any
+from typing import cast
 
 import tyro
 
+from rnnopt.commands.completions import mended
+from rnnopt.commands.help_text import Held, finished
+from rnnopt.commands.option_groups import Verb, in_groups
 from rnnopt.errors import UserError
 
-Verb = Callable[..., int]
 FRAME = "│╭╮╰╯|+"  # of tyro's boxes, with and without Unicode
 RULE = re.compile(r"^ *[─-]{3,} *$", re.MULTILINE)  # between their parts
 KINDS = {"INT": "a whole number", "FLOAT": "a number", "STR": "a word", "PATH": "a path"}
@@ -41,14 +42,18 @@ def read(arguments: list[str], verbs: Mapping[str, Verb]) -> Callable[[], int]:
         UserError: they cannot be read.
         SystemExit: they ask for help or for a completion, which has been printed.
     """
-    for verb in verbs.values():  # tyro would keep the line breaks within the words on an option
-        verb.__doc__ = re.sub(r"\n {8,}", " ", inspect.cleandoc(verb.__doc__ or ""))
-    said = io.StringIO()
+    said, shown = io.StringIO(), Held(cast(io.TextIOBase, sys.stdout))
     try:
-        with redirect_stderr(said):
+        with redirect_stderr(said), redirect_stdout(shown):
             call = _parse(arguments, verbs)
     except SystemExit as end:
         if end.code != 2:
+            text = shown.getvalue()
+            if arguments[0] in verbs and {"-h", "--help"} & set(arguments):
+                text = finished(text, verbs[arguments[0]])
+            else:
+                text = mended(text)
+            print(text.rstrip("\n"))
             raise
         raise UserError(_refusal(arguments, verbs, said.getvalue())) from None
     for name, times in Counter(names_of(arguments)).items():
@@ -60,22 +65,13 @@ def read(arguments: list[str], verbs: Mapping[str, Verb]) -> Callable[[], int]:
 def _parse(arguments: list[str], verbs: Mapping[str, Verb]) -> Callable[[], int]:
     """As `read`, but tyro says by itself what it cannot read."""
     return tyro.extras.subcommand_cli_from_dict(
-        {name: _later(verb) for name, verb in verbs.items()},
+        {name: in_groups(verb) for name, verb in verbs.items()},
         prog="rnnopt",
         description="Train recurrent networks where ordinary training struggles.",
         args=arguments,
         sort_subcommands=False,
+        config=(tyro.conf.DisallowNone,),
     )
-
-
-def _later(verb: Verb) -> Callable[..., Any]:
-    """A function that takes what `verb` takes, and returns the call instead of making it."""
-
-    @wraps(verb)
-    def bind(*values: Any, **named: Any) -> Any:
-        return partial(verb, *values, **named)
-
-    return bind
 
 
 def _refusal(arguments: list[str], verbs: Mapping[str, Verb], box: str) -> str:
@@ -143,11 +139,9 @@ def _wrong_value(option: str, arguments: list[str], help_text: str) -> str | Non
 
 
 def _options(name: str, verbs: Mapping[str, Verb]) -> list[str]:
-    """The options of a verb as its help has them: in the first columns of its lines."""
-    shown = io.StringIO()
+    """The options of a verb as its help has them: at the left of its boxes."""
+    shown = Held()
     with redirect_stdout(shown), suppress(SystemExit):
         _parse([name, "--help"], verbs)
-    starts = re.findall(
-        r"^\W{0,2}(--?[a-z][-\w]*(?:, --?[a-z][-\w]*)*)", shown.getvalue(), re.MULTILINE
-    )
+    starts = re.findall(r"│ (--?[a-z][-\w]*(?:, --?[a-z][-\w]*)*)", shown.getvalue())
     return [option for start in starts for option in start.split(", ")]

@@ -1,23 +1,20 @@
 """`rnnopt compare`: several optimizers and seeds, tuned alike if asked for."""
 
-import threading
-from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
-from rich.progress import Progress
 from rich.table import Table
 
 from rnnopt import comparison, tuning
 from rnnopt import run_folder as folders
+from rnnopt.commands.comparing import Asked, Done, Work, check
+from rnnopt.commands.names_in_tables import Name, column_of
 from rnnopt.commands.printing import announce
 from rnnopt.commands.report import show_report
 from rnnopt.config import SharedConfig
 from rnnopt.errors import UserError
-from rnnopt.fleets.crew import Crew, crew_of
-from rnnopt.runner import task_of
+from rnnopt.fleets.crew import crew_of
 from rnnopt.specification import parse
 from rnnopt.terminal import (
     AsJson,
@@ -28,8 +25,6 @@ from rnnopt.terminal import (
     processors,
     progress_bars,
     say,
-    tell_jobs,
-    tell_stage,
 )
 
 
@@ -72,143 +67,52 @@ def compare(
             without one its run goes to another worker.
         quiet: print the names of the written files only.
         as_json: print one JSON object and nothing else.
+
+    Examples:
+        rnnopt compare --task digits-pixels --optimizers adam frank-wolfe muon:lr=0.01
+        rnnopt compare --optimizers adam sgd --tune 5 --out runs/tuned
+        rnnopt compare --optimizers adam sgd --tune 5 --out runs/tuned --resume
     """
     if storage is not None and out is None:
         raise UserError("--storage needs the comparison's folder: give --out.")
     resume = resume or storage is not None
-    _check(seeds, tune, tune_budget, out, workers, resume)
+    check(seeds, tune, tune_budget, out, workers, resume)
     out = out or new_folder(f"compare-{parse(shared.task)[0]}")
-    names = list(optimizers)
+    asked = Asked(shared, list(optimizers), list(seeds), tune, tune_budget, out, resume)
+    silent = quiet or as_json
     console.quiet = as_json
-    jobs = comparison.plan(
-        shared, names, list(seeds), out, resume, lambda task: announce(task, quiet or as_json)
-    )
-    candidates: list[tuning.Candidate] = []
-    if tune is not None:
-        candidates = tuning.plan(shared, names, tune, tune_budget or shared.budget, out, resume)
-    tuned: list[tuning.Tuned] = []
-    failures: list[str] = []
-    settings = {} if storage is None else _settings(shared, names, seeds, tune, tune_budget)
+    jobs, candidates = asked.plan(lambda task: announce(task, silent))
+    settings = {} if storage is None else asked.settings()
     with (
         crew_of(storage, f"compare {out.resolve().name}", settings, out, heartbeat) as crew,
         crew.hold(),
         comparison.interruptible() as stop,
-        progress_bars(quiet or as_json) as bars,
+        progress_bars(silent) as bars,
     ):
-        work = _Work(bars, workers or max(1, processors() // shared.threads), stop, crew)
-        if candidates:
-            tuned, failures = tuning.tune(candidates, partial(work.stage, "tuning"), out, crew.turn)
-            names = [one.specification for one in tuned]
-            # The chosen rates stand with the optimizers.
-            shared = replace(shared, lr=None)
-            jobs = comparison.plan(shared, names, list(seeds), out, resume) if tuned else []
-        failures += work.runs(jobs)
+        work = Work(bars, workers or max(1, processors() // shared.threads), stop, crew)
+        done = asked.train(jobs, candidates, work)
     with crew.turn():
-        return _tell(jobs, tuned, failures, out, stop.is_set(), quiet, as_json)
+        return _tell(done, out, stop.is_set(), quiet, as_json)
 
 
-def _settings(
-    shared: SharedConfig,
-    optimizers: list[str],
-    seeds: tuple[int, ...],
-    tune: int | None,
-    tune_budget: str | None,
-) -> dict[str, Any]:
-    """What must be the same for all workers of a comparison."""
-    own = task_of(shared).data if shared.data is not None else None
-    files = {} if own is None else own.sources
-    return {
-        "shared": asdict(shared),
-        "comparison": dict(
-            optimizers=optimizers, seeds=list(seeds), tune=tune, tune_budget=tune_budget
-        ),
-        "files": {f"sha256 of {role}": file["sha256"] for role, file in files.items()},
-    }
-
-
-def _check(
-    seeds: tuple[int, ...],
-    tune: int | None,
-    tune_budget: str | None,
-    out: Path | None,
-    workers: int,
-    resume: bool,
-) -> None:
-    """Raises UserError for options that do not go together."""
-    if workers < 0:
-        raise UserError(f"--workers must be at least 0, got {workers}.")
-    if resume and out is None:
-        raise UserError("--resume needs the comparison's folder: give --out.")
-    if out is not None:  # a run of `train`, which no comparison goes on with
-        folders.RunFolder(out).refuse_run("choose another --out")
-    if out is not None and not resume and any(out.glob("*/seed-*/config.json")):
-        raise UserError(f"{out} already holds runs: go on with --resume or choose another --out.")
-    if tune_budget is not None and tune is None:
-        raise UserError("--tune-budget needs --tune, the number of trials.")
-    if tune is not None and tuning.TUNING_SEED in seeds:
-        raise UserError(f"seed {tuning.TUNING_SEED} is for tuning: report others.")
-
-
-class _Work:
-    """Does jobs in processes, and draws how far they are.
-
-    Args:
-        bars: where to draw.
-        workers: processes at once.
-        stop: set when the work shall end.
-        crew: who does it.
-    """
-
-    def __init__(self, bars: Progress, workers: int, stop: threading.Event, crew: Crew):
-        self.bars, self.workers, self.stop, self.crew = bars, workers, stop, crew
-
-    def stage(self, name: str, jobs: list[comparison.Job]) -> list[str]:
-        """Does jobs under one bar; a sentence for each that failed."""
-        bar = self.bars.add_task(name, total=1.0, note="")
-        count = min(self.workers, len(jobs))
-        return self.crew.work(jobs, count, lambda now: tell_stage(self.bars, bar, now), self.stop)
-
-    def runs(self, jobs: list[comparison.Job]) -> list[str]:
-        """The same under a bar for each optimizer."""
-        if not jobs:
-            return []
-        optimizers = dict.fromkeys(job.config.optimizer for job in jobs)
-        all_bars = {o: self.bars.add_task(o, total=1.0, note="") for o in optimizers}
-
-        def tell(jobs: list[comparison.Job]) -> None:
-            tell_jobs(self.bars, all_bars, jobs)
-
-        failures = self.crew.work(jobs, min(self.workers, len(jobs)), tell, self.stop)
-        tell(jobs)
-        return failures
-
-
-def _tell(
-    jobs: list[comparison.Job],
-    tuned: list[tuning.Tuned],
-    failures: list[str],
-    out: Path,
-    interrupted: bool,
-    quiet: bool,
-    as_json: bool,
-) -> int:
+def _tell(done: Done, out: Path, interrupted: bool, quiet: bool, as_json: bool) -> int:
     """Prints what came out, writes the report; the exit code."""
-    for failure in failures:
+    for failure in done.failures:
         complain(f"failed: {failure}")
-    if tuned and not quiet:
-        _print_tuned(tuned)
-    begun = [job.path for job in jobs if (job.path / "config.json").exists()]
+    if done.tuned and not quiet:
+        _print_tuned(done.tuned)
+    begun = [job.path for job in done.jobs if (job.path / "config.json").exists()]
     if begun:
         show_report(begun, out, quiet)
     if as_json:
         runs = [{"folder": path, **_summary(path)} for path in begun]
         status = "interrupted" if interrupted else "over"
-        found = {"tuned": [tuning.facts(one) for one in tuned], "failures": failures}
+        found = {"tuned": [tuning.facts(one) for one in done.tuned], "failures": done.failures}
         for_script({"status": status, "folder": out, "runs": runs, **found})
     if interrupted:
         console.print(f"interrupted; the same command with --out {out} --resume continues it.")
         return 130
-    return 1 if failures else 0
+    return 1 if done.failures else 0
 
 
 def _summary(path: Path) -> dict[str, Any]:
@@ -220,13 +124,13 @@ def _summary(path: Path) -> dict[str, Any]:
 
 def _print_tuned(tuned: list[tuning.Tuned]) -> None:
     """Prints the chosen rates and what the others led to."""
-    table = Table(title="learning rates, by the best validation metric", title_justify="left")
-    for heading in ("optimizer", "chosen lr", "tried"):
-        table.add_column(heading, overflow="fold")
+    names = column_of(one.optimizer for one in tuned)
+    title = "learning rates, by the best validation metric"
+    table = Table(names, "chosen lr", "tried", title=title, title_justify="left")
     for one in tuned:
         metrics = ((lr, "–" if m is None else f"{m:.4g}") for lr, m in one.trials.items())
         tried = ", ".join(f"{lr:g}: {metric}" for lr, metric in metrics)
-        table.add_row(one.optimizer, f"{one.lr:g}" + "*" * one.at_edge, tried)
+        table.add_row(Name(one.optimizer), f"{one.lr:g}" + "*" * one.at_edge, tried)
     console.print(table)
     if any(one.at_edge for one in tuned):
         say("* at an end of the grid: more trials, or another lr to begin with, may find better.")

@@ -38,6 +38,10 @@ def diagnose(
         out: folder to write to; unset means a new one below runs/.
         looks: how often to look, evenly over the budget.
         quiet: print the verdict and the last lines only.
+
+    Examples:
+        rnnopt diagnose --task adding --model rnn
+        rnnopt diagnose --data train.csv --model lstm --budget 2m --looks 10
     """
     if looks < 1:
         raise UserError(f"--looks must be at least 1, got {looks}.")

@@ -30,6 +30,10 @@ def export_run(
         format: of the file.
         out: the file to write, .onnx, .pt or .safetensors; the card is called after it. Unset means
             model.onnx, model.pt or model.safetensors in RUN.
+
+    Examples:
+        rnnopt export runs/first
+        rnnopt export runs/first --format safetensors --out network.safetensors
     """
     out = out or run / f"model{ENDINGS[format]}"
     card_file = out.with_name(f"{out.name}.md")

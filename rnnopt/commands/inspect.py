@@ -15,6 +15,7 @@ from rnnopt.tasks.overview import described, targets_of
 from rnnopt.tasks.preparation import class_names, kind_of
 from rnnopt.tasks.readers import read
 from rnnopt.tasks.readers.columns import Columns
+from rnnopt.tasks.recordings import Recordings
 from rnnopt.terminal import say
 
 
@@ -44,20 +45,18 @@ def inspect_data(
             it looks like.
         unlabelled: the file has no labels.
         out: the picture to write; unset means one named after the file, in this folder.
+
+    Examples:
+        rnnopt inspect train.csv
+        rnnopt inspect steps.csv --layout long --id patient --label outcome
     """
     data, test = read(file, Columns(label, id, time, unlabelled, layout=layout, header=header))
     name = data_name(str(file.absolute()))
     try:
         parts = {"": data, ", its validation part": data.validation, ", its test part": test}
         for which, part in parts.items():
-            if part is None:
-                continue
-            lines = described(part, padded)
-            if part.targets is not None:
-                found = kind_of(part, kind)
-                classes = class_names(part.targets) if found == "classification" else ()
-                lines += tuple(targets_of(part.targets, classes))
-            print_lines(lines, f"{file}{which}")
+            if part is not None:
+                print_lines(_lines(part, kind, padded), f"{file}{which}")
         figure = draw(data, name, kind, padded)
     except ValueError as error:
         raise UserError(f"{file}: {error}") from error
@@ -69,3 +68,13 @@ def inspect_data(
         raise UserError(f"cannot write the picture {path}: {error}.") from error
     say(f"wrote {path}")
     return 0
+
+
+def _lines(part: Recordings, kind: Kind | None, padded: bool) -> tuple[tuple[str, str], ...]:
+    """What is found in a part of the data, and how it is called."""
+    lines = described(part, padded)
+    if part.targets is not None:
+        found = kind_of(part, kind)
+        classes = class_names(part.targets) if found == "classification" else ()
+        lines += tuple(targets_of(part.targets, classes))
+    return lines

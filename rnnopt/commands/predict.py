@@ -39,6 +39,10 @@ def predict_data(
         out: the file to write, .csv.
         unlabelled: the file has no labels, where nothing else tells: in text without names a line
             is else taken to begin with its label, unless its length says otherwise.
+
+    Examples:
+        rnnopt predict runs/own --data new.csv
+        rnnopt predict runs/own --data new.csv --unlabelled --out answers.csv
     """
     trained = Trained.open(run)
     check_output(out, ".csv", (data, trained.config.data, trained.config.test))

@@ -8,6 +8,7 @@ from rich.table import Table
 
 from rnnopt import report, report_page
 from rnnopt import run_folder as folders
+from rnnopt.commands.names_in_tables import Name, column_of
 from rnnopt.errors import UserError
 from rnnopt.terminal import console
 
@@ -27,6 +28,10 @@ def report_runs(
         html: also write report.html, which needs no other file and no network.
         scores: the page also has confusion matrices, scores of the classes and gradients through
             time of the best weights. Needs the data, and seconds for each optimizer.
+
+    Examples:
+        rnnopt report runs/first
+        rnnopt report runs/first runs/second --out runs/both --no-scores
     """
     if not runs:
         raise UserError("report needs at least one run folder.")
@@ -48,13 +53,14 @@ def show_report(
         raise UserError(f"cannot write the report to {out}: {error}.") from error
     for task, groups in [] if quiet else report.group_runs(runs).items():
         title = f"{task}: {report.facts_of(groups)['summary']}"
-        table = Table(title=title, title_justify="left")
-        headings = report.columns(groups)
+        headings, rows = report.columns(groups), report.rows(groups)
+        names = column_of((row[0] for row in rows), headings[0])
+        table = Table(names, title=title, title_justify="left")
         kept = range(len(headings)) if console.width >= 140 else report.NARROW
-        for i in kept:
-            table.add_column(headings[i], overflow="fold", ratio=3 if i == 0 else 2)
-        for row in report.rows(groups):
-            table.add_row(*(row[i] for i in kept))
+        for i in kept[1:]:
+            table.add_column(headings[i], overflow="fold")
+        for row in rows:
+            table.add_row(Name(row[0]), *(row[i] for i in kept[1:]))
         console.print(table)
     for path in written:
         console.print(f"wrote {path}", highlight=False, markup=False, soft_wrap=True)

@@ -10,7 +10,15 @@ from rich.table import Table
 from rnnopt import comparison, reproduce
 from rnnopt.errors import UserError
 from rnnopt.reproduce.study import FormName
-from rnnopt.terminal import console, errors, given, processors, progress_bars, tell_stage
+from rnnopt.terminal import (
+    complain,
+    console,
+    given,
+    processors,
+    progress_bars,
+    say,
+    tell_stage,
+)
 
 
 def reproduce_published(
@@ -39,6 +47,11 @@ def reproduce_published(
             postgresql://user@machine/database: run the same command on each.
         heartbeat: with --storage, seconds between a worker's signs of life; after twice as long
             without one its run goes to another worker.
+
+    Examples:
+        rnnopt reproduce list
+        rnnopt reproduce frank-wolfe/table-3 --quick
+        rnnopt reproduce frank-wolfe/table-3 --workers 1
     """
     if workers < 0:
         raise UserError(f"--workers must be at least 0, got {workers}.")
@@ -46,11 +59,7 @@ def reproduce_published(
         raise UserError(f"--quick is --form quick, it does not go with --form {form}.")
     form = "quick" if quick else form
     if name == "list":
-        table = Table("name", "what it shows", min_width=70)
-        for item in reproduce.ALL:
-            table.add_row(item.name, item.title)
-        console.print(table)
-        return 0
+        return _list()
     stages: dict[str, TaskID] = {}
     with comparison.interruptible() as stop, progress_bars() as bars:
 
@@ -63,16 +72,23 @@ def reproduce_published(
             name, form, out, workers or processors(), tell, stop, storage, heartbeat
         )
     for failure in failures:
-        errors.print(
-            f"failed: {failure}", style="red", highlight=False, markup=False, soft_wrap=True
-        )
+        complain(f"failed: {failure}")
     for written in tables:
         _print_reproduced(written)
-    console.print(f"results in {path}", highlight=False, markup=False, soft_wrap=True)
+    say(f"results in {path}")
     if stop.is_set():
-        console.print("interrupted; the same command continues it.")
+        say("interrupted; the same command continues it.")
         return 130
     return 1 if failures else 0
+
+
+def _list() -> int:
+    """Prints what there is to reproduce; the exit code."""
+    table = Table("name", "what it shows", min_width=70)
+    for item in reproduce.ALL:
+        table.add_row(item.name, item.title)
+    console.print(table)
+    return 0
 
 
 def _print_reproduced(table: reproduce.Table) -> None:
@@ -86,4 +102,4 @@ def _print_reproduced(table: reproduce.Table) -> None:
         shown.add_row(*(row[i] for i in kept))
     console.print(shown)
     for remark in table.remarks:
-        console.print(f"- {remark}", highlight=False, markup=False, soft_wrap=True)
+        say(f"- {remark}")

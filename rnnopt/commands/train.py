@@ -23,9 +23,14 @@ from rnnopt.terminal import (
     given,
     new_folder,
     progress_bars,
+    say,
 )
 from rnnopt.training import Progress
 
+ADVICE = (
+    "take a smaller lr, clip the gradient (--clip 1), or look for values"
+    " that are far too large in the data (rnnopt inspect)"
+)
 EXIT_CODES = {"interrupted": 130, "diverged": 1}  # of a run's status; 0 of any other
 
 
@@ -51,6 +56,11 @@ def train(
             MLFLOW_TRACKING_URI says, else mlflow.db here) or both; give it again with --resume.
         quiet: print the last lines only.
         as_json: print one JSON object and nothing else.
+
+    Examples:
+        rnnopt train --task digits-rows --budget 5epochs --out runs/first
+        rnnopt train --out runs/first --resume
+        rnnopt train --data train.csv --test test.csv --model gru
     """
     if resume and out is None:
         raise UserError("--resume needs the run's folder: give --out.")
@@ -118,8 +128,13 @@ def _print_result(path: Path, result: dict[str, Any], nothing_left: bool) -> Non
             f" evaluations, {result['seconds']:.1f} s)"
         )
     if result.get("nonfinite"):
-        left_out = {"skip": "were left out", "restore": "led back to the last checkpoint"}
-        policy = RunFolder(path).read_config().on_nonfinite
-        console.print(f"{result['nonfinite']} steps were not finite and {left_out[policy]}")
+        count, policy = result["nonfinite"], RunFolder(path).read_config().on_nonfinite
+        steps, were = ("step", "was") if count == 1 else ("steps", "were")
+        left_out = {"skip": f"{were} left out", "restore": "led back to the last checkpoint"}
+        say(f"{count} {steps} {were} not finite and {left_out[policy]}")
+    if result["status"] == "diverged":
+        learnt = result.get("best", {}).get("evaluations", 0) > 0
+        found = "the weights became useless" if learnt else "nothing was learnt"
+        say(f"{found}: {ADVICE}")
     note = ", which it had before: nothing was left to do" if nothing_left else ""
     console.print(f"status {result['status']}{note}", highlight=False)

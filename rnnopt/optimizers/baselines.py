@@ -133,7 +133,14 @@ def soap(
     precondition_frequency: int = 10,
     weight_decay: float = 0.0,
 ) -> torch.optim.Optimizer:
-    """SOAP: Adam in the eigenbasis of Shampoo's two matrices, found anew every so many steps."""
+    """SOAP: Adam in the eigenbasis of Shampoo's two matrices, found anew every so many steps.
+
+    Args:
+        params: tensors to train.
+        lr: learning rate.
+        precondition_frequency: steps after which the eigenbasis is found anew.
+        weight_decay: decoupled.
+    """
     return _library().SOAP(
         list(params),
         lr=lr,
@@ -145,7 +152,14 @@ def soap(
 def psgd_kron(
     params: Iterable[Tensor], lr: float = 1e-3, momentum: float = 0.9, weight_decay: float = 0.0
 ) -> torch.optim.Optimizer:
-    """PSGD: a Kronecker-factored whitening of the gradient, itself learnt by gradient descent."""
+    """PSGD: a Kronecker-factored whitening of the gradient, itself learnt by gradient descent.
+
+    Args:
+        params: tensors to train.
+        lr: learning rate.
+        momentum: weight of the past in the mean of gradients.
+        weight_decay: decoupled.
+    """
     return _library().Kron(list(params), lr=lr, momentum=momentum, weight_decay=weight_decay)
 
 

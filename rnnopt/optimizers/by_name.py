@@ -74,18 +74,18 @@ OPTIMIZERS: dict[str, Choice] = {
     "frank-wolfe-long": Choice(
         partial(FrankWolfe, **PRESETS["long_memory"]),
         3e-2,
-        "the same, set for events to be remembered over many steps (PRESETS['long_memory'])",
+        "frank-wolfe, set for events to be remembered over many steps (PRESETS['long_memory'])",
     ),
     "asnaq": Choice(ASNAQ, 3e-2, "quasi-Newton with look-ahead, curvature from stored gradients"),
     "asnaq-paper": Choice(
-        partial(ASNAQ, **ASNAQ_PRESETS["paper"]), 1e-2, "the same as its paper prints it"
+        partial(ASNAQ, **ASNAQ_PRESETS["paper"]), 1e-2, "asnaq as its paper prints it"
     ),
     "asnaq-authors": Choice(
-        partial(ASNAQ, **ASNAQ_PRESETS["authors_code"]), 1e-2, "the same as its authors' code"
+        partial(ASNAQ, **ASNAQ_PRESETS["authors_code"]), 1e-2, "asnaq as its authors' code"
     ),
     "adaqn": Choice(AdaQN, 1e-2, "quasi-Newton, curvature from stored gradients"),
     "bfgs": Choice(BFGS, 1.0, "quasi-Newton with a line search, the whole data at each step"),
-    "lbfgs": Choice(LBFGS, 1.0, "the same from the last pairs of weight and gradient changes"),
+    "lbfgs": Choice(LBFGS, 1.0, "bfgs from the last pairs of weight and gradient changes"),
     "naq": Choice(NAQ, 1.0, "BFGS with Nesterov's look-ahead"),
     "lnaq": Choice(LNAQ, 1.0, "LBFGS with Nesterov's look-ahead"),
     "admm": Choice(

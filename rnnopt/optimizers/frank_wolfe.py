@@ -97,8 +97,8 @@ class FrankWolfe(Optimizer):
         outer: "adam", "plain", or a callable (groups, lr=…) → torch optimizer that takes the outer
             steps, such as `functools.partial(torch.optim.SGD, momentum=0.9)`. Its state is saved
             with ours; its options come from the callable.
-        weight_decay: factor by which lr shrinks the weights at each commit; with
-            decoupled_weight_decay=False it is added to each inner gradient instead (L2).
+        weight_decay, decoupled_weight_decay: factor by which lr shrinks the weights at each commit;
+            with decoupled_weight_decay=False it is added to each inner gradient instead (L2).
         momentum: μ of the average m ← μ m + (1-μ) g that the oracle sees in place of g; 0 is off.
         normalize: divide each tensor's gradient by its Euclidean norm before it enters m, so that a
             rare large gradient counts no more than another; without momentum it changes nothing.

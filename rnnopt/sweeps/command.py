@@ -76,6 +76,10 @@ def sweep(
             trial goes to another worker.
         quiet: print the best trial only.
         as_json: print one JSON object and nothing else.
+
+    Examples:
+        rnnopt sweep --task digits-rows --optimizer muon --trials 30 --workers 2
+        rnnopt sweep --optimizer adam --range lr=1e-4..1e-1:log hidden=32,64
     """
     _check(trials, heartbeat, workers)
     out = out or Path("runs") / f"sweep-{parse(config.task)[0]}-{parse(config.optimizer)[0]}"

@@ -37,46 +37,81 @@ NOISE_SEED = 20_201_010
 
 
 def hapt2(loss: str = "mse", folder: str | None = None) -> Task:
-    """HAPT windows, two classes."""
+    """HAPT windows, two classes.
+
+    Args:
+        loss: mse, bce (binary cross-entropy) or cross-entropy (over two outputs).
+        folder: where the recordings are; unset means where data files are kept.
+    """
     return _activity("hapt2", 0.87, loss, folder)
 
 
 def hapt6(folder: str | None = None) -> Task:
-    """HAPT windows, six activities."""
+    """HAPT windows, six activities.
+
+    Args:
+        folder: as in `hapt2`.
+    """
     return _activity("hapt6", 0.85, None, folder)
 
 
 def har2(loss: str = "mse", folder: str | None = None) -> Task:
-    """UCI HAR, two classes."""
+    """UCI HAR, two classes.
+
+    Args:
+        loss, folder: as in `hapt2`.
+    """
     return _activity("har2", 0.87, loss, folder)
 
 
 def har6(folder: str | None = None) -> Task:
-    """UCI HAR, six activities."""
+    """UCI HAR, six activities.
+
+    Args:
+        folder: as in `hapt2`.
+    """
     return _activity("har6", 0.85, None, folder)
 
 
 def noisy_hapt2(
     variance: float = 2.0, noise: str = "fixed", loss: str = "mse", folder: str | None = None
 ) -> Task:
-    """HAPT windows in noise, two classes."""
+    """HAPT windows in noise, two classes.
+
+    Args:
+        variance: of the noise on every standardised channel.
+        noise: fixed, drawn once, or fresh for every batch.
+        loss, folder: as in `hapt2`.
+    """
     return add_noise(_activity("noisy-hapt2", 0.85, loss, folder), variance, noise)
 
 
 def noisy_hapt6(variance: float = 2.0, noise: str = "fixed", folder: str | None = None) -> Task:
-    """HAPT windows in noise, six activities."""
+    """HAPT windows in noise, six activities.
+
+    Args:
+        variance, noise, folder: as in `noisy_hapt2`.
+    """
     return add_noise(_activity("noisy-hapt6", 0.75, None, folder), variance, noise)
 
 
 def noisy_har2(
     variance: float = 2.0, noise: str = "fixed", loss: str = "mse", folder: str | None = None
 ) -> Task:
-    """UCI HAR in noise, two classes."""
+    """UCI HAR in noise, two classes.
+
+    Args:
+        variance, noise, loss, folder: as in `noisy_hapt2`.
+    """
     return add_noise(_activity("noisy-har2", 0.85, loss, folder), variance, noise)
 
 
 def noisy_har6(variance: float = 2.0, noise: str = "fixed", folder: str | None = None) -> Task:
-    """UCI HAR in noise, six activities."""
+    """UCI HAR in noise, six activities.
+
+    Args:
+        variance, noise, folder: as in `noisy_hapt2`.
+    """
     return add_noise(_activity("noisy-har6", 0.75, None, folder), variance, noise)
 
 

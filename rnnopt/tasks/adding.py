@@ -34,7 +34,13 @@ def fixed(draw_batch: partial[Batch], count: int, seed: int) -> Examples:
 
 
 def adding(length: int = 100, answer: str = "marked") -> Task:
-    """The adding problem over `length` ≥ 2 steps; answer "marked" or "between"."""
+    """The adding problem over `length` ≥ 2 steps; answer "marked" or "between".
+
+    Args:
+        length: steps of a sequence.
+        answer: "marked", the sum of the two marked numbers, or "between", of all from the first
+            mark to the second.
+    """
     if not isinstance(length, int) or length < 2:
         raise UserError(f"adding needs an integer length >= 2, got length={length!r}.")
     if answer not in ("marked", "between"):

@@ -19,7 +19,11 @@ def draw(count: int, generator: torch.Generator, length: int) -> Batch:
 
 
 def counting(length: int = 20) -> Task:
-    """Counting ones in strings of `length` ≥ 1 steps."""
+    """Counting ones in strings of `length` ≥ 1 steps.
+
+    Args:
+        length: steps of a string.
+    """
     if not isinstance(length, int) or length < 1:
         raise UserError(f"counting needs an integer length >= 1, got length={length!r}.")
     draw_batch = partial(draw, length=length)

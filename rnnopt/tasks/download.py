@@ -14,7 +14,8 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlsplit
@@ -24,9 +25,22 @@ from rnnopt.errors import UserError
 # Called with (file name, bytes so far, bytes in all) during a download; the command line draws it.
 listener: Callable[[str, int, int], None] = lambda name, done, total: None  # noqa: E731
 
+here_alone = False  # whether a file that is not here is refused instead of downloaded
+
 PATIENCE = 30.0  # seconds for a connection, and for each answer
 SLOWEST = 20_000  # bytes a second, below which a download is given up
 CHUNK = 1 << 18  # bytes
+
+
+@contextmanager
+def offline() -> Iterator[None]:
+    """Inside, nothing is downloaded: a file that is not here is refused."""
+    global here_alone
+    before, here_alone = here_alone, True
+    try:
+        yield
+    finally:
+        here_alone = before
 
 
 def find(name: str, mirrors: list[str], size: int, sha256: str) -> Path:
@@ -48,6 +62,8 @@ def find(name: str, mirrors: list[str], size: int, sha256: str) -> Path:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rnnopt"
     path = cache / name
     if not path.is_file():
+        if here_alone:
+            raise UserError(f"{path.name} is not on this machine.")
         _download(path, mirrors, size, sha256)
     return path
 

@@ -110,11 +110,19 @@ def mnist_rows() -> Task:
 
 
 def mnist_pixels(pool: int = 1) -> Task:
-    """MNIST, a pixel a step; `pool` = 2 averages blocks of 2 x 2 pixels: 196 steps."""
+    """MNIST, a pixel a step; `pool` = 2 averages blocks of 2 x 2 pixels: 196 steps.
+
+    Args:
+        pool: side of the blocks of pixels whose mean is one step, a divisor of 28.
+    """
     return _mnist("mnist-pixels", "MNIST, a pixel a step (784 steps)", False, 0.9, pool=pool)
 
 
 def mnist_permuted(pool: int = 1) -> Task:
-    """MNIST, a pixel a step in a fixed random order; `pool` as in mnist-pixels."""
+    """MNIST, a pixel a step in a fixed random order; `pool` as in mnist-pixels.
+
+    Args:
+        pool: as in `mnist_pixels`.
+    """
     summary = "MNIST, a pixel a step in a fixed random order (784 steps)"
     return _mnist("mnist-permuted", summary, False, 0.9, permuted=True, pool=pool)

@@ -153,14 +153,22 @@ def read_text(name: str) -> str:
 
 
 def metamorphosis(length: int = 25) -> Task:
-    """Next character of Kafka's Metamorphosis, in windows of `length` steps."""
+    """Next character of Kafka's Metamorphosis, in windows of `length` steps.
+
+    Args:
+        length: steps of a window.
+    """
     return next_character(
         "metamorphosis", TEXTS["metamorphosis"][0], read_text("metamorphosis"), length
     )
 
 
 def tinyshakespeare(length: int = 25) -> Task:
-    """Next character of Shakespeare's plays, in windows of `length` steps."""
+    """Next character of Shakespeare's plays, in windows of `length` steps.
+
+    Args:
+        length: as in `metamorphosis`.
+    """
     return next_character(
         "tinyshakespeare", TEXTS["tinyshakespeare"][0], read_text("tinyshakespeare"), length
     )

@@ -1,0 +1,118 @@
+"""`rnnopt list NAME`: what a task, model or optimizer is, from its docstring and signature.
+
+That the names are all listed is promised in test_command_line.py.
+"""
+
+import inspect
+import json
+
+import pytest
+
+from rnnopt import catalogue
+from rnnopt.command_line import VERBS
+from rnnopt.commands.arguments import read
+from rnnopt.config import MODELS
+from rnnopt.docstrings import arguments_of
+from rnnopt.errors import UserError
+from rnnopt.optimizers.by_name import OPTIMIZERS, build_optimizer
+from rnnopt.optimizers.naq import LNAQ
+from rnnopt.specification import INTERNAL, parse
+from rnnopt.tasks import TASKS, download
+from rnnopt.tasks.sources import SOURCES
+
+
+@pytest.fixture(autouse=True)
+def no_data(tmp_path, monkeypatch):
+    """Nothing but what comes with the installation is here."""
+    monkeypatch.setenv("RNNOPT_DATA", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("COLUMNS", "120")
+
+
+@pytest.mark.parametrize("name", [*TASKS, *MODELS, *OPTIMIZERS])
+def test_every_name_has_explained_options_and_commands_that_can_be_read(name):
+    entry = catalogue.describe(name)
+    assert entry.summary
+    for option in entry.options:
+        assert len(option.sentence) > 5, option
+        assert "default:" not in option.sentence
+        assert "as in `" not in option.sentence
+        assert option.default is not inspect.Parameter.empty
+    assert entry.examples
+    for line in entry.examples:
+        assert read(line.split()[1:], VERBS)
+
+
+def test_defaults_are_those_that_count_here():
+    def default(name, option):
+        return {o.name: o.default for o in catalogue.describe(name).options}[option]
+
+    assert default("adam", "lr") == OPTIMIZERS["adam"].lr
+    assert default("momentum", "momentum") == 0.9  # torch's own is 0
+    assert default("frank-wolfe-long", "vertex_momentum") == 0.97
+    assert default("adding", "length") == 100
+
+
+@pytest.mark.parametrize("name", [n for n in OPTIMIZERS if n not in ("admm",)])
+def test_an_optimizers_example_can_be_built(name):
+    import torch
+
+    if name in ("soap", "psgd-kron", "schedule-free"):
+        pytest.importorskip("pytorch_optimizer")
+    weight = torch.nn.Parameter(torch.ones(2, 2))
+    for line in catalogue.describe(name).examples:
+        specification = line.split()[line.split().index("--optimizer") + 1]
+        assert parse(specification)[0] == name
+        assert build_optimizer(specification, [("weight_ih", weight)])
+
+
+def test_a_task_tells_its_sizes_and_where_its_data_come_from(command):
+    code, out, error = command("list", "digits-pixels")
+    assert (code, error) == (0, "")
+    for words in ("steps", "64", "accuracy", "target", "0.9", "scikit-learn", "397"):
+        assert words in out
+    assert set(SOURCES) == set(TASKS)
+
+
+def test_nothing_is_downloaded_to_tell_of_a_task(monkeypatch):
+    def fail(*arguments):
+        raise AssertionError("a download")
+
+    monkeypatch.setattr(download, "_download", fail)
+    facts = catalogue.describe("mnist-rows").facts
+    assert "not on this machine" in facts["sizes"]
+    assert "downloaded once" in facts["data"]
+    with pytest.raises(AssertionError, match="a download"):  # a run would
+        TASKS["mnist-rows"]()
+
+
+def test_what_a_model_has_settled_is_no_option():
+    entry = catalogue.describe("indrnn-6")
+    assert entry.facts["layers"] == 6
+    assert [option.name for option in entry.options] == ["--hidden", "--readout"]
+
+
+def test_an_unknown_name_brings_the_nearest(command):
+    code, out, error = command("list", "admw")
+    assert (code, out) == (2, "")
+    assert len(error.splitlines()) == 1
+    assert "Did you mean 'adamw'" in error
+    with pytest.raises(UserError, match="without its options: 'adam', got 'adam:lr=1'"):
+        catalogue.describe("adam:lr=1")
+
+
+def test_list_of_a_name_for_scripts(command):
+    code, out, _ = command("list", "muon", "--json")
+    found = json.loads(out)
+    assert (code, found["kind"], found["name"]) == (0, "optimizer", "muon")
+    assert found["options"][0] == {"name": "lr", "default": 0.003, "text": "learning rate of both."}
+    assert command("list", "muon", "--quiet") == (0, "lr\nmomentum\nweight_decay\n", "")
+
+
+def test_texts_of_arguments_follow_classes_and_references():
+    from rnnopt.optimizers.bfgs import BFGS
+
+    bare, followed = arguments_of(LNAQ), arguments_of(LNAQ, {"BFGS": BFGS})
+    assert bare["line_search"] == "as in `BFGS`."
+    assert followed["line_search"] == arguments_of(BFGS)["line_search"]
+    assert not set(INTERNAL) & {o.name for o in catalogue.describe("lnaq").options}
