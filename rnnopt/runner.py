@@ -36,6 +36,7 @@ LOOP_OPTIONS = (
     "lr", "clip", "clip_value", "schedule", "decay", "patience", "batch_size", "tbptt",
     "tbptt_backward",
 )  # fmt: skip
+OF_GRADIENTS = ("clip", "clip_value", "tbptt")  # options that change them
 
 
 def resolve(config: RunConfig) -> RunConfig:
@@ -56,6 +57,14 @@ def options_of_optimizer(name: str) -> list[str]:
     build = OPTIMIZERS[name].build
     known = options_of(ADMM, 2) if name == "admm" else options_of(build, 1)
     return [option for option in known if option not in LOOP_OPTIONS]
+
+
+def loop_options_of(name: str) -> list[str]:
+    """Which of the loop's options may stand with an optimizer, besides lr."""
+    build = OPTIMIZERS[name].build
+    without = name == "admm" or getattr(build, "full_batch", False)
+    left_out = {"lr", *((*OF_GRADIENTS, "tbptt_backward") if without else ())}
+    return [option for option in LOOP_OPTIONS if option not in left_out]
 
 
 def check_once(config: RunConfig, given: Collection[str] = ()) -> None:
@@ -175,7 +184,7 @@ def _build_optimizer(
 
 def _refuse(config: RunConfig, reason: str) -> None:
     """Raises UserError for what changes gradients, with optimizers that cannot have that."""
-    for name in ("clip", "clip_value", "tbptt"):
+    for name in OF_GRADIENTS:
         if getattr(config, name) is not None:
             optimizer = parse(config.optimizer)[0]
             raise UserError(

@@ -11,11 +11,12 @@ import pytest
 from rnnopt import catalogue
 from rnnopt.command_line import VERBS
 from rnnopt.commands.arguments import read
-from rnnopt.config import MODELS
+from rnnopt.config import MODELS, RunConfig
 from rnnopt.docstrings import arguments_of
 from rnnopt.errors import UserError
 from rnnopt.optimizers.by_name import OPTIMIZERS, build_optimizer
 from rnnopt.optimizers.naq import LNAQ
+from rnnopt.runner import build_training, loop_options_of
 from rnnopt.specification import INTERNAL, parse
 from rnnopt.tasks import TASKS, download
 from rnnopt.tasks.sources import SOURCES
@@ -116,3 +117,14 @@ def test_texts_of_arguments_follow_classes_and_references():
     assert bare["line_search"] == "as in `BFGS`."
     assert followed["line_search"] == arguments_of(BFGS)["line_search"]
     assert not set(INTERNAL) & {o.name for o in catalogue.describe("lnaq").options}
+
+
+@pytest.mark.parametrize("name", ["adam", "frank-wolfe", "asnaq", "lnaq", "admm"])
+@pytest.mark.parametrize("option", ["clip=1.0", "clip_value=1.0", "tbptt=2"])
+def test_the_loops_options_that_are_named_are_those_that_are_taken(name, option):
+    config = RunConfig("digits-rows", optimizer=f"{name}:{option}", hidden=2)
+    if option.partition("=")[0] in loop_options_of(name):
+        build_training(config)
+    else:
+        with pytest.raises(UserError, match="cannot go with"):
+            build_training(config)

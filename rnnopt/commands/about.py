@@ -7,7 +7,7 @@ import tyro
 from rich.table import Column, Table
 
 from rnnopt import catalogue, doctor
-from rnnopt.runner import LOOP_OPTIONS
+from rnnopt.runner import loop_options_of
 from rnnopt.terminal import AsJson, console, for_script, say
 
 
@@ -79,7 +79,9 @@ def _tell(entry: catalogue.Entry, quiet: bool, as_json: bool) -> int:
             options.add_row(option.name, catalogue.shown(option.default), option.sentence)
         console.print(options)
     if entry.kind == "optimizer":
-        console.print(f"As options go also: {', '.join(LOOP_OPTIONS[1:])}.", highlight=False)
+        console.print(
+            f"As options go also: {', '.join(loop_options_of(entry.name))}.", highlight=False
+        )
     for line in ("for example", *(f"  {example}" for example in entry.examples)):
         say(line)
     return 0
