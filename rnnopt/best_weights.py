@@ -11,10 +11,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
+from rnnopt.building import build_training
 from rnnopt.diagnosis import double_twin, layer_flow
 from rnnopt.report import Group, Run
 from rnnopt.run_folder import RunFolder
-from rnnopt.runner import build_training, check_same_data
+from rnnopt.runner import check_same_data
 from rnnopt.tasks import Batches, Task
 from rnnopt.tasks.task import lower_is_better
 

@@ -8,10 +8,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from rnnopt.building import build_training, settle, task_of
 from rnnopt.config import RunConfig, SharedConfig
 from rnnopt.errors import UserError
 from rnnopt.run_folder import RunFolder
-from rnnopt.runner import Announce, build_training, check_same_data, settle, task_of
+from rnnopt.runner import Announce, check_same_data
 from rnnopt.tasks import Task
 from rnnopt.workers import End as End
 from rnnopt.workers import Job as Job

@@ -1,239 +1,30 @@
-"""One run from its config: builds everything by name, trains, keeps the run folder up to date."""
+"""One run from its config: trains and keeps the run folder up to date."""
 
 import traceback
 from collections.abc import Callable, Collection
 from contextlib import suppress
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from rnnopt import several_processes
-from rnnopt.admm.trainer import ADMM
+from rnnopt.building import (
+    build_training,
+    model_settings,
+    resolve,
+    settle,
+)
 from rnnopt.checkpoints import CHECKPOINT
-from rnnopt.config import MODELS, Budget, RunConfig, SharedConfig
-from rnnopt.distributed import processes
+from rnnopt.config import RunConfig
 from rnnopt.errors import UserError
-from rnnopt.errors import option as as_option
-from rnnopt.layers.sequence_model import SequenceModel
-from rnnopt.optimizers.by_name import OPTIMIZERS, build_optimizer
 from rnnopt.process_states import to_load, to_save
 from rnnopt.run_folder import CannotWrite, RunFolder
 from rnnopt.same_place import same_place
-from rnnopt.schedules import Plateau
-from rnnopt.several_processes import SharedBatches, folder_kind
-from rnnopt.specification import call_with, options_of, parse, write
-from rnnopt.tasks import Batches, Task, build_task
-from rnnopt.tasks.own_data import own_task
+from rnnopt.several_processes import folder_kind
+from rnnopt.tasks import Task
 from rnnopt.training import Progress, Training
-from rnnopt.truncation import Truncation
 
 Listener = Callable[[Progress], None]
 Announce = Callable[[Task], None]
-# Options of the loop that may stand with the optimizer, so that `compare` can vary them.
-LOOP_OPTIONS = (
-    "lr", "clip", "clip_value", "schedule", "decay", "patience", "batch_size", "tbptt",
-    "tbptt_backward",
-)  # fmt: skip
-OF_GRADIENTS = ("clip", "clip_value", "tbptt")  # options that change them
-
-
-def resolve(config: RunConfig) -> RunConfig:
-    """`config` with the loop's options moved out of the optimizer's specification."""
-    name, options = parse(config.optimizer)
-    moved = {option: options.pop(option) for option in LOOP_OPTIONS if option in options}
-    for option, value in moved.items():
-        whole = option in ("batch_size", "tbptt", "tbptt_backward")
-        kind = int if whole else (int, float)
-        if option != "schedule" and (not isinstance(value, kind) or isinstance(value, bool)):
-            wanted = "a whole number" if whole else "a number"
-            raise UserError(f"{option} must be {wanted}, got {value!r} in {config.optimizer!r}.")
-    return replace(config, optimizer=write(name, options), **moved)  # type: ignore[arg-type]
-
-
-def options_of_optimizer(name: str) -> list[str]:
-    """Names of the options of an optimizer by name, without those of the loop."""
-    build = OPTIMIZERS[name].build
-    known = options_of(ADMM, 2) if name == "admm" else options_of(build, 1)
-    return [option for option in known if option not in LOOP_OPTIONS]
-
-
-def loop_options_of(name: str) -> list[str]:
-    """Which of the loop's options may stand with an optimizer, besides lr."""
-    build = OPTIMIZERS[name].build
-    without = name == "admm" or getattr(build, "full_batch", False)
-    left_out = {"lr", *((*OF_GRADIENTS, "tbptt_backward") if without else ())}
-    return [option for option in LOOP_OPTIONS if option not in left_out]
-
-
-def check_once(config: RunConfig, given: Collection[str] = ()) -> None:
-    """Raises UserError if a setting of the loop has one value and with the optimizer another.
-
-    In a comparison an optimizer's own counts, which is how they may differ.
-
-    Args:
-        config: the run.
-        given: fields of `config` that were asked for, even where they are the defaults.
-    """
-    own = parse(config.optimizer)[1]
-    for option in LOOP_OPTIONS:
-        value = getattr(config, option)
-        asked = option in given or value != getattr(RunConfig, option)
-        if asked and option in own and own[option] != value:
-            shown = f"{value:g}" if isinstance(value, float) else value
-            raise UserError(
-                f"{as_option(option)} must be given once, got {shown} and that of the optimizer,"
-                f" {config.optimizer!r}."
-            )
-
-
-def settle(config: RunConfig, task: Task) -> RunConfig:
-    """`config` with the read-out that it leaves to its task, as a run folder keeps it."""
-    if task.readout == "every":
-        if config.readout not in (None, "every"):
-            raise UserError(
-                f"{task.name} has a target at every step and needs --readout every, got"
-                f" {config.readout}."
-            )
-        if config.tbptt is not None:
-            raise UserError(
-                f"--tbptt needs one target a sequence, and {task.name} has one at every step: leave"
-                " it out, and cut the sequences shorter by the task's length."
-            )
-    return replace(config, readout=config.readout or task.readout)
-
-
-def task_of(config: SharedConfig) -> Task:
-    """The task that a config names, or that of its own data."""
-    return build_task(config.task) if config.data is None else own_task(config, config.task)
-
-
-def build_training(
-    config: RunConfig, task: Task | None = None, every_epoch: bool = False
-) -> Training:
-    """Everything a run needs, ready to train; the same for the same config.
-
-    Args:
-        config: the run.
-        task: the config's task if it was built before.
-        every_epoch: look at the validation set once an epoch, not when `config` says.
-    """
-    config = resolve(config)
-    device = _device(config.device)
-    torch.set_num_threads(config.threads)
-    task = (task or task_of(config)).to(device)
-    config = settle(config, task)
-    torch.manual_seed(config.seed)
-    model = _build_model(config, task).to(device)
-    truncation = None
-    if config.tbptt is not None:
-        truncation = Truncation(config.tbptt, config.tbptt_backward or config.tbptt)
-        if task.validation.lengths is not None:
-            truncation.check_reach()
-    optimizer = _build_optimizer(config, model, truncation, task)
-    if getattr(optimizer, "full_batch", False):
-        _refuse(config, "searches a line, where the loss must be that of the gradient")
-    plateau = None
-    if config.schedule.startswith("plateau"):
-        restart = config.schedule == "plateau-restart"
-        plateau = Plateau(config.decay, config.patience, restart)
-    batch_size = config.batch_size or _batch_size(task, optimizer)
-    batches = Batches(task, batch_size, config.seed)
-    if processes() > 1:
-        several_processes.check(config, model_settings(config, task), optimizer, batches)
-        batches = SharedBatches(task, batch_size, config.seed, config.readout == "every")
-    return Training(
-        model,
-        optimizer,
-        task,
-        batches,
-        Budget.parse(config.budget),
-        config.schedule,
-        config.clip,
-        config.evaluate_every,
-        config.stop_at_target,
-        device,
-        clip_value=config.clip_value,
-        truncation=truncation,
-        plateau=plateau,
-        watch_test=config.watch_test,
-        every_epoch=every_epoch,
-        on_nonfinite=config.on_nonfinite,
-    )
-
-
-def _batch_size(task: Task, optimizer: Any) -> int:
-    """The task's own, or all its sequences where the optimizer works on the whole data."""
-    return task.epoch_size if getattr(optimizer, "full_batch", False) else task.batch_size
-
-
-def _build_optimizer(
-    config: RunConfig, model: SequenceModel, truncation: Truncation | None, task: Task
-) -> Any:
-    """The optimizer; FrankWolfe's inner steps are the chunks unless their number is given."""
-    name, options = parse(config.optimizer)
-    specification = config.optimizer
-    if name == "admm":
-        return _build_admm(config, model, task, options)
-    if truncation is not None and name.startswith("frank-wolfe") and "inner_steps" not in options:
-        chunks = len(truncation.chunks(task.steps))
-        specification = write(name, options | {"inner_steps": chunks})
-    return build_optimizer(specification, list(model.named_parameters()), config.lr)
-
-
-def _refuse(config: RunConfig, reason: str) -> None:
-    """Raises UserError for what changes gradients, with optimizers that cannot have that."""
-    for name in OF_GRADIENTS:
-        if getattr(config, name) is not None:
-            optimizer = parse(config.optimizer)[0]
-            raise UserError(
-                f"optimizer {optimizer!r} {reason}: it cannot go with {as_option(name)}."
-            )
-
-
-def _build_admm(
-    config: RunConfig, model: SequenceModel, task: Task, options: dict[str, Any]
-) -> ADMM:
-    """The trainer that takes minibatches in place of gradients."""
-    _refuse(config, "takes no gradients")
-    if config.lr is not None:
-        options["lr"] = config.lr
-    return call_with("optimizer", "admm", ADMM, options, model, task.loss)
-
-
-def model_settings(config: RunConfig, task: Task) -> dict[str, Any]:
-    """What to build the run's SequenceModel with.
-
-    Raises:
-        UserError: a setting that the model of that name has another of.
-    """
-    preset = MODELS[config.model][0]
-    names = ("layers", "dropout", "initialization")
-    chosen = {n: getattr(config, n) for n in names if getattr(config, n) is not None}
-    if config.batch_norm:
-        chosen["batch_norm"] = True
-    for name, value in chosen.items():
-        if preset.get(name, value) != value:
-            raise UserError(
-                f"model {config.model!r} has {name}={preset[name]}, got {name}={value}."
-            )
-    return dict(
-        input_size=task.input_size,
-        hidden_size=config.hidden or task.hidden_size,
-        output_size=task.output_size,
-        readout=config.readout or task.readout,
-        steps=task.steps,
-        **(chosen | preset),
-    )
-
-
-def _build_model(config: RunConfig, task: Task) -> SequenceModel:
-    settings = model_settings(config, task)
-    try:
-        return SequenceModel(**settings)
-    except ValueError as error:  # options that do not go together
-        raise UserError(f"model {config.model!r}: {error}") from error
 
 
 def run(
@@ -383,21 +174,3 @@ def _check_resumable(config: RunConfig, saved: RunConfig, given: Collection[str]
                 f"the run was begun with {field.name}={before}, it cannot go on with"
                 f" {field.name}={now}."
             )
-
-
-def _device(name: str) -> torch.device:
-    """The torch device of that name, or a UserError when this machine lacks it."""
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise UserError(
-            f"--device must be cpu, cuda, cuda:1, mps or another that torch knows, got {name!r}."
-        ) from error
-    try:
-        torch.zeros((), device=device).item()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise UserError(
-            f"--device {name!r} is not available: this machine, or the torch installed on it, has"
-            " no such device."
-        ) from error
-    return device

@@ -11,13 +11,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from rnnopt.building import resolve, settle, task_of
 from rnnopt.comparison import Job, check_saved, folder_of
 from rnnopt.config import RunConfig, SharedConfig
 from rnnopt.errors import UserError
 from rnnopt.optimizers.by_name import OPTIMIZERS
 from rnnopt.report import Run, read_runs
 from rnnopt.run_folder import TUNING, RunFolder, write_json
-from rnnopt.runner import resolve, settle, task_of
 from rnnopt.specification import parse, write
 from rnnopt.tasks.task import lower_is_better
 

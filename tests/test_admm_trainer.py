@@ -37,11 +37,12 @@ from rnnopt.admm.lagrangian import (
 )
 from rnnopt.admm.network import read_weights
 from rnnopt.admm.trainer import ADMM
+from rnnopt.building import build_training
 from rnnopt.config import RunConfig
 from rnnopt.errors import UserError
 from rnnopt.layers.sequence_model import SequenceModel
 from rnnopt.run_folder import RunFolder
-from rnnopt.runner import build_training, run
+from rnnopt.runner import run
 from rnnopt.tasks import build_task
 from rnnopt.tasks.task import Batch
 

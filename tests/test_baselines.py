@@ -15,11 +15,12 @@ from stepping import through_a_file
 from torch import nn
 
 from rnnopt import SequenceModel
+from rnnopt.building import build_training
 from rnnopt.config import RunConfig
 from rnnopt.errors import UserError
 from rnnopt.optimizers.baselines import ScheduleFreeAdamW
 from rnnopt.optimizers.by_name import OPTIMIZERS, adam_of_indrnn, build_optimizer
-from rnnopt.runner import build_training, run
+from rnnopt.runner import run
 from rnnopt.tasks import build_task
 from rnnopt.training import committed
 

@@ -17,7 +17,7 @@ import torch
 from same_runs import assert_same_run, records_of
 
 import rnnopt
-from rnnopt import doctor, runner
+from rnnopt import building, doctor, runner
 from rnnopt.command_line import main
 from rnnopt.config import MODELS
 from rnnopt.layers.kernels import cpu
@@ -483,7 +483,7 @@ def test_a_download_is_shown_while_a_run_begins(command, monkeypatch):
         download.listener("images.gz", 10, 10)
         return build_task(text)
 
-    monkeypatch.setattr(runner, "build_task", downloading)
+    monkeypatch.setattr(building, "build_task", downloading)
     code, _, error = command("train", *TINY, "--out", "run")
     assert code == 0
     assert "images.gz" in error

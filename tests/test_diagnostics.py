@@ -19,6 +19,7 @@ from torch.nn.utils.rnn import pack_padded_sequence
 
 import rnnopt
 from rnnopt import ElmanRNN, FrankWolfe, GradientFlow, IndRNN, SequenceModel
+from rnnopt.building import build_training
 from rnnopt.config import RunConfig
 from rnnopt.curvature import ball_curvature
 from rnnopt.diagnosis import Diagnosis
@@ -32,7 +33,6 @@ from rnnopt.diagnostics import (
 )
 from rnnopt.layers.kernels.batch_norm import normalize
 from rnnopt.layers.kernels.elman import true_steps
-from rnnopt.runner import build_training
 from rnnopt.tasks.task import Examples, Task
 
 DOUBLE = torch.float64

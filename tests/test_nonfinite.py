@@ -11,12 +11,13 @@ import pytest
 import torch
 from same_runs import what_came
 
-from rnnopt import runner
+from rnnopt import building
+from rnnopt.building import build_training
 from rnnopt.config import RunConfig
 from rnnopt.errors import UserError
 from rnnopt.nonfinite import MOST_IN_A_ROW, MOST_RESTORES
 from rnnopt.run_folder import RunFolder
-from rnnopt.runner import build_training, run
+from rnnopt.runner import run
 from rnnopt.tasks import Batches, build_task
 
 CONFIG = RunConfig(
@@ -232,7 +233,7 @@ def test_metrics_and_result_count_them_and_a_continued_run_is_the_same(
     inputs = task.train.inputs.clone()
     inputs[7] = math.nan
     poisoned = replace(task, train=replace(task.train, inputs=inputs))
-    monkeypatch.setattr(runner, "build_task", lambda text: poisoned)
+    monkeypatch.setattr(building, "build_task", lambda text: poisoned)
     config = replace(
         CONFIG, optimizer=optimizer, on_nonfinite=policy, budget="2epochs", batch_size=200
     )
@@ -260,7 +261,7 @@ def test_the_command_says_how_many(tmp_path, monkeypatch, command):
     inputs = task.train.inputs.clone()
     inputs[7] = math.nan
     poisoned = replace(task, train=replace(task.train, inputs=inputs))
-    monkeypatch.setattr(runner, "build_task", lambda text: poisoned)
+    monkeypatch.setattr(building, "build_task", lambda text: poisoned)
     given = ["--task", CONFIG.task, "--hidden", 4, "--budget", "1epochs", "--optimizer", "adam"]
     code, out, _ = command(
         "train", *given, "--out", tmp_path / "skip", "--quiet", "--on-nonfinite", "skip"

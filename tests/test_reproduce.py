@@ -23,6 +23,7 @@ import pytest
 import torch
 
 from rnnopt import reproduce, runner, workers
+from rnnopt.building import build_training
 from rnnopt.config import Budget
 from rnnopt.errors import UserError
 from rnnopt.reproduce import engine, results
@@ -30,7 +31,6 @@ from rnnopt.reproduce.engine import TUNING_SEED, chosen_trial, place, run_study,
 from rnnopt.reproduce.frank_wolfe import a5_angle, grid, table_1, table_2, table_3
 from rnnopt.reproduce.study import FORMS, Column, Form, Row, Study
 from rnnopt.run_folder import RunFolder
-from rnnopt.runner import build_training
 from rnnopt.tasks import TASKS, Task, build_task
 from rnnopt.tasks.task import Examples
 from rnnopt.tasks.text import next_character

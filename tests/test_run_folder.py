@@ -14,7 +14,7 @@ import pytest
 import torch
 from same_runs import assert_same_run, result_of
 
-from rnnopt import run_folder, runner
+from rnnopt import building, run_folder
 from rnnopt.checksums import pack
 from rnnopt.config import RunConfig
 from rnnopt.errors import UserError
@@ -382,7 +382,9 @@ def test_a_crash_after_the_target_was_met_does_not_go_on_training(tmp_path, monk
     metrics = [r["validation_metric"] for r in RunFolder.open(tmp_path / "free").read_records()]
     target = max(metrics[1:-1])
     assert target > metrics[0]
-    monkeypatch.setattr(runner, "build_task", lambda text: replace(build_task(text), target=target))
+    monkeypatch.setattr(
+        building, "build_task", lambda text: replace(build_task(text), target=target)
+    )
     config = replace(config, stop_at_target=True)
     run(config, tmp_path / "whole")
     run(config, tmp_path / "run")

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from rnnopt import same_place
+from rnnopt.building import build_training
 from rnnopt.config import RunConfig
 from rnnopt.errors import UserError
-from rnnopt.runner import build_training
 
 
 @pytest.fixture(scope="module")

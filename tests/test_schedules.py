@@ -9,9 +9,9 @@ from same_runs import records_on_the_way
 from stepping import through_a_file
 
 from rnnopt import SequenceModel
+from rnnopt.building import build_training
 from rnnopt.config import RunConfig
 from rnnopt.errors import UserError
-from rnnopt.runner import build_training
 from rnnopt.schedules import Plateau
 from rnnopt.tasks.task import Examples, Task
 

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from rnnopt.building import resolve
 from rnnopt.config import Budget, RunConfig, SharedConfig
 from rnnopt.errors import UserError, unknown_name
-from rnnopt.runner import resolve
 from rnnopt.specification import call_with, parse, write
 
 # -- names with options ---------------------------------------------------------------------------

@@ -14,11 +14,12 @@ import pytest
 import torch
 from torch import nn
 
+from rnnopt.building import build_training
 from rnnopt.comparison import plan
 from rnnopt.config import RunConfig, SharedConfig
 from rnnopt.errors import UserError
 from rnnopt.run_folder import RunFolder
-from rnnopt.runner import build_training, run
+from rnnopt.runner import run
 from rnnopt.tasks import Batches, build_task
 from rnnopt.tasks import text as text_module
 from rnnopt.tasks.task import Batch, Examples, Task, lower_is_better

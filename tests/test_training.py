@@ -14,10 +14,10 @@ from same_runs import assert_equal_states, without_clock
 from stepping import through_a_file
 
 from rnnopt import FrankWolfe, SequenceModel, training
+from rnnopt.building import build_training
 from rnnopt.config import Budget, RunConfig
 from rnnopt.errors import UserError
 from rnnopt.optimizers.by_name import build_optimizer
-from rnnopt.runner import build_training
 from rnnopt.tasks.task import Batches, Examples, Task
 from rnnopt.training import Closure, Training, rate_factor
 

@@ -17,9 +17,10 @@ from torch import nn
 from torch.nn import functional
 
 from rnnopt import FrankWolfe, SequenceModel
+from rnnopt.building import build_training
 from rnnopt.config import Budget, RunConfig
 from rnnopt.errors import UserError
-from rnnopt.runner import build_training, run
+from rnnopt.runner import run
 from rnnopt.tasks import build_task
 from rnnopt.tasks.task import Batches, Examples, Task
 from rnnopt.training import Closure, Training

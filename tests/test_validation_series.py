@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from rnnopt.building import build_training
 from rnnopt.config import RunConfig
 from rnnopt.errors import UserError
-from rnnopt.runner import build_training
 from rnnopt.tasks import from_arrays
 
 

@@ -7,7 +7,7 @@ import tyro
 from rich.table import Column, Table
 
 from rnnopt import catalogue, doctor
-from rnnopt.runner import loop_options_of
+from rnnopt.building import loop_options_of
 from rnnopt.terminal import AsJson, console, for_script, say
 
 

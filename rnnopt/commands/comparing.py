@@ -11,10 +11,11 @@ from rich.progress import Progress
 
 from rnnopt import comparison, tuning
 from rnnopt import run_folder as folders
+from rnnopt.building import task_of
 from rnnopt.config import SharedConfig
 from rnnopt.errors import UserError
 from rnnopt.fleets.crew import Crew
-from rnnopt.runner import Announce, task_of
+from rnnopt.runner import Announce
 from rnnopt.terminal import tell_jobs, tell_stage
 
 

@@ -7,12 +7,12 @@ import tyro
 from rich.table import Table
 
 from rnnopt import comparison, diagnosis_report
+from rnnopt.building import build_training, check_once, resolve, settle
 from rnnopt.commands.train import EXIT_CODES
 from rnnopt.config import RunConfig
 from rnnopt.diagnosis import Diagnosis
 from rnnopt.errors import UserError
 from rnnopt.memory import keep_freed_memory
-from rnnopt.runner import build_training, check_once, resolve, settle
 from rnnopt.specification import parse
 from rnnopt.terminal import Show, console, given, new_folder, progress_bars, say
 

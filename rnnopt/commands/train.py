@@ -6,12 +6,12 @@ from typing import Annotated, Any
 import tyro
 
 from rnnopt import comparison, several_processes, tracking
+from rnnopt.building import check_once
 from rnnopt.commands.printing import announce
 from rnnopt.config import RunConfig
 from rnnopt.errors import UserError
 from rnnopt.memory import keep_freed_memory
 from rnnopt.run_folder import RunFolder
-from rnnopt.runner import check_once
 from rnnopt.runner import run as run_one
 from rnnopt.specification import parse
 from rnnopt.terminal import (

@@ -15,12 +15,12 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_array, check_consistent_length, check_is_fitted
 from torch import Tensor
 
+from rnnopt.building import check_once
 from rnnopt.config import RunConfig
 from rnnopt.errors import UserError, without_dashes
 from rnnopt.estimator.one_run import build_task, measure, outputs_of, train
 from rnnopt.estimator.sequences import read_sequences
 from rnnopt.layers.sequence_model import SequenceModel
-from rnnopt.runner import check_once
 from rnnopt.tasks.task import Examples, Loss, select
 
 # Settings that are a run's as they stand.

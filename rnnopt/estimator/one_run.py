@@ -12,12 +12,12 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
+from rnnopt.building import build_training
 from rnnopt.config import RunConfig
 from rnnopt.errors import UserError, without_dashes
 from rnnopt.layers.indrnn import IndRNN
 from rnnopt.layers.sequence_model import SequenceModel
 from rnnopt.progress_bars import Show, bars_on
-from rnnopt.runner import build_training
 from rnnopt.tasks.task import Examples, Loss, Task, select
 from rnnopt.training import Training, committed
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from rnnopt.building import model_settings, resolve, task_of
 from rnnopt.config import RunConfig
 from rnnopt.errors import UserError
 from rnnopt.exporting.formats import Format, onnx_file, safetensors_file, torchscript_file
@@ -15,7 +16,6 @@ from rnnopt.exporting.plain_model import PlainModel, double
 from rnnopt.layers.sequence_model import SequenceModel
 from rnnopt.prediction import Trained
 from rnnopt.run_folder import RunFolder
-from rnnopt.runner import model_settings, resolve, task_of
 from rnnopt.tasks.own_data import read_parts
 from rnnopt.tasks.preparation import Preparation
 from rnnopt.tasks.readers import sha256

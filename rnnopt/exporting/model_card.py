@@ -5,11 +5,11 @@ from collections.abc import Iterable
 from typing import Any
 
 from rnnopt import __version__
+from rnnopt.building import resolve
 from rnnopt.exporting.export import ALLOWED, Checked, Source
 from rnnopt.exporting.formats import Format
 from rnnopt.optimizers.by_name import OPTIMIZERS
 from rnnopt.report import for_markdown
-from rnnopt.runner import resolve
 from rnnopt.specification import parse
 
 LOAD: dict[Format, str] = {

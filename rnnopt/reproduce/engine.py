@@ -12,13 +12,13 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+from rnnopt.building import build_training, settle
 from rnnopt.comparison import Job, work
 from rnnopt.config import RunConfig
 from rnnopt.errors import UserError
 from rnnopt.report import Run, read_runs
 from rnnopt.reproduce.study import Column, Form, Row, Study
 from rnnopt.run_folder import RunFolder
-from rnnopt.runner import build_training, settle
 from rnnopt.tasks import Task, build_task
 from rnnopt.tuning import TUNING_SEED, rank
 

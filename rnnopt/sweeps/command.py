@@ -8,12 +8,12 @@ from rich.progress import Progress, TaskID
 from rich.table import Table
 
 from rnnopt import comparison, terminal
+from rnnopt.building import build_training, check_once, task_of
 from rnnopt.commands.printing import announce
 from rnnopt.config import RunConfig
 from rnnopt.errors import UserError
 from rnnopt.memory import keep_freed_memory
 from rnnopt.run_folder import RunFolder
-from rnnopt.runner import build_training, check_once, task_of
 from rnnopt.specification import parse
 from rnnopt.storage import quiet
 from rnnopt.sweeps.results import (

@@ -9,10 +9,10 @@ import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
+from rnnopt.building import options_of_optimizer, resolve
 from rnnopt.config import RunConfig
 from rnnopt.errors import UserError, unknown_name
 from rnnopt.optimizers.by_name import OPTIMIZERS
-from rnnopt.runner import options_of_optimizer, resolve
 from rnnopt.specification import Value, parse, value_of, write
 
 
