@@ -6,7 +6,8 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
-from rnnopt.commands.names_in_tables import Name, column_of
+from rnnopt.commands.names_in_tables import Name, column_of, widths
+from rnnopt.terminal import console
 
 LONG = "frank-wolfe:norm=inf,radius=0.01"
 
@@ -40,3 +41,19 @@ def test_a_table_breaks_no_word_of_a_name(monkeypatch, columns):
     cells = [line.split("│")[1].strip() for line in out.getvalue().splitlines() if "│" in line]
     assert "".join(cells) == LONG
     assert all(cell[-1:] in ("", ":", ",", "1") for cell in cells)
+
+
+COLUMNS = [["test accuracy", "0.94 ± 0.19"], ["reached 0.9", "0/2"], ["status", "2 out of budget"]]
+
+
+@pytest.mark.parametrize(
+    ("columns", "found"),
+    [
+        (80, [None, None, None]),  # room for all in one line
+        (57, [11, 7, None]),  # headings and sentences are broken
+        (40, [None, None, None]),  # figures are, too
+    ],
+)
+def test_figures_are_broken_last(monkeypatch, columns, found):
+    monkeypatch.setattr(console, "_width", columns)
+    assert widths(COLUMNS, name=10) == found

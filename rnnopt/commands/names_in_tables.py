@@ -1,7 +1,10 @@
-"""Names with options in the cells of a table: broken after : and , where they are too long."""
+"""Names with options in the cells of a table: broken after : and , where they are too long.
+
+Beside them headings are broken between words, and figures such as 0.94 ± 0.01 are not.
+"""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from rich.cells import cell_len, chop_cells
 from rich.console import Console, ConsoleOptions
@@ -53,3 +56,29 @@ def column_of(names: Iterable[str], heading: str = "optimizer") -> Column:
     pieces = max((one.longest for one in cells), default=0)
     width = max(len(heading), pieces, min(whole, console.width // 4))
     return Column(heading, width=min(width, console.width // 2))
+
+
+def widths(columns: Sequence[Sequence[str]], name: int) -> list[int | None]:
+    """How wide each column of headings and figures is beside names; None is as rich has it.
+
+    Args:
+        columns: of each the heading and its cells.
+        name: width of the column of names.
+    """
+    room = console.width - name - 3 * (len(columns) + 1) - 1
+    if sum(max(map(cell_len, column)) for column in columns) <= room:
+        return [None] * len(columns)
+    least = [max(map(_longest_piece, column)) for column in columns]
+    if sum(least) > room:
+        return [None] * len(columns)
+    figures = [all(_is_figure(cell) for cell in cells) for _, *cells in columns]
+    return [width if kept else None for width, kept in zip(least, figures, strict=True)]
+
+
+def _is_figure(cell: str) -> bool:
+    return not any(map(str.isalpha, cell))
+
+
+def _longest_piece(cell: str) -> int:
+    """Cells of what is not broken: all of a figure, else a word."""
+    return max(map(cell_len, [cell] if _is_figure(cell) else cell.split()))

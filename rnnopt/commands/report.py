@@ -8,7 +8,7 @@ from rich.table import Table
 
 from rnnopt import report, report_page
 from rnnopt import run_folder as folders
-from rnnopt.commands.names_in_tables import Name, column_of
+from rnnopt.commands.names_in_tables import Name, column_of, widths
 from rnnopt.errors import UserError
 from rnnopt.terminal import console
 
@@ -57,8 +57,9 @@ def show_report(
         names = column_of((row[0] for row in rows), headings[0])
         table = Table(names, title=title, title_justify="left")
         kept = range(len(headings)) if console.width >= 140 else report.NARROW
-        for i in kept[1:]:
-            table.add_column(headings[i], overflow="fold")
+        cells = [[headings[i], *(row[i] for row in rows)] for i in kept[1:]]
+        for heading, width in zip(cells, widths(cells, names.width or 0), strict=True):
+            table.add_column(heading[0], overflow="fold", width=width)
         for row in rows:
             table.add_row(Name(row[0]), *(row[i] for i in kept[1:]))
         console.print(table)
