@@ -139,9 +139,10 @@ class Chunks:
         part = _part(batch, start, end, alive)
         mine = None if whole is None else whole.between(start, end)
         # Batch statistics need two values: a single last step is normalised by the running ones.
-        values = (len(part) if mine is None else mine.count) * (end - start)
-        lengths = part.lengths if mine is None else mine.lengths
-        values = values if lengths is None else int(lengths.sum())
+        if mine is not None:
+            values = mine.steps(end - start)
+        else:
+            values = len(part) * (end - start) if part.lengths is None else int(part.lengths.sum())
         norms = self.model.norms if values == 1 else None
         with _evaluation_mode(norms), taking(self.model, mine):
             outputs, ends = self.model.advance(

@@ -70,6 +70,10 @@ class MinibatchPart:
             return self
         return replace(self, lengths=self.lengths.clamp(max=end) - start)
 
+    def steps(self, time: int) -> int:
+        """True steps of the whole minibatch, of `time` steps with padding."""
+        return time * self.count if self.lengths is None else int(self.lengths.sum())
+
     def share(self, each_step: bool, processes: int) -> float:
         """By what to multiply the mean loss of this part for the mean over processes to be right.
 
@@ -124,15 +128,14 @@ def normalize_part(
     Raises:
         ValueError: all processes together have a single step, which has no variance.
     """
+    count = part.steps(len(states))
+    if count < 2:
+        raise ValueError(f"batch normalisation needs more than one step, got {count}.")
     if valid is None:
         valid = states.new_ones(1, 1, 1, dtype=torch.bool).expand(*states.shape[:2], 1)
     counted = valid if part.counts else torch.zeros_like(valid)
-    total: Tensor = _Sum.apply(
-        torch.cat([torch.where(counted, states, 0).sum((0, 1)), counted.sum().to(states)[None]])
-    )
-    mean, count = total[:-1] / total[-1].detach(), total[-1].detach()
-    if float(count) < 2:
-        raise ValueError(f"batch normalisation needs more than one step, got {int(count)}.")
+    total: Tensor = _Sum.apply(torch.where(counted, states, 0).sum((0, 1)))
+    mean = total / count
     centred = states - mean
     squares: Tensor = _Sum.apply(torch.where(counted, centred.square(), 0).sum((0, 1)))
     variance = squares / count

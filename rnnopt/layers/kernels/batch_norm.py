@@ -152,7 +152,7 @@ def _fused(norm: nn.BatchNorm1d, states: Tensor, mask: Tensor | None) -> Tensor:
 
 
 @torch.no_grad()
-def follow(norm: nn.BatchNorm1d, mean: Tensor, variance: Tensor, count: Tensor | int) -> None:
+def follow(norm: nn.BatchNorm1d, mean: Tensor, variance: Tensor, count: int) -> None:
     """Moves the running statistics towards those of `count` values a unit.
 
     The variance is over all values; the running one is that over one less, as torch's. Infinite
