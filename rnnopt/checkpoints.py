@@ -10,10 +10,11 @@ from rnnopt.checksums import Damaged, unpack
 from rnnopt.config import RunConfig
 from rnnopt.errors import UserError
 from rnnopt.metrics_file import NAME as METRICS
-from rnnopt.metrics_file import read_history
+from rnnopt.metrics_file import History, read_history
 
 CHECKPOINT, PREVIOUS = "checkpoint.pt", "checkpoint-previous.pt"
-SETTINGS = "config"  # what of a checkpoint holds the run's config, as JSON
+# What of a checkpoint holds the run's config, as JSON, and the evaluations at the last look.
+SETTINGS, LAST_LOOK = "config", "last_look"
 
 
 def last_good(
@@ -36,16 +37,35 @@ def last_good(
         try:
             state = read_tensors(path / name, required)
             check_run(path, state, config)
-            lack = read_history(path, required).lack(looks_before(state))
-            if lack:
-                raise Damaged(f"{path / METRICS}, {lack}")
+            wrong = _of_another_look(read_history(path, required), state)
+            if wrong:
+                raise Damaged(f"{path / METRICS}, {wrong}")
         except Damaged as error:
             damage.append(str(error))
             continue
         return state, damage
     if damage:
-        raise UserError(f"{'; '.join(damage)}: begin anew with another --out.")
+        raise UserError(f"{'; '.join(dict.fromkeys(damage))}: begin anew with another --out.")
+    lines = len(read_history(path, required).records)
+    if lines > 1:  # the first is written before the first checkpoint
+        raise UserError(
+            f"{path} must have {CHECKPOINT}, for {METRICS} has {lines} lines, got none: begin anew"
+            " with another --out."
+        )
     return None, []
+
+
+def _of_another_look(history: History, state: Any) -> str:
+    """How it shows that the lines are not those before a checkpoint; "" where they are."""
+    looks = looks_before(state)
+    lack = history.lack(looks)
+    if lack or not looks:
+        return lack
+    last = state.get(LAST_LOOK)  # a checkpoint of before has none
+    found = history.records[looks - 1].get("evaluations")
+    if last is None or found == last:
+        return ""
+    return f"line {looks} must be of {last} evaluations, got {found}"
 
 
 def read_tensors(path: Path, required: bool, device: torch.device | None = None) -> dict[str, Any]:

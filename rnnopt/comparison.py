@@ -71,7 +71,12 @@ def check_saved(jobs: list[Job], task: Task, out: Path, resume: bool) -> None:
         begun = RunFolder.open(job.path)
         saved = settle(begun.read_config(), task)
         if saved != job.config:
-            raise UserError(f"{job.path} was begun with other settings: choose another --out.")
+            was, now = saved.to_dict(), job.config.to_dict()
+            others = [f"{name}={was[name]}" for name in was if was[name] != now[name]]
+            raise UserError(
+                f"{job.path} was begun with other settings ({', '.join(others)}): choose another"
+                " --out."
+            )
         check_same_data(task, begun)
 
 

@@ -3,7 +3,7 @@
 import math
 import re
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 
 from rnnopt.data_config import DataConfig, data_name
 from rnnopt.errors import UserError, option, unknown_name
@@ -135,6 +135,23 @@ class SharedConfig(DataConfig):
                     )
         Budget.parse(self.budget)
 
+    def to_dict(self) -> dict[str, Any]:
+        """All fields, as they are saved."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, saved: dict[str, Any]) -> Self:
+        """The config that `to_dict` gave; a field that it lacks has its default."""
+        known = {field.name for field in fields(cls)}
+        for name in saved:
+            if name not in known:
+                raise unknown_name("field of a saved config:", name, known)
+        hints = get_type_hints(cls)
+        for name, value in saved.items():
+            if not has_type(value, hints[name]):
+                raise UserError(f"{name} must be {hints[name]}, got {value!r}.")
+        return cls(**saved)
+
 
 @dataclass(frozen=True)
 class RunConfig(SharedConfig):
@@ -155,30 +172,15 @@ class RunConfig(SharedConfig):
         if not 0 <= self.seed < 2**63:
             raise UserError(f"--seed must be in 0 … 2^63 - 1, got {self.seed}.")
 
-    def to_dict(self) -> dict[str, Any]:
-        """All fields, as saved with a run."""
-        return asdict(self)
 
-    @classmethod
-    def from_dict(cls, saved: dict[str, Any]) -> "RunConfig":
-        """The config that `to_dict` gave; a field that it lacks has its default."""
-        known = {field.name for field in fields(cls)}
-        for name in saved:
-            if name not in known:
-                raise unknown_name("field of a saved config:", name, known)
-        hints = get_type_hints(cls)
-        for name, value in saved.items():
-            if not _fits(value, hints[name]):
-                raise UserError(f"{name} must be {hints[name]}, got {value!r}.")
-        return cls(**saved)
-
-
-def _fits(value: object, kind: Any) -> bool:
+def has_type(value: object, kind: Any) -> bool:
     """Whether a value read from JSON is of an annotated type."""
     if get_origin(kind) is Literal:
         return value in get_args(kind)
+    if get_origin(kind) is list:
+        return isinstance(value, list) and all(has_type(one, get_args(kind)[0]) for one in value)
     if get_args(kind):  # a union
-        return any(_fits(value, one) for one in get_args(kind))
+        return any(has_type(value, one) for one in get_args(kind))
     return type(value) is kind or (type(value) is int and kind is float)
 
 

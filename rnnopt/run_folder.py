@@ -27,7 +27,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rnnopt.checkpoints import CHECKPOINT, PREVIOUS, SETTINGS, last_good, read_tensors
+from rnnopt.checkpoints import (
+    CHECKPOINT,
+    LAST_LOOK,
+    PREVIOUS,
+    SETTINGS,
+    last_good,
+    read_tensors,
+)
 from rnnopt.checksums import Damaged, pack, with_check, without_check
 from rnnopt.config import RunConfig
 from rnnopt.environment import environment as environment
@@ -65,6 +72,7 @@ class RunFolder:
     def __init__(self, path: Path):
         self.path = path
         self._newest_is_good = True  # so that it is kept when the next checkpoint is written
+        self._last_look: float | None = None  # evaluations of the last line of metrics.jsonl
 
     @classmethod
     def create(
@@ -200,12 +208,12 @@ class RunFolder:
         return read_json(self.path / "data.json")
 
     def read_weights(self) -> dict[str, Tensor]:
-        """The best weights of a run that is over; the checkpoint's where best.pt is damaged."""
-        if not (self.path / BEST).exists():
+        """The best weights of a run that is over; the checkpoint's where best.pt is no good."""
+        if not (self.path / BEST).exists() and not self.is_over():
             status = self.read_result()["status"]
             raise UserError(
-                f"{self.path} must hold a run that is over, but it has no best.pt (status:"
-                f" {status}): finish it with rnnopt train --resume --out {self.path}."
+                f"{self.path} must hold a run that is over, got status {status}: finish it with"
+                f" rnnopt train --resume --out {self.path}."
             )
         on_cpu = torch.device("cpu")  # wherever it was trained
         try:
@@ -223,8 +231,9 @@ class RunFolder:
 
     def keep_records(self, count: int) -> None:
         """Forgets the lines of metrics.jsonl after the first `count`, newer than the checkpoint."""
-        records = read_history(self.path, self.has_checksums).records
-        self._write(METRICS, as_lines(records[:count]))
+        records = read_history(self.path, self.has_checksums).records[:count]
+        self._write(METRICS, as_lines(records))
+        self._last_look = records[-1].get("evaluations") if records else None
 
     def append_record(self, record: Record) -> None:
         """Adds a line to metrics.jsonl."""
@@ -232,12 +241,14 @@ class RunFolder:
             append(self.path / METRICS, as_lines([record]))
         except OSError as error:
             raise self._cannot_write(error) from error
+        self._last_look = record.get("evaluations")
 
     def write_checkpoint(self, state: dict[str, Any]) -> None:
         """Writes the checkpoint; the one before is kept, as `checkpoint-previous.pt`."""
         settings = json.dumps(self._config.to_dict())
         keep = PREVIOUS if self._newest_is_good else None
-        self._write(CHECKPOINT, pack(state | {SETTINGS: settings}), keep)
+        about = {SETTINGS: settings, LAST_LOOK: self._last_look}
+        self._write(CHECKPOINT, pack(state | about), keep)
         self._newest_is_good = True
 
     @cached_property

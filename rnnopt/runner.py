@@ -67,6 +67,7 @@ def run(
     _check_resumable(config, folder.read_config(), given)
     with folder.locked():
         if folder.is_over():
+            folder.read_records()  # or what is wrong with them
             return folder.read_result()
         try:
             training = build_training(folder.read_config())

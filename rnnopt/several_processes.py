@@ -78,8 +78,19 @@ def joined(device: str) -> Iterator[None]:
         elif not _says(store, str(error)):
             raise OfOne(str(error)) from error
         raise
+    except RuntimeError as error:
+        if not _lost_another(error):
+            raise
+        raise OfOne("another process has ended; the run goes on from its checkpoint.") from error
     finally:
         distributed.destroy_process_group()
+
+
+def _lost_another(error: RuntimeError) -> bool:
+    """Whether it is what waiting for a process that is gone ends with."""
+    words = ("connection closed", "connection reset", "broken pipe", "nccl communicator")
+    said = str(error).lower()
+    return isinstance(error, distributed.DistError) or any(word in said for word in words)
 
 
 def _says(store: distributed.Store, sentence: str) -> bool:

@@ -7,10 +7,12 @@ traceback, 130 interrupted. The figures in a report are promised in test_report.
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -632,9 +634,51 @@ def test_compare_resumes_what_is_missing_or_unfinished(command, workplace, compa
     assert {path: path.stat().st_mtime_ns for path in times} == times
 
 
+def test_compare_resumes_with_what_it_was_asked_for(command, workplace, compared):
+    out = copy_of(compared, workplace / "c")
+    shutil.rmtree(next(path.parent for path in out.rglob("config.json")))
+    code, printed, _ = command("compare", "--out", out, "--resume", "--workers", "1")
+    assert code == 0
+    assert "2 out of budget" in printed
+    for path in compared.rglob("config.json"):
+        assert_same_run(out / path.parent.relative_to(compared), path.parent)
+    code, printed, _ = command("compare", "--out", out, "--resume", "--seeds", "3", "--json")
+    assert (code, [run["seed"] for run in json.loads(printed)["runs"]]) == (0, [3, 3])
+    result = command("compare", "--out", out, "--resume", "--budget", "9evaluations")
+    assert_refused(result, "begun with --budget", "cannot go on with 9evaluations")
+
+
+@pytest.mark.parametrize(
+    "content", ['{"shared": 3}', '{"shared": {}, "optimizers": "adam"}', "[]", "{"]
+)
+def test_what_a_comparison_was_asked_for_is_checked(command, workplace, compared, content):
+    out = copy_of(compared, workplace / "c")
+    (out / "comparison.json").write_text(content)
+    assert_refused(command("compare", "--out", out, "--resume"), "comparison.json")
+
+
+def test_compare_does_not_resume_what_is_not_there(command, workplace):
+    assert_refused(command("compare", "--out", "none", "--resume"), "no comparison to go on with")
+    assert not (workplace / "none").exists()
+
+
+@pytest.mark.parametrize("policy", ["stop", "skip"])
+def test_compare_says_which_runs_diverged(command, workplace, policy):
+    settings = ["--task", "digits-rows", "--model", "rnn-relu", "--budget", "40evaluations"]
+    named = ["--optimizers", "sgd:lr=1e38", "adam", "--seeds", "0", "--on-nonfinite", policy]
+    code, printed, error = command("compare", *settings, *named, "--out", "d", "--json")
+    assert code == 1
+    assert json.loads(printed)["diverged"] == [str(Path("d/sgd_lr=1e38/seed-0"))]
+    met = " (21 steps were not finite)" if policy == "skip" else ""
+    assert f"diverged: d/sgd_lr=1e38/seed-0{met}" in error
+
+
 def test_compare_does_not_resume_with_other_settings(command, compared):
     settings = [*TINY, "--optimizers", *PAIR, "--seeds", "0", "3", "--out", compared, "--resume"]
-    assert_refused(command("compare", *settings, "--layers", "2"), "other settings")
+    refused = command("compare", *settings, "--layers", "2")
+    assert_refused(refused, "begun with --layers None", "cannot go on with 2")
+    (compared / "comparison.json").unlink()  # as versions before left it
+    assert_refused(command("compare", *settings, "--layers", "2"), "other settings (layers=None)")
 
 
 def test_compare_tells_which_run_failed_and_reports_the_others(command, workplace):

@@ -19,6 +19,7 @@ from rnnopt.exporting.formats import ENDINGS
 from rnnopt.exporting.plain_model import PlainModel
 from rnnopt.layers.sequence_model import SequenceModel
 from rnnopt.prediction import Trained
+from rnnopt.run_folder import RunFolder
 from rnnopt.runner import run
 from rnnopt.tasks import from_arrays
 from rnnopt.tasks.series import pad
@@ -241,6 +242,7 @@ def test_a_run_on_a_task_on_board_can_be_exported(tmp_path, command):
 
 def test_a_run_that_is_not_over_is_refused(run_folder, command):
     (run_folder / "best.pt").unlink()
+    RunFolder(run_folder).write_result({"status": "interrupted"})
     code, _, error = command("export", run_folder)
     assert code == 2
     assert "must hold a run that is over" in error

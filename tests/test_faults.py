@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from same_runs import what_came
+from same_runs import assert_equal_states, what_came
 
 from rnnopt.checksums import pack
 from rnnopt.config import RunConfig
@@ -438,10 +438,46 @@ def test_a_folder_that_another_process_begins_a_run_in_is_left_alone(tmp_path):
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["lock"]
 
 
+def test_a_run_whose_best_weights_are_gone_has_those_of_its_checkpoint(whole, tmp_path, caplog):
+    path = shutil.copytree(whole, tmp_path / "run")
+    expected = RunFolder(path).read_weights()
+    (path / "best.pt").unlink()
+    assert_equal_states(RunFolder(path).read_weights(), expected)
+    assert "the weights are taken from checkpoint.pt" in caplog.text
+    (path / "checkpoint.pt").unlink()
+    with pytest.raises(UserError, match=r"best\.pt is not a readable checkpoint"):
+        RunFolder(path).read_weights()
+
+
+def test_metrics_without_a_checkpoint_are_not_begun_anew(halfway, tmp_path):
+    path = shutil.copytree(halfway, tmp_path / "run")
+    before = (path / "metrics.jsonl").read_bytes()
+    for name in CHECKPOINTS:
+        (path / name).unlink()
+    with pytest.raises(UserError, match=r"must have checkpoint\.pt, .* has 3 lines, got none"):
+        run(CONFIG, path, resume=True)
+    assert (path / "metrics.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize("over", [True, False])
+def test_a_line_of_metrics_that_is_gone_is_missed_wherever_it_was(whole, over, tmp_path):
+    path = shutil.copytree(whole, tmp_path / "run")
+    lines = (path / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (path / "metrics.jsonl").write_text("".join(lines[:1] + lines[2:]))
+    if over:
+        with pytest.raises(UserError, match=r"metrics\.jsonl, cut short, must have 5 lines, got 4"):
+            run(CONFIG, path, resume=True)
+        return
+    # The four lines are as many as the checkpoint before had, but not those.
+    (path / "result.json").unlink()
+    with pytest.raises(UserError, match=r"cut short.*line 4 must be of 9 evaluations, got 12"):
+        run(CONFIG, path, resume=True)
+
+
 def test_a_comparison_that_another_process_works_on_is_refused(tmp_path, command):
     given = ["--task", "counting", "--budget", "2evaluations", "--out", tmp_path / "c"]
     with RunFolder(tmp_path / "c").locked():
-        code, _, error = command("compare", *given, "--resume")
+        code, _, error = command("compare", *given)
     assert code == 2
     assert "in use by another process" in " ".join(error.split())
 

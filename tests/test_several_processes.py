@@ -108,6 +108,7 @@ def test_after_a_process_was_killed_the_restarted_ones_reach_the_same_end(of_two
     code, printed = ended(process)
     assert code == 0, printed
     assert "SIGKILL" in printed or "exitcode: -9" in printed
+    assert "gloo" not in printed  # in what the other process says, if it has time to
     undisturbed = of_two("frank-wolfe")
     assert curves(out) == curves(undisturbed.path)
     same = [RunFolder(out).read_weights(), undisturbed.read_weights()]
@@ -152,6 +153,18 @@ def test_the_first_process_says_what_all_meet_and_another_what_it_meets_alone(mo
     store.set(several_processes.SAID, "a file is missing.")
     assert several_processes._says(store, "a file is missing.")
     assert not several_processes._says(store, "another is.")
+
+
+@pytest.mark.parametrize(
+    ("error", "lost"),
+    [
+        (RuntimeError("[gloo/transport/tcp/pair.cc] Connection closed by peer"), True),
+        (torch.distributed.DistNetworkError("the store is gone"), True),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+    ],
+)
+def test_a_process_that_is_left_alone_knows_it(error, lost):
+    assert several_processes._lost_another(error) == lost
 
 
 @pytest.mark.parametrize(

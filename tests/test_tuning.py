@@ -132,11 +132,8 @@ def test_a_tuned_comparison_goes_on_with_what_is_missing(compared, command):
     assert without_clock((gone / "metrics.jsonl").read_text()) == without_clock(before)
 
 
-def test_other_tuning_settings_are_not_resumed(compared, command):
+def test_a_tuned_comparison_is_not_begun_again(compared, command):
     settings = [*TINY, "--optimizers", *PAIR, "--seeds", "0", "1", "--out", compared]
-    code, _, error = command("compare", *settings, "--tune", 3, "--resume")
-    assert code == 2
-    assert "other settings" in error
     code, _, error = command("compare", *settings, "--tune", 3)
     assert code == 2
     assert "already holds runs" in error

@@ -9,6 +9,7 @@ from rich.table import Table
 from rnnopt import comparison, tuning
 from rnnopt import run_folder as folders
 from rnnopt.commands.comparing import Asked, Done, Work, check
+from rnnopt.commands.comparison_file import as_begun, keep
 from rnnopt.commands.names_in_tables import Name, column_of
 from rnnopt.commands.printing import announce
 from rnnopt.commands.report import show_report
@@ -21,6 +22,7 @@ from rnnopt.terminal import (
     complain,
     console,
     for_script,
+    given,
     new_folder,
     processors,
     progress_bars,
@@ -59,7 +61,8 @@ def compare(
         out: folder of the comparison; unset means a new one below runs/.
         workers: processes at once; 0 means one a processor. Runs side by side slow each other, so
             take 1 where the seconds matter.
-        resume: continue a comparison that was interrupted in --out.
+        resume: continue the comparison in --out with what it was asked for; --optimizers and
+            --seeds may be others.
         storage: database for workers on many machines, such as
             postgresql://user@machine/database: run the same command on each. Needs --out, whose
             name is the comparison's in the database; goes on where it stands, without --resume.
@@ -71,7 +74,7 @@ def compare(
     Examples:
         rnnopt compare --task digits-pixels --optimizers adam frank-wolfe muon:lr=0.01
         rnnopt compare --optimizers adam sgd --tune 5 --out runs/tuned
-        rnnopt compare --optimizers adam sgd --tune 5 --out runs/tuned --resume
+        rnnopt compare --out runs/tuned --resume
     """
     if storage is not None and out is None:
         raise UserError("--storage needs the comparison's folder: give --out.")
@@ -79,6 +82,8 @@ def compare(
     check(seeds, tune, tune_budget, out, workers, resume)
     out = out or new_folder(f"compare-{parse(shared.task)[0]}")
     asked = Asked(shared, list(optimizers), list(seeds), tune, tune_budget, out, resume)
+    if resume and storage is None:
+        asked = as_begun(asked, given)
     silent = quiet or as_json
     console.quiet = as_json
     jobs, candidates = asked.plan(lambda task: announce(task, silent))
@@ -89,13 +94,17 @@ def compare(
         comparison.interruptible() as stop,
         progress_bars(silent) as bars,
     ):
-        work = Work(bars, workers or max(1, processors() // shared.threads), stop, crew)
+        keep(asked)
+        count = workers or max(1, processors() // asked.shared.threads)
+        work = Work(bars, count, stop, crew)
         done = asked.train(jobs, candidates, work)
     with crew.turn():
-        return _tell(done, out, stop.is_set(), quiet, as_json)
+        return _tell(done, out, stop.is_set(), quiet, as_json, storage is not None)
 
 
-def _tell(done: Done, out: Path, interrupted: bool, quiet: bool, as_json: bool) -> int:
+def _tell(
+    done: Done, out: Path, interrupted: bool, quiet: bool, as_json: bool, shared_by_many: bool
+) -> int:
     """Prints what came out, writes the report; the exit code."""
     for failure in done.failures:
         complain(f"failed: {failure}")
@@ -104,15 +113,36 @@ def _tell(done: Done, out: Path, interrupted: bool, quiet: bool, as_json: bool) 
     begun = [job.path for job in done.jobs if (job.path / "config.json").exists()]
     if begun:
         show_report(begun, out, quiet)
+    diverged = _say_what_was_not_finite(begun)
     if as_json:
         runs = [{"folder": path, **_summary(path)} for path in begun]
         status = "interrupted" if interrupted else "over"
-        found = {"tuned": [tuning.facts(one) for one in done.tuned], "failures": done.failures}
+        found = {
+            "tuned": [tuning.facts(one) for one in done.tuned],
+            "failures": done.failures,
+            "diverged": diverged,
+        }
         for_script({"status": status, "folder": out, "runs": runs, **found})
     if interrupted:
-        console.print(f"interrupted; the same command with --out {out} --resume continues it.")
+        how = f"rnnopt compare --out {out} --resume" if not shared_by_many else "the same command"
+        console.print(f"interrupted; {how} continues it.", highlight=False, soft_wrap=True)
         return 130
-    return 1 if done.failures else 0
+    return 1 if done.failures or diverged else 0
+
+
+def _say_what_was_not_finite(runs: list[Path]) -> list[Path]:
+    """Says which runs met numbers that are not finite; those that have diverged."""
+    diverged = []
+    for path in runs:
+        result = folders.RunFolder.open(path).read_result()
+        count = result.get("nonfinite", 0)
+        met = f"{count} steps were not finite" if count else ""
+        if result["status"] == "diverged":
+            diverged.append(path)
+            complain(f"diverged: {path}{met and f' ({met})'}")
+        elif met:
+            complain(f"{path}: {met}")
+    return diverged
 
 
 def _summary(path: Path) -> dict[str, Any]:

@@ -1,0 +1,61 @@
+"""What a comparison was asked for, kept in its folder for --resume."""
+
+from collections.abc import Collection
+from dataclasses import asdict, fields, replace
+from typing import Any
+
+from rnnopt.commands.comparing import Asked
+from rnnopt.config import SharedConfig, has_type
+from rnnopt.errors import UserError
+from rnnopt.errors import option as as_option
+from rnnopt.files import read_json, write_json
+
+NAME = "comparison.json"
+# What may be other than before, with its type.
+CHOICES: dict[str, Any] = {
+    "optimizers": list[str], "seeds": list[int], "tune": int | None, "tune_budget": str | None,
+}  # fmt: skip
+
+
+def keep(asked: Asked) -> None:
+    """Writes what was asked for into the folder."""
+    content = {"shared": asdict(asked.shared), **{name: getattr(asked, name) for name in CHOICES}}
+    try:
+        write_json(asked.out / NAME, content)
+    except OSError as error:
+        raise UserError(f"cannot write {asked.out / NAME}: {error.strerror}.") from error
+
+
+def as_begun(asked: Asked, given: Collection[str]) -> Asked:
+    """What is asked for, and where nothing was said what the folder was begun with.
+
+    Args:
+        asked: of a command with --resume.
+        given: names of the options that were said.
+
+    Raises:
+        UserError: there is nothing to resume, or with other settings.
+    """
+    path = asked.out / NAME
+    if not path.exists():
+        if not any(asked.out.glob("*/seed-*/config.json")):
+            raise UserError(f"{asked.out} holds no comparison to go on with: leave out --resume.")
+        return asked  # begun by a version that did not write it
+    saved = read_json(path)
+    try:
+        begun = SharedConfig.from_dict(saved.pop("shared"))
+        chosen: dict[str, Any] = {name: saved[name] for name in CHOICES}
+        for name, value in chosen.items():
+            if not has_type(value, CHOICES[name]):
+                raise UserError(f"{name} must be {CHOICES[name]}, got {value!r}.")
+    except (KeyError, TypeError, AttributeError, UserError) as error:
+        raise UserError(f"{path} is not what a comparison was asked for: {error}") from error
+    for field in fields(SharedConfig):
+        now, before = getattr(asked.shared, field.name), getattr(begun, field.name)
+        if field.name in given and now != before:
+            raise UserError(
+                f"the comparison in {asked.out} was begun with {as_option(field.name)} {before}, it"
+                f" cannot go on with {now}: choose another --out."
+            )
+    chosen = {name: value for name, value in chosen.items() if name not in given}
+    return replace(asked, shared=begun, **chosen)
