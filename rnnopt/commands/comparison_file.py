@@ -21,6 +21,7 @@ def keep(asked: Asked) -> None:
     """Writes what was asked for into the folder."""
     content = {"shared": asdict(asked.shared), **{name: getattr(asked, name) for name in CHOICES}}
     try:
+        asked.out.mkdir(parents=True, exist_ok=True)
         write_json(asked.out / NAME, content)
     except OSError as error:
         raise UserError(f"cannot write {asked.out / NAME}: {error.strerror}.") from error
