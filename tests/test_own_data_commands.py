@@ -201,6 +201,20 @@ def test_inspect_draws_whatever_there_is(command, kind):
     assert ("19 (2.11%) in 2 series" in out) == (kind == "gaps")
 
 
+@pytest.mark.parametrize("file", ["train.csv", "arrays.v1", "waves_TRAIN.csv"])
+def test_inspect_names_the_picture_after_the_file(waves, command, file):
+    if file == "arrays.v1":
+        Path(file).mkdir()
+        np.save(Path(file, "X.npy"), np.random.default_rng(0).normal(size=(20, 5, 1)))
+        np.save(Path(file, "y.npy"), np.arange(20) % 2)
+    else:
+        Path("waves.csv").rename(file)
+    code, out, error = command("inspect", file)
+    picture = f"{file.removesuffix('.csv')}.png"
+    assert (code, error, out.splitlines()[-1]) == (0, "", f"wrote {picture}")
+    assert Path(picture).exists()
+
+
 def test_inspect_refuses_what_it_cannot_write(waves, command):
     code, _, error = command("inspect", "waves.csv", "--out", "a.doc")
     assert code == 2
