@@ -32,14 +32,14 @@ from rnnopt.sweeps.command import sweep
 from rnnopt.terminal import complain, console, download_bar, for_script, given, say
 
 
-def completion(shell: Annotated[Literal["bash", "zsh", "tcsh"], tyro.conf.Positional]) -> int:
+def completion(shell: Annotated[Literal["bash", "zsh"], tyro.conf.Positional]) -> int:
     """Print what makes a shell complete verbs and options.
 
     For bash, the first of the examples belongs into ~/.bashrc; for zsh, the second is done once,
     with ~/.zfunc in fpath before compinit.
 
     Args:
-        shell: bash, zsh or tcsh.
+        shell: bash or zsh.
 
     Examples:
         eval "$(rnnopt completion bash)"

@@ -204,10 +204,10 @@ def test_zsh_completes_verbs_options_names_and_files():
     assert list(map(sorted, found)) == [*map(sorted, LINES.values()), ["files"]]
 
 
-def test_completion_of_an_unknown_shell_is_refused(command):
-    code, _, error = command("completion", "powershell")
-    assert code == 2
-    assert "bash" in error
+@pytest.mark.parametrize("shell", ["tcsh", "fish"])
+def test_completion_of_an_unknown_shell_is_refused(command, shell):
+    refused = command("completion", shell)
+    assert refused == (2, "", f"rnnopt: shell must be one of bash, zsh, got {shell!r}.\n")
 
 
 # -- Ctrl-C at once -------------------------------------------------------------------------------

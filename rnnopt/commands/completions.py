@@ -17,7 +17,7 @@ def mended(script: str) -> str:
     """The script that offers names where a name is wanted, and files where it knows nothing.
 
     Args:
-        script: that tyro prints for bash or zsh; of another shell little is changed.
+        script: that tyro prints for bash or zsh.
     """
     script = re.sub(r"'None', |, 'None'", "", script)  # unset, which nobody can write
     for option, names in NAMES.items():
