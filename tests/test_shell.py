@@ -19,6 +19,7 @@ from rnnopt.command_line import VERBS
 from rnnopt.commands.arguments import read
 from rnnopt.commands.option_groups import GROUPS
 from rnnopt.config import MODELS, RunConfig
+from rnnopt.docstrings import summary_of
 from rnnopt.optimizers.by_name import OPTIMIZERS
 from rnnopt.run_folder import RunFolder
 from rnnopt.tasks import TASKS
@@ -46,6 +47,14 @@ def test_help_has_one_line_a_verb(command):
     assert all(len(line.split()) > 5 for line in lines)
 
 
+def test_help_fits_a_small_terminal(command, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    lines = command("--help")[1].splitlines()
+    assert max(map(len, lines)) <= 60
+    text = " ".join(" ".join(lines).split())
+    assert all(f"• {name} {summary_of(verb)}" in text for name, verb in VERBS.items())
+
+
 @pytest.mark.parametrize("verb", VERBS)
 def test_help_of_every_verb_says_something_of_every_option(command, monkeypatch, verb):
     monkeypatch.setenv("COLUMNS", "100")
@@ -70,6 +79,8 @@ def test_help_fits_a_small_terminal_and_ends_with_commands_that_work(command, mo
     out = command(verb, "--help")[1]
     assert max(map(len, out.splitlines())) <= 80
     assert "default: None" not in out
+    assert "default: )" not in out
+    assert "[[" not in out.partition("─ options ─")[0]
     examples = out.partition("\nfor example\n")[2].splitlines()
     assert 2 <= len(examples) <= 3
     for line in examples:
