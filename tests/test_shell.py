@@ -170,6 +170,12 @@ LINES = {  # what is written, and what completes it
     "rnnopt train --model ls": ["lstm"],
     "rnnopt compare --optimizers adam nad": ["nadam"],
     "rnnopt diagnose --task har": ["har2", "har6"],
+    "rnnopt list fr": ["frank-wolfe", "frank-wolfe-long"],
+    "rnnopt list --json digits": ["digits-rows", "digits-pixels"],
+    "rnnopt reproduce frank-wolfe/table-3": ["frank-wolfe/table-3"],
+    "rnnopt reproduce --form quick li": ["list"],
+    "rnnopt completion ": ["bash", "zsh", "-h", "--help"],
+    "rnnopt compare --optimizers adam --se": ["--seeds"],
 }
 
 
