@@ -179,7 +179,14 @@ def test_a_config_of_data_checks_its_choices():
 def test_inspect_prints_a_table_and_draws(waves, command):
     code, out, _ = command("inspect", "waves.csv")
     assert code == 0
-    for words in ("60", "12, all alike", "fall: 30 (50%)", "deviation", "wrote waves.png"):
+    for words in (
+        "60",
+        "12, all alike",
+        "fall: 30 (50%)",
+        "deviation",
+        "right in 50.0 %",
+        "wrote waves.png",
+    ):
         assert words in out
     assert Path("waves.png").read_bytes()[:4] == b"\x89PNG"
 
