@@ -66,7 +66,7 @@ class ADMM:
         lr: length of the weights' step along the multipliers, of variant "exact"; 1/ρ would end at
             the minimiser of the weights' block. The other variants look at nothing but whether it
             is zero: then, as in all, a step moves nothing.
-        variant: "exact", the trajectory and then the weights take one step each, on every minibatch;
+        variant: "exact", the trajectory and then the weights take one step each, every minibatch;
             "blocks", each block of the trajectory and of the weights is minimised in turn; "paper",
             the same order with the paper's linearised updates.
         proximal_weight: r, which holds the weights where the data say nothing; None is 0.1,
