@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable
 from io import TextIOWrapper
+from textwrap import TextWrapper, fill
 from typing import Annotated, Literal
 
 import tyro
@@ -26,20 +27,21 @@ from rnnopt.commands import (
     train,
 )
 from rnnopt.commands.arguments import names_of, read
+from rnnopt.docstrings import summary_of
 from rnnopt.errors import UserError, unknown_name
 from rnnopt.layers.kernels import cpu
 from rnnopt.sweeps.command import sweep
 from rnnopt.terminal import complain, console, download_bar, for_script, given, say
 
 
-def completion(shell: Annotated[Literal["bash", "zsh", "tcsh"], tyro.conf.Positional]) -> int:
+def completion(shell: Annotated[Literal["bash", "zsh"], tyro.conf.Positional]) -> int:
     """Print what makes a shell complete verbs and options.
 
     For bash, the first of the examples belongs into ~/.bashrc; for zsh, the second is done once,
     with ~/.zfunc in fpath before compinit.
 
     Args:
-        shell: bash, zsh or tcsh.
+        shell: bash or zsh.
 
     Examples:
         eval "$(rnnopt completion bash)"
@@ -63,6 +65,9 @@ VERBS: dict[str, Callable[..., int]] = {
     "export": export_run,
     "completion": completion,
 }
+
+
+MORE = "`rnnopt VERB --help` says more of a verb, `rnnopt --version` which rnnopt it is."
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -133,6 +138,8 @@ def _print_help() -> None:
     say("usage: rnnopt VERB [OPTIONS]\n")
     say("Train recurrent networks where ordinary training struggles.\n")
     width = max(map(len, VERBS))
+    wrapped = TextWrapper(console.width, subsequent_indent=" " * (width + 6))
     for name, verb in VERBS.items():
-        say(f"  • {name:{width}}  {(verb.__doc__ or '').partition(chr(10))[0]}")
-    say("\n`rnnopt VERB --help` says more of a verb, `rnnopt --version` which rnnopt it is.")
+        say(wrapped.fill(f"  • {name:{width}}  {summary_of(verb)}"))
+    say("")
+    say(fill(MORE, console.width))

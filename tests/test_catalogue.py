@@ -5,6 +5,7 @@ That the names are all listed is promised in test_command_line.py.
 
 import inspect
 import json
+import re
 
 import pytest
 
@@ -39,6 +40,9 @@ def test_every_name_has_explained_options_and_commands_that_can_be_read(name):
         assert "default:" not in option.sentence
         assert "as in `" not in option.sentence
         assert option.default is not inspect.Parameter.empty
+    # Each option is told on its own: it stands alone in the table.
+    assert len({option.sentence for option in entry.options}) == len(entry.options)
+    assert not [o for o in entry.options if re.search(r"see the module|as all that", o.text)]
     assert entry.examples
     for line in entry.examples:
         assert read(line.split()[1:], VERBS)
@@ -73,6 +77,14 @@ def test_a_task_tells_its_sizes_and_where_its_data_come_from(command):
     for words in ("steps", "64", "accuracy", "target", "0.9", "scikit-learn", "397"):
         assert words in out
     assert set(SOURCES) == set(TASKS)
+
+
+@pytest.mark.parametrize(
+    ("name", "headings"), [("lstm", ["setting", "value"]), ("adding", ["what", "found"])]
+)
+def test_settings_of_a_model_are_called_so(command, name, headings):
+    out = command("list", name)[1]
+    assert re.search(r"^┃ (\S+) +┃ (\S+) +┃$", out, re.MULTILINE).groups() == tuple(headings)
 
 
 def test_nothing_is_downloaded_to_tell_of_a_task(monkeypatch):

@@ -21,6 +21,7 @@ from same_runs import assert_same_run, records_of
 import rnnopt
 from rnnopt import building, doctor, runner
 from rnnopt.command_line import main
+from rnnopt.commands.train import again
 from rnnopt.config import MODELS
 from rnnopt.layers.kernels import cpu
 from rnnopt.optimizers.by_name import OPTIMIZERS
@@ -549,13 +550,29 @@ def test_an_interrupted_run_says_so_and_goes_on_bit_for_bit(command, workplace, 
         process.send_signal(signal.SIGINT)
         out, error = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert out.splitlines() == ["status interrupted", "run folder run"]
+    *lines, advice = out.splitlines()
+    assert lines == ["status interrupted", "run folder run"]
+    assert advice == "interrupted; rnnopt train --out run --resume continues it."
     assert error == ""
     result = RunFolder.open(workplace / "run").read_result()
     assert result["status"] == "interrupted"
     assert 50 <= result["evaluations"] < 1000
-    assert command("train", "--out", "run", "--resume", "--quiet")[0] == 0
+    assert command(*advice.split()[2:-2], "--quiet")[0] == 0
     assert_same_run(workplace / "run", whole)
+
+
+@pytest.mark.parametrize(
+    ("processes", "log", "words"),
+    [
+        ("1", (), "rnnopt train --out 'my run' --resume"),
+        ("1", ("tensorboard",), "rnnopt train --out 'my run' --resume --log tensorboard"),
+        ("2", (), "the same torchrun with --out 'my run' --resume"),
+    ],
+)
+def test_what_goes_on_with_an_interrupted_run_is_written_out(monkeypatch, processes, log, words):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
+    monkeypatch.setenv("WORLD_SIZE", processes)
+    assert again(Path("my run"), log) == words
 
 
 # -- compare and report ---------------------------------------------------------------------------

@@ -179,7 +179,14 @@ def test_a_config_of_data_checks_its_choices():
 def test_inspect_prints_a_table_and_draws(waves, command):
     code, out, _ = command("inspect", "waves.csv")
     assert code == 0
-    for words in ("60", "12, all alike", "fall: 30 (50%)", "deviation", "wrote waves.png"):
+    for words in (
+        "60",
+        "12, all alike",
+        "fall: 30 (50%)",
+        "deviation",
+        "right in 50.0 %",
+        "wrote waves.png",
+    ):
         assert words in out
     assert Path("waves.png").read_bytes()[:4] == b"\x89PNG"
 
@@ -199,6 +206,20 @@ def test_inspect_draws_whatever_there_is(command, kind):
     assert code == 0, error
     assert "wrote pictures/a.svg" in out
     assert ("19 (2.11%) in 2 series" in out) == (kind == "gaps")
+
+
+@pytest.mark.parametrize("file", ["train.csv", "arrays.v1", "waves_TRAIN.csv"])
+def test_inspect_names_the_picture_after_the_file(waves, command, file):
+    if file == "arrays.v1":
+        Path(file).mkdir()
+        np.save(Path(file, "X.npy"), np.random.default_rng(0).normal(size=(20, 5, 1)))
+        np.save(Path(file, "y.npy"), np.arange(20) % 2)
+    else:
+        Path("waves.csv").rename(file)
+    code, out, error = command("inspect", file)
+    picture = f"{file.removesuffix('.csv')}.png"
+    assert (code, error, out.splitlines()[-1]) == (0, "", f"wrote {picture}")
+    assert Path(picture).exists()
 
 
 def test_inspect_refuses_what_it_cannot_write(waves, command):

@@ -19,6 +19,7 @@ from rnnopt.command_line import VERBS
 from rnnopt.commands.arguments import read
 from rnnopt.commands.option_groups import GROUPS
 from rnnopt.config import MODELS, RunConfig
+from rnnopt.docstrings import summary_of
 from rnnopt.optimizers.by_name import OPTIMIZERS
 from rnnopt.run_folder import RunFolder
 from rnnopt.tasks import TASKS
@@ -46,6 +47,14 @@ def test_help_has_one_line_a_verb(command):
     assert all(len(line.split()) > 5 for line in lines)
 
 
+def test_help_fits_a_small_terminal(command, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    lines = command("--help")[1].splitlines()
+    assert max(map(len, lines)) <= 60
+    text = " ".join(" ".join(lines).split())
+    assert all(f"• {name} {summary_of(verb)}" in text for name, verb in VERBS.items())
+
+
 @pytest.mark.parametrize("verb", VERBS)
 def test_help_of_every_verb_says_something_of_every_option(command, monkeypatch, verb):
     monkeypatch.setenv("COLUMNS", "100")
@@ -70,6 +79,8 @@ def test_help_fits_a_small_terminal_and_ends_with_commands_that_work(command, mo
     out = command(verb, "--help")[1]
     assert max(map(len, out.splitlines())) <= 80
     assert "default: None" not in out
+    assert "default: )" not in out
+    assert "[[" not in out.partition("─ options ─")[0]
     examples = out.partition("\nfor example\n")[2].splitlines()
     assert 2 <= len(examples) <= 3
     for line in examples:
@@ -127,8 +138,10 @@ def test_a_misspelt_option_brings_the_nearest(command, workplace, arguments, nea
             " 'cosin'. Did you mean 'cosine'?",
         ),
         (["train", "--layout", "tall"], "--layout must be one of long, wide, got 'tall'."),
-        (["train", "more"], "rnnopt train does not know what to do with 'more'."),
-        (["predict"], "rnnopt predict needs RUN and --data: `rnnopt predict --help` says more."),
+        (["train", "more"], "train does not know what to do with 'more'."),
+        (["predict"], "predict needs RUN and --data: `rnnopt predict --help` says more."),
+        (["list", "adam", "sgd"], "list does not know what to do with 'sgd'."),
+        (["inspect"], "inspect needs FILE: `rnnopt inspect --help` says more."),
         (["--json"], "a verb comes first, rnnopt VERB [OPTIONS], got '--json'."),
         (["train", "--lr", "1", "--lr=2"], "--lr must be given once, got it 2 times."),
         (["train", "--resume", "--no-resume"], "--resume must be given once, got it 2 times."),
@@ -157,6 +170,12 @@ LINES = {  # what is written, and what completes it
     "rnnopt train --model ls": ["lstm"],
     "rnnopt compare --optimizers adam nad": ["nadam"],
     "rnnopt diagnose --task har": ["har2", "har6"],
+    "rnnopt list fr": ["frank-wolfe", "frank-wolfe-long"],
+    "rnnopt list --json digits": ["digits-rows", "digits-pixels"],
+    "rnnopt reproduce frank-wolfe/table-3": ["frank-wolfe/table-3"],
+    "rnnopt reproduce --form quick li": ["list"],
+    "rnnopt completion ": ["bash", "zsh", "-h", "--help"],
+    "rnnopt compare --optimizers adam --se": ["--seeds"],
 }
 
 
@@ -204,10 +223,10 @@ def test_zsh_completes_verbs_options_names_and_files():
     assert list(map(sorted, found)) == [*map(sorted, LINES.values()), ["files"]]
 
 
-def test_completion_of_an_unknown_shell_is_refused(command):
-    code, _, error = command("completion", "powershell")
-    assert code == 2
-    assert "bash" in error
+@pytest.mark.parametrize("shell", ["tcsh", "fish"])
+def test_completion_of_an_unknown_shell_is_refused(command, shell):
+    refused = command("completion", shell)
+    assert refused == (2, "", f"rnnopt: shell must be one of bash, zsh, got {shell!r}.\n")
 
 
 # -- Ctrl-C at once -------------------------------------------------------------------------------

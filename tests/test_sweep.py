@@ -24,6 +24,7 @@ from rnnopt.command_line import main
 from rnnopt.config import RunConfig
 from rnnopt.errors import UserError
 from rnnopt.run_folder import RunFolder
+from rnnopt.sweeps import command as sweeping
 from rnnopt.sweeps import results, worker
 from rnnopt.sweeps.spaces import Choices, Range
 from rnnopt.sweeps.study import Sweep, address, begin, counted, put_back_running
@@ -284,6 +285,11 @@ def test_the_command_sweeps_and_shows_the_best(command, workplace):
     assert code == 0
     assert "counting:length=3, adam: 2 complete trials" in out
     assert "wrote runs/sweep-counting-adam/slices.png" in out
+
+
+def test_the_table_of_a_sweep_without_trials_says_so(plan, capsys):
+    sweeping._show(plan, begin(plan), [], quiet=False)
+    assert "counting:length=3, adam: 0 trials" in capsys.readouterr().out
 
 
 def test_a_sweep_of_own_data_says_what_it_read_and_gives_a_command_that_runs(command, workplace):

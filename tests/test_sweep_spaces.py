@@ -9,6 +9,7 @@ from rnnopt.building import build_training, resolve
 from rnnopt.config import RunConfig
 from rnnopt.errors import UserError
 from rnnopt.optimizers.by_name import OPTIMIZERS
+from rnnopt.specification import INTERNAL
 from rnnopt.sweeps.spaces import SPACES, Choices, Range, configure, parse_range, space_of
 from rnnopt.tasks import build_task
 
@@ -92,6 +93,12 @@ def test_a_range_that_cannot_be_read_is_refused_by_its_text(text):
         parse_range(text)
 
 
+@pytest.mark.parametrize("text", ["lr=1..0", "lr=1..1"])
+def test_a_range_that_ends_where_it_should_begin_is_told_so(text):
+    with pytest.raises(UserError, match=f"^a range must begin below its end, .* got '{text}'"):
+        parse_range(text)
+
+
 def test_ranges_take_the_place_of_the_optimizers_own_or_are_added():
     space = space_of(RunConfig(optimizer="adam"), ["lr=1..2", "hidden=8,16", "eps=1e-8..1e-4:log"])
     assert space["lr"] == Range(1, 2)
@@ -115,6 +122,16 @@ def test_a_range_that_does_not_go_is_refused(ranges, words):
         space_of(RunConfig(optimizer="adam:clip=1"), ranges)
     for word in words:
         assert word in str(raised.value)
+
+
+@pytest.mark.parametrize("optimizer", ["frank-wolfe", "adam"])
+@pytest.mark.parametrize("name", ["nothing", "process_group", "maximize"])
+def test_options_that_no_user_sets_are_neither_varied_nor_offered(optimizer, name):
+    with pytest.raises(UserError) as raised:
+        space_of(RunConfig(optimizer=optimizer), [f"{name}=1..2"])
+    offered = str(raised.value).partition("must be one of ")[2]
+    assert "weight_decay" in offered
+    assert not [one for one in INTERNAL if one in offered]
 
 
 def test_a_sweep_of_nothing_is_refused():

@@ -66,11 +66,13 @@ class ADMM:
         lr: length of the weights' step along the multipliers, of variant "exact"; 1/ρ would end at
             the minimiser of the weights' block. The other variants look at nothing but whether it
             is zero: then, as in all, a step moves nothing.
-        variant: "exact", "blocks" or "paper"; see the module.
+        variant: "exact", the trajectory and then the weights take one step each, every minibatch;
+            "blocks", each block of the trajectory and of the weights is minimised in turn; "paper",
+            the same order with the paper's linearised updates.
         proximal_weight: r, which holds the weights where the data say nothing; None is 0.1,
-            against the mean over samples of Σ_t M_tᵀM_t for "exact", times the batch for "blocks".
-            "paper": the paper's r, times the batch for weights; None takes for each block the least
-            that cannot raise the Lagrangian.
+            against the mean over samples of Σ_t M_tᵀM_t for "exact", times the batch for "blocks";
+            for "paper" the paper's r, times the batch for weights, and None takes for each block
+            the least that cannot raise the Lagrangian.
         penalty: "exact": ρ; from twice the largest weight of a sample on, the minimiser over o is
             found ten times as fast.
         max_change: "exact": trust region; the most by which a step may change pre-activations and
@@ -80,19 +82,22 @@ class ADMM:
         limit: "exact": how many times the length of the farthest possible minimiser the change of
             a sample's trajectory may have.
         sweeps: "blocks", "paper": iterations a step.
-        penalty_a, penalty_s, penalty_o: "blocks", "paper", as all that follow: ρ1, ρ2, ρ3, of the
-            equations of a_T, s_T, o_T.
-        inner_penalty: ν, the penalty of all equations at t < T.
-        multipliers: "last" step, as in the paper, or "all" steps; they start at zero on each new
-            minibatch, so that they act only with keep_batch or sweeps > 1.
+        penalty_a: "blocks", "paper": ρ1, the penalty of the equation of a_T, the pre-activation of
+            the last step.
+        penalty_s: "blocks", "paper": ρ2, the penalty of the equation of s_T, the last state.
+        penalty_o: "blocks", "paper": ρ3, the penalty of the equation of o_T, the last output.
+        inner_penalty: "blocks", "paper": ν, the penalty of all equations at t < T.
+        multipliers: "blocks", "paper": "last" step, as in the paper, or "all" steps; they start at
+            zero on each new minibatch, so that they act only with keep_batch or sweeps > 1.
         order: "blocks": all s_t, then all a_t ("parallel"), or t = T … 1, s_t then a_t
             ("backward"), which takes the signal through all steps in one sweep.
-        coupling: whether s_t feels a_{t+1}; the paper drops that.
-        identity_for_tanh: "paper" alone: the paper's tanh(a) ≈ a in the a-block.
-        recurrent_decay: ω of ω/2 ‖w‖².
-        relaxation: over-relaxation, the factor of the multiplier steps, in (0, 2); 1 is none. With
-            two convex blocks up to 1.618 is known to converge.
-        balance: double or halve all penalties when primal and dual residuals differ tenfold.
+        coupling: "blocks", "paper": whether s_t feels a_{t+1}; the paper drops that.
+        identity_for_tanh: "paper": the paper's tanh(a) ≈ a in the a-block.
+        recurrent_decay: "blocks", "paper": ω of the decay ω/2 ‖w‖² of the recurrent weights.
+        relaxation: "blocks", "paper": over-relaxation, the factor of the multiplier steps, in
+            (0, 2); 1 is none. With two convex blocks up to 1.618 is known to converge.
+        balance: "blocks", "paper": double or halve all penalties when primal and dual residuals
+            differ tenfold.
         keep_batch: any variant: work on the first batch alone, all steps. The training loop makes
             that batch the whole data, unless a batch size was given.
         process_group: "exact", "blocks": the processes whose minibatches make one, whatever their

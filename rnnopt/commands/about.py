@@ -67,7 +67,7 @@ def _tell(entry: catalogue.Entry, quiet: bool, as_json: bool) -> int:
     if entry.about:
         console.print(entry.about, highlight=False)
     if entry.facts:
-        facts = Table("what", "found")
+        facts = Table(*(("setting", "value") if entry.kind == "model" else ("what", "found")))
         for subject, value in entry.facts.items():
             facts.add_row(subject, catalogue.shown(value))
         console.print(facts)

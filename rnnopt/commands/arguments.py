@@ -90,7 +90,7 @@ def _refusal(arguments: list[str], verbs: Mapping[str, Verb], box: str) -> str:
     said = re.split(RULE, "\n".join(lines).lstrip(" \n─-"))[0].splitlines()
     text = " ".join(" ".join(said).split())
     if found := re.match(r"Unrecognized \S+: (.*)", text):
-        return f"rnnopt {verb} does not know what to do with {found[1]!r}."
+        return f"{verb} does not know what to do with {found[1]!r}."
     if found := re.match(r"invalid choice '(.*)' for argument '(.*)'. Expected .*?\((.*)\)", text):
         choices = re.findall(r"'(.*?)'", found[3])
         if "None" in choices:  # tyro has these in any order
@@ -102,7 +102,7 @@ def _refusal(arguments: list[str], verbs: Mapping[str, Verb], box: str) -> str:
         return f"{found[1]} needs a value, got none."
     if text.startswith("Missing from"):
         missing = [line.split()[0] for line in said[1:] if re.match(r" {5,6}\S", line)]
-        return f"rnnopt {verb} needs {' and '.join(missing)}: `rnnopt {verb} --help` says more."
+        return f"{verb} needs {' and '.join(missing)}: `rnnopt {verb} --help` says more."
     if found := re.match(r"Error parsing (--\S+):", text):
         return _wrong_value(found[1], arguments, "\n".join(lines)) or text
     return text

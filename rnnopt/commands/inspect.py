@@ -1,5 +1,6 @@
 """rnnopt inspect: what a file of the user's own holds, as a table and a picture."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -60,7 +61,7 @@ def inspect_data(
         figure = draw(data, name, kind, padded)
     except ValueError as error:
         raise UserError(f"{file}: {error}") from error
-    path = out or Path(f"{name}.png")
+    path = out or Path(f"{_stem(file)}.png")
     try:
         with any_script():
             write_figure(path, figure)
@@ -68,6 +69,12 @@ def inspect_data(
         raise UserError(f"cannot write the picture {path}: {error}.") from error
     say(f"wrote {path}")
     return 0
+
+
+def _stem(file: Path) -> str:
+    """The name of a file without its ending; of a folder, and of "..", the whole of it."""
+    place = Path(os.path.abspath(file))
+    return (place.name if place.is_dir() else place.stem) or "data"
 
 
 def _lines(part: Recordings, kind: Kind | None, padded: bool) -> tuple[tuple[str, str], ...]:

@@ -90,8 +90,8 @@ def _taking(
 
 
 def _explained(hint: Any, default: Any, text: str) -> Any:
-    """The annotation with its text; "(default: None)" is left out, which the text puts in words."""
-    unset = default is None or default == ()
+    """The annotation with its text; "(default: None)" and "(default: )" are left out."""
+    unset = default in (None, (), inspect.Parameter.empty)
     return Annotated[hint, tyro.conf.arg(help=text, help_behavior_hint="" if unset else None)]
 
 

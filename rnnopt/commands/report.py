@@ -14,7 +14,7 @@ from rnnopt.terminal import console
 
 
 def report_runs(
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional],
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUNS")],
     out: Path | None = None,
     html: bool = True,
     scores: bool = True,

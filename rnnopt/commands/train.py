@@ -1,5 +1,6 @@
 """`rnnopt train`: one run, kept in a folder."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -89,7 +90,16 @@ def _train(
         for_script({"folder": path, **result})
     _print_result(path, result, nothing_left=resume and not moved)
     console.print(f"run folder {path}", highlight=False, markup=False, soft_wrap=True)
+    if result["status"] == "interrupted":
+        say(f"interrupted; {again(path, log)} continues it.")
     return EXIT_CODES.get(result["status"], 0)
+
+
+def again(path: Path, log: tuple[tracking.Kind, ...]) -> str:
+    """What goes on with a run; torchrun has words of its own, which are not known here."""
+    options = shlex.join(["--out", str(path), "--resume", *(["--log", *log] if log else [])])
+    shared = several_processes.started() > 1
+    return f"the same torchrun with {options}" if shared else f"rnnopt train {options}"
 
 
 def _run(

@@ -97,8 +97,8 @@ class FrankWolfe(Optimizer):
         outer: "adam", "plain", or a callable (groups, lr=…) → torch optimizer that takes the outer
             steps, such as `functools.partial(torch.optim.SGD, momentum=0.9)`. Its state is saved
             with ours; its options come from the callable.
-        weight_decay, decoupled_weight_decay: factor by which lr shrinks the weights at each commit;
-            with decoupled_weight_decay=False it is added to each inner gradient instead (L2).
+        weight_decay: λ; each commit shrinks the weights by lr λ of them, or λ times the weights are
+            added to each inner gradient, as `decoupled_weight_decay` says; 0 is off.
         momentum: μ of the average m ← μ m + (1-μ) g that the oracle sees in place of g; 0 is off.
         normalize: divide each tensor's gradient by its Euclidean norm before it enters m, so that a
             rare large gradient counts no more than another; without momentum it changes nothing.
@@ -126,6 +126,8 @@ class FrankWolfe(Optimizer):
         inner_weights: "uniform" 1/k, or "increasing" 2/(k+1), which favours later vertices.
         inner_iterate: "paper", probe at anchor + displacement; "cumulative", every displacement is
             added to the last probe, up to K radii from the anchor (the authors' code).
+        decoupled_weight_decay: whether weight_decay shrinks the weights at each commit; false adds
+            it to each inner gradient instead (L2).
         spectral: "polar-express" (default), "svd" (exact) or "newton-schulz" (Muon's, which may
             leave the ball by 20 %).
         gates: gates stacked in each tensor of a group, or "auto" to recognise the tensors of

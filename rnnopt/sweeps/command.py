@@ -170,7 +170,7 @@ def _tell(bars: Progress, bar: TaskID, study: "Study") -> None:
 def _show(plan: Sweep, study: "Study", written: list[Path], quiet: bool) -> None:
     """Prints the best trials and the command that repeats the first."""
     trials, found = complete(study), counts(study)
-    told = ", ".join(f"{number} {name}" for name, number in found.items() if number)
+    told = ", ".join(f"{number} {name}" for name, number in found.items() if number) or "0"
     if not quiet:
         table = Table(title=f"{plan.config.task}, {plan.config.optimizer}: {told} trials")
         for i, heading in enumerate(columns(plan)):

@@ -13,7 +13,7 @@ from rnnopt.building import options_of_optimizer, resolve
 from rnnopt.config import RunConfig
 from rnnopt.errors import UserError, unknown_name
 from rnnopt.optimizers.by_name import OPTIMIZERS
-from rnnopt.specification import Value, parse, value_of, write
+from rnnopt.specification import INTERNAL, Value, parse, value_of, write
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def space_of(config: RunConfig, ranges: list[str], given: Collection[str] = ()) 
         **SPACES.get(name, {}),
     }
     space = {option: values for option, values in space.items() if option not in fixed}
-    known = [*SETTINGS, *options_of_optimizer(name)]
+    known = [*SETTINGS, *(o for o in options_of_optimizer(name) if o not in INTERNAL)]
     asked: Space = {}
     for text in ranges:
         option, values = parse_range(text)
@@ -150,8 +150,10 @@ def parse_range(text: str) -> tuple[str, Range | Choices]:
             raise problem
     assert isinstance(low, int | float)
     assert isinstance(high, int | float)
-    if (colon and kind.strip() != "log") or not low < high:
+    if colon and kind.strip() != "log":
         raise problem
+    if not low < high:
+        raise UserError(f"a range must begin below its end, low..high, got {text!r}.")
     if colon and low <= 0:
         raise UserError(f"a range on a log scale must begin above 0, got {text!r}.")
     return name, Range(low, high, bool(colon))

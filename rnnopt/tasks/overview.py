@@ -101,8 +101,9 @@ def targets_of(targets: np.ndarray, classes: tuple[str, ...]) -> list[tuple[str,
     total = len(targets)
     shares = [f"{name}: {counts[name]} ({counts[name] / total:.0%})" for name in classes]
     most = counts.most_common(1)[0][1] / total
+    commonest = f"always answering the commonest class is right in {100 * most:.1f} %"
     return [
-        ("targets", f"{len(classes)} classes; always the commonest would be right {most:.1%}"),
+        ("targets", f"{len(classes)} classes; {commonest}"),
         ("classes", some(tuple(shares))),
     ]
 
