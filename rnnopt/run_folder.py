@@ -136,8 +136,9 @@ class RunFolder:
 
     def read_config(self) -> RunConfig:
         """What was asked for."""
+        saved = read_json(self.path / "config.json")
         try:
-            return RunConfig.from_dict(read_json(self.path / "config.json"))
+            return RunConfig.from_dict(saved)
         except (TypeError, UserError) as error:
             raise UserError(f"{self.path / 'config.json'}: {error}") from error
 
