@@ -40,7 +40,20 @@ PLACES = {
     "SequenceModel": "layers.sequence_model",
 }
 ESTIMATORS = ("RNNClassifier", "RNNRegressor")  # these need scikit-learn, the rest does not
-__all__ = list(PLACES)
+__all__ = [  # written out, for type checkers
+    "ADMM",
+    "ASNAQ",
+    "BFGS",
+    "LBFGS",
+    "LNAQ",
+    "NAQ",
+    "AdaQN",
+    "ElmanRNN",
+    "FrankWolfe",
+    "GradientFlow",
+    "IndRNN",
+    "SequenceModel",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
@@ -51,7 +64,7 @@ def __getattr__(name: str) -> Any:
         return value
     if name in ESTIMATORS:
         return _estimator(name)
-    if not name.startswith("_"):
+    if name.isidentifier() and not name.startswith("_"):
         try:
             return import_module(f"rnnopt.{name}")
         except ModuleNotFoundError as error:

@@ -213,8 +213,8 @@ class RunFolder:
         if not (self.path / BEST).exists() and not self.is_over():
             status = self.read_result()["status"]
             raise UserError(
-                f"{self.path} must hold a run that is over, got status {status}: finish it with"
-                f" rnnopt train --resume --out {self.path}."
+                f"{self.path} must hold a run that is over, but it has no best.pt (status:"
+                f" {status}): finish it with rnnopt train --resume --out {self.path}."
             )
         on_cpu = torch.device("cpu")  # wherever it was trained
         try:

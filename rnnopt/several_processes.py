@@ -81,16 +81,20 @@ def joined(device: str) -> Iterator[None]:
     except RuntimeError as error:
         if not _lost_another(error):
             raise
-        raise OfOne("another process has ended; the run goes on from its checkpoint.") from error
+        reason = str(error).strip().partition("\n")[0]
+        raise OfOne(f"another process has ended, the checkpoint stays ({reason}).") from error
     finally:
         distributed.destroy_process_group()
 
 
 def _lost_another(error: RuntimeError) -> bool:
     """Whether it is what waiting for a process that is gone ends with."""
-    words = ("connection closed", "connection reset", "broken pipe", "nccl communicator")
+    words = (
+        "connection closed", "connection reset", "socket closed", "broken pipe",
+        "caused pair closure", "remote process exited", "communicator was aborted",
+    )  # fmt: skip
     said = str(error).lower()
-    return isinstance(error, distributed.DistError) or any(word in said for word in words)
+    return isinstance(error, distributed.DistNetworkError) or any(word in said for word in words)
 
 
 def _says(store: distributed.Store, sentence: str) -> bool:

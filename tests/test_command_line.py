@@ -661,8 +661,27 @@ def test_compare_resumes_with_what_it_was_asked_for(command, workplace, compared
         assert_same_run(out / path.parent.relative_to(compared), path.parent)
     code, printed, _ = command("compare", "--out", out, "--resume", "--seeds", "3", "--json")
     assert (code, [run["seed"] for run in json.loads(printed)["runs"]]) == (0, [3, 3])
+    assert json.loads((out / "comparison.json").read_text())["seeds"] == [0, 3]  # all it ever had
     result = command("compare", "--out", out, "--resume", "--budget", "9evaluations")
     assert_refused(result, "begun with --budget", "cannot go on with 9evaluations")
+
+
+def test_a_comparison_of_before_is_resumed_when_all_is_said(command, workplace, compared):
+    out = copy_of(compared, workplace / "c")
+    (out / "comparison.json").unlink()
+    assert_refused(command("compare", "--out", out, "--resume"), "holds other runs than these")
+    assert not (out / "comparison.json").exists()
+    settings = [*TINY, "--optimizers", *PAIR, "--seeds", "0", "3", "--out", out, "--resume"]
+    assert command("compare", *settings, "--quiet")[0] == 0
+    assert command("compare", "--out", out, "--resume", "--quiet")[0] == 0
+
+
+@pytest.mark.parametrize("kept", ["comparison.json", "tuning/adam/lr-0.1/config.json"])
+def test_a_comparison_that_has_no_runs_yet_is_not_begun_again(command, workplace, kept):
+    file = workplace / "c" / kept
+    file.parent.mkdir(parents=True)
+    file.write_text("{}")
+    assert_refused(command("compare", "--out", "c"), "already holds runs", "--resume")
 
 
 @pytest.mark.parametrize(

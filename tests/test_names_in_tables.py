@@ -56,4 +56,5 @@ COLUMNS = [["test accuracy", "0.94 ± 0.19"], ["reached 0.9", "0/2"], ["status",
 )
 def test_figures_are_broken_last(monkeypatch, columns, found):
     monkeypatch.setattr(console, "_width", columns)
+    monkeypatch.setattr(console, "_height", 25)  # else a dumb terminal counts as 80 wide
     assert widths(COLUMNS, name=10) == found

@@ -108,7 +108,7 @@ def test_after_a_process_was_killed_the_restarted_ones_reach_the_same_end(of_two
     code, printed = ended(process)
     assert code == 0, printed
     assert "SIGKILL" in printed or "exitcode: -9" in printed
-    assert "gloo" not in printed  # in what the other process says, if it has time to
+    assert "failed with RuntimeError" not in printed
     undisturbed = of_two("frank-wolfe")
     assert curves(out) == curves(undisturbed.path)
     same = [RunFolder(out).read_weights(), undisturbed.read_weights()]

@@ -132,6 +132,14 @@ def test_a_tuned_comparison_goes_on_with_what_is_missing(compared, command):
     assert without_clock((gone / "metrics.jsonl").read_text()) == without_clock(before)
 
 
+def test_what_a_tuned_comparison_is_resumed_with_is_checked(compared, command):
+    code, _, error = command("compare", "--out", compared, "--resume", "--seeds", "1000")
+    assert code == 2
+    assert "seed 1000 is for tuning" in error
+    asked = ["--tune-budget", "20evaluations", "--seeds", "0", "--quiet"]  # as it was begun with
+    assert command("compare", "--out", compared, "--resume", *asked)[0] == 0
+
+
 def test_a_tuned_comparison_is_not_begun_again(compared, command):
     settings = [*TINY, "--optimizers", *PAIR, "--seeds", "0", "1", "--out", compared]
     code, _, error = command("compare", *settings, "--tune", 3)

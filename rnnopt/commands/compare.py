@@ -8,7 +8,7 @@ from rich.table import Table
 
 from rnnopt import comparison, tuning
 from rnnopt import run_folder as folders
-from rnnopt.commands.comparing import Asked, Done, Work, check
+from rnnopt.commands.comparing import Asked, Done, Work, check_folder
 from rnnopt.commands.comparison_file import as_begun, keep
 from rnnopt.commands.names_in_tables import Name, column_of
 from rnnopt.commands.printing import announce
@@ -61,8 +61,8 @@ def compare(
         out: folder of the comparison; unset means a new one below runs/.
         workers: processes at once; 0 means one a processor. Runs side by side slow each other, so
             take 1 where the seconds matter.
-        resume: continue the comparison in --out with what it was asked for; --optimizers and
-            --seeds may be others.
+        resume: continue the comparison in --out with what it was asked for; optimizers, seeds and
+            tuning may be others.
         storage: database for workers on many machines, such as
             postgresql://user@machine/database: run the same command on each. Needs --out, whose
             name is the comparison's in the database; goes on where it stands, without --resume.
@@ -79,11 +79,12 @@ def compare(
     if storage is not None and out is None:
         raise UserError("--storage needs the comparison's folder: give --out.")
     resume = resume or storage is not None
-    check(seeds, tune, tune_budget, out, workers, resume)
+    check_folder(out, workers, resume)
     out = out or new_folder(f"compare-{parse(shared.task)[0]}")
     asked = Asked(shared, list(optimizers), list(seeds), tune, tune_budget, out, resume)
     if resume and storage is None:
         asked = as_begun(asked, given)
+    asked.check()
     silent = quiet or as_json
     console.quiet = as_json
     jobs, candidates = asked.plan(lambda task: announce(task, silent))

@@ -1,7 +1,6 @@
 """What `rnnopt compare` is asked for, and its work: tuning first, then the runs."""
 
 import threading
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -18,28 +17,25 @@ from rnnopt.fleets.crew import Crew
 from rnnopt.runner import Announce
 from rnnopt.terminal import tell_jobs, tell_stage
 
+FILE = "comparison.json"  # in the folder: what was asked for
 
-def check(
-    seeds: Sequence[int],
-    tune: int | None,
-    tune_budget: str | None,
-    out: Path | None,
-    workers: int,
-    resume: bool,
-) -> None:
-    """Raises UserError for options that do not go together."""
+
+def check_folder(out: Path | None, workers: int, resume: bool) -> None:
+    """Raises UserError for a folder that a comparison can neither begin in nor go on with."""
     if workers < 0:
         raise UserError(f"--workers must be at least 0, got {workers}.")
     if resume and out is None:
         raise UserError("--resume needs the comparison's folder: give --out.")
     if out is not None:  # a run of `train`, which no comparison goes on with
         folders.RunFolder(out).refuse_run("choose another --out")
-    if out is not None and not resume and any(out.glob("*/seed-*/config.json")):
+    if out is not None and not resume and is_begun(out):
         raise UserError(f"{out} already holds runs: go on with --resume or choose another --out.")
-    if tune_budget is not None and tune is None:
-        raise UserError("--tune-budget needs --tune, the number of trials.")
-    if tune is not None and tuning.TUNING_SEED in seeds:
-        raise UserError(f"seed {tuning.TUNING_SEED} is for tuning: report others.")
+
+
+def is_begun(out: Path) -> bool:
+    """Whether a comparison was begun in a folder: its settings, a run or a trial are there."""
+    places = (FILE, "*/seed-*/config.json", "tuning/*/*/config.json")
+    return any(any(out.glob(place)) for place in places)
 
 
 class Work:
@@ -97,14 +93,30 @@ class Asked:
     out: Path
     resume: bool
 
+    def check(self) -> None:
+        """Raises UserError for options that do not go together."""
+        if self.tune_budget is not None and self.tune is None:
+            raise UserError("--tune-budget needs --tune, the number of trials.")
+        if self.tune is not None and tuning.TUNING_SEED in self.seeds:
+            raise UserError(f"seed {tuning.TUNING_SEED} is for tuning: report others.")
+
     def plan(self, announce: Announce) -> tuple[list[comparison.Job], list[tuning.Candidate]]:
         """The runs, and the trials to be made first; `announce` is called with the task."""
         names, out, resume = self.optimizers, self.out, self.resume
         jobs = comparison.plan(self.shared, names, self.seeds, out, resume, announce)
-        if self.tune is None:
-            return jobs, []
-        budget = self.tune_budget or self.shared.budget
-        return jobs, tuning.plan(self.shared, names, self.tune, budget, out, resume)
+        candidates: list[tuning.Candidate] = []
+        if self.tune is not None:
+            budget = self.tune_budget or self.shared.budget
+            candidates = tuning.plan(self.shared, names, self.tune, budget, out, resume)
+        if resume and is_begun(out) and not (out / FILE).exists():
+            # Of a version that did not keep what was asked for: it must have been this.
+            first = [*jobs, *(job for one in candidates for job in one.jobs)]
+            if not any((job.path / "config.json").exists() for job in first):
+                raise UserError(
+                    f"{out} holds other runs than these: say what it was begun with, or choose"
+                    " another --out."
+                )
+        return jobs, candidates
 
     def settings(self) -> dict[str, Any]:
         """What must be the same for all workers of a comparison."""
