@@ -7,7 +7,6 @@ from rich.console import Console
 from rich.table import Table
 
 from rnnopt.commands.names_in_tables import Name, column_of, widths
-from rnnopt.terminal import console
 
 LONG = "frank-wolfe:norm=inf,radius=0.01"
 
@@ -55,6 +54,6 @@ COLUMNS = [["test accuracy", "0.94 ± 0.19"], ["reached 0.9", "0/2"], ["status",
     ],
 )
 def test_figures_are_broken_last(monkeypatch, columns, found):
-    monkeypatch.setattr(console, "_width", columns)
-    monkeypatch.setattr(console, "_height", 25)  # else a dumb terminal counts as 80 wide
+    console = Console(width=columns, height=25)
+    monkeypatch.setattr("rnnopt.commands.names_in_tables.console", console)
     assert widths(COLUMNS, name=10) == found
