@@ -129,7 +129,6 @@ class PlainFrankWolfe:
                 o = self.options[i]
                 self.ω[i] = self.weights[i].clone()
                 self.Δω[i] = torch.zeros_like(self.ω[i])
-                self.asked[i] = False
                 self.δ[i] = o["radius"] if o["radius"] is not None else o["radius_scale"] * o["lr"]
         self.k += 1
         seen = [None if g is None else self.seen_by_oracle(i, g) for i, g in enumerate(gradients)]
@@ -138,12 +137,15 @@ class PlainFrankWolfe:
         else:
             s = [None if g is None else self.vertices_by_gate(i, g) for i, g in enumerate(seen)]
         for i in range(n):
-            self.asked[i] |= s[i] is not None
-            s_k = torch.zeros_like(self.ω[i]) if s[i] is None else s[i]
             w_k = 1 / self.k
             if self.options[i]["inner_weights"] == "increasing":
                 w_k = 2 / (self.k + 1)
-            self.Δω[i] = (1 - w_k) * self.Δω[i] + w_k * s_k
+            self.Δω[i] = (1 - w_k) * self.Δω[i]
+            self.asked[i] = s[i] is not None
+            if not self.asked[i]:  # it stays where it is, and its mean begins anew there
+                self.x[i] = self.weights[i].clone()
+                continue
+            self.Δω[i] += w_k * s[i]
             if self.options[i]["inner_iterate"] == "cumulative":
                 self.weights[i] = self.weights[i] + self.Δω[i]
             else:
@@ -212,9 +214,9 @@ class PlainFrankWolfe:
         self.t += 1
         directions = [self.direction(i) if asked else None for i, asked in enumerate(self.asked)]
         for i, o in enumerate(self.options):
-            self.weights[i] = self.ω[i].clone()
             if not self.asked[i]:
                 continue
+            self.weights[i] = self.ω[i].clone()
             if o["decoupled_weight_decay"]:
                 self.weights[i] *= 1 - o["lr"] * o["weight_decay"]
             if self.outer is None:
@@ -237,6 +239,8 @@ class PlainFrankWolfe:
 
     def shown(self):
         """The weights to evaluate."""
-        committed = self.ω if self.k else self.weights
-        averages = [o["average"] is not None for o in self.options]
-        return [x if a else ω for x, ω, a in zip(self.x, committed, averages, strict=True)]
+        shown = []
+        for i, option in enumerate(self.options):
+            committed = self.ω[i] if self.k and self.asked[i] else self.weights[i]
+            shown.append(self.x[i] if option["average"] is not None else committed)
+        return shown

@@ -894,16 +894,39 @@ def test_a_fixed_radius_ignores_the_schedule():
 
 
 def test_a_missing_gradient_is_the_vertex_zero():
-    # Vertices 0, -r, 0, so the displacement is 0, -r/2, -r/3.
+    # Vertices 0, -r, 0, -r, so the displacement is 0, -r/2, -r/3, -r/2. Without a gradient the
+    # weight is not written to, so that the third step leaves it at its probe.
     weight, other = parameter(0.0), parameter(0.0)
-    optimizer = FrankWolfe([weight, other], lr=0.6, inner_steps=3, **PAPER)
+    optimizer = FrankWolfe([weight, other], lr=0.6, inner_steps=4, **PAPER)
     seen = []
-    for gradient in (None, torch.ones(1), None):
+    for gradient in (None, torch.ones(1), None, torch.ones(1)):
         feed(optimizer, [weight, other], [gradient, torch.ones(1)])
         seen.append([weight.item(), other.item()])
     torch.testing.assert_close(
-        torch.tensor(seen), torch.tensor([[0.0, -0.6], [-0.3, -0.6], [-0.2, -0.6]])
+        torch.tensor(seen), torch.tensor([[0.0, -0.6], [-0.3, -0.6], [-0.3, -0.6], [-0.3, -0.6]])
     )
+
+
+@pytest.mark.parametrize("outer", ["plain", "adam", torch.optim.SGD])
+@pytest.mark.parametrize("average", [None, 8.0])
+@pytest.mark.parametrize("norm", [2, "spectral"])
+def test_a_tensor_frozen_in_mid_cycle_is_never_written_to(norm, average, outer, rng):
+    # As in torch's optimizers, at the commit too; it shows its own value from then on.
+    weight, other = random_weights([(3, 2), (4,)], rng)
+    options = dict(norm=norm, inner_steps=4, outer=outer, average=average, weight_decay=0.1)
+    optimizer = FrankWolfe([weight, other], lr=0.1, **options)
+    gradients = random_gradients([(3, 2), (4,)], rng, count=20)
+    for both in gradients[:6]:
+        feed(optimizer, [weight, other], both)
+    probe, version = weight.detach().clone(), weight._version
+    for _, gradient in gradients[6:15]:
+        feed(optimizer, [weight, other], [None, gradient])
+        assert weight._version == version
+        with optimizer.committed():
+            assert torch.equal(weight, probe)
+    anchor = weight.detach().clone()
+    feed(optimizer, [weight, other], gradients[15])
+    assert not torch.equal(weight, anchor)
 
 
 @pytest.mark.parametrize(
@@ -1330,17 +1353,17 @@ def test_a_zero_gradient_moves_nothing_whatever_the_average_remembers(norm, ball
     assert torch.equal(weight, moved)
 
 
-def test_a_checkpoint_inside_committed_is_refused_between_commits():
+def test_a_step_in_eval_mode_is_refused():
     weight = parameter(1.0, 2.0)
     optimizer = FrankWolfe([weight], lr=0.1, inner_steps=2)
     feed(optimizer, [weight], [torch.ones(2)])
-    for what in (optimizer.state_dict, optimizer.step):
-        with optimizer.committed(), pytest.raises(RuntimeError, match="outside `committed"):
-            what()
-    optimizer.state_dict()
-    feed(optimizer, [weight], [torch.ones(2)])
-    with optimizer.committed():  # at a commit both points are one
-        optimizer.state_dict()
+    probe = weight.detach().clone()
+    optimizer.eval()
+    with pytest.raises(RuntimeError, match=r"call optimizer\.train\(\) before"):
+        optimizer.step()
+    optimizer.train()
+    assert torch.equal(weight, probe)
+    optimizer.step()
 
 
 def test_a_state_with_another_outer_optimizer_is_refused():

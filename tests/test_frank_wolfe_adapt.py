@@ -23,6 +23,7 @@ UNLESS_TOLD = dict(
     momentum=0.5, normalize=False, adapt=0.0, vertex_momentum=0.0, nesterov=False, average=None,
     scale="norm", radius_scale=1.0, eta=None, inner_weights="uniform", inner_iterate="paper",
     decoupled_weight_decay=True, spectral="polar-express", gates="auto",
+    maximize=False,
 )  # fmt: skip
 RIGHT, UP = torch.tensor([5.0, 0.0]).double(), torch.tensor([0.0, 7.0]).double()
 
@@ -369,8 +370,8 @@ def test_without_them_a_step_is_the_one_along_the_average_to_the_bit(dtype, inne
             mean.lerp_(gradient.to(dtype), 0.5)
             displacement = displacement.lerp(-mean.sign(), 1 / k) if k > 1 else -mean.sign()
         assert torch.equal(weight.data, expected.add(displacement, alpha=0.1))
-    keys = {"has_gradient", "outer", "momentum_buffer"}
-    keys |= {"anchor", "displacement"} if inner_steps > 1 else set()
+    keys = {"has_gradient", "at_rest", "outer", "momentum_buffer"}
+    keys |= {"anchor", "displacement", "written"} if inner_steps > 1 else set()
     assert optimizer.state[weight].keys() == keys
 
 
@@ -382,7 +383,7 @@ def test_neither_acts_without_momentum(normalize, rng):
         weight = torch.nn.Parameter(torch.zeros(3, 4))
         optimizer = FrankWolfe([weight], momentum=0.0, norm="spectral", **options)
         results.append(stream(optimizer, weight, gradients))
-        assert optimizer.state[weight].keys() == {"has_gradient", "outer"}
+        assert optimizer.state[weight].keys() == {"has_gradient", "at_rest", "outer"}
     assert torch.equal(*results)
 
 
@@ -391,13 +392,14 @@ DEFAULTS = dict(
     weight_decay=0.0, momentum=0.9, normalize=True, adapt=0.03, vertex_momentum=0.0, nesterov=True,
     average=8.0, scale="entry", radius_scale=1.0, eta=None, inner_weights="uniform",
     inner_iterate="paper", decoupled_weight_decay=True, spectral="polar-express", gates="auto",
+    maximize=False,
 )  # fmt: skip
 
 
 def test_the_defaults_are_these():
     group = rnnopt.FrankWolfe([parameter(1.0)]).param_groups[0]
     assert {name: group[name] for name in DEFAULTS} == DEFAULTS
-    own = {"params", "inner_step", "commits", "probe_radius"}
+    own = {"params", "inner_step", "commits", "probe_radius", "train_mode"}
     assert group.keys() - {"differentiable"} == DEFAULTS.keys() | own
 
 

@@ -196,7 +196,8 @@ class IndRNN(nn.Module):
         bound = self.recurrent_bound
         if bound is None:
             return u
-        if torch.compiler.is_exporting() or not cpu.ordinary_autograd():
+        trains = self.training and torch.is_grad_enabled()
+        if not trains or torch.compiler.is_exporting() or not cpu.ordinary_autograd():
             return u.clamp(-bound, bound)  # no stored weights to change there
         # Through .data: clamping again what a graph has saved changes nothing, and must not count
         # as a change of it.

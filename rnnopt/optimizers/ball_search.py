@@ -6,8 +6,7 @@ gates where a tensor stacks several, and vertex 0 for a tensor without a gradien
 """
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -25,7 +24,7 @@ from rnnopt.optimizers.stacked_gates import count_gates
 
 LARGEST = math.log(16)  # of a tensor's adapted radius, and its inverse the smallest
 # State that is kept in float32 at least, whatever the weights are.
-WIDE = frozenset(("average", "vertex_buffer", "log_radius", "unsent"))
+WIDE = frozenset(("average", "vertex_buffer", "log_radius", "unsent", "outer"))
 
 
 class Search:
@@ -33,13 +32,15 @@ class Search:
 
     Args:
         group: the parameter group.
-        params: its tensors that ever had a gradient.
+        params: its tensors that have a gradient, or of which other processes may have one.
         states: the optimizer's state of each.
     """
 
     def __init__(self, group: dict[str, Any], params: list[Tensor], states: list[dict[str, Any]]):
         self.group, self.params, self.states = group, params, states
         self.gradients = [p.grad for p in params]
+        if group["maximize"]:
+            self.gradients = [None if g is None else -g for g in self.gradients]
         self.owners = params  # the parameters themselves, where `params` are parts of them
         self.displacements: list[Tensor] = []
         self.direction: list[Tensor] = []  # of the outer step, in radii
@@ -58,6 +59,27 @@ class Search:
                 torch._foreach_copy_([state["anchor"] for state in states], self.params)
         for gradient, state in zip(self.gradients, states, strict=True):
             state["has_gradient"] = gradient is not None or (state["has_gradient"] and not first)
+            state["at_rest"] = False
+
+    def adopt(self, indices: Sequence[int]) -> None:
+        """Takes over what somebody else has written into these tensors since the last step.
+
+        The entries that were changed, found without waiting for them, begin their mean and their
+        cycle anew.
+        """
+        for i in indices:
+            p, state = self.params[i], self.states[i]
+            for name in ("average", "anchor"):
+                if name in state and "written" in state:
+                    kept, value = p == state["written"], state[name]
+                    value.copy_(torch.where(kept, value, p.to(value.dtype)))
+
+    def note_written(self) -> None:
+        """Keeps a copy of the tensors as this step leaves them."""
+        pairs = zip(self.states, self.params, strict=True)
+        noted = [(state["written"], p) for state, p in pairs if "written" in state]
+        if noted:
+            torch._foreach_copy_([copy for copy, _ in noted], [p for _, p in noted])
 
     def joint(self, indices: Sequence[int]) -> Joint | None:
         """How numbers of these tensors come about, if processes hold parts of them."""
@@ -130,6 +152,18 @@ class Search:
         pairs = zip(self.gradients, self.displacements, strict=True)
         missing = [d for gradient, d in pairs if gradient is None]
         self.average_in(missing, [torch.zeros_like(d) for d in missing])
+
+    def leave_alone(self, p: Tensor, state: dict[str, Any]) -> None:
+        """A tensor without a gradient stays where it is, and its mean begins anew there."""
+        if not state.get("at_rest"):
+            state["at_rest"], state["has_gradient"] = True, False
+            for name in ("average", "written"):
+                if name in state:
+                    state[name].copy_(p)
+        if "displacement" in state:
+            if self.group["inner_step"] == 0:
+                state["anchor"].copy_(p)
+            self.average_in([state["displacement"]], [torch.zeros_like(p)])
 
     def average_in(self, targets: Tensors, new: Tensors) -> None:
         """targets ← (1 - w) targets + w new, with w = 1/k or 2/(k+1)."""
@@ -251,6 +285,7 @@ def create_state(p: Tensor, state: dict[str, Any], group: dict[str, Any]) -> Non
         raise ValueError("FrankWolfe needs dense gradients, got a sparse one.")
     if not state:
         state["has_gradient"] = False  # in this cycle
+        state["at_rest"] = False  # whether the last step left it alone
         state["outer"] = {}
     if group["inner_steps"] > 1 and "anchor" not in state:
         state["anchor"] = torch.clone(p, memory_format=torch.preserve_format).detach()
@@ -267,6 +302,8 @@ def create_state(p: Tensor, state: dict[str, Any], group: dict[str, Any]) -> Non
     if group["average"] is not None and "average" not in state:
         committed = state.get("anchor", p) if group["inner_step"] else p
         state["average"] = committed.detach().to(wide, copy=True)
+    if (group["average"] is not None or group["inner_steps"] > 1) and "written" not in state:
+        state["written"] = torch.clone(p, memory_format=torch.preserve_format).detach()
 
 
 def move_displacements(searches: list[Search]) -> None:
@@ -312,21 +349,6 @@ def _move_in_global_ball(searches: list[Search]) -> None:
     # The displacement is kept in radii, so the vertex is too: r_i z_i becomes z_i.
     torch._foreach_mul_(new, [size / r if r > 0 else 0.0 for r in radii])
     searches[0].average_in(every.targets, new)
-
-
-@contextmanager
-def standing_at(pairs: list[tuple[Tensor, Tensor]]) -> Iterator[None]:
-    """Puts values in place of tensors inside the `with`, and the present ones back after."""
-    probes = [p.detach().clone() for p, _ in pairs]
-    with torch.no_grad():
-        for p, value in pairs:
-            p.copy_(value)
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for (p, _), probe in zip(pairs, probes, strict=True):
-                p.copy_(probe)
 
 
 def radius_in_force(group: dict[str, Any]) -> float:

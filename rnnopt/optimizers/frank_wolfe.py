@@ -33,7 +33,7 @@ its authors' code's: `FrankWolfe(params, lr=1e-3, **PRESETS["paper"])`.
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
@@ -47,32 +47,38 @@ from rnnopt.optimizers.ball_search import (
     create_state,
     move_displacements,
     radius_in_force,
-    standing_at,
 )
 from rnnopt.optimizers.commit_exchange import CommitExchange
+from rnnopt.optimizers.eval_weights import Versions, show, take_away
 from rnnopt.optimizers.frank_wolfe_options import PRESETS as PRESETS
 from rnnopt.optimizers.frank_wolfe_options import check_group
 from rnnopt.optimizers.linear_minimization import Norm
+from rnnopt.optimizers.loaded_state import types_kept, unwrap_
 from rnnopt.optimizers.outer_step import Outer, OuterStep
 from rnnopt.optimizers.sharded_search import ShardedSearch
 from rnnopt.optimizers.shards import is_sharded
+from rnnopt.optimizers.shared_options import StepOptions, check_keywords, settle_group
 
 
 class FrankWolfe(Optimizer):
     """Steps along the mean of the ball vertices that `inner_steps` minibatches ask for.
 
     For any network, recurrent ones above all: the length of a step does not depend on the size of
-    the gradient, whether it vanished or exploded. Evaluate and export inside
-    `with optimizer.committed():`, where the weights are the mean of the latest ones, better than
-    any of them until the learning rate has decayed; take checkpoints to resume from outside it.
+    the gradient, whether it vanished or exploded. Evaluate, save and export the model in eval mode,
+    after `optimizer.eval()` or inside `with optimizer.committed():`: the weights there are the mean
+    of the latest ones, better than any of them until the learning rate has decayed. Call
+    `optimizer.train()` before the next forward pass to train on. Weights that you load are the ones
+    evaluated and trained on. A checkpoint of model and optimizer resumes to the bit in either mode.
+
     Without a closure, `loss.backward(); optimizer.step()` is one inner step and every
     `inner_steps`-th call commits. With a closure, one call goes on to the next commit; the closure
     is called once per inner step and decides whether it draws a new minibatch. Between commits the
     weights are a probe point.
 
     Good to know: the length of a step does not fall with the gradient, so let lr decay towards the
-    end. Between commits the next step starts from the anchor: edits of the weights there are lost,
-    and weights whose lr reaches 0 there stay at the probe. Under GradScaler use no closure.
+    end. A tensor without a gradient is left alone, at a commit too, and from then on shows its own
+    value. Weights whose lr reaches 0 between commits stay at the probe. Under GradScaler use no
+    closure. A tensor that is changed after every step, clamped say, is evaluated without the mean.
     OneCycleLR cycles `momentum`, even from 0, unless told cycle_momentum=False.
 
     With several processes and their mean gradient (DistributedDataParallel's), all take the steps
@@ -114,8 +120,9 @@ class FrankWolfe(Optimizer):
         nesterov: the weights move along β D + (1-β) Δω_K instead of D; without vertex_momentum the
             oracle sees μ m + (1-μ) g instead of m; without either it changes nothing.
         average: r of the mean of the committed weights, x ← x + (r+1)/(t+r) (ω - x), that
-            `committed()` puts in place: commit t has a weight near t^r, so 0 is the plain mean and
-            a greater r forgets earlier ones. None is off. It needs as much memory as the weights.
+            eval mode shows: commit t has a weight near t^r, so 0 is the plain mean and a greater r
+            forgets earlier ones. None is off. It needs twice as much memory as the weights, the
+            mean and what tells weights that were loaded.
         scale: unit of the radius, and of lr with outer="plain": "norm", the norm itself, as in the
             paper; "entry", the size of a typical entry, n^{1/p} norms, for the spectral norm
             √max(rows, columns), so that one radius means the same for every norm and shape; "muon",
@@ -141,6 +148,7 @@ class FrankWolfe(Optimizer):
             kept in float32, whatever the weights are.
         overlap: a commit sends its displacements and moves by the mean of those sent before, which
             has arrived in the meantime; the first commit moves nothing.
+        maximize: go up the gradient instead of down.
         process_group: of communicate="commit"; None is torch.distributed's default group, where one
             is up. A copy of the optimizer has None, until `process_group` is set anew.
 
@@ -184,16 +192,19 @@ class FrankWolfe(Optimizer):
         communicate: str = "gradient",
         compression: str = "none",
         overlap: bool = False,
+        maximize: bool = False,
         process_group: Group = None,
+        **options: Unpack[StepOptions],
     ):
         check_process_group(process_group)
+        check_keywords("FrankWolfe", options)
         self._exchange = CommitExchange(compression, overlap)  # the one of all groups to come
         self.communicate, self.process_group = communicate, process_group
         self.compression, self.overlap = compression, overlap
         if not (callable(outer) or outer in ("adam", "plain")):
             raise ValueError(f'outer must be "adam", "plain" or a callable, got outer={outer!r}.')
         self.outer = outer
-        self._in_committed = False
+        self._versions = Versions()
         defaults = dict(
             lr=lr, inner_steps=inner_steps, radius=radius, norm=norm, ball=ball,
             weight_decay=weight_decay, momentum=momentum, normalize=normalize,
@@ -201,6 +212,8 @@ class FrankWolfe(Optimizer):
             nesterov=nesterov, average=average, scale=scale, radius_scale=radius_scale, eta=eta,
             inner_weights=inner_weights, inner_iterate=inner_iterate,
             decoupled_weight_decay=decoupled_weight_decay, spectral=spectral, gates=gates,
+            maximize=maximize,
+            train_mode=True,  # whether the weights are those that are trained
             inner_step=0,  # inner gradients taken since the last commit
             commits=0,  # those that moved the group's weights
             probe_radius=0.0,  # radius in force since the first of them
@@ -212,31 +225,33 @@ class FrankWolfe(Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds a group; it joins the cycle under way, its missing gradients counting as zero."""
-        joins_at = self.param_groups[0]["inner_step"] if self.param_groups else 0
+        first = self.param_groups[0] if self.param_groups else self.defaults
+        joins_at = first["inner_step"]
         self._exchange.settle()
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         try:
+            settle_group("FrankWolfe", group, self.defaults)
             check_group(group, self.param_groups[0])
             self._exchange.check(group, self.communicate, self.process_group)
         except ValueError:
             self.param_groups.pop()
             raise
-        group["inner_step"] = joins_at
+        group["inner_step"], group["train_mode"] = joins_at, first["train_mode"]
         group["probe_radius"] = radius_in_force(group) if joins_at else 0.0
         self._adopt_params()
 
     def __getstate__(self) -> dict[str, Any]:
-        self._refuse_in_committed("a copy of the optimizer")
         self._exchange.settle()
         names = ("outer", "communicate", "compression", "overlap")
         return super().__getstate__() | {name: getattr(self, name) for name in names}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        unwrap_(state)
         super().__setstate__(state)
         self._exchange = CommitExchange(self.compression, self.overlap)
         self._adopt_params()
-        self._in_committed = False
+        self._versions = Versions()
         for group in self.param_groups:
             for name, default in self.defaults.items():
                 if name != "differentiable":  # torch's own, which is in no group of ours
@@ -260,32 +275,18 @@ class FrankWolfe(Optimizer):
                 theirs = group["outer"]
                 raise ValueError(f"the state was saved with outer={theirs!r}, got outer={ours!r}.")
         self._exchange.settle()
-        state_dict = deepcopy(state_dict)
-        super().load_state_dict(state_dict)
-        # torch has cast all to the weights' type; the means of half-precision weights are wider.
-        keys = [key for group in state_dict["param_groups"] for key in group["params"]]
-        params = [p for group in self.param_groups for p in group["params"]]
-        for key, p in zip(keys, params, strict=True):
-            saved = state_dict["state"].get(key, {})
-            for name in WIDE & saved.keys():
-                self.state[p][name] = saved[name].to(p.device)
+        state_dict = deepcopy(state_dict)  # hooks may write into it
+        with types_kept(self, WIDE):
+            super().load_state_dict(state_dict)
 
     def state_dict(self) -> dict[str, Any]:
-        """The whole state, legal at every inner step; save the model's weights at the same moment.
+        """The whole state, legal at every inner step and in either mode.
 
-        Raises:
-            RuntimeError: inside `committed()` between commits, where the weights are not those
-                that the state belongs to.
+        Save the model's weights at the same moment. A checkpoint of eval mode holds the weights to
+        evaluate in the model and those that are trained here; loaded, it is in eval mode.
         """
-        self._refuse_in_committed("state_dict()")
         self._exchange.settle()
         return super().state_dict()
-
-    def _refuse_in_committed(self, what: str) -> None:
-        if self._in_committed:
-            raise RuntimeError(
-                f"{what} needs the weights that are trained: it belongs outside `committed()`."
-            )
 
     # -- where the weights stand -------------------------------------------------------------------
 
@@ -294,34 +295,42 @@ class FrankWolfe(Optimizer):
         """Inner gradients taken since the last commit; 0 means the weights are committed ones."""
         return self.param_groups[0]["inner_step"]
 
-    @contextmanager
-    def committed(self) -> Iterator[None]:
-        """Puts the weights to evaluate in place inside the `with`, and the present ones back after.
+    @torch.no_grad()
+    def eval(self) -> None:
+        """Puts the weights to evaluate in place, until `train()`; a second call changes nothing.
 
         With `average` these are the mean of the committed weights, else the committed weights
-        themselves. For evaluation and export; a checkpoint to resume from is taken outside. The
+        themselves; a tensor that was changed since the last step, loaded say, stays as it is. The
         running statistics of batch normalisation are those of the weights trained with.
         """
-        moved = [
-            (p, value)
-            for group in self.param_groups
-            for p in group["params"]
-            if (value := self._to_evaluate(group, p)) is not None
-        ]
-        before = self._in_committed
-        self._in_committed = before or bool(moved)
-        try:
-            with standing_at(moved):
-                yield
-        finally:
-            self._in_committed = before
+        self._switch(show, train_mode=False)
 
-    def _to_evaluate(self, group: dict[str, Any], p: Tensor) -> Tensor | None:
-        """What `committed()` shows of a tensor; None where the tensor already has it."""
-        state = self.state.get(p, {})
-        if group["average"] is not None and group["commits"] and "average" in state:
-            return state["average"]
-        return state.get("anchor") if self.inner_step else None
+    @torch.no_grad()
+    def train(self) -> None:
+        """Puts the weights back that are trained; a second call changes nothing.
+
+        A tensor that was changed since `eval()` stays as it is: training goes on from there.
+        """
+        self._switch(take_away, train_mode=True)
+
+    def _switch(self, change: Callable[..., None], train_mode: bool) -> None:
+        for group in self.param_groups:
+            if group["train_mode"] != train_mode:
+                for p in group["params"]:
+                    if p in self.state:
+                        change(p, self.state[p], group)
+                group["train_mode"] = train_mode
+
+    @contextmanager
+    def committed(self) -> Iterator[None]:
+        """Eval mode inside the `with`, and the mode of before after it."""
+        before = self.param_groups[0]["train_mode"]
+        self.eval()
+        try:
+            yield
+        finally:
+            if before:
+                self.train()
 
     # -- the step ----------------------------------------------------------------------------------
 
@@ -333,8 +342,15 @@ class FrankWolfe(Optimizer):
 
         Returns:
             The closure's first loss, which is that of the committed weights.
+
+        Raises:
+            RuntimeError: in eval mode.
         """
-        self._refuse_in_committed("step()")
+        if not self.param_groups[0]["train_mode"]:
+            raise RuntimeError(
+                "step() in eval mode, where gradients are not those of the weights that are"
+                " trained: call optimizer.train() before the forward pass."
+            )
         if self.communicate == "commit":
             for group in self.param_groups:
                 self._exchange.check_parts(group, self.process_group)
@@ -356,32 +372,38 @@ class FrankWolfe(Optimizer):
             return False
         last = self.inner_step + 1 >= self.param_groups[0]["inner_steps"]
         for search in searches:
+            changed = [i for i, p in enumerate(search.owners) if self._versions.changed(p)]
+            search.adopt(changed)
             search.start()
         move_displacements(searches)
         for search in searches:
             search.return_to_anchor() if last else search.move_to_probe()
         if last:
             self._commit(searches)
-        for group in self.param_groups:
-            group["inner_step"] = 0 if last else group["inner_step"] + 1
+        for search in searches:
+            search.note_written()
+            self._versions.note(search.owners)
+            moved = set(search.owners)
+            for p in search.group["params"]:
+                if p not in moved and p in self.state:
+                    search.leave_alone(p, self.state[p])
+            search.group["inner_step"] = 0 if last else search.group["inner_step"] + 1
         return not last
 
     def _search(self, group: dict[str, Any]) -> Search:
-        """The tensors of a group that ever had a gradient; creates the state of new ones."""
+        """The tensors of a group to move; creates the state of new ones."""
         params, states = [], []
         for p in group["params"]:
             # Whether another process has a gradient of it shows at the commit.
             shared = self.communicate == "commit" and p.requires_grad
             if p.grad is None and not shared:
-                state = self.state.get(p)
-            else:
-                state = self.state[p]
-                create_state(p, state, group)
-                if shared:
-                    self._exchange.create_state(p, state)
-            if state:
-                params.append(p)
-                states.append(state)
+                continue
+            state = self.state[p]
+            create_state(p, state, group)
+            if shared:
+                self._exchange.create_state(p, state)
+            params.append(p)
+            states.append(state)
         return self._search_kind(group, params, states)
 
     def _commit(self, searches: list[Search]) -> None:

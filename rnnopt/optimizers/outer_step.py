@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
 from rnnopt.optimizers.ball_search import Search
@@ -46,27 +47,43 @@ class OuterStep:
         outer = self.optimizer
         every = [p for group in self.groups for p in group["params"]]
         gradients = [p.grad for p in every]
-        moving = [search.with_gradient() for search in searches]
+        moving = [(search, i) for search in searches for i in search.with_gradient()]
         try:
             for p in every:
                 p.grad = None
             outer.state.clear()
-            for search, indices, group in zip(searches, moving, outer.param_groups, strict=True):
-                group["lr"] = float(search.group["lr"])
-                group["params"] = search.group["params"]  # torch may have swapped them
-                if not indices:
-                    continue
-                pseudo_gradients = search.pseudo_gradients(indices)
-                for i, pseudo_gradient in zip(indices, pseudo_gradients, strict=True):
-                    search.owners[i].grad = pseudo_gradient
-                    outer.state[search.owners[i]] = search.states[i]["outer"]
+            stepped = self._hand_over(searches, outer)
+            for group, own in zip(outer.param_groups, self.groups, strict=True):
+                group["lr"] = float(own["lr"])
+                # Anew at every step: torch may have swapped them.
+                group["params"] = [stepped.get(p, p) for p in own["params"]]
             outer.step()
-            for search, indices in zip(searches, moving, strict=True):
-                for i in indices:
-                    search.states[i]["outer"] = outer.state[search.owners[i]]
+            for search, i in moving:
+                p = search.owners[i]
+                search.states[i]["outer"] = outer.state[stepped[p]]
+                if stepped[p] is not p:
+                    p.copy_(stepped[p])
         finally:
+            for group, own in zip(outer.param_groups, self.groups, strict=True):
+                group["params"] = own["params"]
             for p, gradient in zip(every, gradients, strict=True):
                 p.grad = gradient
+
+    @staticmethod
+    def _hand_over(searches: list[Search], outer: Optimizer) -> dict[Tensor, Tensor]:
+        """Gives gradients and state to the tensors that the outer optimizer steps with."""
+        stepped = {}
+        for search in searches:
+            indices = search.with_gradient()
+            pseudo_gradients = search.pseudo_gradients(indices) if indices else []
+            for i, gradient in zip(indices, pseudo_gradients, strict=True):
+                p = search.owners[i]
+                wide = torch.promote_types(p.dtype, torch.float32)
+                # In half precision the squares of small entries are zero, by which Adam divides.
+                stepped[p] = p if wide == p.dtype else p.detach().to(wide)
+                stepped[p].grad = gradient.to(wide)
+                outer.state[stepped[p]] = search.states[i]["outer"]
+        return stepped
 
     def create_state(self, searches: list[Search]) -> None:
         """torch's distributed checkpoints make a fresh optimizer create its whole state with one

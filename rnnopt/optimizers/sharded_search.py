@@ -25,6 +25,9 @@ class LocalState:
     def __init__(self, state: dict[str, Any]):
         self.state = state
 
+    def __contains__(self, name: str) -> bool:
+        return name in self.state
+
     def __getitem__(self, name: str) -> Any:
         value = self.state[name]
         return local(value) if isinstance(value, Tensor) else value

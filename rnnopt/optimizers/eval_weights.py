@@ -1,0 +1,90 @@
+"""Which weights a model shows: the ones that are trained, or the ones to evaluate.
+
+A step leaves those in the model from which training goes on. The ones to evaluate lie in the
+optimizer's state: the mean of the committed weights, or between two commits the weights of the last
+one. `show` puts them in place, and `take_away` undoes that. Neither touches what somebody else has
+put into the model meanwhile: weights that were loaded are evaluated, and trained on, as they are.
+
+In the state of a tensor: `written` is what the last step left in it, by which a change since is
+told, and `trained` is what to go back to after `show`.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rnnopt.distributed import sums
+from rnnopt.optimizers.shards import groups_of, local
+
+State = dict[str, Any]
+
+
+def to_evaluate(p: Tensor, state: State, group: dict[str, Any]) -> Tensor | None:
+    """The value of a tensor to evaluate, or None where that is the one in the model."""
+    if "written" in state and differ(p, state["written"]):
+        return None
+    return best_known(state, group)
+
+
+def best_known(state: State, group: dict[str, Any]) -> Tensor | None:
+    """The same for a tensor that nobody changed since the last step.
+
+    One that got no gradient there was left alone, and shows its own value, as a frozen one should.
+    """
+    if state.get("at_rest"):
+        return None
+    if group["average"] is not None and group["commits"] and "average" in state:
+        return state["average"]
+    return state.get("anchor") if group["inner_step"] else None
+
+
+def show(p: Tensor, state: State, group: dict[str, Any]) -> None:
+    """Puts the value to evaluate in place."""
+    value = to_evaluate(p, state, group)
+    if value is not None:
+        state["trained"] = p.detach().clone(memory_format=torch.preserve_format)
+        p.copy_(value)
+
+
+def take_away(p: Tensor, state: State, group: dict[str, Any]) -> None:
+    """Puts back what `show` replaced, unless the tensor has been changed since."""
+    trained, shown = state.pop("trained", None), best_known(state, group)
+    if trained is not None and shown is not None and not differ(p, shown.to(p.dtype)):
+        p.copy_(trained)
+
+
+def differ(one: Tensor, other: Tensor) -> bool:
+    """Whether some entry of two tensors that lie alike is not the same; waits for a GPU.
+
+    All processes that hold a part of them must ask.
+    """
+    count = (local(one.detach()) != local(other)).sum()
+    for group in groups_of(one):
+        (count,) = sums([count], group)
+    return bool(count)
+
+
+class Versions:
+    """Tells which tensors may have been changed since they were noted, without looking at them.
+
+    In-place operations and rebinding of `.data` are seen, writes through `.data` are not: layers
+    use those to keep weights in bounds, which is no change of what is trained.
+    """
+
+    def __init__(self) -> None:
+        self._noted: dict[Tensor, tuple[int, ...]] = {}
+
+    def note(self, params: Iterable[Tensor]) -> None:
+        """Takes these tensors as they are."""
+        self._noted.update((p, _version(p)) for p in params)
+
+    def changed(self, p: Tensor) -> bool:
+        """Whether it may differ from what was noted; true of a tensor never noted."""
+        return self._noted.get(p) != _version(p)
+
+
+def _version(p: Tensor) -> tuple[int, ...]:
+    part = local(p.detach())
+    return p._version, part._version, part.data_ptr()
