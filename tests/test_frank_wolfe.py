@@ -14,7 +14,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from plain_frank_wolfe import PlainFrankWolfe
-from stepping import feed, parameter, stream
+from stepping import feed, parameter, stream, through_a_file
 
 import rnnopt
 from rnnopt.optimizers.frank_wolfe import PRESETS
@@ -1364,6 +1364,66 @@ def test_a_step_in_eval_mode_is_refused():
     optimizer.train()
     assert torch.equal(weight, probe)
     optimizer.step()
+
+
+@pytest.mark.parametrize("option", VARIANTS, ids=label)
+def test_maximize_is_the_negated_gradient_to_the_bit(option, rng):
+    # In the constructor and in a group.
+    weights = random_weights(SHAPES, rng)
+    downhill, uphill, in_group = (copy.deepcopy(weights) for _ in range(3))
+    options = dict(lr=0.1) | option
+    down, up = FrankWolfe(downhill, **options), FrankWolfe(uphill, maximize=True, **options)
+    by_group = FrankWolfe([dict(params=in_group, maximize=True)], **options)
+    for gradients in random_gradients(SHAPES, rng, count=7):
+        feed(down, downhill, [-g for g in gradients])
+        feed(up, uphill, gradients)
+        feed(by_group, in_group, gradients)
+        for w, g in zip(uphill, gradients, strict=True):
+            assert torch.equal(w.grad, g)
+    for a, b, c in zip(downhill, uphill, in_group, strict=True):
+        assert torch.equal(a, b)
+        assert torch.equal(a, c)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("outer", ["adam", torch.optim.RMSprop, torch.optim.Adagrad])
+def test_an_outer_optimizer_of_half_precision_weights_keeps_its_state_in_single(outer, dtype, rng):
+    # Squares of entries below 2e-4 are zero in float16, and Adam would divide by them.
+    weights = [
+        torch.nn.Parameter(w.detach().to(dtype)) for w in random_weights([(3, 4), (5,)], rng)
+    ]
+    wide = [torch.nn.Parameter(w.detach().float()) for w in weights]
+    options = dict(lr=0.01, inner_steps=2, outer=outer, norm=2, scale="norm")
+    optimizer, twin = FrankWolfe(weights, **options), FrankWolfe(wide, **options)
+    for gradients in random_gradients([(3, 4), (5,)], rng, count=8):
+        feed(optimizer, weights, [1e-5 * g for g in gradients])
+        feed(twin, wide, [1e-5 * g for g in gradients])
+    for w, other in zip(weights, wide, strict=True):
+        assert w.dtype == dtype
+        torch.testing.assert_close(w.data.float(), other.data, rtol=0.05, atol=0.02)
+        kept = {k: v for k, v in optimizer.state[w]["outer"].items() if k != "step"}
+        assert kept
+        assert all(v.dtype == torch.float32 for v in kept.values())
+    saved = through_a_file(optimizer.state_dict())
+    before = copy.deepcopy(optimizer.state_dict()["state"])
+    optimizer.load_state_dict(saved)
+    for key, entries in optimizer.state_dict()["state"].items():
+        for name, value in entries["outer"].items():
+            assert torch.equal(value, before[key]["outer"][name])
+            assert name == "step" or value.dtype == torch.float32
+
+
+def test_a_state_saved_in_single_precision_serves_double(rng):
+    weight = torch.nn.Parameter(torch.randn(3, generator=rng).float())
+    double = torch.nn.Parameter(weight.detach().double())
+    options = dict(lr=0.01, inner_steps=2, outer="adam")
+    optimizer, other = FrankWolfe([weight], **options), FrankWolfe([double], **options)
+    for _ in range(3):
+        feed(optimizer, [weight], [torch.ones(3)])
+    other.load_state_dict(optimizer.state_dict())
+    for _ in range(4):
+        feed(other, [double], [torch.ones(3)])
+    assert double.isfinite().all()
 
 
 def test_a_state_with_another_outer_optimizer_is_refused():

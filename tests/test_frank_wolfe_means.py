@@ -382,7 +382,9 @@ def test_without_the_means_a_step_is_the_plain_one_to_the_bit(inner_steps, dtype
             vertex = -gradient.to(dtype).sign()
             displacement = vertex if k == 1 else displacement.lerp(vertex, 1 / k)
         assert torch.equal(weight.data, expected.add(displacement, alpha=0.1))
-    keys = {"has_gradient", "at_rest", "outer"} | ({"anchor", "displacement", "written"} if inner_steps > 1 else set())
+    keys = {"has_gradient", "at_rest", "outer"} | (
+        {"anchor", "displacement", "written"} if inner_steps > 1 else set()
+    )
     assert optimizer.state[weight].keys() == keys
 
 

@@ -50,8 +50,8 @@ class IndRNN(nn.Module):
         dropout: probability in [0, 1) of a unit being zero for a whole sequence, after every layer.
         batch_norm: normalise what reaches the units ("before" the recurrence), their states
             ("after") or nothing (None).
-        recurrent_bound: largest |u|, enforced before each forward pass; None for no bound. See
-            `bound_for`.
+        recurrent_bound: largest |u| that counts; training puts larger ones back. None for no bound.
+            See `bound_for`.
         recurrent_range: the first u are uniform in it; unset means from 0 to the bound, or to 1.
         device, dtype: of the weights.
 

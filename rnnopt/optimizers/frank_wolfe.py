@@ -54,7 +54,7 @@ from rnnopt.optimizers.frank_wolfe_options import PRESETS as PRESETS
 from rnnopt.optimizers.frank_wolfe_options import check_group
 from rnnopt.optimizers.linear_minimization import Norm
 from rnnopt.optimizers.loaded_state import types_kept, unwrap_
-from rnnopt.optimizers.outer_step import Outer, OuterStep
+from rnnopt.optimizers.outer_step import Outer, OuterStep, fitted
 from rnnopt.optimizers.sharded_search import ShardedSearch
 from rnnopt.optimizers.shards import is_sharded
 from rnnopt.optimizers.shared_options import StepOptions, check_keywords, settle_group
@@ -252,6 +252,8 @@ class FrankWolfe(Optimizer):
         self._exchange = CommitExchange(self.compression, self.overlap)
         self._adopt_params()
         self._versions = Versions()
+        for p, entries in self.state.items():
+            entries["outer"] = fitted(p, entries.get("outer", {}))
         for group in self.param_groups:
             for name, default in self.defaults.items():
                 if name != "differentiable":  # torch's own, which is in no group of ours

@@ -78,8 +78,7 @@ class OuterStep:
             pseudo_gradients = search.pseudo_gradients(indices) if indices else []
             for i, gradient in zip(indices, pseudo_gradients, strict=True):
                 p = search.owners[i]
-                wide = torch.promote_types(p.dtype, torch.float32)
-                # In half precision the squares of small entries are zero, by which Adam divides.
+                wide = working_type(p)
                 stepped[p] = p if wide == p.dtype else p.detach().to(wide)
                 stepped[p].grad = gradient.to(wide)
                 outer.state[stepped[p]] = search.states[i]["outer"]
@@ -98,3 +97,21 @@ class OuterStep:
             for state in search.states:
                 state["has_gradient"] = True
         self.step(searches)
+
+
+def working_type(p: Tensor) -> torch.dtype:
+    """The type in which the outer optimizer steps and keeps its state.
+
+    In half precision the squares of small entries are zero, by which Adam divides.
+    """
+    return torch.promote_types(p.dtype, torch.float32)
+
+
+def fitted(p: Tensor, state: dict[str, Any]) -> dict[str, Any]:
+    """The outer optimizer's state of a tensor, which may have been saved for another type."""
+    return {
+        name: value.to(working_type(p))
+        if name != "step" and isinstance(value, Tensor) and value.is_floating_point()
+        else value
+        for name, value in state.items()
+    }
