@@ -1,7 +1,7 @@
 """Accelerate: accumulation, a scheduler, and states saved in the middle of a Frank-Wolfe cycle.
 
-`prepare` wraps the optimizer: `committed()` is that of `optimizer.optimizer`, and `save_state` and
-`load_state` stand outside it. A step without a closure is one inner step, every third commits.
+`prepare` wraps the optimizer; `train()` and `eval()` of the wrapper are those of FrankWolfe. A step
+without a closure is one inner step, every third commits.
 """
 
 import sys
@@ -42,8 +42,8 @@ def train(quick, folder, resume):
         if epoch == 0:
             print(f"saved at inner step {optimizer.optimizer.inner_step} of 3")
             accelerator.save_state(folder)
-    with optimizer.optimizer.committed():
-        return network, accuracy(network, test_data)
+    optimizer.eval()  # and optimizer.train() before training goes on
+    return network, accuracy(network, test_data)
 
 
 with tempfile.TemporaryDirectory() as folder:

@@ -1,7 +1,8 @@
-"""Lightning's Trainer, resumed from a checkpoint in the middle of a cycle of three inner steps.
+"""Lightning's Trainer: the best checkpoint, and a run resumed in the middle of a cycle.
 
 Lightning hands `step` a closure that stays on one minibatch: with `inner_steps=3` each step takes
-three gradients of it. Streaming makes each minibatch one inner step instead. Avoid
+three gradients of it. Streaming makes each minibatch one inner step instead; take it with
+`accumulate_grad_batches`, too, where each call of the closure adds to the gradient. Avoid
 `self.optimizers().step()`: Lightning adds a closure that does nothing, one gradient counts thrice.
 """
 
@@ -10,12 +11,13 @@ import tempfile
 
 import lightning
 from digits import Network, digits, same
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, DistributedSampler
 
 from rnnopt import FrankWolfe
 
-QUIET = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
+QUIET = dict.fromkeys(("logger", "enable_progress_bar", "enable_model_summary"), False)
 
 
 class Digits(lightning.LightningModule):
@@ -28,8 +30,10 @@ class Digits(lightning.LightningModule):
     def training_step(self, batch, number):
         return cross_entropy(self.network(batch[0]), batch[1])
 
-    def validation_step(self, batch, number):
+    def test_step(self, batch, number):
         self.log("accuracy", (self.network(batch[0]).argmax(1) == batch[1]).float().mean())
+
+    validation_step = test_step
 
     def configure_optimizers(self):
         return FrankWolfe(self.network.parameters(), lr=3e-3, inner_steps=3)
@@ -41,34 +45,37 @@ class Digits(lightning.LightningModule):
         optimizer.optimizer.step()
 
 
-class Committed(lightning.Callback):
-    """Validates the committed weights; checkpoints are taken outside."""
+class EvalMode(lightning.Callback):
+    """Validates, saves and leaves the weights to evaluate; trains those that are trained."""
+
+    def on_train_batch_start(self, trainer, module, batch, number):
+        trainer.optimizers[0].train()
 
     def on_validation_start(self, trainer, module):
-        self.context = trainer.optimizers[0].committed()
-        self.context.__enter__()
+        trainer.optimizers[0].eval()
 
-    def on_validation_end(self, trainer, module):
-        self.context.__exit__(None, None, None)
+    on_train_end = on_validation_start
 
 
-def fit(quick, streaming, epochs, checkpoint=None):
-    """A trainer and the module after `epochs` epochs."""
+def fit(quick, streaming, epochs, folder, resume=False):
+    """A trainer after `epochs` epochs, and the accuracy of its best checkpoint."""
     lightning.seed_everything(0, verbose=False)
     train_data, test_data = digits(quick)
     order = DistributedSampler(train_data, 1, 0)  # by epoch, so the same after resuming
     loaders = DataLoader(train_data, 32, sampler=order), DataLoader(test_data, 1000)
-    options = dict.fromkeys(QUIET, False)
-    trainer = lightning.Trainer("cpu", max_epochs=epochs, callbacks=[Committed()], **options)
-    trainer.fit(Digits(streaming), *loaders, ckpt_path=checkpoint, weights_only=True)
-    return trainer
+    best = ModelCheckpoint(folder, "best", "accuracy", mode="max", save_last=True)
+    trainer = lightning.Trainer("cpu", max_epochs=epochs, callbacks=[EvalMode(), best], **QUIET)
+    last = f"{folder}/last.ckpt" if resume else None
+    trainer.fit(Digits(streaming), *loaders, ckpt_path=last, weights_only=True)
+    (scores,) = trainer.test(None, loaders[1], "best", verbose=False, weights_only=True)
+    assert scores["accuracy"] == best.best_model_score  # the best checkpoint is what was scored
+    return trainer, scores["accuracy"]
 
 
 for streaming in (False, True):
-    with tempfile.NamedTemporaryFile(suffix=".ckpt") as file:
-        fit("--quick" in sys.argv, streaming, epochs=2).save_checkpoint(file.name)
-        resumed = fit("--quick" in sys.argv, streaming, 4, file.name)
-    whole = fit("--quick" in sys.argv, streaming, 4)
+    with tempfile.TemporaryDirectory() as folder:
+        fit("--quick" in sys.argv, streaming, 2, folder)
+        resumed, _ = fit("--quick" in sys.argv, streaming, 4, folder, resume=True)
+        whole, accuracy = fit("--quick" in sys.argv, streaming, 4, f"{folder}/whole")
     identical = same(whole.lightning_module, resumed.lightning_module)
-    accuracy = whole.callback_metrics["accuracy"].item()
     print(f"{streaming=}: test accuracy {accuracy:.3f}, resumed ends the same: {identical}")

@@ -1,27 +1,28 @@
-"""skorch: a network as a scikit-learn estimator, trained by FrankWolfe, cross-validated.
+"""skorch: a network as a scikit-learn estimator, trained by FrankWolfe, stopped early.
 
 skorch hands `step` a closure that stays on one minibatch. `train_step` below makes each minibatch
-one inner step; `infer` evaluates and predicts with the committed weights.
+one inner step; `infer` validates, saves and predicts with the weights to evaluate, so that
+`EarlyStopping(load_best=True)` ends with the score that it kept.
 """
 
 import sys
-from contextlib import nullcontext
 
 import numpy as np
 import torch
 from digits import Network, digits
 from sklearn.model_selection import cross_val_score
 from skorch import NeuralNetClassifier
-from skorch.callbacks import LRScheduler
+from skorch.callbacks import EarlyStopping, LRScheduler
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from rnnopt import FrankWolfe
 
 
 class FrankWolfeClassifier(NeuralNetClassifier):
-    """One inner step a minibatch; validation and prediction with the committed weights."""
+    """One inner step a minibatch; validation and prediction with the weights to evaluate."""
 
     def train_step(self, batch, **options):
+        self.optimizer_.train()
         self.optimizer_.zero_grad()
         step = self.train_step_single(batch, **options)
         self.notify("on_grad_computed", named_parameters=self.get_all_learnable_params())
@@ -29,8 +30,9 @@ class FrankWolfeClassifier(NeuralNetClassifier):
         return step
 
     def infer(self, x, **options):
-        with nullcontext() if self.module_.training else self.optimizer_.committed():
-            return super().infer(x, **options)
+        if not self.module_.training:
+            self.optimizer_.eval()
+        return super().infer(x, **options)
 
 
 def main(quick: bool) -> None:
@@ -46,7 +48,10 @@ def main(quick: bool) -> None:
         lr=5e-3,
         batch_size=32,
         max_epochs=epochs,
-        callbacks=[LRScheduler(CosineAnnealingLR, T_max=epochs)],
+        callbacks=[
+            LRScheduler(CosineAnnealingLR, T_max=epochs),
+            EarlyStopping("valid_acc", patience=5, lower_is_better=False, load_best=True),
+        ],
         verbose=0,
     )
     scores = cross_val_score(net, inputs, targets.astype(np.int64), cv=3)

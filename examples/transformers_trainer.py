@@ -1,7 +1,8 @@
-"""Hugging Face's Trainer with FrankWolfe and a scheduler, resumed from its own checkpoint.
+"""Hugging Face's Trainer with FrankWolfe and a scheduler: the best model, and a resumed run.
 
-Trainer steps without a closure: each step is one inner step. Its evaluation is put inside
-`committed()`; checkpoints are taken outside, in the middle of a cycle too.
+Trainer steps without a closure: each step is one inner step. It calls the optimizer's `train()` and
+`eval()` by itself, so that it evaluates and saves the weights to evaluate, and resumes from their
+checkpoints in the middle of a cycle.
 """
 
 import sys
@@ -23,15 +24,6 @@ class WithLoss(Network):
         return {"loss": cross_entropy(logits, labels), "logits": logits}
 
 
-class CommittedTrainer(Trainer):
-    """Evaluates and predicts with the committed weights."""
-
-    def evaluation_loop(self, *arguments, **options):
-        optimizer = getattr(self.optimizer, "optimizer", self.optimizer)  # Accelerate wraps it
-        with optimizer.committed():
-            return super().evaluation_loop(*arguments, **options)
-
-
 def accuracy(prediction):
     """Share of the images whose class is found."""
     return {"accuracy": (prediction.predictions.argmax(1) == prediction.label_ids).mean().item()}
@@ -46,15 +38,17 @@ def build(quick, folder):
     """A Trainer that keeps a checkpoint an epoch in `folder`."""
     torch.manual_seed(0)
     options = dict(use_cpu=True, report_to="none", disable_tqdm=True, logging_strategy="no")
+    options |= dict(eval_strategy="epoch", save_strategy="epoch", load_best_model_at_end=True)
     arguments = TrainingArguments(
-        folder, num_train_epochs=4, per_device_train_batch_size=32, save_strategy="epoch", **options
-    )
+        folder, num_train_epochs=4, per_device_train_batch_size=32,
+        metric_for_best_model="accuracy", **options,
+    )  # fmt: skip
     train_data, test_data = map(rows, digits(quick))
     network = WithLoss()
     optimizer = FrankWolfe(network.parameters(), lr=5e-3, inner_steps=3)
     scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.99)
     both = dict(optimizers=(optimizer, scheduler), compute_metrics=accuracy)
-    return CommittedTrainer(network, arguments, None, train_data, test_data, **both)
+    return Trainer(network, arguments, None, train_data, test_data, **both)
 
 
 with tempfile.TemporaryDirectory() as folder:
@@ -64,4 +58,5 @@ with tempfile.TemporaryDirectory() as folder:
     resumed.train(resume_from_checkpoint=f"{folder}/checkpoint-{first}")
 identical = same(whole.model, resumed.model)
 reached = whole.evaluate()["eval_accuracy"]
+assert reached == whole.state.best_metric  # what was loaded is what was scored
 print(f"test accuracy {reached:.3f}, resumed ends the same: {identical}")

@@ -1,4 +1,4 @@
-"""Which weights FrankWolfe shows: what somebody put into the model after the last step is evaluated.
+"""Which weights FrankWolfe shows: what was put into the model after the last step is evaluated.
 
 `eval()` and `committed()` put the mean of the weights, or the last committed ones, in place; here
 other people's loops load, freeze, clamp, save and resume around them.

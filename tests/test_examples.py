@@ -91,25 +91,100 @@ def test_two_processes_train_together():
     assert min(map(float, found.groups())) > 0.8
 
 
-def committed_accuracy(variables, optimizer, network):
-    _, data = variables["digits"](True)
-    with optimizer.committed(), torch.no_grad():
-        answers = network.eval()(data.tensors[0]).argmax(1)
-    return (answers == data.tensors[1]).float().mean().item()
+# Too large a rate: the best epoch is not the last one, and the mean is not the weights trained.
+WILD = 0.3
 
 
-def test_lightning_evaluates_the_committed_weights_in_mid_cycle():
+def test_lightnings_best_checkpoint_holds_the_weights_that_were_scored():
     variables = run("lightning_trainer")[0]
-    whole = variables["whole"]
-    (optimizer,) = whole.optimizers
-    assert optimizer.inner_step == 4 * 10 % 3
-    expected = committed_accuracy(variables, optimizer, whole.lightning_module.network)
-    assert whole.callback_metrics["accuracy"].item() == pytest.approx(expected)
+
+    class Wild(variables["Digits"]):
+        def configure_optimizers(self):
+            optimizer = super().configure_optimizers()
+            optimizer.param_groups[0]["lr"] = WILD
+            return optimizer
+
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setitem(variables["fit"].__globals__, "Digits", Wild)
+        trainer, accuracy = variables["fit"](True, True, 6, folder)
+        best, last = (torch.load(f"{folder}/{n}.ckpt", weights_only=True) for n in ("best", "last"))
+    (checkpoint,) = trainer.checkpoint_callbacks
+    assert best["epoch"] < last["epoch"]
+    assert accuracy == pytest.approx(float(checkpoint.best_model_score))
+    # The model of a checkpoint is the mean, what is trained is in the optimizer's state.
+    (group,) = best["optimizer_states"][0]["param_groups"]
+    assert not group["train_mode"]
+    state = best["optimizer_states"][0]["state"]
+    for number, value in enumerate(best["state_dict"].values()):
+        assert torch.equal(value, state[number]["average"])
+        assert not torch.equal(value, state[number]["trained"])
+
+
+def test_lightnings_closure_accumulates_where_minibatches_are():
+    # Three calls on the second of two minibatches: its gradient counts three times, the first once.
+    lightning = pytest.importorskip("lightning")
+    variables = run("lightning_trainer")[0]
+    seen = []
+
+    class Counting(variables["Digits"]):
+        def training_step(self, batch, number):
+            seen.append(number)
+            return super().training_step(batch, number)
+
+    data = torch.utils.data.DataLoader(variables["digits"](True)[0], 32)
+    for streaming in (False, True):
+        seen.clear()
+        trainer = lightning.Trainer(
+            "cpu", max_steps=1, accumulate_grad_batches=2, enable_checkpointing=False,
+            **variables["QUIET"],
+        )  # fmt: skip
+        trainer.fit(Counting(streaming), data)
+        assert seen == ([0, 1] if streaming else [0, 1, 1, 1])
+
+
+def test_trainers_best_model_is_the_one_that_was_scored():
+    variables = run("transformers_trainer")[0]
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = variables["build"](True, folder)
+        trainer.args.num_train_epochs = 6
+        trainer.optimizer.param_groups[0]["lr"] = trainer.lr_scheduler.base_lrs[0] = WILD
+        trainer.train()
+        scores = [row["eval_accuracy"] for row in trainer.state.log_history if "eval_loss" in row]
+        assert scores[-1] < max(scores) == trainer.state.best_metric
+        assert trainer.evaluate()["eval_accuracy"] == trainer.state.best_metric
+        # From a checkpoint of eval mode, in mid-cycle, training goes on to the bit.
+        other = variables["build"](True, folder)
+        other.args.num_train_epochs = 6
+        other.train(resume_from_checkpoint=f"{folder}/checkpoint-10")
+        again = [row["eval_accuracy"] for row in other.state.log_history if "eval_loss" in row]
+        assert again == scores
+
+
+def test_skorchs_early_stopping_loads_the_weights_that_were_scored():
+    variables = run("skorch_net")[0]
+    stopping, classifier = variables["EarlyStopping"], variables["FrankWolfeClassifier"]
+    inputs, targets = (tensor.numpy() for tensor in variables["digits"](True)[0].tensors)
+    torch.manual_seed(0)
+    net = classifier(
+        variables["Network"], criterion=torch.nn.CrossEntropyLoss,
+        optimizer=variables["FrankWolfe"], optimizer__inner_steps=3, lr=WILD, batch_size=32,
+        max_epochs=12, verbose=0,
+        callbacks=[stopping("valid_acc", patience=20, lower_is_better=False, load_best=True)],
+    )  # fmt: skip
+    net.fit(inputs, targets)
+    scores = net.history[:, "valid_acc"]
+    assert scores[-1] < max(scores)
+    held_out = net.get_split_datasets(inputs, targets)[1]
+    answers = net.predict(held_out)
+    assert (answers == targets[held_out.indices]).mean() == max(scores)
+    net.partial_fit(inputs, targets)  # goes on from them
 
 
 def test_lightnings_closure_stays_on_one_minibatch_and_streaming_does_not():
     fit = run("lightning_trainer")[0]["fit"]
-    closure, streaming = (fit(True, form, 2).optimizers[0] for form in (False, True))
+    with tempfile.TemporaryDirectory() as folder:
+        trainers = [fit(True, form, 2, f"{folder}/{form}")[0] for form in (False, True)]
+    closure, streaming = (trainer.optimizers[0] for trainer in trainers)
     assert (closure.param_groups[0]["commits"], closure.inner_step) == (20, 0)
     assert (streaming.param_groups[0]["commits"], streaming.inner_step) == (20 // 3, 20 % 3)
 
@@ -134,18 +209,17 @@ def test_lightnings_manual_step_counts_one_gradient_three_times():
     assert trainer.optimizers[0].param_groups[0]["commits"] == 1  # after one gradient, K = 3
 
 
-def test_accelerates_and_trainers_optimizers_unwrap_to_ours():
-    transformers = run("transformers_trainer")[0]
-    trainer = transformers["whole"]
-    network = trainer.model
-
-    def logits(inputs):
-        return super(type(network), network).forward(inputs)
-
-    _, data = transformers["digits"](True)
-    with trainer.optimizer.optimizer.committed(), torch.no_grad():
-        right = logits(data.tensors[0]).argmax(1) == data.tensors[1]
-    assert transformers["reached"] == pytest.approx(right.float().mean().item())
+def test_accelerates_and_trainers_wrappers_pass_the_mode_on():
+    for name in ("accelerate_loop", "transformers_trainer"):
+        variables = run(name)[0]
+        optimizer = variables["whole"].optimizer if "whole" in variables else None
+        if optimizer is None:
+            accelerate = variables["Accelerator"](cpu=True)
+            ours = variables["FrankWolfe"](variables["Network"]().parameters())
+            optimizer = accelerate.prepare(ours)
+        for mode in (False, True):
+            (optimizer.train if mode else optimizer.eval)()
+            assert optimizer.optimizer.param_groups[0]["train_mode"] == mode
 
 
 def test_skorchs_own_step_takes_three_gradients_of_one_minibatch():
