@@ -120,7 +120,7 @@ def build_training(
     truncation = None
     if config.tbptt is not None:
         truncation = Truncation(config.tbptt, config.tbptt_backward or config.tbptt)
-        if task.validation.lengths is not None:
+        if task.ragged:
             truncation.check_reach()
     optimizer = _build_optimizer(config, model, truncation, task)
     if getattr(optimizer, "full_batch", False):
