@@ -276,7 +276,7 @@ class RecurrentEstimator(BaseEstimator):
         weights = None
         if given.weights is not None:  # of mean 1, so that float32 holds them whatever their unit
             weights = torch.from_numpy(given.weights / given.weights.mean()).float()
-        return Examples(inputs, torch.from_numpy(given.targets), lengths, weights=weights)
+        return Examples(inputs, torch.tensor(given.targets), lengths, weights=weights)
 
     def _split(self, given: Given, random: Any) -> list[Given]:
         """Training and validation data."""

@@ -18,7 +18,7 @@ from torch import Tensor
 from rnnopt.tasks.limits import check_memory
 from rnnopt.tasks.recordings import LARGEST
 
-BLOCK = 1 << 18  # values
+BLOCK = 1 << 16  # values
 CONSTANT = 1e-14  # of the largest value: what varies by less does so by rounding alone
 FINE = 0.1  # of the deviation: the largest rounding to float32 that leaves something to learn
 SINGLE = np.finfo(np.float32)
