@@ -70,12 +70,15 @@ class RecurrentEstimator(BaseEstimator):
         optimizer: "name" or "name:option=value,…", any that `rnnopt list` names; bfgs and its
             like work on all data at each step, admm trains Elman, LSTM and GRU layers.
         lr: learning rate; None means the optimizer's default.
-        batch_size: sequences a minibatch; None means 32, or all where the optimizer needs them.
+        batch_size: sequences a minibatch, which is padded to its own longest; None means 32, or all
+            where the optimizer needs them.
         epochs: passes through the data, at the most with `early_stopping`.
         schedule: of the learning rate: "cosine" and "linear" end at zero; "constant", "plateau".
         clip: largest norm of a gradient; None for no limit.
-        normalize: standardise each feature, and a regressor's targets, by the training data. Of
-            several calls of `partial_fit` the first one's data count.
+        normalize: standardise each feature, and a regressor's targets, by the training data, in
+            float64, whatever their offset and unit. Of several calls of `partial_fit` the first
+            one's data count. False leaves them as they are, and refuses data of which float32
+            would lose what varies.
         early_stopping: keep `validation_fraction` of the sequences aside, stop once their accuracy
             or squared error has not improved for `patience` epochs, and keep the best weights.
         warm_start: `fit` goes on with the network and optimizer where the last one ended.
@@ -135,6 +138,10 @@ class RecurrentEstimator(BaseEstimator):
             y: (count,); of a regressor also (count, outputs).
             sample_weight: (count,), how much each sequence counts.
             lengths: (count,), true steps of padded sequences.
+
+        Raises:
+            ValueError: data or settings that do not fit; the longest sequence's minibatch does not
+                fit in memory; training diverges.
         """
         anew = not (self.warm_start and hasattr(self, "model_"))
         return self._fit(X, y, sample_weight, lengths, anew, self.epochs)

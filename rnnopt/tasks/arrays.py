@@ -75,7 +75,8 @@ def from_arrays(
 
     Returns:
         The task; `task.data.preparation` has the class names and statistics, prepares new series
-        and scales answers back.
+        and scales answers back. Series of different lengths are stored without padding, see
+        `rnnopt.tasks.examples.Examples`.
 
     Raises:
         ValueError: wrong shapes or values; the sentence says where.
