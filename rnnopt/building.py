@@ -18,7 +18,9 @@ from rnnopt.schedules import Plateau
 from rnnopt.several_processes import SharedBatches
 from rnnopt.specification import call_with, options_of, parse, write
 from rnnopt.tasks import Batches, Task, build_task
+from rnnopt.tasks.limits import check_memory
 from rnnopt.tasks.own_data import own_task
+from rnnopt.tasks.pieces import width
 from rnnopt.training import Training
 from rnnopt.truncation import Truncation
 
@@ -120,7 +122,7 @@ def build_training(
     truncation = None
     if config.tbptt is not None:
         truncation = Truncation(config.tbptt, config.tbptt_backward or config.tbptt)
-        if task.validation.lengths is not None:
+        if task.ragged:
             truncation.check_reach()
     optimizer = _build_optimizer(config, model, truncation, task)
     if getattr(optimizer, "full_batch", False):
@@ -130,6 +132,8 @@ def build_training(
         restart = config.schedule == "plateau-restart"
         plateau = Plateau(config.decay, config.patience, restart)
     batch_size = config.batch_size or _batch_size(task, optimizer)
+    if device.type == "cpu":
+        _check_memory(task, batch_size, model, truncation)
     batches = Batches(task, batch_size, config.seed)
     if processes() > 1:
         several_processes.check(config, model_settings(config, task), optimizer, batches)
@@ -157,6 +161,27 @@ def build_training(
 def _batch_size(task: Task, optimizer: Any) -> int:
     """The task's own, or all its sequences where the optimizer works on the whole data."""
     return task.epoch_size if getattr(optimizer, "full_batch", False) else task.batch_size
+
+
+def _check_memory(
+    task: Task, batch_size: int, model: SequenceModel, truncation: Truncation | None
+) -> None:
+    """Raises UserError if the minibatch with the longest sequence cannot fit, before it comes.
+
+    Counted are the inputs and the states of each layer that a gradient needs, which is the least.
+    """
+    steps, count = task.steps, min(batch_size, task.epoch_size)
+    reach = steps if truncation is None else min(steps, truncation.backward)
+    states = sum(width(layer, 0) for layer in model.recurrent)
+    numbers = count * (steps * task.input_size + reach * states // processes())
+    what = f"a minibatch of {count} sequences, padded to the {steps} steps of the longest,"
+    try:
+        check_memory(4 * numbers, what)
+    except ValueError as error:
+        raise UserError(
+            f"{error} Take a smaller --batch-size or shorter sequences (of your own, --subsample"
+            " makes them shorter)."
+        ) from error
 
 
 def _build_optimizer(

@@ -11,14 +11,13 @@ from torch import Tensor
 
 from rnnopt.config import RunConfig
 from rnnopt.errors import UserError
-from rnnopt.layers.kernels.elman import last_state
 from rnnopt.layers.sequence_model import SequenceModel
 from rnnopt.run_folder import RunFolder
+from rnnopt.tasks.examples import Examples
+from rnnopt.tasks.pieces import outputs_of
 from rnnopt.tasks.preparation import Preparation, label_names, numbers_of
 from rnnopt.tasks.recordings import Recordings
 from rnnopt.tasks.splits import members
-
-AT_ONCE = 500  # series
 
 
 @dataclass(frozen=True)
@@ -68,23 +67,13 @@ class Trained:
         Raises:
             ValueError: series of another shape than those of the training data.
         """
-        inputs, lengths = self.preparation.inputs(data)
-        parts = [
-            self._outputs(
-                inputs[i : i + AT_ONCE], None if lengths is None else lengths[i:][:AT_ONCE]
-            )
-            for i in range(0, len(inputs), AT_ONCE)
-        ]
-        outputs = torch.cat(parts)
+        inputs, lengths = self.preparation.stored(data)
+        examples = Examples(inputs, torch.zeros(len(data)), lengths)
+        outputs = outputs_of(self.model, examples, torch.device("cpu"))
         if self.preparation.kind == "classification":
             return outputs.softmax(1).numpy()
         scale, shift = self.preparation.target_deviation, self.preparation.target_mean
         return outputs.numpy() * np.array(scale) + np.array(shift)
-
-    @torch.no_grad()
-    def _outputs(self, inputs: Tensor, lengths: Tensor | None) -> Tensor:
-        outputs = self.model(inputs.transpose(0, 1), lengths)
-        return last_state(outputs, lengths) if outputs.ndim == 3 else outputs
 
 
 def network(settings: Any, weights: Any) -> SequenceModel:

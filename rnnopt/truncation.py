@@ -12,10 +12,12 @@ Williams and Peng, "An efficient gradient-based algorithm for on-line training o
 trajectories", Neural Computation 1990. What the first chunks of a classified sequence are scored
 against is left open by the Frank-Wolfe RNN paper; here it is the label, at the end of each chunk.
 
-One gradient evaluation is one minibatch forward and backward over all T steps, so a chunk counts
-the share of these that it runs, and a third of it for steps that are run without gradients.
+One gradient evaluation is one minibatch forward and backward over all its T steps, those of its
+longest sequence, so a chunk counts the share of these that it runs, and a third of it for steps
+that are run without gradients.
 """
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -93,8 +95,8 @@ class Chunks:
         self.position = 0  # the step before which `state` is
         self.state: list[State] | None = None
         self.finished = 0  # minibatches
-        self.steps_with_gradient = 0
-        self.steps_without = 0
+        # Steps that were run, three for one with a gradient, by the length of their minibatch.
+        self.spent: dict[int, int] = {}
         self._after: tuple[int, list[State]] | None = None  # position and state after this chunk
 
     @property
@@ -108,8 +110,7 @@ class Chunks:
     @property
     def evaluations(self) -> float:
         """Gradient evaluations spent; a step run without gradients counts a third."""
-        steps = 3 * self.steps_with_gradient + self.steps_without
-        return steps / (3 * self.batches.task.steps)
+        return math.fsum(thirds / (3 * steps) for steps, thirds in self.spent.items())
 
     @property
     def minibatches(self) -> float:
@@ -121,14 +122,17 @@ class Chunks:
     @torch.no_grad()
     def loss_alone(self) -> Tensor:
         """The current chunk's loss; what `loss` found out about the next chunk stays."""
-        after, spent = self._after, self.steps_with_gradient
-        loss = self.loss()
-        self.steps_without += self.steps_with_gradient - spent
-        self._after, self.steps_with_gradient = after, spent
+        after = self._after
+        loss = self._loss(1)
+        self._after = after
         return loss
 
     def loss(self) -> Tensor:
         """The current chunk's loss, with a graph that goes back k2 steps."""
+        return self._loss(3)
+
+    def _loss(self, thirds: int) -> Tensor:
+        """The current chunk's loss, of which each step costs so many thirds of one."""
         batch, chunks = self.batch, self._chunks()
         start, scored_from, end = chunks[self.chunk]
         scored_from = max(start, scored_from)
@@ -148,7 +152,7 @@ class Chunks:
             outputs, ends = self.model.advance(
                 part.inputs, _chosen(self.state, alive), part.lengths
             )
-        self.steps_with_gradient += end - start
+        self._spend(thirds * (end - start))
         if outputs.ndim == 3:  # an answer at every step: those before are scored already
             part, outputs = _part(batch, scored_from, end, alive), outputs[scored_from - start :]
         following = chunks[self.chunk + 1 :]
@@ -202,14 +206,16 @@ class Chunks:
             _, ends = self.model.advance(
                 inputs if alive is None else inputs[:, alive], _chosen(self.state, alive)
             )
-        self.steps_without += step - self.position
+        self._spend(step - self.position)
         self.position, self.state = step, _placed(ends, alive, len(batch))
 
-    SAVED = ("finished", "steps_with_gradient", "steps_without")
+    def _spend(self, thirds: int) -> None:
+        time = len(self.batch.inputs)
+        self.spent[time] = self.spent.get(time, 0) + thirds
 
     def state_dict(self) -> dict[str, Any]:
         """Everything `load_state_dict` needs to go on at this chunk."""
-        counts = {name: getattr(self, name) for name in self.SAVED}
+        counts = {"finished": self.finished, "spent": dict(self.spent)}
         if self._batch is None:
             return dict(
                 batches=self.batches.state_dict(), chunk=0, position=0, state=None, **counts
@@ -228,8 +234,9 @@ class Chunks:
         self._batch = self._after = None
         if state["chunk"]:
             _ = self.batch
-        for name in (*self.SAVED, "chunk", "position"):
+        for name in ("finished", "chunk", "position"):
             setattr(self, name, state[name])
+        self.spent = dict(state["spent"])
         carried = state["state"]
         self.state = None if carried is None else [_moved(one, self.device) for one in carried]
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from rnnopt.config import RunConfig
 from rnnopt.errors import UserError
@@ -22,7 +23,6 @@ from rnnopt.prediction import Trained
 from rnnopt.run_folder import RunFolder
 from rnnopt.runner import run
 from rnnopt.tasks import from_arrays
-from rnnopt.tasks.series import pad
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -45,10 +45,12 @@ def source_and_series(cell, readout="last", subsample=1, regression=False, **opt
     )  # fmt: skip
     torch.manual_seed(0)
     model = SequenceModel(**settings)
-    model(task.train.inputs.transpose(0, 1), task.train.lengths)  # moves the batch statistics
+    whole = task.train.batch(slice(None))
+    model(whole.inputs, whole.lengths)  # moves the batch statistics
     p = task.data.preparation
     source = Source(model.eval(), settings, p, task.loss, RunConfig(), {}, {})
-    return source, pad(series)
+    inputs = pad_sequence([torch.from_numpy(one).float() for one in series], batch_first=True)
+    return source, (inputs, torch.tensor([len(one) for one in series]))
 
 
 CELLS = ["rnn", "lstm", "gru", "indrnn"]

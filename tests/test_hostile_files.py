@@ -12,6 +12,7 @@ import subprocess
 import sys
 import zipfile
 import zlib
+from dataclasses import replace
 
 import hostile
 import numpy as np
@@ -22,6 +23,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rnnopt import prediction
+from rnnopt.building import build_training
+from rnnopt.config import RunConfig
 from rnnopt.errors import UserError
 from rnnopt.run_folder import RunFolder
 from rnnopt.tasks import from_arrays
@@ -237,12 +240,23 @@ def test_small_files_take_little_memory_and_time_and_end_no_process(tmp_path):
     assert int(ended.stdout) < 500_000  # KB, of all together
 
 
-def test_one_long_series_among_many_short_ones_is_refused_before_all_are_padded(monkeypatch):
+def test_one_long_series_among_many_short_ones_pads_no_others_but_its_minibatch(monkeypatch):
     series = [np.zeros((1, 1))] * 1000 + [np.ones((10**6, 1))]
     labels = ["a", "b"] * 500 + ["a"]
     monkeypatch.setattr("rnnopt.tasks.limits.free_memory", lambda: 10**9)
-    with pytest.raises(ValueError, match=r"padded to .* would take .* GB of memory, and 1 GB are"):
-        from_arrays(series, labels, seed=1)
+    task = from_arrays(series, labels, test=(series[:2], labels[:2]), validation=0, seed=1)
+    assert task.train.inputs.numel() == 1000 + 10**6
+    config = RunConfig("data", model="gru", hidden=8, batch_size=16)
+    sentence = (
+        "a minibatch of 16 sequences, padded to the 1000000 steps of the longest, would take 1.6"
+        " GB of memory, and 1 GB are free. Take a smaller --batch-size"
+    )
+    with pytest.raises(UserError, match=sentence):
+        build_training(config, task)
+    build_training(replace(config, batch_size=4), task)
+    monkeypatch.setattr("rnnopt.tasks.limits.free_memory", lambda: 10**6)
+    with pytest.raises(ValueError, match="steps of 1 channels would take 4.004 MB of memory"):
+        from_arrays(series, labels, seed=1, validation=0, test=(series[:2], labels[:2]))
 
 
 def test_memory_is_counted_in_sizes_that_people_read():

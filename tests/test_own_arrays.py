@@ -10,7 +10,7 @@ import torch
 from rnnopt.tasks import from_arrays
 from rnnopt.tasks.preparation import Preparation
 from rnnopt.tasks.recordings import recordings
-from rnnopt.tasks.series import fill_missing, pad, pool
+from rnnopt.tasks.series import fill_missing, pool
 from rnnopt.tasks.splits import hold_out
 
 NAN = float("nan")
@@ -69,11 +69,10 @@ def test_parts_are_disjoint_and_stratified():
 
 def test_statistics_are_of_true_training_steps_alone():
     task = from_arrays(ragged(), WORDS)
-    steps = torch.arange(task.train.inputs.shape[1]) < task.train.lengths[:, None]
-    true = task.train.inputs[steps].double()
+    true = task.train.inputs.double()  # nothing else is stored
+    assert len(true) == task.train.lengths.sum()
     torch.testing.assert_close(true.mean(0), torch.zeros(2).double(), atol=1e-6, rtol=0)
     torch.testing.assert_close(true.std(0, correction=0), torch.ones(2).double())
-    assert (task.train.inputs[~steps] == 0).all()
 
 
 def test_test_series_change_nothing_about_training():
@@ -191,11 +190,14 @@ def test_pooling_is_the_mean_of_true_steps():
     assert pool(one, 1) is one
 
 
-def test_padding_gives_lengths_only_where_they_differ():
-    inputs, lengths = pad([np.ones((2, 1)), np.ones((3, 1))])
-    assert inputs[..., 0].tolist() == [[1, 1, 0], [1, 1, 1]]
+def test_a_preparation_pads_new_series_and_gives_lengths_only_where_they_differ():
+    p = from_arrays(ragged(), WORDS, normalize=False).data.preparation
+    inputs, lengths = p.inputs(recordings([np.ones((2, 2)), np.full((3, 2), 2.0)]))
+    assert inputs[..., 0].tolist() == [[1, 1, 0], [2, 2, 2]]
     assert lengths.tolist() == [2, 3]
-    assert pad([np.ones((2, 1))] * 2)[1] is None
+    inputs, lengths = p.inputs(recordings([np.ones((2, 2))] * 2))
+    assert inputs.shape == (2, 2, 2)
+    assert lengths is None
 
 
 # -- bad input ------------------------------------------------------------------------------------

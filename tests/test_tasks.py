@@ -288,9 +288,9 @@ def ragged(count):
     return Examples(inputs, numbers, numbers + 1)
 
 
-def test_a_batch_is_time_first_and_keeps_lengths():
+def test_a_batch_is_time_first_as_long_as_its_longest_and_keeps_lengths():
     batch = ragged(4).batch(torch.tensor([2, 0]))
-    assert batch.inputs.shape == (4, 2, 1)
+    assert batch.inputs.shape == (3, 2, 1)
     assert batch.inputs[0, :, 0].tolist() == [2, 0]
     assert batch.targets.tolist() == [2, 0]
     assert batch.lengths.tolist() == [3, 1]

@@ -507,24 +507,25 @@ def test_the_next_minibatch_begins_where_all_sequences_have_ended(cell, readout,
     task = make_task(6, SHORT, padding=math.nan)
     model, twin = (make_model(cell=cell, readout=readout) for _ in range(2))
     closure = Closure(model, Batches(task, 2, 0), CPU, truncation=Truncation(forward, backward))
-    batches, spent, chunks = Batches(task, 2, 0), 0.0, -(-6 // forward)
-    calls = 0
+    batches, spent, calls = Batches(task, 2, 0), 0.0, 0
     for finished in range(8):  # two epochs
         batch = batches.draw()
         expected = plain_chunks_of_each(cell, twin, batch, forward, backward, readout == "every")
-        assert len(expected) == -(-int(batch.lengths.max()) // forward)
+        longest = int(batch.lengths.max())
+        chunks = -(-longest // forward)
+        assert len(expected) == chunks
         for k, (loss, grads, cost) in enumerate(expected):
             assert closure.epochs == pytest.approx((finished + k / chunks) / 4, rel=1e-14)
             assert torch.equal(closure.batch.targets, batch.targets)
             torch.testing.assert_close(closure(), loss, rtol=1e-9, atol=1e-12)
             torch.testing.assert_close(gradients(model), grads, rtol=1e-7, atol=1e-10)
-            spent += cost
-            assert closure.evaluations == pytest.approx(spent / 6, rel=1e-12)
+            spent += cost / longest  # a minibatch end to end is one evaluation, however long
+            assert closure.evaluations == pytest.approx(spent, rel=1e-12)
             descend(model)
             closure.advance()
             calls += 1
     assert (closure.epochs, closure.calls) == (2, calls)
-    assert calls < 8 * chunks
+    assert calls < 8 * -(-6 // forward)
 
 
 def test_the_state_of_each_sequence_stays_at_its_place():
@@ -553,9 +554,9 @@ def test_no_chunk_is_left_where_all_sequences_have_ended():
     first = float(closure())
     assert first > 0
     for minibatches in (1, 2, 3):
-        # Two of six steps each. The next are the same eight in another order.
+        # Two steps each, padded to six. The next are the same eight in another order.
         closure.advance()
-        assert (closure.evaluations, closure.epochs) == (minibatches * 2 / 6, minibatches)
+        assert (closure.evaluations, closure.epochs) == (minibatches, minibatches)
         assert closure.chunks.state is None
         assert float(closure()) == pytest.approx(first, rel=1e-12)
         assert all(g.any() for g in gradients(model))
@@ -576,7 +577,7 @@ def test_every_step_moves_all_weights(optimizer):
         closure.advance()
         moved = [not torch.equal(p, q) for p, q in zip(model.parameters(), before, strict=True)]
         assert all(moved)
-    assert closure.epochs == 2 + 1 / 3
+    assert closure.epochs == 2 + 1 / 2
 
 
 def test_different_lengths_need_gradients_as_far_back_as_the_last_update():
@@ -757,11 +758,11 @@ def test_a_budget_in_epochs_is_spent_exactly(forward, backward):
 
 
 def test_the_run_counts_sequences_that_end_early():
-    # Chunks of two of six steps, batches of two: what a whole sequence costs is never spent.
+    # All end after two of the six steps to which they are padded: one chunk is a whole minibatch.
     task = make_task(6, [2, 1, 2, 2, 1, 1, 2, 1])
     run = make_training("2evaluations", Truncation(2, 2), task, batch_size=2, evaluate_every=1)
     told = [(p.evaluations, p.epochs, p.fraction) for p in run.run()]
-    assert told == [(k / 3, k / 4, pytest.approx(k / 6)) for k in range(7)]
+    assert told == [(k, k / 4, k / 2) for k in range(3)]
 
 
 def test_a_budget_may_end_in_mid_sequence():
@@ -880,7 +881,7 @@ def test_sequences_of_different_lengths_go_on_bit_for_bit(lengths, forward, back
         task = make_task(6, lengths, padding=math.nan)
         adam = torch.optim.Adam(model.parameters(), lr=0.01)
         return Training(
-            model, adam, task, Batches(task, 3, 0), Budget.parse("4evaluations"),
+            model, adam, task, Batches(task, 3, 0), Budget.parse("6evaluations"),
             truncation=Truncation(forward, backward),
         )  # fmt: skip
 

@@ -3,7 +3,8 @@
 The data become a `Task`, the settings a `RunConfig`; the loop is the one of rnnopt/training.py.
 """
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -18,15 +19,43 @@ from torch import Tensor
 from rnnopt.building import check_once
 from rnnopt.config import RunConfig
 from rnnopt.errors import UserError, without_dashes
-from rnnopt.estimator.one_run import build_task, measure, outputs_of, train
+from rnnopt.estimator.one_run import build_task, train
 from rnnopt.estimator.sequences import read_sequences
 from rnnopt.layers.sequence_model import SequenceModel
-from rnnopt.tasks.task import Examples, Loss, select
+from rnnopt.tasks.moments import check_plain, moments, standardized
+from rnnopt.tasks.pieces import outputs_of
+from rnnopt.tasks.task import Examples, Loss
 
 # Settings that are a run's as they stand.
 CONFIGURED = (
     "model", "hidden", "layers", "dropout", "optimizer", "lr", "batch_size", "clip", "device",
 )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Given:
+    """Data as they were handed over: sequences (time, features), classes (count,) or numbers
+    (count, outputs), and how much each sequence counts (count,), None where all count alike."""
+
+    sequences: Sequence[np.ndarray]
+    targets: np.ndarray
+    weights: np.ndarray | None
+
+    def select(self, places: np.ndarray) -> "Given":
+        """Those at some places."""
+        weights = None if self.weights is None else self.weights[places]
+        return Given([self.sequences[i] for i in places], self.targets[places], weights)
+
+    def counted(self) -> "Given":
+        """Those that count something; ValueError where none does, or less than nothing."""
+        if self.weights is None:
+            return self
+        if self.weights.min() < 0 or self.weights.max() == 0:
+            raise ValueError(
+                "the weights of sequences and classes must not be negative, nor zero for all"
+                f" sequences, got {self.weights.min():g} … {self.weights.max():g}."
+            )
+        return self.select(np.flatnonzero(self.weights > 0))
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -41,12 +70,15 @@ class RecurrentEstimator(BaseEstimator):
         optimizer: "name" or "name:option=value,…", any that `rnnopt list` names; bfgs and its
             like work on all data at each step, admm trains Elman, LSTM and GRU layers.
         lr: learning rate; None means the optimizer's default.
-        batch_size: sequences a minibatch; None means 32, or all where the optimizer needs them.
+        batch_size: sequences a minibatch, which is padded to its own longest; None means 32, or all
+            where the optimizer needs them.
         epochs: passes through the data, at the most with `early_stopping`.
         schedule: of the learning rate: "cosine" and "linear" end at zero; "constant", "plateau".
         clip: largest norm of a gradient; None for no limit.
-        normalize: standardise each feature, and a regressor's targets, by the training data. Of
-            several calls of `partial_fit` the first one's data count.
+        normalize: standardise each feature, and a regressor's targets, by the training data, in
+            float64, whatever their offset and unit. Of several calls of `partial_fit` the first
+            one's data count. False leaves them as they are, and refuses data of which float32
+            would lose what varies.
         early_stopping: keep `validation_fraction` of the sequences aside, stop once their accuracy
             or squared error has not improved for `patience` epochs, and keep the best weights.
         warm_start: `fit` goes on with the network and optimizer where the last one ended.
@@ -106,6 +138,10 @@ class RecurrentEstimator(BaseEstimator):
             y: (count,); of a regressor also (count, outputs).
             sample_weight: (count,), how much each sequence counts.
             lengths: (count,), true steps of padded sequences.
+
+        Raises:
+            ValueError: data or settings that do not fit; the longest sequence's minibatch does not
+                fit in memory; training diverges.
         """
         anew = not (self.warm_start and hasattr(self, "model_"))
         return self._fit(X, y, sample_weight, lengths, anew, self.epochs)
@@ -156,15 +192,17 @@ class RecurrentEstimator(BaseEstimator):
         random: np.random.RandomState,
         classes: np.ndarray | None,
     ) -> None:
-        inputs, steps = read_sequences(self, X, lengths, layout=self.layout, reset=anew)
+        sequences = read_sequences(self, X, lengths, layout=self.layout, reset=anew)
         targets = self._read_targets(y, anew, classes)
-        check_consistent_length(inputs, targets)
-        examples = _examples(inputs, targets, steps, self._weights(sample_weight, targets))
-        parts = self._split(examples, random) if self.early_stopping else [examples]
+        check_consistent_length(sequences, targets)
+        given = Given(sequences, targets, self._weights(sample_weight, targets)).counted()
+        parts = self._split(given, random) if self.early_stopping else [given]
         if anew:
             self._measure(parts[0])
-        parts = [self._standardized(part) for part in parts]
-        task = build_task(parts, self._loss, self._output_size(), config.seed)
+        if not self.normalize:
+            self._check_plain(parts[0])
+        examples = [self._standardized(part) for part in parts]
+        task = build_task(examples, self._loss, self._output_size(), config.seed)
         outcome = train(
             config,
             task,
@@ -222,60 +260,49 @@ class RecurrentEstimator(BaseEstimator):
             )
         return weights
 
-    def _measure(self, examples: Examples) -> None:
+    def _measure(self, given: Given) -> None:
         """Notes by what the features are standardised."""
-        self.mean_, self.scale_ = self._center_and_scale(examples)
+        self.mean_, self.scale_ = self._moments(given.sequences, given.weights)
 
-    def _center_and_scale(self, examples: Examples) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and deviation of the inputs, or 0 and 1 without `normalize`."""
-        mean, scale = measure(examples)
-        if not self.normalize:
-            mean, scale = torch.zeros_like(mean), torch.ones_like(scale)
-        return mean.numpy(), scale.numpy()
+    def _moments(
+        self, series: Sequence[np.ndarray], weights: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and deviation (feature,) over the true steps, or 0 and 1 without `normalize`."""
+        if self.normalize:
+            return moments(series, weights)
+        features = series[0].shape[1]
+        return np.zeros(features), np.ones(features)
 
-    def _standardized(self, examples: Examples) -> Examples:
+    def _check_plain(self, given: Given) -> None:
+        """Raises ValueError where float32 would lose what varies in data that stay as they are."""
+        check_plain(given.sequences)
+
+    def _standardized(self, given: Given) -> Examples:
         """The sequences as the network sees them."""
-        mean, scale = (torch.from_numpy(a).float() for a in (self.mean_, self.scale_))
-        return replace(examples, inputs=(examples.inputs - mean) / scale)
+        inputs, lengths = standardized(given.sequences, self.mean_, self.scale_)
+        weights = None
+        if given.weights is not None:  # of mean 1, so that float32 holds them whatever their unit
+            weights = torch.from_numpy(given.weights / given.weights.mean()).float()
+        return Examples(inputs, torch.tensor(given.targets), lengths, weights=weights)
 
-    def _split(self, examples: Examples, random: Any) -> list[Examples]:
+    def _split(self, given: Given, random: Any) -> list[Given]:
         """Training and validation data."""
         if not 0 < self.validation_fraction < 1:
             raise ValueError(
                 f"validation_fraction must be in (0, 1), got {self.validation_fraction}."
             )
-        classes = None if examples.targets.is_floating_point() else examples.targets
         parts = train_test_split(
-            np.arange(len(examples)),
+            np.arange(len(given.sequences)),
             test_size=self.validation_fraction,
             random_state=random,
-            stratify=classes,
+            stratify=None if given.targets.ndim > 1 else given.targets,
         )
-        return [select(examples, torch.from_numpy(part)) for part in parts]
+        return [given.select(part) for part in parts]
 
     def _outputs(self, X: ArrayLike, lengths: ArrayLike | None) -> Tensor:
         """The network's outputs (count, output)."""
         check_is_fitted(self, "model_")
-        inputs, steps = read_sequences(self, X, lengths, layout=self.layout, reset=False)
-        examples = _examples(inputs, np.zeros((len(inputs), 1)), steps, None)
-        return outputs_of(self.model_, self._standardized(examples), torch.device(self.device))
-
-
-def _examples(
-    inputs: np.ndarray, targets: np.ndarray, lengths: np.ndarray | None, weights: np.ndarray | None
-) -> Examples:
-    """All as tensors, without the sequences that count nothing."""
-    examples = Examples(
-        torch.from_numpy(inputs),
-        torch.from_numpy(targets),
-        None if lengths is None else torch.from_numpy(lengths),
-    )
-    if weights is None:
-        return examples
-    if weights.min() < 0 or weights.max() == 0:
-        raise ValueError(
-            "the weights of sequences and classes must not be negative, nor zero for all sequences,"
-            f" got {weights.min():g} … {weights.max():g}."
-        )
-    examples = replace(examples, weights=torch.from_numpy(weights).float())
-    return select(examples, torch.from_numpy(weights > 0))
+        sequences = read_sequences(self, X, lengths, layout=self.layout, reset=False)
+        inputs, true = standardized(sequences, self.mean_, self.scale_)
+        examples = Examples(inputs, torch.zeros(len(sequences)), true)
+        return outputs_of(self.model_, examples, torch.device(self.device))

@@ -57,7 +57,7 @@ def build_task(parts: list[Examples], loss: Loss, outputs: int, seed: int) -> Ta
     return Task(
         name="data",
         summary=f"{len(train)} sequences",
-        input_size=train.inputs.shape[2],
+        input_size=train.inputs.shape[-1],
         output_size=outputs,
         loss=loss,
         target=-math.inf if loss == "mse" else math.inf,  # nothing to reach
@@ -183,32 +183,3 @@ def _outcome(training: Training, records: list[dict[str, float]], keep_best: boo
 
 def _weights(model: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-
-
-@torch.no_grad()
-def outputs_of(model: nn.Module, examples: Examples, device: torch.device) -> Tensor:
-    """The network's outputs (count, output) on the CPU, a thousand sequences at a time."""
-    outputs = []
-    for start in range(0, len(examples), 1000):
-        batch = examples.batch(slice(start, start + 1000)).to(device)
-        outputs.append(model(batch.inputs, batch.lengths).cpu())
-    return torch.cat(outputs)
-
-
-def measure(examples: Examples) -> tuple[Tensor, Tensor]:
-    """Mean and deviation of each feature (feature,) over the true steps, each with its weight.
-
-    Where a feature is constant the deviation is given as 1.
-    """
-    inputs = examples.inputs
-    counted = inputs.new_ones(inputs.shape[:2])
-    if examples.lengths is not None:
-        steps = torch.arange(inputs.shape[1])
-        counted *= steps < examples.lengths[:, None]
-    if examples.weights is not None:
-        counted *= examples.weights[:, None]
-    total, wide = counted.sum(dtype=torch.float64), torch.float64
-    mean = (inputs * counted[:, :, None]).sum((0, 1), dtype=wide) / total
-    squares = (inputs - mean.to(inputs)).square() * counted[:, :, None]
-    deviation = (squares.sum((0, 1), dtype=wide) / total).sqrt()
-    return mean, torch.where(deviation == 0, 1, deviation)

@@ -4,13 +4,13 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike
 from sklearn.base import RegressorMixin
 from sklearn.metrics import r2_score
 from sklearn.utils.validation import check_array
 
-from rnnopt.estimator.base import RecurrentEstimator
+from rnnopt.estimator.base import Given, RecurrentEstimator
+from rnnopt.tasks.moments import check_plain, standardized
 from rnnopt.tasks.task import Examples, Loss
 
 
@@ -77,15 +77,19 @@ class RNNRegressor(RegressorMixin, RecurrentEstimator):
             )
         return columns
 
-    def _measure(self, examples: Examples) -> None:
-        super()._measure(examples)
-        one_step = replace(examples, inputs=examples.targets[:, None], lengths=None)
-        self.target_mean_, self.target_scale_ = self._center_and_scale(one_step)
+    def _measure(self, given: Given) -> None:
+        super()._measure(given)
+        each = list(given.targets[:, None])  # as if a sequence of one step
+        self.target_mean_, self.target_scale_ = self._moments(each, given.weights)
 
-    def _standardized(self, examples: Examples) -> Examples:
-        mean, scale = torch.from_numpy(self.target_mean_), torch.from_numpy(self.target_scale_)
-        targets = ((examples.targets - mean) / scale).float()
-        return replace(super()._standardized(examples), targets=targets)
+    def _check_plain(self, given: Given) -> None:
+        super()._check_plain(given)
+        check_plain([given.targets], "y")
+
+    def _standardized(self, given: Given) -> Examples:
+        mean, scale = self.target_mean_, self.target_scale_
+        targets = standardized([given.targets], mean, scale, "y")[0][0]
+        return replace(super()._standardized(given), targets=targets)
 
     def _output_size(self) -> int:
         return len(self.target_mean_)

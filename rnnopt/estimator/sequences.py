@@ -1,8 +1,8 @@
-"""Sequences as people hand them over, read into one padded array with clear errors.
+"""Sequences as people hand them over, read one by one and as they are, with clear errors.
 
 `read_sequences` takes what scikit-learn's estimators take, a table (count, columns) whose columns
 are the steps of one feature, and besides it (count, time, features), and a list of arrays, one a
-sequence, of different lengths.
+sequence, of different lengths. Nothing is rounded and no list is padded here.
 """
 
 from typing import Any
@@ -12,12 +12,14 @@ from numpy.typing import ArrayLike
 from sklearn.utils.validation import check_array, check_consistent_length, validate_data
 
 LAYOUTS = ("time-first", "time-last")
+# Types that numbers keep until their mean is taken off in float64; others become float64 at once.
+NUMBERS = [np.float64, np.float32, np.float16, *map(np.dtype, "bBhHiIlLqQ?")]
 
 
 def read_sequences(
     estimator: Any, X: Any, lengths: ArrayLike | None, *, layout: str, reset: bool
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """Padded sequences (count, time, features), single precision, and true lengths or None.
+) -> list[np.ndarray]:
+    """The true steps of each sequence, (time, features).
 
     Sets, or without `reset` checks, the estimator's `n_features_in_` and `columns_are_steps_`.
 
@@ -38,30 +40,38 @@ def read_sequences(
     if arrays is not None:
         if lengths is not None:
             raise ValueError("lengths go with padded sequences; a list of arrays has its own.")
-        inputs, steps = _pad([_one(estimator, i, a, layout) for i, a in enumerate(arrays)])
-        _check_features(estimator, inputs, reset)
-        return inputs, steps
+        sequences = [_one(estimator, i, a, layout) for i, a in enumerate(arrays)]
+        _check_alike(sequences)
+        _check_features(estimator, sequences[0].shape[1], reset)
+        return sequences
     if lengths is not None:
         X, lengths = _without_padding(X, lengths, layout)
     if not hasattr(X, "shape"):
         X = np.asarray(X)
     if len(X.shape) == 2 and (reset or estimator.columns_are_steps_):
         estimator.columns_are_steps_ = True
-        table = validate_data(estimator, X, reset=reset, dtype=np.float32)
-        return _for_torch(table[:, :, None]), lengths
-    numbers = check_array(X, dtype=np.float32, allow_nd=True, estimator=estimator, input_name="X")
+        table = validate_data(estimator, X, reset=reset, dtype=_type_for(X))
+        return _cut(table[:, :, None], lengths)
+    numbers = check_array(X, dtype=_type_for(X), allow_nd=True, estimator=estimator, input_name="X")
     if numbers.ndim > 3:
         raise ValueError(f"X must be (count, time, features), got the shape {numbers.shape}.")
     numbers = numbers[:, :, None] if numbers.ndim == 2 else _turned(numbers, layout)
     if 0 in numbers.shape:
         raise ValueError(f"X must have steps and features, got the shape {numbers.shape}.")
-    _check_features(estimator, numbers, reset)
-    return _for_torch(numbers), lengths
+    _check_features(estimator, numbers.shape[2], reset)
+    return _cut(numbers, lengths)
 
 
-def _for_torch(array: np.ndarray) -> np.ndarray:
-    """The array, or a copy if it cannot be written to, which torch warns of."""
-    return np.require(array, requirements=["C", "W"])
+def _cut(numbers: np.ndarray, lengths: np.ndarray | None) -> list[np.ndarray]:
+    """The true steps of each of (count, time, features), views of them."""
+    if lengths is None:
+        return list(numbers)
+    return [one[:length] for one, length in zip(numbers, lengths, strict=True)]
+
+
+def _type_for(X: Any) -> Any:
+    """What to make of its numbers: an array's stay as they are, so that it is not copied."""
+    return NUMBERS if isinstance(X, np.ndarray) else np.float64
 
 
 def _separate(X: Any) -> list[Any] | None:
@@ -91,7 +101,7 @@ def _one(estimator: Any, place: int, array: Any, layout: str) -> np.ndarray:
     """A sequence of a list as (time, features)."""
     array = check_array(
         array,
-        dtype=np.float32,
+        dtype=_type_for(array),
         ensure_2d=False,
         allow_nd=True,
         ensure_min_samples=0,
@@ -106,20 +116,14 @@ def _one(estimator: Any, place: int, array: Any, layout: str) -> np.ndarray:
     return array[:, None] if array.ndim == 1 else _turned(array, layout)
 
 
-def _pad(arrays: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """(count, time, features), zero behind each end, and the lengths."""
-    features = arrays[0].shape[1]
-    for place, array in enumerate(arrays):
+def _check_alike(sequences: list[np.ndarray]) -> None:
+    features = sequences[0].shape[1]
+    for place, array in enumerate(sequences):
         if array.shape[1] != features:
             raise ValueError(
                 f"all sequences must have the same features: X[0] has {features}, X[{place}] has"
                 f" {array.shape[1]}."
             )
-    lengths = np.array([len(array) for array in arrays])
-    padded = np.zeros((len(arrays), lengths.max(), features), dtype=np.float32)
-    for row, array in zip(padded, arrays, strict=True):
-        row[: len(array)] = array
-    return padded, lengths
 
 
 def _without_padding(X: Any, lengths: Any, layout: str) -> tuple[np.ndarray, np.ndarray]:
@@ -144,9 +148,8 @@ def _without_padding(X: Any, lengths: Any, layout: str) -> tuple[np.ndarray, np.
     return numbers, given.astype(np.int64)
 
 
-def _check_features(estimator: Any, inputs: np.ndarray, reset: bool) -> None:
+def _check_features(estimator: Any, features: int, reset: bool) -> None:
     """Notes how many features a step has, or checks that they are as many as there were."""
-    features = inputs.shape[2]
     if reset:
         estimator.columns_are_steps_, estimator.n_features_in_ = False, features
         return

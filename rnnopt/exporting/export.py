@@ -17,6 +17,7 @@ from rnnopt.layers.sequence_model import SequenceModel
 from rnnopt.prediction import Trained
 from rnnopt.run_folder import RunFolder
 from rnnopt.tasks.own_data import read_parts
+from rnnopt.tasks.pieces import together, width
 from rnnopt.tasks.preparation import Preparation
 from rnnopt.tasks.readers import sha256
 from rnnopt.tasks.recordings import Recordings
@@ -93,10 +94,18 @@ def open_run(path: Path) -> tuple[Source, tuple[Tensor, Tensor], str]:
     model = SequenceModel(**settings)
     model.load_state_dict(folder.read_weights())
     source = Source(model.eval(), settings, None, task.loss, config, result, {})
-    inputs = task.test.inputs[:SERIES]
     lengths = task.test.lengths
-    lengths = torch.full((len(inputs),), inputs.shape[1]) if lengths is None else lengths[:SERIES]
+    if lengths is None:
+        lengths = torch.full((len(task.test),), task.test.steps)
+    lengths = lengths[: _some(source, lengths)]
+    inputs = task.test.batch(slice(len(lengths))).inputs.transpose(0, 1)
     return source, (inputs.contiguous(), lengths), "test series of the run"
+
+
+def _some(source: Source, lengths: Tensor) -> int:
+    """How many series to compare, of those with such lengths: no more than are answered at once."""
+    wide = width(source.model, source.settings["input_size"])
+    return min(SERIES, together(lengths.cummax(0).values, wide))
 
 
 def _own_series(source: Source, p: Preparation) -> tuple[tuple[Tensor, Tensor], str]:
@@ -104,13 +113,14 @@ def _own_series(source: Source, p: Preparation) -> tuple[tuple[Tensor, Tensor], 
     happened = _what_happened(source)
     if happened:
         generator = torch.Generator().manual_seed(0)
-        raw = torch.randn(64, p.longest, len(p.channels), generator=generator)
-        raw = raw * double(p.deviation) + double(p.mean)
         lengths = torch.full((64,), p.longest)
+        lengths = lengths[: _some(source, lengths)]
+        raw = torch.randn(len(lengths), p.longest, len(p.channels), generator=generator)
+        raw = raw * double(p.deviation) + double(p.mean)
         return (raw, lengths), f"random series, for the run's files have {happened}"
     data, test = read_parts(source.config)
     part = test or data
-    part = part.select(range(min(SERIES, len(part))))
+    part = part.select(range(_some(source, torch.tensor([len(one) for one in part.series]))))
     if p.missing == "interpolate":  # which no graph does
         series = p.ragged(part)
     else:

@@ -75,7 +75,8 @@ def from_arrays(
 
     Returns:
         The task; `task.data.preparation` has the class names and statistics, prepares new series
-        and scales answers back.
+        and scales answers back. Series of different lengths are stored without padding, see
+        `rnnopt.tasks.examples.Examples`.
 
     Raises:
         ValueError: wrong shapes or values; the sentence says where.
@@ -159,18 +160,13 @@ def _prepare(
 ) -> tuple[Preparation, list[Examples]]:
     """The preparation learnt from the training series, and what the network gets of each part."""
     preparation = Preparation.learn(parts["training"], **how)
-    # Validation series as long as training ones: together they say how long sequences are. Nothing
-    # of the test data is looked at.
-    steps = max(
-        _examples(preparation, which, parts[which], 1).inputs.shape[1]
-        for which in ("training", "validation")
-    )
-    preparation = replace(preparation, steps=steps)
-    examples = [
-        _examples(preparation, which, part, 1 if which == "test" else steps)
-        for which, part in parts.items()
-    ]
-    return preparation, examples
+    prepared: dict[int, Examples] = {}  # a part that stands in for another is prepared once
+    for which, part in parts.items():
+        if id(part) not in prepared:
+            prepared[id(part)] = _examples(preparation, which, part)
+    examples = [prepared[id(part)] for part in parts.values()]
+    # Training and validation series together say how long sequences are; test series do not.
+    return replace(preparation, steps=max(part.steps for part in examples[:2])), examples
 
 
 def _divide(
@@ -193,10 +189,10 @@ def _divide(
     return {"training": train, "validation": valid, "test": test or valid}
 
 
-def _examples(preparation: Preparation, part: str, data: Recordings, steps: int) -> Examples:
-    """What the network gets of a part, of `steps` steps at least."""
+def _examples(preparation: Preparation, part: str, data: Recordings) -> Examples:
+    """What the network gets of a part."""
     try:
-        inputs, lengths = preparation.inputs(data, steps)
+        inputs, lengths = preparation.stored(data)
         return Examples(inputs, preparation.targets(data), lengths)
     except ValueError as error:
         raise ValueError(f"the {part} data: {error}") from error

@@ -1,8 +1,6 @@
 """Sentences for data that a network could be trained on, but to no good."""
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from rnnopt.tasks.recordings import Recordings
 
@@ -22,14 +20,4 @@ def refuse_unlikely(data: Recordings, targets: np.ndarray) -> None:
         raise ValueError(
             f"the targets {targets.shape} look like one for each of the {width} steps, and one"
             f" a series is needed; {escape}"
-        )
-
-
-def check_range(values: Tensor, exact: list[np.ndarray], what: str) -> None:
-    """Raises ValueError if 32 bits do not hold everything."""
-    if not bool(torch.isfinite(values).all()):
-        largest = max(float(np.abs(one).max()) for one in exact)
-        raise ValueError(
-            f"{what} must be within 3e38 for the network, the largest is {largest:.4g}: scale them"
-            " or leave normalisation on."
         )

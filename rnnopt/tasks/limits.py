@@ -1,6 +1,6 @@
 """What a file may ask for: so much memory as its size and this machine warrant, and no more.
 
-A header can claim any number of values, and a padded table of series is as large as the longest one
+A header can claim any number of values, and a minibatch of series is as large as the longest one
 makes it. Both are counted before anything is reserved.
 """
 

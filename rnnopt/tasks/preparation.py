@@ -1,10 +1,12 @@
 """What is done to series before a network sees them, learnt from the training data alone.
 
 In order: the end of a padded series is cut off, missing values are filled, steps are averaged
-(`subsample`), each channel is brought to mean 0 and deviation 1, shorter series are padded with
-zeros. A `Preparation` is kept with the run, so that new data go the same way.
+(`subsample`), each channel is brought to mean 0 and deviation 1. All this is done in float64, and
+what comes out is stored in float32. A `Preparation` is kept with the run, so that new data go the
+same way.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
@@ -15,9 +17,12 @@ from torch import Tensor
 from rnnopt.data_config import Kind, Missing
 from rnnopt.saved_checks import check_preparation
 from rnnopt.tasks.alignment import aligned
-from rnnopt.tasks.checks import check_range, refuse_unlikely
+from rnnopt.tasks.checks import refuse_unlikely
+from rnnopt.tasks.examples import padded
+from rnnopt.tasks.limits import check_memory
+from rnnopt.tasks.moments import check_plain, moments, standardized
 from rnnopt.tasks.recordings import TRUTHS, Reading, Recordings
-from rnnopt.tasks.series import check_missing, cut_padding, fill_missing, pad, pool
+from rnnopt.tasks.series import check_missing, cut_padding, fill_missing, pool
 
 # More classes than this, and a mean of fewer than two series a class, look like measurements.
 MANY_CLASSES = 20
@@ -35,7 +40,7 @@ class Preparation:
         fill: of each channel, what stands for a missing value.
         mean, deviation: of each channel, taken away and divided by.
         target_mean, target_deviation: of each number to predict, in regression.
-        steps: of the longest training series, as the network gets it.
+        steps: of the longest training or validation series, as the network gets it.
         shortest, longest: of the training series as recorded.
         table: what the columns of the training data were taken for, if they were a table.
     """
@@ -74,7 +79,8 @@ class Preparation:
         """The preparation that suits training data.
 
         Raises:
-            ValueError: missing values that nobody said what to do with; targets that fit no kind.
+            ValueError: missing values that nobody said what to do with; targets that fit no kind;
+                without `normalize`, data of which float32 would lose what varies.
         """
         assert data.targets is not None
         kind = kind_of(data, kind)
@@ -86,15 +92,13 @@ class Preparation:
         check_missing(series, data.channels, missing, padded)
         fill = np.zeros(width)
         if missing in ("mean", "interpolate"):
-            values = np.concatenate(series)
-            seen = (~np.isnan(values)).sum(0)
-            fill = np.where(np.isnan(values), 0, values).sum(0) / np.maximum(seen, 1)
+            fill = _observed_mean(series)
         pooled = [pool(fill_missing(one, missing, fill), subsample) for one in series]
-        mean, deviation = _moments(np.concatenate(pooled), normalize)
+        mean, deviation = _moments(pooled, normalize, data.channels)
         target_mean, target_deviation = np.zeros(0), np.ones(0)
         if kind == "regression":
-            numbers = data.targets.astype(np.float64).reshape(len(data), -1)
-            target_mean, target_deviation = _moments(numbers, normalize)
+            numbers = numbers_of(data.targets)
+            target_mean, target_deviation = _moments([numbers], normalize, None)
         lengths = [len(one) for one in series]
         return cls(
             kind=kind,
@@ -125,21 +129,36 @@ class Preparation:
         check_missing(series, data.channels, self.missing, self.padded)
         return [fill_missing(one, self.missing, np.array(self.fill)) for one in series]
 
-    def inputs(self, data: Recordings, steps: int = 1) -> tuple[Tensor, Tensor | None]:
-        """Inputs (count, time, channel) and true lengths (count,), None where all are equal.
+    def stored(self, data: Recordings) -> tuple[Tensor, Tensor | None]:
+        """Inputs and lengths as `Examples` keeps them: without padding.
 
         Args:
             data: series with the channels of the training data.
-            steps: pad to that many steps at least.
 
         Raises:
-            ValueError: as `ragged`; values that 32 bits cannot hold.
+            ValueError: as `ragged`; values that 32 bits cannot hold; more memory than is free.
         """
-        mean, deviation = np.array(self.mean), np.array(self.deviation)
-        ready = [(pool(one, self.subsample) - mean) / deviation for one in self.ragged(data)]
-        padded, lengths = pad(ready, steps)
-        check_range(padded, ready, "values")
-        return padded, lengths
+        series = [pool(one, self.subsample) for one in self.ragged(data)]
+        return standardized(series, np.array(self.mean), np.array(self.deviation))
+
+    def inputs(self, data: Recordings) -> tuple[Tensor, Tensor | None]:
+        """Padded inputs (count, time, channel), and lengths (count,), None where all are equal.
+
+        Args:
+            data: series with the channels of the training data.
+
+        Raises:
+            ValueError: as `stored`.
+        """
+        values, lengths = self.stored(data)
+        if lengths is None:
+            return values, None
+        longest, (_, channels) = int(lengths.max()), values.shape
+        what = f"{len(lengths)} series padded to {longest} steps"
+        check_memory(4 * len(lengths) * longest * channels, what)
+        return padded(values, lengths.cumsum(0) - lengths, lengths, longest).transpose(
+            0, 1
+        ), lengths
 
     def targets(self, data: Recordings) -> Tensor:
         """Classes (count,), or standardised numbers (count, outputs).
@@ -158,10 +177,8 @@ class Preparation:
         numbers = numbers_of(data.targets)
         if numbers.shape[1] != self.outputs:
             raise ValueError(f"targets need {self.outputs} numbers, got {numbers.shape[1]}.")
-        scaled = (numbers - np.array(self.target_mean)) / np.array(self.target_deviation)
-        ready = torch.from_numpy(scaled).float()
-        check_range(ready, [scaled], "targets")
-        return ready
+        mean, deviation = np.array(self.target_mean), np.array(self.target_deviation)
+        return standardized([numbers], mean, deviation, "targets")[0][0]
 
     def positions(self, targets: np.ndarray) -> np.ndarray:
         """The output of each target's class, (count,); -1 where there is none."""
@@ -243,11 +260,20 @@ def class_names(targets: np.ndarray) -> tuple[str, ...]:
     return tuple(label_names(np.unique(targets)))
 
 
-def _moments(values: np.ndarray, wanted: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and deviation of each column, 1 where nothing varies; 0 and 1 unless wanted."""
-    if not wanted:
-        return np.zeros(values.shape[1]), np.ones(values.shape[1])
-    deviation = values.std(0)
-    # What rounding alone makes vary is constant.
-    constant = deviation <= 1e-12 * np.abs(values).max(0)
-    return values.mean(0), np.where(constant, 1.0, deviation)
+def _observed_mean(series: Sequence[np.ndarray]) -> np.ndarray:
+    """Mean (channel,) of the values that are there; 0 where none is."""
+    total, seen = np.zeros(series[0].shape[1]), np.zeros(series[0].shape[1])
+    for one in series:
+        total += np.nansum(one, 0)
+        seen += (~np.isnan(one)).sum(0)
+    return total / np.maximum(seen, 1)
+
+
+def _moments(
+    series: list[np.ndarray], normalize: bool, names: tuple[str, ...] | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and deviation of each channel, or of each target where there are no names."""
+    if normalize:
+        return moments(series)
+    check_plain(series, "values" if names else "targets", names)
+    return np.zeros(series[0].shape[1]), np.ones(series[0].shape[1])

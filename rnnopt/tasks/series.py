@@ -1,11 +1,8 @@
-"""What can be done to single series (time, channel), in numpy: cut, fill, average, pad."""
+"""What can be done to single series (time, channel), in numpy: cut, fill, average."""
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from rnnopt.data_config import Missing
-from rnnopt.tasks.limits import check_memory
 
 
 def cut_padding(series: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
@@ -64,21 +61,3 @@ def pool(one: np.ndarray, width: int) -> np.ndarray:
     starts = np.arange(0, len(one), width)
     counts = np.minimum(len(one) - starts, width)
     return np.add.reduceat(one, starts) / counts[:, None]
-
-
-def pad(series: list[np.ndarray], steps: int = 1) -> tuple[Tensor, Tensor | None]:
-    """One tensor (count, time, channel) of float32, and the lengths where they differ.
-
-    Raises:
-        ValueError: one long series would make all of them as long, beyond the memory that is free.
-    """
-    lengths = torch.tensor([len(one) for one in series])
-    longest = max(steps, int(lengths.max()))
-    width = series[0].shape[1]
-    check_memory(
-        4 * len(series) * longest * width, f"{len(series)} series padded to {longest} steps"
-    )
-    inputs = torch.zeros(len(series), longest, width)
-    for row, one in zip(inputs, series, strict=True):
-        row[: len(one)] = torch.from_numpy(one)
-    return inputs, None if bool((lengths == longest).all()) else lengths

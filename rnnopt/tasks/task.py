@@ -15,68 +15,16 @@ from torch.nn import functional
 from rnnopt.layers.kernels.elman import last_state
 from rnnopt.layers.minibatch_part import MinibatchPart
 from rnnopt.layers.sequence_model import Readout
+from rnnopt.tasks.examples import Batch as Batch
+from rnnopt.tasks.examples import Examples as Examples
+from rnnopt.tasks.examples import each_step as each_step
+from rnnopt.tasks.examples import select as select
+from rnnopt.tasks.examples import split_examples as split_examples
+from rnnopt.tasks.examples import standardize as standardize
+from rnnopt.tasks.pieces import pieces
 
 if TYPE_CHECKING:
     from rnnopt.tasks.arrays import OwnData
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Sequences (time, batch, feature), targets (batch, …), true lengths (batch,) or None.
-
-    A target is a class (batch,) or numbers (batch, output); where each step has one of its own, a
-    class (batch, time) or numbers (batch, time, output). `weights` (batch,), 1 on average over all
-    examples, say how much each sequence counts; None means all alike.
-    """
-
-    inputs: Tensor
-    targets: Tensor
-    lengths: Tensor | None = None
-    weights: Tensor | None = None
-
-    def __len__(self) -> int:
-        return self.inputs.shape[1]
-
-    def to(self, device: torch.device) -> "Batch":
-        """This batch on `device`."""
-        lengths, weights = _each(lambda tensor: tensor.to(device), self.lengths, self.weights)
-        return Batch(self.inputs.to(device), self.targets.to(device), lengths, weights)
-
-
-@dataclass(frozen=True)
-class Examples:
-    """Stored sequences: inputs (count, time, feature), targets (count, …), lengths (count,).
-
-    `noise` is the deviation of Gaussian noise that `Batches` draws anew for every batch; `weights`
-    (count,) are as in `Batch`.
-    """
-
-    inputs: Tensor
-    targets: Tensor
-    lengths: Tensor | None = None
-    noise: float = 0.0
-    weights: Tensor | None = None
-
-    def __len__(self) -> int:
-        return len(self.inputs)
-
-    def batch(self, index: Tensor | slice) -> Batch:
-        """The sequences at `index`, time first (a view of them batch first)."""
-        if isinstance(index, Tensor):
-            index = index.to(self.inputs.device)
-        lengths, weights = _each(lambda tensor: tensor[index], self.lengths, self.weights)
-        return Batch(self.inputs[index].transpose(0, 1), self.targets[index], lengths, weights)
-
-    def to(self, device: torch.device) -> "Examples":
-        """These sequences on `device`."""
-        lengths, weights = _each(lambda tensor: tensor.to(device), self.lengths, self.weights)
-        inputs, targets = self.inputs.to(device), self.targets.to(device)
-        return Examples(inputs, targets, lengths, self.noise, weights)
-
-
-def _each(change: Callable[[Tensor], Tensor], *tensors: Tensor | None) -> list[Tensor | None]:
-    """The tensors changed, where there is one."""
-    return [None if tensor is None else change(tensor) for tensor in tensors]
 
 
 Loss = Literal["cross-entropy", "mse", "binary-mse", "binary-cross-entropy"]
@@ -135,8 +83,15 @@ class Task:
 
     @property
     def steps(self) -> int:
-        """Length of the longest sequence."""
-        return self.validation.inputs.shape[1]
+        """Length of the longest sequence to learn from or to validate on."""
+        parts = [self.train, self.validation]
+        return max(part.steps for part in parts if isinstance(part, Examples))
+
+    @property
+    def ragged(self) -> bool:
+        """Whether sequences may end before the others of their minibatch."""
+        parts = [self.train, self.validation]
+        return any(isinstance(part, Examples) and part.lengths is not None for part in parts)
 
     @property
     def readout(self) -> Readout:
@@ -203,8 +158,8 @@ class Task:
         was_training = model.training
         model.eval()
         loss, correct, count = 0.0, 0.0, 0.0
-        for start in range(0, len(examples), 1000):
-            batch = examples.batch(slice(start, start + 1000)).to(device)
+        for _, piece in pieces(examples, model):
+            batch = piece.to(device)
             outputs = self._counted(model(batch.inputs, batch.lengths), batch)
             answers, targets, weights = _pairs(outputs, batch)
             loss += float(self.loss_of(outputs, batch)) * len(answers)
@@ -223,6 +178,8 @@ class Task:
     ) -> tuple[Tensor, Tensor]:
         """Predicted and true classes (count,) of all examples, by `model` in evaluation mode.
 
+        Where the model answers at every step there is one of each a true step, in no certain order.
+
         Raises:
             ValueError: the task has no classes.
         """
@@ -230,27 +187,27 @@ class Task:
             raise ValueError(f"classify needs a task with classes, got {self.name} of loss mse.")
         was_training = model.training
         model.eval()
-        found, true = [], []
-        for start in range(0, len(examples), 1000):
-            batch = examples.batch(slice(start, start + 1000)).to(device)
+        places, found, true = [], [], []
+        for index, piece in pieces(examples, model):
+            batch = piece.to(device)
             outputs = self._counted(model(batch.inputs, batch.lengths), batch)
             answers, targets = _pairs(outputs, batch)[:2]
+            places.append(index)
             found.append(self.predicted(answers).long().flatten().cpu())
             true.append(
                 (targets > 0.5 if targets.is_floating_point() else targets).long().flatten()
             )
         model.train(was_training)
-        return torch.cat(found), torch.cat(true).cpu()
+        answered, known = torch.cat(found), torch.cat(true).cpu()
+        if len(answered) != len(examples):
+            return answered, known
+        order = torch.cat(places).argsort()
+        return answered[order], known[order]
 
 
 def lower_is_better(metric: str | None) -> bool:
     """Whether a metric of that name is the better the lower."""
     return metric in ("mse", "nats")
-
-
-def each_step(targets: Tensor) -> bool:
-    """Whether targets are classes (batch, time) or numbers (batch, time, output)."""
-    return targets.ndim == (3 if targets.is_floating_point() else 2)
 
 
 def _pairs(outputs: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -326,31 +283,3 @@ class Batches:
         """Goes on where `state` was taken."""
         self.generator.set_state(state["generator"])
         self.order, self.cursor = state["order"].clone(), state["cursor"]
-
-
-def split_examples(examples: Examples, sizes: list[int], seed: int) -> list[Examples]:
-    """Disjoint random parts of the given sizes; the same for the same seed."""
-    order = torch.randperm(len(examples), generator=torch.Generator().manual_seed(seed))
-    return [select(examples, part) for part in order[: sum(sizes)].split(sizes)]
-
-
-def select(examples: Examples, index: Tensor) -> Examples:
-    """The examples at `index`, a mask or positions."""
-    lengths, weights = _each(lambda tensor: tensor[index], examples.lengths, examples.weights)
-    return replace(
-        examples,
-        inputs=examples.inputs[index],
-        targets=examples.targets[index],
-        lengths=lengths,
-        weights=weights,
-    )
-
-
-def standardize(parts: list[Examples], per_channel: bool = False) -> list[Examples]:
-    """Subtracts the mean and divides by the deviation of the first part.
-
-    They are of all its entries, or of each channel alone. What is constant there becomes 0.
-    """
-    deviation, mean = torch.std_mean(parts[0].inputs, (0, 1) if per_channel else (0, 1, 2))
-    deviation = torch.where(deviation == 0, torch.ones_like(deviation), deviation)
-    return [replace(part, inputs=(part.inputs - mean) / deviation) for part in parts]

@@ -1,0 +1,160 @@
+"""Sequences: a minibatch of them, and stored ones that minibatches are drawn from.
+
+Stored sequences of different lengths need no padding: they stand one behind the other. A minibatch
+is padded when it is drawn, to its own longest sequence.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Sequences (time, batch, feature), targets (batch, …), true lengths (batch,) or None.
+
+    A target is a class (batch,) or numbers (batch, output); where each step has one of its own, a
+    class (batch, time) or numbers (batch, time, output). `weights` (batch,), 1 on average over all
+    examples, say how much each sequence counts; None means all alike.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    lengths: Tensor | None = None
+    weights: Tensor | None = None
+
+    def __len__(self) -> int:
+        return self.inputs.shape[1]
+
+    def to(self, device: torch.device) -> "Batch":
+        """This batch on `device`."""
+        lengths, weights = _each(lambda tensor: tensor.to(device), self.lengths, self.weights)
+        return Batch(self.inputs.to(device), self.targets.to(device), lengths, weights)
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Stored sequences: inputs (count, time, feature), targets (count, …), lengths (count,).
+
+    Of sequences of different lengths the inputs may also be (steps, feature), without padding: the
+    steps of the first sequence, then those of the second, …, as `lengths` divides them.
+
+    `noise` is the deviation of Gaussian noise that `Batches` draws anew for every batch; `weights`
+    (count,) are as in `Batch`.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    lengths: Tensor | None = None
+    noise: float = 0.0
+    weights: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.inputs.ndim == 2 and (
+            self.lengths is None or int(self.lengths.sum()) != len(self.inputs)
+        ):
+            raise ValueError(
+                f"inputs (steps, feature) need lengths that add up to the {len(self.inputs)} steps."
+            )
+
+    def __len__(self) -> int:
+        if self.inputs.ndim == 2 and self.lengths is not None:
+            return len(self.lengths)
+        return len(self.inputs)
+
+    @property
+    def steps(self) -> int:
+        """Length of the longest sequence, or that to which all are padded."""
+        if self.inputs.ndim == 2 and self.lengths is not None:
+            return int(self.lengths.max())
+        return self.inputs.shape[1]
+
+    @cached_property
+    def starts(self) -> Tensor:
+        """Where each sequence (count,) begins in inputs (steps, feature)."""
+        assert self.lengths is not None
+        return self.lengths.cumsum(0) - self.lengths
+
+    def batch(self, index: Tensor | slice) -> Batch:
+        """The sequences at `index`, time first, as long as the longest of them.
+
+        Sequences without lengths are not copied: the batch is a view of them.
+        """
+        if isinstance(index, Tensor):
+            index = index.to(self.inputs.device)
+        lengths, weights = _each(lambda tensor: tensor[index], self.lengths, self.weights)
+        targets = self.targets[index]
+        if lengths is None:
+            return Batch(self.inputs[index].transpose(0, 1), targets, None, weights)
+        longest = int(lengths.max())
+        if each_step(targets):
+            targets = targets[:, :longest]
+        if self.inputs.ndim == 2:
+            inputs = padded(self.inputs, self.starts[index], lengths, longest)
+        else:
+            inputs = self.inputs[index, :longest].transpose(0, 1)
+        return Batch(inputs, targets, lengths, weights)
+
+    def to(self, device: torch.device) -> "Examples":
+        """These sequences on `device`."""
+        lengths, weights = _each(lambda tensor: tensor.to(device), self.lengths, self.weights)
+        inputs, targets = self.inputs.to(device), self.targets.to(device)
+        return Examples(inputs, targets, lengths, self.noise, weights)
+
+
+def padded(values: Tensor, starts: Tensor, lengths: Tensor, time: int) -> Tensor:
+    """Sequences (time, batch, feature) out of values (steps, feature); zeros behind their ends.
+
+    Args:
+        values: the steps of all sequences.
+        starts, lengths: (batch,) where those that are wanted begin, and how long they are.
+        time: of the result, at least the largest of `lengths`.
+    """
+    steps = torch.arange(time, device=values.device)[:, None]
+    valid = steps < lengths
+    places = torch.where(valid, starts + steps, 0)
+    return values[places].masked_fill_(~valid[..., None], 0)
+
+
+def each_step(targets: Tensor) -> bool:
+    """Whether targets are classes (batch, time) or numbers (batch, time, output)."""
+    return targets.ndim == (3 if targets.is_floating_point() else 2)
+
+
+def split_examples(examples: Examples, sizes: list[int], seed: int) -> list[Examples]:
+    """Disjoint random parts of the given sizes; the same for the same seed."""
+    order = torch.randperm(len(examples), generator=torch.Generator().manual_seed(seed))
+    return [select(examples, part) for part in order[: sum(sizes)].split(sizes)]
+
+
+def select(examples: Examples, index: Tensor) -> Examples:
+    """The examples at `index`, a mask or positions."""
+    lengths, weights = _each(lambda tensor: tensor[index], examples.lengths, examples.weights)
+    if examples.inputs.ndim == 2 and lengths is not None:
+        places = zip(examples.starts[index].tolist(), lengths.tolist(), strict=True)
+        parts = [examples.inputs[start : start + length] for start, length in places]
+        inputs = torch.cat(parts) if parts else examples.inputs[:0]
+    else:
+        inputs = examples.inputs[index]
+    return replace(
+        examples, inputs=inputs, targets=examples.targets[index], lengths=lengths, weights=weights
+    )
+
+
+def standardize(parts: list[Examples], per_channel: bool = False) -> list[Examples]:
+    """Subtracts the mean and divides by the deviation of the first part, in its precision.
+
+    They are of all its entries, or of each channel alone. What is constant there becomes 0. Series
+    of a user's own, which may have any offset, go through `rnnopt.tasks.moments`.
+    """
+    deviation, mean = torch.std_mean(parts[0].inputs, (0, 1) if per_channel else (0, 1, 2))
+    deviation = torch.where(deviation == 0, torch.ones_like(deviation), deviation)
+    return [replace(part, inputs=(part.inputs - mean) / deviation) for part in parts]
+
+
+def _each(change: Callable[[Tensor], Tensor], *tensors: Tensor | None) -> list[Tensor | None]:
+    """The tensors changed, where there is one."""
+    return [None if tensor is None else change(tensor) for tensor in tensors]
