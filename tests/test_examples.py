@@ -107,9 +107,9 @@ def test_lightnings_best_checkpoint_holds_the_weights_that_were_scored():
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setitem(variables["fit"].__globals__, "Digits", Wild)
         trainer, accuracy = variables["fit"](True, True, 6, folder)
-        best, last = (torch.load(f"{folder}/{n}.ckpt", weights_only=True) for n in ("best", "last"))
+        best = torch.load(f"{folder}/best.ckpt", weights_only=True)
     (checkpoint,) = trainer.checkpoint_callbacks
-    assert best["epoch"] < last["epoch"]
+    assert best["epoch"] < 5
     assert accuracy == pytest.approx(float(checkpoint.best_model_score))
     # The model of a checkpoint is the mean, what is trained is in the optimizer's state.
     (group,) = best["optimizer_states"][0]["param_groups"]
