@@ -178,6 +178,33 @@ def train(model, optimizer, where, numbers):
             )
 
 
+def check_weights_put_into_the_parts_are_those_evaluated(where, alone):
+    # Also where the parts of a single process differ: the others must leave the tensor alone too.
+    mesh = mesh_of(where[1])
+    for inner_steps in (1, 3):
+        weights = [nn.Parameter(cut(g, [Shard(0)], mesh)) for g in gradients(20)]
+        optimizer = FrankWolfe(weights, lr=0.1, inner_steps=inner_steps)
+        for step in range(4):
+            for w, g in zip(weights, gradients(step), strict=True):
+                w.grad = cut(g, [Shard(0)], mesh)
+            optimizer.step()
+        changed = whole(weights[0])
+        changed[0] += 7
+        with torch.no_grad():
+            weights[0].copy_(cut(changed, [Shard(0)], mesh))
+        before = [whole(w) for w in weights]
+        with optimizer.committed():
+            shown = [whole(w) for w in weights]
+        assert torch.equal(shown[0], changed)
+        assert not torch.equal(shown[1], before[1])
+        assert torch.equal(shown[1], whole(optimizer.state[weights[1]]["average"]))
+        assert all(map(torch.equal, before, (whole(w) for w in weights)))
+        for w, g in zip(weights, gradients(4), strict=True):
+            w.grad = cut(g, [Shard(0)], mesh)
+        optimizer.step()
+        assert (whole(weights[0])[0] - changed[0]).abs().max() < 1
+
+
 def weights_of(model):
     return [whole(p) for p in model.parameters()]
 
