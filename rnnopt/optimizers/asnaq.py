@@ -165,8 +165,11 @@ class ASNAQ(AveragedQuasiNewton):
             difference_shift=difference_shift, fisher_dtype=fisher_dtype,
             weight_decay=weight_decay, maximize=maximize,
         )  # fmt: skip
-        self.counters = COUNTERS | dict(current_momentum=_least(momentum_range))  # lost by a copy
         super().__init__(params, defaults, process_group, options)
+
+    def starting_counters(self, group: dict[str, Any]) -> Mapping[str, Any]:
+        """Momentum starts at μ_min."""
+        return {**self.counters, "current_momentum": float(group["momentum_range"][0])}
 
     @property
     def vectors(self) -> dict[str, Entry]:
@@ -326,11 +329,3 @@ class ASNAQ(AveragedQuasiNewton):
     def _clear_sums(self, flat: FlatState) -> None:
         super()._clear_sums(flat)
         torch._foreach_zero_(flat.buffers("velocity_sum"))
-
-
-def _least(momentum_range: Any) -> float:
-    """μ_min, or zero where the range is none, which the check of the options will say."""
-    try:
-        return float(momentum_range[0])
-    except (TypeError, ValueError, IndexError):
-        return 0.0

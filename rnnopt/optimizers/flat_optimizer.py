@@ -25,7 +25,6 @@ class FlatOptimizer(Optimizer, ABC):
         options: what the constructor got besides.
     """
 
-    process_group: Group = None  # of a copy, too: a group cannot be pickled
     counters: Mapping[str, Any]  # numbers that every group holds, all groups the same
 
     def __init__(
@@ -48,6 +47,10 @@ class FlatOptimizer(Optimizer, ABC):
     @abstractmethod
     def make_state(self) -> FlatState:
         """The state of all weights that need one, in new buffers."""
+
+    def starting_counters(self, group: dict[str, Any]) -> Mapping[str, Any]:
+        """The counters of the first group, whose options are these."""
+        return self.counters
 
     def flat(self) -> FlatState:
         """The state, in new buffers when a weight joined or the state was loaded or swapped."""
@@ -78,7 +81,7 @@ class FlatOptimizer(Optimizer, ABC):
             self.param_groups.pop()
             raise
         # Those of a group that another optimizer had would belong to a state that is not here.
-        counters = self.counters if group is first else first
+        counters = self.starting_counters(group) if group is first else first
         group.update({name: counters[name] for name in self.counters})
         self._flat = None
 
@@ -93,6 +96,7 @@ class FlatOptimizer(Optimizer, ABC):
     def __setstate__(self, state: dict[str, Any]) -> None:
         unwrap_(state)
         super().__setstate__(state)
+        self.__dict__.setdefault("process_group", None)  # of a copy: a group cannot be pickled
         self._flat = None
         for group in self.param_groups:
             for name, default in self.defaults.items():
