@@ -281,6 +281,10 @@ def test_tensors_that_a_hook_brings_stay_the_hooks(build):
     other_model, other = fresh(build)
     other.register_load_state_dict_pre_hook(lambda hooked, state_dict: kept)
     other.load_state_dict(optimizer.state_dict())
+    assert same(other.state_dict()["state"], before["state"])
+    for value in tensors_of(other.state):
+        value.mul_(2)
+    assert same(kept, before)
     take_steps(other_model, other, batches(5))
     assert same(kept, before)
 
