@@ -155,7 +155,7 @@ def _options(
     return [
         Option(p.name, p.default, DEFAULT.sub("", texts.get(p.name, "")).replace("``", ""))
         for p in list(inspect.signature(build).parameters.values())[positional:]
-        if p.name not in INTERNAL
+        if p.name not in INTERNAL and p.kind != p.VAR_KEYWORD
     ]
 
 

@@ -233,10 +233,12 @@ class NAQ:
     """NAQ with the matrix, or with pairs, and steps of length `lr`, or halved until low enough.
 
     Before its first pair H is the identity, and the first length is lr / max(1, ‖g‖₁); the first
-    pair (with `memory`: the last) scales it by s·y / y·y.
+    pair (with `memory`: the last) scales it by s·y / y·y. With `restart` a step that ends above
+    E(w) is taken back, and v = 0.
     """
 
-    def __init__(self, w, lr=1.0, momentum=0.0, memory=None, halve=0, epsilon=1e-10):
+    def __init__(self, w, lr=1.0, momentum=0.0, memory=None, halve=0, epsilon=1e-10, restart=False):
+        self.restart, self.restarts = restart, 0
         self.w, self.v = w.clone(), torch.zeros_like(w)
         self.lr, self.μ, self.memory, self.halve, self.ε = lr, momentum, memory, halve, epsilon
         self.S, self.Y = [], []
@@ -258,9 +260,12 @@ class NAQ:
             if E(x + α * d) <= E(x) + 1e-4 * α * float(g @ d):
                 break
             α /= 2
-        self.v = self.μ * self.v + α * d
-        self.w = self.w + self.v
-        s, y = α * d, gradient(self.w) - g
+        s, y = α * d, gradient(x + α * d) - g
+        if self.restart and E(x + α * d) > E(self.w):
+            self.v, self.restarts = torch.zeros_like(self.v), self.restarts + 1
+        else:
+            self.v = self.μ * self.v + α * d
+            self.w = self.w + self.v
         if float(s @ y) > max(0.0, self.ε * float(y @ y)) and self.memory != 0:
             self.S, self.Y = self.S + [s], self.Y + [y]
             if self.memory is not None:

@@ -307,3 +307,27 @@ def test_a_bad_option_is_named(specification, word):
     model, _ = make_regression()
     with pytest.raises(UserError, match=word):
         build_optimizer(specification, list(model.named_parameters()))
+
+
+@pytest.mark.parametrize("name", ["muon", "soap", "psgd-kron", "schedule-free", "indrnn-adam"])
+def test_a_closure_is_called_once_and_steps_alike(name):
+    # As pytorch_optimizer's suite steps each of its own; without gradients nothing moves.
+    seen = []
+    for with_closure in (False, True):
+        torch.manual_seed(0)
+        model, loss = make_regression()
+        optimizer = build_optimizer(name, list(model.named_parameters()), lr=0.1)
+        optimizer.zero_grad(set_to_none=True)
+        assert optimizer.step(lambda: 0.1) == 0.1
+        assert not any(p.any() for p in model.parameters())
+        losses = []
+        with torch.no_grad():
+            for _ in range(5):
+                if with_closure:
+                    losses.append(optimizer.step(closure=torch.enable_grad()(loss)))
+                    continue
+                with torch.enable_grad():
+                    losses.append(loss())
+                optimizer.step()
+        seen.append((losses, values_of(model)))
+    torch.testing.assert_close(*seen)  # to the bit, but for psgd-kron

@@ -128,11 +128,15 @@ def close(one, other):
 @pytest.mark.parametrize(
     ("optimizer_class", "options"),
     [(BFGS, {}), (NAQ, dict(momentum=0.6)), (LBFGS, dict(memory=3)), (LBFGS, dict(memory=0)),
-     (LBFGS, dict(memory=1)), (LNAQ, dict(memory=3, momentum=0.6))],
+     (LBFGS, dict(memory=1)), (LNAQ, dict(memory=3, momentum=0.6)),
+     (NAQ, dict(momentum=0.6, restart=False)), (NAQ, dict(momentum=0.9)),
+     (LNAQ, dict(memory=3, momentum=0.6, restart=False))],
 )  # fmt: skip
 def test_every_step_is_the_plain_twins(optimizer_class, options, line_search, halve):
     lr = 0.3 if line_search == "fixed" else 1.0 if "momentum" in options else 3.0
-    params, plain = as_params(start()), twin.NAQ(start(), lr=lr, halve=halve, **options)
+    params = as_params(start())
+    restart = options.get("restart", "momentum" in options) and line_search != "fixed"
+    plain = twin.NAQ(start(), lr=lr, halve=halve, **options | dict(restart=restart))
     optimizer = optimizer_class(params, lr=lr, line_search=line_search, **options)
     problem = Problem(params, network)
     for _ in range(20):
@@ -147,6 +151,8 @@ def test_every_step_is_the_plain_twins(optimizer_class, options, line_search, ha
         elif "memory" not in options:
             close(matrix_of(optimizer, params), plain.matrix())
     assert optimizer.param_groups[0]["rejections"] == 0
+    assert optimizer.param_groups[0]["restarts"] == plain.restarts
+    assert (plain.restarts > 0) == restart
     assert network(plain.w) < 0.5 * network(start())
 
 
@@ -207,7 +213,8 @@ def test_without_momentum_look_ahead_is_bfgs_to_the_bit(ahead, plain, line_searc
 def test_pairs_are_changes_from_the_look_ahead_point(line_search):
     # s = w⁺ - (w + μ v), y = ∇E(w⁺) - ∇E(w + μ v); v⁺ = w⁺ - w.
     params = as_params(start())
-    optimizer = LNAQ(params, lr=0.5, momentum=0.7, memory=4, line_search=line_search)
+    options = dict(momentum=0.7, memory=4, line_search=line_search, restart=False)
+    optimizer = LNAQ(params, lr=0.5, **options)
     gradient, seen = gradient_of(network), []
     v = torch.zeros(9).double()
     for _ in range(7):
@@ -404,7 +411,8 @@ def test_zero_gradients_move_nothing(optimizer_class, line_search):
         for _ in range(3):
             optimizer.step(zero)
             assert torch.equal(flat(params), before)
-        assert optimizer.param_groups[0] == counters
+        group = optimizer.param_groups[0]
+        assert group | dict(loss=None) == counters | dict(loss=None)  # that of the other problem
 
 
 @EVERY
@@ -464,11 +472,37 @@ def test_one_group_of_one_type_is_needed(optimizer_class):
     one, other = torch.nn.Parameter(torch.ones(2)), torch.nn.Parameter(torch.ones(2).double())
     with pytest.raises(ValueError, match=f"{optimizer_class.__name__} takes one group"):
         optimizer_class([dict(params=[one]), dict(params=[other])])
-    optimizer = optimizer_class([one, other])
     with pytest.raises(ValueError, match=r"torch\.float32 on cpu, torch\.float64 on cpu"):
-        optimizer.step(lambda: one.sum())
+        optimizer_class([one, other])
+    with pytest.raises(ValueError, match=r"torch\.float32 on cpu, torch\.float32 on meta"):
+        optimizer_class([one, torch.nn.Parameter(torch.ones(2, device="meta"))])
+    optimizer = optimizer_class([one])
+    with pytest.raises(ValueError, match=f"{optimizer_class.__name__} takes one group"):
+        optimizer.add_param_group(dict(params=[torch.nn.Parameter(torch.ones(1))]))
+    assert len(optimizer.param_groups) == 1
+    optimizer.step(lambda: one.sum())
     with pytest.raises(ValueError, match="complex"):
         optimizer_class([torch.nn.Parameter(torch.ones(2, dtype=torch.complex64))])
+
+
+@EVERY
+def test_half_precision_goes_with_single_and_a_frozen_weight_with_any(optimizer_class):
+    one = torch.nn.Parameter(torch.ones(2))
+    half = torch.nn.Parameter(torch.ones(2, dtype=torch.bfloat16))
+    frozen = torch.nn.Parameter(torch.ones(2).double(), requires_grad=False)
+    optimizer = optimizer_class([one, half, frozen])
+
+    def closure():
+        optimizer.zero_grad()
+        loss = one.square().sum() + half.float().square().sum()
+        loss.backward()
+        return loss
+
+    assert float(optimizer.step(closure).detach()) == 4
+    assert float(closure().detach()) < 4
+    frozen.requires_grad_(True)
+    with pytest.raises(ValueError, match="one type"):
+        optimizer.step(closure)
 
 
 @EVERY
@@ -495,12 +529,67 @@ WRONG = [
     ("optimizer_class", "name", "value"),
     [(c, *pair) for c in CLASSES for pair in WRONG]
     + [(c, "momentum", value) for c in (NAQ, LNAQ) for value in (-0.1, 1.0, math.nan)]
+    + [(c, "restart", value) for c in (NAQ, LNAQ) for value in ("gradient", None, 1)]
     + [(c, "memory", value) for c in (LBFGS, LNAQ) for value in (-1, 2.5, True)],
 )
 def test_an_option_outside_its_range_is_named_with_its_value(optimizer_class, name, value):
     with pytest.raises(ValueError, match=name) as error:
         optimizer_class([torch.nn.Parameter(torch.ones(2))], **{name: value})
     assert f"{name}={value!r}" in str(error.value)
+
+
+# -- restart ---------------------------------------------------------------------------------------
+
+
+FAR = [1.3, 0.7, 0.8, 1.9, 1.2]
+
+
+def rosenbrock(w):
+    return (100 * (w[1:] - w[:-1].square()).square() + (1 - w[:-1]).square()).sum()
+
+
+@pytest.mark.parametrize("line_search", ["strong-wolfe", "armijo"])
+@pytest.mark.parametrize("optimizer_class", [NAQ, LNAQ])
+@pytest.mark.parametrize(
+    ("loss", "w"),
+    [(bowl, [1.0] * 6), (rosenbrock, FAR), (rosenbrock, [0.0] * 5)],
+    ids=["quadratic", "rosenbrock", "rosenbrock from zero"],
+)
+def test_the_momentum_does_not_carry_weights_out_of_a_minimum(
+    optimizer_class, line_search, loss, w
+):
+    params = as_params(torch.tensor(w).double())
+    optimizer, problem = optimizer_class(params, line_search=line_search), Problem(params, loss)
+    losses = [float(loss(flat(params)))]
+    for _ in range(200):
+        optimizer.step(problem)
+        losses.append(float(loss(flat(params))))
+        assert losses[-1] <= losses[-2]
+    assert losses[-1] < losses[0]
+    assert gradient_of(loss)(flat(params)).norm() < 1e-5
+    assert optimizer.param_groups[0]["restarts"] > 0
+
+
+@pytest.mark.parametrize(("optimizer_class", "w"), [(NAQ, [0.0] * 5), (LNAQ, FAR)])
+def test_without_a_restart_the_momentum_does(optimizer_class, w):
+    options = dict(line_search="armijo", restart=False)
+    w = torch.tensor(w).double()
+    _, _, problem = run(optimizer_class, rosenbrock, w, 200, **options)
+    best = min(problem.losses)
+    assert max(problem.losses[problem.losses.index(best) :]) > 1e6 * best
+
+
+def test_weights_moved_by_others_cost_one_step_at_most():
+    # The loss that is remembered is that of weights which are no longer there.
+    optimizer, params, problem = run(NAQ, network, start(), 10)
+    assert optimizer.param_groups[0]["loss"] is not None
+    with torch.no_grad():
+        for p in params:
+            p.mul_(3)
+    moved = network(flat(params))
+    for _ in range(3):
+        optimizer.step(problem)
+    assert network(flat(params)) < moved
 
 
 # -- checkpoints and copies ------------------------------------------------------------------------

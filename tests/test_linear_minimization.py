@@ -12,6 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rnnopt.optimizers.frank_wolfe import FrankWolfe
 from rnnopt.optimizers.linear_minimization import (
     SPECTRAL_METHODS,
     ball_scale,
@@ -253,6 +254,55 @@ def test_a_rank_deficient_matrix_gets_only_its_own_directions(shape, rng):
     torch.testing.assert_close(vertex(gradient, "spectral", 1.0, "svd"), -u @ v.T)
     express = vertex(gradient, "spectral", 1.0, "polar-express")
     torch.testing.assert_close(express, -u @ v.T, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("shape", [(8, 5), (5, 8), (128, 128), (64, 32), (32, 64), (6, 3, 2)])
+@pytest.mark.parametrize("rank", [None, 2])
+@pytest.mark.parametrize("method", SPECTRAL_METHODS)
+def test_rows_and_columns_without_gradient_stay_still(method, rank, shape, dtype, rng):
+    rows, columns = shape[0], math.prod(shape[1:])
+    gradient = torch.randn(rows, columns, generator=rng, dtype=torch.float64)
+    if rank is not None:
+        gradient = gradient[:, :rank] @ torch.randn(rank, columns, generator=rng).double()
+    gradient[[1, -1]] = 0
+    gradient[:, 2] = 0
+    found = vertex(gradient.view(shape).to(dtype), "spectral", 0.5, method).view(rows, columns)
+    assert (found[[1, -1]] == 0).all()
+    assert (found[:, 2] == 0).all()
+    assert ((found != 0).any(1) == (gradient != 0).any(1)).all()
+    assert ((found != 0).any(0) == (gradient != 0).any(0)).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("rank", [1, 3])
+@pytest.mark.parametrize("shape", [(64, 32), (32, 64), (128, 128)])
+def test_the_null_space_does_not_enter_and_the_vertex_is_the_best(shape, rank, dtype, rng):
+    # Smallest of the points of the sphere that reach -r ‖g‖_*: singular values r, and else zero.
+    left = torch.randn(shape[0], rank, generator=rng, dtype=dtype)
+    gradient = left @ torch.randn(rank, shape[1], generator=rng, dtype=dtype)
+    found = vertex(gradient, "spectral", 0.5, "svd").double()
+    expected = torch.tensor([0.5] * rank + [0.0] * (min(shape) - rank)).double()
+    torch.testing.assert_close(torch.linalg.svdvals(found), expected, rtol=0, atol=1e-5)
+    dual = torch.linalg.svdvals(gradient.double()).sum()
+    torch.testing.assert_close((found * gradient).sum(), -0.5 * dual, rtol=1e-6, atol=0)
+    express = vertex(gradient, "spectral", 0.5, "polar-express").double()
+    torch.testing.assert_close(express, found, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("method", SPECTRAL_METHODS)
+def test_units_without_gradient_stay_still_in_every_gate(method, rng):
+    # Unit 1 of 4 is dead in the reset gate alone, unit 2 in all three gates.
+    gru = torch.nn.GRU(3, 4, bias=False)
+    optimizer = FrankWolfe(gru.parameters(), lr=0.1, spectral=method, momentum=0.0)
+    before = [p.detach().clone() for p in gru.parameters()]
+    for p in gru.parameters():
+        p.grad = torch.randn(p.shape, generator=rng)
+        p.grad[[1, 2, 6, 10]] = 0
+    optimizer.step()
+    for p, start in zip(gru.parameters(), before, strict=True):
+        still = (p.detach() == start).all(1).nonzero().flatten()
+        assert still.tolist() == [1, 2, 6, 10]
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])

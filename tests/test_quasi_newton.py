@@ -549,6 +549,11 @@ def test_a_rejection_goes_back_to_the_bit_and_empties_the_memories(optimizer_cla
     assert (state_of(optimizer, params, "squares") > saved["squares"]).any()
 
 
+def test_momentum_starts_at_the_least_of_the_groups_own_range():
+    groups = [dict(params=[torch.nn.Parameter(torch.ones(2))], momentum_range=(0.5, 0.6))]
+    assert ASNAQ(groups).param_groups[0]["current_momentum"] == 0.5
+
+
 def test_momentum_stays_in_its_range():
     # Accepted ten times: 0.5 · 1.3ⁿ is cut at 0.9; rejected ten times: cut at 0.5.
     params = as_params(start())

@@ -25,7 +25,7 @@ Departures: those numbered 1 to 3, 5 and 8 in `asnaq`, and
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
@@ -35,6 +35,7 @@ from rnnopt.distributed import Group
 from rnnopt.optimizers.averaged_quasi_newton import AveragedQuasiNewton, decay_weights
 from rnnopt.optimizers.curvature_memory import norm
 from rnnopt.optimizers.flat_state import Entry, FlatState
+from rnnopt.optimizers.shared_options import StepOptions
 
 
 class AdaQN(AveragedQuasiNewton):
@@ -66,8 +67,10 @@ class AdaQN(AveragedQuasiNewton):
         scaling_epsilon: ε in H0.
         fisher_dtype: "same" as the weights, or "bfloat16", which halves the memory of F.
         weight_decay: decoupled, lr · weight_decay of the weights a step.
+        maximize: climb what the closure and the monitor return, and the gradients, instead.
         process_group: the processes whose mean loss decides; None is torch.distributed's default
             group, where one is up. A copy of the optimizer has None.
+        options: foreach, capturable, differentiable and fused, as long as they ask for nothing.
 
     Raises:
         ValueError: for an option outside its range, complex tensors or sparse gradients.
@@ -97,7 +100,9 @@ class AdaQN(AveragedQuasiNewton):
         scaling_epsilon: float = 1e-4,
         fisher_dtype: str = "same",
         weight_decay: float = 0.0,
+        maximize: bool = False,
         process_group: Group = None,
+        **options: Unpack[StepOptions],
     ):
         defaults: dict[str, Any] = dict(
             lr=lr, memory=memory, fisher_memory=fisher_memory, update_every=update_every,
@@ -105,8 +110,9 @@ class AdaQN(AveragedQuasiNewton):
             curvature="fisher", scaling=scaling, average_of=average_of, anchor_moves=anchor_moves,
             fisher_mean=fisher_mean, clear=clear, curvature_epsilon=curvature_epsilon,
             scaling_epsilon=scaling_epsilon, fisher_dtype=fisher_dtype, weight_decay=weight_decay,
+            maximize=maximize,
         )  # fmt: skip
-        super().__init__(params, defaults, process_group)
+        super().__init__(params, defaults, process_group, options)
 
     @property
     def vectors(self) -> dict[str, Entry]:

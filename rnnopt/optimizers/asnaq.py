@@ -49,7 +49,7 @@ Departures from the paper:
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
@@ -61,6 +61,7 @@ from rnnopt.optimizers.curvature_memory import norm
 from rnnopt.optimizers.flat_state import Entry, FlatState
 from rnnopt.optimizers.quasi_newton_options import COUNTERS
 from rnnopt.optimizers.quasi_newton_options import PRESETS as PRESETS
+from rnnopt.optimizers.shared_options import StepOptions
 
 
 class ASNAQ(AveragedQuasiNewton):
@@ -108,8 +109,10 @@ class ASNAQ(AveragedQuasiNewton):
         difference_shift: λ of curvature="difference".
         fisher_dtype: "same" as the weights, or "bfloat16", which halves the memory of F.
         weight_decay: decoupled, lr · weight_decay of the weights a step.
+        maximize: climb what the closure and the monitor return, and the gradients, instead.
         process_group: the processes whose mean loss decides; None is torch.distributed's default
             group, where one is up. A copy of the optimizer has None.
+        options: foreach, capturable, differentiable and fused, as long as they ask for nothing.
 
     Raises:
         ValueError: for an option outside its range, complex tensors or sparse gradients.
@@ -147,7 +150,9 @@ class ASNAQ(AveragedQuasiNewton):
         difference_shift: float = 1.0,
         fisher_dtype: str = "same",
         weight_decay: float = 0.0,
+        maximize: bool = False,
         process_group: Group = None,
+        **options: Unpack[StepOptions],
     ):
         defaults: dict[str, Any] = dict(
             lr=lr, memory=memory, fisher_memory=fisher_memory, update_every=update_every,
@@ -158,10 +163,13 @@ class ASNAQ(AveragedQuasiNewton):
             anchor_moves=anchor_moves, fisher_mean=fisher_mean, clear=clear,
             curvature_epsilon=curvature_epsilon, scaling_epsilon=scaling_epsilon,
             difference_shift=difference_shift, fisher_dtype=fisher_dtype,
-            weight_decay=weight_decay,
+            weight_decay=weight_decay, maximize=maximize,
         )  # fmt: skip
-        self.counters = COUNTERS | dict(current_momentum=_least(momentum_range))  # lost by a copy
-        super().__init__(params, defaults, process_group)
+        super().__init__(params, defaults, process_group, options)
+
+    def starting_counters(self, group: dict[str, Any]) -> Mapping[str, Any]:
+        """Momentum starts at μ_min."""
+        return {**self.counters, "current_momentum": float(group["momentum_range"][0])}
 
     @property
     def vectors(self) -> dict[str, Entry]:
@@ -321,11 +329,3 @@ class ASNAQ(AveragedQuasiNewton):
     def _clear_sums(self, flat: FlatState) -> None:
         super()._clear_sums(flat)
         torch._foreach_zero_(flat.buffers("velocity_sum"))
-
-
-def _least(momentum_range: Any) -> float:
-    """μ_min, or zero where the range is none, which the check of the options will say."""
-    try:
-        return float(momentum_range[0])
-    except (TypeError, ValueError, IndexError):
-        return 0.0

@@ -27,7 +27,7 @@ from rnnopt.optimizers.curvature_memory import (
     pair_products,
     products,
 )
-from rnnopt.optimizers.flat_optimizer import FlatOptimizer, number_of
+from rnnopt.optimizers.flat_optimizer import FlatOptimizer
 from rnnopt.optimizers.flat_state import Entry, FlatState, working_type
 from rnnopt.optimizers.quasi_newton_options import COUNTERS, check_group
 
@@ -41,6 +41,7 @@ class AveragedQuasiNewton(FlatOptimizer, ABC):
         params: tensors to train, or torch parameter groups, which may differ in lr and
             weight_decay alone.
         defaults: every option of the group.
+        process_group, options: as in `FlatOptimizer`.
     """
 
     steps_with_closure = True  # the training loop hands the closure over
@@ -257,9 +258,9 @@ class AveragedQuasiNewton(FlatOptimizer, ABC):
         weights = flat.weights("present")
         try:
             flat.set_weights(average)
-            loss = number_of(evaluate())
+            loss = self.loss_of(evaluate())
             flat.set_weights(flat.buffers("anchor"))
-            before = number_of(evaluate())
+            before = self.loss_of(evaluate())
         finally:
             flat.set_weights(weights)
         loss, before = mean_numbers([loss, before], self.process_group)

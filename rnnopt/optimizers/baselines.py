@@ -6,7 +6,7 @@ https://arxiv.org/abs/2405.15682) are those of the library pytorch_optimizer, wi
 but for weight decay, which is off as everywhere else here. Muon is torch's.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -31,15 +31,27 @@ class Together:
         """The groups of all, to set the lr in."""
         return [group for part in self.parts for group in part.param_groups]
 
-    def step(self) -> None:
-        """One step of each."""
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One step of each, on the gradients in place or those that the closure leaves.
+
+        Args:
+            closure: clears the gradients, leaves new ones, returns the loss; called once.
+
+        Returns:
+            The closure's loss.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
         for part in self.parts:
             part.step()
+        return loss
 
-    def zero_grad(self) -> None:
+    def zero_grad(self, set_to_none: bool = True) -> None:
         """Forgets the gradients of all."""
         for part in self.parts:
-            part.zero_grad()
+            part.zero_grad(set_to_none)
 
     def state_dict(self) -> dict[str, Any]:
         """State of all."""

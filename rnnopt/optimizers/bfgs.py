@@ -4,11 +4,14 @@ The step is that of `line_search_quasi_newton` with μ = 0. Broyden, Fletcher, G
 1970; limited memory: Liu and Nocedal, Mathematical Programming 45, 1989.
 """
 
+from typing import Any, Unpack
+
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from rnnopt.distributed import Group
 from rnnopt.optimizers.line_search_quasi_newton import LineSearchQuasiNewton
+from rnnopt.optimizers.shared_options import StepOptions
 
 
 class BFGS(LineSearchQuasiNewton):
@@ -21,8 +24,10 @@ class BFGS(LineSearchQuasiNewton):
             "fixed" (lr, but for the first step).
         max_evaluations: most losses with gradients a line search may ask for.
         curvature_epsilon: ε of the test s·y > ε y·y that a pair must pass to enter H.
+        maximize: climb the loss that the closure returns.
         process_group: the processes whose mean loss decides; None is torch.distributed's default
             group, where one is up. A copy of the optimizer has None.
+        options: foreach, capturable, differentiable and fused, as long as they ask for nothing.
 
     Raises:
         ValueError: for an option outside its range, a second group, tensors of several types.
@@ -40,11 +45,15 @@ class BFGS(LineSearchQuasiNewton):
         line_search: str = "strong-wolfe",
         max_evaluations: int = 20,
         curvature_epsilon: float = 1e-10,
+        maximize: bool = False,
         process_group: Group = None,
+        **options: Unpack[StepOptions],
     ):
-        super().__init__(
-            params, lr, None, None, line_search, max_evaluations, curvature_epsilon, process_group
-        )
+        defaults: dict[str, Any] = dict(
+            lr=lr, memory=None, line_search=line_search, 
+            max_evaluations=max_evaluations, curvature_epsilon=curvature_epsilon, maximize=maximize,
+        )  # fmt: skip
+        super().__init__(params, defaults, process_group, options)
 
 
 class LBFGS(LineSearchQuasiNewton):
@@ -56,7 +65,8 @@ class LBFGS(LineSearchQuasiNewton):
         params: tensors to train, one group, all of one type on one device.
         lr: first length that the line search tries.
         memory: pairs kept.
-        line_search, max_evaluations, curvature_epsilon, process_group: as in `BFGS`.
+        line_search, max_evaluations, curvature_epsilon, maximize, process_group, options: as in
+            `BFGS`.
 
     Raises:
         ValueError: for an option outside its range, a second group, tensors of several types.
@@ -75,8 +85,12 @@ class LBFGS(LineSearchQuasiNewton):
         line_search: str = "strong-wolfe",
         max_evaluations: int = 20,
         curvature_epsilon: float = 1e-10,
+        maximize: bool = False,
         process_group: Group = None,
+        **options: Unpack[StepOptions],
     ):
-        super().__init__(
-            params, lr, None, memory, line_search, max_evaluations, curvature_epsilon, process_group
-        )
+        defaults: dict[str, Any] = dict(
+            lr=lr, memory=memory, line_search=line_search, 
+            max_evaluations=max_evaluations, curvature_epsilon=curvature_epsilon, maximize=maximize,
+        )  # fmt: skip
+        super().__init__(params, defaults, process_group, options)

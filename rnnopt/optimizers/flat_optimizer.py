@@ -10,7 +10,9 @@ from torch.optim.optimizer import Optimizer, ParamsT
 
 from rnnopt.distributed import Group, check_group
 from rnnopt.optimizers.flat_state import FlatState
+from rnnopt.optimizers.loaded_state import types_kept, unwrap_
 from rnnopt.optimizers.shards import groups_of, is_sharded
+from rnnopt.optimizers.shared_options import StepOptions, check_keywords, settle_group
 
 
 class FlatOptimizer(Optimizer, ABC):
@@ -20,13 +22,20 @@ class FlatOptimizer(Optimizer, ABC):
         params: tensors to train, or torch parameter groups.
         defaults: every option of a group; counters are added.
         process_group: the processes whose losses are averaged.
+        options: what the constructor got besides.
     """
 
-    process_group: Group = None  # of a copy, too: a group cannot be pickled
     counters: Mapping[str, Any]  # numbers that every group holds, all groups the same
 
-    def __init__(self, params: ParamsT, defaults: dict[str, Any], process_group: Group = None):
+    def __init__(
+        self,
+        params: ParamsT,
+        defaults: dict[str, Any],
+        process_group: Group = None,
+        options: StepOptions | None = None,
+    ):
         check_group(process_group)
+        check_keywords(type(self).__name__, options or {})
         self.process_group = process_group
         self._flat: FlatState | None = None
         super().__init__(params, defaults | dict(self.counters))
@@ -39,6 +48,10 @@ class FlatOptimizer(Optimizer, ABC):
     def make_state(self) -> FlatState:
         """The state of all weights that need one, in new buffers."""
 
+    def starting_counters(self, group: dict[str, Any]) -> Mapping[str, Any]:
+        """The counters of the first group, whose options are these."""
+        return self.counters
+
     def flat(self) -> FlatState:
         """The state, in new buffers when a weight joined or the state was loaded or swapped."""
         if self._flat is None or not self._flat.is_current(self.state, self.param_groups):
@@ -50,19 +63,26 @@ class FlatOptimizer(Optimizer, ABC):
         for group in self.param_groups:
             group.update(counters)
 
+    def loss_of(self, loss: Any) -> float:
+        """What is minimised: a closure's loss as a number of the host, negated to maximize it."""
+        number = number_of(loss)
+        return -number if self.param_groups[0]["maximize"] else number
+
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds a group; it joins the cycle under way, its missing gradients counting as zero."""
         super().add_param_group(param_group)
         first, group = self.param_groups[0], self.param_groups[-1]
         try:
+            settle_group(type(self).__name__, group, self.defaults)
             self.check_group(group, first)
             for p in group["params"]:
                 groups_of(p)
         except ValueError:
             self.param_groups.pop()
             raise
-        for name in self.counters:
-            group[name] = first[name]
+        # Those of a group that another optimizer had would belong to a state that is not here.
+        counters = self.starting_counters(group) if group is first else first
+        group.update({name: counters[name] for name in self.counters})
         self._flat = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -74,7 +94,9 @@ class FlatOptimizer(Optimizer, ABC):
         return {**whole, "state": state}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        unwrap_(state)
         super().__setstate__(state)
+        self.__dict__.setdefault("process_group", None)  # of a copy: a group cannot be pickled
         self._flat = None
         for group in self.param_groups:
             for name, default in self.defaults.items():
@@ -90,15 +112,14 @@ class FlatOptimizer(Optimizer, ABC):
         return whole
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Loads a copy of `state_dict`; later steps never write into the caller's tensors."""
-        state_dict = deepcopy(state_dict)
-        super().load_state_dict(state_dict)
-        # torch has cast all to the weights' type; ours may be wider, or narrower on purpose.
-        keys = [key for group in state_dict["param_groups"] for key in group["params"]]
-        params = [p for group in self.param_groups for p in group["params"]]
-        for key, p in zip(keys, params, strict=True):
-            for name, value in state_dict["state"].get(key, {}).items():
-                self.state[p][name] = value.to(p.device)
+        """Loads a copy of `state_dict`; later steps never write into the caller's tensors.
+
+        Tensors keep the types they were saved in, which may be wider than the weights' or narrower
+        on purpose. What the caller's hooks make of the state is loaded and stays.
+        """
+        state_dict = deepcopy(state_dict)  # hooks may write into it
+        with types_kept(self):
+            super().load_state_dict(state_dict)
 
 
 def number_of(loss: Any) -> float:

@@ -87,13 +87,14 @@ class Bucket:
         return self._flat([p.detach() for p in self.params], into)
 
     def gradients(self, into: str | None = None) -> Tensor:
-        """A copy of the gradients, (size,), zero where there is none."""
+        """A copy of the gradients, (size,), zero where there is none; negated to maximize."""
         if any(p.grad is not None and p.grad.layout != torch.strided for p in self.owners):
             raise ValueError("gradients must be dense, got a sparse one.")
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.owners]
         if self.spread is not None:
             gradients = [local_like(g, p) for g, p in zip(gradients, self.owners, strict=True)]
-        return self._flat(gradients, into)
+        flat = self._flat(gradients, into)
+        return flat.neg_() if self.group["maximize"] else flat
 
     def scratch(self, name: str) -> Tensor:
         """A vector (size,) that is no state: fresh memory costs more than what is done with it."""

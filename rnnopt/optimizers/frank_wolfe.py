@@ -237,7 +237,8 @@ class FrankWolfe(Optimizer):
         except ValueError:
             self.param_groups.pop()
             raise
-        group["inner_step"], group["train_mode"] = joins_at, first["train_mode"]
+        # Those of a group that another optimizer had would belong to a state that is not here.
+        group |= dict(inner_step=joins_at, train_mode=first["train_mode"], commits=0)
         group["probe_radius"] = radius_in_force(group) if joins_at else 0.0
         self._adopt_params()
 
@@ -249,6 +250,7 @@ class FrankWolfe(Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         unwrap_(state)
         super().__setstate__(state)
+        self.__dict__.setdefault("process_group", None)
         self._exchange = CommitExchange(self.compression, self.overlap)
         self._adopt_params()
         self._versions = Versions()

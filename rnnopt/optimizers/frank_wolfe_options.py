@@ -58,7 +58,7 @@ def check_group(group: dict[str, Any], first: dict[str, Any]) -> None:
         if isinstance(value, bool | str):
             raise ValueError(f"FrankWolfe needs a finite {name} >= 0, got {name}={value!r}.")
         if isinstance(value, Tensor) and value.numel() != 1:
-            raise ValueError(f"a tensor {name} must have one element, got {name}={value}.")
+            raise ValueError(f"Tensor {name} must be 1-element, got {name}={value}.")
         if value is None and name not in ("radius", "eta", "average"):
             raise ValueError(f"FrankWolfe needs a finite {name} >= 0, got {name}=None.")
         if value is not None and not 0 <= float(value) < math.inf:

@@ -14,6 +14,12 @@ the sum of its entries; the first pair (the last one, with pairs) scales H0 = s�
 Nocedal and Wright, "Numerical Optimization", sections 6.1 and 7.2.
 
 A step that finds no lower loss than E(x) puts w back, and empties v and H.
+
+The search goes below E(x), which may lie above E(w): the momentum carries w out of a minimum that
+it found, further at each step. So, with `restart`, if E(w⁺) > E(w), w stays and v = 0, while the
+pair joins H. That is the restart by function value of O'Donoghue and Candès, "Adaptive Restart for
+Accelerated Gradient Schemes", Foundations of Computational Mathematics 15, 2015, with the step
+taken back; the papers of NAQ have none. Their restart by gradient, where g·v⁺ > 0, does not keep w.
 """
 
 import math
@@ -25,12 +31,11 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.optim.lbfgs import _strong_wolfe
-from torch.optim.optimizer import ParamsT
 
-from rnnopt.distributed import Group, mean_numbers
+from rnnopt.distributed import mean_numbers
 from rnnopt.optimizers.curvature_memory import inverse_hessian_product, pair_products
-from rnnopt.optimizers.flat_optimizer import FlatOptimizer, number_of
-from rnnopt.optimizers.flat_state import Bucket, Entry, FlatState, tracked
+from rnnopt.optimizers.flat_optimizer import FlatOptimizer
+from rnnopt.optimizers.flat_state import Bucket, Entry, FlatState, tracked, working_type
 from rnnopt.optimizers.quasi_newton_options import check_count, check_number
 from rnnopt.optimizers.shards import is_sharded
 
@@ -42,44 +47,27 @@ LINE_SEARCHES = ("strong-wolfe", "armijo", "fixed")
 class LineSearchQuasiNewton(FlatOptimizer, ABC):
     """Keeps H and takes the step.
 
-    Args:
-        params: tensors to train, one group, all of one type on one device.
+    The options of its one group:
         lr: first length that the line search tries; the length itself with line_search="fixed". As
             long as there is no pair it is divided by the sum of the gradient's entries, if that is
             above 1.
-        momentum: μ, in [0, 1); None is 0.
+        momentum: μ, in [0, 1); without one it is 0.
+        restart: whether w stays, without velocity, where w⁺ is worse; without one it is false.
         memory: pairs kept; None keeps the matrix H.
         line_search: "strong-wolfe" (torch's), "armijo" (halving), "fixed".
         max_evaluations: at most so many losses a line search.
         curvature_epsilon: ε of the test s·y > ε y·y.
-        process_group: the processes whose mean loss decides; None is torch.distributed's default
-            group, where one is up. A copy of the optimizer has None.
+        maximize: climb the loss.
     """
 
     steps_with_closure = True  # the training loop hands the closure over
     full_batch = True  # and gives it all sequences at once
     counters: Mapping[str, Any] = MappingProxyType(
-        dict(pairs=0, next_pair=0, rejections=0, skipped=0)
-    )
-
-    def __init__(
-        self,
-        params: ParamsT,
-        lr: float | Tensor,
-        momentum: float | None,
-        memory: int | None,
-        line_search: str,
-        max_evaluations: int,
-        curvature_epsilon: float,
-        process_group: Group = None,
-    ):
-        defaults: dict[str, Any] = dict(
-            lr=lr, memory=memory, line_search=line_search, max_evaluations=max_evaluations,
-            curvature_epsilon=curvature_epsilon,
-        )  # fmt: skip
-        if momentum is not None:  # BFGS has none, which no schedule of momentum may change
-            defaults["momentum"] = momentum
-        super().__init__(params, defaults, process_group)
+        dict(
+            pairs=0, next_pair=0, rejections=0, skipped=0, restarts=0,
+            loss=None,  # E(w), where there is a velocity
+        )
+    )  # fmt: skip
 
     def check_group(self, group: dict[str, Any], first: dict[str, Any]) -> None:
         """Raises ValueError that names the first option outside its range."""
@@ -98,8 +86,11 @@ class LineSearchQuasiNewton(FlatOptimizer, ABC):
             wanted = ", ".join(repr(choice) for choice in LINE_SEARCHES)
             got = f"line_search={group['line_search']!r}"
             raise ValueError(f"line_search must be one of {wanted}, got {got}.")
+        if not isinstance(group.get("restart", False), bool):
+            raise ValueError(f"restart must be true or false, got restart={group['restart']!r}.")
         if any(p.is_complex() for p in group["params"]):
             raise ValueError(f"{who} needs real tensors, got a complex one.")
+        _check_kinds(who, [p for p in group["params"] if p.requires_grad])
         if any(map(is_sharded, group["params"])):
             raise ValueError(f"{who} needs plain tensors, got a DTensor: take ASNAQ or AdaQN.")
 
@@ -119,13 +110,8 @@ class LineSearchQuasiNewton(FlatOptimizer, ABC):
         elif group["memory"]:
             layout["weight_changes"] = Entry(group["memory"])
             layout["gradient_changes"] = Entry(group["memory"])
-        flat = FlatState(self.state, self.param_groups, layout, every=True)
-        if len(flat.buckets) > 1:
-            kinds = ", ".join(f"{b.dtype} on {b.device}" for b in flat.buckets)
-            raise ValueError(
-                f"{type(self).__name__} needs tensors of one type on one device, got {kinds}."
-            )
-        return flat
+        _check_kinds(type(self).__name__, tracked(self.state, self.param_groups, every=True))
+        return FlatState(self.state, self.param_groups, layout, every=True)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor:  # type: ignore[override]
@@ -151,8 +137,8 @@ class LineSearchQuasiNewton(FlatOptimizer, ABC):
         if not flat.buckets or float(group["lr"]) == 0:
             return closure()
         bucket = flat.buckets[0]
-        velocity, start = bucket.buffers["velocity"], bucket.weights()
-        origin = start.add(velocity, alpha=group.get("momentum", 0))
+        start = bucket.weights()
+        origin = start.add(bucket.buffers["velocity"], alpha=group.get("momentum", 0))
         kept = False
         try:
             bucket.set_weights(origin)
@@ -162,6 +148,7 @@ class LineSearchQuasiNewton(FlatOptimizer, ABC):
                 self._restart(bucket)
                 self.count(skipped=group["skipped"] + 1)
                 return first_loss
+            before = here[0] if group["loss"] is None else group["loss"]  # without v, x is w
             change, there = self._search(bucket, closure, origin, here)
             worse = there[0] > here[0] and group["line_search"] != "fixed"
             stuck = there is not here and not change.any()
@@ -169,14 +156,27 @@ class LineSearchQuasiNewton(FlatOptimizer, ABC):
                 self._restart(bucket)
                 self.count(rejections=group["rejections"] + 1)
                 return first_loss
-            kept = True
-            bucket.set_weights(origin + change)
-            velocity.mul_(group.get("momentum", 0)).add_(change)
             self._remember(bucket, change, there[1] - here[1])
+            kept = self._move(bucket, origin, change, there[0], before)
             return first_loss
         finally:
             if not kept:
                 bucket.set_weights(start)
+
+    def _move(
+        self, bucket: Bucket, origin: Tensor, change: Tensor, loss: float, before: float
+    ) -> bool:
+        """Moves to w⁺, whose loss is given; False where w stays, as that of w was lower."""
+        group, velocity = self.param_groups[0], bucket.buffers["velocity"]
+        restart = group.get("restart", False) and group["line_search"] != "fixed"
+        if restart and loss > before:
+            velocity.zero_()
+            self.count(loss=None, restarts=group["restarts"] + 1)
+            return False
+        bucket.set_weights(origin + change)
+        velocity.mul_(group.get("momentum", 0)).add_(change)
+        self.count(loss=loss if restart else None)
+        return True
 
     def _search(
         self, bucket: Bucket, closure: Callable[[], Tensor], origin: Tensor, here: Point
@@ -197,7 +197,7 @@ class LineSearchQuasiNewton(FlatOptimizer, ABC):
             rate *= min(1.0, 1 / max(float(gradient.abs().sum()), 1e-30))
 
         def at(x: Tensor, length: float, direction: Tensor) -> Point:
-            bucket.set_weights(x.add(direction, alpha=float(length)))
+            bucket.set_weights(x + direction * float(length))  # to the bit where w⁺ will be
             return self._point(closure(), bucket)
 
         def at_or_high(x: Tensor, length: float, direction: Tensor) -> Point:
@@ -224,7 +224,7 @@ class LineSearchQuasiNewton(FlatOptimizer, ABC):
 
     def _point(self, loss: Any, bucket: Bucket) -> Point:
         """The loss of all processes, and the gradient in place."""
-        (number,) = mean_numbers([number_of(loss)], self.process_group)
+        (number,) = mean_numbers([self.loss_of(loss)], self.process_group)
         return number, bucket.gradients()
 
     def _direction(self, bucket: Bucket, gradient: Tensor) -> Tensor:
@@ -271,7 +271,7 @@ class LineSearchQuasiNewton(FlatOptimizer, ABC):
     def _restart(self, bucket: Bucket) -> None:
         """Forgets velocity and curvature."""
         bucket.buffers["velocity"].zero_()
-        self.count(pairs=0, next_pair=0)
+        self.count(pairs=0, next_pair=0, loss=None)
 
 
 def bfgs_update_(inverse: Tensor, change: Tensor, difference: Tensor) -> None:
@@ -287,6 +287,14 @@ def bfgs_update_(inverse: Tensor, change: Tensor, difference: Tensor) -> None:
     inverse.addr_(change, image, alpha=-float(rho))
     inverse.addr_(image, change, alpha=-float(rho))
     inverse.addr_(change, change, alpha=float(factor))
+
+
+def _check_kinds(who: str, params: list[Tensor]) -> None:
+    """Raises ValueError unless one vector can hold the tensors."""
+    kinds = list(dict.fromkeys((working_type(p), p.device) for p in params))
+    if len(kinds) > 1:
+        got = ", ".join(f"{dtype} on {device}" for dtype, device in kinds)
+        raise ValueError(f"{who} needs tensors of one type on one device, got {got}.")
 
 
 def _is_finite(point: Point) -> bool:

@@ -241,6 +241,10 @@ def muon_newton_schulz(matrices: Tensor) -> Tensor:
 def svd_polar(matrices: Tensor) -> Tensor:
     """U Vᵀ over the non-zero singular values, exactly; non-finite matrices become NaN.
 
+    Those below max(rows, columns) times the largest one's rounding count as zero, so that no
+    direction of the null space enters. Rows and columns of zeros stay so to the bit, which the
+    rounding in U and V would not leave them.
+
     Args:
         matrices: (count, rows, columns).
     """
@@ -250,7 +254,10 @@ def svd_polar(matrices: Tensor) -> Tensor:
     u, sigma, vh = torch.linalg.svd(scaled, full_matrices=False)
     rank_tolerance = max(scaled.shape[-2:], default=1) * torch.finfo(scaled.dtype).eps
     kept = (sigma > rank_tolerance * sigma[..., :1]).to(u.dtype)
-    result = torch.where(finite, (u * kept.unsqueeze(-2)) @ vh, torch.nan)
+    product = (u * kept.unsqueeze(-2)) @ vh
+    for dim in (-1, -2):
+        product = torch.where((scaled == 0).all(dim, keepdim=True), 0.0, product)
+    result = torch.where(finite, product, torch.nan)
     return result.to(matrices.dtype)
 
 

@@ -6,11 +6,14 @@ incorporating Nesterov's accelerated gradient", NOLTA 2017; limited memory: Mahb
 2018; both as described in section 2.1 of https://arxiv.org/abs/1909.03620.
 """
 
+from typing import Any, Unpack
+
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from rnnopt.distributed import Group
 from rnnopt.optimizers.line_search_quasi_newton import LineSearchQuasiNewton
+from rnnopt.optimizers.shared_options import StepOptions
 
 
 class NAQ(LineSearchQuasiNewton):
@@ -20,7 +23,11 @@ class NAQ(LineSearchQuasiNewton):
         params: tensors to train, one group, all of one type on one device.
         lr: first length that the line search tries.
         momentum: μ, in [0, 1); 0 is BFGS.
-        line_search, max_evaluations, curvature_epsilon, process_group: as in `BFGS`.
+        restart: whether a step that ends above the loss at the present weights is taken back, and
+            the velocity lost. Without, the momentum carries the weights out of a minimum they
+            found, further at each step. With line_search="fixed" it changes nothing.
+        line_search, max_evaluations, curvature_epsilon, maximize, process_group, options: as in
+            `BFGS`.
 
     Raises:
         ValueError: for an option outside its range, a second group, tensors of several types.
@@ -39,18 +46,16 @@ class NAQ(LineSearchQuasiNewton):
         line_search: str = "strong-wolfe",
         max_evaluations: int = 20,
         curvature_epsilon: float = 1e-10,
+        restart: bool = True,
+        maximize: bool = False,
         process_group: Group = None,
+        **options: Unpack[StepOptions],
     ):
-        super().__init__(
-            params,
-            lr,
-            momentum,
-            None,
-            line_search,
-            max_evaluations,
-            curvature_epsilon,
-            process_group,
-        )
+        defaults: dict[str, Any] = dict(
+            lr=lr, memory=None, momentum=momentum, line_search=line_search, restart=restart, 
+            max_evaluations=max_evaluations, curvature_epsilon=curvature_epsilon, maximize=maximize,
+        )  # fmt: skip
+        super().__init__(params, defaults, process_group, options)
 
 
 class LNAQ(LineSearchQuasiNewton):
@@ -61,7 +66,9 @@ class LNAQ(LineSearchQuasiNewton):
         lr: first length that the line search tries.
         memory: pairs kept.
         momentum: μ, in [0, 1); 0 is LBFGS.
-        line_search, max_evaluations, curvature_epsilon, process_group: as in `BFGS`.
+        restart: as in `NAQ`.
+        line_search, max_evaluations, curvature_epsilon, maximize, process_group, options: as in
+            `BFGS`.
 
     Raises:
         ValueError: for an option outside its range, a second group, tensors of several types.
@@ -81,15 +88,13 @@ class LNAQ(LineSearchQuasiNewton):
         line_search: str = "strong-wolfe",
         max_evaluations: int = 20,
         curvature_epsilon: float = 1e-10,
+        restart: bool = True,
+        maximize: bool = False,
         process_group: Group = None,
+        **options: Unpack[StepOptions],
     ):
-        super().__init__(
-            params,
-            lr,
-            momentum,
-            memory,
-            line_search,
-            max_evaluations,
-            curvature_epsilon,
-            process_group,
-        )
+        defaults: dict[str, Any] = dict(
+            lr=lr, memory=memory, momentum=momentum, line_search=line_search, restart=restart, 
+            max_evaluations=max_evaluations, curvature_epsilon=curvature_epsilon, maximize=maximize,
+        )  # fmt: skip
+        super().__init__(params, defaults, process_group, options)

@@ -91,7 +91,7 @@ def check_group(
 def check_number(who: str, name: str, value: Any, least: float = 0) -> None:
     """Raises ValueError unless `value` is one finite number, at least `least`."""
     if isinstance(value, Tensor) and value.numel() != 1:
-        raise ValueError(f"a tensor {name} must have one element, got {name}={value}.")
+        raise ValueError(f"Tensor {name} must be 1-element, got {name}={value}.")
     number = isinstance(value, int | float | Tensor) and not isinstance(value, bool)
     if not number or not least <= float(value) < math.inf:
         raise ValueError(f"{who} needs a finite {name} >= {least}, got {name}={value!r}.")
