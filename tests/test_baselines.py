@@ -196,6 +196,27 @@ def test_schedule_free_takes_the_average_away_again_to_the_bit():
     assert equal(values_of(model), before)
 
 
+def test_schedule_free_shows_weights_that_were_put_into_the_model():
+    model, loss = make_regression()
+    optimizer = ScheduleFreeAdamW(model.parameters(), lr=0.05)
+    for _ in range(20):
+        loss()
+        optimizer.step()
+    state = through_a_file(dict(model=model.state_dict(), optimizer=optimizer.state_dict()))
+    with optimizer.committed():
+        averages = values_of(model)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.fill_(7.0)
+    with optimizer.committed():
+        assert all((p == 7).all() for p in model.parameters())
+    assert all((p == 7).all() for p in model.parameters())
+    model.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    with optimizer.committed():
+        assert equal(values_of(model), averages)
+
+
 def test_looking_at_the_average_changes_no_run():
     # However often.
     found = []

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from rnnopt.errors import UserError
+from rnnopt.optimizers.eval_weights import differ
 
 
 class Together:
@@ -122,14 +123,35 @@ class ScheduleFreeAdamW(Together):
             weight_decay=weight_decay,
         )
         self.optimizer.train()
+        self._written: list[Tensor] | None = None  # the weights as the last step left them
         super().__init__([self.optimizer])
+
+    def _params(self) -> list[Tensor]:
+        return [p for group in self.param_groups for p in group["params"]]
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """As `Together`; notes what it writes."""
+        loss = super().step(closure)
+        self._written = [p.detach().clone() for p in self._params()]
+        return loss
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Loads what `state_dict` gave; the weights are taken to be those that belong to it."""
+        super().load_state_dict(state_dict)
+        self._written = None
 
     @contextmanager
     def committed(self) -> Iterator[None]:
-        """Puts the averaged weights in place inside the `with`, bit for bit undone after it."""
-        params = [p for group in self.param_groups for p in group["params"]]
+        """Puts the averaged weights in place inside the `with`, bit for bit undone after it.
+
+        A tensor that was changed since the last step of this process, loaded say, stays as it is.
+        """
+        params = self._params()
         before = [p.detach().clone() for p in params]
         self.optimizer.eval()
+        for p, value, written in zip(params, before, self._written or before, strict=True):
+            if differ(value, written):
+                p.detach().copy_(value)
         try:
             yield
         finally:
