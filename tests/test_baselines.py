@@ -351,4 +351,6 @@ def test_a_closure_is_called_once_and_steps_alike(name):
                     losses.append(loss())
                 optimizer.step()
         seen.append((losses, values_of(model)))
-    torch.testing.assert_close(*seen)  # to the bit, but for psgd-kron
+    # The sums of psgd-kron come in an order of their own in each run.
+    near = 1e-5 if name == "psgd-kron" else 0.0
+    torch.testing.assert_close(*seen, rtol=near, atol=near)
