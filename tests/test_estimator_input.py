@@ -5,6 +5,8 @@ import re
 import numpy as np
 import pytest
 import torch
+from scipy.sparse import csr_matrix
+from sklearn.multioutput import MultiOutputClassifier
 
 from rnnopt import RNNClassifier, RNNRegressor
 
@@ -188,3 +190,30 @@ def test_later_sequences_must_have_the_features_of_the_first(data):
         regressor.fit(X, np.stack([y, y], 1))
     with pytest.raises(ValueError, match="y must be \\(count,\\) or"):
         regressor.fit(X, np.zeros((30, 1, 1)))
+
+
+HOT = np.random.default_rng(2).integers(0, 2, (30, 4))
+SEVERAL = {
+    "one-hot": (np.eye(3)[np.arange(30) % 3], r"rows of 0 and 1: .* y\.argmax\(1\)"),
+    "multi-hot": (HOT, "several labels a series.*MultiOutputClassifier"),
+    "multi-hot, truths": (HOT > 0, "several labels a series.*MultiOutputClassifier"),
+    "multi-hot, words": (HOT.astype(str), "several classes a series.*MultiOutputClassifier"),
+    "multi-hot, sparse": (csr_matrix(HOT), "several labels a series.*MultiOutputClassifier"),
+    "lists of labels": ([["a"], ["a", "b"]] * 15, "MultiOutputClassifier"),
+}
+
+
+@pytest.mark.parametrize("case", SEVERAL)
+def test_several_classes_a_sequence_are_refused_with_what_to_do(data, case):
+    y, message = SEVERAL[case]
+    with pytest.raises(ValueError, match=message):
+        small().fit(data[0], y)
+    with pytest.raises(ValueError, match=message):
+        small().partial_fit(data[0], y, classes=[0, 1])
+
+
+def test_what_is_said_of_several_labels_works(data):
+    X, _ = data
+    several = MultiOutputClassifier(small()).fit(X, HOT)
+    assert several.predict(X).shape == HOT.shape
+    assert RNNRegressor(hidden=4, epochs=1).fit(X, HOT).predict(X).shape == HOT.shape

@@ -15,12 +15,9 @@ from torch import Tensor
 from rnnopt.data_config import Kind, Missing
 from rnnopt.saved_checks import check_preparation
 from rnnopt.tasks.alignment import aligned
-from rnnopt.tasks.checks import check_range, refuse_unlikely
+from rnnopt.tasks.checks import MANY_CLASSES, check_range, refuse_unlikely, rows_of_classes
 from rnnopt.tasks.recordings import TRUTHS, Reading, Recordings
 from rnnopt.tasks.series import check_missing, cut_padding, fill_missing, pad, pool
-
-# More classes than this, and a mean of fewer than two series a class, look like measurements.
-MANY_CLASSES = 20
 
 
 @dataclass(frozen=True)
@@ -207,7 +204,7 @@ def kind_of(data: Recordings, said: Kind | None) -> Kind:
     if kind == "regression":
         numbers_of(targets)
     if kind == "classification" and targets.ndim != 1:
-        raise ValueError(f"classification needs one class a series, got targets {targets.shape}.")
+        raise ValueError(f"{rows_of_classes(targets)}.")
     if kind is not None:
         return kind
     if targets.ndim != 1:
@@ -216,6 +213,7 @@ def kind_of(data: Recordings, said: Kind | None) -> Kind:
     if numeric and (targets != np.round(targets)).any():
         return "regression"
     different = len(np.unique(targets))
+    # More classes than many, and a mean of fewer than two series a class.
     if numeric and different > MANY_CLASSES and 2 * different > len(targets):
         raise ValueError(
             f"the {len(targets)} targets are {different} different whole numbers: say which kind"

@@ -192,7 +192,13 @@ def _cut(series: list[np.ndarray], lengths: Any) -> list[np.ndarray]:
 
 
 def _targets(targets: Any, count: int) -> np.ndarray:
-    array = np.asarray(targets)
+    try:
+        array = np.asarray(targets)
+    except ValueError:  # rows of different lengths
+        raise ValueError(
+            "every series needs one target, got rows of different lengths: of several labels a"
+            " series, train one classifier for each."
+        ) from None
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
     if array.ndim not in (1, 2) or len(array) != count:
