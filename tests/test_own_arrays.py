@@ -271,6 +271,24 @@ def test_values_too_large_for_the_network_are_refused():
         from_arrays(ragged(), np.linspace(0.5, 1, 40) * 1e60, kind="regression", normalize=False)
 
 
+def test_a_series_without_its_first_axis_is_refused():
+    X = np.random.default_rng(0).random((40, 25, 3))
+    p = from_arrays(X, WORDS).data.preparation
+    with pytest.raises(ValueError, match=r"need 3 channels, as in training, got 1.*X\[None\]"):
+        p.inputs(recordings(X[0]))
+    p = from_arrays(X[:, :, :1], WORDS).data.preparation
+    for series in (X[0, :, :1], list(X[0, :, :1])):
+        with pytest.raises(ValueError, match=r"25 series of one step each, .*25 steps.*X\[None\]"):
+            p.inputs(recordings(series))
+    with pytest.raises(ValueError, match=r"got shape \(25,\): .*X\[None\]"):
+        recordings(X[0, :, 0])
+    with pytest.raises(ValueError, match=r"series 1 is \(\): a single series goes in a list"):
+        recordings(list(X[0, :, 0]))
+    for series in ([X[0, :, :1]], X[0, :, :1][None], X[0, :, 0][None], [[0.5]]):
+        assert len(p.inputs(recordings(series))[0]) == 1
+    assert len(from_arrays(X[:, :1, :1], WORDS).train) == 26
+
+
 def test_recordings_select_keeps_everything_together():
     data = recordings(ragged(4), [0, 1, 2, 3], names=["a", "b", "c", "d"]).select([2, 0])
     assert data.targets.tolist() == [2, 0]

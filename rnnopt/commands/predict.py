@@ -11,6 +11,7 @@ from rnnopt.commands.outputs import check_output
 from rnnopt.errors import UserError
 from rnnopt.prediction import Trained, rows, scores
 from rnnopt.run_folder import write_atomically
+from rnnopt.tasks.checks import far_lengths
 from rnnopt.tasks.overview import read_as
 from rnnopt.tasks.preparation import Preparation
 from rnnopt.tasks.readers import read
@@ -18,8 +19,6 @@ from rnnopt.tasks.readers.columns import Columns
 from rnnopt.tasks.recordings import Recordings
 from rnnopt.tasks.series import cut_padding
 from rnnopt.terminal import complain, say
-
-FAR = 0.1  # of the training series' length: less beyond it is nothing to speak of
 
 
 def predict_data(
@@ -93,16 +92,9 @@ def _columns(trained: Trained, unlabelled: bool) -> Columns:
 def _warn_of_lengths(preparation: Preparation, series: Recordings) -> None:
     """Says so if series are much shorter or longer than any of the training data."""
     whole = cut_padding(series.series) if preparation.padded else series.series
-    shortest, longest = preparation.shortest, preparation.longest
-    lengths = [len(one) for one in whole]
-    far = [n for n in lengths if not (1 - FAR) * shortest <= n <= (1 + FAR) * longest]
-    if far:
-        trained = f"{shortest}" if shortest == longest else f"{shortest} to {longest}"
-        these = f"{far[0]}" if min(far) == max(far) else f"{min(far)} to {max(far)}"
-        complain(
-            f"warning: {len(far)} of {len(lengths)} series have {these} steps, and the network was"
-            f" trained on {trained}: its answers to them may be no better than chance."
-        )
+    far = far_lengths([len(one) for one in whole], preparation.shortest, preparation.longest)
+    if far is not None:
+        complain(f"warning: {far}.")
 
 
 def _check_labels(data: Path, preparation: Preparation, series: Recordings) -> None:

@@ -18,8 +18,9 @@ from torch import Tensor
 from rnnopt.building import check_once
 from rnnopt.config import RunConfig
 from rnnopt.errors import UserError, without_dashes
+from rnnopt.estimator.doubts import Seen
 from rnnopt.estimator.one_run import build_task, measure, outputs_of, train
-from rnnopt.estimator.sequences import read_sequences
+from rnnopt.estimator.sequences import read_sequences, seen_by
 from rnnopt.layers.sequence_model import SequenceModel
 from rnnopt.tasks.task import Examples, Loss, select
 
@@ -159,6 +160,8 @@ class RecurrentEstimator(BaseEstimator):
         inputs, steps = read_sequences(self, X, lengths, layout=self.layout, reset=anew)
         targets = self._read_targets(y, anew, classes)
         check_consistent_length(inputs, targets)
+        seen, before = Seen.of(inputs, steps, lengths is not None), None if anew else seen_by(self)
+        self._seen = seen if before is None else before.with_more(seen)
         examples = _examples(inputs, targets, steps, self._weights(sample_weight, targets))
         parts = self._split(examples, random) if self.early_stopping else [examples]
         if anew:

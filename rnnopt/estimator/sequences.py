@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.utils.validation import check_array, check_consistent_length, validate_data
 
+from rnnopt.estimator.doubts import Seen, doubt_axes, doubt_lengths, refuse_one_axis
+
 LAYOUTS = ("time-first", "time-last")
 
 
@@ -38,6 +40,8 @@ def read_sequences(
     if arrays is not None:
         if lengths is not None:
             raise ValueError("lengths go with padded sequences; a list of arrays has its own.")
+        if not reset and not estimator.columns_are_steps_ and all(np.ndim(a) == 1 for a in arrays):
+            _doubt(estimator, [len(a) for a in arrays])
         inputs, steps = _pad([_one(estimator, i, a, layout) for i, a in enumerate(arrays)])
         _check_features(estimator, inputs, reset)
         return inputs, steps
@@ -45,6 +49,12 @@ def read_sequences(
         X, lengths = _without_padding(X, lengths, layout)
     if not hasattr(X, "shape"):
         X = np.asarray(X)
+    refuse_one_axis(X.shape)
+    if not reset:
+        time = X.shape[2 if layout == "time-last" and len(X.shape) == 3 else 1]
+        doubt_lengths(time, lengths, seen_by(estimator))
+        if len(X.shape) == 2 and not estimator.columns_are_steps_:
+            _doubt(estimator, [time] * X.shape[0] if lengths is None else lengths.tolist())
     if len(X.shape) == 2 and (reset or estimator.columns_are_steps_):
         estimator.columns_are_steps_ = True
         table = validate_data(estimator, X, reset=reset, dtype=np.float32)
@@ -57,6 +67,16 @@ def read_sequences(
         raise ValueError(f"X must have steps and features, got the shape {numbers.shape}.")
     _check_features(estimator, numbers, reset)
     return _for_torch(numbers), lengths
+
+
+def seen_by(estimator: Any) -> Seen | None:
+    """What an estimator was fitted to; None of one that was saved before that was kept."""
+    return getattr(estimator, "_seen", None)
+
+
+def _doubt(estimator: Any, lengths: list[int]) -> None:
+    """Looks at sequences of one feature that an estimator of arrays with features is asked for."""
+    doubt_axes(lengths, estimator.n_features_in_, type(estimator).__name__, seen_by(estimator))
 
 
 def _for_torch(array: np.ndarray) -> np.ndarray:

@@ -1,11 +1,12 @@
 """Sentences for data that a network could be trained on, but to no good."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from rnnopt.tasks.recordings import Recordings
-
 
 # More different whole numbers than this look like measurements, not like classes.
 MANY_CLASSES = 20
@@ -61,6 +62,48 @@ def _are_classes(targets: np.ndarray) -> bool:
     """Whether every column has few different whole numbers."""
     whole = bool((targets == np.round(targets)).all())
     return whole and all(len(np.unique(column)) <= MANY_CLASSES for column in targets.T)
+
+
+# -- series of other lengths ----------------------------------------------------------------------
+
+NEARLY = 0.1  # of the training series' length: less beyond it is nothing to speak of
+SINGLE = "a single series goes in a list, [X], or as X[None]"
+
+
+def one_step_each(lengths: Sequence[int], shortest: int) -> str | None:
+    """What is odd about many series of one step, without a full stop; None where nothing is.
+
+    Args:
+        lengths: of series of one channel.
+        shortest: of the training series.
+    """
+    if len(lengths) == 1 or shortest == 1 or max(lengths) > 1:
+        return None
+    return (
+        f"{len(lengths)} series of one step each, and the network was trained on {shortest} steps"
+        f" or more: this looks like one series without its first axis, and {SINGLE}"
+    )
+
+
+def far_lengths(lengths: Sequence[int], shortest: int, longest: int) -> str | None:
+    """What to warn of where series are much shorter or longer than those trained on.
+
+    Args:
+        lengths: of the series.
+        shortest, longest: of the training series.
+    """
+    far = [n for n in lengths if not (1 - NEARLY) * shortest <= n <= (1 + NEARLY) * longest]
+    if not far:
+        return None
+    trained = f"{shortest}" if shortest == longest else f"{shortest} to {longest}"
+    these = f"{far[0]}" if min(far) == max(far) else f"{min(far)} to {max(far)}"
+    return (
+        f"{len(far)} of {len(lengths)} series have {these} steps, and the network was trained on"
+        f" {trained}: its answers to them may be no better than chance"
+    )
+
+
+# -- values ---------------------------------------------------------------------------------------
 
 
 def check_range(values: Tensor, exact: list[np.ndarray], what: str) -> None:

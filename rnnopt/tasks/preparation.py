@@ -15,7 +15,13 @@ from torch import Tensor
 from rnnopt.data_config import Kind, Missing
 from rnnopt.saved_checks import check_preparation
 from rnnopt.tasks.alignment import aligned
-from rnnopt.tasks.checks import MANY_CLASSES, check_range, refuse_unlikely, rows_of_classes
+from rnnopt.tasks.checks import (
+    MANY_CLASSES,
+    check_range,
+    one_step_each,
+    refuse_unlikely,
+    rows_of_classes,
+)
 from rnnopt.tasks.recordings import TRUTHS, Reading, Recordings
 from rnnopt.tasks.series import check_missing, cut_padding, fill_missing, pad, pool
 
@@ -115,9 +121,14 @@ class Preparation:
         """The series (time, channel), filled but at their own rate and scale.
 
         Raises:
-            ValueError: other channels than in training; missing values that were to be refused.
+            ValueError: other channels than in training; missing values that were to be refused;
+                what looks like a single series without its first axis.
         """
         data = aligned(data, self.channels, self.table)
+        if len(self.channels) == 1:
+            odd = one_step_each([len(one) for one in data.series], self.shortest)
+            if odd is not None:
+                raise ValueError(f"there are {odd}.")
         series = cut_padding(data.series) if self.padded else data.series
         check_missing(series, data.channels, self.missing, self.padded)
         return [fill_missing(one, self.missing, np.array(self.fill)) for one in series]

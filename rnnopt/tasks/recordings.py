@@ -147,7 +147,8 @@ def _series(inputs: Any) -> list[np.ndarray]:
         for i, one in enumerate(arrays):
             if one.ndim not in (1, 2):
                 raise ValueError(
-                    f"a series must be (time,) or (time, feature), series {i + 1} is {one.shape}."
+                    f"a series must be (time,) or (time, feature), series {i + 1} is {one.shape}"
+                    + (": a single series goes in a list, [X]." if one.ndim == 0 else ".")
                 )
         return [one[:, None] if one.ndim == 1 else one for one in arrays]
     array = _numbers(inputs, "the inputs")
@@ -155,7 +156,8 @@ def _series(inputs: Any) -> list[np.ndarray]:
         array = array[..., None]
     if array.ndim != 3:
         raise ValueError(
-            f"inputs must be (count, time) or (count, time, feature), got shape {array.shape}."
+            f"inputs must be (count, time) or (count, time, feature), got shape {array.shape}"
+            + (": a single series goes in a list, [X], or as X[None]." if array.ndim == 1 else ".")
         )
     if not array.size:  # with no step, there might be any number of series
         raise ValueError(
