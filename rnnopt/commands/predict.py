@@ -8,6 +8,7 @@ from typing import Annotated
 import tyro
 
 from rnnopt.commands.outputs import check_output
+from rnnopt.data_config import Decimal
 from rnnopt.errors import UserError
 from rnnopt.prediction import Trained, rows, scores
 from rnnopt.run_folder import write_atomically
@@ -26,6 +27,7 @@ def predict_data(
     data: Path,
     out: Path = Path("predictions.csv"),
     unlabelled: bool = False,
+    decimal: Decimal | None = None,
 ) -> int:
     """Answer to new series with the best weights of a run on data of your own.
 
@@ -37,7 +39,10 @@ def predict_data(
         data: file or folder, as for `rnnopt train --data`; with or without labels.
         out: the file to write, .csv.
         unlabelled: the file has no labels, where nothing else tells: in text without names a line
-            is else taken to begin with its label, unless its length says otherwise.
+            is else taken to begin with its label (or to have it where `train --label` said),
+            unless its length says otherwise.
+        decimal: the sign before decimals in a text; unset means as `rnnopt train` was told, else
+            what it looks like.
 
     Examples:
         rnnopt predict runs/own --data new.csv
@@ -45,7 +50,7 @@ def predict_data(
     """
     trained = Trained.open(run)
     check_output(out, ".csv", (data, trained.config.data, trained.config.test))
-    series, test = read(data, _columns(trained, unlabelled))
+    series, test = read(data, _columns(trained, unlabelled, decimal))
     if test is not None:
         series = test
         say(f"{data} holds training and test series: these are the test series.")
@@ -64,27 +69,29 @@ def predict_data(
         write_atomically(out, text.getvalue().encode())
     except OSError as error:
         raise UserError(f"cannot write {out}: {error}.") from error
-    for _, how in read_as(series):
-        say(f"read as: {how}")
+    for subject, how in read_as(series):
+        say(f"{subject}: {how}")
     for name, value in told.items():
         say(f"{name} {value:.4f}" if abs(value) < 100 else f"{name} {value:.6g}")
     say(f"wrote {out} ({len(series)} series)")
     return 0
 
 
-def _columns(trained: Trained, unlabelled: bool) -> Columns:
+def _columns(trained: Trained, unlabelled: bool, decimal: Decimal | None) -> Columns:
     """Where to look in a file to be read as the run's own was."""
     preparation, config = trained.preparation, trained.config
     alike = preparation.shortest == preparation.longest
     columns = Columns(
         label=config.label,
         id=config.id,
-        time=config.time,
+        # Runs of before took it for a channel in folders of text.
+        time=None if config.time in preparation.channels else config.time,
         unlabelled=unlabelled,
         steps=preparation.longest if alike else None,
         optional=True,
         layout=config.layout,
         header=config.header,
+        decimal=decimal or config.decimal,
     )
     return columns.like(preparation.table)
 

@@ -64,6 +64,7 @@ class Recordings:
         names: what the file calls each series, if it does.
         table: what the columns were taken for, if it is a table with names.
         notes: what else to say of how the file was read.
+        times: what is not regular about its times, in words, if anything is.
         validation: series that the file keeps apart to choose the weights by, if it does.
     """
 
@@ -74,6 +75,7 @@ class Recordings:
     names: tuple[str, ...] | None = None
     table: Reading | None = None
     notes: tuple[str, ...] = ()
+    times: str | None = None
     validation: "Recordings | None" = None
 
     def __len__(self) -> int:
