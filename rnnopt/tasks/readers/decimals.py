@@ -1,4 +1,4 @@
-"""Decimal commas: spreadsheets in much of Europe write 1,5 and put semicolons or tabs between cells.
+"""Decimal commas: much of Europe writes 1,5, and its spreadsheets put semicolons between cells.
 
 A comma is a decimal one if that is said; or, in a file with semicolons or tabs, if numbers have
 commas there and none has a point. Thousands separators are never guessed away.
@@ -33,8 +33,8 @@ def has_commas(rows: Rows, separator: str | None, said: Decimal | None) -> bool:
     """
     if said is not None or separator not in (";", "\t"):
         return said == ","
-    commas = [cell for cell in _cells(rows) if "," in cell and COMMA.fullmatch(cell)]
-    if not commas or any(POINT.fullmatch(cell) for cell in _cells(rows)):
+    commas = _numbers(rows, ",", COMMA)
+    if not commas or _numbers(rows, ".", POINT):
         return False
     if all(map(GROUPS.fullmatch, commas)):
         raise ValueError(
@@ -46,7 +46,10 @@ def has_commas(rows: Rows, separator: str | None, said: Decimal | None) -> bool:
 
 def with_points(row: list[str]) -> list[str]:
     """The cells of a line, decimal commas as points."""
-    return [cell.replace(",", ".") if COMMA.fullmatch(cell.strip()) else cell for cell in row]
+    return [
+        cell.replace(",", ".") if "," in cell and COMMA.fullmatch(cell.strip()) else cell
+        for cell in row
+    ]
 
 
 def refuse_points(rows: Rows, first: int) -> None:
@@ -58,7 +61,7 @@ def refuse_points(rows: Rows, first: int) -> None:
     """
     for number, row in enumerate(rows, start=first):
         for place, cell in enumerate(row, start=1):
-            if POINT.fullmatch(cell.strip()):
+            if "." in cell and POINT.fullmatch(cell.strip()):
                 raise ValueError(
                     f"line {number}, value {place}: {cell.strip()[:40]!r} has a point, and decimals"
                     " have a comma here: write all decimals alike (--decimal says how), and no"
@@ -73,8 +76,12 @@ def advice(cell: str) -> str:
         told.append("write numbers without thousands separators")
     if COMMA.fullmatch(cell):
         told.append("say --decimal , where decimals have a comma")
+    if re.fullmatch(r"[+-]?[0-9]+[ \t]+[+-]?[0-9.]+", cell) and not told:
+        told.append("say --decimal , where blanks stand between cells and decimals have a comma")
     return f" ({', or '.join(told)})" if told else ""
 
 
-def _cells(rows: Rows) -> list[str]:
-    return [cell.strip() for row in rows for cell in row]
+def _numbers(rows: Rows, sign: str, pattern: re.Pattern[str]) -> list[str]:
+    """The cells that are numbers with a sign."""
+    cells = [cell.strip() for row in rows for cell in row if sign in cell]
+    return [cell for cell in cells if pattern.fullmatch(cell)]

@@ -5,7 +5,16 @@ from dataclasses import replace
 
 import numpy as np
 
-from rnnopt.tasks.readers.columns import IDS, LABELS, TIMES, Columns, find, find_label, to_numbers
+from rnnopt.tasks.readers.columns import (
+    IDS,
+    LABELS,
+    TIMES,
+    Columns,
+    find,
+    find_label,
+    is_number,
+    to_numbers,
+)
 from rnnopt.tasks.readers.times import Clock, moments_of, refuse_missing
 from rnnopt.tasks.recordings import Reading, Recordings, recordings
 
@@ -137,7 +146,14 @@ def _numbers(table: Table, name: str) -> np.ndarray:
     values = table[name]
     if values.dtype.kind in "biuf":
         return values.astype(np.float64)
-    return to_numbers(_words(values), f"column {name!r}")
+    words = _words(values)
+    try:
+        return to_numbers(words, f"column {name!r}")
+    except ValueError as error:
+        if any(map(is_number, words)):
+            raise
+        told = f" (say --label {name!r}, or --id or --time, if it holds these)"
+        raise ValueError(str(error)[:-1] + told + ".") from error
 
 
 def _words(values: np.ndarray) -> list[str]:

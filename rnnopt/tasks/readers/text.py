@@ -113,7 +113,9 @@ def _series(rows: Rows, columns: Columns, place: int | None) -> Recordings:
 
 
 def _label_last(rows: Rows, columns: Columns) -> str:
-    """What to add where lines seem to end with their label, and nobody said where it is."""
+    """What to add where lines seem to end with their label, or with nothing."""
+    if columns.label is not None and not any(row[-1].strip() for row in rows):
+        return " (the last cell of each line is empty: --label -2 is the one before)"
     ends = columns.label is None and all(len(row) > 1 and not is_number(row[-1]) for row in rows)
     return " (say --label last if lines end with their label)" if ends else ""
 
@@ -193,5 +195,7 @@ def counts(cells: list[str]) -> bool:
 
 
 def _rising(cells: list[str]) -> bool:
+    if not all(map(is_number, cells)):
+        return False
     numbers = to_numbers(cells, "the first line")
     return bool((numbers[1:] > numbers[:-1]).all())

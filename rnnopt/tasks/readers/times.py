@@ -12,7 +12,7 @@ from rnnopt.tasks.recordings import MISSING
 # Part of the median gap between two steps by which others may differ and still be called regular:
 # months do by a tenth.
 TOLERANCE = 0.2
-WHOLE = re.compile(r"[+-]?[0-9]{1,18}")
+WHOLE = re.compile(r"[+-]?[0-9]{1,19}")
 UNITS = ((86400.0, "d"), (3600.0, "h"), (60.0, "min"), (1.0, "s"), (1e-3, "ms"), (1e-6, "µs"))
 DATE = re.compile(r"(\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:\.\d{1,9})?)?)?)(Z|[+-]\d\d:?\d\d)?")
 
@@ -37,8 +37,10 @@ def moments_of(values: np.ndarray, column: str) -> np.ndarray:
     words = [str(value).strip() for value in values.tolist()]
     refuse_missing(words, column)
     try:
-        if all(WHOLE.fullmatch(word) for word in words):  # nanoseconds are more than floats hold
-            return np.array([int(word) for word in words])
+        if all(map(WHOLE.fullmatch, words)):  # nanoseconds since 1970 are more than floats hold
+            whole = [int(word) for word in words]
+            if min(whole) >= -(2**63) and max(whole) < 2**63:
+                return np.array(whole, dtype=np.int64)
         return np.array([float(word) for word in words])
     except ValueError:
         return _dates(words, column)
@@ -107,13 +109,13 @@ class Clock:
         if same.any():
             hint = "; local times need their offset, such as +01:00, where the clock is put back"
             raise ValueError(
-                f"series {name!r} has two rows at the same {column}, {moments[:-1][same][0]}"
-                f"{hint * (moments.dtype.kind == 'M')}."
+                f"series {name!r} has two rows at the same {column},"
+                f" {_written(moments[:-1][same][0])}{hint * (moments.dtype.kind == 'M')}."
             )
         self.unsorted += bool((np.diff(order) < 0).any())
         gaps = self._between(moments)
         if len(gaps) and gaps.max() > self.widest[0]:
-            self.widest = (float(gaps.max()), name, str(moments[int(gaps.argmax())]))
+            self.widest = (float(gaps.max()), name, _written(moments[int(gaps.argmax())]))
         self.gaps.append(gaps)
         return order
 
@@ -149,3 +151,8 @@ class Clock:
             return f"{gap:.6g}"
         size, unit = next((one for one in UNITS if gap >= one[0]), (1e-9, "ns"))
         return f"{gap / size:.4g} {unit}"
+
+
+def _written(moment: np.generic) -> str:
+    """A time as people write it."""
+    return re.sub(r"(:\d\d)\.0+$", r"\1", str(moment))
