@@ -254,3 +254,188 @@ def test_a_first_line_has_names_if_it_is_said_to(tmp_path):
     path.write_text("label,1,2,3\nup,2,3,4\n")
     assert len(read(path, Columns())[0]) == 1
     assert read(path, Columns(header="no"))[0].targets.tolist() == ["label", "up"]
+
+
+# -- the place of the label ------------------------------------------------------------------------
+
+LAST = ["1.5,2,walk", "0.5,0.25,3,run", "9,8,walk"]
+
+
+@pytest.mark.parametrize("label", ["last", "LAST", "-1"])
+def test_the_label_may_stand_last(tmp_path, label):
+    found = series_of(lines(tmp_path / "a.csv", *LAST), label=label)
+    assert list(found.targets) == LABELS
+    assert [one[:, 0].tolist() for one in found.series] == [[1.5, 2], [0.5, 0.25, 3], [9, 8]]
+    assert found.notes == ("lines without names, the label last",)
+
+
+@pytest.mark.parametrize(("label", "series"), [("0", [2, 3]), ("1", [1, 3]), ("-2", [1, 3])])
+def test_the_label_may_stand_at_any_place(tmp_path, label, series):
+    found = series_of(lines(tmp_path / "a.csv", "1,2,3", "4,5,6", "7,8,9"), label=label)
+    assert found.series[0][:, 0].tolist() == series
+    assert found.targets[0] == 6 - sum(series)
+
+
+@pytest.mark.parametrize("label", ["last", "2", "-1"])
+def test_words_last_are_no_names(tmp_path, label):
+    rows = [f"{i},0.5,{'ud'[i % 2]}" for i in range(4)]
+    assert len(series_of(lines(tmp_path / "a.csv", *rows), label=label)) == 4
+    rows = [f"{i},{'ud'[i % 2]}" for i in range(4)]
+    assert len(series_of(lines(tmp_path / "b.csv", *rows), label="-1")) == 4
+
+
+@pytest.mark.parametrize("label", ["-1", "2", "last", "kind"])
+def test_a_place_counts_the_columns_of_a_table(tmp_path, label):
+    found = series_of(lines(tmp_path / "a.tsv", "a\tb\tKind", "1\t2\tu", "3\t4\tv"), label=label)
+    assert list(found.targets) == ["u", "v"]
+    assert found.table.label == "Kind"
+
+
+def test_a_name_goes_before_a_place(tmp_path):
+    path = lines(tmp_path / "a.csv", "w,2,1,0", "3,5,6,7", "4,8,9,10")
+    assert series_of(path, label="2", header="yes").targets.tolist() == [5, 8]
+    assert series_of(path, label="3", header="yes").targets.tolist() == [7, 10]
+
+
+def test_the_index_of_parquet_is_no_last_column(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    table = dict(a=[1.0, 2.0], b=[3.0, 4.0], kind=["u", "v"], __index_level_0__=[0, 1])
+    parquet.write_table(pyarrow.table(table), tmp_path / "a.parquet")
+    assert list(series_of(tmp_path / "a.parquet", label="last").targets) == ["u", "v"]
+
+
+NO_PLACE = {
+    "9": r"there is no column 9, only 0 … 2 \(a, b, c\), or -3 … -1 from the last",
+    "-4": r"there is no column -4, only 0 … 2 \(a, b, c\)",
+    "lst": "there is no column 'lst', only a, b, c",
+    "1.0": "there is no column '1.0', only a, b, c",
+}
+
+
+@pytest.mark.parametrize("label", NO_PLACE)
+def test_a_column_that_is_not_there_is_refused_with_those_that_are(tmp_path, label):
+    with pytest.raises(UserError, match=NO_PLACE[label]):
+        series_of(lines(tmp_path / "a.csv", "a,b,c", "1,2,3", "4,5,6"), label=label)
+
+
+def test_a_place_that_a_line_lacks_is_refused(tmp_path):
+    path = lines(tmp_path / "a.csv", *LAST)
+    with pytest.raises(UserError, match=r"line 1: there is no column 3, only 0 … 2 \(1.5, 2, walk"):
+        series_of(path, label="3")
+    with pytest.raises(UserError, match="no column 'kind'.*a label has a place, 0 for the first"):
+        series_of(path, label="kind")
+
+
+def test_a_label_that_nobody_looked_for_last_is_pointed_at(tmp_path):
+    with pytest.raises(UserError, match=r"value 2 must be a number, got 'walk' \(say --label last"):
+        series_of(lines(tmp_path / "a.csv", *LAST))
+    with pytest.raises(UserError, match="the last cell of each line is empty: --label -2"):
+        series_of(lines(tmp_path / "b.csv", *[f"{row}," for row in LAST]), label="last")
+    with pytest.raises(UserError, match="column 'kind', value 1 must.*say --label 'kind'"):
+        series_of(lines(tmp_path / "c.csv", "id,x,kind", "a,1,u", "a,2,u", "b,3,v"))
+
+
+# -- decimal commas --------------------------------------------------------------------------------
+
+
+def german(separator, end="\n", start=""):
+    """`VALUES` as spreadsheets with decimal commas write them, the label last."""
+    rows = [
+        [*(f"{v:g}".replace(".", ",") for v in r), w] for w, r in zip(LABELS, VALUES, strict=True)
+    ]
+    return start + end.join(separator.join(row) for row in [[*"abcd", "kind"], *rows]) + end
+
+
+@pytest.mark.parametrize("separator", ["\t", ";"])
+@pytest.mark.parametrize("start", ["", "\ufeff", "\ufeffsep=SEPARATOR\r\n"])
+def test_decimal_commas_are_found_in_what_spreadsheets_write(tmp_path, separator, start):
+    path = tmp_path / "a.csv"
+    content = german(separator, "\r\n", start.replace("SEPARATOR", separator))
+    path.write_bytes(content.encode())
+    found = series_of(path, label="kind")
+    assert_wide(found)
+    assert found.notes == ("decimal commas",)
+    assert_wide(series_of(path, label="last", decimal=","))
+
+
+def test_decimal_commas_between_blanks_or_in_quotes_can_be_said(tmp_path):
+    blanks = lines(tmp_path / "a.txt", "1 0,5 1,25", "0 2,5 -1,0", "1 ,5 1,5e1")
+    assert series_of(blanks, decimal=",").series[2][:, 0].tolist() == [0.5, 15]
+    with pytest.raises(
+        UserError, match="must be a number, got '5 1' .say --decimal , where blanks"
+    ):
+        series_of(blanks, header="no")
+    quoted = lines(tmp_path / "b.csv", '1,"0,5","1,25"', '0,"2,5","-1,0"')
+    assert series_of(quoted, decimal=",").series[1][:, 0].tolist() == [2.5, -1]
+    with pytest.raises(UserError, match="got '-1,0' .say --decimal ,|got '2,5' .say --decimal ,"):
+        series_of(quoted)
+
+
+def test_targets_times_and_files_of_a_folder_have_decimal_commas_too(tmp_path):
+    rows = ["id;t;x;target", "a;0,5;1,5;2,5", "a;0,25;3;2,5", "b;1;2;3"]
+    found = series_of(lines(tmp_path / "a.csv", *rows), label="target")
+    assert found.targets.tolist() == [2.5, 3]
+    assert found.series[0][:, 0].tolist() == [3, 1.5]
+    for name in ("up", "down"):
+        (tmp_path / "f" / name).mkdir(parents=True)
+        (tmp_path / "g" / name).mkdir(parents=True)
+        lines(tmp_path / "f" / name / "1.csv", "x;y", "1,5;2", "3;4,25")
+    found = series_of(tmp_path / "f")
+    np.testing.assert_array_equal(found.series[0], [[1.5, 2], [3, 4.25]])
+    assert found.notes == ("decimal commas",)
+    lines(tmp_path / "g" / "up" / "1.csv", "1,5", "2,25")
+    lines(tmp_path / "g" / "down" / "1.csv", "3", "4,5")
+    found = series_of(tmp_path / "g", decimal=",")
+    assert [one.tolist() for one in found.series] == [[[3], [4.5]], [[1.5], [2.25]]]
+
+
+def test_names_keep_their_commas(tmp_path):
+    found = series_of(lines(tmp_path / "a.csv", "label;0.1;0,2", "u;1,5;2", "v;3;4,5"))
+    assert found.table.steps == ("0.1", "0,2")
+    assert found.series[0][:, 0].tolist() == [1.5, 2]
+
+
+@pytest.mark.parametrize(
+    ("rows", "targets", "first"),
+    [
+        (["1,2;0.5;7", "3,4;1.5;8"], ["1,2", "3,4"], [0.5, 7]),  # points elsewhere: words
+        (["a;1;2", "b;3;4"], ["a", "b"], [1, 2]),
+        (["x, y;1;2", "z, w;3;4"], ["x, y", "z, w"], [1, 2]),
+    ],
+)
+def test_commas_that_are_none_before_decimals_stay(tmp_path, rows, targets, first):
+    found = series_of(lines(tmp_path / "a.csv", *rows))
+    assert found.targets.tolist() == targets
+    assert found.series[0][:, 0].tolist() == first
+    assert "decimal commas" not in found.notes
+
+
+UNCLEAR = {
+    "three digits alone": (["u;1,234;2,500", "v;3,000;4,100"], None, "'3,000' may have a decimal"),
+    "both": (["u;1.234,50;2,5", "v;3;4"], None, "got '1.234,50' .write numbers without thousands"),
+    "a comma among points": (["u;1.5;2,5", "v;3;4"], None, "got '2,5' .say --decimal , where"),
+    "a point among commas": (["u;1,5;2,5", "v;1.234;4"], ",", "line 2, value 2: '1.234' has a poi"),
+    "in the first line": (["u;1.5;2,5", "v;1,5;2,5"], None, "line 1, value 2: '1.5' has a point"),
+    "groups": (["u;1,234,567;2", "v;3;4"], ",", "got '1,234,567' .write numbers without thousands"),
+    "groups by points": (["u;1.234.567;2", "v;3;4"], None, "without thousands separators"),
+    "groups by blanks": (["u;1 234,5;2,5", "v;3;4"], None, "without thousands separators"),
+    "groups by apostrophes": (["u;1'234.5;2.5", "v;3;4"], None, "without thousands separators"),
+    "said otherwise": (["u;1,5;2,5", "v;3;4"], ".", "got '1,5' .say --decimal ,"),
+}
+
+
+@pytest.mark.parametrize("case", UNCLEAR)
+def test_numbers_that_could_be_two_are_refused(tmp_path, case):
+    rows, decimal, sentence = UNCLEAR[case]
+    with pytest.raises(UserError, match=sentence) as refused:
+        series_of(lines(tmp_path / "a.csv", *rows), decimal=decimal, header="no")
+    assert "\n" not in str(refused.value)
+
+
+def test_three_digits_are_decimals_where_another_number_says_so(tmp_path):
+    path = lines(tmp_path / "a.csv", "u;1,234;2,500", "v;0,125;4,100")
+    assert series_of(path).series[0][:, 0].tolist() == [1.234, 2.5]
+    path = lines(tmp_path / "b.csv", "u;1,234;2,500", "v;3,000;4,100")
+    assert series_of(path, decimal=",").series[0][:, 0].tolist() == [1.234, 2.5]

@@ -140,6 +140,12 @@ def read_lines(path: Path, decimal: Decimal | None = None) -> Lines:
         )
     except csv.Error as error:  # a cell of more than 131072 characters
         raise ValueError(f"a line cannot be read as cells: {error}.") from error
+    alone = separator is None and all(len(row) == 1 for row in cells)
+    if alone and decimal == "," and any(row[0].count(",") > 1 for row in cells):
+        raise ValueError(
+            "nothing stands between cells where commas stand before decimals, as --decimal , says:"
+            " say --decimal . where commas stand between cells."
+        )
     any_comma = separator != "," and any("," in line for line in lines)
     commas = (decimal == "," or any_comma) and has_commas(cells[1:] or cells, separator, decimal)
     return Lines(cells, [with_points(row) for row in cells] if commas else cells, commas)
