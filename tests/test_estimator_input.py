@@ -293,6 +293,8 @@ def test_lengths_that_fit_had_are_missed_later(data):
     regressor = RNNRegressor(hidden=4, epochs=1, warm_start=True).fit(X, y, lengths=lengths)
     with pytest.warns(UserWarning, match="fit had lengths"):
         regressor.fit(X, y)
+    with pytest.warns(UserWarning, match="fit had lengths"):
+        regressor.predict(X)
     # Nothing to say: a list has its own, and without padding lengths are the array's.
     classifier.predict(list(X))
     classifier.predict(X, lengths=lengths)

@@ -417,6 +417,7 @@ UNCLEAR = {
     "both": (["u;1.234,50;2,5", "v;3;4"], None, "got '1.234,50' .write numbers without thousands"),
     "a comma among points": (["u;1.5;2,5", "v;3;4"], None, "got '2,5' .say --decimal , where"),
     "a point among commas": (["u;1,5;2,5", "v;1.234;4"], ",", "line 2, value 2: '1.234' has a poi"),
+    "points alone": (["u;1.5;2", "v;3;4"], ",", "line 1, value 2: '1.5' has a point"),
     "in the first line": (["u;1.5;2,5", "v;1,5;2,5"], None, "line 1, value 2: '1.5' has a point"),
     "groups": (["u;1,234,567;2", "v;3;4"], ",", "got '1,234,567' .write numbers without thousands"),
     "groups by points": (["u;1.234.567;2", "v;3;4"], None, "without thousands separators"),

@@ -146,8 +146,8 @@ def read_lines(path: Path, decimal: Decimal | None = None) -> Lines:
             "nothing stands between cells where commas stand before decimals, as --decimal , says:"
             " say --decimal . where commas stand between cells."
         )
-    any_comma = separator != "," and any("," in line for line in lines)
-    commas = (decimal == "," or any_comma) and has_commas(cells[1:] or cells, separator, decimal)
+    any_comma = any("," in line for line in lines)  # a quick answer for most files
+    commas = (any_comma or decimal == ",") and has_commas(cells[1:] or cells, separator, decimal)
     return Lines(cells, [with_points(row) for row in cells] if commas else cells, commas)
 
 
