@@ -11,6 +11,7 @@ Kind = Literal["classification", "regression"]
 Missing = Literal["error", "zero", "mean", "interpolate"]
 Layout = Literal["wide", "long"]
 Header = Literal["yes", "no"]
+Decimal = Literal[".", ","]
 # File names that say nothing of what is in them: the folder's name does.
 BLANK_NAMES = ("train", "training", "data", "x", "")
 
@@ -35,8 +36,8 @@ class DataConfig:
         normalize: give each channel mean 0 and deviation 1 over the training data; and targets, in
             regression.
         subsample: steps whose mean is one step of the network.
-        label: the column of the labels, in tables with names; unset means one called label, class,
-            target or y, else the first.
+        label: the column of the labels: its name, or its place, counted from 0, or from -1 for the
+            last (also: last); unset means one called label, class, target or y, else the first.
         id: the column that names the series, in tables with one row a step; unset means one called
             id, series or case.
         time: the column of the time, there; unset means one called time, t, timestamp or step, else
@@ -45,6 +46,9 @@ class DataConfig:
             if the id column names a series more than once.
         header: whether the first line of a .csv, .tsv or .txt names its columns; unset means
             what it looks like.
+        decimal: the sign before decimals in a .csv, .tsv or .txt, a point or a comma; unset means
+            a point, but a comma where semicolons or tabs are between cells and no number has a
+            point.
         target: metric to reach, for the cost to a target; unset means accuracy 1 or error 0.
     """
 
@@ -63,6 +67,7 @@ class DataConfig:
     time: str | None = None
     layout: Layout | None = None
     header: Header | None = None
+    decimal: Decimal | None = None
     target: float | None = None
 
     def __post_init__(self) -> None:
@@ -71,6 +76,8 @@ class DataConfig:
                 if getattr(self, field.name) != field.default:
                     raise UserError(f"{option(field.name)} needs --data, got none.")
             return
+        if type(self.label) is int:
+            object.__setattr__(self, "label", str(self.label))
         for name in ("data", "test"):
             if getattr(self, name) is not None:  # a run must find it from anywhere
                 object.__setattr__(self, name, str(Path(getattr(self, name)).absolute()))
@@ -87,6 +94,7 @@ class DataConfig:
             ("missing", get_args(Missing)),
             ("layout", (None, *get_args(Layout))),
             ("header", (None, *get_args(Header))),
+            ("decimal", (None, *get_args(Decimal))),
         )
         for name, allowed in choices:
             if getattr(self, name) not in allowed:

@@ -91,11 +91,14 @@ def _file(ending: str) -> Callable[[bytes], bool]:
         choices = (
             Columns(), Columns(unlabelled=True), Columns(layout="long"), Columns(layout="wide"),
             Columns(label="label", id="id", time="t"), Columns(steps=3, optional=True),
+            Columns(label="last"), Columns(label="1", decimal=","), Columns(decimal=",", time="t"),
         )  # fmt: skip
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, f"a{ending}")
             path.write_bytes(content)
-            return harmless(path, choices[max(0, zlib.crc32(content) % 12 - 6)])
+            return harmless(
+                path, choices[max(0, zlib.crc32(content) % (2 * len(choices)) - len(choices))]
+            )
 
     return target
 
@@ -237,6 +240,10 @@ CSV = [
     + "".join(f"{i},{t},{i * t},{t},{'ud'[i % 2]}\n" for i in range(8) for t in (1, 2)),
     "id;time;v\na;2024-03-10T12:30:00Z;1\na;2024-03-10T12:31:00Z;2\nb;2024-03-10T12:30:00Z;1\n",
     ",0,1,2\n0,1.5,2,3\n1,4,5,6\n",
+    "\ufeffsep=;\r\na;b;c;kind\r\n" + "1,5;2,25;0,125;up\r\n,5;-1,;3e-1;down\r\n" * 6,
+    "id\tt\tx\tkind\n"
+    + "".join(f"{i}\t{t * t},5\t{t},25\t{i % 2}\n" for i in range(8) for t in (2, 1)),
+    "1.5,2,up\n3,4,5,down\n" * 6,
     '"up","1","2"\r\n"down","3","4"\r\n' * 5,
     "1 0.5 0.25\n2 0.5 0.125\n" * 6,
 ]

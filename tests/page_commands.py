@@ -75,6 +75,11 @@ def write_files(folder: Path) -> None:
         (folder / other).write_text(_waves(","))
     lines = (folder / "CricketX_TEST.tsv").read_text().splitlines()[:9]
     unlabelled = [line.split("\t")[1:] for line in lines]
+    waves = [line.split(",") for line in _waves(",").splitlines()]
+    (folder / "last.csv").write_text("".join(",".join([*s, f"c{y}"]) + "\n" for y, *s in waves))
+    names = ";".join([*(f"w{i}" for i in range(24)), "quality"])
+    rows = [";".join([*(v.replace(".", ",") for v in s), y]) for y, *s in waves]
+    (folder / "export.csv").write_text("\r\n".join(["\ufeff" + names, *rows]) + "\r\n")
     (folder / "new.csv").write_text("".join(",".join(one) + "\n" for one in unlabelled))
 
 

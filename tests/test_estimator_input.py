@@ -5,6 +5,8 @@ import re
 import numpy as np
 import pytest
 import torch
+from scipy.sparse import csr_matrix
+from sklearn.multioutput import MultiOutputClassifier
 
 from rnnopt import RNNClassifier, RNNRegressor
 
@@ -54,7 +56,9 @@ def test_a_table_is_one_feature_a_step(data):
     expected = by_table.predict_proba(cube[:, :4])
     assert np.array_equal(by_table.predict_proba(list(cube[:, :4])), expected)
     assert np.array_equal(by_table.predict_proba(list(table[:, :4])), expected)
-    assert np.array_equal(by_cube.predict_proba(table[:, :4]), expected)
+    with pytest.warns(UserWarning, match="30 of 30 series have 4 steps, and .* trained on 6: its"):
+        assert np.array_equal(by_cube.predict_proba(table[:, :4]), expected)
+    assert np.array_equal(by_cube.predict_proba(table), by_table.predict_proba(table))
     assert np.array_equal(
         by_table.predict_proba(torch.tensor(table)), by_table.predict_proba(table)
     )
@@ -186,5 +190,121 @@ def test_later_sequences_must_have_the_features_of_the_first(data):
     regressor = RNNRegressor(hidden=4, epochs=1, warm_start=True).fit(X, y)
     with pytest.raises(ValueError, match="y must have 1 outputs as before, got 2"):
         regressor.fit(X, np.stack([y, y], 1))
-    with pytest.raises(ValueError, match="y must be \\(count,\\) or"):
+    with pytest.raises(ValueError, match=r"y must be \(count,\) or"):
         regressor.fit(X, np.zeros((30, 1, 1)))
+
+
+HOT = np.random.default_rng(2).integers(0, 2, (30, 4))
+SEVERAL = {
+    "one-hot": (np.eye(3)[np.arange(30) % 3], r"rows of 0 and 1: .* y\.argmax\(1\)"),
+    "multi-hot": (HOT, "several labels a series.*MultiOutputClassifier"),
+    "multi-hot, truths": (HOT > 0, "several labels a series.*MultiOutputClassifier"),
+    "multi-hot, words": (HOT.astype(str), "several classes a series.*MultiOutputClassifier"),
+    "multi-hot, sparse": (csr_matrix(HOT), "several labels a series.*MultiOutputClassifier"),
+    "lists of labels": ([["a"], ["a", "b"]] * 15, "MultiOutputClassifier"),
+}
+
+
+@pytest.mark.parametrize("case", SEVERAL)
+def test_several_classes_a_sequence_are_refused_with_what_to_do(data, case):
+    y, message = SEVERAL[case]
+    with pytest.raises(ValueError, match=message):
+        small().fit(data[0], y)
+    with pytest.raises(ValueError, match=message):
+        small().partial_fit(data[0], y, classes=[0, 1])
+
+
+def test_what_is_said_of_several_labels_works(data):
+    X, _ = data
+    several = MultiOutputClassifier(small()).fit(X, HOT)
+    assert several.predict(X).shape == HOT.shape
+    assert RNNRegressor(hidden=4, epochs=1).fit(X, HOT).predict(X).shape == HOT.shape
+
+
+# -- a sequence without its first axis ------------------------------------------------------------
+
+
+def one_feature(X):
+    return X[:, :, :1]
+
+
+ALONE = {
+    "features": (lambda X: X, lambda X: X[0], r"X has 1 features.* is expecting 2.*X\[None\]"),
+    "a list of rows": (lambda X: X, lambda X: list(X[0]), r"is expecting 2.*X\[None\]"),
+    "of a list": (list, lambda X: X[0], r"is expecting 2.*X\[None\]"),
+    "one feature": (
+        one_feature,
+        lambda X: X[0, :, :1],
+        r"6 series of one step each, and the network was trained on 6 steps.*X\[None\]",
+    ),
+    "one feature, a list of rows": (
+        lambda X: list(one_feature(X)),
+        lambda X: list(X[0, :, :1]),
+        "6 series of one step each",
+    ),
+    "one axis": (one_feature, lambda X: X[0, :, 0], r"got the shape \(6,\).*X\[None\]"),
+    "one axis of a table": (lambda X: X[:, :, 0], lambda X: X[0, :, 0], r"X\[None\]"),
+    "numbers in a list": (lambda X: X[:, :, 0], lambda X: list(X[0, :, 0]), r"X\[None\]"),
+    "a number": (lambda X: X, lambda X: X[0, 0, 0], r"X\[None\]"),
+}
+
+
+@pytest.mark.parametrize("case", ALONE)
+def test_a_sequence_without_its_first_axis_is_refused_with_what_to_write(data, case):
+    fitted, asked, message = ALONE[case]
+    X, y = data
+    classifier = small().fit(fitted(X), y)
+    for ask in (classifier.predict, classifier.predict_proba):
+        with pytest.raises(ValueError, match=message):
+            ask(asked(X))
+    whole = fitted(X)
+    assert classifier.predict([whole[0]]).shape == (1,)  # as the sentence says
+    if isinstance(whole, np.ndarray):
+        assert classifier.predict(whole[0][None]).shape == (1,)
+
+
+def test_time_last_is_refused_alike(data):
+    X, y = data
+    classifier = small(layout="time-last").fit(X.transpose(0, 2, 1), y)
+    with pytest.raises(ValueError, match=r"is expecting 2.*X\[None\]"):
+        classifier.predict(X[0].T)
+
+
+def test_sequences_of_one_step_are_asked_for_where_they_were_learnt(data):
+    X, y = data
+    assert small().fit(X[:, :1, :1], y).predict(X[:, 0, :1]).shape == (30,)
+    many = small().fit(X[:, :, :1], y)
+    assert many.predict(X[:, :1, :1]).shape == (30,)  # three axes say what they are
+    del many._seen  # of an estimator that was saved before that was kept
+    assert many.predict(X[:, 0, :1]).shape == (30,)
+
+
+# -- lengths at one time and not at the other -----------------------------------------------------
+
+
+def test_lengths_that_fit_had_are_missed_later(data):
+    X, y = data
+    lengths = np.arange(30) % 6 + 1
+    classifier = small().fit(X, y, lengths=lengths)
+    for ask in (lambda: classifier.predict(X), lambda: classifier.score(X, y)):
+        with pytest.warns(UserWarning, match="fit had lengths, and here are none: all 6") as told:
+            ask()
+        assert len(told) == 1
+    regressor = RNNRegressor(hidden=4, epochs=1, warm_start=True).fit(X, y, lengths=lengths)
+    with pytest.warns(UserWarning, match="fit had lengths"):
+        regressor.fit(X, y)
+    with pytest.warns(UserWarning, match="fit had lengths"):
+        regressor.predict(X)
+    # Nothing to say: a list has its own, and without padding lengths are the array's.
+    classifier.predict(list(X))
+    classifier.predict(X, lengths=lengths)
+    small().fit(X, y, lengths=np.full(30, 6)).predict(X)
+
+
+def test_lengths_that_fit_had_not_are_noticed_later(data):
+    X, y = data
+    classifier = small().fit(X, y)
+    with pytest.warns(UserWarning, match="fit had no lengths: .* from 6 steps.* asked for 1 here"):
+        classifier.predict(X, lengths=np.arange(30) % 6 + 1)
+    classifier.predict(X, lengths=np.full(30, 6))
+    small().fit(list(X), y).predict(X, lengths=np.arange(30) % 6 + 1)

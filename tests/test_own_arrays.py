@@ -116,7 +116,8 @@ def test_regression_targets_are_standardised_and_come_back():
         ([10, 9] * 20, "classification", ("9", "10")),
         ([True, False] * 20, "classification", ("0", "1")),
         ([0.5, 1.0] * 20, "regression", ()),
-        (np.ones((40, 2)), "regression", ()),
+        (np.full((40, 2), 1.5), "regression", ()),
+        (np.arange(80).reshape(40, 2), "regression", ()),
     ],
 )
 def test_kind_follows_the_targets(targets, kind, classes):
@@ -225,8 +226,17 @@ def test_bad_input_gets_a_sentence(case):
         from_arrays(**({"inputs": ragged(), "targets": WORDS} | given))
 
 
+HOT = np.random.default_rng(2).integers(0, 2, (40, 4)).astype(float)
 UNLIKELY = {
-    "one-hot": (np.eye(2)[np.arange(40) % 2], "rows of 0 and 1: give a class number"),
+    "one-hot": (np.eye(2)[np.arange(40) % 2], r"rows of 0 and 1: .*argmax\(1\)"),
+    "one-hot, a column a step": (np.eye(5)[np.arange(40) % 5], r"argmax\(1\)"),
+    "multi-hot": (HOT, "several labels a series.*one classifier for each column.*kind regression"),
+    "multi-hot of truths": (HOT > 0, "several labels a series"),
+    "multi-hot of whole numbers": (HOT.astype(int), "several labels a series"),
+    "multi-hot of words": (HOT.astype(int).astype(str), "several labels a series"),
+    "multi-hot of true and false": ((HOT > 0).astype(str), "several labels a series"),
+    "multi-hot, none or all": (np.ones((40, 3)), "several labels a series"),
+    "plus and minus one": (2 * HOT - 1, "several classes a series"),
     "a target a step": (np.random.default_rng(0).random((40, 5)), "each of the 5 steps"),
 }
 
@@ -238,6 +248,15 @@ def test_targets_that_hardly_are_numbers_to_predict_need_their_kind(case):
     with pytest.raises(ValueError, match=sentence):
         from_arrays(inputs, targets)
     assert from_arrays(inputs, targets, kind="regression").output_size == targets.shape[1]
+    with pytest.raises(ValueError, match=r"argmax|one classifier for each column"):
+        from_arrays(inputs, targets, kind="classification")
+
+
+def test_rows_of_words_are_several_classes_and_never_numbers():
+    for targets in ([["a", "b"]] * 40, [["a", "b"], ["a"]] * 20):
+        with pytest.raises(ValueError, match="one classifier for each") as refused:
+            from_arrays(ragged(), targets)
+        assert "regression" not in str(refused.value)
 
 
 def test_a_target_that_never_varies_is_told():
@@ -252,6 +271,24 @@ def test_values_too_large_for_the_network_are_refused():
     assert torch.isfinite(from_arrays(large, WORDS).train.inputs).all()
     with pytest.raises(ValueError, match="targets must be within 3e38"):
         from_arrays(ragged(), np.linspace(0.5, 1, 40) * 1e60, kind="regression", normalize=False)
+
+
+def test_a_series_without_its_first_axis_is_refused():
+    X = np.random.default_rng(0).random((40, 25, 3))
+    p = from_arrays(X, WORDS).data.preparation
+    with pytest.raises(ValueError, match=r"need 3 channels, as in training, got 1.*X\[None\]"):
+        p.inputs(recordings(X[0]))
+    p = from_arrays(X[:, :, :1], WORDS).data.preparation
+    for series in (X[0, :, :1], list(X[0, :, :1])):
+        with pytest.raises(ValueError, match=r"25 series of one step each, .*25 steps.*X\[None\]"):
+            p.inputs(recordings(series))
+    with pytest.raises(ValueError, match=r"got shape \(25,\): .*X\[None\]"):
+        recordings(X[0, :, 0])
+    with pytest.raises(ValueError, match=r"series 1 is \(\): a single series goes in a list"):
+        recordings(list(X[0, :, 0]))
+    for series in ([X[0, :, :1]], X[0, :, :1][None], X[0, :, 0][None], [[0.5]]):
+        assert len(p.inputs(recordings(series))[0]) == 1
+    assert len(from_arrays(X[:, :1, :1], WORDS).train) == 26
 
 
 def test_recordings_select_keeps_everything_together():

@@ -254,3 +254,84 @@ def test_a_first_line_has_names_if_it_is_said_to(tmp_path):
     path.write_text("label,1,2,3\nup,2,3,4\n")
     assert len(read(path, Columns())[0]) == 1
     assert read(path, Columns(header="no"))[0].targets.tolist() == ["label", "up"]
+
+
+# -- the place of the label ------------------------------------------------------------------------
+
+LAST = ["1.5,2,walk", "0.5,0.25,3,run", "9,8,walk"]
+
+
+@pytest.mark.parametrize("label", ["last", "LAST", "-1"])
+def test_the_label_may_stand_last(tmp_path, label):
+    found = series_of(lines(tmp_path / "a.csv", *LAST), label=label)
+    assert list(found.targets) == LABELS
+    assert [one[:, 0].tolist() for one in found.series] == [[1.5, 2], [0.5, 0.25, 3], [9, 8]]
+    assert found.notes == ("lines without names, the label last",)
+
+
+@pytest.mark.parametrize(("label", "series"), [("0", [2, 3]), ("1", [1, 3]), ("-2", [1, 3])])
+def test_the_label_may_stand_at_any_place(tmp_path, label, series):
+    found = series_of(lines(tmp_path / "a.csv", "1,2,3", "4,5,6", "7,8,9"), label=label)
+    assert found.series[0][:, 0].tolist() == series
+    assert found.targets[0] == 6 - sum(series)
+
+
+@pytest.mark.parametrize("label", ["last", "2", "-1"])
+def test_words_last_are_no_names(tmp_path, label):
+    rows = [f"{i},0.5,{'ud'[i % 2]}" for i in range(4)]
+    assert len(series_of(lines(tmp_path / "a.csv", *rows), label=label)) == 4
+    rows = [f"{i},{'ud'[i % 2]}" for i in range(4)]
+    assert len(series_of(lines(tmp_path / "b.csv", *rows), label="-1")) == 4
+
+
+@pytest.mark.parametrize("label", ["-1", "2", "last", "kind"])
+def test_a_place_counts_the_columns_of_a_table(tmp_path, label):
+    found = series_of(lines(tmp_path / "a.tsv", "a\tb\tKind", "1\t2\tu", "3\t4\tv"), label=label)
+    assert list(found.targets) == ["u", "v"]
+    assert found.table.label == "Kind"
+
+
+def test_a_name_goes_before_a_place(tmp_path):
+    path = lines(tmp_path / "a.csv", "w,2,1,0", "3,5,6,7", "4,8,9,10")
+    assert series_of(path, label="2", header="yes").targets.tolist() == [5, 8]
+    assert series_of(path, label="3", header="yes").targets.tolist() == [7, 10]
+
+
+def test_the_index_of_parquet_is_no_last_column(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    table = dict(a=[1.0, 2.0], b=[3.0, 4.0], kind=["u", "v"], __index_level_0__=[0, 1])
+    parquet.write_table(pyarrow.table(table), tmp_path / "a.parquet")
+    assert list(series_of(tmp_path / "a.parquet", label="last").targets) == ["u", "v"]
+
+
+NO_PLACE = {
+    "9": r"there is no column 9, only 0 … 2 \(a, b, c\), or -3 … -1 from the last",
+    "-4": r"there is no column -4, only 0 … 2 \(a, b, c\)",
+    "lst": "there is no column 'lst', only a, b, c",
+    "1.0": "there is no column '1.0', only a, b, c",
+}
+
+
+@pytest.mark.parametrize("label", NO_PLACE)
+def test_a_column_that_is_not_there_is_refused_with_those_that_are(tmp_path, label):
+    with pytest.raises(UserError, match=NO_PLACE[label]):
+        series_of(lines(tmp_path / "a.csv", "a,b,c", "1,2,3", "4,5,6"), label=label)
+
+
+def test_a_place_that_a_line_lacks_is_refused(tmp_path):
+    path = lines(tmp_path / "a.csv", *LAST)
+    with pytest.raises(UserError, match=r"line 1: there is no column 3, only 0 … 2 \(1.5, 2, walk"):
+        series_of(path, label="3")
+    with pytest.raises(UserError, match="no column 'kind'.*a label has a place, 0 for the first"):
+        series_of(path, label="kind")
+
+
+def test_a_label_that_nobody_looked_for_last_is_pointed_at(tmp_path):
+    with pytest.raises(UserError, match=r"value 2 must be a number, got 'walk' \(say --label last"):
+        series_of(lines(tmp_path / "a.csv", *LAST))
+    with pytest.raises(UserError, match="the last cell of each line is empty: --label -2"):
+        series_of(lines(tmp_path / "b.csv", *[f"{row}," for row in LAST]), label="last")
+    with pytest.raises(UserError, match="column 'kind', value 1 must.*say --label 'kind'"):
+        series_of(lines(tmp_path / "c.csv", "id,x,kind", "a,1,u", "a,2,u", "b,3,v"))

@@ -3,6 +3,7 @@
 The formats are promised in test_readers.py.
 """
 
+import re
 import warnings
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 from rnnopt.config import RunConfig
 from rnnopt.errors import UserError
+from rnnopt.tasks.overview import described
 from rnnopt.tasks.own_data import own_task
 from rnnopt.tasks.readers import read
 from rnnopt.tasks.readers.columns import Columns
@@ -146,6 +148,131 @@ def test_a_missing_time_in_parquet_is_refused_alike(tmp_path, values):
     )
     with pytest.raises(UserError, match="column 'time', row 2 has none"):
         series_of(tmp_path / "a.parquet")
+
+
+# -- what is irregular about times ----------------------------------------------------------------
+
+
+def times_of(tmp_path, *times, name="a.csv"):
+    """What is said of a table of three series with these times, in one order."""
+    rows = [f"s{i},{time},{i},{k}" for i in range(3) for k, time in enumerate(times)]
+    return series_of(text(tmp_path / name, "id,time,a,b", *rows))
+
+
+REGULAR = {
+    "numbers": [0, 1, 2, 3],
+    "decimals": [0.1 * k for k in range(9)],
+    "jitter": [0, 1.02, 1.99, 3.0, 4.01],
+    "months": [f"2023-{month:02d}-01" for month in range(1, 13)],
+    "milliseconds": [1711836000000 + 60000 * k for k in range(5)],
+    "nanoseconds": [1711836000000000000 + 20 * k for k in range(5)],
+    "the autumn change": [
+        "2024-10-27T01:00+02:00", "2024-10-27T02:00+02:00", "2024-10-27T02:00+01:00",
+        "2024-10-27T03:00+01:00",
+    ],
+    "two steps": [5, 9],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REGULAR)
+def test_of_regular_times_nothing_is_said(tmp_path, case):
+    assert times_of(tmp_path, *REGULAR[case]).times is None
+
+
+IRREGULAR = {
+    "one gap": ([0, 1, 2, 3, 10], r"median gap 1, largest 7 \(series 's0', after 3\); 3 of 12"),
+    "milliseconds": (
+        [1711836000000, 1711836060000, 1711836120000, 1711836780000],
+        r"median gap 60000, largest 660000 \(series 's0', after 1711836120000",
+    ),
+    "the spring change": (
+        ["2024-03-31 00:00", "2024-03-31 01:00", "2024-03-31 03:00", "2024-03-31 04:00"],
+        r"median gap 1 h, largest 2 h \(series 's0', after 2024-03-31T01:00\)",
+    ),
+    "days of business": (
+        ["2024-03-07", "2024-03-08", "2024-03-11", "2024-03-12", "2024-03-13"],
+        "median gap 1 d, largest 3 d",
+    ),
+    "steps too near": ([0, 1, 2, 2.5, 3.5], "median gap 1, largest 1 .*3 of 12 differ.*20%"),
+    "fractions of seconds": (
+        ["2024-03-07T00:00:00.00", "2024-03-07T00:00:00.02", "2024-03-07T00:00:00.04",
+         "2024-03-07T00:00:00.52"],
+        "median gap 20 ms, largest 480 ms",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", IRREGULAR)
+def test_irregular_times_are_told_with_their_gaps(tmp_path, case):
+    times, words = IRREGULAR[case]
+    told = times_of(tmp_path, *times).times
+    assert re.search(words, told), told
+    assert told.startswith("irregular, but steps are taken as equally spaced")
+    data = text(tmp_path / "data.csv", "id,time,a,label", *[
+        f"s{i},{time},{i},{i % 2}" for i in range(20) for time in times
+    ])  # fmt: skip
+    regular = text(tmp_path / "regular.csv", "id,time,a,label", *[
+        f"s{i},{k},{i},{i % 2}" for i in range(20) for k in range(len(times))
+    ])  # fmt: skip
+    understood = task_of(data, data).data.understood
+    assert [subject for subject, _ in understood if "times" in subject] == ["times"]
+    assert "times, test" in dict(task_of(regular, data).data.understood)
+    assert "times" in dict(described(series_of(data)))
+
+
+def test_series_at_another_rate_are_irregular(tmp_path):
+    rows = [f"s{i},{k * (1 + i // 2)},{i},{k}" for i in range(3) for k in range(5)]
+    told = series_of(text(tmp_path / "a.csv", "id,time,a,b", *rows)).times
+    assert "median gap 1, largest 2 (series 's2', after 0); 4 of 12 differ" in told
+
+
+def test_times_out_of_order_are_told(tmp_path):
+    told = times_of(tmp_path, 3, 1, 2).times
+    assert told == "rows of 3 series were out of order and have been sorted"
+    assert "out of order and have been sorted; irregular" in times_of(tmp_path, 30, 1, 2, 3).times
+
+
+def test_the_same_time_twice_is_refused_with_the_time(tmp_path):
+    with pytest.raises(UserError, match="series 's0' has two rows at the same time, 2.$"):
+        times_of(tmp_path, 1, 2, 2, 3)
+    words = "2024-10-27T02:00; local times need their offset, such as .01:00, where the clock"
+    with pytest.raises(UserError, match=words):
+        times_of(tmp_path, "2024-10-27 01:00", "2024-10-27 02:00", "2024-10-27 02:00")
+    # Nanoseconds since 1970 are more than a float holds.
+    found = times_of(tmp_path, "1711836000000000003", "1711836000000000001")
+    assert found.series[0][:, 1].tolist() == [1, 0]
+
+
+def test_times_of_parquet_are_looked_at_alike(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    stamps = pyarrow.array([0, 1000, 2000, 9000] * 2).cast(pyarrow.timestamp("ms"))
+    table = {"id": ["s"] * 4 + ["t"] * 4, "time": stamps, "a": np.arange(8.0)}
+    parquet.write_table(pyarrow.table(table), tmp_path / "a.parquet")
+    told = series_of(tmp_path / "a.parquet").times
+    assert "median gap 1 s, largest 7 s (series 's', after 1970-01-01T00:00:02);" in told
+
+
+def test_a_folder_takes_times_that_are_named(tmp_path):
+    for name in ("1.csv", "2.csv"):
+        text(tmp_path / name, "time,x", "5,2", "0,0", "1,1")
+    found = series_of(tmp_path, time="time")
+    assert found.channels == ("x",)
+    assert found.series[0][:, 0].tolist() == [0, 1, 2]
+    assert "sorted; irregular" in found.times
+    taken = series_of(tmp_path)
+    assert taken.channels == ("time", "x")
+    assert taken.times is None
+    assert taken.notes == (
+        "column 'time' is taken for a channel (--time time takes it for the time)",
+    )
+    text(tmp_path / "2.csv", "time,x", "2024-03-10,1")
+    with pytest.raises(UserError, match="2.csv: column 'time' has no numbers: say --time time if"):
+        series_of(tmp_path)
+    text(tmp_path / "2.csv", "0,1")
+    with pytest.raises(UserError, match="2.csv: there is no column 'time': the first line has no"):
+        series_of(tmp_path, time="time")
 
 
 # -- the index ------------------------------------------------------------------------------------

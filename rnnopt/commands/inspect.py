@@ -7,7 +7,7 @@ from typing import Annotated
 import tyro
 
 from rnnopt.commands.printing import print_lines
-from rnnopt.data_config import Header, Kind, Layout, data_name
+from rnnopt.data_config import Decimal, Header, Kind, Layout, data_name
 from rnnopt.data_figure import draw
 from rnnopt.errors import UserError
 from rnnopt.figure_text import any_script
@@ -29,6 +29,7 @@ def inspect_data(
     time: str | None = None,
     layout: Layout | None = None,
     header: Header | None = None,
+    decimal: Decimal | None = None,
     unlabelled: bool = False,
     out: Path | None = None,
 ) -> int:
@@ -38,20 +39,25 @@ def inspect_data(
         file: file or folder, as for `rnnopt train --data`.
         kind: classification or regression; unset means what the targets look like.
         padded: missing values at the end of a series only fill it up: it is shorter.
-        label: the column of the labels, in tables with names.
+        label: the column of the labels: its name, or its place, counted from 0, or from -1 for the
+            last (also: last).
         id: the column that names the series, in tables with one row a step.
         time: the column of the time, there.
         layout: of tables with names: wide, a series a row, or long, a step a row.
         header: whether the first line of a .csv, .tsv or .txt names its columns; unset means what
             it looks like.
+        decimal: the sign before decimals in a .csv, .tsv or .txt, a point or a comma; unset means
+            what it looks like.
         unlabelled: the file has no labels.
         out: the picture to write; unset means one named after the file, in this folder.
 
     Examples:
         rnnopt inspect train.csv
+        rnnopt inspect export.csv --label last --decimal ,
         rnnopt inspect steps.csv --layout long --id patient --label outcome
     """
-    data, test = read(file, Columns(label, id, time, unlabelled, layout=layout, header=header))
+    where = Columns(label, id, time, unlabelled, layout=layout, header=header, decimal=decimal)
+    data, test = read(file, where)
     name = data_name(str(file.absolute()))
     try:
         parts = {"": data, ", its validation part": data.validation, ", its test part": test}

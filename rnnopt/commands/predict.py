@@ -8,9 +8,11 @@ from typing import Annotated
 import tyro
 
 from rnnopt.commands.outputs import check_output
+from rnnopt.data_config import Decimal
 from rnnopt.errors import UserError
 from rnnopt.prediction import Trained, rows, scores
 from rnnopt.run_folder import write_atomically
+from rnnopt.tasks.checks import far_lengths
 from rnnopt.tasks.overview import read_as
 from rnnopt.tasks.preparation import Preparation
 from rnnopt.tasks.readers import read
@@ -19,14 +21,13 @@ from rnnopt.tasks.recordings import Recordings
 from rnnopt.tasks.series import cut_padding
 from rnnopt.terminal import complain, say
 
-FAR = 0.1  # of the training series' length: less beyond it is nothing to speak of
-
 
 def predict_data(
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")],
     data: Path,
     out: Path = Path("predictions.csv"),
     unlabelled: bool = False,
+    decimal: Decimal | None = None,
 ) -> int:
     """Answer to new series with the best weights of a run on data of your own.
 
@@ -38,7 +39,10 @@ def predict_data(
         data: file or folder, as for `rnnopt train --data`; with or without labels.
         out: the file to write, .csv.
         unlabelled: the file has no labels, where nothing else tells: in text without names a line
-            is else taken to begin with its label, unless its length says otherwise.
+            is else taken to begin with its label (or to have it where `train --label` said),
+            unless its length says otherwise.
+        decimal: the sign before decimals in a text; unset means as `rnnopt train` was told, else
+            what it looks like.
 
     Examples:
         rnnopt predict runs/own --data new.csv
@@ -46,7 +50,7 @@ def predict_data(
     """
     trained = Trained.open(run)
     check_output(out, ".csv", (data, trained.config.data, trained.config.test))
-    series, test = read(data, _columns(trained, unlabelled))
+    series, test = read(data, _columns(trained, unlabelled, decimal))
     if test is not None:
         series = test
         say(f"{data} holds training and test series: these are the test series.")
@@ -65,27 +69,29 @@ def predict_data(
         write_atomically(out, text.getvalue().encode())
     except OSError as error:
         raise UserError(f"cannot write {out}: {error}.") from error
-    for _, how in read_as(series):
-        say(f"read as: {how}")
+    for subject, how in read_as(series):
+        say(f"{subject}: {how}")
     for name, value in told.items():
         say(f"{name} {value:.4f}" if abs(value) < 100 else f"{name} {value:.6g}")
     say(f"wrote {out} ({len(series)} series)")
     return 0
 
 
-def _columns(trained: Trained, unlabelled: bool) -> Columns:
+def _columns(trained: Trained, unlabelled: bool, decimal: Decimal | None) -> Columns:
     """Where to look in a file to be read as the run's own was."""
     preparation, config = trained.preparation, trained.config
     alike = preparation.shortest == preparation.longest
     columns = Columns(
         label=config.label,
         id=config.id,
-        time=config.time,
+        # Runs of before took it for a channel in folders of text.
+        time=None if config.time in preparation.channels else config.time,
         unlabelled=unlabelled,
         steps=preparation.longest if alike else None,
         optional=True,
         layout=config.layout,
         header=config.header,
+        decimal=decimal or config.decimal,
     )
     return columns.like(preparation.table)
 
@@ -93,16 +99,9 @@ def _columns(trained: Trained, unlabelled: bool) -> Columns:
 def _warn_of_lengths(preparation: Preparation, series: Recordings) -> None:
     """Says so if series are much shorter or longer than any of the training data."""
     whole = cut_padding(series.series) if preparation.padded else series.series
-    shortest, longest = preparation.shortest, preparation.longest
-    lengths = [len(one) for one in whole]
-    far = [n for n in lengths if not (1 - FAR) * shortest <= n <= (1 + FAR) * longest]
-    if far:
-        trained = f"{shortest}" if shortest == longest else f"{shortest} to {longest}"
-        these = f"{far[0]}" if min(far) == max(far) else f"{min(far)} to {max(far)}"
-        complain(
-            f"warning: {len(far)} of {len(lengths)} series have {these} steps, and the network was"
-            f" trained on {trained}: its answers to them may be no better than chance."
-        )
+    far = far_lengths([len(one) for one in whole], preparation.shortest, preparation.longest)
+    if far is not None:
+        complain(f"warning: {far}.")
 
 
 def _check_labels(data: Path, preparation: Preparation, series: Recordings) -> None:

@@ -19,8 +19,9 @@ from torch import Tensor
 from rnnopt.building import check_once
 from rnnopt.config import RunConfig
 from rnnopt.errors import UserError, without_dashes
+from rnnopt.estimator.doubts import Seen
 from rnnopt.estimator.one_run import build_task, train
-from rnnopt.estimator.sequences import read_sequences
+from rnnopt.estimator.sequences import padded_steps, read_sequences, seen_by
 from rnnopt.layers.sequence_model import SequenceModel
 from rnnopt.tasks.moments import check_plain, moments, standardized
 from rnnopt.tasks.pieces import outputs_of
@@ -195,6 +196,9 @@ class RecurrentEstimator(BaseEstimator):
         sequences = read_sequences(self, X, lengths, layout=self.layout, reset=anew)
         targets = self._read_targets(y, anew, classes)
         check_consistent_length(sequences, targets)
+        time = None if lengths is None else padded_steps(X, self.layout)
+        seen, before = Seen.of(sequences, time), None if anew else seen_by(self)
+        self._seen = seen if before is None else before.with_more(seen)
         given = Given(sequences, targets, self._weights(sample_weight, targets)).counted()
         parts = self._split(given, random) if self.early_stopping else [given]
         if anew:

@@ -12,6 +12,7 @@ from sklearn.utils.multiclass import check_classification_targets, unique_labels
 from sklearn.utils.validation import assert_all_finite, column_or_1d
 
 from rnnopt.estimator.base import RecurrentEstimator
+from rnnopt.tasks.checks import ONE_EACH, rows_of_classes
 from rnnopt.tasks.task import Loss
 
 
@@ -79,6 +80,7 @@ class RNNClassifier(ClassifierMixin, RecurrentEstimator):
         return accuracy_score(y, self.predict(X, lengths), sample_weight=sample_weight)
 
     def _read_targets(self, y: ArrayLike, anew: bool, classes: np.ndarray | None) -> np.ndarray:
+        _refuse_rows(y)
         names: np.ndarray = column_or_1d(y, warn=True)
         assert_all_finite(names, input_name="y")
         if names.dtype == object and any(name is None for name in names):
@@ -106,3 +108,16 @@ class RNNClassifier(ClassifierMixin, RecurrentEstimator):
             self.class_weight, classes=self.classes_[present], y=self.classes_[targets]
         )
         return each[targets] * (1 if weights is None else weights)
+
+
+def _refuse_rows(y: ArrayLike) -> None:
+    """Raises ValueError, which says what to do instead, for several classes a sequence."""
+    try:
+        classes = y.toarray() if hasattr(y, "toarray") else np.asarray(y)
+    except ValueError:  # lists of labels, of different lengths
+        raise ValueError(
+            f"y must have one class a sequence, got rows of different lengths: {ONE_EACH}."
+        ) from None
+    if classes.ndim == 2 and classes.shape[1] > 1:
+        sentence = rows_of_classes(classes, "y")
+        raise ValueError(f"{sentence}; RNNRegressor takes rows of numbers to predict.")

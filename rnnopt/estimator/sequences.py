@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.utils.validation import check_array, check_consistent_length, validate_data
 
+from rnnopt.estimator.doubts import Seen, doubt_axes, doubt_lengths, refuse_one_axis
+
 LAYOUTS = ("time-first", "time-last")
 # Types that numbers keep until their mean is taken off in float64; others become float64 at once.
 NUMBERS = [np.float64, np.float32, np.float16, *map(np.dtype, "bBhHiIlLqQ?")]
@@ -40,6 +42,8 @@ def read_sequences(
     if arrays is not None:
         if lengths is not None:
             raise ValueError("lengths go with padded sequences; a list of arrays has its own.")
+        if not reset and not estimator.columns_are_steps_ and all(np.ndim(a) == 1 for a in arrays):
+            _doubt(estimator, [len(a) for a in arrays])
         sequences = [_one(estimator, i, a, layout) for i, a in enumerate(arrays)]
         _check_alike(sequences)
         _check_features(estimator, sequences[0].shape[1], reset)
@@ -48,6 +52,12 @@ def read_sequences(
         X, lengths = _without_padding(X, lengths, layout)
     if not hasattr(X, "shape"):
         X = np.asarray(X)
+    refuse_one_axis(X.shape)
+    if not reset:
+        time = padded_steps(X, layout)
+        doubt_lengths(time, lengths, seen_by(estimator))
+        if len(X.shape) == 2 and not estimator.columns_are_steps_:
+            _doubt(estimator, [time] * X.shape[0] if lengths is None else lengths.tolist())
     if len(X.shape) == 2 and (reset or estimator.columns_are_steps_):
         estimator.columns_are_steps_ = True
         table = validate_data(estimator, X, reset=reset, dtype=_type_for(X))
@@ -60,6 +70,22 @@ def read_sequences(
         raise ValueError(f"X must have steps and features, got the shape {numbers.shape}.")
     _check_features(estimator, numbers.shape[2], reset)
     return _cut(numbers, lengths)
+
+
+def padded_steps(X: Any, layout: str) -> int:
+    """Steps of an array (count, time) or (count, time, features), true or not."""
+    shape = np.shape(X)
+    return shape[2 if layout == "time-last" and len(shape) == 3 else 1]
+
+
+def seen_by(estimator: Any) -> Seen | None:
+    """What an estimator was fitted to; None of one that was saved before that was kept."""
+    return getattr(estimator, "_seen", None)
+
+
+def _doubt(estimator: Any, lengths: list[int]) -> None:
+    """Looks at sequences of one feature that an estimator of arrays with features is asked for."""
+    doubt_axes(lengths, estimator.n_features_in_, type(estimator).__name__, seen_by(estimator))
 
 
 def _cut(numbers: np.ndarray, lengths: np.ndarray | None) -> list[np.ndarray]:
@@ -135,7 +161,7 @@ def _without_padding(X: Any, lengths: Any, layout: str) -> tuple[np.ndarray, np.
             f" {numbers.shape}."
         )
     check_consistent_length(numbers, given)
-    time = numbers.shape[2 if layout == "time-last" and numbers.ndim == 3 else 1]
+    time = padded_steps(numbers, layout)
     if given.ndim != 1 or not np.array_equal(given, given.astype(np.int64)):
         raise ValueError(f"lengths must be whole numbers, one a sequence, got {lengths!r}.")
     if given.min() < 1 or given.max() > time:

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from rnnopt.tasks.checks import SINGLE
 from rnnopt.tasks.recordings import Reading, Recordings, default_names
 
 SHOWN = 10  # names
@@ -31,8 +32,10 @@ def aligned(data: Recordings, channels: tuple[str, ...], table: Reading | None) 
         series = tuple(one[:, order] for one in data.series)
         return replace(data, series=series, channels=channels)
     if len(data.channels) != len(channels):
+        alone = len(data.channels) == 1 and len(data) > 1
+        hint = f" (in Python an array of two axes is (count, time), and {SINGLE})" * alone
         raise ValueError(
-            f"series need {len(channels)} channels, as in training, got {len(data.channels)}."
+            f"series need {len(channels)} channels, as in training, got {len(data.channels)}{hint}."
         )
     return data
 

@@ -1,23 +1,101 @@
 """Sentences for data that a network could be trained on, but to no good."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from rnnopt.tasks.recordings import Recordings
 
+# More different whole numbers than this look like measurements, not like classes.
+MANY_CLASSES = 20
+
 
 def refuse_unlikely(data: Recordings, targets: np.ndarray) -> None:
-    """Raises ValueError for rows of targets that hardly are numbers to predict."""
+    """Raises ValueError for rows of targets (count, several) that hardly are numbers to predict."""
     width = targets.shape[1]
     escape = f"say kind regression if they are {width} numbers to predict for each series."
     if targets.dtype.kind != "f":
-        return
-    if np.isin(targets, (0, 1)).all() and (targets.sum(1) == 1).all():
-        raise ValueError(
-            f"the targets {targets.shape} look like classes as rows of 0 and 1: give a class number"
-            f" a series (argmax over the row), or {escape}"
-        )
-    if all(len(one) == width for one in data.series):
+        raise ValueError(f"{rows_of_classes(targets)}.")
+    if all(len(one) == width for one in data.series) and not _are_one_hot(targets):
         raise ValueError(
             f"the targets {targets.shape} look like one for each of the {width} steps, and one"
             f" a series is needed; {escape}"
         )
+    if _are_classes(targets):
+        raise ValueError(f"{rows_of_classes(targets)}; {escape}")
+
+
+def rows_of_classes(targets: np.ndarray, name: str = "targets") -> str:
+    """What to do about several classes a series, without a full stop.
+
+    Args:
+        targets: (count, several) numbers, truths or words.
+        name: what they are called.
+    """
+    rows = f"the rows of the {name} {targets.shape}".replace("the y", "y")
+    if _are_one_hot(targets):
+        return (
+            f"{rows} look like classes as rows of 0 and 1: give one class a series,"
+            f" {name}.argmax(1)"
+        )
+    truths = targets.dtype.kind in "biuf" and np.isin(targets, (0, 1)).all()
+    looks = "several labels a series, as 0 and 1" if truths else "several classes a series"
+    return f"{rows} look like {looks}, and a classifier gives each series one class: {ONE_EACH}"
+
+
+def _are_one_hot(targets: np.ndarray) -> bool:
+    """Whether each row is one 1 and else 0."""
+    numeric = targets.dtype.kind in "biuf"
+    return bool(numeric and np.isin(targets, (0, 1)).all() and (targets.sum(1) == 1).all())
+
+
+# What to do about several labels a series.
+ONE_EACH = (
+    "train one classifier for each column (from Python, scikit-learn's MultiOutputClassifier around"
+    " an RNNClassifier does)"
+)
+
+
+def _are_classes(targets: np.ndarray) -> bool:
+    """Whether every column has few different whole numbers."""
+    whole = bool((targets == np.round(targets)).all())
+    return whole and all(len(np.unique(column)) <= MANY_CLASSES for column in targets.T)
+
+
+# -- series of other lengths ----------------------------------------------------------------------
+
+NEARLY = 0.1  # of the training series' length: less beyond it is nothing to speak of
+SINGLE = "a single series goes in a list, [X], or as X[None]"
+
+
+def one_step_each(lengths: Sequence[int], shortest: int) -> str | None:
+    """What is odd about many series of one step, without a full stop; None where nothing is.
+
+    Args:
+        lengths: of series of one channel.
+        shortest: of the training series.
+    """
+    if len(lengths) == 1 or shortest == 1 or max(lengths) > 1:
+        return None
+    return (
+        f"{len(lengths)} series of one step each, and the network was trained on {shortest} steps"
+        f" or more: this looks like one series without its first axis, and {SINGLE}"
+    )
+
+
+def far_lengths(lengths: Sequence[int], shortest: int, longest: int) -> str | None:
+    """What to warn of where series are much shorter or longer than those trained on.
+
+    Args:
+        lengths: of the series.
+        shortest, longest: of the training series.
+    """
+    far = [n for n in lengths if not (1 - NEARLY) * shortest <= n <= (1 + NEARLY) * longest]
+    if not far:
+        return None
+    trained = f"{shortest}" if shortest == longest else f"{shortest} to {longest}"
+    these = f"{far[0]}" if min(far) == max(far) else f"{min(far)} to {max(far)}"
+    return (
+        f"{len(far)} of {len(lengths)} series have {these} steps, and the network was trained on"
+        f" {trained}: its answers to them may be no better than chance"
+    )

@@ -34,6 +34,7 @@ def understood(
         steps += f"; the network sees means of {preparation.subsample}: {preparation.steps} at most"
     lines = [
         *read_as(train),
+        *_other_times(parts),
         ("series", counts),
         ("steps", steps),
         channels_of(preparation.channels),
@@ -72,10 +73,21 @@ def described(data: Recordings, padded: bool = False) -> Lines:
 
 
 def read_as(data: Recordings) -> list[tuple[str, str]]:
-    """What the file and its columns were taken for, if there is anything to say."""
+    """What the file, its columns and times were taken for, if there is anything to say."""
     told = [data.table.told()] if data.table is not None else []
     told += data.notes
-    return [("read as", "; ".join(told))] if told else []
+    lines = [("read as", "; ".join(told))] if told else []
+    return lines + ([("times", data.times)] if data.times is not None else [])
+
+
+def _other_times(parts: Mapping[str, Recordings]) -> list[tuple[str, str]]:
+    """What is not regular about the times of parts that come from other files."""
+    said, lines = {parts["training"].times, None}, []
+    for name, part in parts.items():
+        if part.times not in said:
+            said.add(part.times)
+            lines.append((f"times, {name}", str(part.times)))
+    return lines
 
 
 def channels_of(channels: tuple[str, ...]) -> tuple[str, str]:

@@ -44,7 +44,12 @@ def read_parts(config: DataConfig) -> Parts:
     """The series to learn from and those to test on, if these are apart."""
     assert config.data is not None
     columns = Columns(
-        config.label, config.id, config.time, layout=config.layout, header=config.header
+        config.label,
+        config.id,
+        config.time,
+        layout=config.layout,
+        header=config.header,
+        decimal=config.decimal,
     )
     data, test = read(Path(config.data), columns)
     if config.test is not None:

@@ -17,15 +17,17 @@ from torch import Tensor
 from rnnopt.data_config import Kind, Missing
 from rnnopt.saved_checks import check_preparation
 from rnnopt.tasks.alignment import aligned
-from rnnopt.tasks.checks import refuse_unlikely
+from rnnopt.tasks.checks import (
+    MANY_CLASSES,
+    one_step_each,
+    refuse_unlikely,
+    rows_of_classes,
+)
 from rnnopt.tasks.examples import padded
 from rnnopt.tasks.limits import check_memory
 from rnnopt.tasks.moments import check_plain, moments, standardized
 from rnnopt.tasks.recordings import TRUTHS, Reading, Recordings
 from rnnopt.tasks.series import check_missing, cut_padding, fill_missing, pool
-
-# More classes than this, and a mean of fewer than two series a class, look like measurements.
-MANY_CLASSES = 20
 
 
 @dataclass(frozen=True)
@@ -122,9 +124,14 @@ class Preparation:
         """The series (time, channel), filled but at their own rate and scale.
 
         Raises:
-            ValueError: other channels than in training; missing values that were to be refused.
+            ValueError: other channels than in training; missing values that were to be refused;
+                what looks like a single series without its first axis.
         """
         data = aligned(data, self.channels, self.table)
+        if len(self.channels) == 1:
+            odd = one_step_each([len(one) for one in data.series], self.shortest)
+            if odd is not None:
+                raise ValueError(f"there are {odd}.")
         series = cut_padding(data.series) if self.padded else data.series
         check_missing(series, data.channels, self.missing, self.padded)
         return [fill_missing(one, self.missing, np.array(self.fill)) for one in series]
@@ -224,7 +231,7 @@ def kind_of(data: Recordings, said: Kind | None) -> Kind:
     if kind == "regression":
         numbers_of(targets)
     if kind == "classification" and targets.ndim != 1:
-        raise ValueError(f"classification needs one class a series, got targets {targets.shape}.")
+        raise ValueError(f"{rows_of_classes(targets)}.")
     if kind is not None:
         return kind
     if targets.ndim != 1:
@@ -233,6 +240,7 @@ def kind_of(data: Recordings, said: Kind | None) -> Kind:
     if numeric and (targets != np.round(targets)).any():
         return "regression"
     different = len(np.unique(targets))
+    # More classes than many, and a mean of fewer than two series a class.
     if numeric and different > MANY_CLASSES and 2 * different > len(targets):
         raise ValueError(
             f"the {len(targets)} targets are {different} different whole numbers: say which kind"

@@ -64,6 +64,7 @@ class Recordings:
         names: what the file calls each series, if it does.
         table: what the columns were taken for, if it is a table with names.
         notes: what else to say of how the file was read.
+        times: what is not regular about its times, in words, if anything is.
         validation: series that the file keeps apart to choose the weights by, if it does.
     """
 
@@ -74,6 +75,7 @@ class Recordings:
     names: tuple[str, ...] | None = None
     table: Reading | None = None
     notes: tuple[str, ...] = ()
+    times: str | None = None
     validation: "Recordings | None" = None
 
     def __len__(self) -> int:
@@ -147,7 +149,8 @@ def _series(inputs: Any) -> list[np.ndarray]:
         for i, one in enumerate(arrays):
             if one.ndim not in (1, 2):
                 raise ValueError(
-                    f"a series must be (time,) or (time, feature), series {i + 1} is {one.shape}."
+                    f"a series must be (time,) or (time, feature), series {i + 1} is {one.shape}"
+                    + (": a single series goes in a list, [X]." if one.ndim == 0 else ".")
                 )
         return [one[:, None] if one.ndim == 1 else one for one in arrays]
     array = _numbers(inputs, "the inputs")
@@ -155,7 +158,8 @@ def _series(inputs: Any) -> list[np.ndarray]:
         array = array[..., None]
     if array.ndim != 3:
         raise ValueError(
-            f"inputs must be (count, time) or (count, time, feature), got shape {array.shape}."
+            f"inputs must be (count, time) or (count, time, feature), got shape {array.shape}"
+            + (": a single series goes in a list, [X], or as X[None]." if array.ndim == 1 else ".")
         )
     if not array.size:  # with no step, there might be any number of series
         raise ValueError(
@@ -192,7 +196,13 @@ def _cut(series: list[np.ndarray], lengths: Any) -> list[np.ndarray]:
 
 
 def _targets(targets: Any, count: int) -> np.ndarray:
-    array = np.asarray(targets)
+    try:
+        array = np.asarray(targets)
+    except ValueError:  # rows of different lengths
+        raise ValueError(
+            "every series needs one target, got rows of different lengths: of several labels a"
+            " series, train one classifier for each."
+        ) from None
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
     if array.ndim not in (1, 2) or len(array) != count:

@@ -1,10 +1,13 @@
 """Where labels, names and times stand in a file, and how numbers are written there."""
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from rnnopt.data_config import Header, Layout
+from rnnopt.data_config import Decimal, Header, Layout
+from rnnopt.tasks.readers.decimals import advice
 from rnnopt.tasks.recordings import MISSING, Reading, Recordings
 
 # What a file holds: its series, and those it keeps apart to test on.
@@ -20,13 +23,17 @@ class Columns:
     """Where to look.
 
     Args:
-        label, id, time: names of columns; None means one with a usual name.
+        label: the name of a column, or its place as `place_of` reads it; None means one with a
+            usual name, or else the first.
+        id, time: names of columns; None means one with a usual name.
         unlabelled: the file has no labels.
         steps: a line without names of as many values as that has no label.
         optional: columns that are not there are none that the file needs, and no other is taken for
             the label in their place: the names are those of the training data.
         layout: of a table with names; None means what its id column tells.
         header: whether the first line of a text has names; None means what it looks like.
+        decimal: the sign before decimals in a text; None means what it looks like.
+        place: of the label in lines without names, where `label` is a name.
     """
 
     label: str | None = None
@@ -37,6 +44,8 @@ class Columns:
     optional: bool = False
     layout: Layout | None = None
     header: Header | None = None
+    decimal: Decimal | None = None
+    place: int = 0
 
     def like(self, table: Reading | None) -> "Columns":
         """Where to look in a file to be read as the training data were."""
@@ -44,12 +53,54 @@ class Columns:
             return self
         return replace(
             self,
-            label=self.label or table.label,
+            label=table.label or self.label,
+            place=place_of(self.label) or 0,
             id=self.id or table.id,
             time=self.time or table.time,
             layout=table.layout,
             optional=True,
         )
+
+
+def place_of(label: str | None) -> int | None:
+    """The place that a label is given as, 0 for the first column, -1 for the last; None if none."""
+    if label is not None and label.lower() == "last":
+        return -1
+    return int(label) if label is not None and re.fullmatch(r"-?[0-9]{1,9}", label) else None
+
+
+def at_place(names: Sequence[str], place: int) -> str:
+    """The column at a place, as `place_of` has it.
+
+    Raises:
+        ValueError: there are not as many.
+    """
+    if not -len(names) <= place < len(names):
+        raise ValueError(
+            f"there is no column {place}, only 0 … {len(names) - 1} ({_shown(names)}), or"
+            f" {-len(names)} … -1 from the last."
+        )
+    return names[place]
+
+
+def _shown(names: Sequence[str]) -> str:
+    more = ", …" if len(names) > 20 else ""
+    return ", ".join(name[:40] for name in names[:20]) + more
+
+
+def find_label(names: list[str], columns: Columns) -> Columns:
+    """The same, with the name of the label's column for its place; a name goes first.
+
+    Raises:
+        ValueError: there are not as many columns, and the label is not optional.
+    """
+    place = place_of(columns.label)
+    known = {name.lower() for name in names}
+    if columns.label is None or place is None or columns.label.lower() in known:
+        return columns
+    if columns.optional and not -len(names) <= place < len(names):
+        return columns
+    return replace(columns, label=at_place(names, place))
 
 
 def find(
@@ -68,7 +119,7 @@ def find(
             return wanted if wanted in names else alike[0]
         if optional:
             return None
-        raise ValueError(f"there is no column {wanted!r}, only {', '.join(names[:20])}.")
+        raise ValueError(f"there is no column {wanted!r}, only {_shown(names)}.")
     lower = {name.strip().lower(): name for name in reversed(names)}
     # Beside an x, y is no label but another channel.
     return next(
@@ -97,7 +148,8 @@ def to_number(cell: str, where: str) -> float:
     try:
         return float(cell)
     except ValueError:
-        raise ValueError(f"{where} must be a number, got {cell.strip()[:40]!r}.") from None
+        told = f"{where} must be a number, got {cell.strip()[:40]!r}{advice(cell[:40])}."
+        raise ValueError(told) from None
 
 
 def is_number(cell: str) -> bool:

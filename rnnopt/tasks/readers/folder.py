@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from rnnopt.tasks.alignment import aligned
-from rnnopt.tasks.readers.columns import Columns, Parts, is_number, to_numbers
+from rnnopt.tasks.readers.columns import TIMES, Columns, Parts, find, is_number, to_numbers
 from rnnopt.tasks.readers.npz import VALIDATION, known, parts_of
 from rnnopt.tasks.readers.numpy_files import read_file
 from rnnopt.tasks.readers.tables import index_of
-from rnnopt.tasks.readers.text import counts, read_rows
+from rnnopt.tasks.readers.text import Lines, counts, read_lines
+from rnnopt.tasks.readers.times import Clock, moments_of
 from rnnopt.tasks.recordings import Recordings, recordings
 
 ENDINGS = (".npy", ".csv", ".tsv", ".txt")
@@ -51,13 +52,20 @@ def read_folder(path: Path, columns: Columns) -> Parts:
 def _of_files(path: Path, classes: dict[str, list[Path]], columns: Columns) -> Recordings:
     pairs = [(file, name) for name, files in classes.items() for file in files]
     labelled = "" not in classes and not columns.unlabelled
-    series, channels = _in_one_order([(file, *_series(file)) for file, _ in pairs])
-    return recordings(
+    clock, found = Clock(), []
+    notes: dict[str, None] = {}  # each once, in order
+    for file, _ in pairs:
+        values, names, said = _series(file, columns, clock)
+        found.append((file, values, names))
+        notes |= dict.fromkeys(said)
+    series, channels = _in_one_order(found)
+    data = recordings(
         series,
         [name for _, name in pairs] if labelled else None,
         channels=channels,
         names=[file.relative_to(path).as_posix() for file, _ in pairs],
     )
+    return replace(data, notes=tuple(notes), times=clock.told())
 
 
 def _in_one_order(
@@ -84,27 +92,60 @@ def _files(path: Path) -> list[Path]:
     )
 
 
-def _series(path: Path) -> tuple[np.ndarray, tuple[str, ...] | None]:
-    """One series (time,) or (time, channel) and its channels' names, None without.
+def _series(
+    path: Path, columns: Columns, clock: Clock
+) -> tuple[np.ndarray, tuple[str, ...] | None, tuple[str, ...]]:
+    """One series (time,) or (time, channel), its channels' names, None without, and notes.
 
-    It is an array, or text with a line a step; an index without a name is left out.
+    It is an array, or text with a line a step; an index without a name is left out, and so are the
+    times, where `--time` names them.
     """
     if path.suffix.lower() == ".npy":
-        return read_file(path), None
+        return read_file(path), None, ()
     try:
-        rows = read_rows(path)
+        lines = read_lines(path, columns.decimal)
+        rows = lines.rows
         indexed = not rows[0][0].strip() and counts([cell.strip() for cell in rows[0][1:]])
         if not indexed and all(map(is_number, rows[0])):
-            values = [to_numbers(row, f"line {i + 1}") for i, row in enumerate(rows)]
-            return np.stack(values), None
-        names = [cell.strip() for cell in rows[0]]
-        first = len(index_of(names))
-        if len(rows) < 2:
-            raise ValueError("a series needs at least one step, got none.")
-        widths = {len(row) for row in rows[1:]}
-        if widths != {len(names)}:
-            raise ValueError(f"each line needs {len(names)} cells, as there are names.")
-        values = [to_numbers(row, f"line {i + 2}")[first:] for i, row in enumerate(rows[1:])]
-        return np.stack(values), tuple(names[first:])
+            lines.check_decimals(named=False)
+            if columns.time is not None and not columns.optional:
+                raise ValueError(
+                    f"there is no column {columns.time!r}: the first line has no names."
+                )
+            steps = [to_numbers(row, f"line {i + 1}") for i, row in enumerate(rows)]
+            return np.stack(steps), None, lines.notes
+        lines.check_decimals(named=True)
+        values, names, notes = _named_series(lines, columns, clock, path.name)
+        return values, names, notes + lines.notes
     except ValueError as error:
         raise ValueError(f"{path.name}: {error}") from error
+
+
+def _named_series(
+    lines: Lines, columns: Columns, clock: Clock, name: str
+) -> tuple[np.ndarray, tuple[str, ...], tuple[str, ...]]:
+    """A series (time, channel) below a line of names, the channels' names, and notes."""
+    names = [cell.strip() for cell in lines.written[0]]
+    rows = lines.rows[1:]
+    if not rows:
+        raise ValueError("a series needs at least one step, got none.")
+    if {len(row) for row in rows} != {len(names)}:
+        raise ValueError(f"each line needs {len(names)} cells, as there are names.")
+    left_out = set(range(len(index_of(names))))
+    time = columns.time and find(names, columns.time, (), columns.optional)
+    numbered = list(enumerate(rows, start=2))
+    if time is not None:
+        place = names.index(time)
+        left_out.add(place)
+        moments = moments_of(np.array([row[place] for row in rows], dtype=object), time)
+        numbered = [numbered[i] for i in clock.order(moments, name, time)]
+    kept = [i for i in range(len(names)) if i not in left_out]
+    if not kept:
+        raise ValueError("a series needs a column for each channel, got none.")
+    usual = None if columns.time is not None else find([names[i] for i in kept], None, TIMES)
+    if usual is not None and not is_number(rows[0][names.index(usual)]):
+        raise ValueError(f"column {usual!r} has no numbers: say --time {usual} if it is the time.")
+    told = f"column {usual!r} is taken for a channel (--time {usual} takes it for the time)"
+    values = [to_numbers([row[i] for i in kept], f"line {number}") for number, row in numbered]
+    notes = () if usual is None else (told,)
+    return np.stack(values), tuple(names[i] for i in kept), notes

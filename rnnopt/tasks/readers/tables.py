@@ -5,8 +5,17 @@ from dataclasses import replace
 
 import numpy as np
 
-from rnnopt.tasks.readers.columns import IDS, LABELS, TIMES, Columns, find, to_numbers
-from rnnopt.tasks.readers.times import moments_of, refuse_missing
+from rnnopt.tasks.readers.columns import (
+    IDS,
+    LABELS,
+    TIMES,
+    Columns,
+    find,
+    find_label,
+    is_number,
+    to_numbers,
+)
+from rnnopt.tasks.readers.times import Clock, moments_of, refuse_missing
 from rnnopt.tasks.recordings import Reading, Recordings, recordings
 
 Table = dict[str, np.ndarray]
@@ -24,6 +33,7 @@ def from_table(table: Table, columns: Columns) -> Recordings:
         ValueError: a named column is not there, a cell is no number, a label changes in a series, a
             time is missing, or nothing tells whether the table is long.
     """
+    columns = find_label([name for name in table if name != PARQUET_INDEX], columns)
     said = (columns.label, columns.id, columns.time)
     index = [name for name in index_of(list(table)) if name not in said]
     names = [name for name in table if name not in index]
@@ -117,12 +127,10 @@ def _long(table: Table, reading: Reading) -> Recordings:
     for row, name in enumerate(words):
         rows.setdefault(name, []).append(row)
     moments = None if time is None else moments_of(table[time], time)
-    series, targets = [], []
+    clock, series, targets = Clock(), [], []
     for name, its in rows.items():
-        if moments is not None:
-            its = [its[i] for i in np.argsort(moments[its], kind="stable")]
-            if (moments[its][1:] == moments[its][:-1]).any():
-                raise ValueError(f"series {name!r} has two rows at the same {time}.")
+        if moments is not None and time is not None:
+            its = [its[i] for i in clock.order(moments[its], name, time)]
         series.append(values[its])
         if label is not None:
             labels = set(_words(table[label][its]))
@@ -131,14 +139,21 @@ def _long(table: Table, reading: Reading) -> Recordings:
                 raise ValueError(f"series {name!r} needs one label, got {shown}.")
             targets.append(labels.pop())
     found = recordings(series, targets or None, channels=channels, names=list(rows))
-    return replace(found, table=reading)
+    return replace(found, table=reading, times=clock.told())
 
 
 def _numbers(table: Table, name: str) -> np.ndarray:
     values = table[name]
     if values.dtype.kind in "biuf":
         return values.astype(np.float64)
-    return to_numbers(_words(values), f"column {name!r}")
+    words = _words(values)
+    try:
+        return to_numbers(words, f"column {name!r}")
+    except ValueError as error:
+        if any(map(is_number, words)):
+            raise
+        told = f" (say --label {name!r}, or --id or --time, if it holds these)"
+        raise ValueError(str(error)[:-1] + told + ".") from error
 
 
 def _words(values: np.ndarray) -> list[str]:

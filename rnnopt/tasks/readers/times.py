@@ -1,4 +1,7 @@
-"""Times of a column, as numbers or dates that sort rightly; anything else is refused."""
+"""Times of a column, as numbers or dates that sort rightly; anything else is refused.
+
+A network takes steps as equally spaced, so where the times say otherwise, it is told (`Clock`).
+"""
 
 import re
 
@@ -6,6 +9,11 @@ import numpy as np
 
 from rnnopt.tasks.recordings import MISSING
 
+# Part of the median gap between two steps by which others may differ and still be called regular:
+# months do by a tenth.
+TOLERANCE = 0.2
+WHOLE = re.compile(r"[+-]?[0-9]{1,19}")
+UNITS = ((86400.0, "d"), (3600.0, "h"), (60.0, "min"), (1.0, "s"), (1e-3, "ms"), (1e-6, "µs"))
 DATE = re.compile(r"(\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:\.\d{1,9})?)?)?)(Z|[+-]\d\d:?\d\d)?")
 
 
@@ -29,6 +37,10 @@ def moments_of(values: np.ndarray, column: str) -> np.ndarray:
     words = [str(value).strip() for value in values.tolist()]
     refuse_missing(words, column)
     try:
+        if all(map(WHOLE.fullmatch, words)):  # nanoseconds since 1970 are more than floats hold
+            whole = [int(word) for word in words]
+            if min(whole) >= -(2**63) and max(whole) < 2**63:
+                return np.array(whole, dtype=np.int64)
         return np.array([float(word) for word in words])
     except ValueError:
         return _dates(words, column)
@@ -68,3 +80,79 @@ def _minutes(zone: str | None) -> int:
     if zone is None or zone == "Z":
         return 0
     return int(zone[0] + "1") * (60 * int(zone[1:3]) + int(zone[-2:]))
+
+
+class Clock:
+    """Collects the times of series, and says in words what is not regular about them."""
+
+    def __init__(self) -> None:
+        self.gaps: list[np.ndarray] = []
+        self.dates = False
+        self.unsorted = 0  # series
+        self.widest = (-1.0, "", "")  # the largest gap, its series, the time before it
+
+    def order(self, moments: np.ndarray, name: str, column: str) -> np.ndarray:
+        """The order (step,) in which the times of a series follow each other.
+
+        Args:
+            moments: (step,), as `moments_of` gives them.
+            name: of the series.
+            column: of the times.
+
+        Raises:
+            ValueError: two times are the same.
+        """
+        order = np.argsort(moments, kind="stable")
+        moments = moments[order]
+        same = moments[1:] == moments[:-1]
+        self.dates = moments.dtype.kind in "mM"
+        if same.any():
+            hint = "; local times need their offset, such as +01:00, where the clock is put back"
+            raise ValueError(
+                f"series {name!r} has two rows at the same {column},"
+                f" {_written(moments[:-1][same][0])}{hint * (moments.dtype.kind == 'M')}."
+            )
+        self.unsorted += bool((np.diff(order) < 0).any())
+        gaps = self._between(moments)
+        if len(gaps) and gaps.max() > self.widest[0]:
+            self.widest = (float(gaps.max()), name, _written(moments[int(gaps.argmax())]))
+        self.gaps.append(gaps)
+        return order
+
+    def _between(self, moments: np.ndarray) -> np.ndarray:
+        """Gaps in seconds where times are dates, else in the unit of the numbers."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            if self.dates:
+                gaps = np.diff(moments) / np.timedelta64(1, "s")
+            else:
+                gaps = np.diff(moments).astype(np.float64)
+        return np.where(np.isfinite(gaps), gaps, 0.0)
+
+    def told(self) -> str | None:
+        """What is not regular; None where all is."""
+        parts = []
+        if self.unsorted:
+            parts.append(f"rows of {self.unsorted} series were out of order and have been sorted")
+        gaps = np.concatenate([np.zeros(0), *self.gaps])
+        median = float(np.median(gaps)) if len(gaps) else 0.0
+        far = int((np.abs(gaps - median) > TOLERANCE * median).sum())
+        if far:
+            largest, name, before = self.widest
+            parts.append(
+                f"irregular, but steps are taken as equally spaced: median gap"
+                f" {self._shown(median)}, largest {self._shown(largest)} (series {name!r}, after"
+                f" {before}); {far} of {len(gaps)} differ from the median by more than"
+                f" {TOLERANCE:.0%}"
+            )
+        return "; ".join(parts) or None
+
+    def _shown(self, gap: float) -> str:
+        if not self.dates:
+            return f"{gap:.6g}"
+        size, unit = next((one for one in UNITS if gap >= one[0]), (1e-9, "ns"))
+        return f"{gap / size:.4g} {unit}"
+
+
+def _written(moment: np.generic) -> str:
+    """A time as people write it."""
+    return re.sub(r"(:\d\d)\.0+$", r"\1", str(moment))
