@@ -196,8 +196,8 @@ class RecurrentEstimator(BaseEstimator):
         sequences = read_sequences(self, X, lengths, layout=self.layout, reset=anew)
         targets = self._read_targets(y, anew, classes)
         check_consistent_length(sequences, targets)
-        time = None if lengths is None else padded_steps(X, self.layout)
-        seen, before = Seen.of(sequences, time), None if anew else seen_by(self)
+        seen = Seen.of(sequences, padded_steps(X, self.layout), lengths is not None)
+        before = None if anew else seen_by(self)
         self._seen = seen if before is None else before.with_more(seen)
         given = Given(sequences, targets, self._weights(sample_weight, targets)).counted()
         parts = self._split(given, random) if self.early_stopping else [given]

@@ -30,10 +30,17 @@ class Seen:
     padded: bool
 
     @classmethod
-    def of(cls, sequences: Sequence[np.ndarray], time: int | None) -> Self:
-        """Of the true steps of each; `time` is that of the padded array they came in, if any."""
+    def of(cls, sequences: Sequence[np.ndarray], time: int | None, given: bool) -> Self:
+        """Of the true steps of each.
+
+        Args:
+            sequences: (steps, features) each.
+            time: steps of the array they came in, padding included; None of a list.
+            given: whether their lengths were given.
+        """
         shortest, longest = (find(map(len, sequences)) for find in (min, max))
-        return cls(shortest, longest, time is None and shortest < longest, shortest < (time or 0))
+        padded = given and time is not None and shortest < time
+        return cls(shortest, longest, time is None, padded)
 
     def with_more(self, other: "Seen") -> "Seen":
         """Of what was fitted before and after."""

@@ -54,7 +54,7 @@ def read_sequences(
         X = np.asarray(X)
     refuse_one_axis(X.shape)
     if not reset:
-        time = padded_steps(X, layout)
+        time = _time(X, layout)
         doubt_lengths(time, lengths, seen_by(estimator))
         if len(X.shape) == 2 and not estimator.columns_are_steps_:
             _doubt(estimator, [time] * X.shape[0] if lengths is None else lengths.tolist())
@@ -72,8 +72,12 @@ def read_sequences(
     return _cut(numbers, lengths)
 
 
-def padded_steps(X: Any, layout: str) -> int:
-    """Steps of an array (count, time) or (count, time, features), true or not."""
+def padded_steps(X: Any, layout: str) -> int | None:
+    """Steps of an array of sequences, true or not; None where they come in a list."""
+    return None if _separate(X) is not None else _time(X, layout)
+
+
+def _time(X: Any, layout: str) -> int:
     shape = np.shape(X)
     return shape[2 if layout == "time-last" and len(shape) == 3 else 1]
 
@@ -161,7 +165,7 @@ def _without_padding(X: Any, lengths: Any, layout: str) -> tuple[np.ndarray, np.
             f" {numbers.shape}."
         )
     check_consistent_length(numbers, given)
-    time = padded_steps(numbers, layout)
+    time = _time(numbers, layout)
     if given.ndim != 1 or not np.array_equal(given, given.astype(np.int64)):
         raise ValueError(f"lengths must be whole numbers, one a sequence, got {lengths!r}.")
     if given.min() < 1 or given.max() > time:
