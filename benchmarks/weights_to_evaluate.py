@@ -3,7 +3,7 @@
     trained      the weights as FrankWolfe leaves them
     mean         those of its eval mode, a mean in which commit t has a weight near t^8
     ema          torch.optim.swa_utils.AveragedModel with an exponential mean
-    between β    trained and evaluated at y = (1-β) z + β x, as schedule-free optimizers train, where z
+    between β    trained and evaluated at y = (1-β) z + β x, where schedule-free optimizers train; z
                  takes FrankWolfe's steps and x is their mean; no mode is needed
 
 Every design gets the same network, batches and seeds, and 40 looks at the validation set.
