@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rnnopt.config import RunConfig
 from rnnopt.errors import UserError
-from rnnopt.layers.kernels.elman import last_state
+from rnnopt.layers.kernels.portable import last_state
 from rnnopt.layers.sequence_model import SequenceModel
 from rnnopt.run_folder import RunFolder
 from rnnopt.tasks.preparation import Preparation, label_names, numbers_of

@@ -16,7 +16,7 @@ from torch.nn import functional
 from rnnopt.layers.elman import ElmanRNN, check_lengths
 from rnnopt.layers.indrnn import IndRNN
 from rnnopt.layers.kernels.batch_norm import normalize
-from rnnopt.layers.kernels.elman import last_state, true_steps
+from rnnopt.layers.kernels.portable import last_state, true_steps
 from rnnopt.layers.minibatch_part import MinibatchPart, normalize_part
 
 Cell = Literal["rnn", "lstm", "gru", "indrnn"]
@@ -156,7 +156,7 @@ class SequenceModel(nn.Module):
         states, last = inputs, None
         if lengths is not None:
             lengths = check_lengths(lengths, inputs)
-            valid = true_steps(len(inputs), lengths)
+            valid = true_steps(inputs.shape[0], lengths)
             states = torch.where(valid, inputs, 0)
         ends: list[State] = []
         for i, layer in enumerate(self.recurrent):
