@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from rnnopt.layers.kernels import cpu, portable
+from rnnopt.layers.plain import script_refused
 
 
 class ElmanRNN(nn.RNNBase):
@@ -178,6 +179,9 @@ class ElmanRNN(nn.RNNBase):
     def to_torch(self) -> nn.RNN:
         """A `torch.nn.RNN` with a copy of the weights."""
         return _copy(self, nn.RNN)
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        raise script_refused(self)
 
 
 def _torch_forward(layer: ElmanRNN, input: Any, hx: Tensor | None) -> tuple[Any, Tensor]:

@@ -33,6 +33,7 @@ from rnnopt.layers.kernels import cpu
 from rnnopt.layers.kernels import indrnn as operators
 from rnnopt.layers.kernels.batch_norm import normalize
 from rnnopt.layers.kernels.portable import true_steps
+from rnnopt.layers.plain import PlainIndRNN, script_refused
 
 Norm = Literal["before", "after"]
 
@@ -207,6 +208,13 @@ class IndRNN(nn.Module):
         # as a change of it.
         u.data.clamp_(-bound, bound)
         return u
+
+    def to_torch(self) -> PlainIndRNN:
+        """A copy in torch's own operators, called as this one, for TorchScript and the like."""
+        return PlainIndRNN(self)
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        raise script_refused(self)
 
     def extra_repr(self) -> str:
         parts = [f"{self.input_size}, {self.hidden_size}"]

@@ -18,6 +18,7 @@ from rnnopt.layers.indrnn import IndRNN
 from rnnopt.layers.kernels.batch_norm import normalize
 from rnnopt.layers.kernels.portable import last_state, true_steps
 from rnnopt.layers.minibatch_part import MinibatchPart, normalize_part
+from rnnopt.layers.plain import PlainSequenceModel, script_refused
 
 Cell = Literal["rnn", "lstm", "gru", "indrnn"]
 Readout = Literal["last", "every", "mean"]
@@ -175,6 +176,16 @@ class SequenceModel(nn.Module):
             else:
                 states = torch.where(valid, states, 0).sum(0) / lengths[:, None]
         return self.output(states), ends
+
+    def to_torch(self) -> PlainSequenceModel:
+        """A copy in torch's own layers and operators, called as this one.
+
+        It takes the same `state_dict`, except that of IndRNN layers.
+        """
+        return PlainSequenceModel(self)
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        raise script_refused(self)
 
     def _dropout_mask(self, states: Tensor) -> Tensor | None:
         """(batch, hidden), what to multiply states by at every step; None without dropout."""

@@ -73,9 +73,7 @@ def _scripted(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         return torch.jit.script(function)
 
 
-def indrnn_states(
-    z: Tensor, u: Tensor, first: Tensor, valid: Tensor | None, relu: bool
-) -> Tensor:
+def indrnn_states(z: Tensor, u: Tensor, first: Tensor, valid: Tensor | None, relu: bool) -> Tensor:
     """As `indrnn_loop`, or `indrnn_masked_loop` unless `valid` is None, in the form that is due."""
     if torch.compiler.is_exporting():
         return _indrnn_scan(z, u, first, valid, relu)
@@ -86,9 +84,7 @@ def indrnn_states(
     return loop(z, u, first, valid, relu)
 
 
-def _indrnn_scan(
-    z: Tensor, u: Tensor, first: Tensor, valid: Tensor | None, relu: bool
-) -> Tensor:
+def _indrnn_scan(z: Tensor, u: Tensor, first: Tensor, valid: Tensor | None, relu: bool) -> Tensor:
     f = torch.relu if relu else torch.tanh
     if valid is None:
         return _scan(lambda state, z, u: f(z + u * state), first, [z], u)
@@ -123,9 +119,7 @@ def elman(
         states = _elman_scan(x, weights, first[0], relu)
     else:
         operator: Any = torch.rnn_relu if relu else torch.rnn_tanh
-        states, _ = operator(
-            x, first, weights, len(weights) == 4, 1, 0.0, False, False, False
-        )
+        states, _ = operator(x, first, weights, len(weights) == 4, 1, 0.0, False, False, False)
     last = last_state(states, lengths)
     states = states if valid is None else torch.where(valid, states, 0)
     return _reversed(states, lengths) if reverse else states, last
@@ -143,7 +137,7 @@ def _reversed(sequence: Tensor, lengths: Tensor | None) -> Tensor:
 def _elman_scan(x: Tensor, weights: list[Tensor], first: Tensor, relu: bool) -> Tensor:
     w_ih, w_hh, *biases = weights
     f = torch.relu if relu else torch.tanh
-    z = torch.nn.functional.linear(x, w_ih, sum(biases) if biases else None)
+    z = torch.nn.functional.linear(x, w_ih, biases[0] + biases[1] if biases else None)
     return _scan(lambda state, z, w: f(z + state @ w.t()), first, [z], w_hh)
 
 
