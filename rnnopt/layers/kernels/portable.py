@@ -115,7 +115,7 @@ def elman(
     x = _reversed(x, lengths) if reverse else x
     first = x.new_zeros(1, 1, w_hh.shape[0]).expand(1, x.shape[1], -1) if h0 is None else h0[None]
     weights = [w_ih, w_hh] if b_ih is None or b_hh is None else [w_ih, w_hh, b_ih, b_hh]
-    if torch.compiler.is_exporting() and isinstance(x.shape[0], torch.SymInt):
+    if torch.compiler.is_exporting() and _steps_vary(x):
         states = _elman_scan(x, weights, first[0], relu)
     else:
         operator: Any = torch.rnn_relu if relu else torch.rnn_tanh
@@ -123,6 +123,11 @@ def elman(
     last = last_state(states, lengths)
     states = states if valid is None else torch.where(valid, states, 0)
     return _reversed(states, lengths) if reverse else states, last
+
+
+def _steps_vary(x: Tensor) -> bool:
+    # Under torch.export(strict=True) every size looks like an int.
+    return torch.compiler.is_dynamo_compiling() or isinstance(x.shape[0], torch.SymInt)
 
 
 def _reversed(sequence: Tensor, lengths: Tensor | None) -> Tensor:
