@@ -845,7 +845,7 @@ def test_lengths_need_a_batch_and_none_of_their_own():
 # -- what the kernels cannot do, torch's own operators do ------------------------------------------
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # torch's own
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script")  # torch's own
 def test_transforms_and_forward_mode_give_torchs_derivatives(rng):
     own, other = pair()
     x = torch.randn(6, 4, 3, generator=rng, dtype=torch.float64)

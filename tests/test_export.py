@@ -28,7 +28,7 @@ onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("safetensors")
 # Loading TorchScript warns, whoever does it.
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.load`:DeprecationWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.load`")
 
 
 def source_and_series(cell, readout="last", subsample=1, regression=False, **options):

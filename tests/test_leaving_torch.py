@@ -17,8 +17,8 @@ from rnnopt import ElmanRNN, IndRNN, SequenceModel
 from rnnopt.layers.kernels import cpu
 
 pytestmark = [
-    # Of torch itself, whoever traces.
-    pytest.mark.filterwarnings("ignore:.*torch.jit.*deprecated:DeprecationWarning"),
+    # Of torch itself, whoever traces; the category is another with every release.
+    pytest.mark.filterwarnings("ignore:.*torch.jit.*deprecated"),
     # torch.export's own use of its tree specifications.
     pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec.:FutureWarning"),
     # nn.LSTM and nn.GRU compare sizes while they are traced.
@@ -190,8 +190,8 @@ def onnx_run(content):
 
 
 # torch's own: its legacy exporter says so, and warns of batches where a first state is not given.
-@pytest.mark.filterwarnings("ignore:.*legacy TorchScript-based ONNX:DeprecationWarning")
-@pytest.mark.filterwarnings("ignore:The feature will be removed:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*legacy TorchScript-based ONNX")
+@pytest.mark.filterwarnings("ignore:The feature will be removed")
 @pytest.mark.filterwarnings("ignore:Exporting a model to ONNX with a batch_size:UserWarning")
 @pytest.mark.parametrize(("name", "given"), EACH)
 def test_onnx_by_tracing_takes_other_steps_and_batches(name, given):

@@ -69,7 +69,7 @@ def indrnn_masked_loop(z: Tensor, u: Tensor, state: Tensor, valid: Tensor, relu:
 @cache
 def _scripted(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     with warnings.catch_warnings():  # as deprecated as the tracing that it is for
-        warnings.filterwarnings("ignore", ".*torch.jit.script", DeprecationWarning)
+        warnings.filterwarnings("ignore", ".*torch.jit.script")
         return torch.jit.script(function)
 
 
