@@ -26,6 +26,7 @@ from plain_recurrent import (
     laid_out,
     load_variant,
     needs_kernels,
+    quiet_opcheck,
     normal,
     switch_off,
     threads,
@@ -451,6 +452,7 @@ def test_a_gradient_that_can_be_differentiated_is_the_same_gradient(relu, mode, 
 
 
 @needs_kernels
+@quiet_opcheck
 @pytest.mark.parametrize("shape", [(4, 9, 3, 5), (4, 2, 17, 5)])
 @pytest.mark.parametrize("mode", ["plain", "reverse", "padded", "bare"])
 def test_torch_finds_the_operators_well_formed(shape, mode):

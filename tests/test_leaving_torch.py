@@ -21,7 +21,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*torch.jit.*deprecated"),
     # torch.export's own use of its tree specifications.
     pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec.:FutureWarning"),
-    # nn.LSTM and nn.GRU compare sizes while they are traced.
+    # nn.LSTM and nn.GRU set an attribute while they are exported, and compare sizes when traced.
+    pytest.mark.filterwarnings("ignore:The tensor attributes? self.*_flat_weights:UserWarning"),
     pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning:torch.nn.modules.rnn"),
 ]
 
