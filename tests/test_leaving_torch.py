@@ -21,6 +21,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*torch.jit.*deprecated"),
     # torch.export's own use of its tree specifications.
     pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec.:FutureWarning"),
+    # torch.export.load of torch 2.10.
+    pytest.mark.filterwarnings("ignore:The given buffer is not writable:UserWarning"),
     # nn.LSTM and nn.GRU set an attribute while they are exported, and compare sizes when traced.
     pytest.mark.filterwarnings("ignore:The tensor attributes? self.*_flat_weights:UserWarning"),
     pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning:torch.nn.modules.rnn"),
@@ -164,7 +166,8 @@ def test_an_exported_program_takes_other_steps_and_batches(name, given):
     check_same(exported(layer, first, axes(layer, given)), layer, first, second)
 
 
-# torch's own, of what its `scan` does.
+# torch's own, of what its `scan` does: 2.10 and later.
+@pytest.mark.filterwarnings("ignore:You are calling torch.compile inside:UserWarning")
 @pytest.mark.filterwarnings("ignore:torch.compile is ignored when called inside:UserWarning")
 @pytest.mark.parametrize("name", ["elman, both ways", "indrnn, bound"])
 def test_a_strict_export_takes_other_steps_too(name):

@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from rnnopt.layers.elman import ElmanRNN, check_lengths
 from rnnopt.layers.indrnn import IndRNN
+from rnnopt.layers.kernels import cpu
 from rnnopt.layers.kernels.batch_norm import normalize
 from rnnopt.layers.kernels.portable import last_state, true_steps
 from rnnopt.layers.minibatch_part import MinibatchPart, normalize_part
@@ -241,7 +242,8 @@ def _run(
         states, last = layer(states, first, lengths)
         return states, last[0], last
     states, end = layer(states, first)
-    if lengths is not None:
+    # torch 2.10 decomposes an exported LSTM so that its last state has a dimension too many.
+    if lengths is not None or cpu.leaving_torch():
         return states, last_state(states, lengths), end
     return states, (end[0] if isinstance(end, tuple) else end)[0], end
 

@@ -114,12 +114,21 @@ def ordinary_autograd() -> bool:
     )
 
 
+def exporting() -> bool:
+    """Whether torch.export is at work, or torch.onnx.export by it."""
+    return torch.compiler.is_exporting()
+
+
+# Asked for real: read by torch.compile, torch 2.10 would answer yes to everybody.
+exporting._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
 def leaving_torch() -> bool:
     """Whether a graph for other programs is being made, which know nothing of our operators.
 
     That is so under torch.jit.trace, torch.export and torch.onnx.export, not under torch.compile.
     """
-    return torch.jit.is_tracing() or torch.compiler.is_exporting()
+    return torch.jit.is_tracing() or exporting()
 
 
 def own_operators() -> bool:

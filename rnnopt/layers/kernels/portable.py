@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rnnopt.layers.kernels import cpu
+
 # What is done at a step: (state, what comes from outside, weights) to the new state.
 Step = Callable[..., Tensor]
 
@@ -75,7 +77,7 @@ def _scripted(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 def indrnn_states(z: Tensor, u: Tensor, first: Tensor, valid: Tensor | None, relu: bool) -> Tensor:
     """As `indrnn_loop`, or `indrnn_masked_loop` unless `valid` is None, in the form that is due."""
-    if torch.compiler.is_exporting():
+    if cpu.exporting():
         return _indrnn_scan(z, u, first, valid, relu)
     tracing = torch.jit.is_tracing()
     if valid is None:
@@ -115,7 +117,7 @@ def elman(
     x = _reversed(x, lengths) if reverse else x
     first = x.new_zeros(1, 1, w_hh.shape[0]).expand(1, x.shape[1], -1) if h0 is None else h0[None]
     weights = [w_ih, w_hh] if b_ih is None or b_hh is None else [w_ih, w_hh, b_ih, b_hh]
-    if torch.compiler.is_exporting() and _steps_vary(x):
+    if cpu.exporting() and _steps_vary(x):
         states = _elman_scan(x, weights, first[0], relu)
     else:
         operator: Any = torch.rnn_relu if relu else torch.rnn_tanh
