@@ -229,6 +229,7 @@ def test_a_card_stands_beside_the_file_and_its_example_runs(run_folder, command,
     for row in ("| hidden | ", "| layers | 1 |", "| lr | 0"):
         assert f"\n{row}" in card
     assert "| lr | its default |" not in card
+    assert ("INFERENCE_PRECISION_HINT=f32" in card) == (form == "onnx")
     example = card.partition("```python\n")[2].partition("```")[0]
     names: dict = {}
     exec(example.replace(f'"{file}"', f'"out/{file}"'), names)

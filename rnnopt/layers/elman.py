@@ -16,8 +16,9 @@ class ElmanRNN(nn.RNNBase):
 
     Where the fused kernels do not apply it runs torch's own code: on a GPU, where cuDNN is the
     fastest there is; under autocast and the transforms of torch.func; in half precision; for a
-    PackedSequence; where no kernels were built (see `rnnopt doctor`). The outputs must not be
-    changed in place before the backward pass.
+    PackedSequence; in graphs that leave torch (torch.jit.trace, torch.export, torch.onnx.export);
+    where no kernels were built (see `rnnopt doctor`). The outputs must not be changed in place
+    before the backward pass.
 
     Args:
         input_size, hidden_size, num_layers, nonlinearity, bias, batch_first, dropout,
