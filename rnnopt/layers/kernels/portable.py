@@ -115,7 +115,7 @@ def elman(
     valid = None if lengths is None else true_steps(x.shape[0], lengths)
     x = x if valid is None else torch.where(valid, x, 0)  # whatever padding holds, NaN too
     x = _reversed(x, lengths) if reverse else x
-    first = x.new_zeros(1, 1, w_hh.shape[0]).expand(1, x.shape[1], -1) if h0 is None else h0[None]
+    first = x.new_zeros(1, x.shape[1], w_hh.shape[0]) if h0 is None else h0[None].contiguous()
     weights = [w_ih, w_hh] if b_ih is None or b_hh is None else [w_ih, w_hh, b_ih, b_hh]
     if cpu.exporting() and _steps_vary(x):
         states = _elman_scan(x, weights, first[0], relu)
@@ -157,7 +157,7 @@ def _scan(step: Step, first: Tensor, sequences: list[Tensor], weight: Tensor) ->
     The operator itself is called where that can be: torch's function around it compiles the loop,
     and a second export with other sizes dynamic than the first then fails.
     """
-    from torch._higher_order_ops.scan import scan
+    from torch._higher_order_ops.scan import scan  # loads torch's compiler, and the operator
 
     def twice(state: Tensor, *others: Tensor) -> tuple[Tensor, Tensor]:
         new = step(state, *others)
