@@ -22,7 +22,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from rnnopt.layers.elman import ElmanRNN
 from rnnopt.layers.indrnn import IndRNN
-from rnnopt.layers.kernels.elman import true_steps
+from rnnopt.layers.kernels.portable import true_steps
 from rnnopt.state_gradients import Call
 
 SATURATED = 0.97  # a state of tanh beyond it passes on less than 6 % of a gradient: 1 - 0.97²

@@ -13,7 +13,7 @@ from torch.nn import functional
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from rnnopt.layers.indrnn import IndRNN
-from rnnopt.layers.kernels.elman import true_steps
+from rnnopt.layers.kernels.portable import true_steps
 
 
 class Call:

@@ -32,7 +32,7 @@ from rnnopt.diagnostics import (
     recurrent_spectra,
 )
 from rnnopt.layers.kernels.batch_norm import normalize
-from rnnopt.layers.kernels.elman import true_steps
+from rnnopt.layers.kernels.portable import true_steps
 from rnnopt.tasks.task import Examples, Task
 
 DOUBLE = torch.float64

@@ -30,6 +30,7 @@ RUN = [
     "docs/methods/admm.md",
     "docs/own-data.md",
     "docs/tuning.md",
+    "docs/api/layers.md",
 ]
 MEASURED = ["README.md", "docs/results.md", "docs/experiment-log.md", "docs/own-data.md"]
 

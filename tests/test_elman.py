@@ -27,6 +27,7 @@ from plain_recurrent import (
     load_variant,
     needs_kernels,
     normal,
+    quiet_opcheck,
     switch_off,
     threads,
     variants,
@@ -451,6 +452,7 @@ def test_a_gradient_that_can_be_differentiated_is_the_same_gradient(relu, mode, 
 
 
 @needs_kernels
+@quiet_opcheck
 @pytest.mark.parametrize("shape", [(4, 9, 3, 5), (4, 2, 17, 5)])
 @pytest.mark.parametrize("mode", ["plain", "reverse", "padded", "bare"])
 def test_torch_finds_the_operators_well_formed(shape, mode):
@@ -845,7 +847,7 @@ def test_lengths_need_a_batch_and_none_of_their_own():
 # -- what the kernels cannot do, torch's own operators do ------------------------------------------
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # torch's own
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script")  # torch's own
 def test_transforms_and_forward_mode_give_torchs_derivatives(rng):
     own, other = pair()
     x = torch.randn(6, 4, 3, generator=rng, dtype=torch.float64)
@@ -872,7 +874,7 @@ def test_weights_handed_in_are_the_ones_that_count(rng):
     torch.testing.assert_close(*results)
     single = {name: weight.float() for name, weight in weights.items()}
     for layer in (own, other):
-        with pytest.raises(ValueError, match="dtype"):
+        with pytest.raises(ValueError, match=r"type.*float32.*float64"):
             torch.func.functional_call(layer, single, (x,))
 
 

@@ -28,7 +28,7 @@ onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("safetensors")
 # Loading TorchScript warns, whoever does it.
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.load`:DeprecationWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.load`")
 
 
 def source_and_series(cell, readout="last", subsample=1, regression=False, **options):
@@ -110,6 +110,57 @@ def test_targets_far_from_zero_are_answered_the_same(form):
     assert 1e-3 < checked.rounding < 2e-3
 
 
+def chains_of_constants(graph):
+    """For each Add or Sub of a constant, how many more there are in what may be merged with it.
+
+    That is everything up to the first operator that is not an elementwise one with a constant.
+    """
+    constants = {one.name for one in graph.initializer if one.data_type == onnx.TensorProto.FLOAT}
+    made_by = {output: node for node in graph.node for output in node.output}
+
+    def linear(name):
+        node = made_by.get(name)
+        mergeable = node is not None and node.op_type in ("Add", "Sub", "Mul", "Div")
+        return node if mergeable and constants & set(node.input) else None
+
+    found = []
+    for node in graph.node:
+        if linear(node.output[0]) is None or node.op_type not in ("Add", "Sub"):
+            continue
+        before, count = node, 0
+        while before is not None:
+            before = next((n for n in map(linear, before.input) if n is not None), None)
+            count += before is not None and before.op_type in ("Add", "Sub")
+        found.append(count)
+    return found
+
+
+@pytest.mark.parametrize("readout", ["last", "mean", "every"])
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("regression", [False, True])
+def test_no_program_can_make_one_of_two_constants(cell, readout, regression):
+    source, raw = source_and_series(cell, readout, 3, regression, layers=2, batch_norm=True)
+    graph = onnx.load_from_string(export(source, "onnx", raw, "series").content).graph
+    chains = chains_of_constants(graph)
+    assert len(chains) >= 4  # two of the mean, two of batch normalisation
+    assert set(chains) == {0}
+
+
+@pytest.mark.parametrize("data", [dict(offset=1e6, deviation=0.5), dict(offset=1e6, deviation=0.5,
+                         missing="mean"), dict(offset=0, deviation=1, target=2020.3)])  # fmt: skip
+def test_openvino_answers_the_same_far_from_zero(data, tmp_path):
+    openvino = pytest.importorskip("openvino")
+    source, (inputs, lengths) = offset_source(**data)
+    path = tmp_path / "model.onnx"
+    path.write_bytes(export(source, "onnx", (inputs, lengths), "series").content)
+    given = {"inputs": inputs.float().numpy(), "lengths": lengths.numpy()}
+    wanted = onnxruntime.InferenceSession(str(path)).run(None, given)[0]
+    # bf16, of two to three digits, would be taken where the processor has it.
+    precise = {"INFERENCE_PRECISION_HINT": "f32"}
+    found = openvino.Core().compile_model(path, "CPU", precise)(given)[0]
+    np.testing.assert_allclose(found, wanted, rtol=1.2e-7, atol=2e-6)
+
+
 @pytest.mark.parametrize("options", [dict(offset=1e9, deviation=0.5), dict(offset=0, deviation=1,
                          target=1e8)])  # fmt: skip
 def test_data_that_float32_cannot_hold_are_refused_with_the_cause(options):
@@ -180,6 +231,7 @@ def test_a_card_stands_beside_the_file_and_its_example_runs(run_folder, command,
     for row in ("| hidden | ", "| layers | 1 |", "| lr | 0"):
         assert f"\n{row}" in card
     assert "| lr | its default |" not in card
+    assert ("INFERENCE_PRECISION_HINT=f32" in card) == (form == "onnx")
     example = card.partition("```python\n")[2].partition("```")[0]
     names: dict = {}
     exec(example.replace(f'"{file}"', f'"out/{file}"'), names)

@@ -27,6 +27,7 @@ from plain_recurrent import (
     load_variant,
     needs_kernels,
     normal,
+    quiet_opcheck,
     switch_off,
     threads,
     variants,
@@ -642,6 +643,7 @@ def test_so_is_a_gradient_of_the_normalisation():
 
 
 @needs_kernels
+@quiet_opcheck
 @pytest.mark.parametrize("ends", [(), (3, 0)])
 @pytest.mark.parametrize("bare", [False, True])
 def test_torch_finds_the_operators_well_formed(ends, bare):
@@ -787,6 +789,7 @@ def test_normalisation_has_first_and_second_derivatives():
 
 
 @needs_kernels
+@quiet_opcheck
 @pytest.mark.parametrize("parts", [("gain", "shift", "mask"), ()])
 @pytest.mark.parametrize("layout", ["plain", "transposed"])
 def test_torch_finds_the_normalisation_well_formed(parts, layout):

@@ -46,7 +46,7 @@ def torchscript_file(model: PlainModel, note: Note) -> tuple[bytes, Answer]:
     """A TorchScript file, and what it answers when loaded again."""
     buffer = io.BytesIO()
     with warnings.catch_warnings():  # deprecated, and still what C++ and old programs load
-        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.filterwarnings("ignore", ".*torch.jit.*deprecated")
         extra = {"note.json": json.dumps(note)}
         torch.jit.save(torch.jit.script(model), buffer, _extra_files=extra)
         loaded = torch.jit.load(io.BytesIO(buffer.getvalue()))

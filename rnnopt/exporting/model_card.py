@@ -130,6 +130,9 @@ def limits(source: Source, form: Format, checked: Checked) -> list[str]:
     if checked.rounding > ALLOWED:
         found.append(f"Rounding of series and answers to float32 can move an answer by"
                      f" {checked.rounding:.2g}.")  # fmt: skip
+    if form == "onnx":
+        found.append("OpenVINO computes in bf16 where the processor has it, unless it is told"
+                     " INFERENCE_PRECISION_HINT=f32.")  # fmt: skip
     if form == "safetensors":
         found.append("Series must be prepared as in training before they are given to it.")
     elif p.missing == "error":

@@ -15,7 +15,8 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from rnnopt.exporting.plain_model import Affine, PlainIndRNN, PlainModel, States
+from rnnopt.exporting.plain_model import PlainModel
+from rnnopt.layers.plain import PlainIndRNN, PlainIndRNNLayer
 
 OPSET = 17
 IR_VERSION = 8  # that runtimes of 2022 read
@@ -51,47 +52,68 @@ def to_onnx(model: PlainModel) -> onnx.ModelProto:
     """The graph: inputs (batch, time, channel) and lengths (batch,) to answers, as `model` does."""
     g = Graph()
     states, lengths, time = "inputs", "lengths", _size(g, "inputs", 1)
+    zero = g.constant(0.0, np.float32)
+    valid = _true_steps(g, lengths, time)
     states = g.add("Sub", states, g.constant(model.mean))
+    states = g.add("Where", valid, states, zero)  # and keeps the two apart, see plain_model
     states = g.add("Sub", states, g.constant(model.mean_rest))
     states = g.add("Div", states, g.constant(model.deviation))
     if model.missing_filled:
         states = g.add("Where", g.add("IsNaN", states), g.constant(model.fill), states)
-    zero = g.constant(0.0, np.float32)
-    states = g.add("Where", _true_steps(g, lengths, time), states, zero)
+    states = g.add("Where", valid, states, zero)
     if model.pool > 1:
         states, lengths, time = _pooled(g, states, lengths, time, model.pool)
     states = g.add("Transpose", states, perm=[1, 0, 2])
-    for layer, norm in zip(model.layers, model.norms, strict=True):
+    network = model.network
+    for layer, norm in zip(network.recurrent, network.norms, strict=True):
         states = _layer(g, layer, states)
-        assert isinstance(norm, Affine)
-        states = g.add("Mul", states, g.constant(norm.scale))
-        states = g.add("Add", states, g.constant(norm.shift))
+        if isinstance(norm, nn.BatchNorm1d):
+            scale, shift = _affine(norm)
+            states = g.add("Mul", states, g.constant(scale))
+            states = g.add("Add", states, g.constant(shift))
     states = g.add("Transpose", states, perm=[1, 0, 2])
-    if model.readout == "last":
+    if network.readout == "last":
         index = g.add("Unsqueeze", g.add("Sub", lengths, g.whole(1)), g.whole(1))
         states = g.add("GatherND", states, index, batch_dims=1)
-    elif model.readout == "mean":
+    elif network.readout == "mean":
         states = g.add("Where", _true_steps(g, lengths, time), states, zero)
         total = g.add("ReduceSum", states, g.whole(1), keepdims=0)
         count = g.add("Cast", g.add("Unsqueeze", lengths, g.whole(1)), to=TensorProto.FLOAT)
         states = g.add("Div", total, count)
-    outputs = g.add("MatMul", states, g.constant(model.output.weight.t()))
-    outputs = g.add("Add", outputs, g.constant(model.output.bias))
-    if model.answer == "softmax":
-        outputs = g.add("Softmax", outputs, axis=-1)
-    elif model.answer == "sigmoid":
-        outputs = g.add("Sigmoid", outputs)
-    else:
-        outputs = g.add("Mul", outputs, g.constant(model.target_deviation))
-        outputs = g.add("Add", outputs, g.constant(model.target_mean_rest))
-        outputs = g.add("Add", outputs, g.constant(model.target_mean))
+    outputs = _read_out(g, model, states, lengths)
     g.nodes.append(helper.make_node("Identity", [outputs], ["answers"]))
     return _finished(g, model)
 
 
+def _read_out(g: Graph, model: PlainModel, states: str, lengths: str) -> str:
+    weight, bias = model.network.output.weight.double(), model.network.output.bias.double()
+    if model.answer == "numbers":  # at the scale of the targets, in one product and sum
+        deviation = model.target_deviation.double()
+        weight, bias = weight * deviation[:, None], bias * deviation + model.target_mean_rest
+    outputs = g.add("MatMul", states, g.constant(weight.t().float()))
+    outputs = g.add("Add", outputs, g.constant(bias.float()))
+    if model.answer == "softmax":
+        return g.add("Softmax", outputs, axis=-1)
+    if model.answer == "sigmoid":
+        return g.add("Sigmoid", outputs)
+    answered = g.add("Greater", lengths, g.constant(0, np.int64))
+    axes = g.whole(1, 2) if model.network.readout == "every" else g.whole(1)
+    answered = g.add("Unsqueeze", answered, axes)
+    outputs = g.add("Where", answered, outputs, g.constant(0.0, np.float32))
+    return g.add("Add", outputs, g.constant(model.target_mean))
+
+
+def _affine(norm: nn.BatchNorm1d) -> tuple[Tensor, Tensor]:
+    """Batch normalisation with the statistics of training: one scale and shift a unit."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+    return scale, norm.bias - norm.running_mean * scale
+
+
 def _finished(g: Graph, model: PlainModel) -> onnx.ModelProto:
-    shape: list[Any] = ["batch", model.output.out_features]
-    if model.readout == "every":
+    shape: list[Any] = ["batch", model.network.output.out_features]
+    if model.network.readout == "every":
         shape.insert(1, "time")
     width = len(model.get_buffer("mean"))
     graph = helper.make_graph(
@@ -149,8 +171,7 @@ def _layer(g: Graph, layer: nn.Module, states: str) -> str:
     """One recurrent layer on (time, batch, feature)."""
     if isinstance(layer, PlainIndRNN):
         return _indrnn(g, layer, states)
-    assert isinstance(layer, States)
-    torch_layer: Any = layer.layer
+    torch_layer: Any = layer
     operator = torch_layer.mode.split("_")[0]
     order = GATES.get(operator, (0,))
     weights = [torch_layer.weight_ih_l0, torch_layer.weight_hh_l0]
@@ -173,10 +194,12 @@ def _reordered(weights: Tensor, order: tuple[int, ...]) -> Tensor:
 
 def _indrnn(g: Graph, layer: PlainIndRNN, states: str) -> str:
     """An IndRNN layer: a Scan over time."""
-    reaching = g.add("MatMul", states, g.constant(layer.input.weight.t()))
-    reaching = g.add("Add", reaching, g.constant(layer.input.bias))
-    u, activation = g.constant(layer.u), "Relu" if layer.relu else "Tanh"
-    shape: list[str | int | None] = ["batch", layer.input.out_features]
+    (one,) = layer.layers
+    assert isinstance(one, PlainIndRNNLayer)
+    reaching = g.add("MatMul", states, g.constant(one.input.weight.t()))
+    reaching = g.add("Add", reaching, g.constant(one.input.bias))
+    u, activation = g.constant(one.bounded()), "Relu" if one.relu else "Tanh"
+    shape: list[str | int | None] = ["batch", one.input.out_features]
     info = [
         helper.make_tensor_value_info(n, TensorProto.FLOAT, shape) for n in ("h", "z", "new", "out")
     ]

@@ -5,9 +5,11 @@
 
 A mean is kept as the sum of two float32 numbers, taken away one after the other: that of a channel
 around 1e6 would else be wrong by up to 0.03. The first difference has no rounding where values are
-near the mean.
+near the mean. Programs that optimise a graph (OpenVINO) make one of two subtractions of constants
+that follow each other, and have one float32 number again; so the choice of the true steps stands
+between them, which depends on the input. So it is where the mean of the targets is put back.
 
-None of the fused kernels is in it: Elman layers become torch.nn.RNN, an IndRNN layer a loop.
+None of the fused kernels is in it: the network is what `SequenceModel.to_torch` gives.
 """
 
 from typing import Any
@@ -15,8 +17,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rnnopt.layers.elman import ElmanRNN
-from rnnopt.layers.indrnn import IndRNN
 from rnnopt.layers.sequence_model import SequenceModel
 from rnnopt.tasks.preparation import Preparation
 from rnnopt.tasks.task import Loss
@@ -46,7 +46,6 @@ class PlainModel(nn.Module):
         p = preparation
         self.missing_filled = p is not None and p.missing in ("zero", "mean")
         self.pool: int = 1 if p is None else p.subsample
-        self.readout: str = model.readout
         self.answer: str = {"cross-entropy": "softmax", "binary-cross-entropy": "sigmoid"}.get(
             loss, "numbers"
         )
@@ -58,13 +57,7 @@ class PlainModel(nn.Module):
         numbers = p is not None and p.kind == "regression"
         self._in_two("target_mean", double(p.target_mean if p and numbers else [0.0] * outputs))
         self._constant("target_deviation", p.target_deviation if p and numbers else [1.0] * outputs)
-        self.layers = nn.ModuleList(plain_layer(layer) for layer in model.recurrent)
-        self.norms = nn.ModuleList(
-            Affine(model.norms[i] if len(model.norms) else None, model.output.in_features)
-            for i in range(len(self.layers))
-        )
-        self.output = nn.Linear(model.output.in_features, outputs)
-        self.output.load_state_dict(model.output.state_dict())
+        self.network = model.to_torch()
         self.eval().requires_grad_(False)
 
     def _constant(self, name: str, values: object) -> None:
@@ -82,29 +75,25 @@ class PlainModel(nn.Module):
             inputs: (batch, time, channel), raw.
             lengths: (batch,) true steps of each series, int64.
         """
-        states = (inputs - self.mean - self.mean_rest) / self.deviation
+        valid = true_steps(inputs, lengths)
+        states = inputs - self.mean
+        states = torch.where(valid, states, torch.zeros_like(states)) - self.mean_rest
+        states = states / self.deviation
         if self.missing_filled:
             states = torch.where(torch.isnan(states), self.fill, states)
-        states = torch.where(true_steps(states, lengths), states, torch.zeros_like(states))
         if self.pool > 1:
+            states = torch.where(valid, states, torch.zeros_like(states))
             states, lengths = pooled(states, lengths, self.pool)
-        valid = true_steps(states, lengths)
-        states = states.transpose(0, 1)
-        for layer, norm in zip(self.layers, self.norms):  # noqa: B905  TorchScript knows no strict
-            states = norm(layer(states))
-        states = states.transpose(0, 1)
-        if self.readout == "last":
-            index = (lengths - 1).view(-1, 1, 1).expand(-1, 1, states.shape[2])
-            states = states.gather(1, index)[:, 0]
-        elif self.readout == "mean":
-            states = torch.where(valid, states, torch.zeros_like(states)).sum(1)
-            states = states / lengths[:, None]
-        outputs = self.output(states)
+        outputs = self.network(states.transpose(0, 1), lengths)
         if self.answer == "softmax":
-            return outputs.softmax(-1)
-        if self.answer == "sigmoid":
-            return outputs.sigmoid()
-        return outputs * self.target_deviation + self.target_mean_rest + self.target_mean
+            outputs = outputs.softmax(-1)
+        elif self.answer == "sigmoid":
+            outputs = outputs.sigmoid()
+        else:
+            outputs = outputs * self.target_deviation + self.target_mean_rest
+            answered = lengths[:, None] > 0
+            outputs = torch.where(answered, outputs, torch.zeros_like(outputs)) + self.target_mean
+        return outputs.transpose(0, 1) if outputs.ndim == 3 else outputs
 
 
 def double(values: object) -> Tensor:
@@ -127,75 +116,3 @@ def pooled(states: Tensor, lengths: Tensor, width: int) -> tuple[Tensor, Tensor]
     starts = torch.arange(0, time, width, device=states.device)
     counts = (lengths[:, None] - starts[None]).clamp(1, width)
     return sums / counts[..., None], (lengths + width - 1).div(width, rounding_mode="floor")
-
-
-class States(nn.Module):
-    """A layer of torch's that gives its states alone."""
-
-    def __init__(self, layer: nn.Module):
-        super().__init__()
-        self.layer = layer
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        return self.layer(inputs)[0]
-
-
-class PlainIndRNN(nn.Module):
-    """h_t = f(W x_t + b + u ⊙ h_{t-1}), step by step."""
-
-    u: Tensor
-
-    def __init__(self, layer: IndRNN):
-        super().__init__()
-        self.relu: bool = layer.nonlinearity == "relu"
-        self.input = nn.Linear(layer.input_size, layer.hidden_size)
-        weights, bound = layer.state_dict(), layer.recurrent_bound
-        self.input.load_state_dict(
-            {"weight": weights["weight_ih_l0"], "bias": weights["bias_ih_l0"]}
-        )
-        u = weights["weight_hh_l0"].clone()
-        self.register_buffer("u", u if bound is None else u.clamp(-bound, bound))
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        reaching = self.input(inputs)
-        state = torch.zeros_like(reaching[0])
-        states = []
-        for step in range(reaching.shape[0]):
-            state = reaching[step] + self.u * state
-            state = state.relu() if self.relu else state.tanh()
-            states.append(state)
-        return torch.stack(states)
-
-
-class Affine(nn.Module):
-    """Batch normalisation with the statistics of training: one scale and shift a unit."""
-
-    scale: Tensor
-    shift: Tensor
-
-    def __init__(self, norm: nn.Module | None, hidden: int):
-        super().__init__()
-        scale, shift = torch.ones(hidden), torch.zeros(hidden)
-        if norm is not None:
-            assert isinstance(norm, nn.BatchNorm1d)
-            assert norm.running_mean is not None
-            assert norm.running_var is not None
-            scale = norm.weight.detach() / (norm.running_var + norm.eps).sqrt()
-            shift = norm.bias.detach() - norm.running_mean * scale
-        self.register_buffer("scale", scale)
-        self.register_buffer("shift", shift)
-
-    def forward(self, states: Tensor) -> Tensor:
-        return states * self.scale + self.shift
-
-
-def plain_layer(layer: nn.Module) -> nn.Module:
-    """One recurrent layer of a SequenceModel, (time, batch, input) to (time, batch, hidden)."""
-    if isinstance(layer, IndRNN):
-        return PlainIndRNN(layer)
-    if isinstance(layer, ElmanRNN):
-        return States(layer.to_torch())
-    assert isinstance(layer, (nn.LSTM, nn.GRU))
-    copy = type(layer)(layer.input_size, layer.hidden_size)
-    copy.load_state_dict(layer.state_dict())
-    return States(copy)

@@ -1,13 +1,14 @@
 """Elman networks that take torch's place: `torch.nn.RNN` with a fused forward and backward."""
 
+from collections.abc import Callable
 from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from rnnopt.layers.kernels import cpu
-from rnnopt.layers.kernels.elman import last_state, true_steps
+from rnnopt.layers.kernels import cpu, portable
+from rnnopt.layers.plain import script_refused
 
 
 class ElmanRNN(nn.RNNBase):
@@ -15,8 +16,9 @@ class ElmanRNN(nn.RNNBase):
 
     Where the fused kernels do not apply it runs torch's own code: on a GPU, where cuDNN is the
     fastest there is; under autocast and the transforms of torch.func; in half precision; for a
-    PackedSequence; where no kernels were built (see `rnnopt doctor`). The outputs must not be
-    changed in place before the backward pass.
+    PackedSequence; in graphs that leave torch (torch.jit.trace, torch.export, torch.onnx.export);
+    where no kernels were built (see `rnnopt doctor`). The outputs must not be changed in place
+    before the backward pass.
 
     Args:
         input_size, hidden_size, num_layers, nonlinearity, bias, batch_first, dropout,
@@ -89,24 +91,21 @@ class ElmanRNN(nn.RNNBase):
             return _torch_forward(self, input, hx)
         if lengths is not None:
             lengths = check_lengths(lengths, input, self.batch_first)
-            lengths = lengths if len(lengths) else None
-        self._update_flat_weights()  # as torch's own does: functional_call swaps them
-        weights = self._flat_weights
+        # By name, for functional_call swaps them.
+        weights = [getattr(self, name) for name in self._flat_weights_names]
+        if cpu.leaving_torch():
+            return self._layer_by_layer(portable.elman, input, hx, lengths, weights)
+        lengths = None if lengths is None or not len(lengths) else lengths
         fused = input.numel() > 0 and cpu.usable(input, hx, *weights)
         if fused and not (lengths is not None and self.bidirectional):
-            return self._fused(input, hx, lengths, weights)
+            operator = torch.ops.rnnopt.elman
+            return self._layer_by_layer(operator, input, hx, lengths, weights)
         if lengths is None:
             return _torch_forward(self, input, hx)
         if self.num_layers == 1 and not self.bidirectional:
             # As good as packing, which sorts and, on a GPU, waits: the steps before an end do not
             # depend on what follows.
-            valid = true_steps(input.shape[1 if self.batch_first else 0], lengths)
-            inside = valid.transpose(0, 1) if self.batch_first else valid
-            states, _ = _torch_forward(self, torch.where(inside, input, 0), hx)
-            states = states.transpose(0, 1) if self.batch_first else states
-            last = last_state(states, lengths)
-            states = torch.where(valid, states, 0)
-            return states.transpose(0, 1) if self.batch_first else states, last[None]
+            return self._layer_by_layer(portable.elman, input, hx, lengths, weights)
         packed = pack_padded_sequence(
             input, lengths.cpu(), batch_first=self.batch_first, enforce_sorted=False
         )
@@ -115,19 +114,22 @@ class ElmanRNN(nn.RNNBase):
         padded = pad_packed_sequence(output, self.batch_first, total_length=steps)
         return padded[0], last
 
-    def _fused(
-        self, input: Tensor, hx: Tensor | None, lengths: Tensor | None, weights: list[Any]
+    def _layer_by_layer(
+        self,
+        run: Callable[..., tuple[Tensor, Tensor]],
+        input: Tensor,
+        hx: Tensor | None,
+        lengths: Tensor | None,
+        weights: list[Any],
     ) -> tuple[Tensor, Tensor]:
+        """`run`, with the arguments of `portable.elman`, on every layer and direction."""
         batched = input.ndim == 3
         if not batched:
             if input.ndim != 2 or (hx is not None and hx.ndim != 2):
                 _torch_forward(self, input, hx)  # raises torch's own error
             input, hx = input.unsqueeze(int(not self.batch_first)), _unsqueeze(hx)
-        batch = input.shape[0 if self.batch_first else 1]
-        expected = (self.num_layers * (2 if self.bidirectional else 1), batch, self.hidden_size)
-        if hx is not None and tuple(hx.shape) != expected:
-            raise RuntimeError(f"Expected hidden size {expected}, got {list(hx.shape)}")
-        self.check_input(input, None)
+        if not cpu.leaving_torch():  # sizes that are compared would become part of the graph
+            self._check_sizes(input, hx)
         states = input.transpose(0, 1) if self.batch_first else input
         each = 4 if self.bias else 2  # weights of a layer and direction, in torch's order
         last: list[Tensor] = []
@@ -136,7 +138,7 @@ class ElmanRNN(nn.RNNBase):
             for reverse in range(2 if self.bidirectional else 1):
                 place = len(last) * each
                 w_ih, w_hh, *biases = weights[place : place + each]
-                output, end = torch.ops.rnnopt.elman(
+                output, end = run(
                     states,
                     w_ih,
                     w_hh,
@@ -157,6 +159,13 @@ class ElmanRNN(nn.RNNBase):
             return states.squeeze(int(not self.batch_first)), ends.squeeze(1)
         return states, ends
 
+    def _check_sizes(self, input: Tensor, hx: Tensor | None) -> None:
+        batch = input.shape[0 if self.batch_first else 1]
+        expected = (self.num_layers * (2 if self.bidirectional else 1), batch, self.hidden_size)
+        if hx is not None and tuple(hx.shape) != expected:
+            raise RuntimeError(f"Expected hidden size {expected}, got {list(hx.shape)}")
+        self.check_input(input, None)
+
     @classmethod
     def from_torch(cls, layer: nn.RNNBase) -> Self:
         """A layer with a copy of the weights of a `torch.nn.RNN`.
@@ -171,6 +180,9 @@ class ElmanRNN(nn.RNNBase):
     def to_torch(self) -> nn.RNN:
         """A `torch.nn.RNN` with a copy of the weights."""
         return _copy(self, nn.RNN)
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        raise script_refused(self)
 
 
 def _torch_forward(layer: ElmanRNN, input: Any, hx: Tensor | None) -> tuple[Any, Tensor]:
@@ -207,7 +219,7 @@ def check_lengths(lengths: Tensor, input: Tensor, batch_first: bool = False) -> 
     """`lengths` as int64 on the input's device.
 
     Their range is checked on the CPU alone: on a GPU, and while torch.compile looks on, it would
-    have to wait for them.
+    have to wait for them. A graph that leaves torch checks neither range nor number.
 
     Raises:
         ValueError: not one whole number in 1 … time for each sequence of a batch.
@@ -218,6 +230,8 @@ def check_lengths(lengths: Tensor, input: Tensor, batch_first: bool = False) -> 
     if not isinstance(lengths, Tensor):
         raise ValueError(f"lengths must be a tensor, got {type(lengths).__name__}.")
     whole = not (lengths.is_floating_point() or lengths.is_complex() or lengths.dtype == torch.bool)
+    if whole and lengths.ndim == 1 and cpu.leaving_torch():
+        return lengths.to(input.device, torch.long)  # what is compared would be part of the graph
     if lengths.shape != (batch,) or not whole:
         raise ValueError(
             f"lengths must be {batch} whole numbers, one a sequence, got {lengths.dtype} of shape"

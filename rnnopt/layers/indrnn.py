@@ -32,7 +32,8 @@ from rnnopt.layers.elman import check_lengths
 from rnnopt.layers.kernels import cpu
 from rnnopt.layers.kernels import indrnn as operators
 from rnnopt.layers.kernels.batch_norm import normalize
-from rnnopt.layers.kernels.elman import true_steps
+from rnnopt.layers.kernels.portable import true_steps
+from rnnopt.layers.plain import PlainIndRNN, script_refused
 
 Norm = Literal["before", "after"]
 
@@ -153,20 +154,12 @@ class IndRNN(nn.Module):
         Raises:
             ValueError: a wrong shape.
         """
-        if input.ndim != 3 or input.shape[2] != self.input_size:
-            wanted = "(batch, time" if self.batch_first else "(time, batch"
-            raise ValueError(
-                f"input must be {wanted}, {self.input_size}), got {tuple(input.shape)}."
-            )
-        if input.numel() == 0:
-            raise ValueError(f"input must not be empty, got {tuple(input.shape)}.")
         if lengths is not None:
             lengths = check_lengths(lengths, input, self.batch_first)
+        if not cpu.leaving_torch():  # sizes that are compared would become part of the graph
+            self._check_sizes(input, hx)
         states = input.transpose(0, 1) if self.batch_first else input
-        expected = (self.num_layers, states.shape[1], self.hidden_size)
-        if hx is not None and tuple(hx.shape) != expected:
-            raise ValueError(f"hx must be {expected}, got {tuple(hx.shape)}.")
-        valid = None if lengths is None else true_steps(len(states), lengths)
+        valid = None if lengths is None else true_steps(states.shape[0], lengths)
         if valid is not None:
             states = torch.where(valid, states, 0)  # a NaN there would reach the weights' gradients
         last = []
@@ -192,17 +185,36 @@ class IndRNN(nn.Module):
                 states = states * mask
         return states.transpose(0, 1) if self.batch_first else states, torch.stack(last)
 
+    def _check_sizes(self, input: Tensor, hx: Tensor | None) -> None:
+        if input.ndim != 3 or input.shape[2] != self.input_size:
+            wanted = "(batch, time" if self.batch_first else "(time, batch"
+            raise ValueError(
+                f"input must be {wanted}, {self.input_size}), got {tuple(input.shape)}."
+            )
+        if input.numel() == 0:
+            raise ValueError(f"input must not be empty, got {tuple(input.shape)}.")
+        batch = input.shape[0 if self.batch_first else 1]
+        expected = (self.num_layers, batch, self.hidden_size)
+        if hx is not None and tuple(hx.shape) != expected:
+            raise ValueError(f"hx must be {expected}, got {tuple(hx.shape)}.")
+
     def _bounded(self, u: Tensor) -> Tensor:
         bound = self.recurrent_bound
         if bound is None:
             return u
-        trains = self.training and torch.is_grad_enabled()
-        if not trains or torch.compiler.is_exporting() or not cpu.ordinary_autograd():
+        if not (self.training and torch.is_grad_enabled() and cpu.own_operators()):
             return u.clamp(-bound, bound)  # no stored weights to change there
         # Through .data: clamping again what a graph has saved changes nothing, and must not count
         # as a change of it.
         u.data.clamp_(-bound, bound)
         return u
+
+    def to_torch(self) -> PlainIndRNN:
+        """A copy in torch's own operators, called as this one, for TorchScript and the like."""
+        return PlainIndRNN(self)
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        raise script_refused(self)
 
     def extra_repr(self) -> str:
         parts = [f"{self.input_size}, {self.hidden_size}"]

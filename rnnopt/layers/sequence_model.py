@@ -15,9 +15,11 @@ from torch.nn import functional
 
 from rnnopt.layers.elman import ElmanRNN, check_lengths
 from rnnopt.layers.indrnn import IndRNN
+from rnnopt.layers.kernels import cpu
 from rnnopt.layers.kernels.batch_norm import normalize
-from rnnopt.layers.kernels.elman import last_state, true_steps
+from rnnopt.layers.kernels.portable import last_state, true_steps
 from rnnopt.layers.minibatch_part import MinibatchPart, normalize_part
+from rnnopt.layers.plain import PlainSequenceModel, script_refused
 
 Cell = Literal["rnn", "lstm", "gru", "indrnn"]
 Readout = Literal["last", "every", "mean"]
@@ -156,7 +158,7 @@ class SequenceModel(nn.Module):
         states, last = inputs, None
         if lengths is not None:
             lengths = check_lengths(lengths, inputs)
-            valid = true_steps(len(inputs), lengths)
+            valid = true_steps(inputs.shape[0], lengths)
             states = torch.where(valid, inputs, 0)
         ends: list[State] = []
         for i, layer in enumerate(self.recurrent):
@@ -175,6 +177,16 @@ class SequenceModel(nn.Module):
             else:
                 states = torch.where(valid, states, 0).sum(0) / lengths[:, None]
         return self.output(states), ends
+
+    def to_torch(self) -> PlainSequenceModel:
+        """A copy in torch's own layers and operators, called as this one.
+
+        It takes the same `state_dict`, except that of IndRNN layers.
+        """
+        return PlainSequenceModel(self)
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        raise script_refused(self)
 
     def _dropout_mask(self, states: Tensor) -> Tensor | None:
         """(batch, hidden), what to multiply states by at every step; None without dropout."""
@@ -230,7 +242,8 @@ def _run(
         states, last = layer(states, first, lengths)
         return states, last[0], last
     states, end = layer(states, first)
-    if lengths is not None:
+    # torch 2.10 decomposes an exported LSTM so that its last state has a dimension too many.
+    if lengths is not None or cpu.leaving_torch():
         return states, last_state(states, lengths), end
     return states, (end[0] if isinstance(end, tuple) else end)[0], end
 

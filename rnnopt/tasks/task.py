@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from rnnopt.layers.kernels.elman import last_state
+from rnnopt.layers.kernels.portable import last_state
 from rnnopt.layers.minibatch_part import MinibatchPart
 from rnnopt.layers.sequence_model import Readout
 from rnnopt.tasks.examples import Batch as Batch

@@ -124,6 +124,10 @@ def normalize(
         return _fused(norm, states, mask)
     if valid is None:
         states = norm(states.flatten(0, 1)).view_as(states)
+    elif isinstance(norm, nn.BatchNorm1d) and not norm.training and norm.track_running_stats:
+        # Every step by itself: padding changes nothing, and leaving it out would take longer.
+        states = norm(torch.where(valid, states, 0).flatten(0, 1)).view_as(states)
+        states = torch.where(valid, states, 0)
     else:
         states = torch.zeros_like(states).masked_scatter(valid, norm(states[valid[..., 0]]))
     return states if mask is None else states * mask
@@ -138,7 +142,7 @@ def _fits(norm: nn.Module, states: Tensor) -> TypeGuard[nn.BatchNorm1d]:
         and norm.track_running_stats
         and norm.momentum is not None
         and norm.num_features == states.shape[2]
-        and len(states) * states.shape[1] > 1
+        and states.shape[0] * states.shape[1] > 1
         and all(p.dtype == states.dtype for p in norm.parameters())
     )
 

@@ -114,6 +114,28 @@ def ordinary_autograd() -> bool:
     )
 
 
+def exporting() -> bool:
+    """Whether torch.export is at work, or torch.onnx.export by it."""
+    return torch.compiler.is_exporting()
+
+
+# Asked for real: read by torch.compile, torch 2.10 would answer yes to everybody.
+exporting._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+def leaving_torch() -> bool:
+    """Whether a graph for other programs is being made, which know nothing of our operators.
+
+    That is so under torch.jit.trace, torch.export and torch.onnx.export, not under torch.compile.
+    """
+    return torch.jit.is_tracing() or exporting()
+
+
+def own_operators() -> bool:
+    """Whether operators of our own may stand for torch's."""
+    return ordinary_autograd() and not leaving_torch()
+
+
 def usable(*tensors: Tensor | None) -> bool:
     """Whether the kernels take these: on the CPU, all float32 or all float64, no autocast."""
     given = [one for one in tensors if one is not None]
@@ -122,7 +144,7 @@ def usable(*tensors: Tensor | None) -> bool:
         dtype in DTYPES
         and all(one.device.type == "cpu" and one.dtype == dtype for one in given)
         and not torch.is_autocast_enabled("cpu")
-        and ordinary_autograd()
+        and own_operators()
         and available()
     )
 

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from rnnopt.layers.kernels import cpu
+from rnnopt.layers.kernels.portable import last_state, true_steps
 
 # With fewer sequences, one product over all steps does the inputs faster than the fused kernel,
 # which multiplies a step's few rows at a time and gains only by leaving the projection unstored.
@@ -192,19 +193,6 @@ def _forward(
     small = [cpu.contiguous(one) for one in (w_ih, w_hh, b_ih, b_hh, h0, lengths)]
     cpu.call("elman", out.dtype, False, numbers, (x_place[0], *small, out_place[0]))
     return out, last_state(out, lengths, reverse)
-
-
-def true_steps(steps: int, lengths: Tensor) -> Tensor:
-    """Which steps are not padding, (time, batch, 1)."""
-    return (torch.arange(steps, device=lengths.device)[:, None] < lengths)[..., None]
-
-
-def last_state(out: Tensor, lengths: Tensor | None, reverse: bool = False) -> Tensor:
-    """The state (batch, hidden) at each sequence's last true step."""
-    if lengths is None:
-        return out[0 if reverse else -1].clone()  # an operator's results must not share memory
-    index = (lengths - 1).view(1, -1, 1).expand(1, -1, out.shape[2])
-    return out.gather(0, index)[0]
 
 
 @torch.library.impl("rnnopt::elman_backward", "CPU")

@@ -25,13 +25,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rnnopt.layers.kernels import cpu
-from rnnopt.layers.kernels.elman import (
-    backward_in_time,
-    hoists,
-    last_state,
-    true_steps,
-)
+from rnnopt.layers.kernels import cpu, portable
+from rnnopt.layers.kernels.elman import backward_in_time, hoists
+from rnnopt.layers.kernels.portable import last_state, true_steps
 
 torch.library.define(
     "rnnopt::indrnn",
@@ -67,19 +63,10 @@ def plain(
         lengths: (batch,) true steps of each sequence, or None when all are true.
         relu: relu, else tanh.
     """
-    f = torch.relu if relu else torch.tanh
-    h = z.new_zeros(z.shape[1:]) if h0 is None else h0
-    last, states = h, []
-    for t, step in enumerate(z.unbind(0)):
-        h = f(torch.addcmul(step, u, h))
-        if lengths is None:
-            last = h
-        else:
-            going = (t < lengths)[:, None]
-            last = torch.where(going, h, last)
-            h = torch.where(going, h, 0)
-        states.append(h)
-    return torch.stack(states), last
+    first = torch.zeros_like(z[0]) if h0 is None else h0
+    valid = None if lengths is None else true_steps(z.shape[0], lengths)
+    states = portable.indrnn_states(z, u, first, valid, relu)
+    return states, last_state(states, lengths)
 
 
 def plain_backward(
@@ -244,7 +231,7 @@ def recurrence(
     z: Tensor, u: Tensor, h0: Tensor | None, lengths: Tensor | None, relu: bool
 ) -> tuple[Tensor, Tensor]:
     """What `plain` gives, by the fastest way there is."""
-    if cpu.ordinary_autograd():
+    if cpu.own_operators():
         return torch.ops.rnnopt.indrnn(z, u, h0, lengths, relu)
     return plain(z, u, h0, lengths, relu)
 

@@ -1,0 +1,194 @@
+"""The networks of rnnopt as modules of torch's own layers and operators, for other programs.
+
+`to_torch()` of a layer or a `SequenceModel` gives these (an `ElmanRNN` becomes a `torch.nn.RNN`).
+They hold copies of the weights, answer the same, in training as well, and are what TorchScript
+reads; no fused kernel is in them.
+"""
+
+import copy
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from rnnopt.layers.kernels.portable import (
+    indrnn_loop,
+    indrnn_masked_loop,
+    indrnn_states,
+    last_state,
+    true_steps,
+)
+
+if TYPE_CHECKING:
+    from rnnopt.layers.indrnn import IndRNN
+    from rnnopt.layers.sequence_model import SequenceModel
+
+
+def script_refused(layer: nn.Module) -> TypeError:
+    """The error of a layer that torch.jit.script wants."""
+    name = type(layer).__name__
+    return TypeError(
+        f"torch.jit.script needs torch's own operators: give it what to_torch() of the layer"
+        f" returns, got {name}."
+    )
+
+
+class PlainIndRNN(nn.Module):
+    """An `IndRNN` in torch's own operators: one loop over time a layer.
+
+    Args:
+        layer: its weights, bound, batch normalisation and dropout are copied.
+    """
+
+    def __init__(self, layer: "IndRNN"):
+        super().__init__()
+        self.batch_first: bool = layer.batch_first
+        self.layers = nn.ModuleList(PlainIndRNNLayer(layer, k) for k in range(layer.num_layers))
+        self.train(layer.training)
+
+    def forward(
+        self, input: Tensor, hx: Tensor | None = None, lengths: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """As `IndRNN.forward`: output (time, batch, hidden), and last (layers, batch, hidden).
+
+        Args:
+            input: (time, batch, input), or (batch, time, input) with `batch_first`.
+            hx: first states (layers, batch, hidden), or None for zeros.
+            lengths: (batch,) true steps of sequences padded at the end, int64, or None.
+        """
+        states = input.transpose(0, 1) if self.batch_first else input
+        valid: Tensor | None = None
+        if lengths is not None:
+            valid = true_steps(states.shape[0], lengths)
+            states = torch.where(valid, states, torch.zeros_like(states))
+        last: list[Tensor] = []
+        for k, layer in enumerate(self.layers):
+            first = None if hx is None else hx[k]
+            states, end = layer(states, first, lengths, valid)
+            last.append(end)
+        return states.transpose(0, 1) if self.batch_first else states, torch.stack(last)
+
+
+class PlainIndRNNLayer(nn.Module):
+    """One layer, h_t = f(W x_t + b + u ⊙ h_{t-1}), with what is around it."""
+
+    def __init__(self, layer: "IndRNN", k: int):
+        super().__init__()
+        weight = getattr(layer, f"weight_ih_l{k}")
+        self.input = nn.Linear(
+            weight.shape[1], weight.shape[0], layer.bias, weight.device, weight.dtype
+        )
+        self.input.weight = _copied(weight)
+        if layer.bias:
+            self.input.bias = _copied(getattr(layer, f"bias_ih_l{k}"))
+        self.u = _copied(getattr(layer, f"weight_hh_l{k}"))
+        self.relu: bool = layer.nonlinearity == "relu"
+        bound = layer.recurrent_bound
+        self.bound: float = float("inf") if bound is None else bound
+        self.dropout: float = layer.dropout
+        self.norm = copy.deepcopy(layer.norms[k]) if layer.batch_norm else nn.Identity()
+        self.before: bool = layer.batch_norm == "before"
+
+    def forward(
+        self, inputs: Tensor, first: Tensor | None, lengths: Tensor | None, valid: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """What the layer gives at every step, and its states at the last true one."""
+        reaching = self.input(inputs)
+        if self.before:
+            normal = self.norm(chosen(reaching, valid, self.training))
+            reaching = masked(normal, reaching, valid, self.training)
+        state = torch.zeros_like(reaching[0]) if first is None else first
+        u = self.bounded()
+        if not torch.jit.is_scripting():
+            states = indrnn_states(reaching, u, state, valid, self.relu)
+        elif valid is None:
+            states = indrnn_loop(reaching, u, state, self.relu)
+        else:
+            states = indrnn_masked_loop(reaching, u, state, valid, self.relu)
+        last = last_state(states, lengths)
+        if not self.before:
+            normal = self.norm(chosen(states, valid, self.training))
+            states = masked(normal, states, valid, self.training)
+        return dropped(states, self.dropout, self.training), last
+
+    def bounded(self) -> Tensor:
+        """The recurrent weights that count."""
+        return self.u.clamp(-self.bound, self.bound)
+
+
+class PlainSequenceModel(nn.Module):
+    """A `SequenceModel` in torch's own layers; the names of layers and read-out are the same.
+
+    Args:
+        model: its weights are copied.
+    """
+
+    def __init__(self, model: "SequenceModel"):
+        super().__init__()
+        self.readout: str = model.readout
+        self.dropout: float = model.dropout
+        self.recurrent = nn.ModuleList(to_torch(layer) for layer in model.recurrent)
+        norms = list(model.norms) or [nn.Identity() for _ in model.recurrent]
+        self.norms = nn.ModuleList(copy.deepcopy(norm) for norm in norms)
+        self.output = copy.deepcopy(model.output)
+        self.train(model.training)
+
+    def forward(self, inputs: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Outputs (batch, output), or (time, batch, output) with the read-out "every".
+
+        Args:
+            inputs: (time, batch, input).
+            lengths: (batch,) true steps of each padded sequence, int64; None when all are true.
+        """
+        states = inputs
+        valid: Tensor | None = None
+        if lengths is not None:
+            valid = true_steps(inputs.shape[0], lengths)
+            states = torch.where(valid, inputs, torch.zeros_like(inputs))
+        for layer, norm in zip(self.recurrent, self.norms):  # noqa: B905  TorchScript knows no strict
+            states = layer(states)[0]
+            normal = norm(chosen(states, valid, self.training))
+            states = masked(normal, states, valid, self.training)
+            states = dropped(states, self.dropout, self.training)
+        if self.readout == "last":
+            states = last_state(states, lengths)
+        elif self.readout == "mean":
+            states = states.mean(0) if lengths is None else states.sum(0) / lengths[:, None]
+        return self.output(states)
+
+
+def to_torch(layer: nn.Module) -> nn.Module:
+    """A copy of a recurrent layer that has none of our classes' kernels."""
+    convert: Any = getattr(layer, "to_torch", None)
+    return copy.deepcopy(layer) if convert is None else convert()
+
+
+def chosen(states: Tensor, valid: Tensor | None, training: bool) -> Tensor:
+    """(n, hidden), what batch normalisation gets: in training the true steps alone.
+
+    In evaluation padding changes nothing, and is left where it is.
+    """
+    if valid is None or not training:
+        return states.flatten(0, 1)
+    return states[valid[:, :, 0]]
+
+
+def masked(flat: Tensor, states: Tensor, valid: Tensor | None, training: bool) -> Tensor:
+    """What became of `chosen` (n, hidden) in the place of `states`; padding becomes zero."""
+    if valid is None:
+        return flat.view_as(states)
+    if not training:
+        return torch.where(valid, flat.view_as(states), torch.zeros_like(states))
+    return torch.zeros_like(states).masked_scatter(valid, flat)
+
+
+def dropped(states: Tensor, dropout: float, training: bool) -> Tensor:
+    """`states` (time, batch, hidden) times a dropout mask shared over time."""
+    if dropout == 0.0 or not training:
+        return states
+    return states * functional.dropout(torch.ones_like(states[0]), dropout)
+
+
+def _copied(weight: Tensor) -> nn.Parameter:
+    return nn.Parameter(weight.detach().clone(), weight.requires_grad)
