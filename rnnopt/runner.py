@@ -21,6 +21,7 @@ from rnnopt.run_folder import CannotWrite, RunFolder
 from rnnopt.same_place import same_place
 from rnnopt.several_processes import folder_kind
 from rnnopt.tasks import Task
+from rnnopt.tasks.ranking import loss_of_best
 from rnnopt.training import Progress, Training
 
 Listener = Callable[[Progress], None]
@@ -107,6 +108,10 @@ def _load(training: Training, folder: RunFolder) -> None:
         wrong = (AttributeError, LookupError, TypeError, ValueError, RuntimeError)
         try:
             training.load_state_dict(to_load(checkpoint, training))
+            if training.best:  # in files of before without its loss
+                training.best["validation_loss"] = loss_of_best(
+                    training.best, folder.read_records()
+                )
         except wrong as error:
             reason = str(error).splitlines()[0]
             place = folder.path / CHECKPOINT

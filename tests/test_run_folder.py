@@ -15,7 +15,7 @@ import torch
 from same_runs import assert_same_run, result_of
 
 from rnnopt import building, run_folder
-from rnnopt.checksums import pack
+from rnnopt.checksums import pack, unpack
 from rnnopt.config import RunConfig
 from rnnopt.errors import UserError
 from rnnopt.optimizers.by_name import OPTIMIZERS
@@ -331,6 +331,22 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(interrupted, tmp_
     run(CONFIG, tmp_path / "whole")
     assert_same_run(interrupted, tmp_path / "whole")
     assert names(interrupted) == FILES
+
+
+def test_a_run_of_a_version_that_kept_no_loss_goes_on_with_that_of_its_history(
+    interrupted, tmp_path
+):
+    # Of digits the accuracy is 0.1 or so at first, level at more looks than one.
+    for name in ("checkpoint.pt", "checkpoint-previous.pt"):
+        state = unpack((interrupted / name).read_bytes(), True)
+        del state["best"]["validation_loss"]
+        (interrupted / name).write_bytes(pack(state))
+    run(CONFIG, interrupted, resume=True)
+    run(CONFIG, tmp_path / "whole")
+    assert_same_run(interrupted, tmp_path / "whole")
+    best = RunFolder(interrupted).read_result()["best"]
+    records = RunFolder(interrupted).read_records()
+    assert best["validation_loss"] in [r["validation_loss"] for r in records]
 
 
 def test_an_interrupted_run_has_no_test_result(interrupted):

@@ -46,7 +46,7 @@ def train(
     """Train one network and keep everything about the run in a folder.
 
     The folder holds config.json, environment.json, metrics.jsonl, checkpoint.pt, best.pt (the
-    weights with the best validation metric) and result.json. Ctrl-C ends the run after the current
+    weights that were best on validation data) and result.json. Ctrl-C ends the run after the current
     step; --resume then continues it as if nothing had happened.
 
     Args:

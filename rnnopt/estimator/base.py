@@ -49,6 +49,7 @@ class RecurrentEstimator(BaseEstimator):
             several calls of `partial_fit` the first one's data count.
         early_stopping: keep `validation_fraction` of the sequences aside, stop once their accuracy
             or squared error has not improved for `patience` epochs, and keep the best weights.
+            Where the accuracy is level, a lower loss on these sequences is an improvement.
         warm_start: `fit` goes on with the network and optimizer where the last one ended.
         layout: "time-first" for sequences of (time, features); "time-last" for (features, time),
             as aeon and sktime have them. Tables (count, time) are the same in both.

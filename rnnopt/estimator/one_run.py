@@ -87,8 +87,8 @@ def train(
         config: the run.
         task: what to learn.
         ended: of an earlier outcome, to go on from; None means from new weights.
-        patience: epochs without a better validation metric after which to stop, keeping the best
-            weights; None means to the end of the budget, whose weights are kept.
+        patience: epochs without a better look at the validation data (`rank`) after which to stop,
+            keeping the best weights; None means to the end of the budget, whose weights are kept.
         show: description of a progress bar; None for no bar.
 
     Raises:
@@ -149,7 +149,7 @@ def _run(training: Training, patience: int | None, show: str | None) -> list[dic
 
 
 class _Patience:
-    """Whether the validation metric has not improved for that many epochs."""
+    """Whether no look at the validation data was the best for that many epochs."""
 
     def __init__(self, training: Training, epochs: float):
         self.training, self.epochs, self.best_at = training, epochs, 0.0

@@ -70,8 +70,8 @@ def sweep(
         storage: database for workers on many machines, such as
             postgresql://user@machine/database: run the same command on each. Unset means SQLite in
             --out.
-        prune: stop a trial whose metric is worse than the median of the others at the same part
-            of the budget.
+        prune: stop a trial that is worse than the median of the others at the same part of the
+            budget: by its metric, or where that is level by its validation loss.
         heartbeat: seconds between a worker's signs of life; after twice as long without one its
             trial goes to another worker.
         quiet: print the best trial only.

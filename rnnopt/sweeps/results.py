@@ -13,6 +13,7 @@ from rnnopt.run_folder import write_atomically, write_json
 from rnnopt.storage import quiet
 from rnnopt.sweeps.spaces import Choices, Range, configure
 from rnnopt.sweeps.study import Sweep
+from rnnopt.tasks.ranking import rank
 from rnnopt.tasks.task import lower_is_better
 
 if TYPE_CHECKING:
@@ -25,10 +26,14 @@ GREY = "#8c8c8c"
 
 
 def complete(study: "Study") -> "list[FrozenTrial]":
-    """The trials that came to their end, the best first; of equal ones the earlier."""
+    """The trials that came to their end, the best first; of level ones the less loss first."""
     trials = [t for t in study.get_trials(deepcopy=False) if t.state.name == "COMPLETE"]
-    sign = 1 if study.direction.name == "MINIMIZE" else -1
-    return sorted(trials, key=lambda trial: (sign * (trial.value or 0.0), trial.number))
+    lower = study.direction.name == "MINIMIZE"
+    return sorted(
+        trials,
+        key=lambda t: rank(t.value or 0.0, t.user_attrs.get("validation_loss", math.inf), lower),
+        reverse=True,
+    )
 
 
 def counts(study: "Study") -> dict[str, int]:
