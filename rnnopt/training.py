@@ -287,6 +287,13 @@ class Training:
 
     # -- counting ----------------------------------------------------------------------------------
 
+    def allowed(self) -> tuple[float, float] | None:
+        """Evaluations and epochs that the budget has; None where it is in seconds."""
+        if self.budget.unit == "seconds":
+            return None
+        evaluations = self._evaluations_allowed()
+        return evaluations, evaluations / self.closure.price / self.batches.per_epoch
+
     def _evaluations_allowed(self) -> float:
         if self.budget.unit == "epochs":
             return self._minibatches_allowed() * self.closure.price

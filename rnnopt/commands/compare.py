@@ -16,6 +16,7 @@ from rnnopt.commands.report import show_report
 from rnnopt.config import SharedConfig
 from rnnopt.errors import UserError
 from rnnopt.fleets.crew import crew_of
+from rnnopt.option_checks import refuse_contradictions
 from rnnopt.specification import parse
 from rnnopt.terminal import (
     AsJson,
@@ -78,6 +79,9 @@ def compare(
     """
     if storage is not None and out is None:
         raise UserError("--storage needs the comparison's folder: give --out.")
+    if storage is None and "heartbeat" in given:
+        raise UserError("--heartbeat needs --storage, the database of workers on many machines.")
+    refuse_contradictions(shared, given)
     resume = resume or storage is not None
     check_folder(out, workers, resume)
     out = out or new_folder(f"compare-{parse(shared.task)[0]}")
@@ -87,7 +91,7 @@ def compare(
     asked.check()
     silent = quiet or as_json
     console.quiet = as_json
-    jobs, candidates = asked.plan(lambda task: announce(task, silent))
+    jobs, candidates = asked.plan(lambda task, told: announce(task, told, silent))
     settings = {} if storage is None else asked.settings()
     with (
         crew_of(storage, f"compare {out.resolve().name}", settings, out, heartbeat) as crew,

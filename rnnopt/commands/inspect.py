@@ -11,13 +11,14 @@ from rnnopt.data_config import Header, Kind, Layout, data_name
 from rnnopt.data_figure import draw
 from rnnopt.errors import UserError
 from rnnopt.figure_text import any_script
+from rnnopt.option_checks import refuse_columns
 from rnnopt.run_folder import write_figure
 from rnnopt.tasks.overview import described, targets_of
 from rnnopt.tasks.preparation import class_names, kind_of
 from rnnopt.tasks.readers import read
 from rnnopt.tasks.readers.columns import Columns
 from rnnopt.tasks.recordings import Recordings
-from rnnopt.terminal import say
+from rnnopt.terminal import given, say
 
 
 def inspect_data(
@@ -51,6 +52,7 @@ def inspect_data(
         rnnopt inspect train.csv
         rnnopt inspect steps.csv --layout long --id patient --label outcome
     """
+    refuse_columns(file, given)
     data, test = read(file, Columns(label, id, time, unlabelled, layout=layout, header=header))
     name = data_name(str(file.absolute()))
     try:

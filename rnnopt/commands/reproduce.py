@@ -57,6 +57,8 @@ def reproduce_published(
         raise UserError(f"--workers must be at least 0, got {workers}.")
     if quick and "form" in given and form != "quick":
         raise UserError(f"--quick is --form quick, it does not go with --form {form}.")
+    if storage is None and "heartbeat" in given:
+        raise UserError("--heartbeat needs --storage, the database of workers on many machines.")
     form = "quick" if quick else form
     if name == "list":
         return _list()
