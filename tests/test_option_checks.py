@@ -127,7 +127,7 @@ def test_clipping_changes_nothing_where_gradients_are_divided_by_their_norm():
 
 
 def test_a_pass_through_all_data_costs_what_they_are(files):
-    # 26 training series, 16 a minibatch of the task: 1.625 evaluations, however many were asked for.
+    # 26 training series, 16 a minibatch of the task: 1.625 evaluations, whatever was asked for.
     for size in (26, 1000, None):
         config = RunConfig(
             data="own.npz", optimizer="lbfgs", batch_size=size, hidden=3, budget="4evaluations"
