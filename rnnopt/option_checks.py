@@ -57,6 +57,12 @@ def refuse_columns(path: Path, given: Collection[str]) -> None:
         )
 
 
+def refuse_heartbeat(storage: str | None, given: Collection[str]) -> None:
+    """Raises UserError for signs of life that nobody would see."""
+    if storage is None and "heartbeat" in given:
+        raise UserError("--heartbeat needs --storage, the database of workers on many machines.")
+
+
 def refuse_splits(task: Task, given: Collection[str]) -> None:
     """Raises UserError for options that hold out series where the user's data have them apart.
 

@@ -252,6 +252,26 @@ def test_the_best_of_level_trials_has_the_least_loss(plan):
     assert [trial.number for trial in results.complete(study)] == [1, 2, 3, 0, 5, 4]
 
 
+def test_the_table_has_the_loss_beside_the_accuracy(plan):
+    sweep = replace(plan, metric="accuracy", space={})
+    study = begin(sweep)
+    complete_trials(study, 0.9, (0.25,))
+    study.tell(ask(study), 0.8)  # of a version that kept no loss
+    found = results.complete(study)
+    for trial in found:
+        trial.user_attrs["evaluations"] = 20
+    assert results.columns(sweep) == [
+        "trial",
+        "best validation accuracy",
+        "its loss",
+        "evaluations",
+    ]
+    rows = [results.row(sweep, trial) for trial in found]
+    assert rows == [["0", "0.9", "0.25", "20"], ["1", "0.8", "–", "20"]]
+    mse = replace(sweep, metric="mse")
+    assert (len(results.columns(mse)), len(results.row(mse, found[0]))) == (3, 3)
+
+
 def test_a_trial_keeps_the_losses_of_its_run(plan):
     (trial,) = done(replace(plan, trials=1))
     folder = RunFolder.open(plan.out / trial.user_attrs["folder"])

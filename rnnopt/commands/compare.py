@@ -16,7 +16,7 @@ from rnnopt.commands.report import show_report
 from rnnopt.config import SharedConfig
 from rnnopt.errors import UserError
 from rnnopt.fleets.crew import crew_of
-from rnnopt.option_checks import refuse_contradictions
+from rnnopt.option_checks import refuse_contradictions, refuse_heartbeat
 from rnnopt.specification import parse
 from rnnopt.terminal import (
     AsJson,
@@ -79,8 +79,7 @@ def compare(
     """
     if storage is not None and out is None:
         raise UserError("--storage needs the comparison's folder: give --out.")
-    if storage is None and "heartbeat" in given:
-        raise UserError("--heartbeat needs --storage, the database of workers on many machines.")
+    refuse_heartbeat(storage, given)
     refuse_contradictions(shared, given)
     resume = resume or storage is not None
     check_folder(out, workers, resume)

@@ -61,14 +61,18 @@ def errors_of(study: "Study") -> list[str]:
 
 def columns(sweep: Sweep) -> list[str]:
     """Headings of `row`."""
-    return ["trial", f"best validation {sweep.metric}", *sweep.space, "evaluations"]
+    loss = ["its loss"] if sweep.metric == "accuracy" else []  # else the metric is the loss
+    return ["trial", f"best validation {sweep.metric}", *loss, *sweep.space, "evaluations"]
 
 
 def row(sweep: Sweep, trial: "FrozenTrial") -> list[str]:
     """A complete trial as text."""
     values = [_shown(trial.params[name]) for name in sweep.space]
     spent = f"{trial.user_attrs['evaluations']:.6g}"
-    return [str(trial.number), f"{trial.value:.4g}", *values, spent]
+    found = trial.user_attrs.get("validation_loss")
+    shown = "–" if found is None else f"{found:.4g}"
+    loss = [shown] if sweep.metric == "accuracy" else []
+    return [str(trial.number), f"{trial.value:.4g}", *loss, *values, spent]
 
 
 def _shown(value: Any) -> str:
