@@ -17,7 +17,6 @@ from rnnopt.report import Group, Run
 from rnnopt.run_folder import RunFolder
 from rnnopt.runner import check_same_data
 from rnnopt.tasks import Batches, Task
-from rnnopt.tasks.task import lower_is_better
 
 FLOW_SEQUENCES = 64  # a minibatch, at the most
 FLOW_BATCHES = 2
@@ -64,12 +63,9 @@ class Findings:
 
 
 def best_run(group: Group) -> Run | None:
-    """The run of a group with the best validation metric; None if none is over."""
+    """The run of a group that is best on validation data; None if none is over."""
     over = [run for run in group.runs if (run.path / "best.pt").exists() and run.result.get("best")]
-    if not over:
-        return None
-    sign = 1 if lower_is_better(over[0].result.get("metric")) else -1
-    return min(over, key=lambda run: sign * run.result["best"]["validation_metric"])
+    return max(over, key=lambda run: run.rank, default=None)
 
 
 def examine(run: Run, task: Task | None = None) -> tuple[Findings, Task]:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from rnnopt.distributed import average_gradients, mean_numbers
 from rnnopt.layers.minibatch_part import taking
-from rnnopt.tasks.task import Batch, Batches
+from rnnopt.tasks.task import Batch, Batches, Examples
 from rnnopt.truncation import Chunks, Truncation
 
 MONITOR_SEED = 7919  # of the sequences that AdaQN's loss test looks at
@@ -41,7 +41,10 @@ class Closure:
     ):
         self.model, self.batches, self.device = model, batches, device
         self.full_batch = full_batch
-        self.weight = batches.batch_size / batches.task.batch_size if full_batch else 1.0
+        size = batches.batch_size
+        if isinstance(batches.task.train, Examples):  # it may be more than there are
+            size = min(size, len(batches.task.train))
+        self.weight = size / batches.task.batch_size if full_batch else 1.0
         self._drawn_from: dict[str, Any] | None = None
         self.clip, self.clip_value = clip, clip_value
         self.chunks = None if truncation is None else Chunks(model, batches, truncation, device)

@@ -11,6 +11,7 @@ from typing import Any
 from rnnopt.building import build_training, settle, task_of
 from rnnopt.config import RunConfig, SharedConfig
 from rnnopt.errors import UserError
+from rnnopt.option_checks import warnings_of
 from rnnopt.run_folder import RunFolder
 from rnnopt.runner import Announce, check_same_data
 from rnnopt.tasks import Task
@@ -29,12 +30,12 @@ def plan(
     seeds: list[int],
     out: Path,
     resume: bool,
-    announce: Announce = lambda task: None,
+    announce: Announce = lambda task, told: None,
 ) -> list[Job]:
     """The runs of a comparison, seed by seed, after checking that each can be built.
 
     With `resume` the folder may hold some of them already; their settings must be the same.
-    `announce` is called with the task.
+    `announce` is called with the task, and with what to warn of.
     """
     for name, values in (("optimizers", optimizers), ("seeds", seeds)):
         if not values:
@@ -42,14 +43,14 @@ def plan(
         if len(set(values)) < len(values):
             raise UserError(f"--{name} must differ from each other, got {values}.")
     task = task_of(shared)
-    announce(task)
-    jobs = []
+    jobs, told = [], []
     for seed in seeds:
         for optimizer in optimizers:
             config = settle(RunConfig(**asdict(shared), optimizer=optimizer, seed=seed), task)
             if seed == seeds[0]:
-                build_training(config, task)
+                told += warnings_of(config, build_training(config, task))
             jobs.append(Job(config, out / folder_of(optimizer) / f"seed-{seed}"))
+    announce(task, list(dict.fromkeys(told)))
     check_saved(jobs, task, out, resume)
     return jobs
 

@@ -53,9 +53,9 @@ class SharedConfig(DataConfig):
         clip_value: largest size of a gradient's entries, greater ones are cut to it; unset means
             none is.
         schedule: course of the learning rate over the budget; cosine and linear end at zero.
-            plateau multiplies it by decay whenever the validation metric has not improved for
-            patience epochs; plateau-restart, of IndRNN's authors, then also goes back to the best
-            weights and waits half, a quarter, … as long.
+            plateau multiplies it by decay whenever the validation metric, or where that is level
+            the validation loss, has not improved for patience epochs; plateau-restart, of IndRNN's
+            authors, then also goes back to the best weights and waits half, a quarter, … as long.
         decay: factor of the plateau schedules.
         patience: epochs that the plateau schedules wait.
         tbptt: steps between updates in truncated back-propagation through time (k1); unset means

@@ -20,6 +20,8 @@ from rnnopt.run_statistics import mean_and_width as mean_and_width
 from rnnopt.run_statistics import mean_curve
 from rnnopt.saved_checks import checked_records, checked_result
 from rnnopt.tasks.names import visible
+from rnnopt.tasks.ranking import WORST, Rank, loss_of_best, rank
+from rnnopt.tasks.task import lower_is_better
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,6 +40,15 @@ class Run:
     records: list[dict[str, float]]
     result: dict[str, Any]
     path: Path
+
+    @property
+    def rank(self) -> Rank:
+        """By which the best of several runs is found: that of its best look, if there is one."""
+        best = self.result.get("best")
+        if not best:
+            return WORST
+        lower = lower_is_better(self.result.get("metric"))
+        return rank(best["validation_metric"], loss_of_best(best, self.records), lower)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@
     metrics.jsonl      one line each time the validation set was looked at, null for no number
     checkpoint.pt      everything to go on bit for bit
     checkpoint-previous.pt  the checkpoint before it
-    best.pt            the weights with the best validation metric, once the run is over
+    best.pt            the weights that were best on validation data, once the run is over
     result.json        status, and at the end the final figures
     error.txt          the traceback of a run that failed
     lock               held by the process that works on the run

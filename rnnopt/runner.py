@@ -1,7 +1,7 @@
 """One run from its config: trains and keeps the run folder up to date."""
 
 import traceback
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
@@ -16,15 +16,17 @@ from rnnopt.building import (
 from rnnopt.checkpoints import CHECKPOINT
 from rnnopt.config import RunConfig
 from rnnopt.errors import UserError
+from rnnopt.option_checks import warnings_of
 from rnnopt.process_states import to_load, to_save
 from rnnopt.run_folder import CannotWrite, RunFolder
 from rnnopt.same_place import same_place
 from rnnopt.several_processes import folder_kind
 from rnnopt.tasks import Task
+from rnnopt.tasks.ranking import loss_of_best
 from rnnopt.training import Progress, Training
 
 Listener = Callable[[Progress], None]
-Announce = Callable[[Task], None]
+Announce = Callable[[Task, Sequence[str]], None]  # a task, and what to warn of
 
 
 def run(
@@ -34,7 +36,7 @@ def run(
     listener: Listener = lambda progress: None,
     stop_requested: Callable[[], bool] = lambda: False,
     given: Collection[str] = (),
-    announce: Announce = lambda task: None,
+    announce: Announce = lambda task, told: None,
 ) -> dict[str, Any]:
     """Trains as `config` says and keeps everything in the folder `path`.
 
@@ -46,14 +48,14 @@ def run(
         listener: called after every step.
         stop_requested: asked before every step; True interrupts the run.
         given: fields of `config` that were asked for, even where they are the defaults.
-        announce: called with the task before training begins.
+        announce: called with the task, and with what to warn of, before training begins.
 
     Returns:
         The result, as `RunFolder.read_result` gives it.
     """
     if not resume:
         training = build_training(config)
-        announce(training.task)
+        announce(training.task, warnings_of(config, training))
         kind = folder_kind()
         kind(path).refuse_run()
         with kind(path).locked():  # before anything is written: another may have the same idea
@@ -74,7 +76,7 @@ def run(
         except UserError as error:
             raise UserError(f"{folder.path / 'config.json'} asks for this: {error}") from error
         check_same_data(training.task, folder)
-        announce(training.task)
+        announce(training.task, ())
         _continue(training, folder)
         return _train(training, folder, listener, stop_requested)
 
@@ -107,6 +109,10 @@ def _load(training: Training, folder: RunFolder) -> None:
         wrong = (AttributeError, LookupError, TypeError, ValueError, RuntimeError)
         try:
             training.load_state_dict(to_load(checkpoint, training))
+            if training.best:  # in files of before without its loss
+                training.best["validation_loss"] = loss_of_best(
+                    training.best, folder.read_records()
+                )
         except wrong as error:
             reason = str(error).splitlines()[0]
             place = folder.path / CHECKPOINT

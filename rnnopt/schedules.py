@@ -17,15 +17,16 @@ def rate_factor(schedule: Schedule, fraction: float) -> float:
 
 
 class Plateau:
-    """Multiplies the rate by `decay` once the validation metric has not improved for a while.
+    """Multiplies the rate by `decay` once no look at the validation data was the best for a while.
 
     Args:
         decay: factor in (0, 1).
         patience: epochs to wait.
         restart: as the code released with IndRNN: at each decay also go back to the weights and
             the optimizer of the best look, and wait half, a quarter, … as long: int(patience / 2^n
-            + 1/2) epochs after n decays. Unlike there, a run does not end when the rate has become
-            tiny: the budget ends it.
+            + 1/2) epochs after n decays. Unlike there, a lower loss is an improvement where the
+            metric is level, and a run does not end when the rate has become tiny: the budget ends
+            it.
     """
 
     def __init__(self, decay: float, patience: float, restart: bool = False):

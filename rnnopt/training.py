@@ -23,7 +23,8 @@ from rnnopt.nonfinite import NonFinite
 from rnnopt.optimizers.adaqn import AdaQN
 from rnnopt.optimizers.asnaq import ASNAQ
 from rnnopt.schedules import Plateau, rate_factor
-from rnnopt.tasks.task import Batches, Task
+from rnnopt.tasks.ranking import rank
+from rnnopt.tasks.task import Batches, Task, lower_is_better
 from rnnopt.truncation import Truncation
 
 Status = Literal["running", "reached target", "out of budget", "diverged", "interrupted"]
@@ -228,11 +229,14 @@ class Training:
             loss, metric = self.task.evaluate(self.model, self.task.validation, self.device)
             if self.batches.shared:
                 loss, metric = mean_numbers([loss, metric])
-            best = self.best.get("validation_metric", math.nan)
-            if math.isnan(best) or self.task.is_better(metric, best):
+            if self._is_best(metric, loss):
                 weights = self.model.state_dict()
                 self.best_weights = {k: v.detach().clone() for k, v in weights.items()}
-                self.best = dict(evaluations=self.closure.evaluations, validation_metric=metric)
+                self.best = dict(
+                    evaluations=self.closure.evaluations,
+                    validation_metric=metric,
+                    validation_loss=loss,
+                )
             watched: dict[str, float] = {}
             if self.watch_test:
                 _, watched["test_metric"] = self.task.evaluate(
@@ -264,6 +268,15 @@ class Training:
             **self.nonfinite.counts(),
         )
 
+    def _is_best(self, metric: float, loss: float) -> bool:
+        """Whether a look is better than the best so far."""
+        if not self.best:
+            return True
+        lower = lower_is_better(self.task.metric)
+        known = self.best.get("validation_loss", math.inf)  # not in files of before
+        best = rank(self.best["validation_metric"], known, lower)
+        return rank(metric, loss, lower) > best
+
     def test(self) -> tuple[float, float]:
         """Loss and metric on the test set of the best weights on the validation set."""
         current = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
@@ -273,6 +286,13 @@ class Training:
         return result
 
     # -- counting ----------------------------------------------------------------------------------
+
+    def allowed(self) -> tuple[float, float] | None:
+        """Evaluations and epochs that the budget has; None where it is in seconds."""
+        if self.budget.unit == "seconds":
+            return None
+        evaluations = self._evaluations_allowed()
+        return evaluations, evaluations / self.closure.price / self.batches.per_epoch
 
     def _evaluations_allowed(self) -> float:
         if self.budget.unit == "epochs":

@@ -19,23 +19,15 @@ from rnnopt.optimizers.by_name import OPTIMIZERS
 from rnnopt.report import Run, read_runs
 from rnnopt.run_folder import TUNING, RunFolder, write_json
 from rnnopt.specification import parse, write
-from rnnopt.tasks.task import lower_is_better
+from rnnopt.tasks.ranking import WORST, Rank
 
 TUNING_SEED = 1000  # none of the reported seeds
 DECADES = 2.0  # to either side at most
 
 
-def rank(run: Run) -> tuple[float, float]:
-    """What the best of several trials has most of: validation metric, diverged ones come last.
-
-    Among equals the lower loss: where nothing was learnt the metric says nothing.
-    """
-    metric = (run.result.get("best") or {}).get("validation_metric", math.nan)
-    loss = run.records[-1]["validation_loss"] if run.records else math.nan
-    if not math.isfinite(metric) or run.result["status"] == "diverged":
-        return -math.inf, -math.inf
-    lower = lower_is_better(run.result.get("metric"))
-    return -metric if lower else metric, -loss if loss == loss else -math.inf
+def rank(run: Run) -> Rank:
+    """What the best of several trials has most of: `Run.rank`; diverged ones come last."""
+    return WORST if run.result["status"] == "diverged" else run.rank
 
 
 def grid(middle: float, trials: int) -> list[float]:
@@ -52,7 +44,7 @@ class Candidate:
     jobs: tuple[Job, ...]
 
     def choose(self) -> "Tuned":
-        """The rate with the best validation metric, once the runs are over."""
+        """The rate of the best run on validation data, once they are over."""
         runs = read_runs([RunFolder.open(job.path) for job in self.jobs])
         best = max(runs, key=rank)
         metrics = [(run.result.get("best") or {}).get("validation_metric") for run in runs]

@@ -12,6 +12,7 @@ import sklearn
 import torch
 from sklearn.base import clone
 from sklearn.datasets import load_digits
+from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
@@ -130,9 +131,31 @@ def test_early_stopping_keeps_the_best_weights(bumps):
     classifier.fit(X, y)
     curve = classifier.validation_curve_
     assert classifier.n_iter_ == len(curve) == len(classifier.loss_curve_) < 200
-    best = int(np.argmax(curve))
-    assert best + 1 == classifier.n_iter_ - 3
+    # The accuracy was at its best when its loss last fell.
+    assert curve[-4] == max(curve)
+    assert classifier.n_iter_ > int(np.argmax(curve)) + 1 + 3
     assert classifier.score(X, y) > 0.9
+
+
+def rare(random):
+    """Tables of 20 steps; one in twenty is of class 1, a third of a deviation above the others."""
+    y = (random.random(600) < 0.05).astype(int)
+    return random.normal(size=(600, 20)) + 0.35 * y[:, None], y
+
+
+def test_where_the_accuracy_is_level_early_stopping_goes_by_the_loss():
+    random = np.random.default_rng(0)
+    (X, y), (X_new, y_new) = rare(random), rare(random)
+    options = dict(early_stopping=True, epochs=60, random_state=0)
+    stopped = RNNClassifier(patience=5, **options).fit(X, y)
+    assert len(set(stopped.validation_curve_)) == 1
+    assert stopped.n_iter_ > 6
+    # The weights after the first epoch come to 0.62.
+    assert roc_auc_score(y_new, stopped.predict_proba(X_new)[:, 1]) > 0.8
+    # Those kept have the least loss, five epochs before the end.
+    shorter = RNNClassifier(patience=4, **options).fit(X, y)
+    assert shorter.n_iter_ == stopped.n_iter_ - 1
+    assert np.array_equal(shorter.predict_proba(X_new), stopped.predict_proba(X_new))
 
 
 def test_warm_start_goes_on_with_network_and_optimizer(bumps):

@@ -108,7 +108,9 @@ def test_resume_refuses_a_file_that_has_changed(run, command):
 def test_compare_takes_data_too(waves):
     announced = []
     shared = SharedConfig(data="waves.csv", hidden=4, budget="6evaluations")
-    jobs = comparison.plan(shared, ["adam", "sgd"], [0, 1], Path("c"), False, announced.append)
+    jobs = comparison.plan(
+        shared, ["adam", "sgd"], [0, 1], Path("c"), False, lambda task, told: announced.append(task)
+    )
     assert [job.config.optimizer for job in jobs] == ["adam", "sgd"] * 2
     assert announced[0].name == "waves"
     run_one(jobs[0].config, jobs[0].path)

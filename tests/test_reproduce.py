@@ -508,6 +508,15 @@ def test_the_rate_with_the_best_validation_metric_is_chosen(metric, found, expec
     assert tuned(*found, metric=metric) == expected
 
 
+def test_of_level_rates_the_loss_of_the_best_look_decides_not_that_of_the_last():
+    form = replace(FORM, rates=(1e-3, 1e-2))
+    for rate, losses in zip(form.rates, ((0.3, 9.0), (0.4, 0.1)), strict=True):
+        records = [record(3, 0.8, losses[0]), record(6, 0.7, losses[1])]
+        best = dict(evaluations=3, validation_metric=0.8)
+        put(ADAM, rate, TUNING_SEED, form=form, records=records, best=best)
+    assert chosen_trial(form, TOY, ADAM, Path("out"))[1] == 1e-3
+
+
 def test_where_everything_diverged_some_rate_of_the_grid_is_chosen():
     assert tuned((math.nan, math.nan, "diverged"), (math.nan, math.nan, "diverged")) in (1e-3, 1e-2)
 
@@ -1103,6 +1112,18 @@ def test_the_best_setting_of_the_grid_comes_first(monkeypatch, short):
     _, (table,), _ = reproduced("grid", out=out)
     assert [row[1] for row in table.rows] == ["100.00", "95.00", "9.50", "nan"]
     assert table.rows[0][0] == f"{rows[0].label}, lr {form.rates[1]:g}"
+
+
+def test_of_level_settings_of_the_grid_that_of_the_least_loss_comes_first(monkeypatch, short):
+    out, form = Path("out"), grid.GRID.forms["quick"]
+    column, rows = form.columns[0], engine.chosen_rows(grid.GRID, form)
+    pairs = [(row, rate) for row in rows for rate in form.rates]
+    for (row, rate), loss in zip(pairs, (0.4, 0.2, 0.1, 0.3), strict=True):
+        best = dict(evaluations=0, validation_metric=0.9, validation_loss=loss)
+        put(row, rate, TUNING_SEED, out, form=form, column=column, best=best)
+    _, (table,), _ = reproduced("grid", out=out)
+    order = [pairs[i] for i in (2, 1, 3, 0)]
+    assert [row[0] for row in table.rows] == [f"{row.label}, lr {rate:g}" for row, rate in order]
 
 
 def test_a_grid_that_failed_everywhere_tells_why(monkeypatch, short):

@@ -15,13 +15,13 @@ import torch
 from same_runs import assert_same_run, result_of
 
 from rnnopt import building, run_folder
-from rnnopt.checksums import pack
+from rnnopt.checksums import pack, unpack
 from rnnopt.config import RunConfig
 from rnnopt.errors import UserError
 from rnnopt.optimizers.by_name import OPTIMIZERS
 from rnnopt.run_folder import RunFolder, find_runs, processor_name, write_atomically
 from rnnopt.runner import run
-from rnnopt.tasks import build_task
+from rnnopt.tasks import Task, build_task
 
 CONFIG = RunConfig(
     "digits-rows", hidden=4, budget="12evaluations", evaluate_every=3, optimizer="adam", seed=5
@@ -331,6 +331,22 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(interrupted, tmp_
     run(CONFIG, tmp_path / "whole")
     assert_same_run(interrupted, tmp_path / "whole")
     assert names(interrupted) == FILES
+
+
+@pytest.mark.parametrize(("losses", "best"), [([2.0, 3.0], 3), ([0.8, 2.0], 9)])
+def test_a_run_of_a_version_that_kept_no_loss_goes_on_with_that_of_its_history(
+    tmp_path, monkeypatch, losses, best
+):
+    # Looks after 0, 3, 6 and, once it goes on, 9 and 12 evaluations; then the test.
+    given = iter([3.0, 1.0, 1.5, *losses, 9.0])
+    monkeypatch.setattr(Task, "evaluate", lambda *_: (next(given), 0.5))
+    count, path = iter(range(100)), tmp_path / "run"
+    run(CONFIG, path, stop_requested=lambda: next(count) == 7)
+    for name in ("checkpoint.pt", "checkpoint-previous.pt"):
+        state = unpack((path / name).read_bytes(), True)
+        del state["best"]["validation_loss"]
+        (path / name).write_bytes(pack(state))
+    assert run(CONFIG, path, resume=True)["best"]["evaluations"] == best
 
 
 def test_an_interrupted_run_has_no_test_result(interrupted):

@@ -5,6 +5,7 @@ Spaces are promised in test_sweep_spaces.py, many machines in test_sweep_postgre
 """
 
 import json
+import math
 import shlex
 import signal
 import subprocess
@@ -25,7 +26,7 @@ from rnnopt.config import RunConfig
 from rnnopt.errors import UserError
 from rnnopt.run_folder import RunFolder
 from rnnopt.sweeps import command as sweeping
-from rnnopt.sweeps import results, worker
+from rnnopt.sweeps import pruning, results, worker
 from rnnopt.sweeps.spaces import Choices, Range
 from rnnopt.sweeps.study import Sweep, address, begin, counted, put_back_running
 
@@ -176,8 +177,107 @@ def test_a_trial_worse_than_the_median_is_stopped_early(plan):
     assert folder.read_result()["status"] == "interrupted"
     # Steps are twentieths of the budget, none is stopped in the first four; the run ends after the
     # step of training that follows, which here brings a look of its own.
-    assert folder.read_records()[-1]["fraction"] == (worker.WARM_UP + 1) / worker.STEPS
+    assert folder.read_records()[-1]["fraction"] == (pruning.WARM_UP + 1) / worker.STEPS
     assert states(done(replace(bad, prune=False, trials=7)))[-1] == "COMPLETE"
+
+
+def complete_trials(study, metric, losses):
+    """Trials that are over, level in their metric at every step."""
+    for loss in losses:
+        trial = ask(study)
+        for step in range(worker.STEPS + 1):
+            trial.report(metric, step)
+        trial.set_user_attr("losses", {str(step): loss for step in range(worker.STEPS + 1)})
+        trial.set_user_attr("validation_loss", loss)
+        study.tell(trial, metric)
+
+
+@pytest.mark.parametrize(
+    ("metric", "loss", "stopped"),
+    [
+        (0.9, 3.5, True),  # level, and the median loss is 3
+        (0.9, 3.0, False),
+        (0.9, 2.5, False),
+        (0.91, 9.0, False),
+        (0.89, 0.1, True),
+        (0.99, math.nan, True),  # a network of NaN may well have a good accuracy
+    ],
+)
+def test_of_level_trials_those_of_a_greater_loss_are_stopped(plan, metric, loss, stopped):
+    study = begin(replace(plan, metric="accuracy"))
+    complete_trials(study, 0.9, (1.0, 2.0, 3.0, 4.0, 5.0))
+    watch = worker.Watch(ask(study), prune=True)
+    for step in range(pruning.WARM_UP + 1):
+        assert not watch.pruned
+        watch.look(
+            dict(fraction=step / worker.STEPS, validation_metric=metric, validation_loss=loss)
+        )
+    assert watch.pruned == stopped
+    without = worker.Watch(ask(study), prune=False)
+    without.look(dict(fraction=1.0, validation_metric=metric, validation_loss=loss))
+    assert not without.pruned
+
+
+def test_the_median_is_that_of_optunas_pruner(plan):
+    # Where metric and loss are the same, as with "mse".
+    from optuna.pruners import MedianPruner
+
+    study = begin(plan)
+    rng = np.random.default_rng(0)
+    found = set()
+    for number in range(24):
+        trial = ask(study)
+        watch = worker.Watch(trial, prune=True)
+        pruner = MedianPruner(pruning.COMPARED, pruning.WARM_UP)
+        for step in range(worker.STEPS + 1):
+            value = float(rng.lognormal() / (step + 1)) if number != 9 else math.nan
+            watch.look(
+                dict(fraction=step / worker.STEPS, validation_metric=value, validation_loss=value)
+            )
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", RuntimeWarning)  # of NaN alone
+                expected = pruner.prune(study, study.get_trials(deepcopy=False)[number])
+            assert watch.pruned == expected
+            found.add(expected)
+        if number != 9:
+            study.tell(trial, value)
+    assert found == {False, True}
+
+
+def test_the_best_of_level_trials_has_the_least_loss(plan):
+    study = begin(replace(plan, metric="accuracy"))
+    complete_trials(study, 0.9, (3.0, 1.0, 1.0, 2.0))
+    complete_trials(study, 0.8, (0.1,))
+    study.tell(ask(study), 0.9)  # of a version that kept no loss
+    assert [trial.number for trial in results.complete(study)] == [1, 2, 3, 0, 5, 4]
+
+
+def test_the_table_has_the_loss_beside_the_accuracy(plan):
+    sweep = replace(plan, metric="accuracy", space={})
+    study = begin(sweep)
+    complete_trials(study, 0.9, (0.25,))
+    study.tell(ask(study), 0.8)  # of a version that kept no loss
+    found = results.complete(study)
+    for trial in found:
+        trial.user_attrs["evaluations"] = 20
+    assert results.columns(sweep) == [
+        "trial",
+        "best validation accuracy",
+        "its loss",
+        "evaluations",
+    ]
+    rows = [results.row(sweep, trial) for trial in found]
+    assert rows == [["0", "0.9", "0.25", "20"], ["1", "0.8", "–", "20"]]
+    mse = replace(sweep, metric="mse")
+    assert (len(results.columns(mse)), len(results.row(mse, found[0]))) == (3, 3)
+
+
+def test_a_trial_keeps_the_losses_of_its_run(plan):
+    (trial,) = done(replace(plan, trials=1))
+    folder = RunFolder.open(plan.out / trial.user_attrs["folder"])
+    assert trial.user_attrs["validation_loss"] == folder.read_result()["best"]["validation_loss"]
+    losses = [record["validation_loss"] for record in folder.read_records()]
+    assert list(trial.user_attrs["losses"].values()) == losses
 
 
 def _float(low, high):

@@ -18,6 +18,7 @@ from rnnopt.building import build_training
 from rnnopt.config import Budget, RunConfig
 from rnnopt.errors import UserError
 from rnnopt.optimizers.by_name import build_optimizer
+from rnnopt.schedules import Plateau
 from rnnopt.tasks.task import Batches, Examples, Task
 from rnnopt.training import Closure, Training, rate_factor
 
@@ -31,19 +32,23 @@ class Rigged(Task):
     Args:
         events: what happened, in order.
         metrics: validation metrics to answer with, one a look; when used up, the true one.
+        losses: validation losses likewise; without them the metrics, which they are with "mse".
         bad_from: number of the training loss, counted from 1, from which on it is `bad`.
         bad: the loss from then on.
     """
 
     events: list = field(default_factory=list)
     metrics: list = field(default_factory=list)
+    losses: list = field(default_factory=list)
     bad_from: float = math.inf
     bad: float = math.nan
 
     def evaluate(self, model, examples, device):
         self.events.append("evaluate" if examples is self.validation else "test")
         loss, metric = super().evaluate(model, examples, device)
-        return loss, self.metrics.pop(0) if self.metrics else metric
+        if self.metrics:
+            loss = metric = self.metrics.pop(0)
+        return self.losses.pop(0) if self.losses else loss, metric
 
     def loss_of(self, outputs, batch):
         loss = super().loss_of(outputs, batch)
@@ -53,7 +58,7 @@ class Rigged(Task):
         return loss * self.bad if self.events.count("loss") >= self.bad_from else loss
 
 
-def make_task(target=-1.0, **options):
+def make_task(target=-1.0, loss="mse", **options):
     """40 training sequences of 4 random numbers; their sum is asked for."""
     rng = torch.Generator().manual_seed(3)
     inputs = torch.randn(60, 4, 1, generator=rng)
@@ -62,7 +67,7 @@ def make_task(target=-1.0, **options):
         Examples(examples.inputs[a:b], examples.targets[a:b])
         for a, b in ((0, 40), (40, 50), (50, 60))
     )
-    return Rigged("sums", "", 1, 1, "mse", target, train, validation, test, 40, 4, 8, **options)
+    return Rigged("sums", "", 1, 1, loss, target, train, validation, test, 40, 4, 8, **options)
 
 
 def make(optimizer="adam", budget="10evaluations", task=None, batch_norm=False, **options):
@@ -465,8 +470,58 @@ def test_best_weights_are_those_of_the_best_record(metrics, best):
     run = make(budget="6evaluations", task=task, evaluate_every=2, batch_norm=True)
     snapshots = [weights_of(run.model) for progress in run.run() if progress.record]
     assert len(snapshots) == 4
-    assert run.best == {"evaluations": 2 * best, "validation_metric": metrics[best]}
+    assert run.best == {
+        "evaluations": 2 * best,
+        "validation_metric": metrics[best],
+        "validation_loss": metrics[best],
+    }
     assert_same_weights(run.best_weights, snapshots[best])
+
+
+@pytest.mark.parametrize(
+    ("metrics", "losses", "best"),
+    [
+        ([0.9, 0.9, 0.9, 0.9], [3.0, 2.0, 1.0, 2.0], 2),
+        ([0.9, 0.9, 0.9, 0.9], [3.0, 1.0, 1.0, 2.0], 1),
+        ([0.8, 0.9, 0.9, 0.8], [1.0, 3.0, 2.0, 0.5], 2),
+        ([0.9, 0.9, 0.9, 0.9], [3.0, math.nan, 2.0, math.nan], 2),
+        ([0.5, 0.9, 0.6, 0.4], [3.0, math.nan, 2.0, 1.0], 2),
+        ([0.9, 0.5, 0.6, 0.4], [math.nan, 3.0, 2.0, 1.0], 2),
+        ([0.5, 0.9, 0.9, 0.4], [3.0, math.inf, 2.0, 1.0], 2),
+    ],
+    ids=[
+        "the least loss of level ones", "the first of equals", "the metric first",
+        "not NaN", "no better metric with NaN", "not the NaN of the start", "not the infinite one",
+    ],
+)  # fmt: skip
+def test_among_level_metrics_the_least_loss_is_the_best(metrics, losses, best):
+    task = make_task(9.0, "binary-mse", metrics=list(metrics), losses=list(losses))
+    run = make(budget="6evaluations", task=task, evaluate_every=2, batch_norm=True)
+    snapshots = [weights_of(run.model) for progress in run.run() if progress.record]
+    assert run.best == {
+        "evaluations": 2 * best,
+        "validation_metric": metrics[best],
+        "validation_loss": losses[best],
+    }
+    assert_same_weights(run.best_weights, snapshots[best])
+
+
+@pytest.mark.parametrize(
+    ("losses", "restart", "decays"),
+    [
+        ([5.0, 4.0, 3.0, 2.0, 1.0, 0.5], False, 0),
+        ([5.0, 4.0, 3.0, 2.0, 1.0, 0.5], True, 0),
+        ([5.0, 4.0, 4.0, 4.0, 4.0, 4.0], False, 2),
+        ([5.0, 4.0, 4.0, 4.0, 4.0, 4.0], True, 3),  # after two epochs, then after one each
+    ],
+)
+def test_a_plateau_is_none_while_the_loss_falls(losses, restart, decays):
+    # Accuracy is level at all looks, one an epoch.
+    task = make_task(9.0, "binary-mse", metrics=[0.9] * 6, losses=list(losses))
+    plateau = Plateau(0.5, 2, restart)
+    run = make(budget="5epochs", task=task, evaluate_every=5, plateau=plateau)
+    assert len(finish(run)) == 6
+    assert plateau.decays == decays
 
 
 def test_the_test_set_is_scored_at_the_best_weights_and_the_model_left_as_it_is():

@@ -16,6 +16,7 @@ from rnnopt.commands.report import show_report
 from rnnopt.config import SharedConfig
 from rnnopt.errors import UserError
 from rnnopt.fleets.crew import crew_of
+from rnnopt.option_checks import refuse_contradictions, refuse_heartbeat
 from rnnopt.specification import parse
 from rnnopt.terminal import (
     AsJson,
@@ -78,6 +79,8 @@ def compare(
     """
     if storage is not None and out is None:
         raise UserError("--storage needs the comparison's folder: give --out.")
+    refuse_heartbeat(storage, given)
+    refuse_contradictions(shared, given)
     resume = resume or storage is not None
     check_folder(out, workers, resume)
     out = out or new_folder(f"compare-{parse(shared.task)[0]}")
@@ -87,7 +90,7 @@ def compare(
     asked.check()
     silent = quiet or as_json
     console.quiet = as_json
-    jobs, candidates = asked.plan(lambda task: announce(task, silent))
+    jobs, candidates = asked.plan(lambda task, told: announce(task, told, silent))
     settings = {} if storage is None else asked.settings()
     with (
         crew_of(storage, f"compare {out.resolve().name}", settings, out, heartbeat) as crew,
@@ -156,7 +159,7 @@ def _summary(path: Path) -> dict[str, Any]:
 def _print_tuned(tuned: list[tuning.Tuned]) -> None:
     """Prints the chosen rates and what the others led to."""
     names = column_of(one.optimizer for one in tuned)
-    title = "learning rates, by the best validation metric"
+    title = "learning rates, by the best look at validation data"
     table = Table(names, "chosen lr", "tried", title=title, title_justify="left")
     for one in tuned:
         metrics = ((lr, "–" if m is None else f"{m:.4g}") for lr, m in one.trials.items())

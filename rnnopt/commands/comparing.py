@@ -101,7 +101,7 @@ class Asked:
             raise UserError(f"seed {tuning.TUNING_SEED} is for tuning: report others.")
 
     def plan(self, announce: Announce) -> tuple[list[comparison.Job], list[tuning.Candidate]]:
-        """The runs, and the trials to be made first; `announce` is called with the task."""
+        """The runs, and the trials to be made first; for `announce` see `comparison.plan`."""
         names, out, resume = self.optimizers, self.out, self.resume
         jobs = comparison.plan(self.shared, names, self.seeds, out, resume, announce)
         candidates: list[tuning.Candidate] = []

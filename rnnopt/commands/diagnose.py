@@ -13,8 +13,9 @@ from rnnopt.config import RunConfig
 from rnnopt.diagnosis import Diagnosis
 from rnnopt.errors import UserError
 from rnnopt.memory import keep_freed_memory
+from rnnopt.option_checks import refuse_contradictions, refuse_splits, warnings_of
 from rnnopt.specification import parse
-from rnnopt.terminal import Show, console, given, new_folder, progress_bars, say
+from rnnopt.terminal import Show, complain, console, given, new_folder, progress_bars, say
 
 # Long enough to see where the gradients go, short enough to wait for.
 SHORT_RUN = RunConfig(budget="5epochs")
@@ -46,9 +47,14 @@ def diagnose(
     if looks < 1:
         raise UserError(f"--looks must be at least 1, got {looks}.")
     check_once(config, given)
+    refuse_contradictions(config, given)
     out = out or new_folder(f"diagnose-{parse(config.task)[0]}")
     keep_freed_memory()
-    watched = Diagnosis(build_training(config), looks, config.seed)
+    training = build_training(config)
+    refuse_splits(training.task, given)
+    for sentence in () if quiet else warnings_of(config, training):
+        complain(f"warning: {sentence}.")
+    watched = Diagnosis(training, looks, config.seed)
     diagnosis_report.create_folder(out)
     with comparison.interruptible() as stop, progress_bars(quiet) as bars:
         show = Show(bars, bars.add_task("diagnosing", total=1.0, note="", visible=False))

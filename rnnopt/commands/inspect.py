@@ -11,13 +11,14 @@ from rnnopt.data_config import Decimal, Header, Kind, Layout, data_name
 from rnnopt.data_figure import draw
 from rnnopt.errors import UserError
 from rnnopt.figure_text import any_script
+from rnnopt.option_checks import refuse_columns
 from rnnopt.run_folder import write_figure
 from rnnopt.tasks.overview import described, targets_of
 from rnnopt.tasks.preparation import class_names, kind_of
 from rnnopt.tasks.readers import read
 from rnnopt.tasks.readers.columns import Columns
 from rnnopt.tasks.recordings import Recordings
-from rnnopt.terminal import say
+from rnnopt.terminal import given, say
 
 
 def inspect_data(
@@ -56,6 +57,7 @@ def inspect_data(
         rnnopt inspect export.csv --label last --decimal ,
         rnnopt inspect steps.csv --layout long --id patient --label outcome
     """
+    refuse_columns([file], given)
     where = Columns(label, id, time, unlabelled, layout=layout, header=header, decimal=decimal)
     data, test = read(file, where)
     name = data_name(str(file.absolute()))

@@ -4,8 +4,9 @@ from collections.abc import Iterable, Sequence
 
 from rich.table import Table
 
+from rnnopt.option_checks import refuse_splits
 from rnnopt.tasks.task import Examples, Task
-from rnnopt.terminal import complain, console
+from rnnopt.terminal import complain, console, given
 
 FEW = 3  # series of a class: one to learn from, one to validate and one to test on
 SHOWN = 5  # classes with fewer that are named
@@ -19,8 +20,20 @@ def print_lines(lines: Iterable[tuple[str, str]], title: str) -> None:
     console.print(table)
 
 
-def announce(task: Task, quiet: bool = False) -> None:
-    """Says what was understood of a user's own data; nothing of a task on board."""
+def announce(task: Task, told: Sequence[str] = (), quiet: bool = False) -> None:
+    """Says what was understood of a user's own data, and warns.
+
+    Args:
+        task: the task; nothing is said of one on board.
+        told: what to warn of, a sentence each.
+        quiet: say nothing.
+
+    Raises:
+        UserError: an option holds out series that the data have apart.
+    """
+    refuse_splits(task, given)
+    for sentence in () if quiet else told:
+        complain(f"warning: {sentence}.")
     if task.data is not None and not quiet:
         print_lines(task.data.understood, f"{task.name}, as understood")
         if rare := rare_classes(task, task.data.preparation.classes):

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from rnnopt import comparison, reproduce
 from rnnopt.errors import UserError
+from rnnopt.option_checks import refuse_heartbeat
 from rnnopt.reproduce.study import FormName
 from rnnopt.terminal import (
     complain,
@@ -57,6 +58,7 @@ def reproduce_published(
         raise UserError(f"--workers must be at least 0, got {workers}.")
     if quick and "form" in given and form != "quick":
         raise UserError(f"--quick is --form quick, it does not go with --form {form}.")
+    refuse_heartbeat(storage, given)
     form = "quick" if quick else form
     if name == "list":
         return _list()

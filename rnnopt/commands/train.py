@@ -12,6 +12,7 @@ from rnnopt.commands.printing import announce
 from rnnopt.config import RunConfig
 from rnnopt.errors import UserError
 from rnnopt.memory import keep_freed_memory
+from rnnopt.option_checks import refuse_contradictions
 from rnnopt.run_folder import RunFolder
 from rnnopt.runner import run as run_one
 from rnnopt.specification import parse
@@ -46,8 +47,8 @@ def train(
     """Train one network and keep everything about the run in a folder.
 
     The folder holds config.json, environment.json, metrics.jsonl, checkpoint.pt, best.pt (the
-    weights with the best validation metric) and result.json. Ctrl-C ends the run after the current
-    step; --resume then continues it as if nothing had happened.
+    weights that were best on validation data) and result.json. Ctrl-C ends the run after the
+    current step; --resume then continues it as if nothing had happened.
 
     Args:
         config: the run.
@@ -66,6 +67,7 @@ def train(
     if resume and out is None:
         raise UserError("--resume needs the run's folder: give --out.")
     check_once(config, given)
+    refuse_contradictions(config, given)
     with several_processes.joined(config.device):
         resume = several_processes.goes_on(out, resume)
         return _train(config, out, resume, log, quiet, as_json)
@@ -118,7 +120,13 @@ def _run(
             tracked(progress)
 
         result = run_one(
-            config, path, resume, listen, stop.is_set, given, lambda task: announce(task, quiet)
+            config,
+            path,
+            resume,
+            listen,
+            stop.is_set,
+            given,
+            lambda task, told: announce(task, told, quiet),
         )
         tracked.finish(result)
     for sentence in tracked.lost:

@@ -72,7 +72,8 @@ class RecurrentEstimator(BaseEstimator):
             like work on all data at each step, admm trains Elman, LSTM and GRU layers.
         lr: learning rate; None means the optimizer's default.
         batch_size: sequences a minibatch, which is padded to its own longest; None means 32, or all
-            where the optimizer needs them.
+            where the optimizer needs them. A warning says where it is more than there are, then all
+            are taken.
         epochs: passes through the data, at the most with `early_stopping`.
         schedule: of the learning rate: "cosine" and "linear" end at zero; "constant", "plateau".
         clip: largest norm of a gradient; None for no limit.
@@ -82,6 +83,8 @@ class RecurrentEstimator(BaseEstimator):
             would lose what varies.
         early_stopping: keep `validation_fraction` of the sequences aside, stop once their accuracy
             or squared error has not improved for `patience` epochs, and keep the best weights.
+            Where the accuracy is level, a lower loss on these sequences is an improvement. Both
+            numbers count with `early_stopping` alone.
         warm_start: `fit` goes on with the network and optimizer where the last one ended.
         layout: "time-first" for sequences of (time, features); "time-last" for (features, time),
             as aeon and sktime have them. Tables (count, time) are the same in both.
@@ -175,7 +178,8 @@ class RecurrentEstimator(BaseEstimator):
         config = self._config(epochs, schedule or self.schedule, int(random.randint(2**31 - 1)))
         before = dict(self.__dict__)
         try:
-            self._learn(X, y, sample_weight, lengths, anew, config, random, classes)
+            partial = schedule is not None  # a part of the data may be a small one
+            self._learn(X, y, sample_weight, lengths, anew, config, random, classes, not partial)
         except BaseException:  # an estimator that was refused its data still is what it was
             self.__dict__.clear()
             self.__dict__.update(before)
@@ -192,6 +196,7 @@ class RecurrentEstimator(BaseEstimator):
         config: RunConfig,
         random: np.random.RandomState,
         classes: np.ndarray | None,
+        warn: bool,
     ) -> None:
         sequences = read_sequences(self, X, lengths, layout=self.layout, reset=anew)
         targets = self._read_targets(y, anew, classes)
@@ -213,6 +218,7 @@ class RecurrentEstimator(BaseEstimator):
             None if anew else self._ended,
             self.patience if self.early_stopping else None,
             type(self).__name__ if self.verbose else None,
+            warn,
         )
         self.model_: SequenceModel = outcome.model
         self._ended: dict[str, Any] = outcome.ended

@@ -4,6 +4,7 @@ Nothing outside is touched: torch's generators stand after a training where they
 """
 
 import math
+import warnings
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,6 +18,7 @@ from rnnopt.config import RunConfig
 from rnnopt.errors import UserError, without_dashes
 from rnnopt.layers.indrnn import IndRNN
 from rnnopt.layers.sequence_model import SequenceModel
+from rnnopt.option_checks import warnings_of
 from rnnopt.progress_bars import Show, bars_on
 from rnnopt.tasks.task import Examples, Loss, Task, select
 from rnnopt.training import Training, committed
@@ -80,6 +82,7 @@ def train(
     ended: dict[str, Any] | None = None,
     patience: int | None = None,
     show: str | None = None,
+    warn: bool = True,
 ) -> Outcome:
     """Trains as `config` says.
 
@@ -87,9 +90,10 @@ def train(
         config: the run.
         task: what to learn.
         ended: of an earlier outcome, to go on from; None means from new weights.
-        patience: epochs without a better validation metric after which to stop, keeping the best
-            weights; None means to the end of the budget, whose weights are kept.
+        patience: epochs without a better look at the validation data (`rank`) after which to stop,
+            keeping the best weights; None means to the end of the budget, whose weights are kept.
         show: description of a progress bar; None for no bar.
+        warn: whether to warn of settings that are hardly meant as they stand.
 
     Raises:
         ValueError: for settings that do not go together, and if training diverges.
@@ -100,6 +104,8 @@ def train(
             training = build_training(config, task, every_epoch=True)
         except UserError as error:
             raise ValueError(without_dashes(str(error))) from error
+        for sentence in warnings_of(config, training) if warn else ():
+            warnings.warn(f"{without_dashes(sentence)}.", stacklevel=5)  # at the call of `fit`
         if ended is not None:
             _go_on(training, ended)
         records = _run(training, patience, show)
@@ -149,7 +155,7 @@ def _run(training: Training, patience: int | None, show: str | None) -> list[dic
 
 
 class _Patience:
-    """Whether the validation metric has not improved for that many epochs."""
+    """Whether no look at the validation data was the best for that many epochs."""
 
     def __init__(self, training: Training, epochs: float):
         self.training, self.epochs, self.best_at = training, epochs, 0.0

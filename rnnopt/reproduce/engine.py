@@ -179,7 +179,7 @@ def _difference(saved: RunConfig, job: Job) -> str:
 
 
 def chosen_trial(form: Form, column: Column, row: Row, out: Path) -> tuple[str, float]:
-    """The trial with the best validation metric; diverged ones come last."""
+    """The best trial on validation data; diverged ones come last."""
     trials = trials_of(form, row)
     if len(trials) == 1:
         return trials[0]

@@ -13,6 +13,7 @@ from rnnopt.commands.printing import announce
 from rnnopt.config import RunConfig
 from rnnopt.errors import UserError
 from rnnopt.memory import keep_freed_memory
+from rnnopt.option_checks import refuse_contradictions, warnings_of
 from rnnopt.run_folder import RunFolder
 from rnnopt.specification import parse
 from rnnopt.storage import quiet
@@ -70,8 +71,8 @@ def sweep(
         storage: database for workers on many machines, such as
             postgresql://user@machine/database: run the same command on each. Unset means SQLite in
             --out.
-        prune: stop a trial whose metric is worse than the median of the others at the same part
-            of the budget.
+        prune: stop a trial that is worse than the median of the others at the same part of the
+            budget: by its metric, or where that is level by its validation loss.
         heartbeat: seconds between a worker's signs of life; after twice as long without one its
             trial goes to another worker.
         quiet: print the best trial only.
@@ -121,16 +122,19 @@ def _plan(
 ) -> Sweep:
     """The sweep, after checking that its first and last values make a run."""
     check_once(config, terminal.given)
+    refuse_contradictions(config, terminal.given)
     with quiet():  # refuses where Optuna is missing
         space = space_of(config, ranges, terminal.given)
     task = task_of(config)
-    announce(task, silent)
+    told = []
     for end in (0, -1):
         values = {
             name: one.values[end] if isinstance(one, Choices) else (one.low, one.high)[end]
             for name, one in space.items()
         }
-        build_training(configure(config, values), task)
+        one = configure(config, values)
+        told += warnings_of(one, build_training(one, task))
+    announce(task, list(dict.fromkeys(told)), silent)
     own = {} if task.data is None else task.data.sources
     files = {role: file["sha256"] for role, file in own.items()}
     place = address(storage, out)

@@ -13,6 +13,7 @@ from rnnopt.run_folder import write_atomically, write_json
 from rnnopt.storage import quiet
 from rnnopt.sweeps.spaces import Choices, Range, configure
 from rnnopt.sweeps.study import Sweep
+from rnnopt.tasks.ranking import rank
 from rnnopt.tasks.task import lower_is_better
 
 if TYPE_CHECKING:
@@ -25,10 +26,14 @@ GREY = "#8c8c8c"
 
 
 def complete(study: "Study") -> "list[FrozenTrial]":
-    """The trials that came to their end, the best first; of equal ones the earlier."""
+    """The trials that came to their end, the best first; of level ones the less loss first."""
     trials = [t for t in study.get_trials(deepcopy=False) if t.state.name == "COMPLETE"]
-    sign = 1 if study.direction.name == "MINIMIZE" else -1
-    return sorted(trials, key=lambda trial: (sign * (trial.value or 0.0), trial.number))
+    lower = study.direction.name == "MINIMIZE"
+    return sorted(
+        trials,
+        key=lambda t: rank(t.value or 0.0, t.user_attrs.get("validation_loss", math.inf), lower),
+        reverse=True,
+    )
 
 
 def counts(study: "Study") -> dict[str, int]:
@@ -56,14 +61,18 @@ def errors_of(study: "Study") -> list[str]:
 
 def columns(sweep: Sweep) -> list[str]:
     """Headings of `row`."""
-    return ["trial", f"best validation {sweep.metric}", *sweep.space, "evaluations"]
+    loss = ["its loss"] if sweep.metric == "accuracy" else []  # else the metric is the loss
+    return ["trial", f"best validation {sweep.metric}", *loss, *sweep.space, "evaluations"]
 
 
 def row(sweep: Sweep, trial: "FrozenTrial") -> list[str]:
     """A complete trial as text."""
     values = [_shown(trial.params[name]) for name in sweep.space]
     spent = f"{trial.user_attrs['evaluations']:.6g}"
-    return [str(trial.number), f"{trial.value:.4g}", *values, spent]
+    found = trial.user_attrs.get("validation_loss")
+    shown = "–" if found is None else f"{found:.4g}"
+    loss = [shown] if sweep.metric == "accuracy" else []
+    return [str(trial.number), f"{trial.value:.4g}", *loss, *values, spent]
 
 
 def _shown(value: Any) -> str:

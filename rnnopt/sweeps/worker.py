@@ -23,6 +23,7 @@ from rnnopt import comparison, runner
 from rnnopt.run_folder import RunFolder
 from rnnopt.specification import Value
 from rnnopt.storage import close, quiet
+from rnnopt.sweeps.pruning import is_worse_than_median
 from rnnopt.sweeps.spaces import Choices, Space, configure
 from rnnopt.sweeps.study import (
     Sweep,
@@ -32,6 +33,7 @@ from rnnopt.sweeps.study import (
     put_back,
     put_back_running,
 )
+from rnnopt.tasks.ranking import WORST, loss_of_best, rank
 from rnnopt.training import Progress
 
 if TYPE_CHECKING:
@@ -39,8 +41,6 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 STEPS = 20  # of a trial's budget, at which it is compared with the others
-WARM_UP = 4  # steps in which no trial is stopped
-COMPARED = 5  # trials that must be complete before one is stopped
 
 Stop = Callable[[], bool]
 
@@ -139,12 +139,10 @@ def work(sweep: Sweep, number: int, stop: Stop) -> None:
 
 def _load(sweep: Sweep, number: int) -> "Study":
     from optuna import load_study
-    from optuna.pruners import BasePruner, MedianPruner, NopPruner
     from optuna.samplers import TPESampler
 
-    pruner: BasePruner = MedianPruner(COMPARED, WARM_UP) if sweep.prune else NopPruner()
     storage = open_sweep(sweep)
-    study = load_study(study_name=sweep.name, storage=storage, pruner=pruner)
+    study = load_study(study_name=sweep.name, storage=storage)
     weakref.finalize(study, close, storage)
     # A sampler that begins anew must not draw again what was drawn before, nor what another
     # machine draws, which counts its workers from 0 too.
@@ -198,8 +196,9 @@ class Objective:
         config = configure(self.sweep.config, suggest(trial, self.sweep.space))
         path = self.sweep.out / folder
         exists = again and (path / "config.json").exists()
-        watch = Watch(trial)
-        for record in RunFolder(path).read_records() if exists else []:
+        watch = Watch(trial, self.sweep.prune)
+        records = RunFolder(path).read_records() if exists else []
+        for record in records:
             watch.look(record)
         result = runner.run(config, path, exists, watch, lambda: watch.pruned or self.stop())
         for name in ("status", "evaluations", "seconds"):
@@ -210,6 +209,9 @@ class Objective:
         # A run that diverged is worth less than any that did not, whatever it reached before.
         if result["status"] in ("interrupted", "diverged") or not math.isfinite(value):
             raise TrialPruned
+        loss = loss_of_best(result["best"], records)
+        if math.isfinite(loss):
+            trial.set_user_attr("validation_loss", loss)
         return float(value)
 
 
@@ -227,10 +229,17 @@ def suggest(trial: "Trial", space: Space) -> dict[str, Value]:
 
 
 class Watch:
-    """Listens to a run and reports its validation metric, once a step, to the pruner."""
+    """Listens to a run, reports its validation metric once a step, and says when it shall stop.
 
-    def __init__(self, trial: "Trial"):
-        self.trial, self.step, self.pruned = trial, -1, False
+    Args:
+        trial: what the run is of.
+        prune: whether it shall stop where it is worse than the median of the others.
+    """
+
+    def __init__(self, trial: "Trial", prune: bool):
+        self.trial, self.prune = trial, prune
+        self.step, self.pruned = -1, False
+        self.best, self.losses = WORST, dict[str, float]()
 
     def __call__(self, progress: Progress) -> None:
         if progress.record:
@@ -239,7 +248,15 @@ class Watch:
     def look(self, record: dict[str, float]) -> None:
         """Reports a record; a step that was reported before counts no more."""
         step = math.floor(STEPS * record["fraction"])
-        if step > self.step:
-            self.step = step
-            self.trial.report(record["validation_metric"], step)
-            self.pruned = self.trial.should_prune()
+        if step <= self.step:
+            return
+        self.step = step
+        metric, loss = record["validation_metric"], record["validation_loss"]
+        study = self.trial.study
+        found = rank(metric, loss, study.direction.name == "MINIMIZE")
+        if math.isfinite(loss):
+            self.losses[str(step)] = loss
+            self.trial.set_user_attr("losses", self.losses)
+        self.trial.report(math.nan if found == WORST else metric, step)
+        self.best = max(self.best, found)
+        self.pruned = self.prune and is_worse_than_median(self.best, study, step)

@@ -25,11 +25,13 @@ class OwnData:
         preparation: what was done to them, and is to be done to new data.
         understood: (subject, answer) lines for people.
         sources: for each of "data" and "test", the file's path and sha256; {} without files.
+        held_out: which of "validation" and "test" were held out of the data, not given apart.
     """
 
     preparation: Preparation
     understood: tuple[tuple[str, str], ...]
     sources: dict[str, dict[str, str]]
+    held_out: frozenset[str] = frozenset()
 
     def to_dict(self) -> dict[str, Any]:
         """All of it, ready for JSON."""
@@ -47,7 +49,7 @@ def from_arrays(
     lengths: Any = None,
     test: tuple[Any, ...] | None = None,
     validation: float | tuple[Any, ...] = 0.2,
-    test_fraction: float = 0.2,
+    test_fraction: float | None = None,
     kind: Kind | None = None,
     missing: Missing = "error",
     padded: bool = False,
@@ -67,8 +69,8 @@ def from_arrays(
             `test_fraction` is held out.
         validation: part of the training series held out for validation, class by class; 0 means
             none: the training series stand in for it. Or validation series as in `test`.
-        test_fraction: part held out for testing without `test`; 0 means none: the validation series
-            stand in for it.
+        test_fraction: part held out for testing without `test`, 0.2 unless told otherwise; 0 means
+            none: the validation series stand in for it.
         kind, missing, padded, normalize, subsample, target: as in `DataConfig`.
         seed: of what is held out.
         name: of the task.
@@ -86,6 +88,11 @@ def from_arrays(
         >>> task.train.inputs.shape
         torch.Size([26, 25, 3])
     """
+    if test is not None and test_fraction is not None:
+        raise ValueError(
+            "test has the series to test on, and test_fraction would hold some of inputs out: give"
+            " one of them."
+        )
     data = recordings(inputs, targets, lengths)
     if data.targets is None:
         raise ValueError("training needs targets, got none.")
@@ -95,7 +102,7 @@ def from_arrays(
         data,
         None if test is None else _given("test", test),
         validation=0.0 if isinstance(validation, tuple) else validation,
-        test_fraction=test_fraction,
+        test_fraction=0.2 if test_fraction is None else test_fraction,
         seed=seed,
         target=target,
         name=name,
@@ -134,6 +141,7 @@ def build(
     check_missing(whole, data.channels, how.get("missing", "error"), bool(how.get("padded")))
     parts = _divide(data, test, validation, test_fraction, seed, how["kind"])
     train = parts["training"]
+    held_out = {"validation": data.validation is None, "test": test is None}
     preparation, examples = _prepare(parts, how)
     steps = preparation.steps
     classes, width = len(preparation.classes), len(data.channels)
@@ -151,7 +159,12 @@ def build(
         test=examples[2],
         epoch_size=len(train),
         batch_size=batch_size(len(train)),
-        data=OwnData(preparation, understood(parts, preparation, how), sources or {}),
+        data=OwnData(
+            preparation,
+            understood(parts, preparation, how),
+            sources or {},
+            frozenset(part for part, was in held_out.items() if was),
+        ),
     )
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from rnnopt.layers.kernels.elman import last_state
+from rnnopt.layers.kernels.portable import last_state
 from rnnopt.tasks.examples import Batch, Examples
 
 AT_ONCE = 1 << 24  # numbers: 64 MiB

@@ -95,14 +95,13 @@ def _write(form: Form, out: Path) -> list[Table]:
             if (path / "config.json").exists():
                 found[(r.label, trial[1])] = read_run(path)
     rows = []
-    for (label, rate), one in found.items():
+    for (label, rate), one in sorted(found.items(), key=lambda item: item[1].rank, reverse=True):
         best = one.result.get("best") or {}
         accuracy = 100 * best.get("validation_metric", math.nan)
         rows.append(
             [f"{label}, lr {rate:g}", f"{accuracy:.2f}", one.result["status"],
              f"{one.result.get('seconds', math.nan):.0f}"]
         )  # fmt: skip
-    rows.sort(key=lambda cells: -math.inf if cells[1] == "nan" else float(cells[1]), reverse=True)
     best_of = {k: r.result.get("best") or {} for k, r in found.items()}
     drawn = _map(form, best_of) if any(best_of.values()) else None
     return write_table(
