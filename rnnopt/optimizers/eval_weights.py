@@ -9,11 +9,13 @@ In the state of a tensor: `written` is what the last step left in it, by which a
 told, and `trained` is what to go back to after `show`.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim.optimizer import Optimizer
 
 from rnnopt.distributed import sums
 from rnnopt.optimizers.shards import groups_of, local
@@ -64,6 +66,58 @@ def differ(one: Tensor, other: Tensor) -> bool:
     for group in groups_of(one):
         (count,) = sums([count], group)
     return bool(count)
+
+
+class EvalMode(Optimizer):
+    """An optimizer with a mode, `train_mode` of its groups, in which the weights to evaluate stand.
+
+    The names are those of schedule-free optimizers, which other people's loops call.
+    """
+
+    @torch.no_grad()
+    def eval(self) -> None:
+        """Puts the weights to evaluate in place, until `train()`; a second call changes nothing.
+
+        With `average` these are the mean of the committed weights, else the committed weights
+        themselves; a tensor that was changed since the last step, loaded say, stays as it is. The
+        running statistics of batch normalisation are those of the weights trained with.
+        """
+        self._switch(show, train_mode=False)
+
+    @torch.no_grad()
+    def train(self) -> None:
+        """Puts the weights back that are trained; a second call changes nothing.
+
+        A tensor that was changed since `eval()` stays as it is: training goes on from there.
+        """
+        self._switch(take_away, train_mode=True)
+
+    def _switch(self, change: Callable[..., None], train_mode: bool) -> None:
+        for group in self.param_groups:
+            if group["train_mode"] != train_mode:
+                for p in group["params"]:
+                    if p in self.state:
+                        change(p, self.state[p], group)
+                group["train_mode"] = train_mode
+
+    @contextmanager
+    def committed(self) -> Iterator[None]:
+        """Eval mode inside the `with`, and the mode of before after it."""
+        before = self.param_groups[0]["train_mode"]
+        self.eval()
+        try:
+            yield
+        finally:
+            if before:
+                self.train()
+
+    def check_train_mode(self) -> None:
+        """Raises RuntimeError in eval mode, where no step can be taken."""
+        if not self.param_groups[0]["train_mode"]:
+            raise RuntimeError(
+                "step() in eval mode, where gradients are not those of the weights that are"
+                " trained: call optimizer.train() before the forward pass."
+            )
 
 
 class Versions:

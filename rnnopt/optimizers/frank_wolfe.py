@@ -30,8 +30,7 @@ equal gradient evaluations (docs/experiment-log.md), not the paper's; PRESETS ho
 its authors' code's: `FrankWolfe(params, lr=1e-3, **PRESETS["paper"])`.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from copy import deepcopy
 from typing import Any, Unpack
 
@@ -49,7 +48,7 @@ from rnnopt.optimizers.ball_search import (
     radius_in_force,
 )
 from rnnopt.optimizers.commit_exchange import CommitExchange
-from rnnopt.optimizers.eval_weights import Versions, show, take_away
+from rnnopt.optimizers.eval_weights import EvalMode, Versions
 from rnnopt.optimizers.frank_wolfe_options import PRESETS as PRESETS
 from rnnopt.optimizers.frank_wolfe_options import check_group
 from rnnopt.optimizers.linear_minimization import Norm
@@ -60,7 +59,7 @@ from rnnopt.optimizers.shards import is_sharded
 from rnnopt.optimizers.shared_options import StepOptions, check_keywords, settle_group
 
 
-class FrankWolfe(Optimizer):
+class FrankWolfe(EvalMode):
     """Steps along the mean of the ball vertices that `inner_steps` minibatches ask for.
 
     For any network, recurrent ones above all: the length of a step does not depend on the size of
@@ -250,12 +249,13 @@ class FrankWolfe(Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         unwrap_(state)
         super().__setstate__(state)
-        self.__dict__.setdefault("process_group", None)
+        self.__dict__.setdefault("process_group", None)  # which a copy has to be given anew
         self._exchange = CommitExchange(self.compression, self.overlap)
         self._adopt_params()
         self._versions = Versions()
         for p, entries in self.state.items():
-            entries["outer"] = fitted(p, entries.get("outer", {}))
+            if isinstance(p, Tensor):
+                entries["outer"] = fitted(p, entries.get("outer", {}))
         for group in self.param_groups:
             for name, default in self.defaults.items():
                 if name != "differentiable":  # torch's own, which is in no group of ours
@@ -299,43 +299,6 @@ class FrankWolfe(Optimizer):
         """Inner gradients taken since the last commit; 0 means the weights are committed ones."""
         return self.param_groups[0]["inner_step"]
 
-    @torch.no_grad()
-    def eval(self) -> None:
-        """Puts the weights to evaluate in place, until `train()`; a second call changes nothing.
-
-        With `average` these are the mean of the committed weights, else the committed weights
-        themselves; a tensor that was changed since the last step, loaded say, stays as it is. The
-        running statistics of batch normalisation are those of the weights trained with.
-        """
-        self._switch(show, train_mode=False)
-
-    @torch.no_grad()
-    def train(self) -> None:
-        """Puts the weights back that are trained; a second call changes nothing.
-
-        A tensor that was changed since `eval()` stays as it is: training goes on from there.
-        """
-        self._switch(take_away, train_mode=True)
-
-    def _switch(self, change: Callable[..., None], train_mode: bool) -> None:
-        for group in self.param_groups:
-            if group["train_mode"] != train_mode:
-                for p in group["params"]:
-                    if p in self.state:
-                        change(p, self.state[p], group)
-                group["train_mode"] = train_mode
-
-    @contextmanager
-    def committed(self) -> Iterator[None]:
-        """Eval mode inside the `with`, and the mode of before after it."""
-        before = self.param_groups[0]["train_mode"]
-        self.eval()
-        try:
-            yield
-        finally:
-            if before:
-                self.train()
-
     # -- the step ----------------------------------------------------------------------------------
 
     @torch.no_grad()
@@ -350,11 +313,7 @@ class FrankWolfe(Optimizer):
         Raises:
             RuntimeError: in eval mode.
         """
-        if not self.param_groups[0]["train_mode"]:
-            raise RuntimeError(
-                "step() in eval mode, where gradients are not those of the weights that are"
-                " trained: call optimizer.train() before the forward pass."
-            )
+        self.check_train_mode()
         if self.communicate == "commit":
             for group in self.param_groups:
                 self._exchange.check_parts(group, self.process_group)
