@@ -209,6 +209,7 @@ def test_indrnns_bound_stays_that_of_the_first_sequences(bumps):
 # -- weights ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore:batch_size 1000 is more than")
 def test_a_weight_is_a_repetition_and_zero_is_absence(bumps):
     # One batch of everything a step, so that the order does not matter.
     X, y = bumps
