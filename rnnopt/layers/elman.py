@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from rnnopt.layers.kernels import cpu, portable
+from rnnopt.layers.kernels.elman import fused
 from rnnopt.layers.plain import script_refused
 
 
@@ -96,10 +97,9 @@ class ElmanRNN(nn.RNNBase):
         if cpu.leaving_torch():
             return self._layer_by_layer(portable.elman, input, hx, lengths, weights)
         lengths = None if lengths is None or not len(lengths) else lengths
-        fused = input.numel() > 0 and cpu.usable(input, hx, *weights)
-        if fused and not (lengths is not None and self.bidirectional):
-            operator = torch.ops.rnnopt.elman
-            return self._layer_by_layer(operator, input, hx, lengths, weights)
+        usable = input.numel() > 0 and cpu.usable(input, hx, *weights)
+        if usable and not (lengths is not None and self.bidirectional):
+            return self._layer_by_layer(fused, input, hx, lengths, weights)
         if lengths is None:
             return _torch_forward(self, input, hx)
         if self.num_layers == 1 and not self.bidirectional:

@@ -299,3 +299,6 @@ def _differentiate(ctx: Any, grad_out: Tensor | None, grad_hn: Tensor | None) ->
 
 
 torch.library.register_autograd("rnnopt::elman", _differentiate, setup_context=_save)
+
+# What a layer calls; with this import of it the operator is there.
+fused = torch.ops.rnnopt.elman
