@@ -9,6 +9,7 @@ from scipy.sparse import csr_matrix
 from sklearn.multioutput import MultiOutputClassifier
 
 from rnnopt import RNNClassifier, RNNRegressor
+from rnnopt.tasks import from_arrays
 
 
 def small(**options):
@@ -341,3 +342,8 @@ def test_what_early_stopping_cannot_hold_out_is_said_in_its_own_words(data):
         stopping.fit(X, np.arange(30) % 5)
     with pytest.raises(ValueError, match="of 1 sequences aside, it needs two at least"):
         RNNRegressor(early_stopping=True).fit(X[:1], [0.5])
+
+
+def test_rows_of_lengths_are_refused_by_from_arrays_too(data):
+    with pytest.raises(ValueError, match="one a series, got rows of different lengths"):
+        from_arrays(*data, lengths=[[1], [1, 2]] * 15)
