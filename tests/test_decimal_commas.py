@@ -107,3 +107,9 @@ def test_three_digits_are_decimals_where_another_number_says_so(tmp_path):
     assert series_of(path).series[0][:, 0].tolist() == [1.234, 2.5]
     path = lines(tmp_path / "b.csv", "u;1,234;2,500", "v;3,000;4,100")
     assert series_of(path, decimal=",").series[0][:, 0].tolist() == [1.234, 2.5]
+
+
+def test_a_number_with_a_comma_at_the_end_is_not_taken_for_a_label(tmp_path):
+    path = lines(tmp_path / "mixed.csv", "an;1.5;0,25", "aus;2.5;0,75")
+    with pytest.raises(UserError, match=r"say --decimal , where decimals have a comma\)\.$"):
+        series_of(path, decimal=".")

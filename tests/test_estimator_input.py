@@ -9,6 +9,7 @@ from scipy.sparse import csr_matrix
 from sklearn.multioutput import MultiOutputClassifier
 
 from rnnopt import RNNClassifier, RNNRegressor
+from rnnopt.tasks import from_arrays
 
 
 def small(**options):
@@ -162,12 +163,25 @@ BAD_INPUT = [
     (lambda X: X[:20], {}, "inconsistent numbers of samples: [20, 30]"),
     (lambda X: X, dict(lengths=np.full(30, 7)), "lengths must be in 1 … 6, the steps of X, got 7"),
     (lambda X: X, dict(lengths=np.full(30, 0)), "got 0 … 0"),
-    (lambda X: X, dict(lengths=np.full(30, 1.5)), "lengths must be whole numbers"),
-    (lambda X: X, dict(lengths=[3]), "inconsistent numbers of samples: [30, 1]"),
+    (
+        lambda X: X,
+        dict(lengths=np.full(30, 1.5)),
+        "lengths must be 30 whole numbers, one a sequence, got 1.5 for X[0].",
+    ),
+    (lambda X: X, dict(lengths=[3]), "one a sequence, got the shape (1,)."),
+    (lambda X: X, dict(lengths=3), "one a sequence, got the shape ()."),
+    (lambda X: X, dict(lengths=np.full((30, 1), 3)), "got the shape (30, 1)."),
+    (lambda X: X, dict(lengths=[[1], [1, 2]] * 15), "got rows of different lengths."),
+    (lambda X: X, dict(lengths=["a"] * 30), "got 'a' first, of type <U1."),
+    (lambda X: X, dict(lengths=[None] * 30), "got nan for X[0]."),
+    (lambda X: X, dict(lengths=[True] * 30), "got True first, of type bool."),
+    (lambda X: X, dict(lengths=[6, np.nan] * 15), "got nan for X[1]."),
+    (lambda X: X, dict(lengths=[np.inf] * 30), "got inf for X[0]."),
     (list, dict(lengths=np.full(30, 6)), "a list of arrays has its own"),
     (lambda X: X[0, 0], dict(lengths=[1, 1]), "lengths go with X of"),
     (lambda X: X, dict(sample_weight=-np.ones(30)), "must not be negative"),
     (lambda X: X, dict(sample_weight=np.ones((30, 1))), "one number a sequence"),
+    (lambda X: X, dict(sample_weight=2.0), "one number a sequence, got the shape ()"),
 ]
 
 
@@ -308,3 +322,28 @@ def test_lengths_that_fit_had_not_are_noticed_later(data):
         classifier.predict(X, lengths=np.arange(30) % 6 + 1)
     classifier.predict(X, lengths=np.full(30, 6))
     small().fit(list(X), y).predict(X, lengths=np.arange(30) % 6 + 1)
+
+
+def test_lengths_may_be_objects_and_sequences_a_tensor(data):
+    X, y = data
+    lengths = np.arange(30) % 6 + 1
+    plain = small().fit(X, y, lengths=lengths).predict_proba(X, lengths=lengths)
+    objects, tensor = lengths.astype(object), torch.tensor(X)
+    other = small().fit(tensor, y, lengths=objects).predict_proba(tensor, lengths=objects)
+    assert np.array_equal(plain, other)
+
+
+def test_what_early_stopping_cannot_hold_out_is_said_in_its_own_words(data):
+    X, _ = data
+    stopping = small(early_stopping=True)
+    with pytest.raises(ValueError, match=r"0\.1 of 30 sequences aside, .* rarest class has 1\)"):
+        stopping.fit(X, [1] + [0] * 29)
+    with pytest.raises(ValueError, match="as many as there are classes in both parts"):
+        stopping.fit(X, np.arange(30) % 5)
+    with pytest.raises(ValueError, match="of 1 sequences aside, it needs two at least"):
+        RNNRegressor(early_stopping=True).fit(X[:1], [0.5])
+
+
+def test_rows_of_lengths_are_refused_by_from_arrays_too(data):
+    with pytest.raises(ValueError, match="one a series, got rows of different lengths"):
+        from_arrays(*data, lengths=[[1], [1, 2]] * 15)

@@ -261,13 +261,18 @@ class RecurrentEstimator(BaseEstimator):
         if sample_weight is None:
             return None
         weights = check_array(
-            sample_weight, ensure_2d=False, dtype=np.float64, input_name="sample_weight"
+            sample_weight,
+            ensure_2d=False,
+            allow_nd=True,
+            ensure_min_samples=0,  # the shape is looked at below
+            dtype=np.float64,
+            input_name="sample_weight",
         )
-        check_consistent_length(targets, weights)
         if weights.ndim != 1:
             raise ValueError(
                 f"sample_weight must have one number a sequence, got the shape {weights.shape}."
             )
+        check_consistent_length(targets, weights)
         return weights
 
     def _measure(self, given: Given) -> None:
@@ -301,13 +306,31 @@ class RecurrentEstimator(BaseEstimator):
             raise ValueError(
                 f"validation_fraction must be in (0, 1), got {self.validation_fraction}."
             )
-        parts = train_test_split(
-            np.arange(len(given.sequences)),
-            test_size=self.validation_fraction,
-            random_state=random,
-            stratify=None if given.targets.ndim > 1 else given.targets,
-        )
+        count = len(given.sequences)
+        try:
+            parts = train_test_split(
+                np.arange(count),
+                test_size=self.validation_fraction,
+                random_state=random,
+                stratify=None if given.targets.ndim > 1 else given.targets,
+            )
+        except ValueError as error:
+            raise ValueError(
+                f"early_stopping cannot keep validation_fraction={self.validation_fraction:g} of"
+                f" {count} sequences aside, {self._needed(given)}: give more, another fraction, or"
+                " early_stopping=False."
+            ) from error
         return [given.select(part) for part in parts]
+
+    def _needed(self, given: Given) -> str:
+        """What early stopping needs of the sequences, and what there is."""
+        if given.targets.ndim > 1:
+            return "it needs two at least"
+        fewest = int(np.unique(given.targets, return_counts=True)[1].min())
+        return (
+            "it needs two of each class, and as many as there are classes in both parts (the"
+            f" rarest class has {fewest})"
+        )
 
     def _outputs(self, X: ArrayLike, lengths: ArrayLike | None) -> Tensor:
         """The network's outputs (count, output)."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from sklearn.utils.validation import check_array, check_consistent_length, validate_data
+from sklearn.utils.validation import check_array, validate_data
 
 from rnnopt.estimator.doubts import Seen, doubt_axes, doubt_lengths, refuse_one_axis
 
@@ -158,16 +158,13 @@ def _check_alike(sequences: list[np.ndarray]) -> None:
 
 def _without_padding(X: Any, lengths: Any, layout: str) -> tuple[np.ndarray, np.ndarray]:
     """X with zeros behind each sequence's end, and the lengths as whole numbers."""
-    numbers, given = np.array(X), np.asarray(lengths)
+    numbers = np.asarray(X).copy()  # of a tensor too, which has no other way to a copy
     if numbers.ndim not in (2, 3):
         raise ValueError(
             f"lengths go with X of (count, time) or (count, time, features), got the shape"
             f" {numbers.shape}."
         )
-    check_consistent_length(numbers, given)
-    time = _time(numbers, layout)
-    if given.ndim != 1 or not np.array_equal(given, given.astype(np.int64)):
-        raise ValueError(f"lengths must be whole numbers, one a sequence, got {lengths!r}.")
+    given, time = _whole_lengths(lengths, len(numbers)), _time(numbers, layout)
     if given.min() < 1 or given.max() > time:
         raise ValueError(
             f"lengths must be in 1 … {time}, the steps of X, got {given.min()} … {given.max()}."
@@ -175,7 +172,29 @@ def _without_padding(X: Any, lengths: Any, layout: str) -> tuple[np.ndarray, np.
     beyond = np.arange(time) >= given[:, None]
     view = numbers if numbers.ndim == 2 else _turned(numbers, layout)
     view[beyond] = 0
-    return numbers, given.astype(np.int64)
+    return numbers, given
+
+
+def _whole_lengths(lengths: Any, count: int) -> np.ndarray:
+    """The lengths (count,) as whole numbers."""
+    wanted = f"lengths must be {count} whole numbers, one a sequence, got"
+    try:
+        given = np.asarray(lengths)
+    except ValueError:  # rows of different lengths
+        raise ValueError(f"{wanted} rows of different lengths.") from None
+    if given.shape != (count,):
+        raise ValueError(f"{wanted} the shape {given.shape}.")
+    try:
+        if given.dtype.kind not in "iufO":
+            raise ValueError
+        numbers = given.astype(np.float64)
+    except (TypeError, ValueError):
+        raise ValueError(f"{wanted} {given.tolist()[0]!r} first, of type {given.dtype}.") from None
+    wrong = ~np.isfinite(numbers) | (numbers != np.round(numbers))
+    if wrong.any():
+        place = int(np.argmax(wrong))
+        raise ValueError(f"{wanted} {numbers[place]:g} for X[{place}].")
+    return numbers.astype(np.int64)
 
 
 def _check_features(estimator: Any, features: int, reset: bool) -> None:

@@ -99,7 +99,7 @@ def check_plain(
     Args:
         series: (time, channel) arrays of any type.
         what: the series are, for the sentence.
-        names: of the channels; None means channel 1, channel 2, …
+        names: of the channels; None means channel 1, … of values, and output 1, … of targets.
     """
     mean, deviation = moments(series)
     largest = np.max([np.abs(block).max(0) for block, _ in _blocks(series)], 0)
@@ -109,11 +109,12 @@ def check_plain(
     if not lost.any():
         return
     worst = int(np.argmax(lost))
-    name = f"channel {worst + 1}" if names is None else names[worst]
+    column = "channel" if what == "values" else "output"
+    name = f"{column} {worst + 1}" if names is None else names[worst]
     raise ValueError(
-        f"{what} as they are go into float32, of about seven digits, and {name} is lost there: it"
-        f" varies by {deviation[worst]:.3g} around {mean[worst]:.9g}. Scale them, take the offset"
-        " off, or leave normalisation on."
+        f"{what} would go unchanged into float32, of about seven digits, and {name} is lost"
+        f" there: it varies by {deviation[worst]:.3g} around {mean[worst]:.9g}. Scale them, take"
+        " the offset off, or leave normalisation on."
     )
 
 

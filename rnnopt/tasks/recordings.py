@@ -181,7 +181,13 @@ def _numbers(values: Any, what: str) -> np.ndarray:
 
 
 def _cut(series: list[np.ndarray], lengths: Any) -> list[np.ndarray]:
-    lengths = np.asarray(lengths)
+    try:
+        lengths = np.asarray(lengths)
+    except ValueError:
+        raise ValueError(
+            f"lengths must be {len(series)} whole numbers, one a series, got rows of different"
+            " lengths."
+        ) from None
     if lengths.shape != (len(series),) or lengths.dtype.kind not in "iu":
         raise ValueError(
             f"lengths must be {len(series)} whole numbers, one a series, got {lengths.dtype} of"

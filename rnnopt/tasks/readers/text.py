@@ -116,7 +116,9 @@ def _label_last(rows: Rows, columns: Columns) -> str:
     """What to add where lines seem to end with their label, or with nothing."""
     if columns.label is not None and not any(row[-1].strip() for row in rows):
         return " (the last cell of each line is empty: --label -2 is the one before)"
-    ends = columns.label is None and all(len(row) > 1 and not is_number(row[-1]) for row in rows)
+    ends = columns.label is None and all(
+        len(row) > 1 and not is_number(row[-1].replace(",", ".")) for row in rows
+    )
     return " (say --label last if lines end with their label)" if ends else ""
 
 
