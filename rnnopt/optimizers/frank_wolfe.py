@@ -47,6 +47,7 @@ from rnnopt.optimizers.ball_search import (
     create_state,
     move_displacements,
     radius_in_force,
+    rests,
 )
 from rnnopt.optimizers.commit_exchange import CommitExchange
 from rnnopt.optimizers.eval_weights import Versions, show, take_away
@@ -317,12 +318,12 @@ class FrankWolfe(Optimizer):
         """
         self._switch(take_away, train_mode=True)
 
-    def _switch(self, change: Callable[..., None], train_mode: bool) -> None:
+    def _switch(self, change: Callable[..., bool], train_mode: bool) -> None:
         for group in self.param_groups:
             if group["train_mode"] != train_mode:
                 for p in group["params"]:
-                    if p in self.state:
-                        change(p, self.state[p], group)
+                    if p in self.state and change(p, self.state[p], group):
+                        self._versions.forget(p)
                 group["train_mode"] = train_mode
 
     @contextmanager
@@ -348,9 +349,9 @@ class FrankWolfe(Optimizer):
             The closure's first loss, which is that of the committed weights.
 
         Raises:
-            RuntimeError: in eval mode.
+            RuntimeError: in eval mode, unless every lr is 0.
         """
-        if not self.param_groups[0]["train_mode"]:
+        if not (self.param_groups[0]["train_mode"] or self._stands_still()):
             raise RuntimeError(
                 "step() in eval mode, where gradients are not those of the weights that are"
                 " trained: call optimizer.train() before the forward pass."
@@ -371,12 +372,13 @@ class FrankWolfe(Optimizer):
     def _inner_step(self) -> bool:
         """Uses the gradients in place; returns whether the cycle needs more of them."""
         searches = [self._search(group) for group in self.param_groups]
-        if all(float(group["lr"]) == 0 for group in self.param_groups):
+        if self._stands_still():
             self._outer_step.create_state(searches)
             return False
         last = self.inner_step + 1 >= self.param_groups[0]["inner_steps"]
         for search in searches:
-            changed = [i for i, p in enumerate(search.owners) if self._versions.changed(p)]
+            pairs = enumerate(zip(search.owners, search.states, strict=True))
+            changed = [i for i, (p, own) in pairs if rests(own) or self._versions.changed(p)]
             search.adopt(changed)
             search.start()
         move_displacements(searches)
@@ -393,6 +395,9 @@ class FrankWolfe(Optimizer):
                     search.leave_alone(p, self.state[p])
             search.group["inner_step"] = 0 if last else search.group["inner_step"] + 1
         return not last
+
+    def _stands_still(self) -> bool:
+        return all(float(group["lr"]) == 0 for group in self.param_groups)
 
     def _search(self, group: dict[str, Any]) -> Search:
         """The tensors of a group to move; creates the state of new ones."""
@@ -425,6 +430,7 @@ class FrankWolfe(Optimizer):
             self._outer_step.step(searches)
         for search in searches:
             search.average_weights()
+            search.leave_unmoved()
 
     @property
     def outer_optimizer(self) -> Optimizer:
