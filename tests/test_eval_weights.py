@@ -432,6 +432,21 @@ def test_in_every_precision(dtype):
     assert equal(model.values(), best)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("before", [torch.bfloat16, torch.float32, torch.float64])
+def test_means_loaded_from_another_type_are_as_exact_as_the_weights(before, dtype):
+    options = dict(lr=0.1, vertex_momentum=0.5)
+    model, other = Model().to(before), Model().to(dtype)
+    optimizer, second = (FrankWolfe(one.parameters(), **options) for one in (model, other))
+    go_on(model, optimizer, 3, seed=1)
+    second.load_state_dict(optimizer.state_dict())
+    wanted = torch.promote_types(dtype, torch.float32)
+    for _ in range(2):
+        for state in second.state.values():
+            assert {state[name].dtype for name in ("average", "vertex_buffer")} == {wanted}
+        go_on(other, second, 2, seed=2)
+
+
 def test_modes_and_commits_in_every_order():
     # Whatever the order of looks, loads and steps, eval mode shows the last load if no step came
     # after it, and training goes on from where the model stood.

@@ -257,6 +257,10 @@ class FrankWolfe(Optimizer):
         self._versions = Versions()
         for p, entries in self.state.items():
             entries["outer"] = fitted(p, entries.get("outer", {}))
+            means = {
+                name: entries[name] for name in ("average", "vertex_buffer") if name in entries
+            }
+            entries.update(fitted(p, means))
         for group in self.param_groups:
             for name, default in self.defaults.items():
                 if name != "differentiable":  # torch's own, which is in no group of ours
