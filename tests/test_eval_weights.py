@@ -11,12 +11,22 @@ import pickle
 import pytest
 import torch
 from stepping import feed, normals, through_a_file
+from torch.distributed import checkpoint
+from torch.distributed.checkpoint.state_dict import (
+    get_optimizer_state_dict,
+    get_state_dict,
+    set_state_dict,
+)
 
 from rnnopt import FrankWolfe, IndRNN
 
 SHAPES = [(3, 4), (5,), ()]
 OPTIONS = [dict(), dict(inner_steps=4), dict(inner_steps=4, average=None), dict(average=None)]
-OPTIONS += [dict(inner_steps=3, inner_iterate="cumulative"), dict(inner_steps=2, outer="adam")]
+OPTIONS += [
+    dict(communicate="commit"),
+    dict(inner_steps=3, inner_iterate="cumulative"),
+    dict(inner_steps=2, outer="adam"),
+]
 every_option = pytest.mark.parametrize("options", OPTIONS, ids=str)
 STEPS = range(5, 9)  # steps before the look: commits, and every place of a cycle
 
@@ -147,6 +157,27 @@ def test_training_goes_on_from_the_weights_that_were_put_in(options, steps, put)
     assert distances[0] > 0  # the vertices of a single number may cancel out
 
 
+@pytest.mark.parametrize("look_first", [True, False])
+@every_option
+def test_training_goes_on_from_what_a_look_found_written_through_data(options, look_first):
+    # No step sees such a write by itself; a look compares values.
+    for steps in STEPS:
+        model, optimizer = trained(options | dict(norm=torch.inf, adapt=0.0), steps)
+        best = [value + 100 for value in Model(seed=7).values()]
+        if look_first:
+            copy_through_data(model, best)
+            optimizer.eval()
+        else:
+            optimizer.eval()
+            copy_through_data(model, best)
+        optimizer.train()
+        assert equal(model.values(), best)
+        go_on(model, optimizer, optimizer.param_groups[0]["inner_steps"], seed=3)
+        with optimizer.committed():
+            pairs = zip(model.values(), best, strict=True)
+            assert all((found - value).abs().max() < 1 for found, value in pairs)
+
+
 @every_option
 def test_looking_changes_no_step_and_no_state(options):
     (model, optimizer), (other, unwatched) = trained(options, 0), trained(options, 0)
@@ -200,6 +231,43 @@ def test_a_checkpoint_of_either_mode_resumes_to_the_bit(options, in_eval_mode, m
         assert equal(model.values(), other.values())
 
 
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
+@pytest.mark.parametrize("in_eval_mode", [True, False])
+@every_option
+def test_torchs_distributed_checkpoint_of_either_mode_resumes_to_the_bit(
+    options, in_eval_mode, tmp_path
+):
+    # It fills the entries that a fresh optimizer has after a step at lr 0, and no others.
+    model, optimizer = trained(options, 6)
+    if in_eval_mode:
+        optimizer.eval()
+
+    def parts(model, optimizer):
+        return dict(zip(("model", "optimizer"), get_state_dict(model, optimizer), strict=True))
+
+    checkpoint.save(parts(model, optimizer), checkpoint_id=tmp_path, no_dist=True)
+    other = Model(seed=5)
+    second = FrankWolfe(other.parameters(), lr=0.1, **options)
+    saved = parts(other, second)
+    checkpoint.load(saved, checkpoint_id=tmp_path, no_dist=True)
+    set_state_dict(
+        other, second, model_state_dict=saved["model"], optim_state_dict=saved["optimizer"]
+    )
+    for a_model, one in ((model, optimizer), (other, second)):
+        one.train()
+        go_on(a_model, one, 5, seed=4)
+    assert equal(model.values(), other.values())
+
+
+def test_a_fresh_optimizer_in_eval_mode_is_saved_by_torch():
+    model, optimizer = trained({}, 0)
+    before = model.values()
+    optimizer.eval()
+    assert len(get_optimizer_state_dict(model, optimizer)["state"]) == len(SHAPES)
+    optimizer.train()
+    assert equal(model.values(), before)
+
+
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda it: pickle.loads(pickle.dumps(it))])
 @pytest.mark.parametrize("in_eval_mode", [True, False])
 @every_option
@@ -220,7 +288,7 @@ def test_a_checkpoint_of_before_shows_its_mean():
     model, optimizer = trained(dict(inner_steps=3), 7)
     saved = copy.deepcopy(optimizer.state_dict())
     for entries in saved["state"].values():
-        del entries["written"], entries["at_rest"]
+        del entries["written"], entries["at_rest"], entries["shown"]
     for group in saved["param_groups"]:
         del group["train_mode"], group["maximize"]
     other, second = resumed(
@@ -289,6 +357,32 @@ def test_a_frozen_tensor_that_is_loaded_shows_what_was_loaded():
         assert torch.equal(frozen, torch.full((3, 4), 3.0))
 
 
+def test_a_frozen_tensor_that_is_loaded_is_trained_from_what_was_loaded():
+    model, optimizer = trained({}, 20)
+    frozen, *rest = model.weights
+    rng = torch.Generator().manual_seed(3)
+    for _, *gradients in normals(SHAPES, rng, 3):
+        feed(optimizer, [frozen, *rest], [None, *gradients])
+    frozen.data.fill_(300.0)
+    go_on(model, optimizer, 1, seed=4)
+    with optimizer.committed():
+        assert (frozen - 300).abs().max() < 2
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+@every_option
+def test_of_a_model_turned_into_another_type_the_mean_is_shown_in_it(options, dtype):
+    for steps in STEPS:
+        model, optimizer = trained(options, steps)
+        with optimizer.committed():
+            shown = model.values()
+        before = model.values()
+        model.to(dtype)
+        with optimizer.committed():
+            assert equal(model.values(), [value.to(dtype) for value in shown])
+        assert equal(model.values(), [value.to(dtype) for value in before])
+
+
 def test_entries_clamped_after_each_step_are_shown_as_they_were_put():
     model, optimizer = trained({}, 0)
     rng = torch.Generator().manual_seed(1)
@@ -336,6 +430,21 @@ def test_in_every_precision(dtype):
     with optimizer.committed():
         assert equal(model.values(), best)
     assert equal(model.values(), best)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("before", [torch.bfloat16, torch.float32, torch.float64])
+def test_means_loaded_from_another_type_are_as_exact_as_the_weights(before, dtype):
+    options = dict(lr=0.1, vertex_momentum=0.5)
+    model, other = Model().to(before), Model().to(dtype)
+    optimizer, second = (FrankWolfe(one.parameters(), **options) for one in (model, other))
+    go_on(model, optimizer, 3, seed=1)
+    second.load_state_dict(optimizer.state_dict())
+    wanted = torch.promote_types(dtype, torch.float32)
+    for _ in range(2):
+        for state in second.state.values():
+            assert {state[name].dtype for name in ("average", "vertex_buffer")} == {wanted}
+        go_on(other, second, 2, seed=2)
 
 
 def test_modes_and_commits_in_every_order():

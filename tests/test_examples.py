@@ -117,7 +117,7 @@ def test_lightnings_best_checkpoint_holds_the_weights_that_were_scored():
     state = best["optimizer_states"][0]["state"]
     for number, value in enumerate(best["state_dict"].values()):
         assert torch.equal(value, state[number]["average"])
-        assert not torch.equal(value, state[number]["trained"])
+        assert not torch.equal(value, state[number]["written"])
 
 
 def test_lightnings_closure_accumulates_where_minibatches_are():

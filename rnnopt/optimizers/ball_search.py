@@ -155,15 +155,17 @@ class Search:
 
     def leave_alone(self, p: Tensor, state: dict[str, Any]) -> None:
         """A tensor without a gradient stays where it is, and its mean begins anew there."""
-        if not state.get("at_rest"):
-            state["at_rest"], state["has_gradient"] = True, False
-            for name in ("average", "written"):
-                if name in state:
-                    state[name].copy_(p)
+        _rest(p, state)
         if "displacement" in state:
             if self.group["inner_step"] == 0:
                 state["anchor"].copy_(p)
             self.average_in([state["displacement"]], [torch.zeros_like(p)])
+
+    def leave_unmoved(self) -> None:
+        """The same at a commit, for tensors of which no process had a gradient in this cycle."""
+        for p, state in zip(self.params, self.states, strict=True):
+            if not state["has_gradient"]:
+                _rest(p, state)
 
     def average_in(self, targets: Tensors, new: Tensors) -> None:
         """targets ← (1 - w) targets + w new, with w = 1/k or 2/(k+1)."""
@@ -271,12 +273,26 @@ class Search:
         return [count_of[self.owners[i]] for i in indices]
 
 
+def _rest(p: Tensor, state: dict[str, Any]) -> None:
+    """Notes that a tensor is left alone."""
+    if not rests(state):
+        state["at_rest"], state["has_gradient"] = True, False
+        for name in ("average", "written"):
+            if name in state:
+                state[name].copy_(p)
+
+
 def _present(tensors: Tensors, joint: Joint | None = None) -> list[Tensor]:
     """For each tensor 0 if all its entries are zero, else 1 (NaN counts as 1)."""
     sizes: Tensors = torch._foreach_norm(tensors, 1)
     if joint is not None:
         sizes = joint.join(sizes, 1)
     return [(size != 0).to(t) for size, t in zip(sizes, tensors, strict=True)]
+
+
+def rests(state: dict[str, Any]) -> bool:
+    """Whether the last step left a tensor alone."""
+    return "at_rest" in state and state["at_rest"]
 
 
 def create_state(p: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
@@ -286,6 +302,7 @@ def create_state(p: Tensor, state: dict[str, Any], group: dict[str, Any]) -> Non
     if not state:
         state["has_gradient"] = False  # in this cycle
         state["at_rest"] = False  # whether the last step left it alone
+        state["shown"] = False  # see eval_weights
         state["outer"] = {}
     if group["inner_steps"] > 1 and "anchor" not in state:
         state["anchor"] = torch.clone(p, memory_format=torch.preserve_format).detach()

@@ -6,7 +6,8 @@ one. `show` puts them in place, and `take_away` undoes that. Neither touches wha
 put into the model meanwhile: weights that were loaded are evaluated, and trained on, as they are.
 
 In the state of a tensor: `written` is what the last step left in it, by which a change since is
-told, and `trained` is what to go back to after `show`.
+told, and what to go back to after `show`; `shown` is whether `show` has replaced it. Both exist
+from the first step on, as torch's distributed checkpoints load no entry that is not there.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -23,15 +24,8 @@ from rnnopt.optimizers.shards import groups_of, local
 State = dict[str, Any]
 
 
-def to_evaluate(p: Tensor, state: State, group: dict[str, Any]) -> Tensor | None:
-    """The value of a tensor to evaluate, or None where that is the one in the model."""
-    if "written" in state and differ(p, state["written"]):
-        return None
-    return best_known(state, group)
-
-
 def best_known(state: State, group: dict[str, Any]) -> Tensor | None:
-    """The same for a tensor that nobody changed since the last step.
+    """The value to evaluate of a tensor that nobody changed since the last step; None is its own.
 
     One that got no gradient there was left alone, and shows its own value, as a frozen one should.
     """
@@ -42,27 +36,36 @@ def best_known(state: State, group: dict[str, Any]) -> Tensor | None:
     return state.get("anchor") if group["inner_step"] else None
 
 
-def show(p: Tensor, state: State, group: dict[str, Any]) -> None:
-    """Puts the value to evaluate in place."""
-    value = to_evaluate(p, state, group)
+def show(p: Tensor, state: State, group: dict[str, Any]) -> bool:
+    """Puts the value to evaluate in place; returns whether p was changed since the last step."""
+    changed = "written" in state and differ(p, state["written"])
+    value = None if changed else best_known(state, group)
+    state["shown"] = value is not None
     if value is not None:
-        state["trained"] = p.detach().clone(memory_format=torch.preserve_format)
+        if "written" not in state:  # of a state saved before there was one
+            state["written"] = p.detach().clone(memory_format=torch.preserve_format)
         p.copy_(value)
+    return changed
 
 
-def take_away(p: Tensor, state: State, group: dict[str, Any]) -> None:
-    """Puts back what `show` replaced, unless the tensor has been changed since."""
-    trained, shown = state.pop("trained", None), best_known(state, group)
-    if trained is not None and shown is not None and not differ(p, shown.to(p.dtype)):
-        p.copy_(trained)
+def take_away(p: Tensor, state: State, group: dict[str, Any]) -> bool:
+    """Puts back what `show` replaced, unless p was changed since; returns whether it was."""
+    value = best_known(state, group) if state.get("shown") else state.get("written")
+    changed = value is not None and differ(p, value)
+    if state.get("shown") and not changed:
+        p.copy_(state["written"])
+    state["shown"] = False
+    return changed
 
 
 def differ(one: Tensor, other: Tensor) -> bool:
     """Whether some entry of two tensors that lie alike is not the same; waits for a GPU.
 
-    All processes that hold a part of them must ask.
+    `other` is compared as `one` would hold it: a model that was moved to another device or type
+    since has not been changed. All processes that hold a part of them must ask.
     """
-    count = (local(one.detach()) != local(other)).sum()
+    part = local(one.detach())
+    count = (part != local(other).to(part)).sum()
     for group in groups_of(one):
         (count,) = sums([count], group)
     return bool(count)
@@ -73,6 +76,8 @@ class EvalMode(Optimizer):
 
     The names are those of schedule-free optimizers, which other people's loops call.
     """
+
+    _versions: "Versions"  # noted after each step
 
     @torch.no_grad()
     def eval(self) -> None:
@@ -92,12 +97,12 @@ class EvalMode(Optimizer):
         """
         self._switch(take_away, train_mode=True)
 
-    def _switch(self, change: Callable[..., None], train_mode: bool) -> None:
+    def _switch(self, change: Callable[..., bool], train_mode: bool) -> None:
         for group in self.param_groups:
             if group["train_mode"] != train_mode:
                 for p in group["params"]:
-                    if p in self.state:
-                        change(p, self.state[p], group)
+                    if p in self.state and change(p, self.state[p], group):
+                        self._versions.forget(p)
                 group["train_mode"] = train_mode
 
     @contextmanager
@@ -124,7 +129,8 @@ class Versions:
     """Tells which tensors may have been changed since they were noted, without looking at them.
 
     In-place operations and rebinding of `.data` are seen, writes through `.data` are not: layers
-    use those to keep weights in bounds, which is no change of what is trained.
+    use those to keep weights in bounds, which is no change of what is trained. Who compares values
+    and sees such a write says `forget`.
     """
 
     def __init__(self) -> None:
@@ -133,6 +139,10 @@ class Versions:
     def note(self, params: Iterable[Tensor]) -> None:
         """Takes these tensors as they are."""
         self._noted.update((p, _version(p)) for p in params)
+
+    def forget(self, p: Tensor) -> None:
+        """Takes this one to be changed."""
+        self._noted.pop(p, None)
 
     def changed(self, p: Tensor) -> bool:
         """Whether it may differ from what was noted; true of a tensor never noted."""

@@ -46,6 +46,7 @@ from rnnopt.optimizers.ball_search import (
     create_state,
     move_displacements,
     radius_in_force,
+    rests,
 )
 from rnnopt.optimizers.commit_exchange import CommitExchange
 from rnnopt.optimizers.eval_weights import EvalMode, Versions
@@ -254,8 +255,13 @@ class FrankWolfe(EvalMode):
         self._adopt_params()
         self._versions = Versions()
         for p, entries in self.state.items():
-            if isinstance(p, Tensor):
-                entries["outer"] = fitted(p, entries.get("outer", {}))
+            if not isinstance(p, Tensor):
+                continue
+            entries["outer"] = fitted(p, entries.get("outer", {}))
+            means = {
+                name: entries[name] for name in ("average", "vertex_buffer") if name in entries
+            }
+            entries.update(fitted(p, means))
         for group in self.param_groups:
             for name, default in self.defaults.items():
                 if name != "differentiable":  # torch's own, which is in no group of ours
@@ -311,9 +317,10 @@ class FrankWolfe(EvalMode):
             The closure's first loss, which is that of the committed weights.
 
         Raises:
-            RuntimeError: in eval mode.
+            RuntimeError: in eval mode, unless every lr is 0.
         """
-        self.check_train_mode()
+        if not self._stands_still():
+            self.check_train_mode()
         if self.communicate == "commit":
             for group in self.param_groups:
                 self._exchange.check_parts(group, self.process_group)
@@ -330,12 +337,13 @@ class FrankWolfe(EvalMode):
     def _inner_step(self) -> bool:
         """Uses the gradients in place; returns whether the cycle needs more of them."""
         searches = [self._search(group) for group in self.param_groups]
-        if all(float(group["lr"]) == 0 for group in self.param_groups):
+        if self._stands_still():
             self._outer_step.create_state(searches)
             return False
         last = self.inner_step + 1 >= self.param_groups[0]["inner_steps"]
         for search in searches:
-            changed = [i for i, p in enumerate(search.owners) if self._versions.changed(p)]
+            pairs = enumerate(zip(search.owners, search.states, strict=True))
+            changed = [i for i, (p, own) in pairs if rests(own) or self._versions.changed(p)]
             search.adopt(changed)
             search.start()
         move_displacements(searches)
@@ -352,6 +360,9 @@ class FrankWolfe(EvalMode):
                     search.leave_alone(p, self.state[p])
             search.group["inner_step"] = 0 if last else search.group["inner_step"] + 1
         return not last
+
+    def _stands_still(self) -> bool:
+        return all(float(group["lr"]) == 0 for group in self.param_groups)
 
     def _search(self, group: dict[str, Any]) -> Search:
         """The tensors of a group to move; creates the state of new ones."""
@@ -384,6 +395,7 @@ class FrankWolfe(EvalMode):
             self._outer_step.step(searches)
         for search in searches:
             search.average_weights()
+            search.leave_unmoved()
 
     @property
     def outer_optimizer(self) -> Optimizer:

@@ -108,7 +108,7 @@ def working_type(p: Tensor) -> torch.dtype:
 
 
 def fitted(p: Tensor, state: dict[str, Any]) -> dict[str, Any]:
-    """The outer optimizer's state of a tensor, which may have been saved for another type."""
+    """State of a tensor that is kept in its working type, and may have been saved for another."""
     return {
         name: value.to(working_type(p))
         if name != "step" and isinstance(value, Tensor) and value.is_floating_point()
