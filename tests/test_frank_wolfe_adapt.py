@@ -370,7 +370,7 @@ def test_without_them_a_step_is_the_one_along_the_average_to_the_bit(dtype, inne
             mean.lerp_(gradient.to(dtype), 0.5)
             displacement = displacement.lerp(-mean.sign(), 1 / k) if k > 1 else -mean.sign()
         assert torch.equal(weight.data, expected.add(displacement, alpha=0.1))
-    keys = {"has_gradient", "at_rest", "outer", "momentum_buffer"}
+    keys = {"has_gradient", "at_rest", "shown", "outer", "momentum_buffer"}
     keys |= {"anchor", "displacement", "written"} if inner_steps > 1 else set()
     assert optimizer.state[weight].keys() == keys
 
@@ -383,7 +383,7 @@ def test_neither_acts_without_momentum(normalize, rng):
         weight = torch.nn.Parameter(torch.zeros(3, 4))
         optimizer = FrankWolfe([weight], momentum=0.0, norm="spectral", **options)
         results.append(stream(optimizer, weight, gradients))
-        assert optimizer.state[weight].keys() == {"has_gradient", "at_rest", "outer"}
+        assert optimizer.state[weight].keys() == {"has_gradient", "at_rest", "shown", "outer"}
     assert torch.equal(*results)
 
 

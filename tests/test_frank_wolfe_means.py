@@ -382,7 +382,7 @@ def test_without_the_means_a_step_is_the_plain_one_to_the_bit(inner_steps, dtype
             vertex = -gradient.to(dtype).sign()
             displacement = vertex if k == 1 else displacement.lerp(vertex, 1 / k)
         assert torch.equal(weight.data, expected.add(displacement, alpha=0.1))
-    keys = {"has_gradient", "at_rest", "outer"} | (
+    keys = {"has_gradient", "at_rest", "shown", "outer"} | (
         {"anchor", "displacement", "written"} if inner_steps > 1 else set()
     )
     assert optimizer.state[weight].keys() == keys
@@ -746,7 +746,7 @@ def test_a_learning_rate_of_zero_at_first_creates_the_whole_state():
     optimizer = FrankWolfe([weight], lr=0.0, vertex_momentum=0.9, average=1)
     feed(optimizer, [weight], [torch.zeros(2)])
     assert optimizer.state[weight].keys() == {
-        "has_gradient", "at_rest", "outer", "vertex_buffer", "average", "written",
+        "has_gradient", "at_rest", "shown", "outer", "vertex_buffer", "average", "written",
     }  # fmt: skip
     assert not optimizer.state[weight]["vertex_buffer"].any()
     assert torch.equal(optimizer.state[weight]["average"], weight)
