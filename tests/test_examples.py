@@ -204,7 +204,7 @@ def test_lightnings_manual_step_counts_one_gradient_three_times():
 
     module, (data, _) = Manual(streaming=False), variables["digits"](True)
     options = dict.fromkeys(variables["QUIET"], False)
-    trainer = lightning.Trainer("cpu", max_steps=1, **options)
+    trainer = lightning.Trainer("cpu", max_steps=1, enable_checkpointing=False, **options)
     trainer.fit(module, torch.utils.data.DataLoader(data, 32))
     assert trainer.optimizers[0].param_groups[0]["commits"] == 1  # after one gradient, K = 3
 
