@@ -78,7 +78,7 @@ def padded_steps(X: Any, layout: str) -> int | None:
 
 
 def _time(X: Any, layout: str) -> int:
-    shape = np.shape(X)
+    shape = X.shape if hasattr(X, "shape") else np.asarray(X).shape
     return shape[2 if layout == "time-last" and len(shape) == 3 else 1]
 
 
