@@ -451,7 +451,7 @@ def test_modes_and_commits_in_every_order():
     # Whatever the order of looks, loads and steps, eval mode shows the last load if no step came
     # after it, and training goes on from where the model stood.
     moves = ("step", "eval", "train", "load")
-    for order in itertools.product(moves, repeat=4):
+    for order in itertools.product(moves, repeat=3):
         model, optimizer = trained(dict(inner_steps=2), 3)
         loaded = None
         for seed, move in enumerate(order):
