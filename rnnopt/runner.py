@@ -109,7 +109,8 @@ def _load(training: Training, folder: RunFolder) -> None:
         wrong = (AttributeError, LookupError, TypeError, ValueError, RuntimeError)
         try:
             training.load_state_dict(to_load(checkpoint, training))
-            if training.best:  # in files of before without its loss
+            # In files of before without its loss.
+            if training.best and "validation_loss" not in training.best:
                 training.best["validation_loss"] = loss_of_best(
                     training.best, folder.read_records()
                 )
