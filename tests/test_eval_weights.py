@@ -232,6 +232,7 @@ def test_a_checkpoint_of_either_mode_resumes_to_the_bit(options, in_eval_mode, m
 
 
 @pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
+@pytest.mark.filterwarnings("ignore:TypedStorage is deprecated")  # torch 2.10's own
 @pytest.mark.parametrize("in_eval_mode", [True, False])
 @every_option
 def test_torchs_distributed_checkpoint_of_either_mode_resumes_to_the_bit(

@@ -1,6 +1,7 @@
 """FrankWolfe's outer step by another torch optimizer, whose gradient is -displacement."""
 
 from collections.abc import Callable
+from copy import deepcopy
 from typing import Any, Literal
 
 import torch
@@ -25,6 +26,7 @@ class OuterStep:
     def __init__(self, outer: Outer, groups: Groups):
         self.outer, self.groups = outer, groups
         self._optimizer: Optimizer | None = None
+        self._made: dict[Any, Any] = {}
 
     @property
     def optimizer(self) -> Optimizer:
@@ -40,6 +42,8 @@ class OuterStep:
                 kinds = {is_sharded(p) for group in groups for p in group["params"]}
                 # foreach operations refuse lists in which plain tensors and DTensors are mixed.
                 self._optimizer = torch.optim.Adam(groups, lr=lr, foreach=len(kinds) == 1)
+            # Some make their state with themselves, as Adagrad did before torch 2.13.
+            self._made = dict(self._optimizer.state)
         return self._optimizer
 
     def step(self, searches: list[Search]) -> None:
@@ -69,8 +73,7 @@ class OuterStep:
             for p, gradient in zip(every, gradients, strict=True):
                 p.grad = gradient
 
-    @staticmethod
-    def _hand_over(searches: list[Search], outer: Optimizer) -> dict[Tensor, Tensor]:
+    def _hand_over(self, searches: list[Search], outer: Optimizer) -> dict[Tensor, Tensor]:
         """Gives gradients and state to the tensors that the outer optimizer steps with."""
         stepped = {}
         for search in searches:
@@ -81,7 +84,8 @@ class OuterStep:
                 wide = working_type(p)
                 stepped[p] = p if wide == p.dtype else p.detach().to(wide)
                 stepped[p].grad = gradient.to(wide)
-                outer.state[stepped[p]] = search.states[i]["outer"]
+                own = search.states[i]["outer"]
+                outer.state[stepped[p]] = own or fitted(p, deepcopy(self._made.get(p, {})))
         return stepped
 
     def create_state(self, searches: list[Search]) -> None:
