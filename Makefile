@@ -1,6 +1,7 @@
 # make demo   set up .venv, then train the same network on real data with several optimizers (a few minutes)
 # make test   set up .venv, then lint, type-check and test
 # make lint   ruff and mypy alone
+# make coverage  the tests, and which lines they reach; slower
 # make docs   build the site into build/docs, strictly
 # make test-newest, make test-oldest   the tests with the newest torch there is, with the oldest we name
 
@@ -9,7 +10,7 @@ BIN := .venv/bin
 READY := .venv/ready
 EXTRAS := cli,estimator,data,export,sweep,tensorboard,mlflow,baselines
 
-.PHONY: demo test test-torch test-newest test-oldest lint docs clean
+.PHONY: demo test coverage test-torch test-newest test-oldest lint docs clean
 
 KERNELS := $(wildcard rnnopt/layers/kernels/*.cpp rnnopt/layers/kernels/*.h)
 
@@ -30,6 +31,9 @@ lint: $(READY)
 	$(BIN)/mypy
 
 test: lint
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+
+coverage: $(READY)
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal --cov --cov-report=term
 
 # Another torch in an environment of its own, .venv-torch-VERSION; the rest as in constraints.txt, but for
