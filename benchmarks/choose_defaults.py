@@ -25,7 +25,7 @@ from typing import Any
 from scipy import stats
 
 from rnnopt.building import build_training
-from rnnopt.config import RunConfig
+from rnnopt.config.run_config import RunConfig
 from rnnopt.tasks import Task, build_task
 
 RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import torch
 
-from rnnopt.config import RunConfig
+from rnnopt.config.run_config import RunConfig
 from rnnopt.memory import keep_freed_memory
 from rnnopt.run_folder import processor_name
 from rnnopt.runner import run

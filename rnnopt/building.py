@@ -8,15 +8,15 @@ import torch
 
 from rnnopt import several_processes
 from rnnopt.admm.trainer import ADMM
-from rnnopt.config import MODELS, Budget, RunConfig, SharedConfig
+from rnnopt.config.errors import UserError
+from rnnopt.config.errors import option as as_option
+from rnnopt.config.run_config import MODELS, Budget, RunConfig, SharedConfig
+from rnnopt.config.specs import call_with, options_of, parse, write
 from rnnopt.distributed import processes
-from rnnopt.errors import UserError
-from rnnopt.errors import option as as_option
 from rnnopt.layers.sequence_model import SequenceModel
 from rnnopt.optimizers.by_name import OPTIMIZERS, build_optimizer
 from rnnopt.schedules import Plateau
 from rnnopt.several_processes import SharedBatches
-from rnnopt.specification import call_with, options_of, parse, write
 from rnnopt.tasks import Batches, Task, build_task
 from rnnopt.tasks.limits import check_memory
 from rnnopt.tasks.own_data import own_task

@@ -8,12 +8,12 @@ from difflib import get_close_matches
 from typing import Any
 
 from rnnopt.admm.trainer import ADMM
-from rnnopt.config import MODELS, SharedConfig
+from rnnopt.config.errors import UserError, option
+from rnnopt.config.run_config import MODELS, SharedConfig
+from rnnopt.config.specs import INTERNAL, text_of, write
 from rnnopt.docstrings import arguments_of, summary_of, without_partial
-from rnnopt.errors import UserError, option
 from rnnopt.layers.sequence_model import SequenceModel
 from rnnopt.optimizers.by_name import OPTIMIZERS
-from rnnopt.specification import INTERNAL, text_of, write
 from rnnopt.tasks import TASKS, Task, build_task
 from rnnopt.tasks.download import offline
 from rnnopt.tasks.sources import SOURCES

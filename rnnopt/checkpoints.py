@@ -7,8 +7,8 @@ from typing import Any
 import torch
 
 from rnnopt.checksums import Damaged, unpack
-from rnnopt.config import RunConfig
-from rnnopt.errors import UserError
+from rnnopt.config.errors import UserError
+from rnnopt.config.run_config import RunConfig
 from rnnopt.metrics_file import NAME as METRICS
 from rnnopt.metrics_file import History, read_history
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from rnnopt.building import build_training, settle, task_of
-from rnnopt.config import RunConfig, SharedConfig
-from rnnopt.errors import UserError
+from rnnopt.config.errors import UserError
+from rnnopt.config.run_config import RunConfig, SharedConfig
 from rnnopt.option_checks import warnings_of
 from rnnopt.run_folder import RunFolder
 from rnnopt.runner import Announce, check_same_data

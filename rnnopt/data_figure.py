@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rnnopt.data_config import Kind
+from rnnopt.config.data_config import Kind
 from rnnopt.figure_text import plain
 from rnnopt.report import COLORS
 from rnnopt.tasks.limits import check_memory

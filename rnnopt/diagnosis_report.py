@@ -12,13 +12,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rnnopt.config import MODELS, RunConfig
+from rnnopt.config.errors import UserError
+from rnnopt.config.run_config import MODELS, RunConfig
+from rnnopt.config.specs import parse
 from rnnopt.diagnosis import Diagnosis
-from rnnopt.errors import UserError
 from rnnopt.figure_text import any_script
 from rnnopt.gradient_flow import middle
 from rnnopt.run_folder import write_atomically
-from rnnopt.specification import parse
 
 THRESHOLDS = {
     "vanishing": 1e-4,  # ‖dL/dh_1‖ / ‖dL/dh_T‖ below it

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from rnnopt.errors import UserError
+from rnnopt.config.errors import UserError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

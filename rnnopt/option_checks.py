@@ -8,10 +8,10 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from rnnopt.building import resolve
-from rnnopt.config import MODELS, RunConfig, SharedConfig
-from rnnopt.errors import UserError
-from rnnopt.errors import option as as_option
-from rnnopt.specification import parse
+from rnnopt.config.errors import UserError
+from rnnopt.config.errors import option as as_option
+from rnnopt.config.run_config import MODELS, RunConfig, SharedConfig
+from rnnopt.config.specs import parse
 from rnnopt.tasks.task import Examples, Task
 from rnnopt.training import Training
 

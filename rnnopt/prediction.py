@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rnnopt.config import RunConfig
-from rnnopt.errors import UserError
+from rnnopt.config.errors import UserError
+from rnnopt.config.run_config import RunConfig
 from rnnopt.layers.sequence_model import SequenceModel
 from rnnopt.run_folder import RunFolder
 from rnnopt.tasks.examples import Examples

@@ -10,8 +10,8 @@ from typing import Any
 from torch import Tensor, distributed
 
 from rnnopt.admm.trainer import ADMM
+from rnnopt.config.errors import UserError
 from rnnopt.distributed import processes
-from rnnopt.errors import UserError
 from rnnopt.training import Training
 
 OWN = "of_processes"  # in a checkpoint: for each process what differs

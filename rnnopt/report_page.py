@@ -19,8 +19,8 @@ from markupsafe import Markup, escape
 
 from rnnopt import __version__, chart
 from rnnopt.best_weights import Findings, best_run, examine
-from rnnopt.config import RunConfig
-from rnnopt.data_config import DataConfig
+from rnnopt.config.data_config import DataConfig
+from rnnopt.config.run_config import RunConfig
 from rnnopt.report import Group, Run, columns, facts_of, group_runs, reached, rows
 from rnnopt.report_charts import curves, heat_map, profile, time_to_target
 from rnnopt.run_folder import RunFolder, write_atomically

@@ -36,10 +36,10 @@ from rnnopt.checkpoints import (
     read_tensors,
 )
 from rnnopt.checksums import Damaged, pack, with_check, without_check
-from rnnopt.config import RunConfig
+from rnnopt.config.errors import UserError
+from rnnopt.config.run_config import RunConfig
 from rnnopt.environment import environment as environment
 from rnnopt.environment import processor_name as processor_name
-from rnnopt.errors import UserError
 from rnnopt.files import append, json_bytes, lock, write_atomically
 from rnnopt.files import read_json as read_json
 from rnnopt.files import write_figure as write_figure

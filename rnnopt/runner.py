@@ -14,8 +14,8 @@ from rnnopt.building import (
     settle,
 )
 from rnnopt.checkpoints import CHECKPOINT
-from rnnopt.config import RunConfig
-from rnnopt.errors import UserError
+from rnnopt.config.errors import UserError
+from rnnopt.config.run_config import RunConfig
 from rnnopt.option_checks import warnings_of
 from rnnopt.process_states import to_load, to_save
 from rnnopt.run_folder import CannotWrite, RunFolder

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import distributed
 
+from rnnopt.config.errors import UserError
 from rnnopt.distributed import processes
-from rnnopt.errors import UserError
 from rnnopt.training import Training, committed
 
 

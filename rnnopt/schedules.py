@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from rnnopt.config import Schedule
+from rnnopt.config.run_config import Schedule
 
 
 def rate_factor(schedule: Schedule, fraction: float) -> float:

@@ -19,9 +19,9 @@ import torch
 from torch import distributed
 
 from rnnopt.admm.trainer import ADMM
-from rnnopt.config import RunConfig
+from rnnopt.config.errors import UserError
+from rnnopt.config.run_config import RunConfig
 from rnnopt.distributed import mean_numbers, processes
-from rnnopt.errors import UserError
 from rnnopt.files import json_bytes, read_json
 from rnnopt.layers.minibatch_part import MinibatchPart
 from rnnopt.run_folder import GO_ON, RunFolder

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from rnnopt.errors import UserError
+from rnnopt.config.errors import UserError
 
 if TYPE_CHECKING:
     from optuna.storages import RDBStorage

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from rnnopt.errors import UserError
+from rnnopt.config.errors import UserError
 from rnnopt.run_folder import RunFolder, read_json, write_json
 from rnnopt.training import Progress
 

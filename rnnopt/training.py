@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from rnnopt.admm.trainer import ADMM
 from rnnopt.closure import Closure as Closure
-from rnnopt.config import Budget, OnNonfinite, Schedule
+from rnnopt.config.run_config import Budget, OnNonfinite, Schedule
 from rnnopt.distributed import any_of, mean_numbers
 from rnnopt.nonfinite import NonFinite
 from rnnopt.optimizers.adaqn import AdaQN

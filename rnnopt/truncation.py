@@ -27,7 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rnnopt.errors import UserError
+from rnnopt.config.errors import UserError
 from rnnopt.layers.minibatch_part import MinibatchPart, taking
 from rnnopt.layers.sequence_model import SequenceModel, State
 from rnnopt.tasks.task import Batch, Batches

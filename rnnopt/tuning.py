@@ -13,12 +13,12 @@ from typing import Any
 
 from rnnopt.building import resolve, settle, task_of
 from rnnopt.comparison import Job, check_saved, folder_of
-from rnnopt.config import RunConfig, SharedConfig
-from rnnopt.errors import UserError
+from rnnopt.config.errors import UserError
+from rnnopt.config.run_config import RunConfig, SharedConfig
+from rnnopt.config.specs import parse, write
 from rnnopt.optimizers.by_name import OPTIMIZERS
 from rnnopt.report import Run, read_runs
 from rnnopt.run_folder import TUNING, RunFolder, write_json
-from rnnopt.specification import parse, write
 from rnnopt.tasks.ranking import WORST, Rank
 
 TUNING_SEED = 1000  # none of the reported seeds

@@ -17,15 +17,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from rnnopt.config import RunConfig
-from rnnopt.errors import UserError
+from rnnopt.config.errors import UserError
+from rnnopt.config.run_config import RunConfig
+from rnnopt.config.specs import parse
 from rnnopt.layers.sequence_model import SequenceModel
 from rnnopt.optimizers.by_name import build_optimizer
 from rnnopt.prediction import network
 from rnnopt.report import group_runs, markdown, read_runs
 from rnnopt.report_page import page
 from rnnopt.run_folder import RunFolder, write_json
-from rnnopt.specification import parse
 from rnnopt.tasks.arrays import build
 from rnnopt.tasks.names import STEERING
 from rnnopt.tasks.overview import described

@@ -21,7 +21,7 @@ from pathlib import Path
 import same_runs
 import torch
 
-from rnnopt.config import RunConfig
+from rnnopt.config.run_config import RunConfig
 from rnnopt.run_folder import RunFolder
 from rnnopt.runner import run
 

@@ -2,7 +2,7 @@
 
 import math
 
-from rnnopt.config import RunConfig
+from rnnopt.config.run_config import RunConfig
 from rnnopt.report import Run
 from rnnopt.tasks import build_task
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from rnnopt import ADMM, several_processes
-from rnnopt.config import RunConfig
+from rnnopt.config.run_config import RunConfig
 from rnnopt.runner import run
 from rnnopt.tasks.task import Task
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from rnnopt.errors import UserError
+from rnnopt.config.errors import UserError
 from rnnopt.tasks import TASKS, Batches, Task, build_task, hapt, text_files, uci_har
 from rnnopt.tasks.activity import add_noise, answers, validation_persons
 from rnnopt.tasks.task import Examples, select, split_examples, standardize

@@ -38,8 +38,8 @@ from rnnopt.admm.lagrangian import (
 from rnnopt.admm.network import read_weights
 from rnnopt.admm.trainer import ADMM
 from rnnopt.building import build_training
-from rnnopt.config import RunConfig
-from rnnopt.errors import UserError
+from rnnopt.config.errors import UserError
+from rnnopt.config.run_config import RunConfig
 from rnnopt.layers.sequence_model import SequenceModel
 from rnnopt.run_folder import RunFolder
 from rnnopt.runner import run

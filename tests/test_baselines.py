@@ -16,8 +16,8 @@ from torch import nn
 
 from rnnopt import SequenceModel
 from rnnopt.building import build_training
-from rnnopt.config import RunConfig
-from rnnopt.errors import UserError
+from rnnopt.config.errors import UserError
+from rnnopt.config.run_config import RunConfig
 from rnnopt.optimizers.baselines import ScheduleFreeAdamW
 from rnnopt.optimizers.by_name import OPTIMIZERS, adam_of_indrnn, build_optimizer
 from rnnopt.runner import run

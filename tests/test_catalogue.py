@@ -13,12 +13,12 @@ from rnnopt import catalogue
 from rnnopt.building import build_training, loop_options_of
 from rnnopt.command_line import VERBS
 from rnnopt.commands.arguments import read
-from rnnopt.config import MODELS, RunConfig
+from rnnopt.config.errors import UserError
+from rnnopt.config.run_config import MODELS, RunConfig
+from rnnopt.config.specs import INTERNAL, parse
 from rnnopt.docstrings import arguments_of
-from rnnopt.errors import UserError
 from rnnopt.optimizers.by_name import OPTIMIZERS, build_optimizer
 from rnnopt.optimizers.naq import LNAQ
-from rnnopt.specification import INTERNAL, parse
 from rnnopt.tasks import TASKS, download
 from rnnopt.tasks.sources import SOURCES
 

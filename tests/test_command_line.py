@@ -22,11 +22,11 @@ import rnnopt
 from rnnopt import building, doctor, runner
 from rnnopt.command_line import main
 from rnnopt.commands.train import again
-from rnnopt.config import MODELS
+from rnnopt.config.run_config import MODELS
+from rnnopt.config.specs import INTERNAL
 from rnnopt.layers.kernels import cpu
 from rnnopt.optimizers.by_name import OPTIMIZERS
 from rnnopt.run_folder import RunFolder
-from rnnopt.specification import INTERNAL
 from rnnopt.tasks import TASKS, build_task, download
 
 TINY = ["--task", "digits-rows", "--hidden", "4", "--budget", "12evaluations"]

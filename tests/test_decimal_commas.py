@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from test_readers import LABELS, VALUES, assert_wide, lines, series_of
 
-from rnnopt.errors import UserError
+from rnnopt.config.errors import UserError
 
 
 def german(separator, end="\n", start=""):

@@ -20,7 +20,7 @@ from torch.nn.utils.rnn import pack_padded_sequence
 import rnnopt
 from rnnopt import ElmanRNN, FrankWolfe, GradientFlow, IndRNN, SequenceModel
 from rnnopt.building import build_training
-from rnnopt.config import RunConfig
+from rnnopt.config.run_config import RunConfig
 from rnnopt.curvature import ball_curvature
 from rnnopt.diagnosis import Diagnosis
 from rnnopt.diagnosis_report import THRESHOLDS, columns, rows, verdict

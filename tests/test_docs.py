@@ -20,7 +20,7 @@ from page_commands import run_shell, write_files
 
 import rnnopt
 from rnnopt import reproduce, tasks
-from rnnopt.config import RunConfig
+from rnnopt.config.run_config import RunConfig
 
 RUN = [
     "docs/index.md",

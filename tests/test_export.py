@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from rnnopt.config import RunConfig
-from rnnopt.errors import UserError
+from rnnopt.config.errors import UserError
+from rnnopt.config.run_config import RunConfig
 from rnnopt.exporting import export as exporting
 from rnnopt.exporting.export import ALLOWED, Source, export, open_run
 from rnnopt.exporting.formats import ENDINGS

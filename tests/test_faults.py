@@ -24,8 +24,8 @@ import torch
 from same_runs import assert_equal_states, what_came
 
 from rnnopt.checksums import pack
-from rnnopt.config import RunConfig
-from rnnopt.errors import UserError
+from rnnopt.config.errors import UserError
+from rnnopt.config.run_config import RunConfig
 from rnnopt.files import write_atomically
 from rnnopt.run_folder import RunFolder
 from rnnopt.runner import run

@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("optuna")
 
-from rnnopt.errors import UserError
+from rnnopt.config.errors import UserError
 from rnnopt.fleets.claims import DEATHS, Claims
 
 SETTINGS = {"shared": {"hidden": 3}, "comparison": {"seeds": [0, 1]}}

@@ -22,8 +22,8 @@ import sqlalchemy.exc
 from same_runs import curves, result_of, without_clock
 from waiting import wait_for
 
-from rnnopt.config import RunConfig
-from rnnopt.errors import UserError
+from rnnopt.config.errors import UserError
+from rnnopt.config.run_config import RunConfig
 from rnnopt.fleets import crew
 from rnnopt.fleets.claims import Claims
 from rnnopt.fleets.crew import Shared

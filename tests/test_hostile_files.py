@@ -24,8 +24,8 @@ from hypothesis import strategies as st
 
 from rnnopt import prediction
 from rnnopt.building import build_training
-from rnnopt.config import RunConfig
-from rnnopt.errors import UserError
+from rnnopt.config.errors import UserError
+from rnnopt.config.run_config import RunConfig
 from rnnopt.run_folder import RunFolder
 from rnnopt.tasks import from_arrays
 from rnnopt.tasks.limits import check_declared, check_memory, free_memory, size

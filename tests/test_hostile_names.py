@@ -129,8 +129,8 @@ def test_both_consoles_are_plain():
     ],
 )
 def test_a_saved_run_of_another_form_is_refused(tmp_path, file, content, sentence):
-    from rnnopt.config import RunConfig
-    from rnnopt.errors import UserError
+    from rnnopt.config.errors import UserError
+    from rnnopt.config.run_config import RunConfig
 
     folder = RunFolder.create(tmp_path / "run", RunConfig(task="digits-rows"))
     (folder.path / "environment.json").unlink()  # a folder of before there were checksums
@@ -146,7 +146,7 @@ def test_a_result_without_seconds_makes_a_row(tmp_path):
 
 @pytest.mark.parametrize("name", ["[/]", "a\x1b[31mb", "<b>|$x$", ":smile:"])
 def test_a_report_of_a_run_with_such_names_is_written(tmp_path, command, name):
-    from rnnopt.config import RunConfig
+    from rnnopt.config.run_config import RunConfig
 
     folder = RunFolder.create(tmp_path / "run", RunConfig(task="digits-rows", optimizer=name))
     folder.write_result(dict(status=name, summary=name, metric=name, loss=name, target=1.0))

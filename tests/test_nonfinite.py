@@ -13,8 +13,8 @@ from same_runs import what_came
 
 from rnnopt import building
 from rnnopt.building import build_training
-from rnnopt.config import RunConfig
-from rnnopt.errors import UserError
+from rnnopt.config.errors import UserError
+from rnnopt.config.run_config import RunConfig
 from rnnopt.nonfinite import MOST_IN_A_ROW, MOST_RESTORES
 from rnnopt.run_folder import RunFolder
 from rnnopt.runner import run

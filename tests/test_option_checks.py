@@ -8,7 +8,7 @@ import torch
 
 from rnnopt import RNNClassifier
 from rnnopt.building import build_training
-from rnnopt.config import RunConfig
+from rnnopt.config.run_config import RunConfig
 from rnnopt.option_checks import warnings_of
 from rnnopt.tasks import from_arrays
 

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from rnnopt import comparison
-from rnnopt.config import RunConfig, SharedConfig
-from rnnopt.data_config import data_name
-from rnnopt.errors import UserError
+from rnnopt.config.data_config import data_name
+from rnnopt.config.errors import UserError
+from rnnopt.config.run_config import RunConfig, SharedConfig
 from rnnopt.run_folder import RunFolder
 from rnnopt.runner import run as run_one
 

@@ -132,7 +132,7 @@ def test_a_label_that_is_not_there_is_refused(command, last, verb, label):
 
 
 def test_a_config_takes_the_place_as_a_number():
-    from rnnopt.config import RunConfig
+    from rnnopt.config.run_config import RunConfig
 
     config = RunConfig(data="a.csv", label=-1)  # type: ignore[arg-type]
     assert RunConfig.from_dict(config.to_dict()).label == "-1"

@@ -14,8 +14,8 @@ from stepping import through_a_file
 
 from rnnopt import ADMM, RNNClassifier, RNNRegressor, SequenceModel
 from rnnopt.building import build_training
-from rnnopt.config import RunConfig
-from rnnopt.errors import UserError
+from rnnopt.config.errors import UserError
+from rnnopt.config.run_config import RunConfig
 from rnnopt.layers.indrnn import IndRNN
 from rnnopt.prediction import Trained
 from rnnopt.tasks import from_arrays, pieces

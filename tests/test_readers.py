@@ -6,7 +6,7 @@ What is made of the series is promised in test_own_arrays.py.
 import numpy as np
 import pytest
 
-from rnnopt.errors import UserError
+from rnnopt.config.errors import UserError
 from rnnopt.tasks.readers import read, sha256
 from rnnopt.tasks.readers.columns import Columns
 

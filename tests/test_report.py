@@ -11,7 +11,7 @@ from made_runs import history, make_run, over
 from matplotlib.collections import PolyCollection
 
 from rnnopt import report
-from rnnopt.config import RunConfig
+from rnnopt.config.run_config import RunConfig
 from rnnopt.report import Run, group_runs, mean_and_width, rows
 from rnnopt.tasks import mnist
 

@@ -11,7 +11,7 @@ import pytest
 from made_runs import make_run, over
 
 from rnnopt import runner
-from rnnopt.config import RunConfig
+from rnnopt.config.run_config import RunConfig
 from rnnopt.report import read_runs
 from rnnopt.report_page import write_page
 from rnnopt.run_folder import RunFolder

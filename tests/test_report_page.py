@@ -17,7 +17,7 @@ from made_runs import history, make_run, over
 from rnnopt import runner
 from rnnopt.best_weights import Findings
 from rnnopt.chart import HEIGHT, TOP
-from rnnopt.config import RunConfig
+from rnnopt.config.run_config import RunConfig
 from rnnopt.report import group_runs, read_runs
 from rnnopt.report_charts import MOST_CELLS, NO_NUMBER, curves, heat_map, profile, time_to_target
 from rnnopt.report_page import page, write_page

@@ -24,8 +24,8 @@ import torch
 
 from rnnopt import reproduce, runner, workers
 from rnnopt.building import build_training
-from rnnopt.config import Budget
-from rnnopt.errors import UserError
+from rnnopt.config.errors import UserError
+from rnnopt.config.run_config import Budget
 from rnnopt.reproduce import engine, results
 from rnnopt.reproduce.engine import TUNING_SEED, chosen_trial, place, run_study, trials_of
 from rnnopt.reproduce.frank_wolfe import a5_angle, grid, table_1, table_2, table_3

@@ -16,8 +16,8 @@ from same_runs import assert_same_run, result_of
 
 from rnnopt import building, run_folder
 from rnnopt.checksums import pack, unpack
-from rnnopt.config import RunConfig
-from rnnopt.errors import UserError
+from rnnopt.config.errors import UserError
+from rnnopt.config.run_config import RunConfig
 from rnnopt.optimizers.by_name import OPTIMIZERS
 from rnnopt.run_folder import RunFolder, find_runs, processor_name, write_atomically
 from rnnopt.runner import run

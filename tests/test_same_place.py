@@ -5,8 +5,8 @@ import torch
 
 from rnnopt import same_place
 from rnnopt.building import build_training
-from rnnopt.config import RunConfig
-from rnnopt.errors import UserError
+from rnnopt.config.errors import UserError
+from rnnopt.config.run_config import RunConfig
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ from stepping import through_a_file
 
 from rnnopt import SequenceModel
 from rnnopt.building import build_training
-from rnnopt.config import RunConfig
-from rnnopt.errors import UserError
+from rnnopt.config.errors import UserError
+from rnnopt.config.run_config import RunConfig
 from rnnopt.schedules import Plateau
 from rnnopt.tasks.task import Examples, Task
 

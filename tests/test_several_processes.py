@@ -14,8 +14,8 @@ import torch
 from same_runs import curves
 
 from rnnopt import ADMM, FrankWolfe, SequenceModel, several_processes
-from rnnopt.config import Budget, RunConfig
-from rnnopt.errors import UserError
+from rnnopt.config.errors import UserError
+from rnnopt.config.run_config import Budget, RunConfig
 from rnnopt.optimizers.by_name import build_optimizer
 from rnnopt.run_folder import RunFolder
 from rnnopt.runner import run

@@ -12,8 +12,8 @@ import shared_runs
 import torch
 from same_runs import assert_same_run, curves
 
-from rnnopt.config import RunConfig
-from rnnopt.errors import UserError
+from rnnopt.config.errors import UserError
+from rnnopt.config.run_config import RunConfig
 from rnnopt.run_folder import RunFolder
 from rnnopt.runner import run
 

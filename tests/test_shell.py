@@ -18,7 +18,7 @@ import rnnopt
 from rnnopt.command_line import VERBS
 from rnnopt.commands.arguments import read
 from rnnopt.commands.option_groups import GROUPS
-from rnnopt.config import MODELS, RunConfig
+from rnnopt.config.run_config import MODELS, RunConfig
 from rnnopt.docstrings import summary_of
 from rnnopt.optimizers.by_name import OPTIMIZERS
 from rnnopt.run_folder import RunFolder

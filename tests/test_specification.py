@@ -12,9 +12,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from rnnopt.building import resolve
-from rnnopt.config import Budget, RunConfig, SharedConfig
-from rnnopt.errors import UserError, unknown_name
-from rnnopt.specification import call_with, parse, write
+from rnnopt.config.errors import UserError, unknown_name
+from rnnopt.config.run_config import Budget, RunConfig, SharedConfig
+from rnnopt.config.specs import call_with, parse, write
 
 # -- names with options ---------------------------------------------------------------------------
 

@@ -22,8 +22,8 @@ pytest.importorskip("optuna")
 from optuna.trial import TrialState
 
 from rnnopt.command_line import main
-from rnnopt.config import RunConfig
-from rnnopt.errors import UserError
+from rnnopt.config.errors import UserError
+from rnnopt.config.run_config import RunConfig
 from rnnopt.run_folder import RunFolder
 from rnnopt.sweeps import command as sweeping
 from rnnopt.sweeps import pruning, results, worker

@@ -6,10 +6,10 @@ The sweep itself is promised in test_sweep.py.
 import pytest
 
 from rnnopt.building import build_training, resolve
-from rnnopt.config import RunConfig
-from rnnopt.errors import UserError
+from rnnopt.config.errors import UserError
+from rnnopt.config.run_config import RunConfig
+from rnnopt.config.specs import INTERNAL
 from rnnopt.optimizers.by_name import OPTIMIZERS
-from rnnopt.specification import INTERNAL
 from rnnopt.sweeps.spaces import SPACES, Choices, Range, configure, parse_range, space_of
 from rnnopt.tasks import build_task
 

@@ -9,8 +9,8 @@ import warnings
 import numpy as np
 import pytest
 
-from rnnopt.config import RunConfig
-from rnnopt.errors import UserError
+from rnnopt.config.errors import UserError
+from rnnopt.config.run_config import RunConfig
 from rnnopt.tasks.overview import described
 from rnnopt.tasks.own_data import own_task
 from rnnopt.tasks.readers import read

@@ -23,7 +23,7 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from rnnopt.errors import UserError
+from rnnopt.config.errors import UserError
 from rnnopt.tasks import TASKS, Batches, Task, build_task, download, mnist
 from rnnopt.tasks.adding import adding
 from rnnopt.tasks.counting import counting

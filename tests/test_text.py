@@ -16,8 +16,8 @@ from torch import nn
 
 from rnnopt.building import build_training
 from rnnopt.comparison import plan
-from rnnopt.config import RunConfig, SharedConfig
-from rnnopt.errors import UserError
+from rnnopt.config.errors import UserError
+from rnnopt.config.run_config import RunConfig, SharedConfig
 from rnnopt.run_folder import RunFolder
 from rnnopt.runner import run
 from rnnopt.tasks import Batches, build_task

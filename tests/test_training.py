@@ -15,8 +15,8 @@ from stepping import through_a_file
 
 from rnnopt import FrankWolfe, SequenceModel, training
 from rnnopt.building import build_training
-from rnnopt.config import Budget, RunConfig
-from rnnopt.errors import UserError
+from rnnopt.config.errors import UserError
+from rnnopt.config.run_config import Budget, RunConfig
 from rnnopt.optimizers.by_name import build_optimizer
 from rnnopt.schedules import Plateau
 from rnnopt.tasks.task import Batches, Examples, Task

@@ -18,8 +18,8 @@ from torch.nn import functional
 
 from rnnopt import FrankWolfe, SequenceModel
 from rnnopt.building import build_training
-from rnnopt.config import Budget, RunConfig
-from rnnopt.errors import UserError
+from rnnopt.config.errors import UserError
+from rnnopt.config.run_config import Budget, RunConfig
 from rnnopt.runner import run
 from rnnopt.tasks import build_task
 from rnnopt.tasks.task import Batches, Examples, Task

@@ -10,8 +10,8 @@ import pytest
 
 from rnnopt import tuning
 from rnnopt.command_line import main
-from rnnopt.config import SharedConfig
-from rnnopt.errors import UserError
+from rnnopt.config.errors import UserError
+from rnnopt.config.run_config import SharedConfig
 from rnnopt.run_folder import RunFolder
 
 TINY = ["--task", "counting:length=3", "--hidden", "3", "--budget", "30evaluations"]

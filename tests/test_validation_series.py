@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from rnnopt.building import build_training
-from rnnopt.config import RunConfig
-from rnnopt.errors import UserError
+from rnnopt.config.errors import UserError
+from rnnopt.config.run_config import RunConfig
 from rnnopt.tasks import from_arrays
 
 

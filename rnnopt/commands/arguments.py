@@ -18,7 +18,7 @@ import tyro
 from rnnopt.commands.completions import mended
 from rnnopt.commands.help_text import Held, finished
 from rnnopt.commands.option_groups import Verb, in_groups
-from rnnopt.errors import UserError
+from rnnopt.config.errors import UserError
 
 FRAME = "│╭╮╰╯|+"  # of tyro's boxes, with and without Unicode
 RULE = re.compile(r"^ *[─-]{3,} *$", re.MULTILINE)  # between their parts

@@ -13,11 +13,11 @@ from rnnopt.commands.comparison_file import as_begun, keep
 from rnnopt.commands.names_in_tables import Name, column_of
 from rnnopt.commands.printing import announce
 from rnnopt.commands.report import show_report
-from rnnopt.config import SharedConfig
-from rnnopt.errors import UserError
+from rnnopt.config.errors import UserError
+from rnnopt.config.run_config import SharedConfig
+from rnnopt.config.specs import parse
 from rnnopt.fleets.crew import crew_of
 from rnnopt.option_checks import refuse_contradictions, refuse_heartbeat
-from rnnopt.specification import parse
 from rnnopt.terminal import (
     AsJson,
     complain,

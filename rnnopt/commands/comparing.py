@@ -11,8 +11,8 @@ from rich.progress import Progress
 from rnnopt import comparison, tuning
 from rnnopt import run_folder as folders
 from rnnopt.building import task_of
-from rnnopt.config import SharedConfig
-from rnnopt.errors import UserError
+from rnnopt.config.errors import UserError
+from rnnopt.config.run_config import SharedConfig
 from rnnopt.fleets.crew import Crew
 from rnnopt.runner import Announce
 from rnnopt.terminal import tell_jobs, tell_stage

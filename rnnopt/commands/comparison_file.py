@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from rnnopt.commands.comparing import FILE, Asked, is_begun
-from rnnopt.config import SharedConfig, has_type
-from rnnopt.errors import UserError
-from rnnopt.errors import option as as_option
+from rnnopt.config.errors import UserError
+from rnnopt.config.errors import option as as_option
+from rnnopt.config.run_config import SharedConfig, has_type
 from rnnopt.files import read_json, write_json
 
 # What may be other than before, with its type.

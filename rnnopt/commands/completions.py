@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable
 
 from rnnopt import reproduce
-from rnnopt.config import MODELS
+from rnnopt.config.run_config import MODELS
 from rnnopt.optimizers.by_name import OPTIMIZERS
 from rnnopt.tasks import TASKS
 

@@ -6,7 +6,7 @@ from typing import Annotated
 import tyro
 
 from rnnopt.commands.outputs import check_output
-from rnnopt.errors import UserError
+from rnnopt.config.errors import UserError
 from rnnopt.exporting.export import ALLOWED, export, open_run
 from rnnopt.exporting.formats import ENDINGS, Format
 from rnnopt.exporting.model_card import model_card

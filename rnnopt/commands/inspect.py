@@ -7,9 +7,9 @@ from typing import Annotated
 import tyro
 
 from rnnopt.commands.printing import print_lines
-from rnnopt.data_config import Decimal, Header, Kind, Layout, data_name
+from rnnopt.config.data_config import Decimal, Header, Kind, Layout, data_name
+from rnnopt.config.errors import UserError
 from rnnopt.data_figure import draw
-from rnnopt.errors import UserError
 from rnnopt.figure_text import any_script
 from rnnopt.option_checks import refuse_columns
 from rnnopt.run_folder import write_figure

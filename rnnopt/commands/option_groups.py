@@ -12,7 +12,7 @@ from typing import Annotated, Any, get_origin, get_type_hints
 
 import tyro
 
-from rnnopt.data_config import DataConfig
+from rnnopt.config.data_config import DataConfig
 from rnnopt.docstrings import arguments_of
 
 Verb = Callable[..., int]

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from rnnopt.errors import UserError
+from rnnopt.config.errors import UserError
 
 
 def check_output(out: Path, ending: str, inputs: Iterable[str | Path | None]) -> None:

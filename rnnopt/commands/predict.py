@@ -8,8 +8,8 @@ from typing import Annotated
 import tyro
 
 from rnnopt.commands.outputs import check_output
-from rnnopt.data_config import Decimal
-from rnnopt.errors import UserError
+from rnnopt.config.data_config import Decimal
+from rnnopt.config.errors import UserError
 from rnnopt.prediction import Trained, rows, scores
 from rnnopt.run_folder import write_atomically
 from rnnopt.tasks.checks import far_lengths

@@ -9,7 +9,7 @@ from rich.table import Table
 from rnnopt import report, report_page
 from rnnopt import run_folder as folders
 from rnnopt.commands.names_in_tables import Name, column_of, widths
-from rnnopt.errors import UserError
+from rnnopt.config.errors import UserError
 from rnnopt.terminal import console
 
 

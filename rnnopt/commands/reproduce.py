@@ -8,7 +8,7 @@ from rich.progress import TaskID
 from rich.table import Table
 
 from rnnopt import comparison, reproduce
-from rnnopt.errors import UserError
+from rnnopt.config.errors import UserError
 from rnnopt.option_checks import refuse_heartbeat
 from rnnopt.reproduce.study import FormName
 from rnnopt.terminal import (

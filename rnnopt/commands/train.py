@@ -9,13 +9,13 @@ import tyro
 from rnnopt import comparison, several_processes, tracking
 from rnnopt.building import check_once
 from rnnopt.commands.printing import announce
-from rnnopt.config import RunConfig
-from rnnopt.errors import UserError
+from rnnopt.config.errors import UserError
+from rnnopt.config.run_config import RunConfig
+from rnnopt.config.specs import parse
 from rnnopt.memory import keep_freed_memory
 from rnnopt.option_checks import refuse_contradictions
 from rnnopt.run_folder import RunFolder
 from rnnopt.runner import run as run_one
-from rnnopt.specification import parse
 from rnnopt.terminal import (
     AsJson,
     Show,

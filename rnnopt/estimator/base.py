@@ -17,8 +17,8 @@ from sklearn.utils.validation import check_array, check_consistent_length, check
 from torch import Tensor
 
 from rnnopt.building import check_once
-from rnnopt.config import RunConfig
-from rnnopt.errors import UserError, without_dashes
+from rnnopt.config.errors import UserError, without_dashes
+from rnnopt.config.run_config import RunConfig
 from rnnopt.estimator.doubts import Seen
 from rnnopt.estimator.one_run import build_task, train
 from rnnopt.estimator.sequences import padded_steps, read_sequences, seen_by

@@ -14,8 +14,8 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from rnnopt.building import build_training
-from rnnopt.config import RunConfig
-from rnnopt.errors import UserError, without_dashes
+from rnnopt.config.errors import UserError, without_dashes
+from rnnopt.config.run_config import RunConfig
 from rnnopt.layers.indrnn import IndRNN
 from rnnopt.layers.sequence_model import SequenceModel
 from rnnopt.option_checks import warnings_of

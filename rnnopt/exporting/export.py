@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from rnnopt.building import model_settings, resolve, task_of
-from rnnopt.config import RunConfig
-from rnnopt.errors import UserError
+from rnnopt.config.errors import UserError
+from rnnopt.config.run_config import RunConfig
 from rnnopt.exporting.formats import Format, onnx_file, safetensors_file, torchscript_file
 from rnnopt.exporting.plain_model import PlainModel, double
 from rnnopt.layers.sequence_model import SequenceModel

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from pathlib import Path
 from typing import Any, Protocol
 
-from rnnopt.errors import UserError
+from rnnopt.config.errors import UserError
 from rnnopt.fleets.claims import Claims
 from rnnopt.fleets.texts import bring, read_texts
 from rnnopt.run_folder import CannotWrite, InUse, RunFolder

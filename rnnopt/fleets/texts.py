@@ -5,7 +5,7 @@ Checkpoints and weights stay where the run was made; `elsewhere.json` says where
 
 from pathlib import Path
 
-from rnnopt.errors import UserError
+from rnnopt.config.errors import UserError
 from rnnopt.files import json_bytes, write_atomically
 from rnnopt.metrics_file import NAME as METRICS
 from rnnopt.run_folder import RunFolder

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rnnopt.errors import UserError
+from rnnopt.config.errors import UserError
 from rnnopt.optimizers.eval_weights import differ
 
 

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rnnopt.errors import unknown_name
+from rnnopt.config.errors import unknown_name
+from rnnopt.config.specs import call_with, parse
 from rnnopt.optimizers import baselines
 from rnnopt.optimizers.adaqn import AdaQN
 from rnnopt.optimizers.asnaq import ASNAQ
@@ -17,7 +18,6 @@ from rnnopt.optimizers.bfgs import BFGS, LBFGS
 from rnnopt.optimizers.frank_wolfe import PRESETS, FrankWolfe
 from rnnopt.optimizers.naq import LNAQ, NAQ
 from rnnopt.optimizers.quasi_newton_options import PRESETS as ASNAQ_PRESETS
-from rnnopt.specification import call_with, parse
 
 
 @dataclass(frozen=True)

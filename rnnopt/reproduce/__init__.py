@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from rnnopt.errors import UserError, unknown_name
+from rnnopt.config.errors import UserError, unknown_name
 from rnnopt.fleets.crew import crew_of
 from rnnopt.reproduce.admm import convergence
 from rnnopt.reproduce.admm import figures as admm_figures

@@ -14,8 +14,8 @@ from typing import Any
 
 from rnnopt.building import build_training, settle
 from rnnopt.comparison import Job, work
-from rnnopt.config import RunConfig
-from rnnopt.errors import UserError
+from rnnopt.config.errors import UserError
+from rnnopt.config.run_config import RunConfig
 from rnnopt.report import Run, read_runs
 from rnnopt.reproduce.study import Column, Form, Row, Study
 from rnnopt.run_folder import RunFolder

@@ -10,12 +10,12 @@ from rich.table import Table
 from rnnopt import comparison, terminal
 from rnnopt.building import build_training, check_once, task_of
 from rnnopt.commands.printing import announce
-from rnnopt.config import RunConfig
-from rnnopt.errors import UserError
+from rnnopt.config.errors import UserError
+from rnnopt.config.run_config import RunConfig
+from rnnopt.config.specs import parse
 from rnnopt.memory import keep_freed_memory
 from rnnopt.option_checks import refuse_contradictions, warnings_of
 from rnnopt.run_folder import RunFolder
-from rnnopt.specification import parse
 from rnnopt.storage import quiet
 from rnnopt.sweeps.results import (
     best_of,

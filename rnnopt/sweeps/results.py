@@ -7,7 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rnnopt.config import RunConfig
+from rnnopt.config.run_config import RunConfig
 from rnnopt.report import COLORS, legend_below, log_axis
 from rnnopt.run_folder import write_atomically, write_json
 from rnnopt.storage import quiet

@@ -10,10 +10,10 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from rnnopt.building import options_of_optimizer, resolve
-from rnnopt.config import RunConfig
-from rnnopt.errors import UserError, unknown_name
+from rnnopt.config.errors import UserError, unknown_name
+from rnnopt.config.run_config import RunConfig
+from rnnopt.config.specs import INTERNAL, Value, parse, value_of, write
 from rnnopt.optimizers.by_name import OPTIMIZERS
-from rnnopt.specification import INTERNAL, Value, parse, value_of, write
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rnnopt.config import RunConfig
-from rnnopt.errors import UserError
+from rnnopt.config.errors import UserError
+from rnnopt.config.run_config import RunConfig
 from rnnopt.run_folder import read_json, write_json
 from rnnopt.storage import check_same, close, open_storage, quiet, with_driver
 from rnnopt.sweeps.spaces import Space

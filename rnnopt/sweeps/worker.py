@@ -20,8 +20,8 @@ from multiprocessing import get_context, parent_process
 from typing import TYPE_CHECKING, Literal
 
 from rnnopt import comparison, runner
+from rnnopt.config.specs import Value
 from rnnopt.run_folder import RunFolder
-from rnnopt.specification import Value
 from rnnopt.storage import close, quiet
 from rnnopt.sweeps.pruning import is_worse_than_median
 from rnnopt.sweeps.spaces import Choices, Space, configure

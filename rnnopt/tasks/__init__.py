@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 
-from rnnopt.errors import unknown_name
-from rnnopt.specification import call_with, parse
+from rnnopt.config.errors import unknown_name
+from rnnopt.config.specs import call_with, parse
 from rnnopt.tasks.activity import hapt2 as hapt2
 from rnnopt.tasks.activity import hapt6 as hapt6
 from rnnopt.tasks.activity import har2 as har2

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rnnopt.errors import UserError, unknown_name
+from rnnopt.config.errors import UserError, unknown_name
 from rnnopt.tasks.hapt import read_hapt
 from rnnopt.tasks.task import Examples, Loss, Task, select, standardize
 from rnnopt.tasks.uci_har import read_uci_har

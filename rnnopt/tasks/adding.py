@@ -10,7 +10,7 @@ from functools import partial
 
 import torch
 
-from rnnopt.errors import UserError
+from rnnopt.config.errors import UserError
 from rnnopt.tasks.task import Batch, Examples, Task
 
 

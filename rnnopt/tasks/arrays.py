@@ -8,7 +8,7 @@ the mean squared error of the standardised targets, so that 1 is what their mean
 from dataclasses import dataclass, replace
 from typing import Any
 
-from rnnopt.data_config import Kind, Missing
+from rnnopt.config.data_config import Kind, Missing
 from rnnopt.tasks.overview import understood
 from rnnopt.tasks.preparation import Preparation, kind_of
 from rnnopt.tasks.recordings import Recordings, recordings

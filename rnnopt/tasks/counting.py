@@ -7,7 +7,7 @@ from functools import partial
 
 import torch
 
-from rnnopt.errors import UserError
+from rnnopt.config.errors import UserError
 from rnnopt.tasks.adding import fixed
 from rnnopt.tasks.task import Batch, Task
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlsplit
 
-from rnnopt.errors import UserError
+from rnnopt.config.errors import UserError
 
 # Called with (file name, bytes so far, bytes in all) during a download; the command line draws it.
 listener: Callable[[str, int, int], None] = lambda name, done, total: None  # noqa: E731

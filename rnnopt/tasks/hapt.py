@@ -17,7 +17,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from rnnopt.errors import UserError
+from rnnopt.config.errors import UserError
 from rnnopt.tasks.readers.numpy_files import read_members
 from rnnopt.tasks.text_files import BAD_ZIP, LARGEST, TextFiles
 

@@ -13,7 +13,7 @@ import zlib
 import torch
 from torch import Tensor
 
-from rnnopt.errors import UserError
+from rnnopt.config.errors import UserError
 from rnnopt.tasks.download import find
 from rnnopt.tasks.task import Examples, Task, split_examples, standardize
 

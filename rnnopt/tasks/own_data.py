@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from rnnopt.data_config import DataConfig
-from rnnopt.errors import UserError
+from rnnopt.config.data_config import DataConfig
+from rnnopt.config.errors import UserError
 from rnnopt.tasks.arrays import build
 from rnnopt.tasks.readers import read, sha256
 from rnnopt.tasks.readers.columns import Columns, Parts

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rnnopt.data_config import Kind, Missing
-from rnnopt.saved_checks import check_preparation
+from rnnopt.config.data_config import Kind, Missing
+from rnnopt.config.validation import check_preparation
 from rnnopt.tasks.alignment import aligned
 from rnnopt.tasks.checks import (
     MANY_CLASSES,

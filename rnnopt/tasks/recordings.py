@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from rnnopt.data_config import Kind, Layout
+from rnnopt.config.data_config import Kind, Layout
 from rnnopt.tasks.names import check_names
 
 # How files and people write that a value is missing, in lower case.

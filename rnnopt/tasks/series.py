@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from rnnopt.data_config import Missing
+from rnnopt.config.data_config import Missing
 
 
 def cut_padding(series: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:

@@ -7,7 +7,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-from rnnopt.errors import UserError
+from rnnopt.config.errors import UserError
 
 LARGEST = 1 << 26  # bytes of a file, four times the largest of UCI HAR; no archive may inflate more
 # What zipfile raises for archives that are broken, encrypted or packed in a way it does not know.

@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from rnnopt.errors import UserError
+from rnnopt.config.errors import UserError
 from rnnopt.tasks.download import find
 from rnnopt.tasks.text_files import TextFiles
 

@@ -3,7 +3,7 @@
 import threading
 from pathlib import Path
 
-from rnnopt.errors import UserError
+from rnnopt.config.errors import UserError
 from rnnopt.reproduce.engine import Tell
 from rnnopt.reproduce.results import Table, write_table
 from rnnopt.tasks import Task, build_task

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
-from rnnopt.errors import UserError
+from rnnopt.config.errors import UserError
 from rnnopt.tasks.readers.columns import Columns, Parts
 from rnnopt.tasks.readers.folder import read_folder
 from rnnopt.tasks.readers.npz import read_npz

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from rnnopt.data_config import Decimal, Header, Layout
+from rnnopt.config.data_config import Decimal, Header, Layout
 from rnnopt.tasks.readers.decimals import advice
 from rnnopt.tasks.recordings import MISSING, Reading, Recordings
 

@@ -6,7 +6,7 @@ commas there and none has a point. Thousands separators are never guessed away.
 
 import re
 
-from rnnopt.data_config import Decimal
+from rnnopt.config.data_config import Decimal
 
 Rows = list[list[str]]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rnnopt.data_config import Decimal
+from rnnopt.config.data_config import Decimal
 from rnnopt.tasks.readers.columns import (
     IDS,
     LABELS,

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rnnopt.data_config import Kind
+from rnnopt.config.data_config import Kind
 from rnnopt.tasks.readers.columns import Columns, Parts, to_numbers
 from rnnopt.tasks.recordings import recordings
 

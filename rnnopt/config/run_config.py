@@ -5,8 +5,8 @@ import re
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 
-from rnnopt.data_config import DataConfig, data_name
-from rnnopt.errors import UserError, option, unknown_name
+from rnnopt.config.data_config import DataConfig, data_name
+from rnnopt.config.errors import UserError, option, unknown_name
 from rnnopt.layers.sequence_model import Initialization, Readout
 
 # Settings of a model that the user does not choose one by one.

@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from rnnopt.errors import UserError, unknown_name
+from rnnopt.config.errors import UserError, unknown_name
 
 Value = bool | int | float | str | tuple[float, float] | None
 # Options about how a step is computed, or that would turn it round, or that no word stands for.

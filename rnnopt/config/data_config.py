@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from rnnopt.errors import UserError, option, unknown_name
+from rnnopt.config.errors import UserError, option, unknown_name
 
 Kind = Literal["classification", "regression"]
 Missing = Literal["error", "zero", "mean", "interpolate"]

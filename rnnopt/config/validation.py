@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rnnopt.errors import UserError
+from rnnopt.config.errors import UserError
 
 WORDS = ("status", "metric", "loss", "summary")
 FIGURES = ("target", "seconds", "evaluations", "test_loss", "test_metric", "nonfinite")
