@@ -24,9 +24,9 @@ from typing import Any
 
 from scipy import stats
 
-from rnnopt.building import build_training
 from rnnopt.config.run_config import RunConfig
 from rnnopt.tasks import Task, build_task
+from rnnopt.training.build import build_training
 
 RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 TUNING_SEED = 1000

@@ -25,8 +25,8 @@ from torch import Tensor, nn
 
 from rnnopt import ElmanRNN, IndRNN
 from rnnopt.layers.kernels import cpu
-from rnnopt.memory import keep_freed_memory
 from rnnopt.run_folder import processor_name
+from rnnopt.training.malloc import keep_freed_memory
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

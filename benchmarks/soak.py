@@ -24,10 +24,10 @@ from pathlib import Path
 import torch
 
 from rnnopt.config.run_config import RunConfig
-from rnnopt.memory import keep_freed_memory
 from rnnopt.run_folder import processor_name
 from rnnopt.runner import run
-from rnnopt.training import Progress
+from rnnopt.training.loop import Progress
+from rnnopt.training.malloc import keep_freed_memory
 
 OPTIMIZERS = ("frank-wolfe", "adam", "asnaq", "admm")
 EVERY = 10  # evaluations between looks

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from rnnopt import FrankWolfe, SequenceModel
-from rnnopt.schedules import rate_factor
 from rnnopt.tasks import Batches, Task, build_task
+from rnnopt.training.schedules import rate_factor
 
 # Evaluations, target and units.
 TASKS: dict[str, tuple[int, float, int]] = {

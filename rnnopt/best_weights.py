@@ -11,12 +11,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from rnnopt.building import build_training
 from rnnopt.diagnosis import double_twin, layer_flow
 from rnnopt.report import Group, Run
 from rnnopt.run_folder import RunFolder
 from rnnopt.runner import check_same_data
 from rnnopt.tasks import Batches, Task
+from rnnopt.training.build import build_training
 
 FLOW_SEQUENCES = 64  # a minibatch, at the most
 FLOW_BATCHES = 2

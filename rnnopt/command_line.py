@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from rnnopt import __version__, several_processes
+from rnnopt import __version__
 from rnnopt.commands import (
     compare,
     diagnose,
@@ -32,6 +32,7 @@ from rnnopt.docstrings import summary_of
 from rnnopt.layers.kernels import cpu
 from rnnopt.sweeps.command import sweep
 from rnnopt.terminal import complain, console, download_bar, for_script, given, say
+from rnnopt.training import data_parallel as several_processes
 
 
 def completion(shell: Annotated[Literal["bash", "zsh"], tyro.conf.Positional]) -> int:

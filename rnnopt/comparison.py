@@ -8,13 +8,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rnnopt.building import build_training, settle, task_of
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig, SharedConfig
-from rnnopt.option_checks import warnings_of
 from rnnopt.run_folder import RunFolder
 from rnnopt.runner import Announce, check_same_data
 from rnnopt.tasks import Task
+from rnnopt.training.build import build_training, settle, task_of
+from rnnopt.training.option_checks import warnings_of
 from rnnopt.workers import End as End
 from rnnopt.workers import Job as Job
 from rnnopt.workers import busy as busy

@@ -20,7 +20,7 @@ from rnnopt.diagnostics import Directions, noise_scale, recurrent_spectra
 from rnnopt.gradient_flow import GradientFlow, middle, recurrent_layers
 from rnnopt.optimizers.frank_wolfe import FrankWolfe
 from rnnopt.tasks.task import Batch, Batches, Examples, Task
-from rnnopt.training import Progress, Training, committed
+from rnnopt.training.loop import Progress, Training, committed
 
 # What of a FrankWolfe's group says which ball is searched.
 BALL = ("lr", "norm", "ball", "radius", "radius_scale", "scale", "spectral", "gates")

@@ -15,10 +15,10 @@ from rich.segment import Segment
 
 from rnnopt import comparison
 from rnnopt import run_folder as folders
-from rnnopt.progress_bars import Show as Show
-from rnnopt.progress_bars import bars_on
 from rnnopt.tasks import download
 from rnnopt.tasks.names import visible
+from rnnopt.training.progress_bars import Show as Show
+from rnnopt.training.progress_bars import bars_on
 
 AsJson = Annotated[bool, tyro.conf.arg(name="json")]  # an option of many verbs
 

@@ -17,7 +17,7 @@ from typing import Any, Literal, Protocol
 
 from rnnopt.config.errors import UserError
 from rnnopt.run_folder import RunFolder, read_json, write_json
-from rnnopt.training import Progress
+from rnnopt.training.loop import Progress
 
 Kind = Literal["tensorboard", "mlflow"]
 

@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rnnopt.building import resolve, settle, task_of
 from rnnopt.comparison import Job, check_saved, folder_of
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig, SharedConfig
@@ -20,6 +19,7 @@ from rnnopt.optimizers.by_name import OPTIMIZERS
 from rnnopt.report import Run, read_runs
 from rnnopt.run_folder import TUNING, RunFolder, write_json
 from rnnopt.tasks.ranking import WORST, Rank
+from rnnopt.training.build import resolve, settle, task_of
 
 TUNING_SEED = 1000  # none of the reported seeds
 DECADES = 2.0  # to either side at most

@@ -17,8 +17,8 @@ from typing import Any, Protocol
 
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
-from rnnopt.memory import keep_freed_memory
 from rnnopt.runner import run
+from rnnopt.training.malloc import keep_freed_memory
 
 
 @dataclass(frozen=True)

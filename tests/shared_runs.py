@@ -15,10 +15,11 @@ from pathlib import Path
 
 import torch
 
-from rnnopt import ADMM, several_processes
+from rnnopt import ADMM
 from rnnopt.config.run_config import RunConfig
 from rnnopt.runner import run
 from rnnopt.tasks.task import Task
+from rnnopt.training import data_parallel as several_processes
 
 
 @contextmanager

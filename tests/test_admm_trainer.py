@@ -37,7 +37,6 @@ from rnnopt.admm.lagrangian import (
 )
 from rnnopt.admm.network import read_weights
 from rnnopt.admm.trainer import ADMM
-from rnnopt.building import build_training
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
 from rnnopt.layers.sequence_model import SequenceModel
@@ -45,6 +44,7 @@ from rnnopt.run_folder import RunFolder
 from rnnopt.runner import run
 from rnnopt.tasks import build_task
 from rnnopt.tasks.task import Batch
+from rnnopt.training.build import build_training
 
 # -- steps of a model -----------------------------------------------------------------------------
 

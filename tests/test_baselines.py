@@ -15,14 +15,14 @@ from stepping import through_a_file
 from torch import nn
 
 from rnnopt import SequenceModel
-from rnnopt.building import build_training
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
 from rnnopt.optimizers.baselines import ScheduleFreeAdamW
 from rnnopt.optimizers.by_name import OPTIMIZERS, adam_of_indrnn, build_optimizer
 from rnnopt.runner import run
 from rnnopt.tasks import build_task
-from rnnopt.training import committed
+from rnnopt.training.build import build_training
+from rnnopt.training.loop import committed
 
 NEW = ("soap", "psgd-kron", "schedule-free", "indrnn-adam")
 

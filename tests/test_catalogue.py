@@ -10,7 +10,6 @@ import re
 import pytest
 
 from rnnopt import catalogue
-from rnnopt.building import build_training, loop_options_of
 from rnnopt.command_line import VERBS
 from rnnopt.commands.arguments import read
 from rnnopt.config.errors import UserError
@@ -21,6 +20,7 @@ from rnnopt.optimizers.by_name import OPTIMIZERS, build_optimizer
 from rnnopt.optimizers.naq import LNAQ
 from rnnopt.tasks import TASKS, download
 from rnnopt.tasks.sources import SOURCES
+from rnnopt.training.build import build_training, loop_options_of
 
 
 @pytest.fixture(autouse=True)

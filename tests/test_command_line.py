@@ -19,7 +19,7 @@ import torch
 from same_runs import assert_same_run, records_of
 
 import rnnopt
-from rnnopt import building, doctor, runner
+from rnnopt import doctor, runner
 from rnnopt.command_line import main
 from rnnopt.commands.train import again
 from rnnopt.config.run_config import MODELS
@@ -28,6 +28,7 @@ from rnnopt.layers.kernels import cpu
 from rnnopt.optimizers.by_name import OPTIMIZERS
 from rnnopt.run_folder import RunFolder
 from rnnopt.tasks import TASKS, build_task, download
+from rnnopt.training import build as building
 
 TINY = ["--task", "digits-rows", "--hidden", "4", "--budget", "12evaluations"]
 TINY += ["--evaluate-every", "3"]

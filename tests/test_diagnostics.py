@@ -19,7 +19,6 @@ from torch.nn.utils.rnn import pack_padded_sequence
 
 import rnnopt
 from rnnopt import ElmanRNN, FrankWolfe, GradientFlow, IndRNN, SequenceModel
-from rnnopt.building import build_training
 from rnnopt.config.run_config import RunConfig
 from rnnopt.curvature import ball_curvature
 from rnnopt.diagnosis import Diagnosis
@@ -34,6 +33,7 @@ from rnnopt.diagnostics import (
 from rnnopt.layers.kernels.batch_norm import normalize
 from rnnopt.layers.kernels.portable import true_steps
 from rnnopt.tasks.task import Examples, Task
+from rnnopt.training.build import build_training
 
 DOUBLE = torch.float64
 CELLS = {

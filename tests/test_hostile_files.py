@@ -23,7 +23,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rnnopt import prediction
-from rnnopt.building import build_training
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
 from rnnopt.run_folder import RunFolder
@@ -34,6 +33,7 @@ from rnnopt.tasks.readers import read
 from rnnopt.tasks.readers.columns import Columns
 from rnnopt.tasks.recordings import recordings
 from rnnopt.tasks.splits import hold_out, members
+from rnnopt.training.build import build_training
 
 RIGHT = hostile.examples()
 PIECES = [

@@ -11,14 +11,14 @@ import pytest
 import torch
 from same_runs import what_came
 
-from rnnopt import building
-from rnnopt.building import build_training
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
-from rnnopt.nonfinite import MOST_IN_A_ROW, MOST_RESTORES
 from rnnopt.run_folder import RunFolder
 from rnnopt.runner import run
 from rnnopt.tasks import Batches, build_task
+from rnnopt.training import build as building
+from rnnopt.training.build import build_training
+from rnnopt.training.nonfinite import MOST_IN_A_ROW, MOST_RESTORES
 
 CONFIG = RunConfig(
     "digits-rows", hidden=4, budget="24evaluations", evaluate_every=6, schedule="constant",

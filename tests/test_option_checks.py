@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from rnnopt import RNNClassifier
-from rnnopt.building import build_training
 from rnnopt.config.run_config import RunConfig
-from rnnopt.option_checks import warnings_of
 from rnnopt.tasks import from_arrays
+from rnnopt.training.build import build_training
+from rnnopt.training.option_checks import warnings_of
 
 TINY = ["--budget", "6evaluations", "--hidden", "3"]
 VERBS = ("train", "compare", "sweep", "diagnose")

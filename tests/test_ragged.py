@@ -13,7 +13,6 @@ from same_runs import assert_equal_states, records_on_the_way
 from stepping import through_a_file
 
 from rnnopt import ADMM, RNNClassifier, RNNRegressor, SequenceModel
-from rnnopt.building import build_training
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
 from rnnopt.layers.indrnn import IndRNN
@@ -22,6 +21,7 @@ from rnnopt.tasks import from_arrays, pieces
 from rnnopt.tasks.examples import Examples, select, split_examples
 from rnnopt.tasks.recordings import recordings
 from rnnopt.tasks.task import Batch, Batches, Task
+from rnnopt.training.build import build_training
 
 CPU = torch.device("cpu")
 LENGTHS = [3, 7, 1, 5, 2, 7, 4, 1]

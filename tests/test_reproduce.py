@@ -23,7 +23,6 @@ import pytest
 import torch
 
 from rnnopt import reproduce, runner, workers
-from rnnopt.building import build_training
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import Budget
 from rnnopt.reproduce import engine, results
@@ -34,6 +33,7 @@ from rnnopt.run_folder import RunFolder
 from rnnopt.tasks import TASKS, Task, build_task
 from rnnopt.tasks.task import Examples
 from rnnopt.tasks.text import next_character
+from rnnopt.training.build import build_training
 
 T_2 = 12.7062047  # 97.5 % point of Student's t for two values, from a table
 PAPER = "frank-wolfe/"

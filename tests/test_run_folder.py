@@ -14,7 +14,7 @@ import pytest
 import torch
 from same_runs import assert_same_run, result_of
 
-from rnnopt import building, run_folder
+from rnnopt import run_folder
 from rnnopt.checksums import pack, unpack
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
@@ -22,6 +22,7 @@ from rnnopt.optimizers.by_name import OPTIMIZERS
 from rnnopt.run_folder import RunFolder, find_runs, processor_name, write_atomically
 from rnnopt.runner import run
 from rnnopt.tasks import Task, build_task
+from rnnopt.training import build as building
 
 CONFIG = RunConfig(
     "digits-rows", hidden=4, budget="12evaluations", evaluate_every=3, optimizer="adam", seed=5

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from rnnopt import same_place
-from rnnopt.building import build_training
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
+from rnnopt.training import same_place
+from rnnopt.training.build import build_training
 
 
 @pytest.fixture(scope="module")

@@ -9,11 +9,11 @@ from same_runs import records_on_the_way
 from stepping import through_a_file
 
 from rnnopt import SequenceModel
-from rnnopt.building import build_training
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
-from rnnopt.schedules import Plateau
 from rnnopt.tasks.task import Examples, Task
+from rnnopt.training.build import build_training
+from rnnopt.training.schedules import Plateau
 
 # What the runs rely on, whatever the defaults are.
 EXPLICIT = "momentum=0.9,vertex_momentum=0,nesterov=False,average=None,scale=entry"

@@ -13,16 +13,17 @@ import pytest
 import torch
 from same_runs import curves
 
-from rnnopt import ADMM, FrankWolfe, SequenceModel, several_processes
+from rnnopt import ADMM, FrankWolfe, SequenceModel
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import Budget, RunConfig
 from rnnopt.optimizers.by_name import build_optimizer
 from rnnopt.run_folder import RunFolder
 from rnnopt.runner import run
-from rnnopt.several_processes import SharedBatches
 from rnnopt.tasks import build_task
 from rnnopt.tasks.task import Batches, Examples, Task
-from rnnopt.training import Training
+from rnnopt.training import data_parallel as several_processes
+from rnnopt.training.data_parallel import SharedBatches
+from rnnopt.training.loop import Training
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux" or not torch.distributed.is_gloo_available(),
@@ -299,8 +300,8 @@ def test_processes_agree_on_losses_when_they_commit(communicate, every, monkeypa
         met.append((training.closure.calls, len(numbers)))
         return numbers
 
-    monkeypatch.setattr("rnnopt.training.mean_numbers", log)
-    monkeypatch.setattr("rnnopt.training.any_of", lambda decision: log([decision])[0])
+    monkeypatch.setattr("rnnopt.training.loop.mean_numbers", log)
+    monkeypatch.setattr("rnnopt.training.loop.any_of", lambda decision: log([decision])[0])
     losses = [p.record["train_loss"] for p in training.run() if p.record]
     agreed, looks = set(range(every, 23, every)), {0, 9, 18, 22}
     assert {calls for calls, count in met if count == 3} == agreed | looks

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from rnnopt.building import resolve
 from rnnopt.config.errors import UserError, unknown_name
 from rnnopt.config.run_config import Budget, RunConfig, SharedConfig
 from rnnopt.config.specs import call_with, parse, write
+from rnnopt.training.build import resolve
 
 # -- names with options ---------------------------------------------------------------------------
 

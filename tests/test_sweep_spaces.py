@@ -5,13 +5,13 @@ The sweep itself is promised in test_sweep.py.
 
 import pytest
 
-from rnnopt.building import build_training, resolve
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
 from rnnopt.config.specs import INTERNAL
 from rnnopt.optimizers.by_name import OPTIMIZERS
 from rnnopt.sweeps.spaces import SPACES, Choices, Range, configure, parse_range, space_of
 from rnnopt.tasks import build_task
+from rnnopt.training.build import build_training, resolve
 
 TINY = dict(task="counting:length=3", hidden=2, budget="2evaluations")
 

@@ -14,7 +14,6 @@ import pytest
 import torch
 from torch import nn
 
-from rnnopt.building import build_training
 from rnnopt.comparison import plan
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig, SharedConfig
@@ -31,6 +30,7 @@ from rnnopt.tasks.text import (
     next_character,
     unigram_entropy,
 )
+from rnnopt.training.build import build_training
 
 CPU = torch.device("cpu")
 # 1000 characters, 10 different ones, in an order without a short period.

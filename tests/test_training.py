@@ -13,14 +13,15 @@ import torch
 from same_runs import assert_equal_states, without_clock
 from stepping import through_a_file
 
-from rnnopt import FrankWolfe, SequenceModel, training
-from rnnopt.building import build_training
+from rnnopt import FrankWolfe, SequenceModel
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import Budget, RunConfig
 from rnnopt.optimizers.by_name import build_optimizer
-from rnnopt.schedules import Plateau
 from rnnopt.tasks.task import Batches, Examples, Task
-from rnnopt.training import Closure, Training, rate_factor
+from rnnopt.training import loop as training
+from rnnopt.training.build import build_training
+from rnnopt.training.loop import Closure, Training, rate_factor
+from rnnopt.training.schedules import Plateau
 
 PER_EPOCH = 5  # 40 sequences, 8 a batch
 

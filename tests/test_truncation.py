@@ -17,14 +17,14 @@ from torch import nn
 from torch.nn import functional
 
 from rnnopt import FrankWolfe, SequenceModel
-from rnnopt.building import build_training
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import Budget, RunConfig
 from rnnopt.runner import run
 from rnnopt.tasks import build_task
 from rnnopt.tasks.task import Batches, Examples, Task
-from rnnopt.training import Closure, Training
-from rnnopt.truncation import Chunks, Truncation
+from rnnopt.training.build import build_training
+from rnnopt.training.loop import Closure, Training
+from rnnopt.training.tbptt import Chunks, Truncation
 
 CELLS = ("rnn", "lstm", "gru", "indrnn")
 CPU = torch.device("cpu")

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rnnopt.building import build_training
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
 from rnnopt.tasks import from_arrays
+from rnnopt.training.build import build_training
 
 
 def arrays(count, seed):

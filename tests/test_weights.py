@@ -9,8 +9,8 @@ import torch
 
 from rnnopt import SequenceModel
 from rnnopt.tasks.task import Batches, Examples, Task, select
-from rnnopt.training import Closure
-from rnnopt.truncation import Truncation
+from rnnopt.training.loop import Closure
+from rnnopt.training.tbptt import Truncation
 
 CPU = torch.device("cpu")
 COPIES = torch.tensor([3, 1, 2, 1, 4, 1])

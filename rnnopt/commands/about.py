@@ -7,8 +7,8 @@ import tyro
 from rich.table import Column, Table
 
 from rnnopt import catalogue, doctor
-from rnnopt.building import loop_options_of
 from rnnopt.terminal import AsJson, console, for_script, say
+from rnnopt.training.build import loop_options_of
 
 
 def list_all(

@@ -17,7 +17,6 @@ from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import SharedConfig
 from rnnopt.config.specs import parse
 from rnnopt.fleets.crew import crew_of
-from rnnopt.option_checks import refuse_contradictions, refuse_heartbeat
 from rnnopt.terminal import (
     AsJson,
     complain,
@@ -29,6 +28,7 @@ from rnnopt.terminal import (
     progress_bars,
     say,
 )
+from rnnopt.training.option_checks import refuse_contradictions, refuse_heartbeat
 
 
 def compare(

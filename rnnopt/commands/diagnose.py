@@ -7,15 +7,15 @@ import tyro
 from rich.table import Table
 
 from rnnopt import comparison, diagnosis_report
-from rnnopt.building import build_training, check_once, resolve, settle
 from rnnopt.commands.train import EXIT_CODES
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
 from rnnopt.config.specs import parse
 from rnnopt.diagnosis import Diagnosis
-from rnnopt.memory import keep_freed_memory
-from rnnopt.option_checks import refuse_contradictions, refuse_splits, warnings_of
 from rnnopt.terminal import Show, complain, console, given, new_folder, progress_bars, say
+from rnnopt.training.build import build_training, check_once, resolve, settle
+from rnnopt.training.malloc import keep_freed_memory
+from rnnopt.training.option_checks import refuse_contradictions, refuse_splits, warnings_of
 
 # Long enough to see where the gradients go, short enough to wait for.
 SHORT_RUN = RunConfig(budget="5epochs")

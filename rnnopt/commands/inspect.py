@@ -11,7 +11,6 @@ from rnnopt.config.data_config import Decimal, Header, Kind, Layout, data_name
 from rnnopt.config.errors import UserError
 from rnnopt.data_figure import draw
 from rnnopt.figure_text import any_script
-from rnnopt.option_checks import refuse_columns
 from rnnopt.run_folder import write_figure
 from rnnopt.tasks.overview import described, targets_of
 from rnnopt.tasks.preparation import class_names, kind_of
@@ -19,6 +18,7 @@ from rnnopt.tasks.readers import read
 from rnnopt.tasks.readers.columns import Columns
 from rnnopt.tasks.recordings import Recordings
 from rnnopt.terminal import given, say
+from rnnopt.training.option_checks import refuse_columns
 
 
 def inspect_data(

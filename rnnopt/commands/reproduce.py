@@ -9,7 +9,6 @@ from rich.table import Table
 
 from rnnopt import comparison, reproduce
 from rnnopt.config.errors import UserError
-from rnnopt.option_checks import refuse_heartbeat
 from rnnopt.reproduce.study import FormName
 from rnnopt.terminal import (
     complain,
@@ -20,6 +19,7 @@ from rnnopt.terminal import (
     say,
     tell_stage,
 )
+from rnnopt.training.option_checks import refuse_heartbeat
 
 
 def reproduce_published(

@@ -6,14 +6,11 @@ from typing import Annotated, Any
 
 import tyro
 
-from rnnopt import comparison, several_processes, tracking
-from rnnopt.building import check_once
+from rnnopt import comparison, tracking
 from rnnopt.commands.printing import announce
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
 from rnnopt.config.specs import parse
-from rnnopt.memory import keep_freed_memory
-from rnnopt.option_checks import refuse_contradictions
 from rnnopt.run_folder import RunFolder
 from rnnopt.runner import run as run_one
 from rnnopt.terminal import (
@@ -27,7 +24,11 @@ from rnnopt.terminal import (
     progress_bars,
     say,
 )
-from rnnopt.training import Progress
+from rnnopt.training import data_parallel as several_processes
+from rnnopt.training.build import check_once
+from rnnopt.training.loop import Progress
+from rnnopt.training.malloc import keep_freed_memory
+from rnnopt.training.option_checks import refuse_contradictions
 
 ADVICE = (
     "take a smaller lr, clip the gradient (--clip 1), or look for values"

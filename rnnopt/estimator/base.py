@@ -1,6 +1,6 @@
 """What classifier and regressor share: settings, data, training and continuing.
 
-The data become a `Task`, the settings a `RunConfig`; the loop is the one of rnnopt/training.py.
+The data become a `Task`, the settings a `RunConfig`; the loop is that of rnnopt/training/loop.py.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,6 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_array, check_consistent_length, check_is_fitted
 from torch import Tensor
 
-from rnnopt.building import check_once
 from rnnopt.config.errors import UserError, without_dashes
 from rnnopt.config.run_config import RunConfig
 from rnnopt.estimator.doubts import Seen
@@ -26,6 +25,7 @@ from rnnopt.layers.sequence_model import SequenceModel
 from rnnopt.tasks.moments import check_plain, moments, standardized
 from rnnopt.tasks.pieces import outputs_of
 from rnnopt.tasks.task import Examples, Loss
+from rnnopt.training.build import check_once
 
 # Settings that are a run's as they stand.
 CONFIGURED = (

@@ -13,15 +13,15 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from rnnopt.building import build_training
 from rnnopt.config.errors import UserError, without_dashes
 from rnnopt.config.run_config import RunConfig
 from rnnopt.layers.indrnn import IndRNN
 from rnnopt.layers.sequence_model import SequenceModel
-from rnnopt.option_checks import warnings_of
-from rnnopt.progress_bars import Show, bars_on
 from rnnopt.tasks.task import Examples, Loss, Task, select
-from rnnopt.training import Training, committed
+from rnnopt.training.build import build_training
+from rnnopt.training.loop import Training, committed
+from rnnopt.training.option_checks import warnings_of
+from rnnopt.training.progress_bars import Show, bars_on
 
 BATCH_SIZE = 32  # unless told otherwise
 

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from rnnopt.building import model_settings, resolve, task_of
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
 from rnnopt.exporting.formats import Format, onnx_file, safetensors_file, torchscript_file
@@ -23,6 +22,7 @@ from rnnopt.tasks.readers import sha256
 from rnnopt.tasks.recordings import Recordings
 from rnnopt.tasks.series import cut_padding
 from rnnopt.tasks.task import Loss
+from rnnopt.training.build import model_settings, resolve, task_of
 
 ALLOWED = 1e-4  # of difference between the exported network's answers and ours
 COARSE = 1e-2  # of difference that rounding raw series and answers to float32 may make

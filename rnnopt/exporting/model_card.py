@@ -5,12 +5,12 @@ from collections.abc import Iterable
 from typing import Any
 
 from rnnopt import __version__
-from rnnopt.building import resolve
 from rnnopt.config.specs import parse
 from rnnopt.exporting.export import ALLOWED, Checked, Source
 from rnnopt.exporting.formats import Format
 from rnnopt.optimizers.by_name import OPTIMIZERS
 from rnnopt.report import for_markdown
+from rnnopt.training.build import resolve
 
 LOAD: dict[Format, str] = {
     "onnx": """import numpy as np

@@ -12,7 +12,6 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from rnnopt.building import build_training, settle
 from rnnopt.comparison import Job, work
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
@@ -20,6 +19,7 @@ from rnnopt.report import Run, read_runs
 from rnnopt.reproduce.study import Column, Form, Row, Study
 from rnnopt.run_folder import RunFolder
 from rnnopt.tasks import Task, build_task
+from rnnopt.training.build import build_training, settle
 from rnnopt.tuning import TUNING_SEED, rank
 
 Tell = Callable[[str, list[Job]], None]

@@ -8,13 +8,10 @@ from rich.progress import Progress, TaskID
 from rich.table import Table
 
 from rnnopt import comparison, terminal
-from rnnopt.building import build_training, check_once, task_of
 from rnnopt.commands.printing import announce
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
 from rnnopt.config.specs import parse
-from rnnopt.memory import keep_freed_memory
-from rnnopt.option_checks import refuse_contradictions, warnings_of
 from rnnopt.run_folder import RunFolder
 from rnnopt.storage import quiet
 from rnnopt.sweeps.results import (
@@ -29,6 +26,9 @@ from rnnopt.sweeps.results import (
 from rnnopt.sweeps.spaces import Choices, configure, space_of
 from rnnopt.sweeps.study import Sweep, address, begin
 from rnnopt.sweeps.worker import run_sweep
+from rnnopt.training.build import build_training, check_once, task_of
+from rnnopt.training.malloc import keep_freed_memory
+from rnnopt.training.option_checks import refuse_contradictions, warnings_of
 from rnnopt.tuning import TUNING_SEED
 
 if TYPE_CHECKING:

@@ -9,11 +9,11 @@ import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from rnnopt.building import options_of_optimizer, resolve
 from rnnopt.config.errors import UserError, unknown_name
 from rnnopt.config.run_config import RunConfig
 from rnnopt.config.specs import INTERNAL, Value, parse, value_of, write
 from rnnopt.optimizers.by_name import OPTIMIZERS
+from rnnopt.training.build import options_of_optimizer, resolve
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ from rnnopt.sweeps.study import (
     put_back_running,
 )
 from rnnopt.tasks.ranking import WORST, loss_of_best, rank
-from rnnopt.training import Progress
+from rnnopt.training.loop import Progress
 
 if TYPE_CHECKING:
     from optuna import Study, Trial

@@ -12,13 +12,13 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rnnopt.building import build_training
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
 from rnnopt.diagnostics import Directions
 from rnnopt.reproduce.engine import Tell
 from rnnopt.reproduce.results import Table, write_table
 from rnnopt.run_folder import read_json, write_json
+from rnnopt.training.build import build_training
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

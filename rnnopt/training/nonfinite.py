@@ -24,8 +24,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rnnopt.closure import Closure, first_nonfinite
 from rnnopt.config.run_config import OnNonfinite
+from rnnopt.training.closure import Closure, first_nonfinite
 
 MOST_IN_A_ROW = 20  # steps left out one after the other: the weights themselves are the trouble
 MOST_RESTORES = 10

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from rnnopt.distributed import average_gradients, mean_numbers
 from rnnopt.layers.minibatch_part import taking
 from rnnopt.tasks.task import Batch, Batches, Examples
-from rnnopt.truncation import Chunks, Truncation
+from rnnopt.training.tbptt import Chunks, Truncation
 
 MONITOR_SEED = 7919  # of the sequences that AdaQN's loss test looks at
 

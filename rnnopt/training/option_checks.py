@@ -7,13 +7,13 @@ meant, such as a minibatch of more sequences than there are, is told.
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from rnnopt.building import resolve
 from rnnopt.config.errors import UserError
 from rnnopt.config.errors import option as as_option
 from rnnopt.config.run_config import MODELS, RunConfig, SharedConfig
 from rnnopt.config.specs import parse
 from rnnopt.tasks.task import Examples, Task
-from rnnopt.training import Training
+from rnnopt.training.build import resolve
+from rnnopt.training.loop import Training
 
 # Options that say how tables are read, and those that a folder of texts takes, too.
 OF_TABLES = ("label", "id", "time", "layout", "header", "decimal")

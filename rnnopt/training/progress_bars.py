@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Column
 
-from rnnopt.training import Progress as TrainingProgress
+from rnnopt.training.loop import Progress as TrainingProgress
 
 
 class Bars(Progress):

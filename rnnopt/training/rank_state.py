@@ -12,7 +12,7 @@ from torch import Tensor, distributed
 from rnnopt.admm.trainer import ADMM
 from rnnopt.config.errors import UserError
 from rnnopt.distributed import processes
-from rnnopt.training import Training
+from rnnopt.training.loop import Training
 
 OWN = "of_processes"  # in a checkpoint: for each process what differs
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 
-from rnnopt import several_processes
 from rnnopt.admm.trainer import ADMM
 from rnnopt.config.errors import UserError
 from rnnopt.config.errors import option as as_option
@@ -15,14 +14,15 @@ from rnnopt.config.specs import call_with, options_of, parse, write
 from rnnopt.distributed import processes
 from rnnopt.layers.sequence_model import SequenceModel
 from rnnopt.optimizers.by_name import OPTIMIZERS, build_optimizer
-from rnnopt.schedules import Plateau
-from rnnopt.several_processes import SharedBatches
 from rnnopt.tasks import Batches, Task, build_task
 from rnnopt.tasks.limits import check_memory
 from rnnopt.tasks.own_data import own_task
 from rnnopt.tasks.pieces import width
-from rnnopt.training import Training
-from rnnopt.truncation import Truncation
+from rnnopt.training import data_parallel as several_processes
+from rnnopt.training.data_parallel import SharedBatches
+from rnnopt.training.loop import Training
+from rnnopt.training.schedules import Plateau
+from rnnopt.training.tbptt import Truncation
 
 # Options of the loop that may stand with the optimizer, so that `compare` can vary them.
 LOOP_OPTIONS = (

@@ -16,16 +16,16 @@ import torch
 from torch import Tensor, nn
 
 from rnnopt.admm.trainer import ADMM
-from rnnopt.closure import Closure as Closure
 from rnnopt.config.run_config import Budget, OnNonfinite, Schedule
 from rnnopt.distributed import any_of, mean_numbers
-from rnnopt.nonfinite import NonFinite
 from rnnopt.optimizers.adaqn import AdaQN
 from rnnopt.optimizers.asnaq import ASNAQ
-from rnnopt.schedules import Plateau, rate_factor
 from rnnopt.tasks.ranking import rank
 from rnnopt.tasks.task import Batches, Task, lower_is_better
-from rnnopt.truncation import Truncation
+from rnnopt.training.closure import Closure as Closure
+from rnnopt.training.nonfinite import NonFinite
+from rnnopt.training.schedules import Plateau, rate_factor
+from rnnopt.training.tbptt import Truncation
 
 Status = Literal["running", "reached target", "out of budget", "diverged", "interrupted"]
 CHECK_EVERY = 10  # gradient evaluations between looks at the loss, each of which waits for a GPU

@@ -10,7 +10,7 @@ from torch import distributed
 
 from rnnopt.config.errors import UserError
 from rnnopt.distributed import processes
-from rnnopt.training import Training, committed
+from rnnopt.training.loop import Training, committed
 
 
 class Place(NamedTuple):
