@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rnnopt.admm.trainer import ADMM as ADMM
+    from rnnopt.diagnostics.gradient_flow import GradientFlow as GradientFlow
     from rnnopt.estimator import RNNClassifier as RNNClassifier
     from rnnopt.estimator import RNNRegressor as RNNRegressor
-    from rnnopt.gradient_flow import GradientFlow as GradientFlow
     from rnnopt.layers.elman import ElmanRNN as ElmanRNN
     from rnnopt.layers.indrnn import IndRNN as IndRNN
     from rnnopt.layers.sequence_model import SequenceModel as SequenceModel
@@ -32,7 +32,7 @@ PLACES = {
     "BFGS": "optimizers.bfgs",
     "ElmanRNN": "layers.elman",
     "FrankWolfe": "optimizers.frank_wolfe",
-    "GradientFlow": "gradient_flow",
+    "GradientFlow": "diagnostics.gradient_flow",
     "IndRNN": "layers.indrnn",
     "LBFGS": "optimizers.bfgs",
     "LNAQ": "optimizers.naq",

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from rnnopt.diagnosis import double_twin, layer_flow
+from rnnopt.diagnostics.diagnosis import double_twin, layer_flow
 from rnnopt.report import Group, Run
 from rnnopt.run_folder import RunFolder
 from rnnopt.runner import check_same_data

@@ -15,9 +15,9 @@ from typing import Any
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import MODELS, RunConfig
 from rnnopt.config.specs import parse
-from rnnopt.diagnosis import Diagnosis
+from rnnopt.diagnostics.diagnosis import Diagnosis
+from rnnopt.diagnostics.gradient_flow import middle
 from rnnopt.figure_text import any_script
-from rnnopt.gradient_flow import middle
 from rnnopt.run_folder import write_atomically
 
 THRESHOLDS = {

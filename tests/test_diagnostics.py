@@ -20,10 +20,10 @@ from torch.nn.utils.rnn import pack_padded_sequence
 import rnnopt
 from rnnopt import ElmanRNN, FrankWolfe, GradientFlow, IndRNN, SequenceModel
 from rnnopt.config.run_config import RunConfig
-from rnnopt.curvature import ball_curvature
-from rnnopt.diagnosis import Diagnosis
 from rnnopt.diagnosis_report import THRESHOLDS, columns, rows, verdict
-from rnnopt.diagnostics import (
+from rnnopt.diagnostics.curvature import ball_curvature
+from rnnopt.diagnostics.diagnosis import Diagnosis
+from rnnopt.diagnostics.step_direction import (
     Directions,
     direction_angle,
     direction_ratio,

@@ -11,7 +11,7 @@ from rnnopt.commands.train import EXIT_CODES
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
 from rnnopt.config.specs import parse
-from rnnopt.diagnosis import Diagnosis
+from rnnopt.diagnostics.diagnosis import Diagnosis
 from rnnopt.terminal import Show, complain, console, given, new_folder, progress_bars, say
 from rnnopt.training.build import build_training, check_once, resolve, settle
 from rnnopt.training.malloc import keep_freed_memory

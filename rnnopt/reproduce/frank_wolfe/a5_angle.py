@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
-from rnnopt.diagnostics import Directions
+from rnnopt.diagnostics.step_direction import Directions
 from rnnopt.reproduce.engine import Tell
 from rnnopt.reproduce.results import Table, write_table
 from rnnopt.run_folder import read_json, write_json

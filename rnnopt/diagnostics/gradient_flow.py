@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from torch.autograd.graph import register_multi_grad_hook
 from torch.nn.utils.rnn import PackedSequence
 
+from rnnopt.diagnostics.state_gradients import Call
 from rnnopt.layers.elman import ElmanRNN
 from rnnopt.layers.indrnn import IndRNN
 from rnnopt.layers.kernels.portable import true_steps
-from rnnopt.state_gradients import Call
 
 SATURATED = 0.97  # a state of tanh beyond it passes on less than 6 % of a gradient: 1 - 0.97²
 LAYERS = (nn.RNN, nn.LSTM, nn.GRU, ElmanRNN, IndRNN)
