@@ -30,7 +30,7 @@ from torch import Tensor
 from torch.nn.utils import parameters_to_vector
 
 from rnnopt import FrankWolfe, SequenceModel
-from rnnopt.optimizers.compression import (
+from rnnopt.optimizers.frank_wolfe.compression import (
     chunk_size,
     decode,
     encode,

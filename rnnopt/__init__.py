@@ -15,28 +15,28 @@ if TYPE_CHECKING:
     from rnnopt.layers.elman import ElmanRNN as ElmanRNN
     from rnnopt.layers.indrnn import IndRNN as IndRNN
     from rnnopt.layers.sequence_model import SequenceModel as SequenceModel
-    from rnnopt.optimizers.adaqn import AdaQN as AdaQN
-    from rnnopt.optimizers.asnaq import ASNAQ as ASNAQ
-    from rnnopt.optimizers.bfgs import BFGS as BFGS
-    from rnnopt.optimizers.bfgs import LBFGS as LBFGS
-    from rnnopt.optimizers.frank_wolfe import FrankWolfe as FrankWolfe
-    from rnnopt.optimizers.naq import LNAQ as LNAQ
-    from rnnopt.optimizers.naq import NAQ as NAQ
+    from rnnopt.optimizers.frank_wolfe.optimizer import FrankWolfe as FrankWolfe
+    from rnnopt.optimizers.quasi_newton.adaqn import AdaQN as AdaQN
+    from rnnopt.optimizers.quasi_newton.asnaq import ASNAQ as ASNAQ
+    from rnnopt.optimizers.quasi_newton.bfgs import BFGS as BFGS
+    from rnnopt.optimizers.quasi_newton.bfgs import LBFGS as LBFGS
+    from rnnopt.optimizers.quasi_newton.naq import LNAQ as LNAQ
+    from rnnopt.optimizers.quasi_newton.naq import NAQ as NAQ
 
 __version__ = "0.1.0"
 
 PLACES = {
     "ADMM": "admm.trainer",
-    "ASNAQ": "optimizers.asnaq",
-    "AdaQN": "optimizers.adaqn",
-    "BFGS": "optimizers.bfgs",
+    "ASNAQ": "optimizers.quasi_newton.asnaq",
+    "AdaQN": "optimizers.quasi_newton.adaqn",
+    "BFGS": "optimizers.quasi_newton.bfgs",
     "ElmanRNN": "layers.elman",
-    "FrankWolfe": "optimizers.frank_wolfe",
+    "FrankWolfe": "optimizers.frank_wolfe.optimizer",
     "GradientFlow": "diagnostics.gradient_flow",
     "IndRNN": "layers.indrnn",
-    "LBFGS": "optimizers.bfgs",
-    "LNAQ": "optimizers.naq",
-    "NAQ": "optimizers.naq",
+    "LBFGS": "optimizers.quasi_newton.bfgs",
+    "LNAQ": "optimizers.quasi_newton.naq",
+    "NAQ": "optimizers.quasi_newton.naq",
     "SequenceModel": "layers.sequence_model",
 }
 ESTIMATORS = ("RNNClassifier", "RNNRegressor")  # these need scikit-learn, the rest does not

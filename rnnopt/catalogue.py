@@ -13,7 +13,7 @@ from rnnopt.config.run_config import MODELS, SharedConfig
 from rnnopt.config.specs import INTERNAL, text_of, write
 from rnnopt.docstrings import arguments_of, summary_of, without_partial
 from rnnopt.layers.sequence_model import SequenceModel
-from rnnopt.optimizers.by_name import OPTIMIZERS
+from rnnopt.optimizers.registry import OPTIMIZERS
 from rnnopt.tasks import TASKS, Task, build_task
 from rnnopt.tasks.download import offline
 from rnnopt.tasks.sources import SOURCES

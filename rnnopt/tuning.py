@@ -15,7 +15,7 @@ from rnnopt.comparison import Job, check_saved, folder_of
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig, SharedConfig
 from rnnopt.config.specs import parse, write
-from rnnopt.optimizers.by_name import OPTIMIZERS
+from rnnopt.optimizers.registry import OPTIMIZERS
 from rnnopt.report import Run, read_runs
 from rnnopt.run_folder import TUNING, RunFolder, write_json
 from rnnopt.tasks.ranking import WORST, Rank

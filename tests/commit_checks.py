@@ -15,7 +15,7 @@ from processes import run_claims
 
 from rnnopt import FrankWolfe
 from rnnopt.distributed import sums
-from rnnopt.optimizers.commit_exchange import CommitExchange
+from rnnopt.optimizers.frank_wolfe.local_steps import CommitExchange
 
 torch.set_num_threads(1)
 

@@ -21,7 +21,7 @@ from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
 from rnnopt.config.specs import parse
 from rnnopt.layers.sequence_model import SequenceModel
-from rnnopt.optimizers.by_name import build_optimizer
+from rnnopt.optimizers.registry import build_optimizer
 from rnnopt.prediction import network
 from rnnopt.report import group_runs, markdown, read_runs
 from rnnopt.report_page import page

@@ -18,7 +18,7 @@ from rnnopt import SequenceModel
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
 from rnnopt.optimizers.baselines import ScheduleFreeAdamW
-from rnnopt.optimizers.by_name import OPTIMIZERS, adam_of_indrnn, build_optimizer
+from rnnopt.optimizers.registry import OPTIMIZERS, adam_of_indrnn, build_optimizer
 from rnnopt.runner import run
 from rnnopt.tasks import build_task
 from rnnopt.training.build import build_training

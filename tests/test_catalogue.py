@@ -16,8 +16,8 @@ from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import MODELS, RunConfig
 from rnnopt.config.specs import INTERNAL, parse
 from rnnopt.docstrings import arguments_of
-from rnnopt.optimizers.by_name import OPTIMIZERS, build_optimizer
-from rnnopt.optimizers.naq import LNAQ
+from rnnopt.optimizers.quasi_newton.naq import LNAQ
+from rnnopt.optimizers.registry import OPTIMIZERS, build_optimizer
 from rnnopt.tasks import TASKS, download
 from rnnopt.tasks.sources import SOURCES
 from rnnopt.training.build import build_training, loop_options_of
@@ -123,7 +123,7 @@ def test_list_of_a_name_for_scripts(command):
 
 
 def test_texts_of_arguments_follow_classes_and_references():
-    from rnnopt.optimizers.bfgs import BFGS
+    from rnnopt.optimizers.quasi_newton.bfgs import BFGS
 
     bare, followed = arguments_of(LNAQ), arguments_of(LNAQ, {"BFGS": BFGS})
     assert bare["line_search"] == "as in `BFGS`."

@@ -25,7 +25,7 @@ from rnnopt.commands.train import again
 from rnnopt.config.run_config import MODELS
 from rnnopt.config.specs import INTERNAL
 from rnnopt.layers.kernels import cpu
-from rnnopt.optimizers.by_name import OPTIMIZERS
+from rnnopt.optimizers.registry import OPTIMIZERS
 from rnnopt.run_folder import RunFolder
 from rnnopt.tasks import TASKS, build_task, download
 from rnnopt.training import build as building

@@ -11,8 +11,8 @@ import torch
 from hypothesis import strategies as st
 from plain_quasi_newton import dense_inverse, explicit_fisher, two_loops
 
-from rnnopt.optimizers import curvature_memory
-from rnnopt.optimizers.curvature_memory import (
+from rnnopt.optimizers.quasi_newton import limited_memory as curvature_memory
+from rnnopt.optimizers.quasi_newton.limited_memory import (
     add_rows,
     fisher_product,
     inner,

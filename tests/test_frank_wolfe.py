@@ -17,9 +17,9 @@ from plain_frank_wolfe import PlainFrankWolfe
 from stepping import feed, parameter, stream, through_a_file
 
 import rnnopt
-from rnnopt.optimizers.frank_wolfe import PRESETS
-from rnnopt.optimizers.linear_minimization import vertices
-from rnnopt.optimizers.stacked_gates import count_gates
+from rnnopt.optimizers.frank_wolfe.gates import count_gates
+from rnnopt.optimizers.frank_wolfe.lmo import vertices
+from rnnopt.optimizers.frank_wolfe.optimizer import PRESETS
 
 PAPER = dict(
     norm=2, ball="tensor", scale="norm", outer="plain"

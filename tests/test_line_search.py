@@ -13,9 +13,9 @@ import pytest
 import torch
 from stepping import through_a_file
 
-from rnnopt.optimizers.bfgs import BFGS, LBFGS
-from rnnopt.optimizers.line_search_quasi_newton import bfgs_update_
-from rnnopt.optimizers.naq import LNAQ, NAQ
+from rnnopt.optimizers.quasi_newton.bfgs import BFGS, LBFGS
+from rnnopt.optimizers.quasi_newton.line_search import bfgs_update_
+from rnnopt.optimizers.quasi_newton.naq import LNAQ, NAQ
 
 CLASSES = [BFGS, LBFGS, NAQ, LNAQ]
 SEARCHES = ["strong-wolfe", "armijo", "fixed"]

@@ -12,8 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rnnopt.optimizers.frank_wolfe import FrankWolfe
-from rnnopt.optimizers.linear_minimization import (
+from rnnopt.optimizers.frank_wolfe.lmo import (
     SPECTRAL_METHODS,
     ball_scale,
     check_norm,
@@ -23,6 +22,7 @@ from rnnopt.optimizers.linear_minimization import (
     svd_polar,
     vertices,
 )
+from rnnopt.optimizers.frank_wolfe.optimizer import FrankWolfe
 
 VECTOR_NORMS = [1, 1.1, 1.5, 2, 3, 50, math.inf]
 BALLS = [(p, "svd") for p in VECTOR_NORMS] + [("spectral", m) for m in ("svd", "polar-express")]

@@ -13,9 +13,9 @@ import pytest
 import torch
 from stepping import through_a_file
 
-from rnnopt.optimizers import asnaq
-from rnnopt.optimizers.adaqn import AdaQN
-from rnnopt.optimizers.asnaq import PRESETS
+from rnnopt.optimizers.quasi_newton import asnaq
+from rnnopt.optimizers.quasi_newton.adaqn import AdaQN
+from rnnopt.optimizers.quasi_newton.asnaq import PRESETS
 
 
 class ASNAQ(asnaq.ASNAQ):

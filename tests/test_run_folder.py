@@ -18,7 +18,7 @@ from rnnopt import run_folder
 from rnnopt.checksums import pack, unpack
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
-from rnnopt.optimizers.by_name import OPTIMIZERS
+from rnnopt.optimizers.registry import OPTIMIZERS
 from rnnopt.run_folder import RunFolder, find_runs, processor_name, write_atomically
 from rnnopt.runner import run
 from rnnopt.tasks import Task, build_task

@@ -16,7 +16,7 @@ from same_runs import curves
 from rnnopt import ADMM, FrankWolfe, SequenceModel
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import Budget, RunConfig
-from rnnopt.optimizers.by_name import build_optimizer
+from rnnopt.optimizers.registry import build_optimizer
 from rnnopt.run_folder import RunFolder
 from rnnopt.runner import run
 from rnnopt.tasks import build_task

@@ -20,7 +20,7 @@ from rnnopt.commands.arguments import read
 from rnnopt.commands.option_groups import GROUPS
 from rnnopt.config.run_config import MODELS, RunConfig
 from rnnopt.docstrings import summary_of
-from rnnopt.optimizers.by_name import OPTIMIZERS
+from rnnopt.optimizers.registry import OPTIMIZERS
 from rnnopt.run_folder import RunFolder
 from rnnopt.tasks import TASKS
 

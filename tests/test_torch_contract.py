@@ -15,11 +15,11 @@ import torch
 from stepping import through_a_file
 from test_every_optimizer import OPTIMIZERS, Recurrent, batches, loss_of, same
 
-from rnnopt.optimizers.adaqn import AdaQN
-from rnnopt.optimizers.asnaq import ASNAQ
-from rnnopt.optimizers.bfgs import BFGS, LBFGS
-from rnnopt.optimizers.frank_wolfe import FrankWolfe
-from rnnopt.optimizers.naq import LNAQ, NAQ
+from rnnopt.optimizers.frank_wolfe.optimizer import FrankWolfe
+from rnnopt.optimizers.quasi_newton.adaqn import AdaQN
+from rnnopt.optimizers.quasi_newton.asnaq import ASNAQ
+from rnnopt.optimizers.quasi_newton.bfgs import BFGS, LBFGS
+from rnnopt.optimizers.quasi_newton.naq import LNAQ, NAQ
 
 FIXED = functools.partial(LNAQ, memory=3, lr=0.05, line_search="fixed")
 LINE_SEARCHES = [

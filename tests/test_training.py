@@ -16,7 +16,7 @@ from stepping import through_a_file
 from rnnopt import FrankWolfe, SequenceModel
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import Budget, RunConfig
-from rnnopt.optimizers.by_name import build_optimizer
+from rnnopt.optimizers.registry import build_optimizer
 from rnnopt.tasks.task import Batches, Examples, Task
 from rnnopt.training import loop as training
 from rnnopt.training.build import build_training

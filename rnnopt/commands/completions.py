@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 from rnnopt import reproduce
 from rnnopt.config.run_config import MODELS
-from rnnopt.optimizers.by_name import OPTIMIZERS
+from rnnopt.optimizers.registry import OPTIMIZERS
 from rnnopt.tasks import TASKS
 
 NAMES: dict[str, Iterable[str]] = {

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from rnnopt.optimizers.frank_wolfe import FrankWolfe
+from rnnopt.optimizers.frank_wolfe.optimizer import FrankWolfe
 
 ROUNDING = 1000  # roundings of the loss that a difference of two must exceed
 

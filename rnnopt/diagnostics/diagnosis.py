@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from rnnopt.diagnostics.curvature import ball_curvature
 from rnnopt.diagnostics.gradient_flow import GradientFlow, middle, recurrent_layers
 from rnnopt.diagnostics.step_direction import Directions, noise_scale, recurrent_spectra
-from rnnopt.optimizers.frank_wolfe import FrankWolfe
+from rnnopt.optimizers.frank_wolfe.optimizer import FrankWolfe
 from rnnopt.tasks.task import Batch, Batches, Examples, Task
 from rnnopt.training.loop import Progress, Training, committed
 

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
 from rnnopt.layers.indrnn import IndRNN
-from rnnopt.optimizers.frank_wolfe import FrankWolfe
+from rnnopt.optimizers.frank_wolfe.optimizer import FrankWolfe
 
 GATES: dict[type, tuple[str, ...]] = {
     nn.LSTM: ("input", "forget", "cell", "output"),

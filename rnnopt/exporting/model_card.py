@@ -8,7 +8,7 @@ from rnnopt import __version__
 from rnnopt.config.specs import parse
 from rnnopt.exporting.export import ALLOWED, Checked, Source
 from rnnopt.exporting.formats import Format
-from rnnopt.optimizers.by_name import OPTIMIZERS
+from rnnopt.optimizers.registry import OPTIMIZERS
 from rnnopt.report import for_markdown
 from rnnopt.training.build import resolve
 

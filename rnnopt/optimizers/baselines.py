@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from rnnopt.config.errors import UserError
-from rnnopt.optimizers.eval_weights import differ
+from rnnopt.optimizers.frank_wolfe.eval_weights import differ
 
 
 class Together:

@@ -13,7 +13,7 @@ from rnnopt.config.run_config import MODELS, Budget, RunConfig, SharedConfig
 from rnnopt.config.specs import call_with, options_of, parse, write
 from rnnopt.distributed import processes
 from rnnopt.layers.sequence_model import SequenceModel
-from rnnopt.optimizers.by_name import OPTIMIZERS, build_optimizer
+from rnnopt.optimizers.registry import OPTIMIZERS, build_optimizer
 from rnnopt.tasks import Batches, Task, build_task
 from rnnopt.tasks.limits import check_memory
 from rnnopt.tasks.own_data import own_task

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from rnnopt.admm.trainer import ADMM
 from rnnopt.config.run_config import Budget, OnNonfinite, Schedule
 from rnnopt.distributed import any_of, mean_numbers
-from rnnopt.optimizers.adaqn import AdaQN
-from rnnopt.optimizers.asnaq import ASNAQ
+from rnnopt.optimizers.quasi_newton.adaqn import AdaQN
+from rnnopt.optimizers.quasi_newton.asnaq import ASNAQ
 from rnnopt.tasks.ranking import rank
 from rnnopt.tasks.task import Batches, Task, lower_is_better
 from rnnopt.training.closure import Closure as Closure

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from rnnopt.optimizers.adaqn import AdaQN
-from rnnopt.optimizers.asnaq import ASNAQ
-from rnnopt.optimizers.bfgs import BFGS
-from rnnopt.optimizers.naq import NAQ
+from rnnopt.optimizers.quasi_newton.adaqn import AdaQN
+from rnnopt.optimizers.quasi_newton.asnaq import ASNAQ
+from rnnopt.optimizers.quasi_newton.bfgs import BFGS
+from rnnopt.optimizers.quasi_newton.naq import NAQ
 from rnnopt.reproduce.engine import Tell
 from rnnopt.reproduce.results import Table, write_table
 

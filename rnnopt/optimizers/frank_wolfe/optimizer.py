@@ -40,7 +40,8 @@ from torch.optim.optimizer import Optimizer, ParamsT
 
 from rnnopt.distributed import Group
 from rnnopt.distributed import check_group as check_process_group
-from rnnopt.optimizers.ball_search import (
+from rnnopt.optimizers.frank_wolfe.eval_weights import EvalMode, Versions
+from rnnopt.optimizers.frank_wolfe.inner_loop import (
     WIDE,
     Search,
     create_state,
@@ -48,15 +49,14 @@ from rnnopt.optimizers.ball_search import (
     radius_in_force,
     rests,
 )
-from rnnopt.optimizers.commit_exchange import CommitExchange
-from rnnopt.optimizers.eval_weights import EvalMode, Versions
-from rnnopt.optimizers.frank_wolfe_options import PRESETS as PRESETS
-from rnnopt.optimizers.frank_wolfe_options import check_group
-from rnnopt.optimizers.linear_minimization import Norm
+from rnnopt.optimizers.frank_wolfe.lmo import Norm
+from rnnopt.optimizers.frank_wolfe.local_steps import CommitExchange
+from rnnopt.optimizers.frank_wolfe.options import PRESETS as PRESETS
+from rnnopt.optimizers.frank_wolfe.options import check_group
+from rnnopt.optimizers.frank_wolfe.outer_step import Outer, OuterStep, fitted
+from rnnopt.optimizers.frank_wolfe.sharded_inner_loop import ShardedSearch
 from rnnopt.optimizers.loaded_state import types_kept, unwrap_
-from rnnopt.optimizers.outer_step import Outer, OuterStep, fitted
-from rnnopt.optimizers.sharded_search import ShardedSearch
-from rnnopt.optimizers.shards import is_sharded
+from rnnopt.optimizers.sharding import is_sharded
 from rnnopt.optimizers.shared_options import StepOptions, check_keywords, settle_group
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from rnnopt.optimizers.linear_minimization import SPECTRAL_METHODS, check_norm
+from rnnopt.optimizers.frank_wolfe.lmo import SPECTRAL_METHODS, check_norm
 
 # The algorithm as printed, without what this library adds to it.
 PLAIN: dict[str, Any] = dict(

@@ -15,8 +15,7 @@ import torch.distributed
 from torch import Tensor
 
 from rnnopt.distributed import Group, means, processes
-from rnnopt.optimizers.ball_search import Search
-from rnnopt.optimizers.compression import (
+from rnnopt.optimizers.frank_wolfe.compression import (
     COMPRESSIONS,
     chunk_size,
     decode,
@@ -26,8 +25,9 @@ from rnnopt.optimizers.compression import (
     round_mean,
     unpack,
 )
-from rnnopt.optimizers.linear_minimization import Norm, is_matrix
-from rnnopt.optimizers.shards import groups_of, is_sharded
+from rnnopt.optimizers.frank_wolfe.inner_loop import Search
+from rnnopt.optimizers.frank_wolfe.lmo import Norm, is_matrix
+from rnnopt.optimizers.sharding import groups_of, is_sharded
 
 MOST = 128  # processes that may send bytes; from 254 on what rounding loses could pile up
 

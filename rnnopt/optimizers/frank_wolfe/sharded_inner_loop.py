@@ -9,10 +9,10 @@ from typing import Any
 
 from torch import Tensor
 
-from rnnopt.optimizers.ball_search import Search
-from rnnopt.optimizers.balls import Balls
-from rnnopt.optimizers.linear_minimization import Tensors
-from rnnopt.optimizers.shards import Part, Shards, gather, local, local_like, wrap
+from rnnopt.optimizers.frank_wolfe.balls import Balls
+from rnnopt.optimizers.frank_wolfe.inner_loop import Search
+from rnnopt.optimizers.frank_wolfe.lmo import Tensors
+from rnnopt.optimizers.sharding import Part, Shards, gather, local, local_like, wrap
 
 
 class LocalState:

@@ -18,7 +18,9 @@ import torch
 from torch import Tensor
 
 from rnnopt.distributed import mean_numbers
-from rnnopt.optimizers.curvature_memory import (
+from rnnopt.optimizers.quasi_newton.flat_optimizer import FlatOptimizer
+from rnnopt.optimizers.quasi_newton.flat_state import Entry, FlatState, working_type
+from rnnopt.optimizers.quasi_newton.limited_memory import (
     Scaling,
     fisher_product,
     inner,
@@ -27,9 +29,7 @@ from rnnopt.optimizers.curvature_memory import (
     pair_products,
     products,
 )
-from rnnopt.optimizers.flat_optimizer import FlatOptimizer
-from rnnopt.optimizers.flat_state import Entry, FlatState, working_type
-from rnnopt.optimizers.quasi_newton_options import COUNTERS, check_group
+from rnnopt.optimizers.quasi_newton.options import COUNTERS, check_group
 
 Evaluate = Callable[[], Tensor]
 

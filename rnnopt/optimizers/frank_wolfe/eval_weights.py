@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
 from rnnopt.distributed import sums
-from rnnopt.optimizers.shards import groups_of, local
+from rnnopt.optimizers.sharding import groups_of, local
 
 State = dict[str, Any]
 

@@ -32,9 +32,9 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from rnnopt.distributed import Group
-from rnnopt.optimizers.averaged_quasi_newton import AveragedQuasiNewton, decay_weights
-from rnnopt.optimizers.curvature_memory import norm
-from rnnopt.optimizers.flat_state import Entry, FlatState
+from rnnopt.optimizers.quasi_newton.flat_state import Entry, FlatState
+from rnnopt.optimizers.quasi_newton.limited_memory import norm
+from rnnopt.optimizers.quasi_newton.stochastic import AveragedQuasiNewton, decay_weights
 from rnnopt.optimizers.shared_options import StepOptions
 
 

@@ -33,11 +33,17 @@ from torch import Tensor
 from torch.optim.lbfgs import _strong_wolfe
 
 from rnnopt.distributed import mean_numbers
-from rnnopt.optimizers.curvature_memory import inverse_hessian_product, pair_products
-from rnnopt.optimizers.flat_optimizer import FlatOptimizer
-from rnnopt.optimizers.flat_state import Bucket, Entry, FlatState, tracked, working_type
-from rnnopt.optimizers.quasi_newton_options import check_count, check_number
-from rnnopt.optimizers.shards import is_sharded
+from rnnopt.optimizers.quasi_newton.flat_optimizer import FlatOptimizer
+from rnnopt.optimizers.quasi_newton.flat_state import (
+    Bucket,
+    Entry,
+    FlatState,
+    tracked,
+    working_type,
+)
+from rnnopt.optimizers.quasi_newton.limited_memory import inverse_hessian_product, pair_products
+from rnnopt.optimizers.quasi_newton.options import check_count, check_number
+from rnnopt.optimizers.sharding import is_sharded
 
 Point = tuple[float, Tensor]  # loss and gradient
 SUFFICIENT_DECREASE = 1e-4

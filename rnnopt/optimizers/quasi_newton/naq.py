@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from rnnopt.distributed import Group
-from rnnopt.optimizers.line_search_quasi_newton import LineSearchQuasiNewton
+from rnnopt.optimizers.quasi_newton.line_search import LineSearchQuasiNewton
 from rnnopt.optimizers.shared_options import StepOptions
 
 

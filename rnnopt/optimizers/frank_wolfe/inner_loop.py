@@ -12,15 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rnnopt.optimizers.balls import Balls, together
-from rnnopt.optimizers.linear_minimization import (
+from rnnopt.optimizers.frank_wolfe.balls import Balls, together
+from rnnopt.optimizers.frank_wolfe.gates import count_gates
+from rnnopt.optimizers.frank_wolfe.lmo import (
     Joint,
     Tensors,
     ball_scale,
     global_vertices,
     vertices,
 )
-from rnnopt.optimizers.stacked_gates import count_gates
 
 LARGEST = math.log(16)  # of a tensor's adapted radius, and its inverse the smallest
 # State that is kept in float32 at least, whatever the weights are.

@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.optim.optimizer import Optimizer, ParamsT
 
 from rnnopt.distributed import Group, check_group
-from rnnopt.optimizers.flat_state import FlatState
 from rnnopt.optimizers.loaded_state import types_kept, unwrap_
-from rnnopt.optimizers.shards import groups_of, is_sharded
+from rnnopt.optimizers.quasi_newton.flat_state import FlatState
+from rnnopt.optimizers.sharding import groups_of, is_sharded
 from rnnopt.optimizers.shared_options import StepOptions, check_keywords, settle_group
 
 

@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from rnnopt.optimizers.linear_minimization import Joint, Tensors
-from rnnopt.optimizers.shards import Part, Shards
+from rnnopt.optimizers.frank_wolfe.lmo import Joint, Tensors
+from rnnopt.optimizers.sharding import Part, Shards
 
 
 @dataclass

@@ -12,12 +12,12 @@ from torch import Tensor
 from rnnopt.config.errors import unknown_name
 from rnnopt.config.specs import call_with, parse
 from rnnopt.optimizers import baselines
-from rnnopt.optimizers.adaqn import AdaQN
-from rnnopt.optimizers.asnaq import ASNAQ
-from rnnopt.optimizers.bfgs import BFGS, LBFGS
-from rnnopt.optimizers.frank_wolfe import PRESETS, FrankWolfe
-from rnnopt.optimizers.naq import LNAQ, NAQ
-from rnnopt.optimizers.quasi_newton_options import PRESETS as ASNAQ_PRESETS
+from rnnopt.optimizers.frank_wolfe.optimizer import PRESETS, FrankWolfe
+from rnnopt.optimizers.quasi_newton.adaqn import AdaQN
+from rnnopt.optimizers.quasi_newton.asnaq import ASNAQ
+from rnnopt.optimizers.quasi_newton.bfgs import BFGS, LBFGS
+from rnnopt.optimizers.quasi_newton.naq import LNAQ, NAQ
+from rnnopt.optimizers.quasi_newton.options import PRESETS as ASNAQ_PRESETS
 
 
 @dataclass(frozen=True)

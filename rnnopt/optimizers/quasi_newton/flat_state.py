@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rnnopt.optimizers.shards import groups_of, is_sharded, join, local, local_like, wrap
+from rnnopt.optimizers.sharding import groups_of, is_sharded, join, local, local_like, wrap
 
 HALF = (torch.float16, torch.bfloat16)
 Initial = Callable[[Tensor], Tensor]

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
-from rnnopt.optimizers.ball_search import Search
-from rnnopt.optimizers.shards import is_sharded
+from rnnopt.optimizers.frank_wolfe.inner_loop import Search
+from rnnopt.optimizers.sharding import is_sharded
 
 Outer = Literal["adam", "plain"] | Callable[..., Optimizer]
 Groups = list[dict[str, Any]]
