@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from rnnopt.admm import block_updates as blocks
-from rnnopt.admm import lagrangian, scalar_problem, weight_updates
+from rnnopt.admm import lagrangian, weight_updates
 from rnnopt.admm import linearised_updates as linearised
+from rnnopt.admm import prox as scalar_problem
 from rnnopt.admm.lagrangian import Multipliers, Penalties, Problem, Variables, Weights
 
 STEPS, BATCH, FEATURES, HIDDEN, OUTPUTS = 4, 5, 3, 6, 4

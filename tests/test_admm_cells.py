@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from rnnopt.admm import cells, gauss_newton, joint_sweep
+from rnnopt.admm import cells, gauss_newton
+from rnnopt.admm import trajectory as joint_sweep
 from rnnopt.admm.gauss_newton import Step, follow
 from rnnopt.admm.minibatch import problem_of
 from rnnopt.admm.network import read_weights, write_weights

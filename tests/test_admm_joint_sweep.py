@@ -23,15 +23,13 @@ from admm_cases import (
 )
 from torch.nn import functional
 
-from rnnopt.admm import (
-    gauss_newton,
-    joint_sweep,
-)
+from rnnopt.admm import gauss_newton
+from rnnopt.admm import trajectory as joint_sweep
 from rnnopt.admm.lagrangian import (
     Problem,
     Weights,
 )
-from rnnopt.admm.scalar_problem import nearest_output
+from rnnopt.admm.prox import nearest_output
 from rnnopt.admm.trainer import ADMM
 
 each_problem = pytest.mark.parametrize(

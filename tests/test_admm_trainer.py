@@ -23,13 +23,9 @@ from same_runs import records_of
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from rnnopt.admm import (
-    gauss_newton,
-    joint_sweep,
-    minibatch,
-    scalar_problem,
-    weight_updates,
-)
+from rnnopt.admm import gauss_newton, minibatch, weight_updates
+from rnnopt.admm import prox as scalar_problem
+from rnnopt.admm import trajectory as joint_sweep
 from rnnopt.admm.lagrangian import (
     Problem,
     Variables,

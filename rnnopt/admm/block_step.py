@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from rnnopt.admm.iterations import block_iteration, paper_iteration
-from rnnopt.admm.joint_sweep import forward, sample_losses
 from rnnopt.admm.lagrangian import (
     Multipliers,
     Penalties,
@@ -24,6 +23,7 @@ from rnnopt.admm.lagrangian import (
     per_step,
     residuals,
 )
+from rnnopt.admm.trajectory import forward, sample_losses
 from rnnopt.distributed import Group, mean_numbers, processes, sums
 
 # New weights of each layer, what the state keeps if they are finite, the sum of the losses.

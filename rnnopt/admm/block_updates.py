@@ -36,7 +36,7 @@ from rnnopt.admm.lagrangian import (
     input_drive,
     per_step,
 )
-from rnnopt.admm.scalar_problem import apply, minimise, nearest_output
+from rnnopt.admm.prox import apply, minimise, nearest_output
 from rnnopt.admm.weight_updates import cholesky
 
 ALL = slice(None)

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from rnnopt.admm.lagrangian import Cell, Problem, Weights, input_drive
-from rnnopt.admm.scalar_problem import Nonlinearity, apply
+from rnnopt.admm.prox import Nonlinearity, apply
 
 GATES: dict[Cell, int] = {"elman": 1, "gru": 4, "lstm": 4}  # rows of u, in units
 

@@ -26,8 +26,8 @@ import torch
 from torch import Tensor
 
 from rnnopt.admm.cells import columns
-from rnnopt.admm.joint_sweep import Trajectory
 from rnnopt.admm.lagrangian import Problem, Weights
+from rnnopt.admm.trajectory import Trajectory
 from rnnopt.admm.weight_updates import cholesky
 from rnnopt.distributed import Group, processes, sums
 

@@ -33,7 +33,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from rnnopt.admm.scalar_problem import Loss, Nonlinearity, apply, loss_value
+from rnnopt.admm.prox import Loss, Nonlinearity, apply, loss_value
 
 Cell = Literal["elman", "gru", "lstm"]
 

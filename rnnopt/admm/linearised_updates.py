@@ -38,7 +38,7 @@ from rnnopt.admm.lagrangian import (
     previous_states,
     residuals,
 )
-from rnnopt.admm.scalar_problem import apply, minimise
+from rnnopt.admm.prox import apply, minimise
 
 SQUARINGS = 6  # λmax is overestimated by a factor of at most n^(1/128): 1.04 at n = 100
 

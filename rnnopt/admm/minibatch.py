@@ -8,7 +8,7 @@ from torch import Tensor
 from rnnopt.admm.lagrangian import Problem
 from rnnopt.admm.network import CELLS
 from rnnopt.admm.options import LOSSES
-from rnnopt.admm.scalar_problem import free_to_ask
+from rnnopt.admm.prox import free_to_ask
 from rnnopt.layers.elman import check_lengths
 from rnnopt.layers.sequence_model import SequenceModel
 

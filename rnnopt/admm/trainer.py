@@ -39,7 +39,6 @@ from torch import Tensor
 
 from rnnopt.admm.block_step import Found, all_samples, block_report, block_step
 from rnnopt.admm.gauss_newton import Moments, Step, follow
-from rnnopt.admm.joint_sweep import forward, sample_losses, sweep
 from rnnopt.admm.lagrangian import (
     Problem,
     Weights,
@@ -47,6 +46,7 @@ from rnnopt.admm.lagrangian import (
 from rnnopt.admm.minibatch import problem_of
 from rnnopt.admm.network import check_model, read_weights, write_weights
 from rnnopt.admm.options import LOSSES, Variant, check_options, check_use
+from rnnopt.admm.trajectory import forward, sample_losses, sweep
 from rnnopt.distributed import Group, any_of, check_group, mean_numbers, processes
 from rnnopt.layers.sequence_model import SequenceModel
 

@@ -21,7 +21,7 @@ from rnnopt.admm.lagrangian import (
     Weights,
     previous_states,
 )
-from rnnopt.admm.scalar_problem import free_to_ask
+from rnnopt.admm.prox import free_to_ask
 from rnnopt.distributed import Group, sums
 
 

@@ -35,7 +35,7 @@ from torch import Tensor
 
 from rnnopt.admm import cells
 from rnnopt.admm.lagrangian import Problem, Weights
-from rnnopt.admm.scalar_problem import output_pull
+from rnnopt.admm.prox import output_pull
 
 
 class Course(NamedTuple):
