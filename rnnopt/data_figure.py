@@ -8,11 +8,11 @@ import numpy as np
 from rnnopt.config.data_config import Kind
 from rnnopt.figure_text import plain
 from rnnopt.report import COLORS
-from rnnopt.tasks.limits import check_memory
-from rnnopt.tasks.preparation import class_names, kind_of, label_names, numbers_of
-from rnnopt.tasks.recordings import Recordings
-from rnnopt.tasks.series import cut_padding
-from rnnopt.tasks.splits import members
+from rnnopt.tasks.user_data.limits import check_memory
+from rnnopt.tasks.user_data.preparation import class_names, kind_of, label_names, numbers_of
+from rnnopt.tasks.user_data.recordings import Recordings
+from rnnopt.tasks.user_data.series import cut_padding
+from rnnopt.tasks.user_data.splits import members
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -15,9 +15,9 @@ from rnnopt.layers.sequence_model import SequenceModel
 from rnnopt.run_folder import RunFolder
 from rnnopt.tasks.examples import Examples
 from rnnopt.tasks.pieces import outputs_of
-from rnnopt.tasks.preparation import Preparation, label_names, numbers_of
-from rnnopt.tasks.recordings import Recordings
-from rnnopt.tasks.splits import members
+from rnnopt.tasks.user_data.preparation import Preparation, label_names, numbers_of
+from rnnopt.tasks.user_data.recordings import Recordings
+from rnnopt.tasks.user_data.splits import members
 
 
 @dataclass(frozen=True)

@@ -26,14 +26,14 @@ from rnnopt.prediction import network
 from rnnopt.report import group_runs, markdown, read_runs
 from rnnopt.report_page import page
 from rnnopt.run_folder import RunFolder, write_json
-from rnnopt.tasks.arrays import build
 from rnnopt.tasks.names import STEERING
-from rnnopt.tasks.overview import described
-from rnnopt.tasks.preparation import Preparation
-from rnnopt.tasks.readers import read
-from rnnopt.tasks.readers.columns import Columns
-from rnnopt.tasks.recordings import recordings
 from rnnopt.tasks.text_files import TextFiles
+from rnnopt.tasks.user_data.arrays import build
+from rnnopt.tasks.user_data.overview import described
+from rnnopt.tasks.user_data.preparation import Preparation
+from rnnopt.tasks.user_data.readers import read
+from rnnopt.tasks.user_data.readers.columns import Columns
+from rnnopt.tasks.user_data.recordings import recordings
 
 # What Python and numpy say for themselves, which tells a user nothing.
 VAGUE = (

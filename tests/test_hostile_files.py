@@ -27,12 +27,12 @@ from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
 from rnnopt.run_folder import RunFolder
 from rnnopt.tasks import from_arrays
-from rnnopt.tasks.limits import check_declared, check_memory, free_memory, size
-from rnnopt.tasks.preparation import Preparation
-from rnnopt.tasks.readers import read
-from rnnopt.tasks.readers.columns import Columns
-from rnnopt.tasks.recordings import recordings
-from rnnopt.tasks.splits import hold_out, members
+from rnnopt.tasks.user_data.limits import check_declared, check_memory, free_memory, size
+from rnnopt.tasks.user_data.preparation import Preparation
+from rnnopt.tasks.user_data.readers import read
+from rnnopt.tasks.user_data.readers.columns import Columns
+from rnnopt.tasks.user_data.recordings import recordings
+from rnnopt.tasks.user_data.splits import hold_out, members
 from rnnopt.training.build import build_training
 
 RIGHT = hostile.examples()
@@ -243,7 +243,7 @@ def test_small_files_take_little_memory_and_time_and_end_no_process(tmp_path):
 def test_one_long_series_among_many_short_ones_pads_no_others_but_its_minibatch(monkeypatch):
     series = [np.zeros((1, 1))] * 1000 + [np.ones((10**6, 1))]
     labels = ["a", "b"] * 500 + ["a"]
-    monkeypatch.setattr("rnnopt.tasks.limits.free_memory", lambda: 10**9)
+    monkeypatch.setattr("rnnopt.tasks.user_data.limits.free_memory", lambda: 10**9)
     task = from_arrays(series, labels, test=(series[:2], labels[:2]), validation=0, seed=1)
     assert task.train.inputs.numel() == 1000 + 10**6
     config = RunConfig("data", model="gru", hidden=8, batch_size=16)
@@ -254,7 +254,7 @@ def test_one_long_series_among_many_short_ones_pads_no_others_but_its_minibatch(
     with pytest.raises(UserError, match=sentence):
         build_training(config, task)
     build_training(replace(config, batch_size=4), task)
-    monkeypatch.setattr("rnnopt.tasks.limits.free_memory", lambda: 10**6)
+    monkeypatch.setattr("rnnopt.tasks.user_data.limits.free_memory", lambda: 10**6)
     with pytest.raises(ValueError, match="steps of 1 channels would take 4.004 MB of memory"):
         from_arrays(series, labels, seed=1, validation=0, test=(series[:2], labels[:2]))
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from rnnopt.tasks import from_arrays
-from rnnopt.tasks.preparation import Preparation
-from rnnopt.tasks.recordings import recordings
-from rnnopt.tasks.series import fill_missing, pool
-from rnnopt.tasks.splits import hold_out
+from rnnopt.tasks.user_data.preparation import Preparation
+from rnnopt.tasks.user_data.recordings import recordings
+from rnnopt.tasks.user_data.series import fill_missing, pool
+from rnnopt.tasks.user_data.splits import hold_out
 
 NAN = float("nan")
 

@@ -19,8 +19,8 @@ from rnnopt.layers.indrnn import IndRNN
 from rnnopt.prediction import Trained
 from rnnopt.tasks import from_arrays, pieces
 from rnnopt.tasks.examples import Examples, select, split_examples
-from rnnopt.tasks.recordings import recordings
 from rnnopt.tasks.task import Batch, Batches, Task
+from rnnopt.tasks.user_data.recordings import recordings
 from rnnopt.training.build import build_training
 
 CPU = torch.device("cpu")
@@ -313,14 +313,14 @@ def test_long_series_are_looked_at_in_the_memory_of_a_minibatch():
 
 def test_what_cannot_fit_is_refused_before_it_is_made(monkeypatch):
     X, y = series_of([5] * 99 + [10**6], 1), np.arange(100) % 2
-    monkeypatch.setattr("rnnopt.tasks.limits.free_memory", lambda: 10**8)
+    monkeypatch.setattr("rnnopt.tasks.user_data.limits.free_memory", lambda: 10**8)
     with pytest.raises(ValueError, match="minibatch of 32 sequences, padded to the 1000000 steps"):
         RNNClassifier(hidden=8, random_state=0).fit(X, y)
-    monkeypatch.setattr("rnnopt.tasks.limits.free_memory", lambda: 10**6)
+    monkeypatch.setattr("rnnopt.tasks.user_data.limits.free_memory", lambda: 10**6)
     with pytest.raises(ValueError, match="1000495 steps of 1 channels would take 4.002 MB"):
         RNNClassifier(hidden=8, random_state=0).fit(X, y)
     task = task_of(stored()[0])
-    monkeypatch.setattr("rnnopt.tasks.limits.free_memory", lambda: 100)
+    monkeypatch.setattr("rnnopt.tasks.user_data.limits.free_memory", lambda: 100)
     with pytest.raises(UserError, match=r"minibatch of 4 .* Take a smaller --batch-size"):
         build_training(RunConfig("t", hidden=4), task)
     assert len(Batches(task, 4, 0).draw()) == 4

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from rnnopt.config.errors import UserError
-from rnnopt.tasks.readers import read, sha256
-from rnnopt.tasks.readers.columns import Columns
+from rnnopt.tasks.user_data.readers import read, sha256
+from rnnopt.tasks.user_data.readers.columns import Columns
 
 NAN = float("nan")
 # Three series of one channel and four steps, labels in words.

@@ -11,10 +11,10 @@ import pytest
 
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
-from rnnopt.tasks.overview import described
-from rnnopt.tasks.own_data import own_task
-from rnnopt.tasks.readers import read
-from rnnopt.tasks.readers.columns import Columns
+from rnnopt.tasks.user_data.load import own_task
+from rnnopt.tasks.user_data.overview import described
+from rnnopt.tasks.user_data.readers import read
+from rnnopt.tasks.user_data.readers.columns import Columns
 
 LONG = [("id", "time", "a", "b", "label")] + [
     (f"s{i}", t, 10 * i + t, -t, "up" if i % 2 else "down") for i in range(20) for t in range(3)

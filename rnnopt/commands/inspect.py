@@ -12,11 +12,11 @@ from rnnopt.config.errors import UserError
 from rnnopt.data_figure import draw
 from rnnopt.figure_text import any_script
 from rnnopt.run_folder import write_figure
-from rnnopt.tasks.overview import described, targets_of
-from rnnopt.tasks.preparation import class_names, kind_of
-from rnnopt.tasks.readers import read
-from rnnopt.tasks.readers.columns import Columns
-from rnnopt.tasks.recordings import Recordings
+from rnnopt.tasks.user_data.overview import described, targets_of
+from rnnopt.tasks.user_data.preparation import class_names, kind_of
+from rnnopt.tasks.user_data.readers import read
+from rnnopt.tasks.user_data.readers.columns import Columns
+from rnnopt.tasks.user_data.recordings import Recordings
 from rnnopt.terminal import given, say
 from rnnopt.training.option_checks import refuse_columns
 

@@ -12,13 +12,13 @@ from rnnopt.config.data_config import Decimal
 from rnnopt.config.errors import UserError
 from rnnopt.prediction import Trained, rows, scores
 from rnnopt.run_folder import write_atomically
-from rnnopt.tasks.checks import far_lengths
-from rnnopt.tasks.overview import read_as
-from rnnopt.tasks.preparation import Preparation
-from rnnopt.tasks.readers import read
-from rnnopt.tasks.readers.columns import Columns
-from rnnopt.tasks.recordings import Recordings
-from rnnopt.tasks.series import cut_padding
+from rnnopt.tasks.user_data.checks import far_lengths
+from rnnopt.tasks.user_data.overview import read_as
+from rnnopt.tasks.user_data.preparation import Preparation
+from rnnopt.tasks.user_data.readers import read
+from rnnopt.tasks.user_data.readers.columns import Columns
+from rnnopt.tasks.user_data.recordings import Recordings
+from rnnopt.tasks.user_data.series import cut_padding
 from rnnopt.terminal import complain, say
 
 

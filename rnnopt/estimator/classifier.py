@@ -12,8 +12,8 @@ from sklearn.utils.multiclass import check_classification_targets, unique_labels
 from sklearn.utils.validation import assert_all_finite, column_or_1d
 
 from rnnopt.estimator.base import RecurrentEstimator
-from rnnopt.tasks.checks import ONE_EACH, rows_of_classes
 from rnnopt.tasks.task import Loss
+from rnnopt.tasks.user_data.checks import ONE_EACH, rows_of_classes
 
 
 @dataclass(kw_only=True, eq=False, repr=False)

@@ -11,7 +11,7 @@ from typing import Self
 
 import numpy as np
 
-from rnnopt.tasks.checks import NEARLY, SINGLE, far_lengths, one_step_each
+from rnnopt.tasks.user_data.checks import NEARLY, SINGLE, far_lengths, one_step_each
 
 
 @dataclass(frozen=True)

@@ -15,13 +15,13 @@ from rnnopt.exporting.plain_model import PlainModel, double
 from rnnopt.layers.sequence_model import SequenceModel
 from rnnopt.prediction import Trained
 from rnnopt.run_folder import RunFolder
-from rnnopt.tasks.own_data import read_parts
 from rnnopt.tasks.pieces import together, width
-from rnnopt.tasks.preparation import Preparation
-from rnnopt.tasks.readers import sha256
-from rnnopt.tasks.recordings import Recordings
-from rnnopt.tasks.series import cut_padding
 from rnnopt.tasks.task import Loss
+from rnnopt.tasks.user_data.load import read_parts
+from rnnopt.tasks.user_data.preparation import Preparation
+from rnnopt.tasks.user_data.readers import sha256
+from rnnopt.tasks.user_data.recordings import Recordings
+from rnnopt.tasks.user_data.series import cut_padding
 from rnnopt.training.build import model_settings, resolve, task_of
 
 ALLOWED = 1e-4  # of difference between the exported network's answers and ours

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from rnnopt.layers.sequence_model import SequenceModel
-from rnnopt.tasks.preparation import Preparation
 from rnnopt.tasks.task import Loss
+from rnnopt.tasks.user_data.preparation import Preparation
 
 
 class PlainModel(nn.Module):

@@ -13,7 +13,6 @@ from rnnopt.tasks.activity import noisy_hapt6 as noisy_hapt6
 from rnnopt.tasks.activity import noisy_har2 as noisy_har2
 from rnnopt.tasks.activity import noisy_har6 as noisy_har6
 from rnnopt.tasks.adding import adding as adding
-from rnnopt.tasks.arrays import from_arrays as from_arrays
 from rnnopt.tasks.counting import counting as counting
 from rnnopt.tasks.digits import digits_pixels as digits_pixels
 from rnnopt.tasks.digits import digits_rows as digits_rows
@@ -24,6 +23,7 @@ from rnnopt.tasks.task import Batches as Batches
 from rnnopt.tasks.task import Task as Task
 from rnnopt.tasks.text import metamorphosis as metamorphosis
 from rnnopt.tasks.text import tinyshakespeare as tinyshakespeare
+from rnnopt.tasks.user_data.arrays import from_arrays as from_arrays
 
 TASKS: dict[str, Callable[..., Task]] = {
     "adding": adding,

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from rnnopt.config.errors import UserError
-from rnnopt.tasks.readers.numpy_files import read_members
 from rnnopt.tasks.text_files import BAD_ZIP, LARGEST, TextFiles
+from rnnopt.tasks.user_data.readers.numpy_files import read_members
 
 ADDRESS = "https://archive.ics.uci.edu/ml/machine-learning-databases/00341/HAPT%20Data%20Set.zip"
 PREPARED, TOP = "har.npz", "HAPT Data Set"

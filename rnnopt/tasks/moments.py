@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rnnopt.tasks.limits import check_memory
-from rnnopt.tasks.recordings import LARGEST
+from rnnopt.tasks.user_data.limits import check_memory
+from rnnopt.tasks.user_data.recordings import LARGEST
 
 BLOCK = 1 << 16  # values
 CONSTANT = 1e-14  # of the largest value: what varies by less does so by rounding alone

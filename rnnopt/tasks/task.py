@@ -24,7 +24,7 @@ from rnnopt.tasks.examples import standardize as standardize
 from rnnopt.tasks.pieces import pieces
 
 if TYPE_CHECKING:
-    from rnnopt.tasks.arrays import OwnData
+    from rnnopt.tasks.user_data.arrays import OwnData
 
 
 Loss = Literal["cross-entropy", "mse", "binary-mse", "binary-cross-entropy"]

@@ -15,9 +15,9 @@ from rnnopt.distributed import processes
 from rnnopt.layers.sequence_model import SequenceModel
 from rnnopt.optimizers.registry import OPTIMIZERS, build_optimizer
 from rnnopt.tasks import Batches, Task, build_task
-from rnnopt.tasks.limits import check_memory
-from rnnopt.tasks.own_data import own_task
 from rnnopt.tasks.pieces import width
+from rnnopt.tasks.user_data.limits import check_memory
+from rnnopt.tasks.user_data.load import own_task
 from rnnopt.training import data_parallel as several_processes
 from rnnopt.training.data_parallel import SharedBatches
 from rnnopt.training.loop import Training

@@ -16,18 +16,18 @@ from torch import Tensor
 
 from rnnopt.config.data_config import Kind, Missing
 from rnnopt.config.validation import check_preparation
-from rnnopt.tasks.alignment import aligned
-from rnnopt.tasks.checks import (
+from rnnopt.tasks.examples import padded
+from rnnopt.tasks.moments import check_plain, moments, standardized
+from rnnopt.tasks.user_data.alignment import aligned
+from rnnopt.tasks.user_data.checks import (
     MANY_CLASSES,
     one_step_each,
     refuse_unlikely,
     rows_of_classes,
 )
-from rnnopt.tasks.examples import padded
-from rnnopt.tasks.limits import check_memory
-from rnnopt.tasks.moments import check_plain, moments, standardized
-from rnnopt.tasks.recordings import TRUTHS, Reading, Recordings
-from rnnopt.tasks.series import check_missing, cut_padding, fill_missing, pool
+from rnnopt.tasks.user_data.limits import check_memory
+from rnnopt.tasks.user_data.recordings import TRUTHS, Reading, Recordings
+from rnnopt.tasks.user_data.series import check_missing, cut_padding, fill_missing, pool
 
 
 @dataclass(frozen=True)

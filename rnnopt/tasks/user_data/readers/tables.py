@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from rnnopt.tasks.readers.columns import (
+from rnnopt.tasks.user_data.readers.columns import (
     IDS,
     LABELS,
     TIMES,
@@ -15,8 +15,8 @@ from rnnopt.tasks.readers.columns import (
     is_number,
     to_numbers,
 )
-from rnnopt.tasks.readers.times import Clock, moments_of, refuse_missing
-from rnnopt.tasks.recordings import Reading, Recordings, recordings
+from rnnopt.tasks.user_data.readers.times import Clock, moments_of, refuse_missing
+from rnnopt.tasks.user_data.recordings import Reading, Recordings, recordings
 
 Table = dict[str, np.ndarray]
 INDEX = ("", "Unnamed: 0")  # what pandas calls an index without a name, as the first column

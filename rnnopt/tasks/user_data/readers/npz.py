@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from rnnopt.tasks.readers.columns import Columns, Parts
-from rnnopt.tasks.readers.numpy_files import names_in, read_members
-from rnnopt.tasks.recordings import Recordings, recordings
+from rnnopt.tasks.user_data.readers.columns import Columns, Parts
+from rnnopt.tasks.user_data.readers.numpy_files import names_in, read_members
+from rnnopt.tasks.user_data.recordings import Recordings, recordings
 
 VALIDATION = ("val", "valid", "validation")
 NEEDED = "X and y, or X_train and y_train with X_test and y_test"

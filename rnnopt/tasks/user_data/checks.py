@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from rnnopt.tasks.recordings import Recordings
+from rnnopt.tasks.user_data.recordings import Recordings
 
 # More different whole numbers than this look like measurements, not like classes.
 MANY_CLASSES = 20

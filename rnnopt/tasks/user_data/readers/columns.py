@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from rnnopt.config.data_config import Decimal, Header, Layout
-from rnnopt.tasks.readers.decimals import advice
-from rnnopt.tasks.recordings import MISSING, Reading, Recordings
+from rnnopt.tasks.user_data.readers.decimals import advice
+from rnnopt.tasks.user_data.recordings import MISSING, Reading, Recordings
 
 # What a file holds: its series, and those it keeps apart to test on.
 Parts = tuple[Recordings, Recordings | None]

@@ -7,14 +7,21 @@ from pathlib import Path
 
 import numpy as np
 
-from rnnopt.tasks.alignment import aligned
-from rnnopt.tasks.readers.columns import TIMES, Columns, Parts, find, is_number, to_numbers
-from rnnopt.tasks.readers.npz import VALIDATION, known, parts_of
-from rnnopt.tasks.readers.numpy_files import read_file
-from rnnopt.tasks.readers.tables import index_of
-from rnnopt.tasks.readers.text import Lines, counts, read_lines
-from rnnopt.tasks.readers.times import Clock, moments_of
-from rnnopt.tasks.recordings import Recordings, recordings
+from rnnopt.tasks.user_data.alignment import aligned
+from rnnopt.tasks.user_data.readers.columns import (
+    TIMES,
+    Columns,
+    Parts,
+    find,
+    is_number,
+    to_numbers,
+)
+from rnnopt.tasks.user_data.readers.npz import VALIDATION, known, parts_of
+from rnnopt.tasks.user_data.readers.numpy_files import read_file
+from rnnopt.tasks.user_data.readers.tables import index_of
+from rnnopt.tasks.user_data.readers.text import Lines, counts, read_lines
+from rnnopt.tasks.user_data.readers.times import Clock, moments_of
+from rnnopt.tasks.user_data.recordings import Recordings, recordings
 
 ENDINGS = (".npy", ".csv", ".tsv", ".txt")
 NEEDED = (

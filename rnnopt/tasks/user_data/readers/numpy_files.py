@@ -13,8 +13,8 @@ from typing import IO
 import numpy as np
 from numpy.lib import format as npy
 
-from rnnopt.tasks.limits import check_declared
 from rnnopt.tasks.text_files import BAD_ZIP
+from rnnopt.tasks.user_data.limits import check_declared
 
 KINDS = "biufSU"  # of the types that are read: truths, numbers, words
 MOST_SIZES = 8  # of a shape; series have three

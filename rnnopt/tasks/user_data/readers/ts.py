@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from rnnopt.config.data_config import Kind
-from rnnopt.tasks.readers.columns import Columns, Parts, to_numbers
-from rnnopt.tasks.recordings import recordings
+from rnnopt.tasks.user_data.readers.columns import Columns, Parts, to_numbers
+from rnnopt.tasks.user_data.recordings import recordings
 
 STAMPED = (
     "steps with time stamps (@timeStamps true) are not read: write the values alone, evenly spaced,"

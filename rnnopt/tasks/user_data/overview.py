@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from rnnopt.tasks.preparation import Preparation, label_names, numbers_of
-from rnnopt.tasks.recordings import Recordings, default_names
-from rnnopt.tasks.series import cut_padding
+from rnnopt.tasks.user_data.preparation import Preparation, label_names, numbers_of
+from rnnopt.tasks.user_data.recordings import Recordings, default_names
+from rnnopt.tasks.user_data.series import cut_padding
 
 Lines = tuple[tuple[str, str], ...]
 MANY = 12  # entries of a list that are shown

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from rnnopt.tasks.checks import SINGLE
-from rnnopt.tasks.recordings import Reading, Recordings, default_names
+from rnnopt.tasks.user_data.checks import SINGLE
+from rnnopt.tasks.user_data.recordings import Reading, Recordings, default_names
 
 SHOWN = 10  # names
 

@@ -4,10 +4,10 @@ from pathlib import Path
 
 from rnnopt.config.data_config import DataConfig
 from rnnopt.config.errors import UserError
-from rnnopt.tasks.arrays import build
-from rnnopt.tasks.readers import read, sha256
-from rnnopt.tasks.readers.columns import Columns, Parts
 from rnnopt.tasks.task import Task
+from rnnopt.tasks.user_data.arrays import build
+from rnnopt.tasks.user_data.readers import read, sha256
+from rnnopt.tasks.user_data.readers.columns import Columns, Parts
 
 
 def own_task(config: DataConfig, name: str) -> Task:

@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from rnnopt.tasks.limits import check_declared
 from rnnopt.tasks.names import LONGEST
-from rnnopt.tasks.readers.columns import Columns, Parts
-from rnnopt.tasks.readers.tables import from_table
+from rnnopt.tasks.user_data.limits import check_declared
+from rnnopt.tasks.user_data.readers.columns import Columns, Parts
+from rnnopt.tasks.user_data.readers.tables import from_table
 
 # What pyarrow raises for damaged files, beside errors of its own.
 DAMAGED = (OSError, KeyError, MemoryError, OverflowError, RuntimeError, TypeError, UnicodeError)

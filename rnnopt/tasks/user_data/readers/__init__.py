@@ -5,12 +5,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from rnnopt.config.errors import UserError
-from rnnopt.tasks.readers.columns import Columns, Parts
-from rnnopt.tasks.readers.folder import read_folder
-from rnnopt.tasks.readers.npz import read_npz
-from rnnopt.tasks.readers.parquet import read_parquet
-from rnnopt.tasks.readers.text import read_text
-from rnnopt.tasks.readers.ts import read_ts
+from rnnopt.tasks.user_data.readers.columns import Columns, Parts
+from rnnopt.tasks.user_data.readers.folder import read_folder
+from rnnopt.tasks.user_data.readers.npz import read_npz
+from rnnopt.tasks.user_data.readers.parquet import read_parquet
+from rnnopt.tasks.user_data.readers.text import read_text
+from rnnopt.tasks.user_data.readers.ts import read_ts
 
 READERS: dict[str, Callable[[Path, Columns], Parts]] = {
     ".npz": read_npz,

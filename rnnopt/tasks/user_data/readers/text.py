@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from rnnopt.config.data_config import Decimal
-from rnnopt.tasks.readers.columns import (
+from rnnopt.tasks.user_data.readers.columns import (
     IDS,
     LABELS,
     TIMES,
@@ -23,9 +23,9 @@ from rnnopt.tasks.readers.columns import (
     place_of,
     to_numbers,
 )
-from rnnopt.tasks.readers.decimals import Rows, has_commas, refuse_points, with_points
-from rnnopt.tasks.readers.tables import from_table
-from rnnopt.tasks.recordings import Recordings, recordings
+from rnnopt.tasks.user_data.readers.decimals import Rows, has_commas, refuse_points, with_points
+from rnnopt.tasks.user_data.readers.tables import from_table
+from rnnopt.tasks.user_data.recordings import Recordings, recordings
 
 SEPARATORS = ("\t", ";", ",")
 COMMAS = "decimal commas"  # what is said of them

@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from rnnopt.config.data_config import Kind, Missing
-from rnnopt.tasks.overview import understood
-from rnnopt.tasks.preparation import Preparation, kind_of
-from rnnopt.tasks.recordings import Recordings, recordings
-from rnnopt.tasks.series import check_missing, cut_padding
-from rnnopt.tasks.splits import hold_out
 from rnnopt.tasks.task import Examples, Task
+from rnnopt.tasks.user_data.overview import understood
+from rnnopt.tasks.user_data.preparation import Preparation, kind_of
+from rnnopt.tasks.user_data.recordings import Recordings, recordings
+from rnnopt.tasks.user_data.series import check_missing, cut_padding
+from rnnopt.tasks.user_data.splits import hold_out
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import re
 
 import numpy as np
 
-from rnnopt.tasks.recordings import MISSING
+from rnnopt.tasks.user_data.recordings import MISSING
 
 # Part of the median gap between two steps by which others may differ and still be called regular:
 # months do by a tenth.
