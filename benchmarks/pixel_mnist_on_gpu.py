@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from rnnopt import SequenceModel
-from rnnopt.run_folder import processor_name
+from rnnopt.runs.folder import processor_name
 from rnnopt.tasks import Task, build_task
 from rnnopt.tasks.task import Examples
 

@@ -13,8 +13,8 @@ from torch import nn
 
 from rnnopt.diagnostics.diagnosis import double_twin, layer_flow
 from rnnopt.report import Group, Run
-from rnnopt.run_folder import RunFolder
-from rnnopt.runner import check_same_data
+from rnnopt.runs.folder import RunFolder
+from rnnopt.runs.runner import check_same_data
 from rnnopt.tasks import Batches, Task
 from rnnopt.training.build import build_training
 

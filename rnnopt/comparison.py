@@ -10,8 +10,8 @@ from typing import Any
 
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig, SharedConfig
-from rnnopt.run_folder import RunFolder
-from rnnopt.runner import Announce, check_same_data
+from rnnopt.runs.folder import RunFolder
+from rnnopt.runs.runner import Announce, check_same_data
 from rnnopt.tasks import Task
 from rnnopt.training.build import build_training, settle, task_of
 from rnnopt.training.option_checks import warnings_of

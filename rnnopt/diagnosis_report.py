@@ -18,7 +18,7 @@ from rnnopt.config.specs import parse
 from rnnopt.diagnostics.diagnosis import Diagnosis
 from rnnopt.diagnostics.gradient_flow import middle
 from rnnopt.figure_text import any_script
-from rnnopt.run_folder import write_atomically
+from rnnopt.runs.folder import write_atomically
 
 THRESHOLDS = {
     "vanishing": 1e-4,  # ‖dL/dh_1‖ / ‖dL/dh_T‖ below it

@@ -23,7 +23,7 @@ from rnnopt.config.data_config import DataConfig
 from rnnopt.config.run_config import RunConfig
 from rnnopt.report import Group, Run, columns, facts_of, group_runs, reached, rows
 from rnnopt.report_charts import curves, heat_map, profile, time_to_target
-from rnnopt.run_folder import RunFolder, write_atomically
+from rnnopt.runs.folder import RunFolder, write_atomically
 from rnnopt.tasks import Task
 from rnnopt.tasks.names import visible
 

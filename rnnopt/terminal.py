@@ -14,7 +14,7 @@ from rich.progress import Progress, TaskID
 from rich.segment import Segment
 
 from rnnopt import comparison
-from rnnopt import run_folder as folders
+from rnnopt.runs import folder as folders
 from rnnopt.tasks import download
 from rnnopt.tasks.names import visible
 from rnnopt.training.progress_bars import Show as Show

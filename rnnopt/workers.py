@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
-from rnnopt.runner import run
+from rnnopt.runs.runner import run
 from rnnopt.training.malloc import keep_freed_memory
 
 

@@ -22,8 +22,8 @@ import same_runs
 import torch
 
 from rnnopt.config.run_config import RunConfig
-from rnnopt.run_folder import RunFolder
-from rnnopt.runner import run
+from rnnopt.runs.folder import RunFolder
+from rnnopt.runs.runner import run
 
 CONFIG = RunConfig(
     "digits-rows", hidden=4, budget="20evaluations", evaluate_every=2, optimizer="adam",

@@ -4,7 +4,7 @@ import json
 
 import torch
 
-from rnnopt.run_folder import RunFolder
+from rnnopt.runs.folder import RunFolder
 
 
 def without_clock(record):

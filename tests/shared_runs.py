@@ -17,7 +17,7 @@ import torch
 
 from rnnopt import ADMM
 from rnnopt.config.run_config import RunConfig
-from rnnopt.runner import run
+from rnnopt.runs.runner import run
 from rnnopt.tasks.task import Task
 from rnnopt.training import data_parallel as several_processes
 

@@ -36,8 +36,8 @@ from rnnopt.admm.trainer import ADMM
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
 from rnnopt.layers.sequence_model import SequenceModel
-from rnnopt.run_folder import RunFolder
-from rnnopt.runner import run
+from rnnopt.runs.folder import RunFolder
+from rnnopt.runs.runner import run
 from rnnopt.tasks import build_task
 from rnnopt.tasks.task import Batch
 from rnnopt.training.build import build_training

@@ -19,7 +19,7 @@ from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
 from rnnopt.optimizers.baselines import ScheduleFreeAdamW
 from rnnopt.optimizers.registry import OPTIMIZERS, adam_of_indrnn, build_optimizer
-from rnnopt.runner import run
+from rnnopt.runs.runner import run
 from rnnopt.tasks import build_task
 from rnnopt.training.build import build_training
 from rnnopt.training.loop import committed

@@ -7,13 +7,13 @@ import pytest
 import torch
 from made_runs import make_run, over
 
-from rnnopt import runner
 from rnnopt.best_weights import best_run, class_names, examine, mean_flow, score
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
 from rnnopt.layers.sequence_model import SequenceModel
 from rnnopt.report import Group, read_runs
-from rnnopt.run_folder import RunFolder
+from rnnopt.runs import runner
+from rnnopt.runs.folder import RunFolder
 from rnnopt.tasks import Batches, build_task
 
 

@@ -19,14 +19,14 @@ import torch
 from same_runs import assert_same_run, records_of
 
 import rnnopt
-from rnnopt import doctor, runner
 from rnnopt.command_line import main
 from rnnopt.commands.train import again
 from rnnopt.config.run_config import MODELS
 from rnnopt.config.specs import INTERNAL
 from rnnopt.layers.kernels import cpu
 from rnnopt.optimizers.registry import OPTIMIZERS
-from rnnopt.run_folder import RunFolder
+from rnnopt.runs import doctor, runner
+from rnnopt.runs.folder import RunFolder
 from rnnopt.tasks import TASKS, build_task, download
 from rnnopt.training import build as building
 

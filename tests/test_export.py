@@ -14,14 +14,14 @@ from torch.nn.utils.rnn import pad_sequence
 
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
-from rnnopt.exporting import export as exporting
-from rnnopt.exporting.export import ALLOWED, Source, export, open_run
-from rnnopt.exporting.formats import ENDINGS
-from rnnopt.exporting.plain_model import PlainModel
 from rnnopt.layers.sequence_model import SequenceModel
-from rnnopt.prediction import Trained
-from rnnopt.run_folder import RunFolder
-from rnnopt.runner import run
+from rnnopt.runs.export import export as exporting
+from rnnopt.runs.export.export import ALLOWED, Source, export, open_run
+from rnnopt.runs.export.formats import ENDINGS
+from rnnopt.runs.export.plain_model import PlainModel
+from rnnopt.runs.folder import RunFolder
+from rnnopt.runs.prediction import Trained
+from rnnopt.runs.runner import run
 from rnnopt.tasks import from_arrays
 
 onnx = pytest.importorskip("onnx")

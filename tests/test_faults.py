@@ -23,12 +23,12 @@ import pytest
 import torch
 from same_runs import assert_equal_states, what_came
 
-from rnnopt.checksums import pack
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
-from rnnopt.files import write_atomically
-from rnnopt.run_folder import RunFolder
-from rnnopt.runner import run
+from rnnopt.runs.checksums import pack
+from rnnopt.runs.files import write_atomically
+from rnnopt.runs.folder import RunFolder
+from rnnopt.runs.runner import run
 from rnnopt.workers import Job, work
 
 CONFIG = RunConfig(
@@ -484,7 +484,7 @@ def test_a_comparison_that_another_process_works_on_is_refused(tmp_path, command
 
 def test_a_lock_dies_with_its_process(tmp_path):
     code = (
-        "import os, signal; from pathlib import Path; from rnnopt.run_folder import RunFolder\n"
+        "import os, signal; from pathlib import Path; from rnnopt.runs.folder import RunFolder\n"
         f"with RunFolder(Path({str(tmp_path)!r})).locked():\n"
         "    os.kill(os.getpid(), signal.SIGKILL)"
     )
@@ -498,7 +498,7 @@ def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch):
     def no_locks(file):
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr("rnnopt.run_folder.lock", no_locks)
+    monkeypatch.setattr("rnnopt.runs.folder.lock", no_locks)
     refusal = pytest.raises(UserError, match=f"{tmp_path} cannot be locked: No locks available")
     with refusal, RunFolder(tmp_path).locked():
         pass

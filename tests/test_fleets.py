@@ -27,8 +27,8 @@ from rnnopt.config.run_config import RunConfig
 from rnnopt.fleets import crew
 from rnnopt.fleets.claims import Claims
 from rnnopt.fleets.crew import Shared
-from rnnopt.run_folder import InUse, RunFolder
-from rnnopt.runner import run
+from rnnopt.runs.folder import InUse, RunFolder
+from rnnopt.runs.runner import run
 from rnnopt.storage import with_driver
 from rnnopt.workers import Job
 

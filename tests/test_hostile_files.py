@@ -22,10 +22,10 @@ from hostile import CSV, LABELS, TARGETS, check_sentence, harmless, npy_of, npz_
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rnnopt import prediction
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
-from rnnopt.run_folder import RunFolder
+from rnnopt.runs import prediction
+from rnnopt.runs.folder import RunFolder
 from rnnopt.tasks import from_arrays
 from rnnopt.tasks.user_data.limits import check_declared, check_memory, free_memory, size
 from rnnopt.tasks.user_data.preparation import Preparation

@@ -16,7 +16,7 @@ from rnnopt.commands.printing import print_lines
 from rnnopt.data_figure import draw
 from rnnopt.figure_text import any_script, plain
 from rnnopt.report import figure, for_markdown, group_runs, markdown, read_runs
-from rnnopt.run_folder import RunFolder
+from rnnopt.runs.folder import RunFolder
 from rnnopt.tasks.names import visible
 from rnnopt.tasks.user_data.recordings import recordings
 from rnnopt.terminal import PlainConsole, complain, console, errors, progress_bars, say

@@ -13,8 +13,8 @@ from same_runs import what_came
 
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
-from rnnopt.run_folder import RunFolder
-from rnnopt.runner import run
+from rnnopt.runs.folder import RunFolder
+from rnnopt.runs.runner import run
 from rnnopt.tasks import Batches, build_task
 from rnnopt.training import build as building
 from rnnopt.training.build import build_training

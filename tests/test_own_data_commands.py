@@ -16,8 +16,8 @@ from rnnopt import comparison
 from rnnopt.config.data_config import data_name
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig, SharedConfig
-from rnnopt.run_folder import RunFolder
-from rnnopt.runner import run as run_one
+from rnnopt.runs.folder import RunFolder
+from rnnopt.runs.runner import run as run_one
 
 REAL = Path(os.environ.get("RNNOPT_DATA", ""), "ucr")
 TINY = ["--hidden", "4", "--budget", "30evaluations", "--optimizer", "adam:lr=0.02", "--quiet"]

@@ -16,7 +16,7 @@ from rnnopt import ADMM, RNNClassifier, RNNRegressor, SequenceModel
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
 from rnnopt.layers.indrnn import IndRNN
-from rnnopt.prediction import Trained
+from rnnopt.runs.prediction import Trained
 from rnnopt.tasks import from_arrays, pieces
 from rnnopt.tasks.examples import Examples, select, split_examples
 from rnnopt.tasks.task import Batch, Batches, Task

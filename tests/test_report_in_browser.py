@@ -10,11 +10,11 @@ from contextlib import contextmanager
 import pytest
 from made_runs import make_run, over
 
-from rnnopt import runner
 from rnnopt.config.run_config import RunConfig
 from rnnopt.report import read_runs
 from rnnopt.report_page import write_page
-from rnnopt.run_folder import RunFolder
+from rnnopt.runs import runner
+from rnnopt.runs.folder import RunFolder
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
 

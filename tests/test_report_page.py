@@ -14,14 +14,14 @@ import pytest
 import torch
 from made_runs import history, make_run, over
 
-from rnnopt import runner
 from rnnopt.best_weights import Findings
 from rnnopt.chart import HEIGHT, TOP
 from rnnopt.config.run_config import RunConfig
 from rnnopt.report import group_runs, read_runs
 from rnnopt.report_charts import MOST_CELLS, NO_NUMBER, curves, heat_map, profile, time_to_target
 from rnnopt.report_page import page, write_page
-from rnnopt.run_folder import RunFolder
+from rnnopt.runs import runner
+from rnnopt.runs.folder import RunFolder
 
 MADE = datetime(2026, 5, 17, 9, 30, tzinfo=UTC)
 VOID = {"meta", "wbr", "br", "link", "img", "input", "hr"}

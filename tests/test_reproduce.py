@@ -22,14 +22,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from rnnopt import reproduce, runner, workers
+from rnnopt import reproduce, workers
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import Budget
 from rnnopt.reproduce import engine, results
 from rnnopt.reproduce.engine import TUNING_SEED, chosen_trial, place, run_study, trials_of
 from rnnopt.reproduce.frank_wolfe import a5_angle, grid, table_1, table_2, table_3
 from rnnopt.reproduce.study import FORMS, Column, Form, Row, Study
-from rnnopt.run_folder import RunFolder
+from rnnopt.runs import runner
+from rnnopt.runs.folder import RunFolder
 from rnnopt.tasks import TASKS, Task, build_task
 from rnnopt.tasks.task import Examples
 from rnnopt.tasks.text import next_character

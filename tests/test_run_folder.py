@@ -14,13 +14,13 @@ import pytest
 import torch
 from same_runs import assert_same_run, result_of
 
-from rnnopt import run_folder
-from rnnopt.checksums import pack, unpack
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
 from rnnopt.optimizers.registry import OPTIMIZERS
-from rnnopt.run_folder import RunFolder, find_runs, processor_name, write_atomically
-from rnnopt.runner import run
+from rnnopt.runs import folder as run_folder
+from rnnopt.runs.checksums import pack, unpack
+from rnnopt.runs.folder import RunFolder, find_runs, processor_name, write_atomically
+from rnnopt.runs.runner import run
 from rnnopt.tasks import Task, build_task
 from rnnopt.training import build as building
 

@@ -17,8 +17,8 @@ from rnnopt import ADMM, FrankWolfe, SequenceModel
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import Budget, RunConfig
 from rnnopt.optimizers.registry import build_optimizer
-from rnnopt.run_folder import RunFolder
-from rnnopt.runner import run
+from rnnopt.runs.folder import RunFolder
+from rnnopt.runs.runner import run
 from rnnopt.tasks import build_task
 from rnnopt.tasks.task import Batches, Examples, Task
 from rnnopt.training import data_parallel as several_processes

@@ -14,8 +14,8 @@ from same_runs import assert_same_run, curves
 
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
-from rnnopt.run_folder import RunFolder
-from rnnopt.runner import run
+from rnnopt.runs.folder import RunFolder
+from rnnopt.runs.runner import run
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux" or not torch.distributed.is_gloo_available(),

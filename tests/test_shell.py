@@ -21,7 +21,7 @@ from rnnopt.commands.option_groups import GROUPS
 from rnnopt.config.run_config import MODELS, RunConfig
 from rnnopt.docstrings import summary_of
 from rnnopt.optimizers.registry import OPTIMIZERS
-from rnnopt.run_folder import RunFolder
+from rnnopt.runs.folder import RunFolder
 from rnnopt.tasks import TASKS
 
 TINY = ["--task", "counting:length=3", "--hidden", "3", "--budget", "10evaluations"]
@@ -324,7 +324,7 @@ def test_list_for_scripts(command):
 
 
 def test_doctor_for_scripts(command, monkeypatch):
-    from rnnopt import doctor
+    from rnnopt.runs import doctor
 
     found = [doctor.Finding("one", "good"), doctor.Finding("two", "bad", "Mend it.")]
     monkeypatch.setattr(doctor, "examine", lambda: found)

@@ -24,7 +24,7 @@ from optuna.trial import TrialState
 from rnnopt.command_line import main
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
-from rnnopt.run_folder import RunFolder
+from rnnopt.runs.folder import RunFolder
 from rnnopt.sweeps import command as sweeping
 from rnnopt.sweeps import pruning, results, worker
 from rnnopt.sweeps.spaces import Choices, Range

@@ -19,7 +19,7 @@ pytest.importorskip("psycopg")
 from waiting import wait_for
 
 from rnnopt.command_line import main
-from rnnopt.run_folder import RunFolder
+from rnnopt.runs.folder import RunFolder
 from rnnopt.storage import close, quiet
 from rnnopt.sweeps.study import address
 

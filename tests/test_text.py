@@ -17,8 +17,8 @@ from torch import nn
 from rnnopt.comparison import plan
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig, SharedConfig
-from rnnopt.run_folder import RunFolder
-from rnnopt.runner import run
+from rnnopt.runs.folder import RunFolder
+from rnnopt.runs.runner import run
 from rnnopt.tasks import Batches, build_task
 from rnnopt.tasks import text as text_module
 from rnnopt.tasks.task import Batch, Examples, Task, lower_is_better

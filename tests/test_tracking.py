@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from rnnopt.command_line import main
-from rnnopt.run_folder import RunFolder
+from rnnopt.runs.folder import RunFolder
 
 TINY = ["--task", "counting:length=3", "--hidden", "3", "--budget", "20evaluations"]
 TINY += ["--evaluate-every", "5", "--optimizer", "adam:eps=1e-7", "--lr", "0.01"]
@@ -50,7 +50,7 @@ def train(*arguments):
 
 def interrupt_after(monkeypatch, evaluations):
     """Makes the next run end as if by Ctrl-C, after so many evaluations."""
-    from rnnopt import runner
+    from rnnopt.runs import runner
 
     usual = runner.Training.run
 

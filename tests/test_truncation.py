@@ -19,7 +19,7 @@ from torch.nn import functional
 from rnnopt import FrankWolfe, SequenceModel
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import Budget, RunConfig
-from rnnopt.runner import run
+from rnnopt.runs.runner import run
 from rnnopt.tasks import build_task
 from rnnopt.tasks.task import Batches, Examples, Task
 from rnnopt.training.build import build_training

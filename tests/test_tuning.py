@@ -12,7 +12,7 @@ from rnnopt import tuning
 from rnnopt.command_line import main
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import SharedConfig
-from rnnopt.run_folder import RunFolder
+from rnnopt.runs.folder import RunFolder
 
 TINY = ["--task", "counting:length=3", "--hidden", "3", "--budget", "30evaluations"]
 TINY += ["--evaluate-every", "10"]

@@ -77,7 +77,7 @@ def test_the_best_weights_are_best_on_them(tmp_path, parts, command, monkeypatch
     save("a.npz", parts)
     options = ["--budget", "60evaluations", "--optimizer", "adam:lr=0.03", "--json"]
     assert command("train", "--data", "a.npz", "--out", "run", *options)[0] == 0
-    from rnnopt.run_folder import RunFolder
+    from rnnopt.runs.folder import RunFolder
 
     run = RunFolder.open(Path("run"))
     assert run.read_records()[-1]["validation_metric"] == 0

@@ -6,7 +6,8 @@ from typing import Annotated
 import tyro
 from rich.table import Column, Table
 
-from rnnopt import catalogue, doctor
+from rnnopt import catalogue
+from rnnopt.runs import doctor
 from rnnopt.terminal import AsJson, console, for_script, say
 from rnnopt.training.build import loop_options_of
 

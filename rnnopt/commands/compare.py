@@ -7,7 +7,6 @@ import tyro
 from rich.table import Table
 
 from rnnopt import comparison, tuning
-from rnnopt import run_folder as folders
 from rnnopt.commands.comparing import Asked, Done, Work, check_folder
 from rnnopt.commands.comparison_file import as_begun, keep
 from rnnopt.commands.names_in_tables import Name, column_of
@@ -17,6 +16,7 @@ from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import SharedConfig
 from rnnopt.config.specs import parse
 from rnnopt.fleets.crew import crew_of
+from rnnopt.runs import folder as folders
 from rnnopt.terminal import (
     AsJson,
     complain,

@@ -9,11 +9,11 @@ from typing import Any
 from rich.progress import Progress
 
 from rnnopt import comparison, tuning
-from rnnopt import run_folder as folders
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import SharedConfig
 from rnnopt.fleets.crew import Crew
-from rnnopt.runner import Announce
+from rnnopt.runs import folder as folders
+from rnnopt.runs.runner import Announce
 from rnnopt.terminal import tell_jobs, tell_stage
 from rnnopt.training.build import task_of
 

@@ -9,7 +9,7 @@ from rnnopt.commands.comparing import FILE, Asked, is_begun
 from rnnopt.config.errors import UserError
 from rnnopt.config.errors import option as as_option
 from rnnopt.config.run_config import SharedConfig, has_type
-from rnnopt.files import read_json, write_json
+from rnnopt.runs.files import read_json, write_json
 
 # What may be other than before, with its type.
 CHOICES: dict[str, Any] = {

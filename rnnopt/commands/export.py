@@ -7,10 +7,10 @@ import tyro
 
 from rnnopt.commands.outputs import check_output
 from rnnopt.config.errors import UserError
-from rnnopt.exporting.export import ALLOWED, export, open_run
-from rnnopt.exporting.formats import ENDINGS, Format
-from rnnopt.exporting.model_card import model_card
-from rnnopt.run_folder import write_atomically
+from rnnopt.runs.export.export import ALLOWED, export, open_run
+from rnnopt.runs.export.formats import ENDINGS, Format
+from rnnopt.runs.export.model_card import model_card
+from rnnopt.runs.folder import write_atomically
 from rnnopt.terminal import say
 
 

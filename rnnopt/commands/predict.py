@@ -10,8 +10,8 @@ import tyro
 from rnnopt.commands.outputs import check_output
 from rnnopt.config.data_config import Decimal
 from rnnopt.config.errors import UserError
-from rnnopt.prediction import Trained, rows, scores
-from rnnopt.run_folder import write_atomically
+from rnnopt.runs.folder import write_atomically
+from rnnopt.runs.prediction import Trained, rows, scores
 from rnnopt.tasks.user_data.checks import far_lengths
 from rnnopt.tasks.user_data.overview import read_as
 from rnnopt.tasks.user_data.preparation import Preparation

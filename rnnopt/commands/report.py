@@ -7,9 +7,9 @@ import tyro
 from rich.table import Table
 
 from rnnopt import report, report_page
-from rnnopt import run_folder as folders
 from rnnopt.commands.names_in_tables import Name, column_of, widths
 from rnnopt.config.errors import UserError
+from rnnopt.runs import folder as folders
 from rnnopt.terminal import console
 
 

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from rnnopt.config.errors import UserError
 from rnnopt.fleets.claims import Claims
 from rnnopt.fleets.texts import bring, read_texts
-from rnnopt.run_folder import CannotWrite, InUse, RunFolder
+from rnnopt.runs.folder import CannotWrite, InUse, RunFolder
 from rnnopt.storage import database_errors, quiet, reason_of, with_driver
 from rnnopt.workers import Job, died, empty, work
 

@@ -6,9 +6,9 @@ Checkpoints and weights stay where the run was made; `elsewhere.json` says where
 from pathlib import Path
 
 from rnnopt.config.errors import UserError
-from rnnopt.files import json_bytes, write_atomically
-from rnnopt.metrics_file import NAME as METRICS
-from rnnopt.run_folder import RunFolder
+from rnnopt.runs.files import json_bytes, write_atomically
+from rnnopt.runs.folder import RunFolder
+from rnnopt.runs.metrics import NAME as METRICS
 
 # In the order in which they are written: with the last, the run is over.
 FILES = ("environment.json", "data.json", METRICS, "config.json", "result.json")

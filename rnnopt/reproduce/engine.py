@@ -17,7 +17,7 @@ from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
 from rnnopt.report import Run, read_runs
 from rnnopt.reproduce.study import Column, Form, Row, Study
-from rnnopt.run_folder import RunFolder
+from rnnopt.runs.folder import RunFolder
 from rnnopt.tasks import Task, build_task
 from rnnopt.training.build import build_training, settle
 from rnnopt.tuning import TUNING_SEED, rank

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rnnopt.report import Group, Run, draw, legend_below, log_axis, mean_and_width
 from rnnopt.reproduce.engine import chosen_rows, finished_runs, trials_of
 from rnnopt.reproduce.study import Column, Form, Row, Study
-from rnnopt.run_folder import write_atomically
+from rnnopt.runs.folder import write_atomically
 from rnnopt.tasks.task import lower_is_better
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from rnnopt.commands.printing import announce
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
 from rnnopt.config.specs import parse
-from rnnopt.run_folder import RunFolder
+from rnnopt.runs.folder import RunFolder
 from rnnopt.storage import quiet
 from rnnopt.sweeps.results import (
     best_of,

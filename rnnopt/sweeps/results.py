@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rnnopt.config.run_config import RunConfig
 from rnnopt.report import COLORS, legend_below, log_axis
-from rnnopt.run_folder import write_atomically, write_json
+from rnnopt.runs.folder import write_atomically, write_json
 from rnnopt.storage import quiet
 from rnnopt.sweeps.spaces import Choices, Range, configure
 from rnnopt.sweeps.study import Sweep

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
-from rnnopt.run_folder import read_json, write_json
+from rnnopt.runs.folder import read_json, write_json
 from rnnopt.storage import check_same, close, open_storage, quiet, with_driver
 from rnnopt.sweeps.spaces import Space
 from rnnopt.tasks.task import lower_is_better

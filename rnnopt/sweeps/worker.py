@@ -19,9 +19,10 @@ from contextlib import ExitStack, nullcontext
 from multiprocessing import get_context, parent_process
 from typing import TYPE_CHECKING, Literal
 
-from rnnopt import comparison, runner
+from rnnopt import comparison
 from rnnopt.config.specs import Value
-from rnnopt.run_folder import RunFolder
+from rnnopt.runs import runner
+from rnnopt.runs.folder import RunFolder
 from rnnopt.storage import close, quiet
 from rnnopt.sweeps.pruning import is_worse_than_median
 from rnnopt.sweeps.spaces import Choices, Space, configure

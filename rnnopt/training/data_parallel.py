@@ -22,9 +22,9 @@ from rnnopt.admm.trainer import ADMM
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
 from rnnopt.distributed import mean_numbers, processes
-from rnnopt.files import json_bytes, read_json
 from rnnopt.layers.minibatch_part import MinibatchPart
-from rnnopt.run_folder import GO_ON, RunFolder
+from rnnopt.runs.files import json_bytes, read_json
+from rnnopt.runs.folder import GO_ON, RunFolder
 from rnnopt.tasks.task import Batch, Batches, Examples, Task
 
 NOTE = "torchrun.json"  # in the run folder: who began it

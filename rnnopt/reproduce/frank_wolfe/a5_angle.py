@@ -17,7 +17,7 @@ from rnnopt.config.run_config import RunConfig
 from rnnopt.diagnostics.step_direction import Directions
 from rnnopt.reproduce.engine import Tell
 from rnnopt.reproduce.results import Table, write_table
-from rnnopt.run_folder import read_json, write_json
+from rnnopt.runs.folder import read_json, write_json
 from rnnopt.training.build import build_training
 
 if TYPE_CHECKING:

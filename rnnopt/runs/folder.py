@@ -27,7 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rnnopt.checkpoints import (
+from rnnopt.runs.checkpoints import (
     CHECKPOINT,
     LAST_LOOK,
     PREVIOUS,
@@ -35,17 +35,17 @@ from rnnopt.checkpoints import (
     last_good,
     read_tensors,
 )
-from rnnopt.checksums import Damaged, pack, with_check, without_check
+from rnnopt.runs.checksums import Damaged, pack, with_check, without_check
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
-from rnnopt.environment import environment as environment
-from rnnopt.environment import processor_name as processor_name
-from rnnopt.files import append, json_bytes, lock, write_atomically
-from rnnopt.files import read_json as read_json
-from rnnopt.files import write_figure as write_figure
-from rnnopt.files import write_json as write_json
-from rnnopt.metrics_file import NAME as METRICS
-from rnnopt.metrics_file import Record, as_lines, read_history
+from rnnopt.runs.environment import environment as environment
+from rnnopt.runs.environment import processor_name as processor_name
+from rnnopt.runs.files import append, json_bytes, lock, write_atomically
+from rnnopt.runs.files import read_json as read_json
+from rnnopt.runs.files import write_figure as write_figure
+from rnnopt.runs.files import write_json as write_json
+from rnnopt.runs.metrics import NAME as METRICS
+from rnnopt.runs.metrics import Record, as_lines, read_history
 
 TUNING = "tuning"  # the folder, in a comparison's, of the runs that chose its learning rates
 BEST = "best.pt"

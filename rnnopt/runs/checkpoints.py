@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 
-from rnnopt.checksums import Damaged, unpack
+from rnnopt.runs.checksums import Damaged, unpack
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
-from rnnopt.metrics_file import NAME as METRICS
-from rnnopt.metrics_file import History, read_history
+from rnnopt.runs.metrics import NAME as METRICS
+from rnnopt.runs.metrics import History, read_history
 
 CHECKPOINT, PREVIOUS = "checkpoint.pt", "checkpoint-previous.pt"
 # What of a checkpoint holds the run's config, as JSON, and the evaluations at the last look.

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from rnnopt.config.errors import UserError
-from rnnopt.run_folder import RunFolder, read_json, write_json
+from rnnopt.runs.folder import RunFolder, read_json, write_json
 from rnnopt.training.loop import Progress
 
 Kind = Literal["tensorboard", "mlflow"]

@@ -6,8 +6,8 @@ from typing import Any
 
 from rnnopt import __version__
 from rnnopt.config.specs import parse
-from rnnopt.exporting.export import ALLOWED, Checked, Source
-from rnnopt.exporting.formats import Format
+from rnnopt.runs.export.export import ALLOWED, Checked, Source
+from rnnopt.runs.export.formats import Format
 from rnnopt.optimizers.registry import OPTIMIZERS
 from rnnopt.report import for_markdown
 from rnnopt.training.build import resolve

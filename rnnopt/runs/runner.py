@@ -7,10 +7,10 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from rnnopt.checkpoints import CHECKPOINT
+from rnnopt.runs.checkpoints import CHECKPOINT
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
-from rnnopt.run_folder import CannotWrite, RunFolder
+from rnnopt.runs.folder import CannotWrite, RunFolder
 from rnnopt.tasks import Task
 from rnnopt.tasks.ranking import loss_of_best
 from rnnopt.training.build import (

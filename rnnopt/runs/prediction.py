@@ -12,7 +12,7 @@ from torch import Tensor
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
 from rnnopt.layers.sequence_model import SequenceModel
-from rnnopt.run_folder import RunFolder
+from rnnopt.runs.folder import RunFolder
 from rnnopt.tasks.examples import Examples
 from rnnopt.tasks.pieces import outputs_of
 from rnnopt.tasks.user_data.preparation import Preparation, label_names, numbers_of

@@ -15,7 +15,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from rnnopt.exporting.plain_model import PlainModel
+from rnnopt.runs.export.plain_model import PlainModel
 from rnnopt.layers.plain import PlainIndRNN, PlainIndRNNLayer
 
 OPSET = 17

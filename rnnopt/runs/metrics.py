@@ -5,7 +5,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from rnnopt.checksums import Damaged, with_check, without_check
+from rnnopt.runs.checksums import Damaged, with_check, without_check
 
 Record = dict[str, float]
 NAME = "metrics.jsonl"

@@ -10,11 +10,11 @@ from torch.nn.utils.rnn import pad_sequence
 
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
-from rnnopt.exporting.formats import Format, onnx_file, safetensors_file, torchscript_file
-from rnnopt.exporting.plain_model import PlainModel, double
+from rnnopt.runs.export.formats import Format, onnx_file, safetensors_file, torchscript_file
+from rnnopt.runs.export.plain_model import PlainModel, double
 from rnnopt.layers.sequence_model import SequenceModel
-from rnnopt.prediction import Trained
-from rnnopt.run_folder import RunFolder
+from rnnopt.runs.prediction import Trained
+from rnnopt.runs.folder import RunFolder
 from rnnopt.tasks.pieces import together, width
 from rnnopt.tasks.task import Loss
 from rnnopt.tasks.user_data.load import read_parts

@@ -13,7 +13,7 @@ from rnnopt.layers.elman import ElmanRNN
 from rnnopt.layers.kernels import cpu
 from rnnopt.layers.kernels.build import read_record
 from rnnopt.layers.kernels.indrnn import triton_problem
-from rnnopt.run_folder import processor_name
+from rnnopt.runs.folder import processor_name
 
 
 @dataclass(frozen=True)

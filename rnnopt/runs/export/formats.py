@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from rnnopt.exporting.plain_model import PlainModel
+from rnnopt.runs.export.plain_model import PlainModel
 from rnnopt.layers.sequence_model import SequenceModel
 
 Format = Literal["onnx", "torchscript", "safetensors"]
@@ -26,7 +26,7 @@ def onnx_file(model: PlainModel, note: Note) -> tuple[bytes, Answer]:
     """An ONNX file, and what onnxruntime answers with it."""
     import onnxruntime
 
-    from rnnopt.exporting.onnx_graph import to_onnx
+    from rnnopt.runs.export.onnx_graph import to_onnx
 
     built = to_onnx(model)
     for key, value in note.items():
