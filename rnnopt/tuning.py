@@ -16,7 +16,7 @@ from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig, SharedConfig
 from rnnopt.config.specs import parse, write
 from rnnopt.optimizers.registry import OPTIMIZERS
-from rnnopt.report import Run, read_runs
+from rnnopt.report.tables import Run, read_runs
 from rnnopt.runs.folder import TUNING, RunFolder, write_json
 from rnnopt.tasks.ranking import WORST, Rank
 from rnnopt.training.build import resolve, settle, task_of

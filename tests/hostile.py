@@ -22,8 +22,8 @@ from rnnopt.config.run_config import RunConfig
 from rnnopt.config.specs import parse
 from rnnopt.layers.sequence_model import SequenceModel
 from rnnopt.optimizers.registry import build_optimizer
-from rnnopt.report import group_runs, markdown, read_runs
-from rnnopt.report_page import page
+from rnnopt.report.page import page
+from rnnopt.report.tables import group_runs, markdown, read_runs
 from rnnopt.runs.folder import RunFolder, write_json
 from rnnopt.runs.prediction import network
 from rnnopt.tasks.names import STEERING

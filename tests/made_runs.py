@@ -3,7 +3,7 @@
 import math
 
 from rnnopt.config.run_config import RunConfig
-from rnnopt.report import Run
+from rnnopt.report.tables import Run
 from rnnopt.tasks import build_task
 
 

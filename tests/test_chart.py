@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from rnnopt.chart import (
+from rnnopt.report.svg import (
     BOTTOM,
     HEIGHT,
     LEFT,
@@ -18,7 +18,7 @@ from rnnopt.chart import (
     layout,
     short,
 )
-from rnnopt.chart import number as label_of
+from rnnopt.report.svg import number as label_of
 
 
 def points(path):

@@ -20,7 +20,6 @@ from torch.nn.utils.rnn import pack_padded_sequence
 import rnnopt
 from rnnopt import ElmanRNN, FrankWolfe, GradientFlow, IndRNN, SequenceModel
 from rnnopt.config.run_config import RunConfig
-from rnnopt.diagnosis_report import THRESHOLDS, columns, rows, verdict
 from rnnopt.diagnostics.curvature import ball_curvature
 from rnnopt.diagnostics.diagnosis import Diagnosis
 from rnnopt.diagnostics.step_direction import (
@@ -32,6 +31,7 @@ from rnnopt.diagnostics.step_direction import (
 )
 from rnnopt.layers.kernels.batch_norm import normalize
 from rnnopt.layers.kernels.portable import true_steps
+from rnnopt.report.diagnosis import THRESHOLDS, columns, rows, verdict
 from rnnopt.tasks.task import Examples, Task
 from rnnopt.training.build import build_training
 
@@ -975,7 +975,7 @@ def test_table_by_hand():
 
 
 def test_heat_maps_show_the_logarithms():
-    from rnnopt.diagnosis_figure import figure
+    from rnnopt.report.diagnosis_figure import figure
 
     looks = [look_at(0, ratio=1e-3), look_at(10, ratio=1e-5)]
     drawn = figure(looks, [], [dict(step=1, angle=30.0, ratio=1.0)], "title")
@@ -990,7 +990,7 @@ def test_heat_maps_show_the_logarithms():
 
 
 def test_a_legend_names_what_can_be_seen():
-    from rnnopt.diagnosis_figure import figure
+    from rnnopt.report.diagnosis_figure import figure
 
     looks = [look_at(0, angle=math.nan), look_at(10)]
     drawn = figure(looks, [], [dict(step=1, angle=math.nan, ratio=1.0)], "title")
@@ -1002,7 +1002,7 @@ def test_a_legend_names_what_can_be_seen():
 
 @pytest.mark.parametrize("layers", [1, 9])
 def test_any_run_can_be_drawn(layers):
-    from rnnopt.diagnosis_figure import figure
+    from rnnopt.report.diagnosis_figure import figure
 
     for look in (
         look_at(ratio=0.0),

@@ -13,9 +13,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from test_report_page import page_of
 
 from rnnopt.commands.printing import print_lines
-from rnnopt.data_figure import draw
-from rnnopt.figure_text import any_script, plain
-from rnnopt.report import figure, for_markdown, group_runs, markdown, read_runs
+from rnnopt.report.data_figure import draw
+from rnnopt.report.style import any_script, plain
+from rnnopt.report.tables import figure, for_markdown, group_runs, markdown, read_runs
 from rnnopt.runs.folder import RunFolder
 from rnnopt.tasks.names import visible
 from rnnopt.tasks.user_data.recordings import recordings

@@ -11,8 +11,8 @@ import pytest
 from made_runs import make_run, over
 
 from rnnopt.config.run_config import RunConfig
-from rnnopt.report import read_runs
-from rnnopt.report_page import write_page
+from rnnopt.report.page import write_page
+from rnnopt.report.tables import read_runs
 from rnnopt.runs import runner
 from rnnopt.runs.folder import RunFolder
 

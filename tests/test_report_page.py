@@ -14,12 +14,12 @@ import pytest
 import torch
 from made_runs import history, make_run, over
 
-from rnnopt.best_weights import Findings
-from rnnopt.chart import HEIGHT, TOP
 from rnnopt.config.run_config import RunConfig
-from rnnopt.report import group_runs, read_runs
-from rnnopt.report_charts import MOST_CELLS, NO_NUMBER, curves, heat_map, profile, time_to_target
-from rnnopt.report_page import page, write_page
+from rnnopt.report.best_weights import Findings
+from rnnopt.report.charts import MOST_CELLS, NO_NUMBER, curves, heat_map, profile, time_to_target
+from rnnopt.report.page import page, write_page
+from rnnopt.report.svg import HEIGHT, TOP
+from rnnopt.report.tables import group_runs, read_runs
 from rnnopt.runs import runner
 from rnnopt.runs.folder import RunFolder
 

@@ -9,8 +9,8 @@ import tyro
 from rnnopt.commands.printing import print_lines
 from rnnopt.config.data_config import Decimal, Header, Kind, Layout, data_name
 from rnnopt.config.errors import UserError
-from rnnopt.data_figure import draw
-from rnnopt.figure_text import any_script
+from rnnopt.report.data_figure import draw
+from rnnopt.report.style import any_script
 from rnnopt.runs.folder import write_figure
 from rnnopt.tasks.user_data.overview import described, targets_of
 from rnnopt.tasks.user_data.preparation import class_names, kind_of

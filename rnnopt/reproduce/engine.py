@@ -15,7 +15,7 @@ from typing import Any
 from rnnopt.comparison import Job, work
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
-from rnnopt.report import Run, read_runs
+from rnnopt.report.tables import Run, read_runs
 from rnnopt.reproduce.study import Column, Form, Row, Study
 from rnnopt.runs.folder import RunFolder
 from rnnopt.tasks import Task, build_task

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rnnopt.report import Group, Run, draw, legend_below, log_axis, mean_and_width
+from rnnopt.report.tables import Group, Run, draw, legend_below, log_axis, mean_and_width
 from rnnopt.reproduce.engine import chosen_rows, finished_runs, trials_of
 from rnnopt.reproduce.study import Column, Form, Row, Study
 from rnnopt.runs.folder import write_atomically

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rnnopt.config.run_config import RunConfig
-from rnnopt.report import COLORS, legend_below, log_axis
+from rnnopt.report.tables import COLORS, legend_below, log_axis
 from rnnopt.runs.folder import write_atomically, write_json
 from rnnopt.storage import quiet
 from rnnopt.sweeps.spaces import Choices, Range, configure

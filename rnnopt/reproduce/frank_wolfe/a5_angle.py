@@ -107,7 +107,7 @@ def _figure(found: dict[tuple[int, str], dict[str, list[float]]]) -> "Figure":
     """Histograms of the angles, and their course over training."""
     from matplotlib.figure import Figure
 
-    from rnnopt.report import COLORS
+    from rnnopt.report.tables import COLORS
 
     figure = Figure(figsize=(12, 4.5), layout="constrained")
     left, right = figure.subplots(1, 2)

@@ -9,7 +9,7 @@ from rnnopt.config.specs import parse
 from rnnopt.runs.export.export import ALLOWED, Checked, Source
 from rnnopt.runs.export.formats import Format
 from rnnopt.optimizers.registry import OPTIMIZERS
-from rnnopt.report import for_markdown
+from rnnopt.report.tables import for_markdown
 from rnnopt.training.build import resolve
 
 LOAD: dict[Format, str] = {

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rnnopt.chart import number
 from rnnopt.config.run_config import RunConfig
 from rnnopt.config.validation import checked_records, checked_result
-from rnnopt.figure_text import any_script, plain
-from rnnopt.run_statistics import mean_and_width as mean_and_width
-from rnnopt.run_statistics import mean_curve
+from rnnopt.report.statistics import mean_and_width as mean_and_width
+from rnnopt.report.statistics import mean_curve
+from rnnopt.report.style import any_script, plain
+from rnnopt.report.svg import number
 from rnnopt.runs.folder import RunFolder, write_atomically
 from rnnopt.tasks.names import visible
 from rnnopt.tasks.ranking import WORST, Rank, loss_of_best, rank

@@ -17,12 +17,13 @@ from typing import Any
 import jinja2
 from markupsafe import Markup, escape
 
-from rnnopt import __version__, chart
-from rnnopt.best_weights import Findings, best_run, examine
+from rnnopt import __version__
 from rnnopt.config.data_config import DataConfig
 from rnnopt.config.run_config import RunConfig
-from rnnopt.report import Group, Run, columns, facts_of, group_runs, reached, rows
-from rnnopt.report_charts import curves, heat_map, profile, time_to_target
+from rnnopt.report import svg as chart
+from rnnopt.report.best_weights import Findings, best_run, examine
+from rnnopt.report.charts import curves, heat_map, profile, time_to_target
+from rnnopt.report.tables import Group, Run, columns, facts_of, group_runs, reached, rows
 from rnnopt.runs.folder import RunFolder, write_atomically
 from rnnopt.tasks import Task
 from rnnopt.tasks.names import visible

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from rnnopt.best_weights import Findings
-from rnnopt.chart import Chart, Line, layout, short
-from rnnopt.report import Group, Run, facts_of
-from rnnopt.run_statistics import mean_curve
+from rnnopt.report.best_weights import Findings
+from rnnopt.report.statistics import mean_curve
+from rnnopt.report.svg import Chart, Line, layout, short
+from rnnopt.report.tables import Group, Run, facts_of
 
 COSTS = {"evaluations": "gradient evaluations", "seconds": "training seconds"}
 MOST_CELLS = 128  # of a layer's strip in the heat map

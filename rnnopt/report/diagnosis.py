@@ -17,7 +17,7 @@ from rnnopt.config.run_config import MODELS, RunConfig
 from rnnopt.config.specs import parse
 from rnnopt.diagnostics.diagnosis import Diagnosis
 from rnnopt.diagnostics.gradient_flow import middle
-from rnnopt.figure_text import any_script
+from rnnopt.report.style import any_script
 from rnnopt.runs.folder import write_atomically
 
 THRESHOLDS = {
@@ -252,7 +252,7 @@ def write(diagnosis: Diagnosis, config: RunConfig, out: Path) -> tuple[list[Find
     Raises:
         UserError: the folder cannot be written.
     """
-    from rnnopt.diagnosis_figure import figure
+    from rnnopt.report.diagnosis_figure import figure
 
     training = diagnosis.training
     found = verdict(diagnosis.looks, training.status, diagnosis.batch_size, config)

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from rnnopt.figure_text import plain
-from rnnopt.report import COLORS
+from rnnopt.report.style import plain
+from rnnopt.report.tables import COLORS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
