@@ -27,10 +27,10 @@ from rnnopt.commands import (
     train,
 )
 from rnnopt.commands.arguments import names_of, read
+from rnnopt.commands.sweep import sweep
 from rnnopt.config.errors import UserError, unknown_name
 from rnnopt.docstrings import summary_of
 from rnnopt.layers.kernels import cpu
-from rnnopt.sweeps.command import sweep
 from rnnopt.terminal import complain, console, download_bar, for_script, given, say
 from rnnopt.training import data_parallel as several_processes
 

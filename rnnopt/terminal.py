@@ -13,7 +13,7 @@ from rich.console import Console, ConsoleDimensions, ConsoleOptions, RenderableT
 from rich.progress import Progress, TaskID
 from rich.segment import Segment
 
-from rnnopt import comparison
+from rnnopt.experiments import jobs as comparison
 from rnnopt.runs import folder as folders
 from rnnopt.tasks import download
 from rnnopt.tasks.names import visible

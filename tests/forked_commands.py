@@ -15,7 +15,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
-from rnnopt import command_line, workers
+from rnnopt import command_line
+from rnnopt.experiments import worker_pool as workers
 
 LATER = (
     "torch._dynamo",

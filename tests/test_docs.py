@@ -19,8 +19,9 @@ from documents import ROOT, blocks, run_python
 from page_commands import run_shell, write_files
 
 import rnnopt
-from rnnopt import reproduce, tasks
+from rnnopt import tasks
 from rnnopt.config.run_config import RunConfig
+from rnnopt.experiments import reproduce
 
 RUN = [
     "docs/index.md",

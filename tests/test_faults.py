@@ -25,11 +25,11 @@ from same_runs import assert_equal_states, what_came
 
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
+from rnnopt.experiments.worker_pool import Job, work
 from rnnopt.runs.checksums import pack
 from rnnopt.runs.files import write_atomically
 from rnnopt.runs.folder import RunFolder
 from rnnopt.runs.runner import run
-from rnnopt.workers import Job, work
 
 CONFIG = RunConfig(
     "digits-rows", hidden=4, budget="12evaluations", evaluate_every=3, optimizer="adam", seed=5

@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("optuna")
 
 from rnnopt.config.errors import UserError
-from rnnopt.fleets.claims import DEATHS, Claims
+from rnnopt.experiments.leases import DEATHS, Claims
 
 SETTINGS = {"shared": {"hidden": 3}, "comparison": {"seeds": [0, 1]}}
 SHORT = 0.05  # seconds between signs of life

@@ -24,13 +24,13 @@ from waiting import wait_for
 
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
-from rnnopt.fleets import crew
-from rnnopt.fleets.claims import Claims
-from rnnopt.fleets.crew import Shared
+from rnnopt.experiments import executors as crew
+from rnnopt.experiments.database import with_driver
+from rnnopt.experiments.executors import Shared
+from rnnopt.experiments.leases import Claims
+from rnnopt.experiments.worker_pool import Job
 from rnnopt.runs.folder import InUse, RunFolder
 from rnnopt.runs.runner import run
-from rnnopt.storage import with_driver
-from rnnopt.workers import Job
 
 TASK = ["--task", "counting:length=4", "--hidden", "3", "--evaluate-every", "50", "--workers", "1"]
 TINY = [*TASK, "--budget", "100evaluations", "--optimizers", "adam", "sgd", "--seeds", "0", "1"]

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rnnopt import comparison
 from rnnopt.config.data_config import data_name
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig, SharedConfig
+from rnnopt.experiments import jobs as comparison
 from rnnopt.runs.folder import RunFolder
 from rnnopt.runs.runner import run as run_one
 

@@ -5,10 +5,10 @@ import math
 import pytest
 from made_runs import make_run, over, record
 
+from rnnopt.experiments.tuning import rank as rank_of_trial
 from rnnopt.report.best_weights import best_run
 from rnnopt.report.tables import Group
 from rnnopt.tasks.ranking import WORST, loss_of_best, rank
-from rnnopt.tuning import rank as rank_of_trial
 
 
 @pytest.mark.parametrize("lower", [False, True])

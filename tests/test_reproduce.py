@@ -22,13 +22,20 @@ from pathlib import Path
 import pytest
 import torch
 
-from rnnopt import reproduce, workers
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import Budget
-from rnnopt.reproduce import engine, results
-from rnnopt.reproduce.engine import TUNING_SEED, chosen_trial, place, run_study, trials_of
-from rnnopt.reproduce.frank_wolfe import a5_angle, grid, table_1, table_2, table_3
-from rnnopt.reproduce.study import FORMS, Column, Form, Row, Study
+from rnnopt.experiments import reproduce
+from rnnopt.experiments import worker_pool as workers
+from rnnopt.experiments.reproduce import engine, results
+from rnnopt.experiments.reproduce.engine import (
+    TUNING_SEED,
+    chosen_trial,
+    place,
+    run_study,
+    trials_of,
+)
+from rnnopt.experiments.reproduce.frank_wolfe import a5_angle, grid, table_1, table_2, table_3
+from rnnopt.experiments.reproduce.study import FORMS, Column, Form, Row, Study
 from rnnopt.runs import runner
 from rnnopt.runs.folder import RunFolder
 from rnnopt.tasks import TASKS, Task, build_task

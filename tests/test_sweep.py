@@ -22,13 +22,13 @@ pytest.importorskip("optuna")
 from optuna.trial import TrialState
 
 from rnnopt.command_line import main
+from rnnopt.commands import sweep as sweeping
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
+from rnnopt.experiments.sweeps import pruning, results, worker
+from rnnopt.experiments.sweeps.spaces import Choices, Range
+from rnnopt.experiments.sweeps.study import Sweep, address, begin, counted, put_back_running
 from rnnopt.runs.folder import RunFolder
-from rnnopt.sweeps import command as sweeping
-from rnnopt.sweeps import pruning, results, worker
-from rnnopt.sweeps.spaces import Choices, Range
-from rnnopt.sweeps.study import Sweep, address, begin, counted, put_back_running
 
 CONFIG = RunConfig(
     task="counting:length=3", hidden=3, budget="20evaluations", evaluate_every=5,

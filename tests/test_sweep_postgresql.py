@@ -19,9 +19,9 @@ pytest.importorskip("psycopg")
 from waiting import wait_for
 
 from rnnopt.command_line import main
+from rnnopt.experiments.database import close, quiet
+from rnnopt.experiments.sweeps.study import address
 from rnnopt.runs.folder import RunFolder
-from rnnopt.storage import close, quiet
-from rnnopt.sweeps.study import address
 
 TINY = ["--task", "counting:length=3", "--hidden", "3", "--budget", "2s", "--evaluate-every", "50"]
 TINY += ["--optimizer", "adam", "--trials", "2", "--heartbeat", "1"]

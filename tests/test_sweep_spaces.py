@@ -8,8 +8,15 @@ import pytest
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
 from rnnopt.config.specs import INTERNAL
+from rnnopt.experiments.sweeps.spaces import (
+    SPACES,
+    Choices,
+    Range,
+    configure,
+    parse_range,
+    space_of,
+)
 from rnnopt.optimizers.registry import OPTIMIZERS
-from rnnopt.sweeps.spaces import SPACES, Choices, Range, configure, parse_range, space_of
 from rnnopt.tasks import build_task
 from rnnopt.training.build import build_training, resolve
 

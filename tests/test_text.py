@@ -14,9 +14,9 @@ import pytest
 import torch
 from torch import nn
 
-from rnnopt.comparison import plan
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig, SharedConfig
+from rnnopt.experiments.jobs import plan
 from rnnopt.runs.folder import RunFolder
 from rnnopt.runs.runner import run
 from rnnopt.tasks import Batches, build_task

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from rnnopt import tuning
 from rnnopt.command_line import main
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import SharedConfig
+from rnnopt.experiments import tuning
 from rnnopt.runs.folder import RunFolder
 
 TINY = ["--task", "counting:length=3", "--hidden", "3", "--budget", "30evaluations"]

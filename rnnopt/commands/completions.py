@@ -3,8 +3,8 @@
 import re
 from collections.abc import Iterable
 
-from rnnopt import reproduce
 from rnnopt.config.run_config import MODELS
+from rnnopt.experiments import reproduce
 from rnnopt.optimizers.registry import OPTIMIZERS
 from rnnopt.tasks import TASKS
 

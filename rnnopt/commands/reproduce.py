@@ -7,9 +7,10 @@ import tyro
 from rich.progress import TaskID
 from rich.table import Table
 
-from rnnopt import comparison, reproduce
 from rnnopt.config.errors import UserError
-from rnnopt.reproduce.study import FormName
+from rnnopt.experiments import jobs as comparison
+from rnnopt.experiments import reproduce
+from rnnopt.experiments.reproduce.study import FormName
 from rnnopt.terminal import (
     complain,
     console,

@@ -6,11 +6,11 @@ from typing import Annotated, Any
 
 import tyro
 
-from rnnopt import comparison
 from rnnopt.commands.printing import announce
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
 from rnnopt.config.specs import parse
+from rnnopt.experiments import jobs as comparison
 from rnnopt.runs import loggers as tracking
 from rnnopt.runs.folder import RunFolder
 from rnnopt.runs.runner import run as run_one

@@ -1,0 +1,205 @@
+"""`rnnopt sweep`: the verb."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+from rich.progress import Progress, TaskID
+from rich.table import Table
+
+from rnnopt import terminal
+from rnnopt.commands.printing import announce
+from rnnopt.config.errors import UserError
+from rnnopt.config.run_config import RunConfig
+from rnnopt.config.specs import parse
+from rnnopt.experiments import jobs as comparison
+from rnnopt.experiments.database import quiet
+from rnnopt.experiments.sweeps.results import (
+    best_of,
+    columns,
+    complete,
+    counts,
+    errors_of,
+    row,
+    write_results,
+)
+from rnnopt.experiments.sweeps.spaces import Choices, configure, space_of
+from rnnopt.experiments.sweeps.study import Sweep, address, begin
+from rnnopt.experiments.sweeps.worker import run_sweep
+from rnnopt.experiments.tuning import TUNING_SEED
+from rnnopt.runs.folder import RunFolder
+from rnnopt.training.build import build_training, check_once, task_of
+from rnnopt.training.malloc import keep_freed_memory
+from rnnopt.training.option_checks import refuse_contradictions, warnings_of
+
+if TYPE_CHECKING:
+    from optuna import Study
+
+SHOWN = 10  # trials in the table
+TUNED = RunConfig(seed=TUNING_SEED)
+
+
+def sweep(
+    config: Annotated[RunConfig, tyro.conf.OmitArgPrefixes] = TUNED,
+    trials: int = 20,
+    ranges: Annotated[tuple[str, ...], tyro.conf.arg(name="range")] = (),
+    out: Path | None = None,
+    workers: int = 1,
+    storage: str | None = None,
+    prune: bool = True,
+    heartbeat: int = 30,
+    quiet: bool = False,
+    as_json: terminal.AsJson = False,
+) -> int:
+    """Search for the best options of an optimizer, by the validation metric, with Optuna.
+
+    Varies the learning rate and what else matters for the optimizer; what is given, in the
+    optimizer's specification or as a setting, is fixed. Each trial is a run folder. The same
+    command goes on with a sweep that was interrupted or killed, and with a greater --trials
+    adds to it. Takes a task, or your own data with --data, as `rnnopt train` does. Writes
+    best.json, with the command that repeats the best trial, slices.png and importance.png.
+    Trials run on a seed of their own (1000): train with other seeds for figures to report.
+
+    Args:
+        config: the run.
+        trials: how many, in all.
+        ranges: what to vary instead or beside: lr=1e-4..1e-1:log (a factor is as likely as any
+            other), momentum=0.5..0.99, hidden=32,64,128. Options of the optimizer, or settings of
+            the run.
+        out: folder of the sweep; unset means runs/sweep-TASK-OPTIMIZER. Its name is the sweep's
+            name in --storage.
+        workers: processes at once; 0 means one a processor.
+        storage: database for workers on many machines, such as
+            postgresql://user@machine/database: run the same command on each. Unset means SQLite in
+            --out.
+        prune: stop a trial that is worse than the median of the others at the same part of the
+            budget: by its metric, or where that is level by its validation loss.
+        heartbeat: seconds between a worker's signs of life; after twice as long without one its
+            trial goes to another worker.
+        quiet: print the best trial only.
+        as_json: print one JSON object and nothing else.
+
+    Examples:
+        rnnopt sweep --task digits-rows --optimizer muon --trials 30 --workers 2
+        rnnopt sweep --optimizer adam --range lr=1e-4..1e-1:log hidden=32,64
+    """
+    _check(trials, heartbeat, workers)
+    out = out or Path("runs") / f"sweep-{parse(config.task)[0]}-{parse(config.optimizer)[0]}"
+    RunFolder(out).refuse_run("choose another --out")
+    terminal.console.quiet = as_json
+    silent = quiet or as_json
+    plan = _plan(config, list(ranges), trials, out, storage, prune, heartbeat, silent)
+    study = begin(plan)
+    keep_freed_memory()
+    workers = workers or max(1, terminal.processors() // config.threads)
+    with comparison.interruptible() as stop, terminal.progress_bars(silent) as bars:
+        bar = bars.add_task("trials", total=trials, note="")
+        failures = run_sweep(
+            plan, study, min(workers, trials), lambda: _tell(bars, bar, study), stop
+        )
+    return _finish(plan, study, failures, stop.is_set(), quiet, as_json)
+
+
+def _check(trials: int, heartbeat: int, workers: int) -> None:
+    """Raises UserError for numbers that are too small."""
+    for name, value, least in (
+        ("trials", trials, 1),
+        ("heartbeat", heartbeat, 1),
+        ("workers", workers, 0),
+    ):
+        if value < least:
+            raise UserError(f"--{name} must be at least {least}, got {value}.")
+
+
+def _plan(
+    config: RunConfig,
+    ranges: list[str],
+    trials: int,
+    out: Path,
+    storage: str | None,
+    prune: bool,
+    heartbeat: int,
+    silent: bool,
+) -> Sweep:
+    """The sweep, after checking that its first and last values make a run."""
+    check_once(config, terminal.given)
+    refuse_contradictions(config, terminal.given)
+    with quiet():  # refuses where Optuna is missing
+        space = space_of(config, ranges, terminal.given)
+    task = task_of(config)
+    told = []
+    for end in (0, -1):
+        values = {
+            name: one.values[end] if isinstance(one, Choices) else (one.low, one.high)[end]
+            for name, one in space.items()
+        }
+        one = configure(config, values)
+        told += warnings_of(one, build_training(one, task))
+    announce(task, list(dict.fromkeys(told)), silent)
+    own = {} if task.data is None else task.data.sources
+    files = {role: file["sha256"] for role, file in own.items()}
+    place = address(storage, out)
+    return Sweep(config, space, trials, out, place, task.metric, prune, heartbeat, files)
+
+
+def _finish(
+    plan: Sweep, study: "Study", failures: list[str], interrupted: bool, quiet: bool, as_json: bool
+) -> int:
+    """Writes and prints what was found; the exit code."""
+    failures = failures + errors_of(study)
+    for failure in failures[:SHOWN]:
+        terminal.complain(f"failed: {failure}")
+    written = write_results(plan, study)
+    _show(plan, study, written, quiet)
+    found = counts(study)
+    if as_json:
+        terminal.for_script(_facts(plan, study, failures, interrupted))
+    if interrupted:
+        terminal.say("interrupted; the same command goes on with it.")
+        return 130
+    over = found["complete"] + found["pruned"] >= plan.trials
+    return 0 if over and found["complete"] else 1
+
+
+def _tell(bars: Progress, bar: TaskID, study: "Study") -> None:
+    """Draws how many trials are over, and the best."""
+    found = counts(study)
+    over = found["complete"] + found["pruned"] + found["failed"]
+    best = complete(study)[:1]
+    note = f"{over} over, {found['pruned']} of them stopped early"
+    if best:
+        note += f"  best {best[0].value:.4g}"
+    bars.update(bar, completed=over, note=note)
+
+
+def _show(plan: Sweep, study: "Study", written: list[Path], quiet: bool) -> None:
+    """Prints the best trials and the command that repeats the first."""
+    trials, found = complete(study), counts(study)
+    told = ", ".join(f"{number} {name}" for name, number in found.items() if number) or "0"
+    if not quiet:
+        table = Table(title=f"{plan.config.task}, {plan.config.optimizer}: {told} trials")
+        for i, heading in enumerate(columns(plan)):
+            table.add_column(heading, justify="right" if i < 2 else "left", overflow="fold")
+        for trial in trials[:SHOWN]:
+            table.add_row(*row(plan, trial))
+        terminal.console.print(table)
+        for path in written:
+            terminal.say(f"wrote {path}")
+    if trials:
+        best = best_of(plan, trials[0])
+        terminal.say(f"best validation {plan.metric} {best['value']:.4g}, trial {best['trial']}:")
+        terminal.say(f"  {best['command']}")
+    terminal.say(f"sweep folder {plan.out}")
+
+
+def _facts(plan: Sweep, study: "Study", failures: list[str], interrupted: bool) -> dict[str, Any]:
+    """The JSON object for scripts."""
+    trials = complete(study)
+    return {
+        "status": "interrupted" if interrupted else "over",
+        "folder": plan.out,
+        "metric": plan.metric,
+        "trials": counts(study),
+        "best": best_of(plan, trials[0]) if trials else None,
+        "failures": failures,
+    }

@@ -1,0 +1,148 @@
+"""What `rnnopt compare` is asked for, and its work: tuning first, then the runs."""
+
+import threading
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rich.progress import Progress
+
+from rnnopt.config.errors import UserError
+from rnnopt.config.run_config import SharedConfig
+from rnnopt.experiments import jobs as comparison
+from rnnopt.experiments import tuning
+from rnnopt.experiments.executors import Crew
+from rnnopt.runs import folder as folders
+from rnnopt.runs.runner import Announce
+from rnnopt.terminal import tell_jobs, tell_stage
+from rnnopt.training.build import task_of
+
+FILE = "comparison.json"  # in the folder: what was asked for
+
+
+def check_folder(out: Path | None, workers: int, resume: bool) -> None:
+    """Raises UserError for a folder that a comparison can neither begin in nor go on with."""
+    if workers < 0:
+        raise UserError(f"--workers must be at least 0, got {workers}.")
+    if resume and out is None:
+        raise UserError("--resume needs the comparison's folder: give --out.")
+    if out is not None:  # a run of `train`, which no comparison goes on with
+        folders.RunFolder(out).refuse_run("choose another --out")
+    if out is not None and not resume and is_begun(out):
+        raise UserError(f"{out} already holds runs: go on with --resume or choose another --out.")
+
+
+def is_begun(out: Path) -> bool:
+    """Whether a comparison was begun in a folder: its settings, a run or a trial are there."""
+    places = (FILE, "*/seed-*/config.json", "tuning/*/*/config.json")
+    return any(any(out.glob(place)) for place in places)
+
+
+class Work:
+    """Does jobs in processes, and draws how far they are.
+
+    Args:
+        bars: where to draw.
+        workers: processes at once.
+        stop: set when the work shall end.
+        crew: who does it.
+    """
+
+    def __init__(self, bars: Progress, workers: int, stop: threading.Event, crew: Crew):
+        self.bars, self.workers, self.stop, self.crew = bars, workers, stop, crew
+
+    def stage(self, name: str, jobs: list[comparison.Job]) -> list[str]:
+        """Does jobs under one bar; a sentence for each that failed."""
+        bar = self.bars.add_task(name, total=1.0, note="")
+        count = min(self.workers, len(jobs))
+        return self.crew.work(jobs, count, lambda now: tell_stage(self.bars, bar, now), self.stop)
+
+    def runs(self, jobs: list[comparison.Job]) -> list[str]:
+        """The same under a bar for each optimizer."""
+        if not jobs:
+            return []
+        optimizers = dict.fromkeys(job.config.optimizer for job in jobs)
+        all_bars = {o: self.bars.add_task(o, total=1.0, note="") for o in optimizers}
+
+        def tell(jobs: list[comparison.Job]) -> None:
+            tell_jobs(self.bars, all_bars, jobs)
+
+        failures = self.crew.work(jobs, min(self.workers, len(jobs)), tell, self.stop)
+        tell(jobs)
+        return failures
+
+
+@dataclass
+class Done:
+    """The runs of a comparison, what tuning chose for them, and a sentence for each failure."""
+
+    jobs: list[comparison.Job]
+    tuned: list[tuning.Tuned] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is to be compared; the fields are the options of `rnnopt compare`."""
+
+    shared: SharedConfig
+    optimizers: list[str]
+    seeds: list[int]
+    tune: int | None
+    tune_budget: str | None
+    out: Path
+    resume: bool
+
+    def check(self) -> None:
+        """Raises UserError for options that do not go together."""
+        if self.tune_budget is not None and self.tune is None:
+            raise UserError("--tune-budget needs --tune, the number of trials.")
+        if self.tune is not None and tuning.TUNING_SEED in self.seeds:
+            raise UserError(f"seed {tuning.TUNING_SEED} is for tuning: report others.")
+
+    def plan(self, announce: Announce) -> tuple[list[comparison.Job], list[tuning.Candidate]]:
+        """The runs, and the trials to be made first; for `announce` see `comparison.plan`."""
+        names, out, resume = self.optimizers, self.out, self.resume
+        jobs = comparison.plan(self.shared, names, self.seeds, out, resume, announce)
+        candidates: list[tuning.Candidate] = []
+        if self.tune is not None:
+            budget = self.tune_budget or self.shared.budget
+            candidates = tuning.plan(self.shared, names, self.tune, budget, out, resume)
+        if resume and is_begun(out) and not (out / FILE).exists():
+            # Of a version that did not keep what was asked for: it must have been this.
+            first = [*jobs, *(job for one in candidates for job in one.jobs)]
+            if not any((job.path / "config.json").exists() for job in first):
+                raise UserError(
+                    f"{out} holds other runs than these: say what it was begun with, or choose"
+                    " another --out."
+                )
+        return jobs, candidates
+
+    def settings(self) -> dict[str, Any]:
+        """What must be the same for all workers of a comparison."""
+        own = task_of(self.shared).data if self.shared.data is not None else None
+        files = {} if own is None else own.sources
+        names = ("optimizers", "seeds", "tune", "tune_budget")
+        return {
+            "shared": asdict(self.shared),
+            "comparison": {name: getattr(self, name) for name in names},
+            "files": {f"sha256 of {role}": file["sha256"] for role, file in files.items()},
+        }
+
+    def train(
+        self, jobs: list[comparison.Job], candidates: list[tuning.Candidate], work: Work
+    ) -> Done:
+        """Does the trials, if there are any, and the runs with the rates that they chose."""
+        done = Done(jobs)
+        if candidates:
+            stage = partial(work.stage, "tuning")
+            done.tuned, done.failures = tuning.tune(candidates, stage, self.out, work.crew.turn)
+            names = [one.specification for one in done.tuned]
+            # The chosen rates stand with the optimizers.
+            shared = replace(self.shared, lr=None)
+            done.jobs = []
+            if done.tuned:
+                done.jobs = comparison.plan(shared, names, self.seeds, self.out, self.resume)
+        done.failures = done.failures + work.runs(done.jobs)
+        return done

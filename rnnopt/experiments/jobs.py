@@ -1,0 +1,100 @@
+"""Every optimizer with every seed on one task; workers.py does the runs."""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rnnopt.config.errors import UserError
+from rnnopt.config.run_config import RunConfig, SharedConfig
+from rnnopt.experiments.worker_pool import End as End
+from rnnopt.experiments.worker_pool import Job as Job
+from rnnopt.experiments.worker_pool import busy as busy
+from rnnopt.experiments.worker_pool import interrupted as interrupted
+from rnnopt.experiments.worker_pool import ready_worker as ready_worker
+from rnnopt.experiments.worker_pool import signals_wait as signals_wait
+from rnnopt.experiments.worker_pool import work as work
+from rnnopt.runs.folder import RunFolder
+from rnnopt.runs.runner import Announce, check_same_data
+from rnnopt.tasks import Task
+from rnnopt.training.build import build_training, settle, task_of
+from rnnopt.training.option_checks import warnings_of
+
+
+def plan(
+    shared: SharedConfig,
+    optimizers: list[str],
+    seeds: list[int],
+    out: Path,
+    resume: bool,
+    announce: Announce = lambda task, told: None,
+) -> list[Job]:
+    """The runs of a comparison, seed by seed, after checking that each can be built.
+
+    With `resume` the folder may hold some of them already; their settings must be the same.
+    `announce` is called with the task, and with what to warn of.
+    """
+    for name, values in (("optimizers", optimizers), ("seeds", seeds)):
+        if not values:
+            raise UserError(f"compare needs at least one of --{name}.")
+        if len(set(values)) < len(values):
+            raise UserError(f"--{name} must differ from each other, got {values}.")
+    task = task_of(shared)
+    jobs, told = [], []
+    for seed in seeds:
+        for optimizer in optimizers:
+            config = settle(RunConfig(**asdict(shared), optimizer=optimizer, seed=seed), task)
+            if seed == seeds[0]:
+                told += warnings_of(config, build_training(config, task))
+            jobs.append(Job(config, out / folder_of(optimizer) / f"seed-{seed}"))
+    announce(task, list(dict.fromkeys(told)))
+    check_saved(jobs, task, out, resume)
+    return jobs
+
+
+def folder_of(optimizer: str) -> str:
+    """The name of the folder of an optimizer's runs."""
+    return "".join(c if c.isalnum() or c in ".=-" else "_" for c in optimizer)
+
+
+def check_saved(jobs: list[Job], task: Task, out: Path, resume: bool) -> None:
+    """Raises UserError if a run stands there already, with `resume` if its settings differ."""
+    for job in jobs:
+        if not (job.path / "config.json").exists():
+            continue
+        if not resume:
+            raise UserError(
+                f"{out} already holds runs: go on with --resume or choose another --out."
+            )
+        begun = RunFolder.open(job.path)
+        saved = settle(begun.read_config(), task)
+        if saved != job.config:
+            was, now = saved.to_dict(), job.config.to_dict()
+            others = [f"{name}={was[name]}" for name in was if was[name] != now[name]]
+            raise UserError(
+                f"{job.path} was begun with other settings ({', '.join(others)}): choose another"
+                " --out."
+            )
+        check_same_data(task, begun)
+
+
+@contextmanager
+def interruptible() -> Iterator[threading.Event]:
+    """An event that the first Ctrl-C or SIGTERM sets; the second Ctrl-C interrupts as usual."""
+    event = threading.Event()
+    usual = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+
+    def handler(*_: Any) -> None:
+        event.set()
+        signal.signal(signal.SIGINT, usual[signal.SIGINT])
+
+    for number in usual:
+        signal.signal(number, handler)
+    try:
+        yield event
+    finally:
+        for number, before in usual.items():
+            signal.signal(number, before)

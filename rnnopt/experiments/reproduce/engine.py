@@ -1,0 +1,207 @@
+"""Runs a study: tuning runs, the choice of each learning rate, the reported runs.
+
+Every run is a run folder below the study's folder. A finished one is not repeated, one that was
+interrupted goes on where it stands, so the same command continues a study.
+"""
+
+import hashlib
+import json
+import threading
+from collections.abc import Callable
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from rnnopt.config.errors import UserError
+from rnnopt.config.run_config import RunConfig
+from rnnopt.experiments.jobs import Job, work
+from rnnopt.experiments.reproduce.study import Column, Form, Row, Study
+from rnnopt.experiments.tuning import TUNING_SEED, rank
+from rnnopt.report.tables import Run, read_runs
+from rnnopt.runs.folder import RunFolder
+from rnnopt.tasks import Task, build_task
+from rnnopt.training.build import build_training, settle
+
+Tell = Callable[[str, list[Job]], None]
+Do = Callable[[list[Job], int, Callable[[list[Job]], None], threading.Event], list[str]]
+
+
+def chosen_rows(study: Study, form: Form) -> list[Row]:
+    """The rows of a form that are run."""
+    known = [row.label for row in study.rows]
+    for label in form.rows or ():
+        if label not in known:
+            raise UserError(f"{study.name} has no row {label!r}: it has {', '.join(known)}.")
+    return [
+        row
+        for row in study.rows
+        if row.settings is not None and (form.rows is None or row.label in form.rows)
+    ]
+
+
+def trials_of(form: Form, row: Row) -> list[tuple[str, float]]:
+    """What the row tries: (optimizer, learning rate) pairs.
+
+    As many for every row of a form, but for one where the rate was printed.
+    """
+    if row.trials:
+        return list(row.trials[: len(form.rates)])
+    optimizer = (row.settings or {})["optimizer"]
+    if row.rate is not None:
+        return [(optimizer, row.rate)]
+    return [(optimizer, float(f"{rate * row.rate_unit:.6g}")) for rate in form.rates]
+
+
+def configure(
+    form: Form, column: Column, row: Row, trial: tuple[str, float], seed: int
+) -> RunConfig:
+    """The run of a row on a column's task."""
+    settings: dict[str, Any] = {**form.settings, **(row.settings or {})}
+    settings |= {**form.changes.get(row.label, {}), "optimizer": trial[0], "lr": trial[1]}
+    budget = form.tuning_budget if seed == TUNING_SEED else form.budget
+    return RunConfig(**settings, task=column.task, budget=budget, seed=seed)
+
+
+def place(out: Path, column: Column, row: Row, config: RunConfig) -> Path:
+    """The folder of a run."""
+    run = f"seed-{config.seed}"
+    if config.seed == TUNING_SEED:
+        optimizer = f"{_plain(config.optimizer)}-" if row.trials else ""
+        run = f"tune-{optimizer}lr-{config.lr:g}"
+    return out / "runs" / _plain(column.label) / _plain(row.label) / run
+
+
+def _plain(label: str) -> str:
+    """A label as a folder's name."""
+    return "".join(c if c.isalnum() or c in ".=-" else "_" for c in label)
+
+
+def run_study(
+    study: Study,
+    form: Form,
+    out: Path,
+    workers: int,
+    tell: Tell,
+    stop: threading.Event,
+    do: Do = work,
+) -> list[str]:
+    """Does what is missing of a study's runs.
+
+    Args:
+        study, form: what to run.
+        out: the study's folder.
+        workers: processes at once.
+        tell: called with the stage and its jobs a few times a second.
+        stop: set it to interrupt.
+        do: does the jobs of a stage.
+
+    Returns:
+        One sentence for each run that failed.
+    """
+    pairs = [(column, row) for column in form.columns for row in chosen_rows(study, form)]
+    _check(form, pairs, out)
+    failures: list[str] = []
+    if len(form.rates) > 1:
+        jobs = [
+            _job(form, column, row, trial, TUNING_SEED, out)
+            for column, row in pairs
+            if row.rate is None
+            for trial in trials_of(form, row)
+        ]
+        if jobs:
+            failures += do(jobs, min(workers, len(jobs)), lambda now: tell("tuning", now), stop)
+    if stop.is_set() or failures:
+        return failures
+    jobs = [
+        _job(form, column, row, chosen_trial(form, column, row, out), seed, out)
+        for seed in form.seeds
+        for column, row in pairs
+    ]
+    if not jobs:
+        return []
+    return do(jobs, min(workers, len(jobs)), lambda now: tell("training", now), stop)
+
+
+def settings_of(study: Study, form: Form) -> dict[str, Any]:
+    """What must be the same for all workers of a study: every run that there may be, in short."""
+    runs = [
+        _job(form, column, row, trial, seed, Path()).config.to_dict()
+        for column in form.columns
+        for row in chosen_rows(study, form)
+        for trial in trials_of(form, row)
+        for seed in (TUNING_SEED, *form.seeds)
+    ]
+    digest = hashlib.sha256(json.dumps(runs).encode()).hexdigest()[:12]
+    return {"study": {"number of possible runs": len(runs), "sha256 of their settings": digest}}
+
+
+def _job(
+    form: Form, column: Column, row: Row, trial: tuple[str, float], seed: int, out: Path
+) -> Job:
+    config = configure(form, column, row, trial, seed)
+    return Job(config, place(out, column, row, config))
+
+
+def _check(form: Form, pairs: list[tuple[Column, Row]], out: Path) -> None:
+    """Raises UserError if a run cannot be built, or stands there with other settings."""
+    tasks = {column.task: build_task(column.task) for column, _ in pairs}
+    for column, row in pairs:
+        trials = trials_of(form, row)
+        if len(trials) < len(form.rates) and row.rate is None:
+            raise ValueError(f"{row.label} needs {len(form.rates)} trials, got {len(trials)}.")
+        for seed in (TUNING_SEED, *form.seeds):
+            for trial in trials:
+                job = _job(form, column, row, trial, seed, out)
+                _check_saved(job, tasks[column.task], bool(row.trials))
+        for trial in trials:
+            build_training(_job(form, column, row, trial, 0, out).config, tasks[column.task])
+
+
+def _check_saved(job: Job, task: Task, any_optimizer: bool) -> None:
+    """Raises UserError if a run stands there with other settings than a trial may have."""
+    if not (job.path / "config.json").exists():
+        return
+    job = replace(job, config=settle(job.config, task))
+    saved = settle(RunFolder.open(job.path).read_config(), task)
+    saved = replace(saved, lr=job.config.lr)
+    if any_optimizer:
+        saved = replace(saved, optimizer=job.config.optimizer)
+    if saved != job.config:
+        raise UserError(
+            f"{job.path} was begun with other settings ({_difference(saved, job)}): choose another"
+            " --out."
+        )
+
+
+def _difference(saved: RunConfig, job: Job) -> str:
+    pairs = ((f.name, getattr(saved, f.name), getattr(job.config, f.name)) for f in fields(saved))
+    return ", ".join(f"{name}={was}, now {now}" for name, was, now in pairs if was != now)
+
+
+def chosen_trial(form: Form, column: Column, row: Row, out: Path) -> tuple[str, float]:
+    """The best trial on validation data; diverged ones come last."""
+    trials = trials_of(form, row)
+    if len(trials) == 1:
+        return trials[0]
+
+    def run_of(trial: tuple[str, float]) -> Run:
+        return read_run(_job(form, column, row, trial, TUNING_SEED, out).path)
+
+    return max(trials, key=lambda trial: rank(run_of(trial)))
+
+
+def read_run(path: Path) -> Run:
+    """One run folder, read."""
+    return read_runs([RunFolder.open(path)])[0]
+
+
+def finished_runs(form: Form, column: Column, row: Row, out: Path) -> list[Run]:
+    """The reported runs of a row that are over."""
+    runs = []
+    for seed in form.seeds:
+        path = _job(form, column, row, trials_of(form, row)[0], seed, out).path
+        if (path / "config.json").exists():
+            run = read_run(path)
+            if run.result["status"] not in ("running", "interrupted", "failed"):
+                runs.append(run)
+    return runs

@@ -1,0 +1,150 @@
+"""The study that all workers of a sweep share: trials, values, and who works on what.
+
+It stands in a database: SQLite in the sweep's folder, or any that Optuna has, which many machines
+may reach. A trial whose worker died (no heartbeat for two intervals) is put back in the queue.
+"""
+
+import weakref
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rnnopt.config.errors import UserError
+from rnnopt.config.run_config import RunConfig
+from rnnopt.experiments.database import check_same, close, open_storage, quiet, with_driver
+from rnnopt.experiments.sweeps.spaces import Space
+from rnnopt.runs.folder import read_json, write_json
+from rnnopt.tasks.task import lower_is_better
+
+if TYPE_CHECKING:
+    from optuna import Study
+    from optuna.storages import RDBStorage
+    from optuna.trial import FrozenTrial
+
+RETRIES = 3  # of a trial whose worker died, so that one that kills its workers comes to an end
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What all workers of a sweep need to know.
+
+    Args:
+        config: what the trials have in common.
+        space: what they vary.
+        trials: how many there shall be.
+        out: folder of the sweep.
+        storage: address of the database, as SQLAlchemy has it.
+        metric: name of the validation metric.
+        prune: whether trials worse than the median of the others at the same step are stopped.
+        heartbeat: seconds between a worker's signs of life.
+        files: sha256 of the user's own data by role, as they were when the sweep began.
+    """
+
+    config: RunConfig
+    space: Space
+    trials: int
+    out: Path
+    storage: str
+    metric: str
+    prune: bool = True
+    heartbeat: int = 30
+    files: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The study's name in the database: the folder's."""
+        return self.out.resolve().name
+
+    def settings(self) -> dict[str, Any]:
+        """What must be the same when a sweep goes on."""
+        space = {name: str(values) for name, values in self.space.items()}
+        files = {f"sha256 of {role}": digest for role, digest in self.files.items()}
+        return {"config": self.config.to_dict(), "space": space, "files": files}
+
+
+def address(storage: str | None, out: Path) -> str:
+    """The database's address with its driver; SQLite in `out` unless told otherwise."""
+    if storage is None:
+        return f"sqlite:///{out.resolve() / 'sweep.db'}"
+    return with_driver(storage)
+
+
+def begin(sweep: Sweep) -> "Study":
+    """Creates the sweep's folder and study, or finds them.
+
+    Raises:
+        UserError: if they were begun with other settings, or cannot be written or reached.
+    """
+    file = sweep.out / "sweep.json"
+    place = _without_password(sweep)
+    if file.exists():
+        saved = read_json(file)
+        if saved.get("storage") != place:
+            raise UserError(
+                f"{sweep.out} was begun with the storage {saved.get('storage')}, got {place}:"
+                " choose another --out."
+            )
+        check_same(saved, sweep.settings(), str(sweep.out))
+    try:
+        sweep.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write the sweep's folder {sweep.out}: {error}.") from error
+    storage = open_sweep(sweep)
+    direction = "minimize" if lower_is_better(sweep.metric) else "maximize"
+    with quiet() as optuna:
+        study = optuna.create_study(
+            storage=storage, study_name=sweep.name, direction=direction, load_if_exists=True
+        )
+    weakref.finalize(study, close, storage)
+    if "settings" in study.user_attrs:
+        saved = study.user_attrs["settings"]
+        check_same(saved, sweep.settings(), f"study {sweep.name!r} in the storage")
+    else:
+        study.set_user_attr("settings", sweep.settings())
+    write_json(file, sweep.settings() | {"storage": place})
+    return study
+
+
+def _without_password(sweep: Sweep) -> str:
+    """The storage as sweep.json names it."""
+    from sqlalchemy import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    if sweep.storage == address(None, sweep.out):
+        return "sweep.db"
+    try:
+        return make_url(sweep.storage).render_as_string(hide_password=True)
+    except (ArgumentError, ValueError) as error:
+        raise UserError(f"the storage cannot be used: {error}.") from error
+
+
+def open_sweep(sweep: Sweep) -> "RDBStorage":
+    """The sweep's database; UserError where it cannot be reached."""
+    with quiet() as optuna:
+        retry = optuna.storages.RetryHeartbeatStaleTrialCallback(RETRIES)
+    return open_storage(
+        sweep.storage, heartbeat_interval=sweep.heartbeat, heartbeat_stale_trial_callback=retry
+    )
+
+
+def counted(trials: "list[FrozenTrial]") -> int:
+    """How many trials count towards the number asked for.
+
+    All do but those whose worker died, that were interrupted or came too late; one that failed by
+    an error of its own counts, or a space that always fails would have no end.
+    """
+    return sum(trial.state.name != "FAIL" or "error" in trial.user_attrs for trial in trials)
+
+
+def put_back(study: "Study", trial: "FrozenTrial") -> None:
+    """Queues a trial that ended early: with the same values, in the same folder."""
+    with quiet() as optuna:
+        optuna.storages.RetryHeartbeatStaleTrialCallback()(study, trial)
+
+
+def put_back_running(study: "Study") -> None:
+    """Queues every trial under way, where it is certain that nobody works on them."""
+    with quiet() as optuna:
+        for trial in study.get_trials(states=(optuna.trial.TrialState.RUNNING,)):
+            study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+            put_back(study, trial)

@@ -1,0 +1,160 @@
+"""The same number of tuning trials for everybody: a grid of learning rates on a seed of its own.
+
+`rnnopt compare --tune N` and `rnnopt reproduce` judge trials by `rank`. The grid goes in half
+decades around the optimizer's rate; beyond nine trials it becomes finer instead of wider.
+"""
+
+import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rnnopt.config.errors import UserError
+from rnnopt.config.run_config import RunConfig, SharedConfig
+from rnnopt.config.specs import parse, write
+from rnnopt.experiments.jobs import Job, check_saved, folder_of
+from rnnopt.optimizers.registry import OPTIMIZERS
+from rnnopt.report.tables import Run, read_runs
+from rnnopt.runs.folder import TUNING, RunFolder, write_json
+from rnnopt.tasks.ranking import WORST, Rank
+from rnnopt.training.build import resolve, settle, task_of
+
+TUNING_SEED = 1000  # none of the reported seeds
+DECADES = 2.0  # to either side at most
+
+
+def rank(run: Run) -> Rank:
+    """What the best of several trials has most of: `Run.rank`; diverged ones come last."""
+    return WORST if run.result["status"] == "diverged" else run.rank
+
+
+def grid(middle: float, trials: int) -> list[float]:
+    """So many rates, from low to high, with `middle` among them."""
+    step = min(0.5, 2 * DECADES / (trials - 1))
+    return [float(f"{middle * 10 ** (step * (i - trials // 2)):.4g}") for i in range(trials)]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An optimizer of a comparison and the runs that choose its learning rate, from low to high."""
+
+    optimizer: str
+    jobs: tuple[Job, ...]
+
+    def choose(self) -> "Tuned":
+        """The rate of the best run on validation data, once they are over."""
+        runs = read_runs([RunFolder.open(job.path) for job in self.jobs])
+        best = max(runs, key=rank)
+        metrics = [(run.result.get("best") or {}).get("validation_metric") for run in runs]
+        rates = [job.config.lr or math.nan for job in self.jobs]
+        return Tuned(
+            self.optimizer, best.config.lr or math.nan, dict(zip(rates, metrics, strict=True))
+        )
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What tuning an optimizer found.
+
+    Args:
+        optimizer: its specification, as it was given.
+        lr: the chosen learning rate.
+        trials: the best validation metric of each rate tried, None where there was none.
+    """
+
+    optimizer: str
+    lr: float
+    trials: dict[float, float | None]
+
+    @property
+    def specification(self) -> str:
+        """The optimizer with the chosen rate."""
+        name, options = parse(self.optimizer)
+        return write(name, options | {"lr": self.lr})
+
+    @property
+    def at_edge(self) -> bool:
+        """Whether the chosen rate is at an end of the grid: a wider one might hold a better."""
+        return self.lr in (min(self.trials), max(self.trials))
+
+
+def plan(
+    shared: SharedConfig, optimizers: list[str], trials: int, budget: str, out: Path, resume: bool
+) -> list[Candidate]:
+    """The tuning runs of a comparison: as many, and as long, for every optimizer.
+
+    Args:
+        shared: what the reported runs have in common; its lr, or the one that stands with an
+            optimizer, is the middle of the grid in place of the optimizer's default.
+        optimizers: their specifications.
+        trials: rates tried for each.
+        budget: of each trial.
+        out: folder of the comparison.
+        resume: whether the folder may hold some of the runs.
+    """
+    if trials < 2:
+        raise UserError(f"--tune must be at least 2 trials, got {trials}.")
+    task = task_of(shared)
+    candidates = []
+    seen: set[str] = set()
+    for optimizer in optimizers:
+        resolved = resolve(RunConfig(**asdict(shared), optimizer=optimizer, seed=TUNING_SEED))
+        name, options = parse(optimizer)
+        without = f"{name}:{sorted((k, str(v)) for k, v in options.items() if k != 'lr')}"
+        if without in seen:
+            raise UserError(
+                f"optimizers must differ in more than lr, which --tune chooses: {name}."
+            )
+        seen.add(without)
+        middle = resolved.lr or OPTIMIZERS[name].lr
+        config = settle(replace(resolved, budget=budget), task)
+        jobs = tuple(
+            Job(replace(config, lr=lr), out / TUNING / folder_of(optimizer) / f"lr-{lr:g}")
+            for lr in grid(middle, trials)
+        )
+        check_saved(list(jobs), task, out, resume)
+        candidates.append(Candidate(optimizer, jobs))
+    return candidates
+
+
+def tune(
+    candidates: list[Candidate],
+    do: Callable[[list[Job]], list[str]],
+    out: Path,
+    turn: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> tuple[list[Tuned], list[str]]:
+    """Does the tuning runs and chooses the rates, which tuning.json then names.
+
+    Args:
+        candidates: what `plan` gave.
+        do: does jobs and returns a sentence for each that failed.
+        out: folder of the comparison.
+        turn: keeps other workers from writing there.
+
+    Returns:
+        What was found, nothing if a run failed or was interrupted; and the failures.
+    """
+    jobs = [job for candidate in candidates for job in candidate.jobs]
+    missing = [job for job in jobs if not _is_over(job)]
+    failures = do(missing) if missing else []
+    if failures or not all(map(_is_over, missing)):
+        return [], failures
+    found = [candidate.choose() for candidate in candidates]
+    with turn():
+        write_json(out / "tuning.json", {"tuned": [facts(one) for one in found]})
+    return found, []
+
+
+def _is_over(job: Job) -> bool:
+    status = RunFolder(job.path).read_result()["status"]
+    return status in ("reached target", "out of budget", "diverged")
+
+
+def facts(tuned: Tuned) -> dict[str, Any]:
+    """What tuning found, as JSON has it."""
+    trials = [{"lr": lr, "validation_metric": metric} for lr, metric in tuned.trials.items()]
+    return {"optimizer": tuned.optimizer, "lr": tuned.lr, "at_edge": tuned.at_edge} | {
+        "trials": trials
+    }
