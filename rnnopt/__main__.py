@@ -14,7 +14,7 @@ def main() -> None:
     if as_usual:  # else somebody wants Ctrl-C to do nothing
         signal.signal(signal.SIGINT, _end)
     try:
-        from rnnopt import command_line
+        from rnnopt.cli import main as command_line
     except ModuleNotFoundError as error:
         print(
             f'rnnopt: the command line needs {error.name}: pip install "rnnopt[cli]"',

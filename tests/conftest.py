@@ -24,7 +24,7 @@ def rng() -> torch.Generator:
 @pytest.fixture
 def command(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[object, str, str]]:
     """The command in this process: (exit code, what it printed, its errors) of its arguments."""
-    from rnnopt.command_line import main
+    from rnnopt.cli.main import main
 
     def call(*arguments: object) -> tuple[object, str, str]:
         capsys.readouterr()

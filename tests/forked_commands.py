@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
-from rnnopt import command_line
+from rnnopt.cli import main as command_line
 from rnnopt.experiments import worker_pool as workers
 
 LATER = (
@@ -59,7 +59,7 @@ def main():
     """Does what it reads."""
     torch.set_num_threads(1)
     workers.ProcessPoolExecutor = InThisProcess
-    compare = importlib.import_module("rnnopt.commands.compare")
+    compare = importlib.import_module("rnnopt.cli.commands.compare")
     compare.show_report = lambda *arguments: None  # type: ignore[attr-defined]
     for name in LATER:
         importlib.import_module(name)

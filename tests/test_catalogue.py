@@ -9,13 +9,13 @@ import re
 
 import pytest
 
-from rnnopt import catalogue
-from rnnopt.command_line import VERBS
-from rnnopt.commands.arguments import read
+from rnnopt.cli.commands import catalogue
+from rnnopt.cli.main import VERBS
+from rnnopt.cli.parser.arguments import read
+from rnnopt.cli.parser.docstrings import arguments_of
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import MODELS, RunConfig
 from rnnopt.config.specs import INTERNAL, parse
-from rnnopt.docstrings import arguments_of
 from rnnopt.optimizers.quasi_newton.naq import LNAQ
 from rnnopt.optimizers.registry import OPTIMIZERS, build_optimizer
 from rnnopt.tasks import TASKS, download

@@ -19,8 +19,8 @@ import torch
 from same_runs import assert_same_run, records_of
 
 import rnnopt
-from rnnopt.command_line import main
-from rnnopt.commands.train import again
+from rnnopt.cli.commands.train import again
+from rnnopt.cli.main import main
 from rnnopt.config.run_config import MODELS
 from rnnopt.config.specs import INTERNAL
 from rnnopt.layers.kernels import cpu

@@ -328,7 +328,7 @@ def test_a_limit_on_the_size_of_files_ends_the_command_with_2_and_it_goes_on_wit
     size = (path / "checkpoint.pt").stat().st_size
     limited = (
         f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({size // 2},) * 2);"
-        f"from rnnopt.command_line import main; main(['train', '--resume', '--out', {str(path)!r}])"
+        f"from rnnopt.cli.main import main; main(['train', '--resume', '--out', {str(path)!r}])"
     )
     done = subprocess.run([sys.executable, "-c", limited], capture_output=True, text=True)
     assert done.returncode == 2, done.stderr

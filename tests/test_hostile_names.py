@@ -12,14 +12,14 @@ from made_runs import make_run
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from test_report_page import page_of
 
-from rnnopt.commands.printing import print_lines
+from rnnopt.cli.printing import print_lines
+from rnnopt.cli.terminal import PlainConsole, complain, console, errors, progress_bars, say
 from rnnopt.report.data_figure import draw
 from rnnopt.report.style import any_script, plain
 from rnnopt.report.tables import figure, for_markdown, group_runs, markdown, read_runs
 from rnnopt.runs.folder import RunFolder
 from rnnopt.tasks.names import visible
 from rnnopt.tasks.user_data.recordings import recordings
-from rnnopt.terminal import PlainConsole, complain, console, errors, progress_bars, say
 
 NASTY = [
     "<script>alert(1)</script>", "</script><script>x", "\"'><img src=x onerror=alert(1)>",

@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
-from rnnopt.commands.names_in_tables import Name, column_of, widths
+from rnnopt.cli.tables import Name, column_of, widths
 
 LONG = "frank-wolfe:norm=inf,radius=0.01"
 
@@ -55,5 +55,5 @@ COLUMNS = [["test accuracy", "0.94 ± 0.19"], ["reached 0.9", "0/2"], ["status",
 )
 def test_figures_are_broken_last(monkeypatch, columns, found):
     console = Console(width=columns, height=25)
-    monkeypatch.setattr("rnnopt.commands.names_in_tables.console", console)
+    monkeypatch.setattr("rnnopt.cli.tables.console", console)
     assert widths(COLUMNS, name=10) == found

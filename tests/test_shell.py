@@ -15,11 +15,11 @@ from itertools import pairwise
 import pytest
 
 import rnnopt
-from rnnopt.command_line import VERBS
-from rnnopt.commands.arguments import read
-from rnnopt.commands.option_groups import GROUPS
+from rnnopt.cli.main import VERBS
+from rnnopt.cli.parser.arguments import read
+from rnnopt.cli.parser.docstrings import summary_of
+from rnnopt.cli.parser.option_groups import GROUPS
 from rnnopt.config.run_config import MODELS, RunConfig
-from rnnopt.docstrings import summary_of
 from rnnopt.optimizers.registry import OPTIMIZERS
 from rnnopt.runs.folder import RunFolder
 from rnnopt.tasks import TASKS

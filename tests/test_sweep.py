@@ -21,8 +21,8 @@ pytest.importorskip("optuna")
 
 from optuna.trial import TrialState
 
-from rnnopt.command_line import main
-from rnnopt.commands import sweep as sweeping
+from rnnopt.cli.commands import sweep as sweeping
+from rnnopt.cli.main import main
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
 from rnnopt.experiments.sweeps import pruning, results, worker

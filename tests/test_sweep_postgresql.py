@@ -18,7 +18,7 @@ pytest.importorskip("psycopg")
 
 from waiting import wait_for
 
-from rnnopt.command_line import main
+from rnnopt.cli.main import main
 from rnnopt.experiments.database import close, quiet
 from rnnopt.experiments.sweeps.study import address
 from rnnopt.runs.folder import RunFolder

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rnnopt.command_line import main
+from rnnopt.cli.main import main
 from rnnopt.runs.folder import RunFolder
 
 TINY = ["--task", "counting:length=3", "--hidden", "3", "--budget", "20evaluations"]

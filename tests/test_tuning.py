@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rnnopt.command_line import main
+from rnnopt.cli.main import main
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import SharedConfig
 from rnnopt.experiments import tuning

@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.progress import Progress
 
+from rnnopt.cli.terminal import tell_jobs, tell_stage
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import SharedConfig
 from rnnopt.experiments import jobs as comparison
@@ -15,7 +16,6 @@ from rnnopt.experiments import tuning
 from rnnopt.experiments.executors import Crew
 from rnnopt.runs import folder as folders
 from rnnopt.runs.runner import Announce
-from rnnopt.terminal import tell_jobs, tell_stage
 from rnnopt.training.build import task_of
 
 FILE = "comparison.json"  # in the folder: what was asked for

@@ -6,15 +6,8 @@ from typing import Annotated, Any
 
 import tyro
 
-from rnnopt.commands.printing import announce
-from rnnopt.config.errors import UserError
-from rnnopt.config.run_config import RunConfig
-from rnnopt.config.specs import parse
-from rnnopt.experiments import jobs as comparison
-from rnnopt.runs import loggers as tracking
-from rnnopt.runs.folder import RunFolder
-from rnnopt.runs.runner import run as run_one
-from rnnopt.terminal import (
+from rnnopt.cli.printing import announce
+from rnnopt.cli.terminal import (
     AsJson,
     Show,
     complain,
@@ -25,6 +18,13 @@ from rnnopt.terminal import (
     progress_bars,
     say,
 )
+from rnnopt.config.errors import UserError
+from rnnopt.config.run_config import RunConfig
+from rnnopt.config.specs import parse
+from rnnopt.experiments import jobs as comparison
+from rnnopt.runs import loggers as tracking
+from rnnopt.runs.folder import RunFolder
+from rnnopt.runs.runner import run as run_one
 from rnnopt.training import data_parallel as several_processes
 from rnnopt.training.build import check_once
 from rnnopt.training.loop import Progress

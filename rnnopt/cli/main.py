@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 import tyro
 
 from rnnopt import __version__
-from rnnopt.commands import (
+from rnnopt.cli.commands import (
     compare,
     diagnose,
     export_run,
@@ -26,12 +26,12 @@ from rnnopt.commands import (
     reproduce_published,
     train,
 )
-from rnnopt.commands.arguments import names_of, read
-from rnnopt.commands.sweep import sweep
+from rnnopt.cli.commands.sweep import sweep
+from rnnopt.cli.parser.arguments import names_of, read
+from rnnopt.cli.parser.docstrings import summary_of
+from rnnopt.cli.terminal import complain, console, download_bar, for_script, given, say
 from rnnopt.config.errors import UserError, unknown_name
-from rnnopt.docstrings import summary_of
 from rnnopt.layers.kernels import cpu
-from rnnopt.terminal import complain, console, download_bar, for_script, given, say
 from rnnopt.training import data_parallel as several_processes
 
 

@@ -5,8 +5,8 @@ import re
 import textwrap
 from collections.abc import Callable
 
-from rnnopt.docstrings import examples_of
-from rnnopt.terminal import console
+from rnnopt.cli.parser.docstrings import examples_of
+from rnnopt.cli.terminal import console
 
 CODE = re.compile(r"\x1b\[[\d;]*m")  # that colours what follows
 BLANK = re.compile(r"│ *│")  # a line of a box with nothing in it

@@ -6,19 +6,10 @@ from typing import Annotated, Any
 import tyro
 from rich.table import Table
 
-from rnnopt.commands.names_in_tables import Name, column_of
-from rnnopt.commands.printing import announce
-from rnnopt.commands.report import show_report
-from rnnopt.config.errors import UserError
-from rnnopt.config.run_config import SharedConfig
-from rnnopt.config.specs import parse
-from rnnopt.experiments import jobs as comparison
-from rnnopt.experiments import tuning
-from rnnopt.experiments.comparison import Asked, Done, Work, check_folder
-from rnnopt.experiments.comparison_file import as_begun, keep
-from rnnopt.experiments.executors import crew_of
-from rnnopt.runs import folder as folders
-from rnnopt.terminal import (
+from rnnopt.cli.commands.report import show_report
+from rnnopt.cli.printing import announce
+from rnnopt.cli.tables import Name, column_of
+from rnnopt.cli.terminal import (
     AsJson,
     complain,
     console,
@@ -29,6 +20,15 @@ from rnnopt.terminal import (
     progress_bars,
     say,
 )
+from rnnopt.config.errors import UserError
+from rnnopt.config.run_config import SharedConfig
+from rnnopt.config.specs import parse
+from rnnopt.experiments import jobs as comparison
+from rnnopt.experiments import tuning
+from rnnopt.experiments.comparison import Asked, Done, Work, check_folder
+from rnnopt.experiments.comparison_file import as_begun, keep
+from rnnopt.experiments.executors import crew_of
+from rnnopt.runs import folder as folders
 from rnnopt.training.option_checks import refuse_contradictions, refuse_heartbeat
 
 

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import tyro
 
-from rnnopt.commands.printing import print_lines
+from rnnopt.cli.printing import print_lines
+from rnnopt.cli.terminal import given, say
 from rnnopt.config.data_config import Decimal, Header, Kind, Layout, data_name
 from rnnopt.config.errors import UserError
 from rnnopt.report.data_figure import draw
@@ -17,7 +18,6 @@ from rnnopt.tasks.user_data.preparation import class_names, kind_of
 from rnnopt.tasks.user_data.readers import read
 from rnnopt.tasks.user_data.readers.columns import Columns
 from rnnopt.tasks.user_data.recordings import Recordings
-from rnnopt.terminal import given, say
 from rnnopt.training.option_checks import refuse_columns
 
 

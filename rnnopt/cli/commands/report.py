@@ -6,12 +6,12 @@ from typing import Annotated
 import tyro
 from rich.table import Table
 
-from rnnopt.commands.names_in_tables import Name, column_of, widths
+from rnnopt.cli.tables import Name, column_of, widths
+from rnnopt.cli.terminal import console
 from rnnopt.config.errors import UserError
 from rnnopt.report import page as report_page
 from rnnopt.report import tables as report
 from rnnopt.runs import folder as folders
-from rnnopt.terminal import console
 
 
 def report_runs(

@@ -15,9 +15,9 @@ from typing import cast
 
 import tyro
 
-from rnnopt.commands.completions import mended
-from rnnopt.commands.help_text import Held, finished
-from rnnopt.commands.option_groups import Verb, in_groups
+from rnnopt.cli.parser.completions import mended
+from rnnopt.cli.parser.help_text import Held, finished
+from rnnopt.cli.parser.option_groups import Verb, in_groups
 from rnnopt.config.errors import UserError
 
 FRAME = "│╭╮╰╯|+"  # of tyro's boxes, with and without Unicode

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import tyro
 
-from rnnopt.commands.outputs import check_output
+from rnnopt.cli.outputs import check_output
+from rnnopt.cli.terminal import complain, say
 from rnnopt.config.data_config import Decimal
 from rnnopt.config.errors import UserError
 from rnnopt.runs.folder import write_atomically
@@ -19,7 +20,6 @@ from rnnopt.tasks.user_data.readers import read
 from rnnopt.tasks.user_data.readers.columns import Columns
 from rnnopt.tasks.user_data.recordings import Recordings
 from rnnopt.tasks.user_data.series import cut_padding
-from rnnopt.terminal import complain, say
 
 
 def predict_data(

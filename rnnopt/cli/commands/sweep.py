@@ -7,8 +7,8 @@ import tyro
 from rich.progress import Progress, TaskID
 from rich.table import Table
 
-from rnnopt import terminal
-from rnnopt.commands.printing import announce
+from rnnopt.cli import terminal
+from rnnopt.cli.printing import announce
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
 from rnnopt.config.specs import parse

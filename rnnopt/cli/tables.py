@@ -12,7 +12,7 @@ from rich.measure import Measurement
 from rich.table import Column
 from rich.text import Text
 
-from rnnopt.terminal import console
+from rnnopt.cli.terminal import console
 
 PIECE = re.compile(r"[^:, ]*[:, ]+|[^:, ]+")
 

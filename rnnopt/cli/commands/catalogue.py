@@ -8,10 +8,10 @@ from difflib import get_close_matches
 from typing import Any
 
 from rnnopt.admm.trainer import ADMM
+from rnnopt.cli.parser.docstrings import arguments_of, summary_of, without_partial
 from rnnopt.config.errors import UserError, option
 from rnnopt.config.run_config import MODELS, SharedConfig
 from rnnopt.config.specs import INTERNAL, text_of, write
-from rnnopt.docstrings import arguments_of, summary_of, without_partial
 from rnnopt.layers.sequence_model import SequenceModel
 from rnnopt.optimizers.registry import OPTIMIZERS
 from rnnopt.tasks import TASKS, Task, build_task

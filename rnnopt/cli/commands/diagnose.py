@@ -6,14 +6,14 @@ from typing import Annotated
 import tyro
 from rich.table import Table
 
-from rnnopt.commands.train import EXIT_CODES
+from rnnopt.cli.commands.train import EXIT_CODES
+from rnnopt.cli.terminal import Show, complain, console, given, new_folder, progress_bars, say
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
 from rnnopt.config.specs import parse
 from rnnopt.diagnostics.diagnosis import Diagnosis
 from rnnopt.experiments import jobs as comparison
 from rnnopt.report import diagnosis as diagnosis_report
-from rnnopt.terminal import Show, complain, console, given, new_folder, progress_bars, say
 from rnnopt.training.build import build_training, check_once, resolve, settle
 from rnnopt.training.malloc import keep_freed_memory
 from rnnopt.training.option_checks import refuse_contradictions, refuse_splits, warnings_of

@@ -12,8 +12,8 @@ from typing import Annotated, Any, get_origin, get_type_hints
 
 import tyro
 
+from rnnopt.cli.parser.docstrings import arguments_of
 from rnnopt.config.data_config import DataConfig
-from rnnopt.docstrings import arguments_of
 
 Verb = Callable[..., int]
 GROUPS = {

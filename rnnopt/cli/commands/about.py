@@ -6,9 +6,9 @@ from typing import Annotated
 import tyro
 from rich.table import Column, Table
 
-from rnnopt import catalogue
+from rnnopt.cli.commands import catalogue
+from rnnopt.cli.terminal import AsJson, console, for_script, say
 from rnnopt.runs import doctor
-from rnnopt.terminal import AsJson, console, for_script, say
 from rnnopt.training.build import loop_options_of
 
 

@@ -7,11 +7,7 @@ import tyro
 from rich.progress import TaskID
 from rich.table import Table
 
-from rnnopt.config.errors import UserError
-from rnnopt.experiments import jobs as comparison
-from rnnopt.experiments import reproduce
-from rnnopt.experiments.reproduce.study import FormName
-from rnnopt.terminal import (
+from rnnopt.cli.terminal import (
     complain,
     console,
     given,
@@ -20,6 +16,10 @@ from rnnopt.terminal import (
     say,
     tell_stage,
 )
+from rnnopt.config.errors import UserError
+from rnnopt.experiments import jobs as comparison
+from rnnopt.experiments import reproduce
+from rnnopt.experiments.reproduce.study import FormName
 from rnnopt.training.option_checks import refuse_heartbeat
 
 

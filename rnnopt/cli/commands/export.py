@@ -5,13 +5,13 @@ from typing import Annotated
 
 import tyro
 
-from rnnopt.commands.outputs import check_output
+from rnnopt.cli.outputs import check_output
+from rnnopt.cli.terminal import say
 from rnnopt.config.errors import UserError
 from rnnopt.runs.export.export import ALLOWED, export, open_run
 from rnnopt.runs.export.formats import ENDINGS, Format
 from rnnopt.runs.export.model_card import model_card
 from rnnopt.runs.folder import write_atomically
-from rnnopt.terminal import say
 
 
 def export_run(
