@@ -61,7 +61,7 @@ def fit(quick, streaming, epochs, folder, resume=False):
     """A trainer after `epochs` epochs, and the accuracy of its best checkpoint."""
     lightning.seed_everything(0, verbose=False)
     train_data, test_data = digits(quick)
-    order = DistributedSampler(train_data, 1, 0)  # depends on the epoch alone: the same after resuming
+    order = DistributedSampler(train_data, 1, 0)  # by epoch: the same after resuming
     loaders = DataLoader(train_data, 32, sampler=order), DataLoader(test_data, 1000)
     best = ModelCheckpoint(folder, "best", "accuracy", mode="max", save_last=True)
     trainer = lightning.Trainer("cpu", max_epochs=epochs, callbacks=[EvalMode(), best], **QUIET)
