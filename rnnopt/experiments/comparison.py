@@ -49,7 +49,7 @@ class ComparisonRunner(Protocol):
 
 
 @dataclass
-class Done:
+class ComparisonResult:
     """The runs of a comparison, what tuning chose for them, and a sentence for each failure."""
 
     jobs: list[Job]
@@ -58,7 +58,7 @@ class Done:
 
 
 @dataclass(frozen=True)
-class Asked:
+class ComparisonSpec:
     """What is to be compared; the fields are the options of `rnnopt compare`."""
 
     shared: SharedConfig
@@ -105,9 +105,11 @@ class Asked:
             "files": {f"sha256 of {role}": file["sha256"] for role, file in files.items()},
         }
 
-    def train(self, jobs: list[Job], candidates: list[Candidate], work: ComparisonRunner) -> Done:
+    def train(
+        self, jobs: list[Job], candidates: list[Candidate], work: ComparisonRunner
+    ) -> ComparisonResult:
         """Does the trials, if there are any, and the runs with the rates that they chose."""
-        done = Done(jobs)
+        done = ComparisonResult(jobs)
         if candidates:
             stage = partial(work.stage, "tuning")
             done.tuned, done.failures = tune(candidates, stage, self.out, work.crew.turn)

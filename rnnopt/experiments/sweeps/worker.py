@@ -31,7 +31,7 @@ from rnnopt.experiments.sweeps.study import (
     put_back,
     put_back_running,
 )
-from rnnopt.experiments.worker_pool import End, busy, interrupted, ready_worker, signals_wait
+from rnnopt.experiments.worker_pool import StopFlag, busy, interrupted, ready_worker, signals_wait
 from rnnopt.runs import runner
 from rnnopt.runs.folder import RunFolder
 from rnnopt.tasks.ranking import WORST, loss_of_best, rank
@@ -71,7 +71,7 @@ def run_sweep(
     """
     own = sweep.storage == address(None, sweep.out)
     context = get_context("spawn")
-    end = End(context)  # without a lock, which a killed worker might hold
+    end = StopFlag(context)  # without a lock, which a killed worker might hold
     failures = []
     with RunFolder(sweep.out).locked() if own else nullcontext(), ExitStack() as stack:
         if own:
