@@ -197,7 +197,7 @@ class Objective:
         config = configure(self.sweep.config, suggest(trial, self.sweep.space))
         path = self.sweep.out / folder
         exists = again and (path / "config.json").exists()
-        watch = Watch(trial, self.sweep.prune)
+        watch = PruningCallback(trial, self.sweep.prune)
         records = RunFolder(path).read_records() if exists else []
         for record in records:
             watch.look(record)
@@ -229,7 +229,7 @@ def suggest(trial: "Trial", space: Space) -> dict[str, Value]:
     return values
 
 
-class Watch:
+class PruningCallback:
     """Listens to a run, reports its validation metric once a step, and says when it shall stop.
 
     Args:
