@@ -18,7 +18,7 @@ from rnnopt.runs.folder import new_folder
 from rnnopt.training.build import build_training
 from rnnopt.training.malloc import keep_freed_memory
 from rnnopt.training.option_checks import refuse_contradictions, refuse_splits, warnings_of
-from rnnopt.training.progress_bars import Show
+from rnnopt.training.progress_bars import RunProgressBar
 from rnnopt.training.resolve import check_once, resolve, settle
 
 # Long enough to see where the gradients go, short enough to wait for.
@@ -61,7 +61,7 @@ def diagnose(
     watched = Diagnosis(training, looks, config.seed)
     diagnosis_report.create_folder(out)
     with interruptible() as stop, progress_bars(quiet) as bars:
-        show = Show(bars, bars.add_task("diagnosing", total=1.0, note="", visible=False))
+        show = RunProgressBar(bars, bars.add_task("diagnosing", total=1.0, note="", visible=False))
         for progress in watched.run(stop.is_set):
             show(progress)
     findings, written = diagnosis_report.write(
