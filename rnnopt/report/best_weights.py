@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from rnnopt.diagnostics.diagnosis import double_twin, layer_flow
+from rnnopt.diagnostics.diagnosis import double_precision_copy, layer_flow
 from rnnopt.runs.collection import Group, Run
 from rnnopt.runs.folder import RunFolder
 from rnnopt.runs.runner import check_same_data
@@ -123,7 +123,7 @@ def mean_flow(model: nn.Module, task: Task, batches: Batches) -> dict[str, list[
 
     Where minibatches differ in length, a step counts in those that have it.
     """
-    twin = double_twin(model)
+    twin = double_precision_copy(model)
     found: dict[str, list[list[float]]] = {}
     for _ in range(FLOW_BATCHES):
         batch = batches.draw()
