@@ -111,7 +111,7 @@ def train(
             _go_on(training, ended)
         records = _run(training, patience, show)
     if training.status == "diverged":
-        lr = training.rates[0]
+        lr = training.base_lrs[0]
         raise ValueError(
             f"training diverged in epoch {math.ceil(training.closure.epochs)}: the loss is not"
             f" finite. Take a smaller lr than {lr:g}, or clip the gradient (clip=1)."

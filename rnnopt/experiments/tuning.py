@@ -21,7 +21,7 @@ from rnnopt.runs.files import write_json
 from rnnopt.runs.folder import TUNING, RunFolder
 from rnnopt.tasks.ranking import WORST, Rank
 from rnnopt.training.build import task_of
-from rnnopt.training.resolve import resolve, settle
+from rnnopt.training.resolve import fill_from_task, resolve
 
 TUNING_SEED = 1000  # none of the reported seeds
 DECADES = 2.0  # to either side at most
@@ -111,7 +111,7 @@ def plan_trials(
             )
         seen.add(without)
         middle = resolved.lr or OPTIMIZERS[name].lr
-        config = settle(replace(resolved, budget=budget), task)
+        config = fill_from_task(replace(resolved, budget=budget), task)
         jobs = tuple(
             Job(replace(config, lr=lr), out / TUNING / folder_of(optimizer) / f"lr-{lr:g}")
             for lr in grid(middle, trials)

@@ -102,7 +102,7 @@ class Training:
         self.agree_every = learner.local_steps or 1
         self.own_sums = [0.0, 0.0, 0.0]  # losses, their number and seconds not agreed on yet
         self.nonfinite = NonFinite(on_nonfinite, model, learner, self.closure)
-        self.rates = [group["lr"] for group in learner.param_groups]
+        self.base_lrs = [group["lr"] for group in learner.param_groups]
         if evaluate_every is None:
             price = self.closure.price * learner.evaluations_per_step
             evaluate_every = math.ceil(batches.per_epoch * price)
@@ -153,7 +153,7 @@ class Training:
             factor = rate_factor(self.schedule, fraction)
         else:
             factor = self.plateau.factor
-        for group, rate in zip(self.learner.param_groups, self.rates, strict=True):
+        for group, rate in zip(self.learner.param_groups, self.base_lrs, strict=True):
             group["lr"] = rate * factor
         loss = self._learn()
         if loss is None:

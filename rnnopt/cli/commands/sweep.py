@@ -32,7 +32,7 @@ from rnnopt.runs.folder import RunFolder
 from rnnopt.training.build import build_training, task_of
 from rnnopt.training.malloc import keep_freed_memory
 from rnnopt.training.option_checks import refuse_contradictions, warnings_of
-from rnnopt.training.resolve import check_once
+from rnnopt.training.resolve import check_conflicts
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -124,7 +124,7 @@ def _plan(
     silent: bool,
 ) -> Sweep:
     """The sweep, after checking that its first and last values make a run."""
-    check_once(config, terminal.given)
+    check_conflicts(config, terminal.given)
     refuse_contradictions(config, terminal.given)
     with quiet():  # refuses where Optuna is missing
         space = space_of(config, ranges, terminal.given)

@@ -21,7 +21,7 @@ from rnnopt.runs.collection import Run, read_runs
 from rnnopt.runs.folder import RunFolder
 from rnnopt.tasks import Task, build_task
 from rnnopt.training.build import build_training
-from rnnopt.training.resolve import settle
+from rnnopt.training.resolve import fill_from_task
 
 Tell = Callable[[str, list[Job]], None]
 Do = Callable[[list[Job], int, Callable[[list[Job]], None], threading.Event], list[str]]
@@ -162,8 +162,8 @@ def _check_saved(job: Job, task: Task, any_optimizer: bool) -> None:
     """Raises UserError if a run stands there with other settings than a trial may have."""
     if not (job.path / "config.json").exists():
         return
-    job = replace(job, config=settle(job.config, task))
-    saved = settle(RunFolder.open(job.path).read_config(), task)
+    job = replace(job, config=fill_from_task(job.config, task))
+    saved = fill_from_task(RunFolder.open(job.path).read_config(), task)
     saved = replace(saved, lr=job.config.lr)
     if any_optimizer:
         saved = replace(saved, optimizer=job.config.optimizer)
