@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from rnnopt.diagnostics.curvature import ball_curvature
-from rnnopt.diagnostics.gradient_flow import GradientFlow, middle, recurrent_layers
+from rnnopt.diagnostics.gradient_flow import GradientFlow, recurrent_layers
 from rnnopt.diagnostics.noise_scale import noise_scale
 from rnnopt.diagnostics.spectra import recurrent_spectra
 from rnnopt.diagnostics.step_direction import StepDirectionRecorder
@@ -109,7 +109,7 @@ class Diagnosis:
             spectra=spectra,
             noise=dict(trace=noise.trace, squared_norm=noise.squared_norm, scale=noise.scale),
             curvature=self._curvature(twin),
-            angle=median([record["angle"] for record in new]),
+            angle=finite_median([record["angle"] for record in new]),
         )
 
     def _draw(self) -> Batch:

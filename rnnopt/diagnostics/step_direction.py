@@ -1,4 +1,4 @@
-"""Directions of steps: pure functions, and `StepDirectionRecorder`, which records those of an optimizer.
+"""Directions of steps: pure functions, and `StepDirectionRecorder`, which records an optimizer's.
 
 Measured are the angle between the gradient g at the weights left and minus the change Δω, and the
 ratio ‖g + Δω‖ / ‖Δω‖. Assumption A5 of Yue et al. bounds the ratio by √(1 - Lη). Their signed mean
