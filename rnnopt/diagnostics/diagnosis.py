@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from rnnopt.diagnostics.curvature import ball_curvature
-from rnnopt.diagnostics.gradient_flow import GradientFlow, recurrent_layers
+from rnnopt.diagnostics.gradient_flow import GradientFlow, finite_median, recurrent_layers
 from rnnopt.diagnostics.noise_scale import noise_scale
 from rnnopt.diagnostics.spectra import recurrent_spectra
 from rnnopt.diagnostics.step_direction import StepDirectionRecorder
