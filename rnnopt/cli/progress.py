@@ -6,7 +6,7 @@ from rich.progress import Progress, TaskID
 
 from rnnopt.experiments.executors import Crew
 from rnnopt.experiments.worker_pool import Job
-from rnnopt.runs.folder import RunFolder
+from rnnopt.runs.folder import UNFINISHED, RunFolder
 
 
 def update_job_bars(bars: Progress, all_bars: dict[str, TaskID], jobs: list[Job]) -> None:
@@ -18,8 +18,7 @@ def update_job_bars(bars: Progress, all_bars: dict[str, TaskID], jobs: list[Job]
             records = RunFolder(path).read_records()
             if records:
                 status = RunFolder(path).read_result()["status"]
-                unfinished = status in ("running", "interrupted", "failed")
-                fractions.append(records[-1]["fraction"] if unfinished else 1.0)
+                fractions.append(records[-1]["fraction"] if status in UNFINISHED else 1.0)
                 metrics.append(records[-1]["validation_metric"])
         if metrics:
             note = (

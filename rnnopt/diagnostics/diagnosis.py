@@ -15,14 +15,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rnnopt.config import seeds
 from rnnopt.diagnostics.curvature import ball_curvature
 from rnnopt.diagnostics.gradient_flow import GradientFlow, finite_median, recurrent_layers
 from rnnopt.diagnostics.noise_scale import noise_scale
 from rnnopt.diagnostics.spectra import recurrent_spectra
 from rnnopt.diagnostics.step_direction import StepDirectionRecorder
 from rnnopt.optimizers.frank_wolfe.optimizer import FrankWolfe
+from rnnopt.tasks.batches import Batches
 from rnnopt.tasks.examples import Batch, Examples
-from rnnopt.tasks.task import Batches, Task
+from rnnopt.tasks.task import Task
 from rnnopt.training.loop import Progress, Training
 
 # What of a FrankWolfe's group says which ball is searched.
@@ -74,7 +76,7 @@ class Diagnosis:
         self.batch_size = training.batches.batch_size
         if isinstance(task.train, Examples):
             self.batch_size = min(self.batch_size, len(task.train))
-        self._batches = Batches(task, self.batch_size, seed + 2**40)  # no run's own stream
+        self._batches = Batches(task, self.batch_size, seed + seeds.DIAGNOSIS)
         self._shared = self._draw()
         self._angles_told = 0
 

@@ -21,8 +21,9 @@ from rnnopt.config.run_config import RunConfig
 from rnnopt.config.specs import parse
 from rnnopt.distributed import processes
 from rnnopt.layers.minibatch_part import MinibatchPart
+from rnnopt.tasks.batches import Batches
 from rnnopt.tasks.examples import Batch, Examples
-from rnnopt.tasks.task import Batches, Task
+from rnnopt.tasks.task import Task
 from rnnopt.training.learner import Learner
 
 SAID = "sentence"  # in the store: the error that the first process says

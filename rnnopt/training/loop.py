@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from rnnopt.config.run_config import Budget, OnNonfinite, Schedule
 from rnnopt.distributed import any_of, mean_numbers
+from rnnopt.tasks.batches import Batches
 from rnnopt.tasks.ranking import rank
-from rnnopt.tasks.task import Batches, Task, lower_is_better
+from rnnopt.tasks.task import Task, lower_is_better
 from rnnopt.training.closure import Closure
 from rnnopt.training.learner import as_learner
 from rnnopt.training.nonfinite import NonFinite

@@ -10,6 +10,7 @@ from rich.table import Table
 from rnnopt.cli import terminal
 from rnnopt.cli.interrupt import interruptible
 from rnnopt.cli.printing import announce
+from rnnopt.config import seeds
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
 from rnnopt.config.specs import parse
@@ -26,7 +27,6 @@ from rnnopt.experiments.sweeps.results import (
 from rnnopt.experiments.sweeps.spaces import Choices, configure, space_of
 from rnnopt.experiments.sweeps.study import Sweep, address, begin
 from rnnopt.experiments.sweeps.worker import run_sweep
-from rnnopt.experiments.tuning import TUNING_SEED
 from rnnopt.experiments.worker_pool import processors
 from rnnopt.runs.folder import RunFolder
 from rnnopt.training.build import build_training, task_of
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from optuna import Study
 
 SHOWN = 10  # trials in the table
-TUNED = RunConfig(seed=TUNING_SEED)
+TUNED = RunConfig(seed=seeds.TUNING)
 
 
 def sweep(

@@ -19,6 +19,7 @@ from contextlib import ExitStack, nullcontext
 from multiprocessing import get_context, parent_process
 from typing import TYPE_CHECKING, Literal
 
+from rnnopt.config import seeds
 from rnnopt.config.specs import Value
 from rnnopt.experiments.database import close, quiet
 from rnnopt.experiments.sweeps.pruning import is_worse_than_median
@@ -147,7 +148,7 @@ def _load(sweep: Sweep, number: int) -> "Study":
     weakref.finalize(study, close, storage)
     # A sampler that begins anew must not draw again what was drawn before, nor what another
     # machine draws, which counts its workers from 0 too.
-    seed = sweep.config.seed + 7919 * number + len(study.get_trials(deepcopy=False))
+    seed = sweep.config.seed + seeds.SWEEP_WORKER * number + len(study.get_trials(deepcopy=False))
     if sweep.storage != address(None, sweep.out):
         seed += zlib.crc32(f"{socket.gethostname()} {os.getpid()} {time.time_ns()}".encode())
     study.sampler = TPESampler(
