@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from rnnopt import ADMM, SequenceModel
-from rnnopt.runs.folder import processor_name
+from rnnopt.runs.environment import processor_name
 from rnnopt.tasks import Batches, build_task
 
 TASKS = ("mnist-rows", "counting", "digits-rows", "metamorphosis")

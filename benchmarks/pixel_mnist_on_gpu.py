@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from rnnopt import SequenceModel
-from rnnopt.runs.folder import processor_name
+from rnnopt.runs.environment import processor_name
 from rnnopt.tasks import Task, build_task
-from rnnopt.tasks.task import Examples
+from rnnopt.tasks.examples import Examples
 
 
 class Step:

@@ -30,7 +30,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from rnnopt import ADMM, ASNAQ, FrankWolfe, SequenceModel
 from rnnopt.distributed import copy_from_first
-from rnnopt.runs.folder import processor_name
+from rnnopt.runs.environment import processor_name
 
 LEARNERS: dict[str, tuple[Callable[..., Any], bool]] = {  # and whether DDP averages gradients
     "FrankWolfe": (partial(FrankWolfe, lr=1e-3), True),

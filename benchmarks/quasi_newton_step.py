@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from rnnopt import ASNAQ, AdaQN
-from rnnopt.runs.folder import processor_name
+from rnnopt.runs.environment import processor_name
 
 VECTORS: dict[Any, int] = {ASNAQ: 22, AdaQN: 12}
 BYTES = 4  # of a float32

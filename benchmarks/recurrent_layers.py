@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from rnnopt import ElmanRNN, IndRNN
 from rnnopt.layers.kernels import cpu
-from rnnopt.runs.folder import processor_name
+from rnnopt.runs.environment import processor_name
 from rnnopt.training.malloc import keep_freed_memory
 
 matplotlib.use("Agg")

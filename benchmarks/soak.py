@@ -24,7 +24,7 @@ from pathlib import Path
 import torch
 
 from rnnopt.config.run_config import RunConfig
-from rnnopt.runs.folder import processor_name
+from rnnopt.runs.environment import processor_name
 from rnnopt.runs.runner import run
 from rnnopt.training.loop import Progress
 from rnnopt.training.malloc import keep_freed_memory

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from rnnopt import FrankWolfe
-from rnnopt.runs.folder import processor_name
+from rnnopt.runs.environment import processor_name
 
 CONTENDERS: dict[str, dict] = {
     "p = 2, K = 5, Adam outside": dict(norm=2, inner_steps=5, outer="adam", momentum=0),

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from rnnopt.layers.sequence_model import SequenceModel
-from rnnopt.tasks.task import Batch
+from rnnopt.tasks.examples import Batch
 
 STEPS, BATCH, FEATURES, HIDDEN, OUTPUTS = 5, 6, 2, 4, 3
 NO_LIMIT = 1e9

@@ -23,8 +23,10 @@ from rnnopt.config.specs import parse
 from rnnopt.layers.sequence_model import SequenceModel
 from rnnopt.optimizers.registry import build_optimizer
 from rnnopt.report.page import page
-from rnnopt.report.tables import group_runs, markdown, read_runs
-from rnnopt.runs.folder import RunFolder, write_json
+from rnnopt.report.tables import markdown
+from rnnopt.runs.collection import group_runs, read_runs
+from rnnopt.runs.files import write_json
+from rnnopt.runs.folder import RunFolder
 from rnnopt.runs.prediction import network
 from rnnopt.tasks.names import STEERING
 from rnnopt.tasks.text_files import TextFiles

@@ -3,7 +3,7 @@
 import math
 
 from rnnopt.config.run_config import RunConfig
-from rnnopt.report.tables import Run
+from rnnopt.runs.collection import Run
 from rnnopt.tasks import build_task
 
 

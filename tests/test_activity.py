@@ -18,7 +18,7 @@ import torch
 from rnnopt.config.errors import UserError
 from rnnopt.tasks import TASKS, Batches, Task, build_task, hapt, text_files, uci_har
 from rnnopt.tasks.activity import add_noise, answers, validation_persons
-from rnnopt.tasks.task import Examples, select, split_examples, standardize
+from rnnopt.tasks.examples import Examples, select, split_examples, standardize
 
 CPU = torch.device("cpu")
 SIX, BINARY = ["har6", "hapt6"], ["har2", "hapt2"]

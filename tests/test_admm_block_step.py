@@ -27,7 +27,7 @@ from rnnopt.admm.lagrangian import (
 )
 from rnnopt.admm.network import read_weights
 from rnnopt.admm.trainer import ADMM
-from rnnopt.tasks.task import Batch
+from rnnopt.tasks.examples import Batch
 
 # -- blocks and paper, on one batch ---------------------------------------------------------------
 

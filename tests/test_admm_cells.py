@@ -19,7 +19,7 @@ from rnnopt.admm.network import read_weights, write_weights
 from rnnopt.admm.trainer import ADMM
 from rnnopt.layers.sequence_model import SequenceModel
 from rnnopt.tasks import Batches, build_task
-from rnnopt.tasks.task import Batch
+from rnnopt.tasks.examples import Batch
 
 STEPS, BATCH, FEATURES, HIDDEN, OUTPUTS = 5, 6, 2, 4, 3
 each_cell = pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])

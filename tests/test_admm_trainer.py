@@ -39,7 +39,7 @@ from rnnopt.layers.sequence_model import SequenceModel
 from rnnopt.runs.folder import RunFolder
 from rnnopt.runs.runner import run
 from rnnopt.tasks import build_task
-from rnnopt.tasks.task import Batch
+from rnnopt.tasks.examples import Batch
 from rnnopt.training.build import build_training
 
 # -- steps of a model -----------------------------------------------------------------------------

@@ -11,8 +11,8 @@ from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
 from rnnopt.layers.sequence_model import SequenceModel
 from rnnopt.report.best_weights import best_run, class_names, examine, mean_flow, score
-from rnnopt.report.tables import Group, read_runs
 from rnnopt.runs import runner
+from rnnopt.runs.collection import Group, read_runs
 from rnnopt.runs.folder import RunFolder
 from rnnopt.tasks import Batches, build_task
 

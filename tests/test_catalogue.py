@@ -20,7 +20,8 @@ from rnnopt.optimizers.quasi_newton.naq import LNAQ
 from rnnopt.optimizers.registry import OPTIMIZERS, build_optimizer
 from rnnopt.tasks import TASKS, download
 from rnnopt.tasks.sources import SOURCES
-from rnnopt.training.build import build_training, loop_options_of
+from rnnopt.training.build import build_training
+from rnnopt.training.resolve import loop_options_of
 
 
 @pytest.fixture(autouse=True)

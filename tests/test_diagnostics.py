@@ -22,17 +22,15 @@ from rnnopt import ElmanRNN, FrankWolfe, GradientFlow, IndRNN, SequenceModel
 from rnnopt.config.run_config import RunConfig
 from rnnopt.diagnostics.curvature import ball_curvature
 from rnnopt.diagnostics.diagnosis import Diagnosis
-from rnnopt.diagnostics.step_direction import (
-    Directions,
-    direction_angle,
-    direction_ratio,
-    noise_scale,
-    recurrent_spectra,
-)
+from rnnopt.diagnostics.noise_scale import noise_scale
+from rnnopt.diagnostics.spectra import recurrent_spectra
+from rnnopt.diagnostics.step_direction import Directions, direction_angle, direction_ratio
+from rnnopt.diagnostics.verdict import THRESHOLDS, verdict
 from rnnopt.layers.kernels.batch_norm import normalize
 from rnnopt.layers.kernels.portable import true_steps
-from rnnopt.report.diagnosis import THRESHOLDS, columns, rows, verdict
-from rnnopt.tasks.task import Examples, Task
+from rnnopt.report.diagnosis import columns, rows
+from rnnopt.tasks.examples import Examples
+from rnnopt.tasks.task import Task
 from rnnopt.training.build import build_training
 
 DOUBLE = torch.float64

@@ -21,10 +21,11 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.optim import lr_scheduler
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from rnnopt.optimizers.frank_wolfe.optimizer import PRESETS, FrankWolfe
+from rnnopt.optimizers.frank_wolfe.optimizer import FrankWolfe
+from rnnopt.optimizers.frank_wolfe.options import PRESETS
 from rnnopt.optimizers.quasi_newton.adaqn import AdaQN
 from rnnopt.optimizers.quasi_newton.asnaq import ASNAQ
-from rnnopt.optimizers.quasi_newton.asnaq import PRESETS as QUASI_NEWTON_PRESETS
+from rnnopt.optimizers.quasi_newton.options import PRESETS as QUASI_NEWTON_PRESETS
 
 MOMENTUM = functools.partial(torch.optim.SGD, momentum=0.5)
 # With every option that a row below relies on: no row but the first depends on the defaults.

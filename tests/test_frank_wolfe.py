@@ -19,7 +19,7 @@ from stepping import feed, parameter, stream, through_a_file
 import rnnopt
 from rnnopt.optimizers.frank_wolfe.gates import count_gates
 from rnnopt.optimizers.frank_wolfe.lmo import vertices
-from rnnopt.optimizers.frank_wolfe.optimizer import PRESETS
+from rnnopt.optimizers.frank_wolfe.options import PRESETS
 
 PAPER = dict(
     norm=2, ball="tensor", scale="norm", outer="plain"

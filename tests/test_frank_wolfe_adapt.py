@@ -16,7 +16,7 @@ from stepping import feed, normals, parameter, steps_of, stream, through_a_file
 
 import rnnopt
 from rnnopt.optimizers.frank_wolfe.lmo import ball_scale, vertices
-from rnnopt.optimizers.frank_wolfe.optimizer import PRESETS
+from rnnopt.optimizers.frank_wolfe.options import PRESETS
 
 UNLESS_TOLD = dict(
     lr=1.0, inner_steps=1, radius=None, norm=2, ball="tensor", outer="plain", weight_decay=0.0,

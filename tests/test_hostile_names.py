@@ -15,10 +15,12 @@ from test_report_page import page_of
 from rnnopt.cli.printing import print_lines
 from rnnopt.cli.terminal import PlainConsole, complain, console, errors, progress_bars, say
 from rnnopt.report.data_figure import draw
-from rnnopt.report.style import any_script, plain
-from rnnopt.report.tables import figure, for_markdown, group_runs, markdown, read_runs
+from rnnopt.report.figures import figure
+from rnnopt.report.style import any_script
+from rnnopt.report.tables import markdown
+from rnnopt.runs.collection import group_runs, read_runs
 from rnnopt.runs.folder import RunFolder
-from rnnopt.tasks.names import visible
+from rnnopt.tasks.names import for_markdown, plain, visible
 from rnnopt.tasks.user_data.recordings import recordings
 
 NASTY = [

@@ -15,7 +15,7 @@ from stepping import through_a_file
 
 from rnnopt.optimizers.quasi_newton import asnaq
 from rnnopt.optimizers.quasi_newton.adaqn import AdaQN
-from rnnopt.optimizers.quasi_newton.asnaq import PRESETS
+from rnnopt.optimizers.quasi_newton.options import PRESETS
 
 
 class ASNAQ(asnaq.ASNAQ):

@@ -18,8 +18,8 @@ from rnnopt.config.run_config import RunConfig
 from rnnopt.layers.indrnn import IndRNN
 from rnnopt.runs.prediction import Trained
 from rnnopt.tasks import from_arrays, pieces
-from rnnopt.tasks.examples import Examples, select, split_examples
-from rnnopt.tasks.task import Batch, Batches, Task
+from rnnopt.tasks.examples import Batch, Examples, select, split_examples
+from rnnopt.tasks.task import Batches, Task
 from rnnopt.tasks.user_data.recordings import recordings
 from rnnopt.training.build import build_training
 

@@ -7,7 +7,7 @@ from made_runs import make_run, over, record
 
 from rnnopt.experiments.tuning import rank as rank_of_trial
 from rnnopt.report.best_weights import best_run
-from rnnopt.report.tables import Group
+from rnnopt.runs.collection import Group
 from rnnopt.tasks.ranking import WORST, loss_of_best, rank
 
 

@@ -12,7 +12,9 @@ from matplotlib.collections import PolyCollection
 
 from rnnopt.config.run_config import RunConfig
 from rnnopt.report import tables as report
-from rnnopt.report.tables import Run, group_runs, mean_and_width, rows
+from rnnopt.report.statistics import mean_and_width
+from rnnopt.report.tables import rows
+from rnnopt.runs.collection import Run, group_runs
 from rnnopt.tasks import mnist
 
 T_2, T_3 = 12.7062047, 4.3026527  # 97.5 % points of Student's t for 2 and 3 values, from a table

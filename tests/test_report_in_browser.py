@@ -12,8 +12,8 @@ from made_runs import make_run, over
 
 from rnnopt.config.run_config import RunConfig
 from rnnopt.report.page import write_page
-from rnnopt.report.tables import read_runs
 from rnnopt.runs import runner
+from rnnopt.runs.collection import read_runs
 from rnnopt.runs.folder import RunFolder
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")

@@ -19,8 +19,8 @@ from rnnopt.report.best_weights import Findings
 from rnnopt.report.charts import MOST_CELLS, NO_NUMBER, curves, heat_map, profile, time_to_target
 from rnnopt.report.page import page, write_page
 from rnnopt.report.svg import HEIGHT, TOP
-from rnnopt.report.tables import group_runs, read_runs
 from rnnopt.runs import runner
+from rnnopt.runs.collection import group_runs, read_runs
 from rnnopt.runs.folder import RunFolder
 
 MADE = datetime(2026, 5, 17, 9, 30, tzinfo=UTC)

@@ -39,7 +39,7 @@ from rnnopt.experiments.reproduce.study import FORMS, Column, Form, Row, Study
 from rnnopt.runs import runner
 from rnnopt.runs.folder import RunFolder
 from rnnopt.tasks import TASKS, Task, build_task
-from rnnopt.tasks.task import Examples
+from rnnopt.tasks.examples import Examples
 from rnnopt.tasks.text import next_character
 from rnnopt.training.build import build_training
 

@@ -19,7 +19,8 @@ from rnnopt.config.run_config import RunConfig
 from rnnopt.optimizers.registry import OPTIMIZERS
 from rnnopt.runs import folder as run_folder
 from rnnopt.runs.checksums import pack, unpack
-from rnnopt.runs.folder import RunFolder, find_runs, processor_name, write_atomically
+from rnnopt.runs.environment import processor_name
+from rnnopt.runs.folder import RunFolder, find_runs, write_atomically
 from rnnopt.runs.runner import run
 from rnnopt.tasks import Task, build_task
 from rnnopt.training import build as building

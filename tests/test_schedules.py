@@ -11,7 +11,8 @@ from stepping import through_a_file
 from rnnopt import SequenceModel
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
-from rnnopt.tasks.task import Examples, Task
+from rnnopt.tasks.examples import Examples
+from rnnopt.tasks.task import Task
 from rnnopt.training.build import build_training
 from rnnopt.training.schedules import Plateau
 

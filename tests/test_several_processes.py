@@ -20,7 +20,8 @@ from rnnopt.optimizers.registry import build_optimizer
 from rnnopt.runs.folder import RunFolder
 from rnnopt.runs.runner import run
 from rnnopt.tasks import build_task
-from rnnopt.tasks.task import Batches, Examples, Task
+from rnnopt.tasks.examples import Examples
+from rnnopt.tasks.task import Batches, Task
 from rnnopt.training import data_parallel as several_processes
 from rnnopt.training.data_parallel import SharedBatches
 from rnnopt.training.loop import Training

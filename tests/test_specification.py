@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from rnnopt.config.errors import UserError, unknown_name
 from rnnopt.config.run_config import Budget, RunConfig, SharedConfig
 from rnnopt.config.specs import call_with, parse, write
-from rnnopt.training.build import resolve
+from rnnopt.training.resolve import resolve
 
 # -- names with options ---------------------------------------------------------------------------
 

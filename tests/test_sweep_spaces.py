@@ -18,7 +18,8 @@ from rnnopt.experiments.sweeps.spaces import (
 )
 from rnnopt.optimizers.registry import OPTIMIZERS
 from rnnopt.tasks import build_task
-from rnnopt.training.build import build_training, resolve
+from rnnopt.training.build import build_training
+from rnnopt.training.resolve import resolve
 
 TINY = dict(task="counting:length=3", hidden=2, budget="2evaluations")
 

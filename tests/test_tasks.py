@@ -28,7 +28,7 @@ from rnnopt.tasks import TASKS, Batches, Task, build_task, download, mnist
 from rnnopt.tasks.adding import adding
 from rnnopt.tasks.counting import counting
 from rnnopt.tasks.digits import digits_pixels, digits_rows
-from rnnopt.tasks.task import Batch, Examples, split_examples, standardize
+from rnnopt.tasks.examples import Batch, Examples, split_examples, standardize
 
 CPU = torch.device("cpu")
 OFFLINE = ["adding", "counting", "digits-rows", "digits-pixels"]

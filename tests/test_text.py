@@ -16,12 +16,13 @@ from torch import nn
 
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig, SharedConfig
-from rnnopt.experiments.jobs import plan
+from rnnopt.experiments.jobs import plan_jobs
 from rnnopt.runs.folder import RunFolder
 from rnnopt.runs.runner import run
 from rnnopt.tasks import Batches, build_task
 from rnnopt.tasks import text as text_module
-from rnnopt.tasks.task import Batch, Examples, Task, lower_is_better
+from rnnopt.tasks.examples import Batch, Examples
+from rnnopt.tasks.task import Task, lower_is_better
 from rnnopt.tasks.text import (
     EVALUATED,
     TEXTS,
@@ -280,10 +281,10 @@ def test_tasks_of_one_answer_read_out_at_the_end(tmp_path):
 def test_run_folders_of_the_time_before_are_gone_on_with(tmp_path):
     # Their config says "last" where no read-out was chosen; a comparison made now says nothing.
     shared = SharedConfig(task="counting", budget="1evaluations", hidden=3)
-    path = plan(shared, ["adam"], [0], tmp_path, resume=False)[0].path
+    path = plan_jobs(shared, ["adam"], [0], tmp_path, resume=False)[0].path
     RunFolder.create(path, RunConfig(task="counting", budget="1evaluations", hidden=3,
                                      optimizer="adam", readout="last"))  # fmt: skip
-    assert [job.path for job in plan(shared, ["adam"], [0], tmp_path, resume=True)] == [path]
+    assert [job.path for job in plan_jobs(shared, ["adam"], [0], tmp_path, resume=True)] == [path]
 
 
 @pytest.mark.parametrize("readout", ["last", "mean"])

@@ -17,10 +17,12 @@ from rnnopt import FrankWolfe, SequenceModel
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import Budget, RunConfig
 from rnnopt.optimizers.registry import build_optimizer
-from rnnopt.tasks.task import Batches, Examples, Task
+from rnnopt.tasks.examples import Examples
+from rnnopt.tasks.task import Batches, Task
 from rnnopt.training import loop as training
 from rnnopt.training.build import build_training
-from rnnopt.training.loop import Closure, Training, rate_factor
+from rnnopt.training.closure import Closure
+from rnnopt.training.loop import Training, rate_factor
 from rnnopt.training.schedules import Plateau
 
 PER_EPOCH = 5  # 40 sequences, 8 a batch

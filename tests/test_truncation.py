@@ -21,9 +21,11 @@ from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import Budget, RunConfig
 from rnnopt.runs.runner import run
 from rnnopt.tasks import build_task
-from rnnopt.tasks.task import Batches, Examples, Task
+from rnnopt.tasks.examples import Examples
+from rnnopt.tasks.task import Batches, Task
 from rnnopt.training.build import build_training
-from rnnopt.training.loop import Closure, Training
+from rnnopt.training.closure import Closure
+from rnnopt.training.loop import Training
 from rnnopt.training.tbptt import Chunks, Truncation
 
 CELLS = ("rnn", "lstm", "gru", "indrnn")

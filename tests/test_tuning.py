@@ -60,7 +60,7 @@ def test_many_trials_make_the_grid_finer_not_wider():
 
 def test_every_optimizer_has_the_same_trials_on_the_tuning_seed(workplace):
     names = [*PAIR, "frank-wolfe", "bfgs"]
-    candidates = tuning.plan(SHARED, names, 3, "20evaluations", workplace, False)
+    candidates = tuning.plan_trials(SHARED, names, 3, "20evaluations", workplace, False)
     assert [c.optimizer for c in candidates] == names
     for candidate in candidates:
         assert len(candidate.jobs) == 3
@@ -179,7 +179,7 @@ def test_a_tuning_run_that_fails_is_told_and_nothing_is_reported(workplace, comm
 
 def test_a_grid_of_one_is_no_tuning(workplace):
     with pytest.raises(UserError, match="at least 2"):
-        tuning.plan(SHARED, PAIR, 1, "20evaluations", workplace, False)
+        tuning.plan_trials(SHARED, PAIR, 1, "20evaluations", workplace, False)
 
 
 def test_a_rate_for_all_is_the_middle_of_the_grid_and_not_that_of_the_reported_runs(command):

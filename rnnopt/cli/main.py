@@ -7,13 +7,13 @@ Exit codes: 0 done, 1 a run failed or diverged, 2 bad input (one sentence, no tr
 import os
 import sys
 from collections.abc import Callable
+from importlib.metadata import version as installed_version
 from io import TextIOWrapper
 from textwrap import TextWrapper, fill
 from typing import Annotated, Literal
 
 import tyro
 
-from rnnopt import __version__
 from rnnopt.cli.commands import (
     compare,
     diagnose,
@@ -32,7 +32,7 @@ from rnnopt.cli.parser.docstrings import summary_of
 from rnnopt.cli.terminal import complain, console, download_bar, for_script, given, say
 from rnnopt.config.errors import UserError, unknown_name
 from rnnopt.layers.kernels import cpu
-from rnnopt.training import data_parallel as several_processes
+from rnnopt.training.data_parallel import OfOne, rank, started
 
 
 def completion(shell: Annotated[Literal["bash", "zsh"], tyro.conf.Positional]) -> int:
@@ -78,7 +78,7 @@ def main(arguments: list[str] | None = None) -> None:
         if isinstance(stream, TextIOWrapper):  # an encoding that lacks ± and ∞ shows ? instead
             stream.reconfigure(errors="replace")
     if arguments == ["--version"]:
-        print(f"rnnopt {__version__}")
+        print(f"rnnopt {installed_version('rnnopt')}")
         sys.exit(0)
     console.quiet = False
     if arguments in ([], ["--help"], ["-h"]):
@@ -88,14 +88,14 @@ def main(arguments: list[str] | None = None) -> None:
     given.update(names_of(arguments))
     try:
         code = _run(arguments)
-    except several_processes.OfOne as error:
+    except OfOne as error:
         complain(f"rnnopt: {error}")
         code = 2
     except UserError as error:  # other processes have met it, too, or heard it from the first
-        code = 2 if several_processes.rank() else _fail(arguments, str(error), 2)
+        code = 2 if rank() else _fail(arguments, str(error), 2)
     except FloatingPointError as error:  # as a UserError, but not the user's to mend beforehand
         sentence = f"failed with FloatingPointError: {error}"
-        code = 1 if several_processes.rank() else _fail(arguments, sentence, 1)
+        code = 1 if rank() else _fail(arguments, sentence, 1)
     except KeyboardInterrupt:
         code = _fail(arguments, "interrupted", 130)
     except BrokenPipeError:  # the reader of our output went away, as `head` does
@@ -113,13 +113,13 @@ def _run(arguments: list[str]) -> int:
     try:
         cpu.switched_off()
     except ValueError as error:  # of an environment variable, which others may not have
-        kind = several_processes.OfOne if several_processes.rank() else UserError
+        kind = OfOne if rank() else UserError
         raise kind(str(error)) from error
     if arguments[0] not in (*VERBS, "--help", "-h"):
         if arguments[0][:1] == "-":
             raise UserError(f"a verb comes first, rnnopt VERB [OPTIONS], got {arguments[0]!r}.")
         raise unknown_name("verb", arguments[0], VERBS)
-    if several_processes.started() > 1 and arguments[0] != "train":
+    if started() > 1 and arguments[0] != "train":
         raise UserError(f"{arguments[0]} works in one process: start it without torchrun.")
     call = read(arguments, VERBS)
     with download_bar():

@@ -5,7 +5,8 @@ from collections.abc import Iterable, Sequence
 from rich.table import Table
 
 from rnnopt.cli.terminal import complain, console, given
-from rnnopt.tasks.task import Examples, Task
+from rnnopt.tasks.examples import Examples
+from rnnopt.tasks.task import Task
 from rnnopt.training.option_checks import refuse_splits
 
 FEW = 3  # series of a class: one to learn from, one to validate and one to test on

@@ -13,11 +13,8 @@ from rich.console import Console, ConsoleDimensions, ConsoleOptions, RenderableT
 from rich.progress import Progress, TaskID
 from rich.segment import Segment
 
-from rnnopt.experiments import jobs as comparison
-from rnnopt.runs import folder as folders
 from rnnopt.tasks import download
 from rnnopt.tasks.names import visible
-from rnnopt.training.progress_bars import Show as Show
 from rnnopt.training.progress_bars import bars_on
 
 AsJson = Annotated[bool, tyro.conf.arg(name="json")]  # an option of many verbs
@@ -79,56 +76,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(v) for v in value]
     return str(value) if isinstance(value, Path) else value
-
-
-def tell_jobs(bars: Progress, all_bars: dict[str, TaskID], jobs: list[comparison.Job]) -> None:
-    """Draws one bar an optimizer from the run folders of its seeds."""
-    for optimizer, bar in all_bars.items():
-        mine = [job.path for job in jobs if job.config.optimizer == optimizer]
-        fractions, metrics = [], []
-        for path in mine:
-            records = folders.RunFolder(path).read_records()
-            if records:
-                status = folders.RunFolder(path).read_result()["status"]
-                unfinished = status in ("running", "interrupted", "failed")
-                fractions.append(records[-1]["fraction"] if unfinished else 1.0)
-                metrics.append(records[-1]["validation_metric"])
-        if metrics:
-            note = (
-                f"validation {sum(metrics) / len(metrics):.4f} ({len(metrics)}/{len(mine)} seeds)"
-            )
-            bars.update(bar, completed=sum(fractions) / len(mine), note=note)
-
-
-def tell_stage(bars: Progress, bar: TaskID, jobs: list[comparison.Job]) -> None:
-    """Draws one bar for all jobs of a stage, a finished one counting as whole."""
-    over, fraction = 0, 0.0
-    for job in jobs:
-        folder = folders.RunFolder(job.path)
-        made_elsewhere = (job.path / "elsewhere.json").exists()  # and so are its weights
-        if made_elsewhere or (job.path / "best.pt").exists():
-            over += 1
-            fraction += 1
-        elif (job.path / "metrics.jsonl").exists():
-            records = folder.read_records()
-            fraction += records[-1]["fraction"] if records else 0.0
-    bars.update(bar, completed=fraction / len(jobs), note=f"{over} of {len(jobs)} runs")
-
-
-def processors() -> int:
-    """Processors that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def new_folder(name: str) -> Path:
-    """runs/NAME, with a number behind it if that is taken."""
-    number, path = 1, Path("runs") / name
-    while path.exists():
-        number += 1
-        path = Path("runs") / f"{name}-{number}"
-    return path
 
 
 def progress_bars(quiet: bool = False) -> Progress:

@@ -17,9 +17,12 @@ from torch import Tensor, nn
 
 from rnnopt.diagnostics.curvature import ball_curvature
 from rnnopt.diagnostics.gradient_flow import GradientFlow, middle, recurrent_layers
-from rnnopt.diagnostics.step_direction import Directions, noise_scale, recurrent_spectra
+from rnnopt.diagnostics.noise_scale import noise_scale
+from rnnopt.diagnostics.spectra import recurrent_spectra
+from rnnopt.diagnostics.step_direction import Directions
 from rnnopt.optimizers.frank_wolfe.optimizer import FrankWolfe
-from rnnopt.tasks.task import Batch, Batches, Examples, Task
+from rnnopt.tasks.examples import Batch, Examples
+from rnnopt.tasks.task import Batches, Task
 from rnnopt.training.loop import Progress, Training, committed
 
 # What of a FrankWolfe's group says which ball is searched.

@@ -1,73 +1,20 @@
-"""What gradients, steps and recurrent weights of a training run can be measured by.
+"""Directions of steps: pure functions, and `Directions`, which records those of an optimizer.
 
-Pure functions on tensors, and `Directions`, which watches an optimizer.
-
-- Gradient noise scale. Minibatch gradients g_1 … g_m of B sequences each have mean G and covariance
-  Σ/B. With ḡ their mean and S = Σ_i ‖g_i - ḡ‖² / (m - 1), E[B S] = tr Σ and E[‖ḡ‖² - S/m] = ‖G‖²:
-  both estimates are unbiased, their ratio B_simple = tr Σ / ‖G‖² is not, but consistent. It is the
-  batch size below which more sequences a step pay in full.
-  McCandlish, Kaplan, Amodei et al., "An Empirical Model of Large-Batch Training", 2018,
-  https://arxiv.org/abs/1812.06162, section 2.2 and appendix A.1.
-- Direction of a step: the angle between the gradient g at the weights left and minus the change Δω,
-  and the ratio ‖g + Δω‖ / ‖Δω‖. Assumption A5 of Yue et al. bounds the ratio by √(1 - Lη); their
-  signed mean angle has no meaning above two dimensions, so angles here are unsigned.
-  Yue, Li, Saligrama and Zhang, ICPR 2020, https://arxiv.org/abs/2010.05397.
+Measured are the angle between the gradient g at the weights left and minus the change Δω, and the
+ratio ‖g + Δω‖ / ‖Δω‖. Assumption A5 of Yue et al. bounds the ratio by √(1 - Lη). Their signed mean
+angle has no meaning above two dimensions, so angles here are unsigned.
+Yue, Li, Saligrama and Zhang, ICPR 2020, https://arxiv.org/abs/2010.05397.
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
-from rnnopt.layers.indrnn import IndRNN
 from rnnopt.optimizers.frank_wolfe.optimizer import FrankWolfe
-
-GATES: dict[type, tuple[str, ...]] = {
-    nn.LSTM: ("input", "forget", "cell", "output"),
-    nn.GRU: ("reset", "update", "new"),
-}
-
-
-# -- noise -----------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class NoiseScale:
-    """Estimates of tr Σ, the variance of one sequence's gradient, and of ‖G‖²."""
-
-    trace: float
-    squared_norm: float
-
-    @property
-    def scale(self) -> float:
-        """B_simple, in sequences; ∞ where the mean gradient drowns in the noise."""
-        if self.squared_norm > 0:
-            return self.trace / self.squared_norm
-        return math.nan if math.isnan(self.trace + self.squared_norm) else math.inf
-
-
-def noise_scale(gradients: Sequence[Sequence[Tensor]], batch_size: int) -> NoiseScale:
-    """The gradient noise scale from the gradients of ≥ 2 minibatches of one size.
-
-    Args:
-        gradients: for each minibatch the gradient of its mean loss, one tensor a weight tensor.
-        batch_size: sequences a minibatch.
-    """
-    count = len(gradients)
-    if count < 2:
-        raise ValueError(f"noise_scale needs at least 2 gradients, got {count}.")
-    rows = torch.stack([torch.cat([g.detach().flatten() for g in one]) for one in gradients])
-    rows = rows.cpu().double()
-    mean = rows.mean(0)
-    spread = float((rows - mean).square().sum()) / (count - 1)
-    return NoiseScale(batch_size * spread, float(mean.square().sum()) - spread / count)
-
-
-# -- directions ------------------------------------------------------------------------------------
 
 
 def direction_angle(gradients: Sequence[Tensor | None], changes: Sequence[Tensor]) -> float:
@@ -235,33 +182,3 @@ def _plain_displacement(group: dict[str, Any], now: Tensor, before: Tensor) -> T
 
 
 # -- weights ---------------------------------------------------------------------------------------
-
-
-def recurrent_spectra(layer: Any) -> dict[str, dict[str, float]]:
-    """Spectral radius and spectral norm of each recurrent matrix of a layer.
-
-    Keys are "l0", "l0_reverse", …, with the gate behind it for nn.LSTM and nn.GRU: "l0.forget".
-    IndRNN's matrix is the diagonal one of u, bounded as in its forward pass: both are max |u|.
-    NaN where the weights are not finite.
-    """
-    gates = next((names for kind, names in GATES.items() if isinstance(layer, kind)), ("",))
-    result = {}
-    for name, weight in layer.named_parameters(recurse=False):
-        if not name.startswith("weight_hh_"):
-            continue
-        weight = weight.detach().cpu().double()
-        if isinstance(layer, IndRNN):
-            weight = (
-                weight
-                if layer.recurrent_bound is None
-                else weight.clamp(-layer.recurrent_bound, layer.recurrent_bound)
-            )
-            weight = weight.diag()
-        place = name.removeprefix("weight_hh_")
-        for gate, matrix in zip(gates, weight.chunk(len(gates)), strict=True):
-            radius = norm = math.nan
-            if torch.isfinite(matrix).all():
-                radius = float(torch.linalg.eigvals(matrix).abs().max())
-                norm = float(torch.linalg.matrix_norm(matrix, 2))
-            result[f"{place}.{gate}" if gate else place] = dict(radius=radius, norm=norm)
-    return result

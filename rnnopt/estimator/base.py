@@ -22,10 +22,11 @@ from rnnopt.estimator.doubts import Seen
 from rnnopt.estimator.one_run import build_task, train
 from rnnopt.estimator.sequences import padded_steps, read_sequences, seen_by
 from rnnopt.layers.sequence_model import SequenceModel
+from rnnopt.tasks.examples import Examples
 from rnnopt.tasks.moments import check_plain, moments, standardized
 from rnnopt.tasks.pieces import outputs_of
-from rnnopt.tasks.task import Examples, Loss
-from rnnopt.training.build import check_once
+from rnnopt.tasks.task import Loss
+from rnnopt.training.resolve import check_once
 
 # Settings that are a run's as they stand.
 CONFIGURED = (

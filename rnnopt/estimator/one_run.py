@@ -17,7 +17,8 @@ from rnnopt.config.errors import UserError, without_dashes
 from rnnopt.config.run_config import RunConfig
 from rnnopt.layers.indrnn import IndRNN
 from rnnopt.layers.sequence_model import SequenceModel
-from rnnopt.tasks.task import Examples, Loss, Task, select
+from rnnopt.tasks.examples import Examples, select
+from rnnopt.tasks.task import Loss, Task
 from rnnopt.training.build import build_training
 from rnnopt.training.loop import Training, committed
 from rnnopt.training.option_checks import warnings_of

@@ -10,8 +10,9 @@ from sklearn.metrics import r2_score
 from sklearn.utils.validation import check_array
 
 from rnnopt.estimator.base import Given, RecurrentEstimator
+from rnnopt.tasks.examples import Examples
 from rnnopt.tasks.moments import check_plain, standardized
-from rnnopt.tasks.task import Examples, Loss
+from rnnopt.tasks.task import Loss
 
 
 @dataclass(kw_only=True, eq=False, repr=False)

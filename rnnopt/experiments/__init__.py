@@ -1,6 +1,4 @@
-"""Fleets: `rnnopt compare` and `rnnopt reproduce` by workers on many machines.
+"""Many runs: comparisons, tuning, sweeps, reproduced papers, on one machine or several.
 
-claims.py   who does which run, in a database that all share
-texts.py    the small files of a run, by which other machines know what it came to
-crew.py     does jobs: those that nobody else does
+Each run is done by `runs/`, each table by `report/`. Nothing here prints.
 """

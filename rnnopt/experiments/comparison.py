@@ -1,20 +1,17 @@
 """What `rnnopt compare` is asked for, and its work: tuning first, then the runs."""
 
-import threading
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from rich.progress import Progress
-
-from rnnopt.cli.terminal import tell_jobs, tell_stage
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import SharedConfig
-from rnnopt.experiments import jobs as comparison
-from rnnopt.experiments import tuning
 from rnnopt.experiments.executors import Crew
-from rnnopt.runs import folder as folders
+from rnnopt.experiments.jobs import plan_jobs
+from rnnopt.experiments.tuning import TUNING_SEED, Candidate, Tuned, plan_trials, tune
+from rnnopt.experiments.worker_pool import Job
+from rnnopt.runs.folder import RunFolder
 from rnnopt.runs.runner import Announce
 from rnnopt.training.build import task_of
 
@@ -28,7 +25,7 @@ def check_folder(out: Path | None, workers: int, resume: bool) -> None:
     if resume and out is None:
         raise UserError("--resume needs the comparison's folder: give --out.")
     if out is not None:  # a run of `train`, which no comparison goes on with
-        folders.RunFolder(out).refuse_run("choose another --out")
+        RunFolder(out).refuse_run("choose another --out")
     if out is not None and not resume and is_begun(out):
         raise UserError(f"{out} already holds runs: go on with --resume or choose another --out.")
 
@@ -39,46 +36,24 @@ def is_begun(out: Path) -> bool:
     return any(any(out.glob(place)) for place in places)
 
 
-class Work:
-    """Does jobs in processes, and draws how far they are.
+class ComparisonRunner(Protocol):
+    """What does the jobs of a comparison."""
 
-    Args:
-        bars: where to draw.
-        workers: processes at once.
-        stop: set when the work shall end.
-        crew: who does it.
-    """
+    crew: Crew
 
-    def __init__(self, bars: Progress, workers: int, stop: threading.Event, crew: Crew):
-        self.bars, self.workers, self.stop, self.crew = bars, workers, stop, crew
+    def stage(self, name: str, jobs: list[Job]) -> list[str]:
+        """Does the jobs of a stage; a sentence for each that failed."""
 
-    def stage(self, name: str, jobs: list[comparison.Job]) -> list[str]:
-        """Does jobs under one bar; a sentence for each that failed."""
-        bar = self.bars.add_task(name, total=1.0, note="")
-        count = min(self.workers, len(jobs))
-        return self.crew.work(jobs, count, lambda now: tell_stage(self.bars, bar, now), self.stop)
-
-    def runs(self, jobs: list[comparison.Job]) -> list[str]:
-        """The same under a bar for each optimizer."""
-        if not jobs:
-            return []
-        optimizers = dict.fromkeys(job.config.optimizer for job in jobs)
-        all_bars = {o: self.bars.add_task(o, total=1.0, note="") for o in optimizers}
-
-        def tell(jobs: list[comparison.Job]) -> None:
-            tell_jobs(self.bars, all_bars, jobs)
-
-        failures = self.crew.work(jobs, min(self.workers, len(jobs)), tell, self.stop)
-        tell(jobs)
-        return failures
+    def runs(self, jobs: list[Job]) -> list[str]:
+        """Does the reported runs; a sentence for each that failed."""
 
 
 @dataclass
 class Done:
     """The runs of a comparison, what tuning chose for them, and a sentence for each failure."""
 
-    jobs: list[comparison.Job]
-    tuned: list[tuning.Tuned] = field(default_factory=list)
+    jobs: list[Job]
+    tuned: list[Tuned] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
 
 
@@ -98,17 +73,17 @@ class Asked:
         """Raises UserError for options that do not go together."""
         if self.tune_budget is not None and self.tune is None:
             raise UserError("--tune-budget needs --tune, the number of trials.")
-        if self.tune is not None and tuning.TUNING_SEED in self.seeds:
-            raise UserError(f"seed {tuning.TUNING_SEED} is for tuning: report others.")
+        if self.tune is not None and TUNING_SEED in self.seeds:
+            raise UserError(f"seed {TUNING_SEED} is for tuning: report others.")
 
-    def plan(self, announce: Announce) -> tuple[list[comparison.Job], list[tuning.Candidate]]:
-        """The runs, and the trials to be made first; for `announce` see `comparison.plan`."""
+    def plan(self, announce: Announce) -> tuple[list[Job], list[Candidate]]:
+        """The runs, and the trials to be made first; for `announce` see `plan_jobs`."""
         names, out, resume = self.optimizers, self.out, self.resume
-        jobs = comparison.plan(self.shared, names, self.seeds, out, resume, announce)
-        candidates: list[tuning.Candidate] = []
+        jobs = plan_jobs(self.shared, names, self.seeds, out, resume, announce)
+        candidates: list[Candidate] = []
         if self.tune is not None:
             budget = self.tune_budget or self.shared.budget
-            candidates = tuning.plan(self.shared, names, self.tune, budget, out, resume)
+            candidates = plan_trials(self.shared, names, self.tune, budget, out, resume)
         if resume and is_begun(out) and not (out / FILE).exists():
             # Of a version that did not keep what was asked for: it must have been this.
             first = [*jobs, *(job for one in candidates for job in one.jobs)]
@@ -130,19 +105,17 @@ class Asked:
             "files": {f"sha256 of {role}": file["sha256"] for role, file in files.items()},
         }
 
-    def train(
-        self, jobs: list[comparison.Job], candidates: list[tuning.Candidate], work: Work
-    ) -> Done:
+    def train(self, jobs: list[Job], candidates: list[Candidate], work: ComparisonRunner) -> Done:
         """Does the trials, if there are any, and the runs with the rates that they chose."""
         done = Done(jobs)
         if candidates:
             stage = partial(work.stage, "tuning")
-            done.tuned, done.failures = tuning.tune(candidates, stage, self.out, work.crew.turn)
+            done.tuned, done.failures = tune(candidates, stage, self.out, work.crew.turn)
             names = [one.specification for one in done.tuned]
             # The chosen rates stand with the optimizers.
             shared = replace(self.shared, lr=None)
             done.jobs = []
             if done.tuned:
-                done.jobs = comparison.plan(shared, names, self.seeds, self.out, self.resume)
+                done.jobs = plan_jobs(shared, names, self.seeds, self.out, self.resume)
         done.failures = done.failures + work.runs(done.jobs)
         return done

@@ -1,30 +1,20 @@
-"""Every optimizer with every seed on one task; workers.py does the runs."""
+"""Every optimizer with every seed on one task; worker_pool.py does the runs."""
 
-import signal
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig, SharedConfig
-from rnnopt.experiments.worker_pool import End as End
-from rnnopt.experiments.worker_pool import Job as Job
-from rnnopt.experiments.worker_pool import busy as busy
-from rnnopt.experiments.worker_pool import interrupted as interrupted
-from rnnopt.experiments.worker_pool import ready_worker as ready_worker
-from rnnopt.experiments.worker_pool import signals_wait as signals_wait
-from rnnopt.experiments.worker_pool import work as work
+from rnnopt.experiments.worker_pool import Job
 from rnnopt.runs.folder import RunFolder
 from rnnopt.runs.runner import Announce, check_same_data
 from rnnopt.tasks import Task
-from rnnopt.training.build import build_training, settle, task_of
+from rnnopt.training.build import build_training, task_of
 from rnnopt.training.option_checks import warnings_of
+from rnnopt.training.resolve import settle
 
 
-def plan(
+def plan_jobs(
     shared: SharedConfig,
     optimizers: list[str],
     seeds: list[int],
@@ -79,22 +69,3 @@ def check_saved(jobs: list[Job], task: Task, out: Path, resume: bool) -> None:
                 " --out."
             )
         check_same_data(task, begun)
-
-
-@contextmanager
-def interruptible() -> Iterator[threading.Event]:
-    """An event that the first Ctrl-C or SIGTERM sets; the second Ctrl-C interrupts as usual."""
-    event = threading.Event()
-    usual = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
-
-    def handler(*_: Any) -> None:
-        event.set()
-        signal.signal(signal.SIGINT, usual[signal.SIGINT])
-
-    for number in usual:
-        signal.signal(number, handler)
-    try:
-        yield event
-    finally:
-        for number, before in usual.items():
-            signal.signal(number, before)

@@ -16,10 +16,12 @@ from rnnopt.config.run_config import RunConfig, SharedConfig
 from rnnopt.config.specs import parse, write
 from rnnopt.experiments.jobs import Job, check_saved, folder_of
 from rnnopt.optimizers.registry import OPTIMIZERS
-from rnnopt.report.tables import Run, read_runs
-from rnnopt.runs.folder import TUNING, RunFolder, write_json
+from rnnopt.runs.collection import Run, read_runs
+from rnnopt.runs.files import write_json
+from rnnopt.runs.folder import TUNING, RunFolder
 from rnnopt.tasks.ranking import WORST, Rank
-from rnnopt.training.build import resolve, settle, task_of
+from rnnopt.training.build import task_of
+from rnnopt.training.resolve import resolve, settle
 
 TUNING_SEED = 1000  # none of the reported seeds
 DECADES = 2.0  # to either side at most
@@ -80,7 +82,7 @@ class Tuned:
         return self.lr in (min(self.trials), max(self.trials))
 
 
-def plan(
+def plan_trials(
     shared: SharedConfig, optimizers: list[str], trials: int, budget: str, out: Path, resume: bool
 ) -> list[Candidate]:
     """The tuning runs of a comparison: as many, and as long, for every optimizer.
@@ -128,7 +130,7 @@ def tune(
     """Does the tuning runs and chooses the rates, which tuning.json then names.
 
     Args:
-        candidates: what `plan` gave.
+        candidates: what `plan_trials` gave.
         do: does jobs and returns a sentence for each that failed.
         out: folder of the comparison.
         turn: keeps other workers from writing there.

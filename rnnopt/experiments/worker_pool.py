@@ -232,3 +232,10 @@ def _do(job: Job) -> dict[str, Any]:
             return {}
         exists = (job.path / "config.json").exists()
         return run(job.config, job.path, resume=exists, stop_requested=interrupted)
+
+
+def processors() -> int:
+    """Processors that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

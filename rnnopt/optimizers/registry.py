@@ -12,7 +12,8 @@ from torch import Tensor
 from rnnopt.config.errors import unknown_name
 from rnnopt.config.specs import call_with, parse
 from rnnopt.optimizers import baselines
-from rnnopt.optimizers.frank_wolfe.optimizer import PRESETS, FrankWolfe
+from rnnopt.optimizers.frank_wolfe.optimizer import FrankWolfe
+from rnnopt.optimizers.frank_wolfe.options import PRESETS
 from rnnopt.optimizers.quasi_newton.adaqn import AdaQN
 from rnnopt.optimizers.quasi_newton.asnaq import ASNAQ
 from rnnopt.optimizers.quasi_newton.bfgs import BFGS, LBFGS

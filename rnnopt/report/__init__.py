@@ -1,0 +1,4 @@
+"""Tables, figures and pages from run folders, and from nothing else.
+
+Nothing here trains or changes a run.
+"""

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from rnnopt.diagnostics.diagnosis import double_twin, layer_flow
-from rnnopt.report.tables import Group, Run
+from rnnopt.runs.collection import Group, Run
 from rnnopt.runs.folder import RunFolder
 from rnnopt.runs.runner import check_same_data
 from rnnopt.tasks import Batches, Task

@@ -9,7 +9,7 @@ from typing import Any
 from rnnopt.report.best_weights import Findings
 from rnnopt.report.statistics import mean_curve
 from rnnopt.report.svg import Chart, Line, layout, short
-from rnnopt.report.tables import Group, Run, facts_of
+from rnnopt.runs.collection import Group, Run, facts_of
 
 COSTS = {"evaluations": "gradient evaluations", "seconds": "training seconds"}
 MOST_CELLS = 128  # of a layer's strip in the heat map

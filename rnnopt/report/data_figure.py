@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rnnopt.config.data_config import Kind
-from rnnopt.report.style import plain
-from rnnopt.report.tables import COLORS
+from rnnopt.report.style import COLORS
+from rnnopt.tasks.names import plain
 from rnnopt.tasks.user_data.limits import check_memory
 from rnnopt.tasks.user_data.preparation import class_names, kind_of, label_names, numbers_of
 from rnnopt.tasks.user_data.recordings import Recordings

@@ -1,199 +1,20 @@
-"""What a diagnosis says: the verdict in words, the table, the figure, the file.
-
-THRESHOLDS is the one place where it is laid down what counts as vanishing, exploding and noisy.
-Figures are medians over the looks; of several layers the worst one counts.
-"""
+"""The report of a diagnosis: table, figure and file."""
 
 import io
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from rnnopt.config.errors import UserError
-from rnnopt.config.run_config import MODELS, RunConfig
-from rnnopt.config.specs import parse
+from rnnopt.config.run_config import RunConfig
 from rnnopt.diagnostics.diagnosis import Diagnosis
 from rnnopt.diagnostics.gradient_flow import middle
+from rnnopt.diagnostics.verdict import THRESHOLDS, Finding, Look, verdict
 from rnnopt.report.style import any_script
 from rnnopt.runs.folder import write_atomically
-
-THRESHOLDS = {
-    "vanishing": 1e-4,  # ‖dL/dh_1‖ / ‖dL/dh_T‖ below it
-    "exploding": 1e4,  # the same above it
-    "noisy": 10.0,  # noise scale above so many minibatches
-}
-ESTIMATES = 2  # looks with an estimate of the noise scale, at least, to judge by
-BOUNDED = ("rnn", "lstm", "gru")  # cells with states in -1 … 1
-
-Look = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that is the matter, or that nothing is.
-
-    Args:
-        kind: "not finite", "learns", "exploding", "vanishing", "noisy" or "healthy".
-        sentence: what was found, with the numbers it rests on.
-        advice: what to try, the most promising first.
-    """
-
-    kind: str
-    sentence: str
-    advice: tuple[str, ...] = ()
-
-
-def verdict(
-    looks: Sequence[Look], status: str, batch_size: int, config: RunConfig
-) -> list[Finding]:
-    """What is the matter with a run, the gravest first; one healthy finding if nothing is.
-
-    Of a run that reached its target it is said first that it learns. Looks at which the mean
-    gradient drowned in the noise give no estimate of the noise scale: its median is without them.
-
-    Args:
-        looks: of `Diagnosis`, at least one.
-        status: how the run ended.
-        batch_size: sequences a minibatch of it.
-        config: the run, so that nothing is advised that it already does.
-    """
-    found = [_not_finite(looks, status, config)]
-    sound = [look for look in looks if _is_finite(look)]
-    learns = status == "reached target" and not found[0]
-    if learns:
-        found.append(Finding("learns", "learns: the run reached its target on validation data."))
-    grave = len(found)
-    if sound:
-        ratios = {
-            name: middle([look["layers"][name]["ratio"] for look in sound])
-            for name in sound[0]["layers"]
-        }
-        high, low = max(ratios, key=ratios.__getitem__), min(ratios, key=ratios.__getitem__)
-        if ratios[high] > THRESHOLDS["exploding"]:
-            found.append(_of_flow("exploding", "above", high, ratios[high], sound, config))
-        if ratios[low] < THRESHOLDS["vanishing"]:
-            found.append(_of_flow("vanishing", "below", low, ratios[low], sound, config))
-        scales = [look["noise"]["scale"] for look in sound]
-        scales = [scale for scale in scales if math.isfinite(scale)]
-        scale = middle(scales) if len(scales) >= ESTIMATES else math.nan
-        if scale > THRESHOLDS["noisy"] * batch_size:
-            found.append(_noisy(scale, batch_size, config, learns))
-        if not any(found[grave:]) and not found[0]:
-            noise = f"is {scale:.3g} sequences at a batch size of {batch_size}"
-            if math.isnan(scale):
-                noise = f"has too few looks with an estimate ({len(scales)} of {len(looks)})"
-            sentence = (
-                f"healthy: the gradient at the first step is {ratios[low]:.2g} of that at the last"
-                f" in {low}, where it is weakest (median of {_count(sound)}), and the noise scale"
-                f" {noise}."
-            )
-            found.append(Finding("healthy", sentence))
-    return [finding for finding in found if finding]
-
-
-def _is_finite(look: Look) -> bool:
-    whole = all(layer["finite"] for layer in look["layers"].values())
-    return whole and math.isfinite(look["loss"])
-
-
-def _count(looks: Sequence[Look]) -> str:
-    return "1 look" if len(looks) == 1 else f"{len(looks)} looks"
-
-
-def _not_finite(looks: Sequence[Look], status: str, config: RunConfig) -> Finding | None:
-    bad = [look["evaluations"] for look in looks if not _is_finite(look)]
-    if not bad and status != "diverged":
-        return None
-    where = bad[0] if bad else looks[-1]["evaluations"]
-    what = "the gradients" if bad else "the loss of the run"
-    sentence = f"not finite: at {where:g} evaluations {what} held NaN or infinity"
-    sentence += f", and the run ended with status {status}."
-    advice = ["a lower --lr", *_advice_exploding(config)]
-    return Finding("not finite", sentence, tuple(advice))
-
-
-def _of_flow(
-    kind: str, side: str, name: str, ratio: float, looks: Sequence[Look], config: RunConfig
-) -> Finding:
-    """Vanishing or exploding."""
-    layers = [look["layers"][name] for look in looks]
-    spectra = [look["spectra"].get(name, {}).values() for look in looks]
-    radius = middle([max((s["radius"] for s in one), default=math.nan) for one in spectra])
-    saturated = middle([layer["saturated"] for layer in layers])
-    part = "states are saturated" if _kind(config) in BOUNDED else "units are dead"
-    sentence = (
-        f"{kind}: in {name} the gradient at the first step is {ratio:.2g} of that at the last"
-        f" (median of {_count(looks)}; {side} {THRESHOLDS[kind]:g} counts as {kind}), the spectral"
-        f" radius is {radius:.3g} and {saturated:.0%} of the {part}."
-    )
-    advice = _advice_vanishing(config) if kind == "vanishing" else _advice_exploding(config)
-    if saturated > 0.5:
-        advice.insert(0, "a lower --lr or smaller initial weights: such units pass nothing on")
-    return Finding(kind, sentence, tuple(advice))
-
-
-def _noisy(scale: float, batch_size: int, config: RunConfig, learns: bool) -> Finding:
-    """Of a run that learns a remark: there is nothing to mend."""
-    sentence = (
-        f"the noise scale is {scale:.3g} sequences, {scale / batch_size:.3g} times the batch"
-        f" size {batch_size} (median over the looks; above {THRESHOLDS['noisy']:g} times counts as"
-        " noisy)"
-    )
-    if learns:
-        return Finding("noisy", f"a remark: {sentence}, as is usual once little is left to learn.")
-    sentence = f"noisy: {sentence}: a minibatch says little about where the loss falls."
-    options = parse(config.optimizer)[1]
-    advice = [f"--batch-size {4 * batch_size}"]
-    if config.schedule == "constant":
-        advice.append("--schedule cosine, which averages the noise out at the end")
-    if not (
-        parse(config.optimizer)[0].startswith("frank-wolfe") and options.get("inner_steps", 1) != 1
-    ):
-        advice.append("--optimizer frank-wolfe:inner_steps=5, which averages five minibatches")
-    return Finding("noisy", sentence, (*advice, "a lower --lr"))
-
-
-def _kind(config: RunConfig) -> str:
-    """The cell: rnn, rnn-relu, lstm, gru or indrnn."""
-    options = MODELS[config.model][0]
-    relu = options["cell"] == "rnn" and options.get("nonlinearity") == "relu"
-    return "rnn-relu" if relu else options["cell"]
-
-
-def _advice_vanishing(config: RunConfig) -> list[str]:
-    advice, kind = [], _kind(config)
-    if kind != "indrnn" and config.initialization not in ("orthogonal", "identity"):
-        advice.append("--initialization orthogonal, which keeps the length of what is remembered")
-    if kind in ("rnn", "rnn-relu"):
-        advice.append("--model lstm or --model indrnn, which remember for longer")
-    elif kind in ("lstm", "gru"):
-        advice.append("--model indrnn, whose recurrent weights are bounded to suit the length")
-    if not parse(config.optimizer)[0].startswith("frank-wolfe"):
-        advice.append("--optimizer frank-wolfe, whose steps do not shrink with the gradient")
-    if config.readout in (None, "last"):
-        advice.append("--readout mean, which every step reaches directly")
-    return advice
-
-
-def _advice_exploding(config: RunConfig) -> list[str]:
-    advice, kind = [], _kind(config)
-    if config.clip is None:
-        advice.append("--clip 1, which bounds the gradient")
-    if not parse(config.optimizer)[0].startswith("frank-wolfe"):
-        advice.append("--optimizer frank-wolfe, whose steps do not grow with the gradient")
-    if kind == "rnn-relu" and config.initialization != "identity":
-        advice.append("--initialization identity, or --model rnn with its bounded states")
-    elif kind == "rnn" and config.initialization != "orthogonal":
-        advice.append("--initialization orthogonal, whose spectral radius is 1")
-    if kind != "indrnn":
-        advice.append("--model indrnn, whose recurrent weights are bounded")
-    if config.tbptt is None:
-        advice.append("--tbptt 50, which cuts gradients off after so many steps")
-    return advice
-
 
 # -- table and file --------------------------------------------------------------------------------
 

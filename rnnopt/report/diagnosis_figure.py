@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from rnnopt.report.style import plain
-from rnnopt.report.tables import COLORS
+from rnnopt.report.style import COLORS
+from rnnopt.tasks.names import plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

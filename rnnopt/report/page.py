@@ -11,19 +11,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
 from importlib import resources
+from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import Any
 
 import jinja2
 from markupsafe import Markup, escape
 
-from rnnopt import __version__
 from rnnopt.config.data_config import DataConfig
 from rnnopt.config.run_config import RunConfig
 from rnnopt.report import svg as chart
 from rnnopt.report.best_weights import Findings, best_run, examine
 from rnnopt.report.charts import curves, heat_map, profile, time_to_target
-from rnnopt.report.tables import Group, Run, columns, facts_of, group_runs, reached, rows
+from rnnopt.report.tables import columns, reached, rows
+from rnnopt.runs.collection import Group, Run, facts_of, group_runs
 from rnnopt.runs.folder import RunFolder, write_atomically
 from rnnopt.tasks import Task
 from rnnopt.tasks.names import visible
@@ -69,7 +70,7 @@ def page(runs: Sequence[Run], made: datetime, scores: bool = True) -> str:
         system=system,
         chart=chart,
         css=resources.files("rnnopt").joinpath("templates/report.css").read_text("utf-8"),
-        version=__version__,
+        version=installed_version("rnnopt"),
     )
 
 

@@ -1,18 +1,12 @@
-"""Names of the user's own in figures: shown as they are, and no longer than there is room for."""
+"""What all figures share: colours, line styles, fonts that lack a character."""
 
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from rnnopt.tasks.names import visible
-
-LONGEST = 80  # characters
-
-
-def plain(text: str, longest: int = LONGEST) -> str:
-    """`text` for matplotlib: no formula between dollars, nothing that steers, not too long."""
-    cut = text if len(text) <= longest else text[: longest - 1] + "…"
-    return visible(cut).replace("$", r"\$")
+# Okabe and Ito's colours, told apart with any colour vision; then line styles.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999933")
+STYLES = ("-", "--", ":", "-.")
 
 
 @contextmanager

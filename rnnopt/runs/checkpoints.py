@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
-from rnnopt.runs.checksums import Damaged, unpack
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
+from rnnopt.runs.checksums import Damaged, unpack
 from rnnopt.runs.metrics import NAME as METRICS
 from rnnopt.runs.metrics import History, read_history
 

@@ -4,16 +4,16 @@ import os
 import platform
 import time
 from dataclasses import dataclass
+from importlib.metadata import version as installed_version
 
 import torch
 from torch import nn
 
-from rnnopt import __version__
 from rnnopt.layers.elman import ElmanRNN
 from rnnopt.layers.kernels import cpu
 from rnnopt.layers.kernels.build import read_record
 from rnnopt.layers.kernels.indrnn import triton_problem
-from rnnopt.runs.folder import processor_name
+from rnnopt.runs.environment import processor_name
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Finding:
 def examine() -> list[Finding]:
     """Everything there is to say; takes about a second, for a measurement."""
     return [
-        Finding("rnnopt", __version__),
+        Finding("rnnopt", installed_version("rnnopt")),
         Finding("Python, torch", f"{platform.python_version()}, {torch.__version__}"),
         Finding("processor", f"{processor_name()}, {torch.backends.cpu.get_cpu_capability()}"),
         Finding("threads", f"{torch.get_num_threads()} (torch.set_num_threads changes it)"),

@@ -2,6 +2,7 @@
 
 import platform
 import sys
+from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,9 @@ from rnnopt.layers.kernels import cpu
 
 def environment() -> dict[str, Any]:
     """Versions and machine, for the record."""
-    from rnnopt import __version__
 
     return {
-        "rnnopt": __version__,
+        "rnnopt": installed_version("rnnopt"),
         "torch": torch.__version__,
         "python": sys.version.split()[0],
         "system": platform.platform(),

@@ -27,6 +27,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rnnopt.config.errors import UserError
+from rnnopt.config.run_config import RunConfig
 from rnnopt.runs.checkpoints import (
     CHECKPOINT,
     LAST_LOOK,
@@ -36,14 +38,14 @@ from rnnopt.runs.checkpoints import (
     read_tensors,
 )
 from rnnopt.runs.checksums import Damaged, pack, with_check, without_check
-from rnnopt.config.errors import UserError
-from rnnopt.config.run_config import RunConfig
-from rnnopt.runs.environment import environment as environment
-from rnnopt.runs.environment import processor_name as processor_name
-from rnnopt.runs.files import append, json_bytes, lock, write_atomically
-from rnnopt.runs.files import read_json as read_json
-from rnnopt.runs.files import write_figure as write_figure
-from rnnopt.runs.files import write_json as write_json
+from rnnopt.runs.environment import environment
+from rnnopt.runs.files import (
+    append,
+    json_bytes,
+    lock,
+    read_json,
+    write_atomically,
+)
 from rnnopt.runs.metrics import NAME as METRICS
 from rnnopt.runs.metrics import Record, as_lines, read_history
 
@@ -300,3 +302,12 @@ def find_runs(paths: list[Path]) -> list[RunFolder]:
     if not found:
         raise UserError(f"no run was found in {', '.join(map(str, paths))}.")
     return [RunFolder.open(path) for path in sorted(found)]
+
+
+def new_folder(name: str) -> Path:
+    """runs/NAME, with a number behind it if that is taken."""
+    number, path = 1, Path("runs") / name
+    while path.exists():
+        number += 1
+        path = Path("runs") / f"{name}-{number}"
+    return path

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from rnnopt.config.errors import UserError
-from rnnopt.runs.folder import RunFolder, read_json, write_json
+from rnnopt.runs.files import read_json, write_json
+from rnnopt.runs.folder import RunFolder
 from rnnopt.training.loop import Progress
 
 Kind = Literal["tensorboard", "mlflow"]

@@ -7,23 +7,18 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from rnnopt.runs.checkpoints import CHECKPOINT
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
+from rnnopt.runs.checkpoints import CHECKPOINT
 from rnnopt.runs.folder import CannotWrite, RunFolder
+from rnnopt.runs.shared_folder import folder_kind
 from rnnopt.tasks import Task
 from rnnopt.tasks.ranking import loss_of_best
-from rnnopt.training.build import (
-    build_training,
-    model_settings,
-    resolve,
-    settle,
-)
-from rnnopt.training.data_parallel import folder_kind
+from rnnopt.training.build import build_training, model_settings
 from rnnopt.training.loop import Progress, Training
 from rnnopt.training.option_checks import warnings_of
-from rnnopt.training.rank_state import to_load, to_save
-from rnnopt.training.same_place import same_place
+from rnnopt.training.rank_state import same_place, to_load, to_save
+from rnnopt.training.resolve import resolve, settle
 
 Listener = Callable[[Progress], None]
 Announce = Callable[[Task, Sequence[str]], None]  # a task, and what to warn of

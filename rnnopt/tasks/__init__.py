@@ -1,4 +1,7 @@
-"""The tasks by name. Names and summaries cost nothing; data are loaded when a task is built."""
+"""Tasks by name: data, loss, metric and target; `user_data/` makes a task of a user's own.
+
+Names and summaries cost nothing: data are loaded when a task is built. Nothing here trains.
+"""
 
 from collections.abc import Callable
 

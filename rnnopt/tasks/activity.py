@@ -21,8 +21,9 @@ import torch
 from torch import Tensor
 
 from rnnopt.config.errors import UserError, unknown_name
+from rnnopt.tasks.examples import Examples, select, standardize
 from rnnopt.tasks.hapt import read_hapt
-from rnnopt.tasks.task import Examples, Loss, Task, select, standardize
+from rnnopt.tasks.task import Loss, Task
 from rnnopt.tasks.uci_har import read_uci_har
 
 # What the option `loss` calls the losses of the binary tasks.

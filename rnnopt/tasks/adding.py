@@ -11,7 +11,8 @@ from functools import partial
 import torch
 
 from rnnopt.config.errors import UserError
-from rnnopt.tasks.task import Batch, Examples, Task
+from rnnopt.tasks.examples import Batch, Examples
+from rnnopt.tasks.task import Task
 
 
 def draw(count: int, generator: torch.Generator, length: int, answer: str) -> Batch:

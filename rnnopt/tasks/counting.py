@@ -9,7 +9,8 @@ import torch
 
 from rnnopt.config.errors import UserError
 from rnnopt.tasks.adding import fixed
-from rnnopt.tasks.task import Batch, Task
+from rnnopt.tasks.examples import Batch
+from rnnopt.tasks.task import Task
 
 
 def draw(count: int, generator: torch.Generator, length: int) -> Batch:

@@ -6,7 +6,8 @@ and Kaynak 1998), read row by row (8 steps of 8 features) or pixel by pixel (64 
 
 import torch
 
-from rnnopt.tasks.task import Examples, Task, split_examples, standardize
+from rnnopt.tasks.examples import Examples, split_examples, standardize
+from rnnopt.tasks.task import Task
 
 
 def _digits(name: str, summary: str, steps: int, target: float) -> Task:

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from rnnopt.config.errors import UserError
 from rnnopt.tasks.download import find
-from rnnopt.tasks.task import Examples, Task, split_examples, standardize
+from rnnopt.tasks.examples import Examples, split_examples, standardize
+from rnnopt.tasks.task import Task
 
 MIRRORS = (
     "https://ossci-datasets.s3.amazonaws.com/mnist/",

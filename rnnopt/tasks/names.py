@@ -4,7 +4,9 @@ pages and figures, so that nothing in them may steer one of these."""
 import re
 from collections.abc import Iterable
 
+IN_FIGURES = 80  # characters
 LONGEST = 256  # characters; a table of words takes as much for each as its longest
+MARKUP = re.compile(r"[\\`*<>|\[\]&]")
 # Control characters, line ends, marks that turn the direction of writing round, halves of a pair.
 STEERING = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
@@ -31,3 +33,14 @@ def check_names(names: Iterable[str], what: str) -> None:
             raise ValueError(
                 f"the name of a {what} must have no control characters, got {name[:40]!r}."
             )
+
+
+def for_markdown(text: str) -> str:
+    """`text` as Markdown shows it as it is: in one line, no markup, no end of a table's cell."""
+    return MARKUP.sub(r"\\\g<0>", visible(text))
+
+
+def plain(text: str, longest: int = IN_FIGURES) -> str:
+    """`text` for matplotlib: no formula between dollars, nothing that steers, not too long."""
+    cut = text if len(text) <= longest else text[: longest - 1] + "…"
+    return visible(cut).replace("$", r"\$")

@@ -15,16 +15,11 @@ from torch.nn import functional
 from rnnopt.layers.kernels.portable import last_state
 from rnnopt.layers.minibatch_part import MinibatchPart
 from rnnopt.layers.sequence_model import Readout
-from rnnopt.tasks.examples import Batch as Batch
-from rnnopt.tasks.examples import Examples as Examples
-from rnnopt.tasks.examples import each_step as each_step
-from rnnopt.tasks.examples import select as select
-from rnnopt.tasks.examples import split_examples as split_examples
-from rnnopt.tasks.examples import standardize as standardize
+from rnnopt.tasks.examples import Batch, Examples, each_step
 from rnnopt.tasks.pieces import pieces
 
 if TYPE_CHECKING:
-    from rnnopt.tasks.user_data.arrays import OwnData
+    from rnnopt.tasks.user_data.preparation import OwnData
 
 
 Loss = Literal["cross-entropy", "mse", "binary-mse", "binary-cross-entropy"]

@@ -27,7 +27,8 @@ import torch
 from torch import Tensor
 
 from rnnopt.config.errors import UserError
-from rnnopt.tasks.task import Batch, Examples, Task
+from rnnopt.tasks.examples import Batch, Examples
+from rnnopt.tasks.task import Task
 
 # Of each text: what it is, sha256 of its file.
 TEXTS = {

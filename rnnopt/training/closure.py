@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from rnnopt.distributed import average_gradients, mean_numbers
 from rnnopt.layers.minibatch_part import taking
-from rnnopt.tasks.task import Batch, Batches, Examples
+from rnnopt.tasks.examples import Batch, Examples
+from rnnopt.tasks.task import Batches
 from rnnopt.training.tbptt import Chunks, Truncation
 
 MONITOR_SEED = 7919  # of the sequences that AdaQN's loss test looks at

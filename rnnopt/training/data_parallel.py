@@ -7,12 +7,10 @@ others must be able to read.
 """
 
 import os
-import platform
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,13 +19,11 @@ from torch import distributed
 from rnnopt.admm.trainer import ADMM
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
-from rnnopt.distributed import mean_numbers, processes
+from rnnopt.distributed import processes
 from rnnopt.layers.minibatch_part import MinibatchPart
-from rnnopt.runs.files import json_bytes, read_json
-from rnnopt.runs.folder import GO_ON, RunFolder
-from rnnopt.tasks.task import Batch, Batches, Examples, Task
+from rnnopt.tasks.examples import Batch, Examples
+from rnnopt.tasks.task import Batches, Task
 
-NOTE = "torchrun.json"  # in the run folder: who began it
 SAID = "sentence"  # in the store: the error that the first process says
 WAIT = timedelta(seconds=3)  # for the first process to meet the error that another has met
 
@@ -106,39 +102,14 @@ def _says(store: distributed.Store, sentence: str) -> bool:
         return False
 
 
-def goes_on(path: Path | None, resume: bool) -> bool:
-    """Whether to resume: when asked to, and after torchrun has started the processes again."""
-    if started() == 1:
-        return resume
-    if path is None:
-        raise UserError("several processes need the run's folder: give --out.")
-    begun = False
-    if rank() == 0:
-        with _told():
-            begun = _restarts() > 0 and _begun_by(path) == _agent()
-    else:
-        _hear()
-    return resume or mean_numbers([float(begun)])[0] > 0
-
-
 def _restarts() -> int:
     """How often torchrun has started the processes again."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
 
 
-def _agent() -> dict[str, Any]:
-    """What tells this torchrun, which outlives its processes, from any other."""
-    names = (os.environ["TORCHELASTIC_RUN_ID"], platform.node(), os.getppid())
-    return {"processes": started(), "torchrun": " ".join(map(str, names))}
-
-
-def _begun_by(path: Path) -> dict[str, Any] | None:
-    """Who began the run; None where there is none, be it that it ended before its config."""
-    begun = (path / "config.json").exists() and (path / NOTE).exists()
-    return read_json(path / NOTE) if begun else None
-
-
-def check(config: RunConfig, model: dict[str, Any], optimizer: Any, batches: Batches) -> None:
+def check_shareable(
+    config: RunConfig, model: dict[str, Any], optimizer: Any, batches: Batches
+) -> None:
     """Raises UserError for a run that several processes cannot share.
 
     Args:
@@ -196,88 +167,3 @@ class SharedBatches(Batches):
     def share(self, part: MinibatchPart) -> float:
         """By what to multiply the mean loss of a part, so that the mean over processes is right."""
         return part.share(self.answers_each_step, processes())
-
-
-class FirstFolder(RunFolder):
-    """The run folder of the first process, which tells the others how it went."""
-
-    @classmethod
-    def create(cls, path: Path, config: RunConfig, data: dict[str, Any] | None = None) -> RunFolder:
-        """A new folder, or a UserError in all processes."""
-        folder = cls(path)
-        with _told():
-            RunFolder.refuse_run(folder)
-            folder._make()
-            folder._write(NOTE, json_bytes(_agent()))  # first: with a config it is a run
-            RunFolder.create(path, config, data)
-        return folder
-
-    def refuse_run(self, advice: str = GO_ON) -> None:
-        """Raises UserError in all processes if the folder holds a run."""
-        with _told():
-            super().refuse_run(advice)
-
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Keeps other runs off the folder, or raises in all processes."""
-        with ExitStack() as stack:
-            with _told():
-                stack.enter_context(super().locked())
-            yield
-
-
-class ReadFolder(RunFolder):
-    """The same folder in the other processes, which read it and write nothing."""
-
-    @classmethod
-    def create(cls, path: Path, config: RunConfig, data: dict[str, Any] | None = None) -> RunFolder:
-        """The folder that the first process has made."""
-        _hear()
-        return cls(path)
-
-    def refuse_run(self, advice: str = GO_ON) -> None:
-        """Waits for what the first process finds."""
-        _hear()
-
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Waits until the first process has the lock."""
-        _hear()
-        yield
-
-    def _nothing(self, *_: Any) -> None:
-        """What the first process does."""
-
-    keep_records = append_record = write_checkpoint = _write = _nothing  # type: ignore[assignment]
-    write_error = write_result = write_weights = _nothing  # type: ignore[assignment]
-
-
-def folder_kind() -> type[RunFolder]:
-    """What this process takes for the run folder."""
-    if processes() == 1:
-        return RunFolder
-    return FirstFolder if distributed.get_rank() == 0 else ReadFolder
-
-
-@contextmanager
-def _told() -> Iterator[None]:
-    """Tells the other processes how what is done inside ended."""
-    message: list[str | None] = [None]
-    try:
-        yield
-    except UserError as error:
-        message = [str(error)]
-        raise
-    except BaseException as error:  # the others must not wait for what this process never does
-        message = [f"the first process failed with {type(error).__name__}: {error}"]
-        raise
-    finally:
-        distributed.broadcast_object_list(message, src=0)
-
-
-def _hear() -> None:
-    """Waits for what the first process tells; raises the UserError that it met."""
-    message: list[str | None] = [None]
-    distributed.broadcast_object_list(message, src=0)
-    if message[0] is not None:
-        raise UserError(message[0])

@@ -22,7 +22,7 @@ from rnnopt.optimizers.quasi_newton.adaqn import AdaQN
 from rnnopt.optimizers.quasi_newton.asnaq import ASNAQ
 from rnnopt.tasks.ranking import rank
 from rnnopt.tasks.task import Batches, Task, lower_is_better
-from rnnopt.training.closure import Closure as Closure
+from rnnopt.training.closure import Closure
 from rnnopt.training.nonfinite import NonFinite
 from rnnopt.training.schedules import Plateau, rate_factor
 from rnnopt.training.tbptt import Truncation

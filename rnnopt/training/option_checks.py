@@ -11,9 +11,10 @@ from rnnopt.config.errors import UserError
 from rnnopt.config.errors import option as as_option
 from rnnopt.config.run_config import MODELS, RunConfig, SharedConfig
 from rnnopt.config.specs import parse
-from rnnopt.tasks.task import Examples, Task
-from rnnopt.training.build import resolve
+from rnnopt.tasks.examples import Examples
+from rnnopt.tasks.task import Task
 from rnnopt.training.loop import Training
+from rnnopt.training.resolve import resolve
 
 # Options that say how tables are read, and those that a folder of texts takes, too.
 OF_TABLES = ("label", "id", "time", "layout", "header", "decimal")

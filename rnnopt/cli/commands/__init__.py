@@ -1,14 +1,4 @@
-"""The verbs, one a file; with command_line.py and sweeps/command.py the only code that prints.
-
-arguments.py        what a command line asks for
-option_groups.py    the options of a verb in groups
-help_text.py        a verb's help
-completions.py      what a shell completes
-comparing.py        the work of `rnnopt compare`
-names_in_tables.py  long names in narrow tables
-outputs.py          where a verb may write
-printing.py         what several of them print
-"""
+"""The verbs, one a file."""
 
 from rnnopt.cli.commands.about import list_all as list_all
 from rnnopt.cli.commands.about import look_around as look_around

@@ -9,7 +9,7 @@ from rich.table import Column, Table
 from rnnopt.cli.commands import catalogue
 from rnnopt.cli.terminal import AsJson, console, for_script, say
 from rnnopt.runs import doctor
-from rnnopt.training.build import loop_options_of
+from rnnopt.training.resolve import loop_options_of
 
 
 def list_all(

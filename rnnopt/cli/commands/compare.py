@@ -7,28 +7,20 @@ import tyro
 from rich.table import Table
 
 from rnnopt.cli.commands.report import show_report
+from rnnopt.cli.interrupt import interruptible
 from rnnopt.cli.printing import announce
+from rnnopt.cli.progress import BarRunner
 from rnnopt.cli.tables import Name, column_of
-from rnnopt.cli.terminal import (
-    AsJson,
-    complain,
-    console,
-    for_script,
-    given,
-    new_folder,
-    processors,
-    progress_bars,
-    say,
-)
+from rnnopt.cli.terminal import AsJson, complain, console, for_script, given, progress_bars, say
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import SharedConfig
 from rnnopt.config.specs import parse
-from rnnopt.experiments import jobs as comparison
-from rnnopt.experiments import tuning
-from rnnopt.experiments.comparison import Asked, Done, Work, check_folder
+from rnnopt.experiments.comparison import Asked, Done, check_folder
 from rnnopt.experiments.comparison_file import as_begun, keep
 from rnnopt.experiments.executors import crew_of
-from rnnopt.runs import folder as folders
+from rnnopt.experiments.tuning import Tuned, facts
+from rnnopt.experiments.worker_pool import processors
+from rnnopt.runs.folder import RunFolder, new_folder
 from rnnopt.training.option_checks import refuse_contradictions, refuse_heartbeat
 
 
@@ -96,12 +88,12 @@ def compare(
     with (
         crew_of(storage, f"compare {out.resolve().name}", settings, out, heartbeat) as crew,
         crew.hold(),
-        comparison.interruptible() as stop,
+        interruptible() as stop,
         progress_bars(silent) as bars,
     ):
         keep(asked)
         count = workers or max(1, processors() // asked.shared.threads)
-        work = Work(bars, count, stop, crew)
+        work = BarRunner(bars, count, stop, crew)
         done = asked.train(jobs, candidates, work)
     with crew.turn():
         return _tell(done, out, stop.is_set(), quiet, as_json, storage is not None)
@@ -123,7 +115,7 @@ def _tell(
         runs = [{"folder": path, **_summary(path)} for path in begun]
         status = "interrupted" if interrupted else "over"
         found = {
-            "tuned": [tuning.facts(one) for one in done.tuned],
+            "tuned": [facts(one) for one in done.tuned],
             "failures": done.failures,
             "diverged": diverged,
         }
@@ -139,7 +131,7 @@ def _say_what_was_not_finite(runs: list[Path]) -> list[Path]:
     """Says which runs met numbers that are not finite; those that have diverged."""
     diverged = []
     for path in runs:
-        result = folders.RunFolder.open(path).read_result()
+        result = RunFolder.open(path).read_result()
         count = result.get("nonfinite", 0)
         met = f"{count} steps were not finite" if count else ""
         if result["status"] == "diverged":
@@ -152,12 +144,12 @@ def _say_what_was_not_finite(runs: list[Path]) -> list[Path]:
 
 def _summary(path: Path) -> dict[str, Any]:
     """What a run folder says of its run, in one object."""
-    folder = folders.RunFolder.open(path)
+    folder = RunFolder.open(path)
     config = folder.read_config()
     return {"optimizer": config.optimizer, "seed": config.seed, **folder.read_result()}
 
 
-def _print_tuned(tuned: list[tuning.Tuned]) -> None:
+def _print_tuned(tuned: list[Tuned]) -> None:
     """Prints the chosen rates and what the others led to."""
     names = column_of(one.optimizer for one in tuned)
     title = "learning rates, by the best look at validation data"

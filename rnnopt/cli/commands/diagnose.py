@@ -7,16 +7,19 @@ import tyro
 from rich.table import Table
 
 from rnnopt.cli.commands.train import EXIT_CODES
-from rnnopt.cli.terminal import Show, complain, console, given, new_folder, progress_bars, say
+from rnnopt.cli.interrupt import interruptible
+from rnnopt.cli.terminal import complain, console, given, progress_bars, say
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
 from rnnopt.config.specs import parse
 from rnnopt.diagnostics.diagnosis import Diagnosis
-from rnnopt.experiments import jobs as comparison
 from rnnopt.report import diagnosis as diagnosis_report
-from rnnopt.training.build import build_training, check_once, resolve, settle
+from rnnopt.runs.folder import new_folder
+from rnnopt.training.build import build_training
 from rnnopt.training.malloc import keep_freed_memory
 from rnnopt.training.option_checks import refuse_contradictions, refuse_splits, warnings_of
+from rnnopt.training.progress_bars import Show
+from rnnopt.training.resolve import check_once, resolve, settle
 
 # Long enough to see where the gradients go, short enough to wait for.
 SHORT_RUN = RunConfig(budget="5epochs")
@@ -57,7 +60,7 @@ def diagnose(
         complain(f"warning: {sentence}.")
     watched = Diagnosis(training, looks, config.seed)
     diagnosis_report.create_folder(out)
-    with comparison.interruptible() as stop, progress_bars(quiet) as bars:
+    with interruptible() as stop, progress_bars(quiet) as bars:
         show = Show(bars, bars.add_task("diagnosing", total=1.0, note="", visible=False))
         for progress in watched.run(stop.is_set):
             show(progress)

@@ -12,7 +12,7 @@ from rnnopt.config.data_config import Decimal, Header, Kind, Layout, data_name
 from rnnopt.config.errors import UserError
 from rnnopt.report.data_figure import draw
 from rnnopt.report.style import any_script
-from rnnopt.runs.folder import write_figure
+from rnnopt.runs.files import write_figure
 from rnnopt.tasks.user_data.overview import described, targets_of
 from rnnopt.tasks.user_data.preparation import class_names, kind_of
 from rnnopt.tasks.user_data.readers import read

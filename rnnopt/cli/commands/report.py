@@ -9,9 +9,11 @@ from rich.table import Table
 from rnnopt.cli.tables import Name, column_of, widths
 from rnnopt.cli.terminal import console
 from rnnopt.config.errors import UserError
-from rnnopt.report import page as report_page
-from rnnopt.report import tables as report
-from rnnopt.runs import folder as folders
+from rnnopt.report.figures import write_report
+from rnnopt.report.page import write_page
+from rnnopt.report.tables import NARROW, columns, rows
+from rnnopt.runs.collection import facts_of, group_runs, read_runs
+from rnnopt.runs.folder import find_runs
 
 
 def report_runs(
@@ -45,23 +47,23 @@ def show_report(
     paths: list[Path], out: Path, quiet: bool = False, html: bool = True, scores: bool = True
 ) -> None:
     """Prints the tables and writes the report."""
-    runs = report.read_runs(folders.find_runs(paths))
+    runs = read_runs(find_runs(paths))
     try:
-        written = report.write_report(runs, out)
+        written = write_report(runs, out)
         if html:
-            written.append(report_page.write_page(runs, out, scores))
+            written.append(write_page(runs, out, scores))
     except OSError as error:
         raise UserError(f"cannot write the report to {out}: {error}.") from error
-    for task, groups in [] if quiet else report.group_runs(runs).items():
-        title = f"{task}: {report.facts_of(groups)['summary']}"
-        headings, rows = report.columns(groups), report.rows(groups)
-        names = column_of((row[0] for row in rows), headings[0])
+    for task, groups in [] if quiet else group_runs(runs).items():
+        title = f"{task}: {facts_of(groups)['summary']}"
+        headings, cells_of_rows = columns(groups), rows(groups)
+        names = column_of((row[0] for row in cells_of_rows), headings[0])
         table = Table(names, title=title, title_justify="left")
-        kept = range(len(headings)) if console.width >= 140 else report.NARROW
-        cells = [[headings[i], *(row[i] for row in rows)] for i in kept[1:]]
+        kept = range(len(headings)) if console.width >= 140 else NARROW
+        cells = [[headings[i], *(row[i] for row in cells_of_rows)] for i in kept[1:]]
         for heading, width in zip(cells, widths(cells, names.width or 0), strict=True):
             table.add_column(heading[0], overflow="fold", width=width)
-        for row in rows:
+        for row in cells_of_rows:
             table.add_row(Name(row[0]), *(row[i] for i in kept[1:]))
         console.print(table)
     for path in written:

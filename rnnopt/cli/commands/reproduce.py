@@ -7,19 +7,13 @@ import tyro
 from rich.progress import TaskID
 from rich.table import Table
 
-from rnnopt.cli.terminal import (
-    complain,
-    console,
-    given,
-    processors,
-    progress_bars,
-    say,
-    tell_stage,
-)
+from rnnopt.cli.interrupt import interruptible
+from rnnopt.cli.progress import tell_stage
+from rnnopt.cli.terminal import complain, console, given, progress_bars, say
 from rnnopt.config.errors import UserError
-from rnnopt.experiments import jobs as comparison
 from rnnopt.experiments import reproduce
 from rnnopt.experiments.reproduce.study import FormName
+from rnnopt.experiments.worker_pool import Job, processors
 from rnnopt.training.option_checks import refuse_heartbeat
 
 
@@ -64,9 +58,9 @@ def reproduce_published(
     if name == "list":
         return _list()
     stages: dict[str, TaskID] = {}
-    with comparison.interruptible() as stop, progress_bars() as bars:
+    with interruptible() as stop, progress_bars() as bars:
 
-        def tell(stage: str, jobs: list[comparison.Job]) -> None:
+        def tell(stage: str, jobs: list[Job]) -> None:
             if stage not in stages:
                 stages[stage] = bars.add_task(stage, total=1.0, note="")
             tell_stage(bars, stages[stage], jobs)

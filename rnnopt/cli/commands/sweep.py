@@ -8,11 +8,11 @@ from rich.progress import Progress, TaskID
 from rich.table import Table
 
 from rnnopt.cli import terminal
+from rnnopt.cli.interrupt import interruptible
 from rnnopt.cli.printing import announce
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
 from rnnopt.config.specs import parse
-from rnnopt.experiments import jobs as comparison
 from rnnopt.experiments.database import quiet
 from rnnopt.experiments.sweeps.results import (
     best_of,
@@ -27,10 +27,12 @@ from rnnopt.experiments.sweeps.spaces import Choices, configure, space_of
 from rnnopt.experiments.sweeps.study import Sweep, address, begin
 from rnnopt.experiments.sweeps.worker import run_sweep
 from rnnopt.experiments.tuning import TUNING_SEED
+from rnnopt.experiments.worker_pool import processors
 from rnnopt.runs.folder import RunFolder
-from rnnopt.training.build import build_training, check_once, task_of
+from rnnopt.training.build import build_training, task_of
 from rnnopt.training.malloc import keep_freed_memory
 from rnnopt.training.option_checks import refuse_contradictions, warnings_of
+from rnnopt.training.resolve import check_once
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -91,8 +93,8 @@ def sweep(
     plan = _plan(config, list(ranges), trials, out, storage, prune, heartbeat, silent)
     study = begin(plan)
     keep_freed_memory()
-    workers = workers or max(1, terminal.processors() // config.threads)
-    with comparison.interruptible() as stop, terminal.progress_bars(silent) as bars:
+    workers = workers or max(1, processors() // config.threads)
+    with interruptible() as stop, terminal.progress_bars(silent) as bars:
         bar = bars.add_task("trials", total=trials, note="")
         failures = run_sweep(
             plan, study, min(workers, trials), lambda: _tell(bars, bar, study), stop

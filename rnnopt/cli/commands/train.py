@@ -6,30 +6,22 @@ from typing import Annotated, Any
 
 import tyro
 
+from rnnopt.cli.interrupt import interruptible
 from rnnopt.cli.printing import announce
-from rnnopt.cli.terminal import (
-    AsJson,
-    Show,
-    complain,
-    console,
-    for_script,
-    given,
-    new_folder,
-    progress_bars,
-    say,
-)
+from rnnopt.cli.terminal import AsJson, complain, console, for_script, given, progress_bars, say
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
 from rnnopt.config.specs import parse
-from rnnopt.experiments import jobs as comparison
 from rnnopt.runs import loggers as tracking
-from rnnopt.runs.folder import RunFolder
+from rnnopt.runs.folder import RunFolder, new_folder
 from rnnopt.runs.runner import run as run_one
-from rnnopt.training import data_parallel as several_processes
-from rnnopt.training.build import check_once
+from rnnopt.runs.shared_folder import goes_on
+from rnnopt.training.data_parallel import joined, rank, started
 from rnnopt.training.loop import Progress
 from rnnopt.training.malloc import keep_freed_memory
 from rnnopt.training.option_checks import refuse_contradictions
+from rnnopt.training.progress_bars import Show
+from rnnopt.training.resolve import check_once
 
 ADVICE = (
     "take a smaller lr, clip the gradient (--clip 1), or look for values"
@@ -70,8 +62,8 @@ def train(
         raise UserError("--resume needs the run's folder: give --out.")
     check_once(config, given)
     refuse_contradictions(config, given)
-    with several_processes.joined(config.device):
-        resume = several_processes.goes_on(out, resume)
+    with joined(config.device):
+        resume = goes_on(out, resume)
         return _train(config, out, resume, log, quiet, as_json)
 
 
@@ -84,7 +76,7 @@ def _train(
     as_json: bool,
 ) -> int:
     """`train`, in one of the processes that share the run; the first alone prints."""
-    first = several_processes.rank() == 0
+    first = rank() == 0
     path = out or new_folder(f"{parse(config.task)[0]}-{parse(config.optimizer)[0]}-{config.seed}")
     console.quiet = as_json or not first
     keep_freed_memory()
@@ -102,7 +94,7 @@ def _train(
 def again(path: Path, log: tuple[tracking.Kind, ...]) -> str:
     """What goes on with a run; torchrun has words of its own, which are not known here."""
     options = shlex.join(["--out", str(path), "--resume", *(["--log", *log] if log else [])])
-    shared = several_processes.started() > 1
+    shared = started() > 1
     return f"the same torchrun with {options}" if shared else f"rnnopt train {options}"
 
 
@@ -112,7 +104,7 @@ def _run(
     """The run's result, and whether a step was taken; draws a bar unless `quiet`."""
     with (
         tracking.trackers(log, path) as tracked,
-        comparison.interruptible() as stop,
+        interruptible() as stop,
         progress_bars(quiet) as bars,
     ):
         show = Show(bars, bars.add_task("training", total=1.0, note="", visible=False))

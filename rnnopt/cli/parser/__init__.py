@@ -1,0 +1,1 @@
+"""Options of a verb from the signature and docstring of its function."""

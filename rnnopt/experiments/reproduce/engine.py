@@ -14,13 +14,14 @@ from typing import Any
 
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
-from rnnopt.experiments.jobs import Job, work
 from rnnopt.experiments.reproduce.study import Column, Form, Row, Study
 from rnnopt.experiments.tuning import TUNING_SEED, rank
-from rnnopt.report.tables import Run, read_runs
+from rnnopt.experiments.worker_pool import Job, work
+from rnnopt.runs.collection import Run, read_runs
 from rnnopt.runs.folder import RunFolder
 from rnnopt.tasks import Task, build_task
-from rnnopt.training.build import build_training, settle
+from rnnopt.training.build import build_training
+from rnnopt.training.resolve import settle
 
 Tell = Callable[[str, list[Job]], None]
 Do = Callable[[list[Job], int, Callable[[list[Job]], None], threading.Event], list[str]]

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from rnnopt.experiments.reproduce.engine import chosen_rows, finished_runs, trials_of
 from rnnopt.experiments.reproduce.study import Column, Form, Row, Study
-from rnnopt.report.tables import Group, Run, draw, legend_below, log_axis, mean_and_width
+from rnnopt.report.figures import draw, legend_below, log_axis
+from rnnopt.report.statistics import mean_and_width
+from rnnopt.runs.collection import Group, Run
 from rnnopt.runs.folder import write_atomically
 from rnnopt.tasks.task import lower_is_better
 

@@ -4,5 +4,5 @@ spaces.py    what is varied
 study.py     the database that all workers share
 worker.py    one trial after the other, each a run folder
 results.py   best.json, the table, the figures
-command.py   `rnnopt sweep`
+pruning.py   which trials end early
 """

@@ -11,8 +11,10 @@ from rnnopt.config.run_config import RunConfig
 from rnnopt.experiments.database import quiet
 from rnnopt.experiments.sweeps.spaces import Choices, Range, configure
 from rnnopt.experiments.sweeps.study import Sweep
-from rnnopt.report.tables import COLORS, legend_below, log_axis
-from rnnopt.runs.folder import write_atomically, write_json
+from rnnopt.report.figures import legend_below, log_axis
+from rnnopt.report.style import COLORS
+from rnnopt.runs.files import write_json
+from rnnopt.runs.folder import write_atomically
 from rnnopt.tasks.ranking import rank
 from rnnopt.tasks.task import lower_is_better
 

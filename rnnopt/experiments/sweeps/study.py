@@ -13,7 +13,7 @@ from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
 from rnnopt.experiments.database import check_same, close, open_storage, quiet, with_driver
 from rnnopt.experiments.sweeps.spaces import Space
-from rnnopt.runs.folder import read_json, write_json
+from rnnopt.runs.files import read_json, write_json
 from rnnopt.tasks.task import lower_is_better
 
 if TYPE_CHECKING:

@@ -20,7 +20,6 @@ from multiprocessing import get_context, parent_process
 from typing import TYPE_CHECKING, Literal
 
 from rnnopt.config.specs import Value
-from rnnopt.experiments import jobs as comparison
 from rnnopt.experiments.database import close, quiet
 from rnnopt.experiments.sweeps.pruning import is_worse_than_median
 from rnnopt.experiments.sweeps.spaces import Choices, Space, configure
@@ -32,6 +31,7 @@ from rnnopt.experiments.sweeps.study import (
     put_back,
     put_back_running,
 )
+from rnnopt.experiments.worker_pool import End, busy, interrupted, ready_worker, signals_wait
 from rnnopt.runs import runner
 from rnnopt.runs.folder import RunFolder
 from rnnopt.tasks.ranking import WORST, loss_of_best, rank
@@ -71,7 +71,7 @@ def run_sweep(
     """
     own = sweep.storage == address(None, sweep.out)
     context = get_context("spawn")
-    end = comparison.End(context)  # without a lock, which a killed worker might hold
+    end = End(context)  # without a lock, which a killed worker might hold
     failures = []
     with RunFolder(sweep.out).locked() if own else nullcontext(), ExitStack() as stack:
         if own:
@@ -80,10 +80,10 @@ def run_sweep(
         if not left(sweep, study):
             return []
         pools = [
-            stack.enter_context(ProcessPoolExecutor(1, context, comparison.ready_worker, (end,)))
+            stack.enter_context(ProcessPoolExecutor(1, context, ready_worker, (end,)))
             for _ in range(workers)
         ]  # one each: a worker that dies leaves the others alone
-        with comparison.signals_wait():  # this starts the pools' processes
+        with signals_wait():  # this starts the pools' processes
             pending = {pool.submit(_work, sweep, i) for i, pool in enumerate(pools)}
         try:
             while pending:
@@ -112,8 +112,8 @@ def left(sweep: Sweep, study: "Study") -> Literal["", "to begin", "under way"]:
 
 def _work(sweep: Sweep, number: int) -> None:
     parent = parent_process()
-    with comparison.busy:  # until the trial under way is saved and back in the queue
-        work(sweep, number, lambda: comparison.interrupted() or not (parent and parent.is_alive()))
+    with busy:  # until the trial under way is saved and back in the queue
+        work(sweep, number, lambda: interrupted() or not (parent and parent.is_alive()))
 
 
 def work(sweep: Sweep, number: int, stop: Stop) -> None:

@@ -1,0 +1,1 @@
+"""Fused recurrent kernels for CPU and GPU, each with a fallback in torch's operators."""

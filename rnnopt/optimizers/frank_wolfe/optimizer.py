@@ -51,7 +51,6 @@ from rnnopt.optimizers.frank_wolfe.inner_loop import (
 )
 from rnnopt.optimizers.frank_wolfe.lmo import Norm
 from rnnopt.optimizers.frank_wolfe.local_steps import CommitExchange
-from rnnopt.optimizers.frank_wolfe.options import PRESETS as PRESETS
 from rnnopt.optimizers.frank_wolfe.options import check_group
 from rnnopt.optimizers.frank_wolfe.outer_step import Outer, OuterStep, fitted
 from rnnopt.optimizers.frank_wolfe.sharded_inner_loop import ShardedSearch

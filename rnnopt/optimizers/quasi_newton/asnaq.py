@@ -59,7 +59,6 @@ from rnnopt.distributed import Group
 from rnnopt.optimizers.quasi_newton.flat_state import Entry, FlatState
 from rnnopt.optimizers.quasi_newton.limited_memory import norm
 from rnnopt.optimizers.quasi_newton.options import COUNTERS
-from rnnopt.optimizers.quasi_newton.options import PRESETS as PRESETS
 from rnnopt.optimizers.quasi_newton.stochastic import AveragedQuasiNewton, decay_weights
 from rnnopt.optimizers.shared_options import StepOptions
 

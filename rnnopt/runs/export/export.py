@@ -10,11 +10,11 @@ from torch.nn.utils.rnn import pad_sequence
 
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
+from rnnopt.layers.sequence_model import SequenceModel
 from rnnopt.runs.export.formats import Format, onnx_file, safetensors_file, torchscript_file
 from rnnopt.runs.export.plain_model import PlainModel, double
-from rnnopt.layers.sequence_model import SequenceModel
-from rnnopt.runs.prediction import Trained
 from rnnopt.runs.folder import RunFolder
+from rnnopt.runs.prediction import Trained
 from rnnopt.tasks.pieces import together, width
 from rnnopt.tasks.task import Loss
 from rnnopt.tasks.user_data.load import read_parts
@@ -22,7 +22,8 @@ from rnnopt.tasks.user_data.preparation import Preparation
 from rnnopt.tasks.user_data.readers import sha256
 from rnnopt.tasks.user_data.recordings import Recordings
 from rnnopt.tasks.user_data.series import cut_padding
-from rnnopt.training.build import model_settings, resolve, task_of
+from rnnopt.training.build import model_settings, task_of
+from rnnopt.training.resolve import resolve
 
 ALLOWED = 1e-4  # of difference between the exported network's answers and ours
 COARSE = 1e-2  # of difference that rounding raw series and answers to float32 may make

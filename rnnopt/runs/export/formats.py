@@ -12,8 +12,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from rnnopt.runs.export.plain_model import PlainModel
 from rnnopt.layers.sequence_model import SequenceModel
+from rnnopt.runs.export.plain_model import PlainModel
 
 Format = Literal["onnx", "torchscript", "safetensors"]
 ENDINGS: dict[Format, str] = {"onnx": ".onnx", "torchscript": ".pt", "safetensors": ".safetensors"}

@@ -2,15 +2,15 @@
 
 import math
 from collections.abc import Iterable
+from importlib.metadata import version as installed_version
 from typing import Any
 
-from rnnopt import __version__
 from rnnopt.config.specs import parse
+from rnnopt.optimizers.registry import OPTIMIZERS
 from rnnopt.runs.export.export import ALLOWED, Checked, Source
 from rnnopt.runs.export.formats import Format
-from rnnopt.optimizers.registry import OPTIMIZERS
-from rnnopt.report.tables import for_markdown
-from rnnopt.training.build import resolve
+from rnnopt.tasks.names import for_markdown
+from rnnopt.training.resolve import resolve
 
 LOAD: dict[Format, str] = {
     "onnx": """import numpy as np
@@ -53,7 +53,8 @@ def model_card(source: Source, form: Format, file: str, checked: Checked) -> str
     steps = p.longest if p else source.settings["steps"]
     sections = [
         f"# {config.task}: {config.model}",
-        f"A recurrent network trained with rnnopt {__version__}: {result.get('summary', '')}."
+        f"A recurrent network trained with rnnopt {installed_version('rnnopt')}:"
+        f" {result.get('summary', '')}."
         f" File: `{file}` ({form}).",
         "## Answers\n\n" + answers(source, form),
         "## How to load it\n\n```python\n"

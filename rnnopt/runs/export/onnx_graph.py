@@ -15,8 +15,8 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from rnnopt.runs.export.plain_model import PlainModel
 from rnnopt.layers.plain import PlainIndRNN, PlainIndRNNLayer
+from rnnopt.runs.export.plain_model import PlainModel
 
 OPSET = 17
 IR_VERSION = 8  # that runtimes of 2022 read

@@ -5,41 +5,17 @@ the mean squared error of the standardised targets, so that 1 is what their mean
 `normalize` it is that of the targets as they are.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from rnnopt.config.data_config import Kind, Missing
-from rnnopt.tasks.task import Examples, Task
+from rnnopt.tasks.examples import Examples
+from rnnopt.tasks.task import Task
 from rnnopt.tasks.user_data.overview import understood
-from rnnopt.tasks.user_data.preparation import Preparation, kind_of
+from rnnopt.tasks.user_data.preparation import OwnData, Preparation, kind_of
 from rnnopt.tasks.user_data.recordings import Recordings, recordings
 from rnnopt.tasks.user_data.series import check_missing, cut_padding
 from rnnopt.tasks.user_data.splits import hold_out
-
-
-@dataclass(frozen=True)
-class OwnData:
-    """What is known of a task's data: kept with a run.
-
-    Args:
-        preparation: what was done to them, and is to be done to new data.
-        understood: (subject, answer) lines for people.
-        sources: for each of "data" and "test", the file's path and sha256; {} without files.
-        held_out: which of "validation" and "test" were held out of the data, not given apart.
-    """
-
-    preparation: Preparation
-    understood: tuple[tuple[str, str], ...]
-    sources: dict[str, dict[str, str]]
-    held_out: frozenset[str] = frozenset()
-
-    def to_dict(self) -> dict[str, Any]:
-        """All of it, ready for JSON."""
-        return dict(
-            sources=self.sources,
-            preparation=self.preparation.to_dict(),
-            understood=dict(self.understood),
-        )
 
 
 def from_arrays(

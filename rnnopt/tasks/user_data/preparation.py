@@ -285,3 +285,28 @@ def _moments(
         return moments(series)
     check_plain(series, "values" if names else "targets", names)
     return np.zeros(series[0].shape[1]), np.ones(series[0].shape[1])
+
+
+@dataclass(frozen=True)
+class OwnData:
+    """What is known of a task's data: kept with a run.
+
+    Args:
+        preparation: what was done to them, and is to be done to new data.
+        understood: (subject, answer) lines for people.
+        sources: for each of "data" and "test", the file's path and sha256; {} without files.
+        held_out: which of "validation" and "test" were held out of the data, not given apart.
+    """
+
+    preparation: Preparation
+    understood: tuple[tuple[str, str], ...]
+    sources: dict[str, dict[str, str]]
+    held_out: frozenset[str] = frozenset()
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it, ready for JSON."""
+        return dict(
+            sources=self.sources,
+            preparation=self.preparation.to_dict(),
+            understood=dict(self.understood),
+        )

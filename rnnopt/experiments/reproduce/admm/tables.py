@@ -19,7 +19,7 @@ from rnnopt.experiments.reproduce.engine import Tell
 from rnnopt.experiments.reproduce.results import Table, write_table
 from rnnopt.layers.sequence_model import SequenceModel
 from rnnopt.tasks import Batches, build_task
-from rnnopt.tasks.task import Batch
+from rnnopt.tasks.examples import Batch
 
 NAMES = {
     "admm/table-2": "losses after 20 iterations, by penalties",

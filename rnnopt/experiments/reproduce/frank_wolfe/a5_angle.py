@@ -17,7 +17,7 @@ from rnnopt.config.run_config import RunConfig
 from rnnopt.diagnostics.step_direction import Directions
 from rnnopt.experiments.reproduce.engine import Tell
 from rnnopt.experiments.reproduce.results import Table, write_table
-from rnnopt.runs.folder import read_json, write_json
+from rnnopt.runs.files import read_json, write_json
 from rnnopt.training.build import build_training
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def _figure(found: dict[tuple[int, str], dict[str, list[float]]]) -> "Figure":
     """Histograms of the angles, and their course over training."""
     from matplotlib.figure import Figure
 
-    from rnnopt.report.tables import COLORS
+    from rnnopt.report.style import COLORS
 
     figure = Figure(figsize=(12, 4.5), layout="constrained")
     left, right = figure.subplots(1, 2)

@@ -7,7 +7,7 @@ from rnnopt.config.errors import UserError
 from rnnopt.experiments.reproduce.engine import Tell
 from rnnopt.experiments.reproduce.results import Table, write_table
 from rnnopt.tasks import Task, build_task
-from rnnopt.tasks.task import Examples
+from rnnopt.tasks.examples import Examples
 
 # Name in the paper, our task, and what is printed: train, test, steps, features.
 PRINTED: tuple[tuple[str, str, tuple[int, ...] | None], ...] = (

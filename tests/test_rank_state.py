@@ -5,7 +5,7 @@ import torch
 
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
-from rnnopt.training import same_place
+from rnnopt.training import rank_state
 from rnnopt.training.build import build_training
 
 
@@ -20,13 +20,13 @@ def beside(other, monkeypatch):
     def all_gather_object(every, own):
         every[:] = [own, other(own)]
 
-    monkeypatch.setattr(same_place, "processes", lambda: 2)
-    monkeypatch.setattr(same_place.distributed, "all_gather_object", all_gather_object)
+    monkeypatch.setattr(rank_state, "processes", lambda: 2)
+    monkeypatch.setattr(rank_state.distributed, "all_gather_object", all_gather_object)
 
 
 def test_processes_at_the_same_place_go_on(training, monkeypatch):
     beside(lambda own: own, monkeypatch)
-    with same_place.same_place(training):
+    with rank_state.same_place(training):
         pass
 
 
@@ -41,17 +41,17 @@ def test_processes_at_the_same_place_go_on(training, monkeypatch):
 def test_another_place_is_an_error_of_all(changed, shown, training, monkeypatch):
     beside(lambda own: own._replace(**changed), monkeypatch)
     sentence = f"must resume from the same place, got process 0: 0 .*; {shown}"
-    with pytest.raises(UserError, match=sentence), same_place.same_place(training):
+    with pytest.raises(UserError, match=sentence), rank_state.same_place(training):
         pass
 
 
 def test_one_changed_weight_is_another_place(training):
-    before = same_place._place(training)
-    assert same_place._place(training) == before
+    before = rank_state._place(training)
+    assert rank_state._place(training) == before
     with torch.no_grad():
         weight = next(training.model.parameters()).view(-1)
         weight[0] += 1e-6
-        after = same_place._place(training)
+        after = rank_state._place(training)
         weight[0] -= 1e-6
     assert before.weights != after.weights
 
@@ -59,9 +59,9 @@ def test_one_changed_weight_is_another_place(training):
 def test_a_checkpoint_that_one_process_cannot_read_is_an_error_of_all(training, monkeypatch):
     beside(lambda own: "checkpoint.pt is damaged.", monkeypatch)
     of_one = pytest.raises(UserError, match=r"process 1: checkpoint\.pt is damaged\.")
-    with of_one, same_place.same_place(training):
+    with of_one, rank_state.same_place(training):
         pass
     beside(lambda own: own, monkeypatch)
     of_all = pytest.raises(UserError, match=r"^checkpoint\.pt is damaged\.$")
-    with of_all, same_place.same_place(training):
+    with of_all, rank_state.same_place(training):
         raise UserError("checkpoint.pt is damaged.")

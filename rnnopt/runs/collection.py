@@ -1,0 +1,94 @@
+"""Runs that are read back, and groups of runs that differ in the seed alone."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rnnopt.config.run_config import RunConfig
+from rnnopt.config.validation import checked_records, checked_result
+from rnnopt.runs.folder import RunFolder
+from rnnopt.tasks.ranking import WORST, Rank, loss_of_best, rank
+from rnnopt.tasks.task import lower_is_better
+
+if TYPE_CHECKING:
+    pass
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run folder, read."""
+
+    config: RunConfig
+    records: list[dict[str, float]]
+    result: dict[str, Any]
+    path: Path
+
+    @property
+    def rank(self) -> Rank:
+        """By which the best of several runs is found: that of its best look, if there is one."""
+        best = self.result.get("best")
+        if not best:
+            return WORST
+        lower = lower_is_better(self.result.get("metric"))
+        return rank(best["validation_metric"], loss_of_best(best, self.records), lower)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that differ in the seed alone."""
+
+    label: str
+    runs: list[Run]
+
+
+def read_runs(folders: Sequence[RunFolder]) -> list[Run]:
+    """What the folders hold.
+
+    Raises:
+        UserError: something in one is not what a run writes.
+    """
+    return [
+        Run(
+            f.read_config(),
+            checked_records(f.read_records(), f.path),
+            checked_result(f.read_result(), f.path),
+            f.path,
+        )
+        for f in folders
+    ]
+
+
+def group_runs(runs: Sequence[Run]) -> dict[str, list[Group]]:
+    """The groups of each task, in order of first appearance.
+
+    A group is labelled by its optimizer and whatever else sets it apart from its task's others.
+    """
+    by_task: dict[str, dict[tuple, list[Run]]] = {}
+    for run in runs:
+        settings = run.config.to_dict()
+        del settings["seed"]
+        by_task.setdefault(run.config.task, {}).setdefault(tuple(settings.items()), []).append(run)
+    result = {}
+    for task, groups in by_task.items():
+        columns = [set(values) for values in zip(*groups, strict=True)]
+        differing = [next(iter(c))[0] for c in columns if len(c) > 1]
+        labels = [_label(dict(settings), differing) for settings in groups]
+        result[task] = [Group(*item) for item in zip(labels, groups.values(), strict=True)]
+    return result
+
+
+def _label(settings: dict[str, Any], differing: list[str]) -> str:
+    extra = [
+        f"{n}={settings[n]}" for n in differing if n != "optimizer" and settings[n] is not None
+    ]
+    return " ".join([settings["optimizer"], *extra])
+
+
+def facts_of(groups: Sequence[Group]) -> dict[str, Any]:
+    """Summary, loss, metric and target of the groups' task, as its runs noted them."""
+    facts: dict[str, Any] = dict(summary="", loss="loss", metric="metric", target=math.nan)
+    for run in (run for group in groups for run in group.runs):
+        facts |= {name: run.result[name] for name in facts if name in run.result}
+    return facts

@@ -1,0 +1,96 @@
+"""Completes a run's settings: options given with the optimizer, sizes that the task has."""
+
+from collections.abc import Collection
+from dataclasses import replace
+
+from rnnopt.admm.trainer import ADMM
+from rnnopt.config.errors import UserError
+from rnnopt.config.errors import option as as_option
+from rnnopt.config.run_config import RunConfig
+from rnnopt.config.specs import options_of, parse, write
+from rnnopt.optimizers.registry import OPTIMIZERS
+from rnnopt.tasks import Task
+
+# Options of the loop that may stand with the optimizer, so that `compare` can vary them.
+LOOP_OPTIONS = (
+    "lr", "clip", "clip_value", "schedule", "decay", "patience", "batch_size", "tbptt",
+    "tbptt_backward",
+)  # fmt: skip
+
+
+OF_GRADIENTS = ("clip", "clip_value", "tbptt")  # options that change them
+
+
+def resolve(config: RunConfig) -> RunConfig:
+    """`config` with the loop's options moved out of the optimizer's specification."""
+    name, options = parse(config.optimizer)
+    moved = {option: options.pop(option) for option in LOOP_OPTIONS if option in options}
+    for option, value in moved.items():
+        whole = option in ("batch_size", "tbptt", "tbptt_backward")
+        kind = int if whole else (int, float)
+        if option != "schedule" and (not isinstance(value, kind) or isinstance(value, bool)):
+            wanted = "a whole number" if whole else "a number"
+            raise UserError(f"{option} must be {wanted}, got {value!r} in {config.optimizer!r}.")
+    return replace(config, optimizer=write(name, options), **moved)  # type: ignore[arg-type]
+
+
+def options_of_optimizer(name: str) -> list[str]:
+    """Names of the options of an optimizer by name, without those of the loop."""
+    build = OPTIMIZERS[name].build
+    known = options_of(ADMM, 2) if name == "admm" else options_of(build, 1)
+    return [option for option in known if option not in LOOP_OPTIONS]
+
+
+def loop_options_of(name: str) -> list[str]:
+    """Which of the loop's options may stand with an optimizer, besides lr."""
+    build = OPTIMIZERS[name].build
+    without = name == "admm" or getattr(build, "full_batch", False)
+    left_out = {"lr", *((*OF_GRADIENTS, "tbptt_backward") if without else ())}
+    return [option for option in LOOP_OPTIONS if option not in left_out]
+
+
+def check_once(config: RunConfig, given: Collection[str] = ()) -> None:
+    """Raises UserError if a setting of the loop has one value and with the optimizer another.
+
+    In a comparison an optimizer's own counts, which is how they may differ.
+
+    Args:
+        config: the run.
+        given: fields of `config` that were asked for, even where they are the defaults.
+    """
+    own = parse(config.optimizer)[1]
+    for option in LOOP_OPTIONS:
+        value = getattr(config, option)
+        asked = option in given or value != getattr(RunConfig, option)
+        if asked and option in own and own[option] != value:
+            shown = f"{value:g}" if isinstance(value, float) else value
+            raise UserError(
+                f"{as_option(option)} must be given once, got {shown} and that of the optimizer,"
+                f" {config.optimizer!r}."
+            )
+
+
+def settle(config: RunConfig, task: Task) -> RunConfig:
+    """`config` with the read-out that it leaves to its task, as a run folder keeps it."""
+    if task.readout == "every":
+        if config.readout not in (None, "every"):
+            raise UserError(
+                f"{task.name} has a target at every step and needs --readout every, got"
+                f" {config.readout}."
+            )
+        if config.tbptt is not None:
+            raise UserError(
+                f"--tbptt needs one target a sequence, and {task.name} has one at every step: leave"
+                " it out, and cut the sequences shorter by the task's length."
+            )
+    return replace(config, readout=config.readout or task.readout)
+
+
+def _refuse(config: RunConfig, reason: str) -> None:
+    """Raises UserError for what changes gradients, with optimizers that cannot have that."""
+    for name in OF_GRADIENTS:
+        if getattr(config, name) is not None:
+            optimizer = parse(config.optimizer)[0]
+            raise UserError(
+                f"optimizer {optimizer!r} {reason}: it cannot go with {as_option(name)}."
+            )
