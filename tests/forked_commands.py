@@ -11,12 +11,11 @@ import importlib
 import json
 import os
 import sys
-from concurrent.futures import ThreadPoolExecutor
 
 import torch
+from pools import in_this_process
 
 from rnnopt.cli import main as command_line
-from rnnopt.experiments import worker_pool as workers
 
 LATER = (
     "torch._dynamo",
@@ -26,14 +25,6 @@ LATER = (
     "scipy.stats",
     "matplotlib.pyplot",
 )
-
-
-class InThisProcess(ThreadPoolExecutor):
-    """Stands in for a worker process."""
-
-    def __init__(self, count, context, initializer, initargs):
-        super().__init__(1)
-        (workers._end,) = initargs
 
 
 def begin(folder, arguments):
@@ -58,18 +49,18 @@ def begin(folder, arguments):
 def main():
     """Does what it reads."""
     torch.set_num_threads(1)
-    workers.ProcessPoolExecutor = InThisProcess
     compare = importlib.import_module("rnnopt.cli.commands.compare")
     compare.show_report = lambda *arguments: None  # type: ignore[attr-defined]
     for name in LATER:
         importlib.import_module(name)
     os.fsync = lambda descriptor: None  # SIGKILL takes nothing from the system's buffers
-    for line in sys.stdin:
-        asked = json.loads(line)
-        if isinstance(asked, list):
-            print(begin(*asked), flush=True)
-        else:
-            print(os.waitstatus_to_exitcode(os.waitpid(asked, 0)[1]), flush=True)
+    with in_this_process():
+        for line in sys.stdin:
+            asked = json.loads(line)
+            if isinstance(asked, list):
+                print(begin(*asked), flush=True)
+            else:
+                print(os.waitstatus_to_exitcode(os.waitpid(asked, 0)[1]), flush=True)
 
 
 if __name__ == "__main__":
