@@ -6,6 +6,7 @@ do not know each other. Imports within functions count, those for type checkers 
 
 import ast
 import graphlib
+import itertools
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -53,7 +54,7 @@ def statements(node: ast.AST) -> Iterator[ast.AST]:
 
 
 def names_imported(file: Path) -> Iterator[tuple[int, str]]:
-    """(line, dotted name) of every import of the package's own, by statement or by import_module."""
+    """(line, dotted name) of every import of the package's own."""
     for node in statements(ast.parse(file.read_text(encoding="utf-8"))):
         match node:
             case ast.Import(names=names):
@@ -129,7 +130,7 @@ def test_no_imports_go_in_a_circle():
             break
         except graphlib.CycleError as error:
             circle = error.args[1][::-1]  # each imports the next
-            pairs = list(zip(circle, circle[1:], strict=False))
+            pairs = itertools.pairwise(circle)
             circles.append(" → ".join(place(m, left[m][t]) for m, t in pairs) + f" → {circle[-1]}")
             del left[circle[0]][circle[1]]  # to find the others
     assert circles == [], "\n" + "\n".join(circles)
