@@ -19,6 +19,7 @@ import tempfile
 import time
 import traceback
 import warnings
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Self
@@ -162,6 +163,11 @@ def alone(*arguments: str) -> None:
         rnnopt(*arguments)
 
 
+def code(text: str) -> None:
+    """Some lines, as `python -c` begins them."""
+    exec(text, {})
+
+
 def script(path: str, *arguments: str) -> None:
     """A script, as `python -W error SCRIPT` begins it."""
     with_warnings_as_errors()
@@ -180,6 +186,7 @@ def fork(call: str, arguments: list, folder: str, environment: dict, out: str, e
         return child
     code = 1
     try:
+        os.setsid()
         os.chdir(folder)
         os.environ.clear()
         os.environ.update(environment)
@@ -215,10 +222,17 @@ def main() -> None:
         importlib.import_module(name)
     os.fsync = lambda descriptor: None  # SIGKILL takes nothing from the system's buffers
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal: the tests end it
+    begun = []
     for line in sys.stdin:
         asked = json.loads(line)
-        answer = fork(*asked) if isinstance(asked, list) else code_of(asked)
+        if isinstance(asked, list):
+            begun.append(answer := fork(*asked))
+        else:
+            answer = code_of(asked)
         print(json.dumps(answer), flush=True)
+    for process in begun:  # the tests are over, or were killed
+        with suppress(ProcessLookupError):
+            os.killpg(process, signal.SIGKILL)
 
 
 if __name__ == "__main__":
