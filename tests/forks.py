@@ -13,6 +13,7 @@ import json
 import os
 import runpy
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -135,6 +136,19 @@ def begin(call: str, *arguments: object, environment: dict[str, str] | None = No
     process = ask([call, given, os.getcwd(), own, str(out), str(error)])
     assert process is not None
     return Process(process, out, error)
+
+
+def as_torchrun(call: str, *arguments: object, count: int = 2) -> list[Process]:
+    """So many processes in the environment that torchrun gives its own."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = dict(
+        TORCHELASTIC_RUN_ID="none", WORLD_SIZE=str(count), MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=str(port), GLOO_SOCKET_IFNAME="lo",
+    )  # fmt: skip
+    ranks = [dict(RANK=str(rank), LOCAL_RANK=str(rank)) for rank in range(count)]
+    return [begin(call, *arguments, environment=shared | rank) for rank in ranks]
 
 
 # -- what forks do ---------------------------------------------------------------------------------

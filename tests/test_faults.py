@@ -348,6 +348,7 @@ def test_a_limit_on_the_size_of_files_ends_the_command_with_2_and_it_goes_on_wit
 
 
 @pytest.mark.process
+@pytest.mark.full
 def test_a_worker_that_is_killed_takes_its_own_run_alone(tmp_path, worker_processes):
     long = replace(CONFIG, budget="300evaluations", evaluate_every=30)
     jobs = [Job(replace(long, seed=seed), tmp_path / f"seed-{seed}") for seed in (1, 2, 3)]

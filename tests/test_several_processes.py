@@ -78,7 +78,10 @@ def of_two(tmp_path_factory):
     return of
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.process
+@pytest.mark.parametrize(
+    "optimizer", ["frank-wolfe", pytest.param("asnaq", marks=pytest.mark.full)]
+)
 def test_two_processes_make_the_run_of_one(optimizer, of_two, tmp_path):
     config = RunConfig(**SETTINGS, optimizer=OPTIMIZERS[optimizer])
     result = run(config, tmp_path / "one")
@@ -99,6 +102,8 @@ def workers_of(agent):
     return [int(child) for child, command in commands.items() if b"rnnopt" in command]
 
 
+@pytest.mark.process
+@pytest.mark.full
 def test_after_a_process_was_killed_the_restarted_ones_reach_the_same_end(of_two, tmp_path):
     out = tmp_path / "run"
     process = launch(out, OPTIMIZERS["frank-wolfe"])
@@ -117,6 +122,8 @@ def test_after_a_process_was_killed_the_restarted_ones_reach_the_same_end(of_two
     assert all(torch.equal(*pair) for pair in zip(*(s.values() for s in same), strict=True))
 
 
+@pytest.mark.process
+@pytest.mark.full
 def test_a_folder_that_holds_a_run_is_refused_once(of_two):
     folder = of_two("frank-wolfe")
     before = {path: path.read_bytes() for path in folder.path.iterdir()}

@@ -217,6 +217,7 @@ def test_of_level_trials_those_of_a_greater_loss_are_stopped(plan, metric, loss,
     assert not without.pruned
 
 
+@pytest.mark.full
 def test_the_median_is_that_of_optunas_pruner(plan):
     # Where metric and loss are the same, as with "mse".
     from optuna.pruners import MedianPruner
