@@ -17,8 +17,9 @@ from rnnopt import FrankWolfe, SequenceModel
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import Budget, RunConfig
 from rnnopt.optimizers.registry import build_optimizer
+from rnnopt.tasks.batches import Batches
 from rnnopt.tasks.examples import Examples
-from rnnopt.tasks.task import Batches, Task
+from rnnopt.tasks.task import Task
 from rnnopt.training import loop as training
 from rnnopt.training.build import build_training
 from rnnopt.training.closure import Closure
@@ -379,7 +380,7 @@ def test_the_watched_metric_is_that_of_the_weights_at_the_look():
     seen = []
     for progress in run.run():
         if progress.record:
-            with training.committed(run.optimizer):
+            with run.learner.committed():
                 _, metric = Task.evaluate(task, run.model, task.test, torch.device("cpu"))
             seen.append((progress.record["test_metric"], metric))
     assert len(seen) == 4
