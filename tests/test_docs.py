@@ -23,6 +23,7 @@ from rnnopt import tasks
 from rnnopt.config.run_config import RunConfig
 from rnnopt.experiments import reproduce
 
+pytestmark = pytest.mark.docs
 RUN = [
     "docs/index.md",
     "docs/tutorial.md",
@@ -33,6 +34,7 @@ RUN = [
     "docs/tuning.md",
     "docs/api/layers.md",
 ]
+LONG = ["docs/tutorial.md", "docs/own-data.md", "docs/tuning.md", "docs/api/layers.md"]
 MEASURED = ["README.md", "docs/results.md", "docs/experiment-log.md", "docs/own-data.md"]
 
 
@@ -47,7 +49,9 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.filterwarnings("ignore")  # MLflow and SQLAlchemy warn of themselves
-@pytest.mark.parametrize("page", RUN)
+@pytest.mark.parametrize(
+    "page", [pytest.param(p, marks=pytest.mark.full if p in LONG else []) for p in RUN]
+)
 def test_the_examples_of_a_page_run_and_print_what_it_says(page, workplace, command):
     names: dict[str, object] = {}
     if page == "docs/own-data.md":  # which speaks of files that the reader has

@@ -45,6 +45,7 @@ COMPARE = {
 
 @pytest.mark.parametrize("kind", [RNNClassifier, RNNRegressor])
 @pytest.mark.filterwarnings("default")
+@pytest.mark.full
 def test_at_defaults_no_check_fails_but_those_that_the_pages_list(kind):
     tried = set()
     for estimator, check in estimator_checks_generator(kind()):

@@ -1260,6 +1260,8 @@ real = pytest.mark.skipif(
 
 
 @pytest.mark.parametrize("name", [pytest.param("grid", marks=real)])
+@pytest.mark.process
+@pytest.mark.full
 def test_the_quick_form_ends_well_in_worker_processes(workplace, name):
     data = str(DATA) if DATA.is_dir() else ""
     done = subprocess.run(

@@ -51,6 +51,7 @@ def test_a_distributed_checkpoint_resumes_to_the_bit_with_as_many_processes(ends
         assert all(map(torch.equal, resumed[name], weights)), name
 
 
+@pytest.mark.full
 def test_a_distributed_checkpoint_of_two_processes_resumes_with_four_and_on_from_there_with_one(
     ends, of_two
 ):
