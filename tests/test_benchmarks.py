@@ -4,23 +4,22 @@ from pathlib import Path
 
 import forks
 import pytest
+from cases import partly
 
 pytestmark = pytest.mark.docs
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 SCRIPTS = sorted(FOLDER.glob("*.py"))
-SHORT = "step_cost.py"
-LONG = [pytest.param(s, marks=[] if s.name == SHORT else pytest.mark.full) for s in SCRIPTS]
 
 
 def test_there_are_benchmarks():
     assert SCRIPTS
 
 
-@pytest.mark.parametrize("script", LONG, ids=lambda script: script.name)
+@pytest.mark.parametrize("script", partly([s.name for s in SCRIPTS], ["step_cost.py"]))
 def test_quick_run_ends_well_and_prints_a_table(script, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    done = forks.begin("forks:script", script, "--quick")
+    done = forks.begin("forks:script", FOLDER / script, "--quick")
     out, error = done.communicate()
     assert done.returncode == 0, error
     lines = out.splitlines()

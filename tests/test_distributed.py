@@ -19,6 +19,7 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.mark.parametrize(("size", "name"), claims(distributed_checks))
+@pytest.mark.process
 def test_several_processes(size, name):
     claim_holds(distributed_checks, size, name)
 

@@ -466,6 +466,7 @@ def test_a_gradient_that_can_be_differentiated_is_the_same_gradient(relu, mode, 
 @quiet_opcheck
 @pytest.mark.parametrize("shape", [(4, 9, 3, 5), (4, 2, 17, 5)])
 @pytest.mark.parametrize("mode", ["plain", "reverse", "padded", "bare"])
+@pytest.mark.full
 def test_torch_finds_the_operators_well_formed(shape, mode):
     ends = range(shape[1]) if mode == "padded" else ()
     bare = mode == "bare"
@@ -638,6 +639,7 @@ def test_autocast_is_torchs(rng):
 
 @pytest.mark.parametrize("options", [{}, dict(num_layers=2, bidirectional=True)])
 @pytest.mark.parametrize("lengths", [None, LENGTHS])
+@pytest.mark.full
 def test_a_compiled_layer_has_the_same_results_in_one_graph(options, lengths, rng):
     if lengths is not None:
         # Else packed, which torch does not compile.

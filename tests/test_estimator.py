@@ -351,6 +351,7 @@ def test_verbose_draws_a_bar_with_loss_and_metric(bumps, capfd):
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.process
 def test_rnnopt_is_imported_without_scikit_learn():
     code = (
         "import sys; sys.modules['sklearn'] = None; import rnnopt; rnnopt.FrankWolfe\n"

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from cases import partly
 
 FOLDER = Path(__file__).parent.parent / "examples"
 # The library that a script shows, the accuracy that --quick reaches at the least (chance is 0.1),
@@ -33,7 +34,6 @@ SCRIPTS = {
 
 # What these libraries warn of, about themselves and each other, is not ours to mend.
 pytestmark = [pytest.mark.docs, pytest.mark.filterwarnings("ignore")]
-SHORT = ("accumulation_and_averaging", "skorch_net")
 
 
 @cache
@@ -68,9 +68,7 @@ def test_every_script_is_tried_and_short():
     assert max(lengths.values()) < 60, lengths
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[] if n in SHORT else pytest.mark.full) for n in SCRIPTS]
-)
+@pytest.mark.parametrize("name", partly(SCRIPTS, ["accumulation_and_averaging", "skorch_net"]))
 def test_the_script_learns_and_resumes_bit_for_bit(name):
     _, least, comparisons = SCRIPTS[name]
     printed = run(name)[1]

@@ -134,14 +134,18 @@ def check_workers(storage, folders, commands):
 
 
 @pytest.mark.parametrize("folders", [("c", "elsewhere/c"), ("c", "c", "elsewhere/c")])
+@pytest.mark.process
 def test_workers_on_sqlite_come_to_what_one_comes_to(commands, folders):
     check_workers("sqlite:///fleet.db", folders, commands)
 
 
+@pytest.mark.process
 def test_workers_on_postgresql_come_to_what_one_comes_to(postgresql, commands):
     check_workers(postgresql, ("c", "c", "elsewhere/c"), commands)
 
 
+@pytest.mark.process
+@pytest.mark.full
 def test_reports_are_the_same_everywhere(command):
     arguments = ["compare", *TASK, "--quiet", "--storage", "sqlite:///fleet.db"]
     arguments += ["--budget", "100evaluations", "--optimizers", "adam", "--seeds", "0", "1"]
@@ -165,6 +169,7 @@ def lines(out):
 
 
 @pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.process
 def test_the_run_of_a_killed_worker_goes_on_with_another(postgresql, commands, shared):
     command = ["compare", *LONG, "--storage", postgresql, "--heartbeat", "2", "--quiet", "--out"]
     out = "c" if shared else "elsewhere/c"
@@ -190,6 +195,7 @@ def test_the_run_of_a_killed_worker_goes_on_with_another(postgresql, commands, s
         assert len(claims_of(postgresql, "compare c")) == 2
 
 
+@pytest.mark.process
 def test_ctrl_c_sets_a_run_free_at_once(commands):
     command = ["compare", *LONG, "--storage", "sqlite:///fleet.db", "--out", "c", "--quiet"]
     process = commands.begin(*command)
@@ -207,6 +213,7 @@ def test_ctrl_c_sets_a_run_free_at_once(commands):
     assert waited.total_seconds() < 30  # one interval; a dead worker's claim would stand for two
 
 
+@pytest.mark.process
 def test_a_study_by_two_workers_has_the_table_of_one(commands):
     command = ["reproduce", "frank-wolfe/figure-3", "--quick", "--workers", "1", "--out"]
     commands.do(*command, "plain")

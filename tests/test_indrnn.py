@@ -653,6 +653,7 @@ def test_so_is_a_gradient_of_the_normalisation():
 @quiet_opcheck
 @pytest.mark.parametrize("ends", [(), (3, 0)])
 @pytest.mark.parametrize("bare", [False, True])
+@pytest.mark.full
 def test_torch_finds_the_operators_well_formed(ends, bare):
     arguments = draw_arguments((4, 2, 3, 5), ends=ends, with_h0=not bare, bias=not bare)
     x, w_ih, _, u, h0, lengths = arguments
@@ -875,6 +876,7 @@ def test_autocast_keeps_the_recurrence_in_single_precision(where, rng):
 
 
 @pytest.mark.parametrize("where", [None, "before", "after"])
+@pytest.mark.full
 def test_a_compiled_layer_has_the_same_results_in_one_graph(where, rng):
     x = normal(rng, 7, 9, 3).float()
     # relu's kinks would make of a rounding error a different gradient.

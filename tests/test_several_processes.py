@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from cases import partly
 from same_runs import curves
 
 from rnnopt import ADMM, FrankWolfe, SequenceModel
@@ -82,9 +83,7 @@ def of_two(tmp_path_factory):
 
 
 @pytest.mark.process
-@pytest.mark.parametrize(
-    "optimizer", ["frank-wolfe", pytest.param("asnaq", marks=pytest.mark.full)]
-)
+@pytest.mark.parametrize("optimizer", partly(OPTIMIZERS, ["frank-wolfe"]))
 def test_two_processes_make_the_run_of_one(optimizer, of_two, tmp_path):
     config = RunConfig(**SETTINGS, optimizer=OPTIMIZERS[optimizer])
     result = run(config, tmp_path / "one")

@@ -9,10 +9,13 @@ import sharded_checks
 import torch
 from processes import claim_holds, claims, started
 
-pytestmark = pytest.mark.skipif(
-    not torch.distributed.is_available() or not torch.distributed.is_gloo_available(),
-    reason="needs torch.distributed with gloo",
-)
+pytestmark = [
+    pytest.mark.process,
+    pytest.mark.skipif(
+        not torch.distributed.is_available() or not torch.distributed.is_gloo_available(),
+        reason="needs torch.distributed with gloo",
+    ),
+]
 
 
 @pytest.mark.parametrize(("size", "name"), claims(sharded_checks))

@@ -15,10 +15,13 @@ from rnnopt.config.run_config import RunConfig
 from rnnopt.runs.folder import RunFolder
 from rnnopt.runs.runner import run
 
-pytestmark = pytest.mark.skipif(
-    sys.platform != "linux" or not torch.distributed.is_gloo_available(),
-    reason="needs gloo",
-)
+pytestmark = [
+    pytest.mark.process,
+    pytest.mark.skipif(
+        sys.platform != "linux" or not torch.distributed.is_gloo_available(),
+        reason="needs gloo",
+    ),
+]
 LIMIT = 240  # seconds
 DIGITS = dict(
     task="digits-rows", hidden=8, batch_size=33, evaluate_every=10, budget="40evaluations"
