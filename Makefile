@@ -22,7 +22,7 @@ $(READY): pyproject.toml constraints.txt setup.py $(KERNELS)
 	touch $(READY)
 
 demo: $(READY)
-	$(BIN)/rnnopt compare --task digits-pixels --budget 1500evaluations --seeds 0 1 2 --optimizers \
+	$(BIN)/rnnopt compare --task digits-pixels --budget 1500gradients --seeds 0 1 2 --optimizers \
 		adam adam:clip=1 muon frank-wolfe \
 		frank-wolfe:norm=2,inner_steps=5,outer=adam,momentum=0,lr=0.01,average=none
 

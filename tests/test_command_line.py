@@ -31,7 +31,7 @@ from rnnopt.runs.folder import RunFolder
 from rnnopt.tasks import TASKS, build_task, download
 from rnnopt.training import build as building
 
-TINY = ["--task", "digits-rows", "--hidden", "4", "--budget", "12evaluations"]
+TINY = ["--task", "digits-rows", "--hidden", "4", "--budget", "12gradients"]
 TINY += ["--evaluate-every", "3"]
 FILES = {
     "config.json", "environment.json", "metrics.jsonl", "checkpoint.pt", "checkpoint-previous.pt",
@@ -405,10 +405,10 @@ def test_train_keeps_a_run_folder_and_tells_the_result(command, workplace):
     result = json.loads((workplace / "run" / "result.json").read_text())
     assert f"test accuracy {result['test_metric']:.4f}" in out
     assert f"best validation accuracy {result['best']['validation_metric']:.4f}" in out
-    assert f"({result['best']['evaluations']} of 12 evaluations" in out
+    assert f"({result['best']['gradient_evaluations']} of 12 gradients" in out
     assert "status out of budget" in out
     assert "run folder run\n" in out
-    assert "12 evaluations" in error  # the progress bar is no part of the result
+    assert "12 gradients" in error  # the progress bar is no part of the result
 
 
 def test_quiet_prints_the_last_lines_only(command):
@@ -443,7 +443,7 @@ def test_a_run_that_diverges_has_exit_code_1(command, workplace):
     # A squared error that grows by far more than 10^38 within ten steps: infinite in float32.
     code, out, _ = command(
         "train", "--task", "counting", "--model", "rnn-relu", "--out", "run",
-        "--optimizer", "sgd:lr=1e9", "--budget", "50evaluations",
+        "--optimizer", "sgd:lr=1e9", "--budget", "50gradients",
     )  # fmt: skip
     assert code == 1
     assert "status diverged" in out
@@ -496,7 +496,7 @@ def test_a_download_is_shown_while_a_run_begins(command, monkeypatch):
 
 # -- interrupting and going on --------------------------------------------------------------------
 
-LONG = ["--task", "digits-rows", "--hidden", "8", "--budget", "1000evaluations"]
+LONG = ["--task", "digits-rows", "--hidden", "8", "--budget", "1000gradients"]
 LONG += ["--evaluate-every", "25", "--optimizer", "frank-wolfe:inner_steps=7,lr=0.01"]
 
 
@@ -554,7 +554,7 @@ def test_an_interrupted_run_says_so_and_goes_on_bit_for_bit(command, workplace, 
     assert error == ""
     result = RunFolder.open(workplace / "run").read_result()
     assert result["status"] == "interrupted"
-    assert 50 <= result["evaluations"] < 1000
+    assert 50 <= result["gradient_evaluations"] < 1000
     assert command(*advice.split()[2:-2], "--quiet")[0] == 0
     assert_same_run(workplace / "run", whole)
 
@@ -639,7 +639,7 @@ def test_compare_refuses_to_begin_again_where_runs_are(command, compared):
 
 
 def test_compare_resumes_what_is_missing_or_unfinished(command, workplace, compared):
-    # One run is gone, one was killed after its checkpoint at 6 evaluations, two are finished.
+    # One run is gone, one was killed after its checkpoint at 6 gradients, two are finished.
     out = copy_of(compared, workplace / "c")
     gone, killed, *finished = sorted(path.parent for path in out.rglob("config.json"))
     for name in FILES:
@@ -670,8 +670,8 @@ def test_compare_resumes_with_what_it_was_asked_for(command, workplace, compared
     code, printed, _ = command("compare", "--out", out, "--resume", "--seeds", "3", "--json")
     assert (code, [run["seed"] for run in json.loads(printed)["runs"]]) == (0, [3, 3])
     assert json.loads((out / "comparison.json").read_text())["seeds"] == [0, 3]  # all it ever had
-    result = command("compare", "--out", out, "--resume", "--budget", "9evaluations")
-    assert_refused(result, "begun with --budget", "cannot go on with 9evaluations")
+    result = command("compare", "--out", out, "--resume", "--budget", "9gradients")
+    assert_refused(result, "begun with --budget", "cannot go on with 9gradients")
 
 
 def test_a_comparison_of_before_is_resumed_when_all_is_said(command, workplace, compared):
@@ -708,7 +708,7 @@ def test_compare_does_not_resume_what_is_not_there(command, workplace):
 
 @pytest.mark.parametrize("policy", ["stop", "skip"])
 def test_compare_says_which_runs_diverged(command, workplace, policy):
-    settings = ["--task", "digits-rows", "--model", "rnn-relu", "--budget", "40evaluations"]
+    settings = ["--task", "digits-rows", "--model", "rnn-relu", "--budget", "40gradients"]
     named = ["--optimizers", "sgd:lr=1e38", "adam", "--seeds", "0", "--on-nonfinite", policy]
     code, printed, error = command("compare", *settings, *named, "--out", "d", "--json")
     assert code == 1
@@ -729,7 +729,7 @@ def test_compare_tells_which_run_failed_and_reports_the_others(command, workplac
     occupied = workplace / "c" / "adam"
     occupied.mkdir(parents=True)
     (occupied / "seed-0").write_text("in the way")
-    settings = ["--task", "counting", "--budget", "3evaluations"]
+    settings = ["--task", "counting", "--budget", "3gradients"]
     settings += ["--optimizers", "adam", "sgd", "--seeds", "0", "--workers", "1"]
     code, out, error = command("compare", *settings, "--out", workplace / "c")
     assert code == 1
@@ -754,7 +754,10 @@ def test_a_terminated_comparison_saves_its_runs_and_reports(workplace):
     path = workplace / "c" / "adam" / "seed-0"
     saved = torch.load(path / "checkpoint.pt", weights_only=True)
     result = RunFolder.open(path).read_result()
-    assert (result["status"], result["evaluations"]) == ("interrupted", saved["closure"]["calls"])
+    assert (result["status"], result["gradient_evaluations"]) == (
+        "interrupted",
+        saved["closure"]["calls"],
+    )
     assert not (workplace / "c" / "sgd").exists()  # it waited for the worker and never began
     report = (workplace / "c" / "report.md").read_text()
     assert "| 1 interrupted |" in report

@@ -217,7 +217,7 @@ def run_folder(tmp_path, monkeypatch):
     generator = np.random.default_rng(0)
     x = generator.normal(size=(40, 9, 2)) + np.repeat([0, 3], 20)[:, None, None]
     np.savez("own.npz", X=x, y=np.repeat(["low", "high"], 20))
-    config = RunConfig(data="own.npz", model="lstm", hidden=4, budget="20evaluations")
+    config = RunConfig(data="own.npz", model="lstm", hidden=4, budget="20gradients")
     run(config, Path("run"))
     return tmp_path / "run"
 
@@ -290,7 +290,7 @@ def test_two_exports_into_one_folder_have_a_card_each(run_folder, command):
 
 
 def test_a_run_on_a_task_on_board_can_be_exported(tmp_path, command):
-    run(RunConfig(task="digits-rows", hidden=4, budget="3evaluations"), tmp_path / "run")
+    run(RunConfig(task="digits-rows", hidden=4, budget="3gradients"), tmp_path / "run")
     code, out, error = command("export", tmp_path / "run")
     assert code == 0, error
     assert "checked on 256 test series" in out

@@ -33,7 +33,7 @@ from rnnopt.runs.folder import RunFolder
 from rnnopt.runs.runner import run
 
 CONFIG = RunConfig(
-    "digits-rows", hidden=4, budget="12evaluations", evaluate_every=3, optimizer="adam", seed=5
+    "digits-rows", hidden=4, budget="12gradients", evaluate_every=3, optimizer="adam", seed=5
 )
 CHECKPOINTS = ("checkpoint.pt", "checkpoint-previous.pt")
 linux = pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc")
@@ -57,7 +57,7 @@ def whole(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def halfway(tmp_path_factory):
-    """The folder of the same run, interrupted after 7 of 12 evaluations."""
+    """The folder of the same run, interrupted after 7 of 12 gradients."""
     path = tmp_path_factory.mktemp("halfway") / "run"
     count = iter(range(100))
     run(CONFIG, path, stop_requested=lambda: next(count) == 7)
@@ -350,7 +350,7 @@ def test_a_limit_on_the_size_of_files_ends_the_command_with_2_and_it_goes_on_wit
 @pytest.mark.process
 @pytest.mark.full
 def test_a_worker_that_is_killed_takes_its_own_run_alone(tmp_path, worker_processes):
-    long = replace(CONFIG, budget="300evaluations", evaluate_every=30)
+    long = replace(CONFIG, budget="300gradients", evaluate_every=30)
     jobs = [Job(replace(long, seed=seed), tmp_path / f"seed-{seed}") for seed in (1, 2, 3)]
     killed = []
 
@@ -477,12 +477,12 @@ def test_a_line_of_metrics_that_is_gone_is_missed_wherever_it_was(whole, over, t
         return
     # The four lines are as many as the checkpoint before had, but not those.
     (path / "result.json").unlink()
-    with pytest.raises(UserError, match=r"cut short.*line 4 must be of 9 evaluations, got 12"):
+    with pytest.raises(UserError, match=r"cut short.*line 4 must be of 9 gradients, got 12"):
         run(CONFIG, path, resume=True)
 
 
 def test_a_comparison_that_another_process_works_on_is_refused(tmp_path, command):
-    given = ["--task", "counting", "--budget", "2evaluations", "--out", tmp_path / "c"]
+    given = ["--task", "counting", "--budget", "2gradients", "--out", tmp_path / "c"]
     with RunFolder(tmp_path / "c").locked():
         code, _, error = command("compare", *given)
     assert code == 2
@@ -518,7 +518,7 @@ def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch):
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("optimizer", ["frank-wolfe", "asnaq", "admm"])
 def test_the_same_run_with_as_many_threads_is_the_same_bit_for_bit(tmp_path, optimizer, threads):
-    config = replace(CONFIG, optimizer=optimizer, threads=threads, hidden=96, budget="4evaluations")
+    config = replace(CONFIG, optimizer=optimizer, threads=threads, hidden=96, budget="4gradients")
     try:
         for name in ("one", "two"):
             run(config, tmp_path / name)

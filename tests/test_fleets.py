@@ -31,9 +31,9 @@ from rnnopt.runs.folder import InUse, RunFolder
 from rnnopt.runs.runner import run
 
 TASK = ["--task", "counting:length=4", "--hidden", "3", "--evaluate-every", "50", "--workers", "1"]
-TINY = [*TASK, "--budget", "100evaluations", "--optimizers", "adam", "sgd", "--seeds", "0", "1"]
-TINY += ["--tune", "2", "--tune-budget", "50evaluations"]
-LONG = [*TASK, "--budget", "3000evaluations", "--optimizers", "sgd:lr=0.001", "--seeds", "0"]
+TINY = [*TASK, "--budget", "100gradients", "--optimizers", "adam", "sgd", "--seeds", "0", "1"]
+TINY += ["--tune", "2", "--tune-budget", "50gradients"]
+LONG = [*TASK, "--budget", "3000gradients", "--optimizers", "sgd:lr=0.001", "--seeds", "0"]
 RUNS = 4 + 4  # of TINY: two rates and two seeds of two optimizers
 
 
@@ -148,7 +148,7 @@ def test_workers_on_postgresql_come_to_what_one_comes_to(postgresql, commands):
 @pytest.mark.full
 def test_reports_are_the_same_everywhere(command):
     arguments = ["compare", *TASK, "--quiet", "--storage", "sqlite:///fleet.db"]
-    arguments += ["--budget", "100evaluations", "--optimizers", "adam", "--seeds", "0", "1"]
+    arguments += ["--budget", "100gradients", "--optimizers", "adam", "--seeds", "0", "1"]
     done = forks.begin("forks:rnnopt", *arguments, "--out", "c", environment=NO_DATA)
     error = done.communicate()[1]
     assert (done.returncode, error) == (0, "")
@@ -281,7 +281,7 @@ def test_a_folder_in_use_is_no_failure_but_waited_for(workplace, monkeypatch):
     claims = Claims("sqlite:///fleet.db", "compare c", {"part": {}}, 30)
     now = [time.monotonic()]
     monkeypatch.setattr(crew, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    config = RunConfig("counting:length=3", hidden=3, budget="10evaluations", optimizer="adam")
+    config = RunConfig("counting:length=3", hidden=3, budget="10gradients", optimizer="adam")
     job = Job(config, workplace / "c/run")
     shared = Shared(claims, {"run": job})
     shared.look()

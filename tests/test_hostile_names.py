@@ -128,7 +128,7 @@ def test_both_consoles_are_plain():
         ("result.json", {"status": "over", "best": {"a": 1}}, "must have a validation_metric"),
         ("result.json", {"status": "over", "summary": {}}, "summary must be a word"),
         ("result.json", {"status": "over", "target": 10**400}, "target must be a number"),
-        ("metrics.jsonl", {"evaluations": "many"}, "look 1 must hold numbers by name"),
+        ("metrics.jsonl", {"gradient_evaluations": "many"}, "look 1 must hold numbers by name"),
     ],
 )
 def test_a_saved_run_of_another_form_is_refused(tmp_path, file, content, sentence):
@@ -143,7 +143,9 @@ def test_a_saved_run_of_another_form_is_refused(tmp_path, file, content, sentenc
 
 
 def test_a_result_without_seconds_makes_a_row(tmp_path):
-    (groups,) = group_runs([make_run(tmp_path, dict(status="over", evaluations=3))]).values()
+    (groups,) = group_runs(
+        [make_run(tmp_path, dict(status="over", gradient_evaluations=3))]
+    ).values()
     assert "| 1 over |" in markdown(groups)
 
 
@@ -165,7 +167,7 @@ def test_a_report_of_a_run_with_such_names_is_written(tmp_path, command, name):
 def test_no_name_of_a_task_or_optimizer_makes_a_folder(tmp_path, monkeypatch, command, name):
     monkeypatch.chdir(tmp_path)
     for option in ("task", "optimizer"):
-        code, _, err = command("train", f"--{option}={name}", "--budget", "1evaluations")
+        code, _, err = command("train", f"--{option}={name}", "--budget", "1gradients")
         assert code == 2
         assert "\x1b" not in err
     assert list(tmp_path.rglob("*")) == []

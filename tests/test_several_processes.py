@@ -37,7 +37,7 @@ pytestmark = pytest.mark.skipif(
 LIMIT = 90  # seconds
 # Minibatches that two processes cannot halve; the last of an epoch is smaller.
 SETTINGS = dict(
-    task="digits-pixels", hidden=12, batch_size=33, evaluate_every=20, budget="120evaluations"
+    task="digits-pixels", hidden=12, batch_size=33, evaluate_every=20, budget="120gradients"
 )
 OPTIMIZERS = {"frank-wolfe": "frank-wolfe:inner_steps=3", "asnaq": "asnaq:update_every=2"}
 
@@ -310,7 +310,7 @@ def test_processes_agree_on_losses_when_they_commit(communicate, every, monkeypa
     model = SequenceModel(task.input_size, 4, task.output_size)
     optimizer = FrankWolfe(model.parameters(), inner_steps=5, communicate=communicate)
     batches = SharedBatches(task, 64, 0, answers_each_step=False)
-    training = Training(model, optimizer, task, batches, Budget.parse("22evaluations"),
+    training = Training(model, optimizer, task, batches, Budget.parse("22gradients"),
                         evaluate_every=9)  # fmt: skip
     met = []
 

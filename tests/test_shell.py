@@ -25,7 +25,7 @@ from rnnopt.optimizers.registry import OPTIMIZERS
 from rnnopt.runs.folder import RunFolder
 from rnnopt.tasks import TASKS
 
-TINY = ["--task", "counting:length=3", "--hidden", "3", "--budget", "10evaluations"]
+TINY = ["--task", "counting:length=3", "--hidden", "3", "--budget", "10gradients"]
 COLOUR = re.compile(r"\x1b\[[0-9;]*(?<![0-9])(3[0-7]|4[0-7]|9[0-7])[;m]")
 
 

@@ -78,7 +78,7 @@ def test_a_killed_workers_trial_is_retried_by_the_other(
     assert again.user_attrs["worker"] != lost.user_attrs["worker"]
     records = folder.read_records()
     assert len(records) > before
-    spent = [record["evaluations"] for record in records]
+    spent = [record["gradient_evaluations"] for record in records]
     assert spent == sorted(set(spent))
     assert "postgres" not in (tmp_path / "s" / "best.json").read_text()
 

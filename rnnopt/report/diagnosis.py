@@ -21,7 +21,7 @@ from rnnopt.runs.folder import write_atomically
 
 def columns(looks: Sequence[Look]) -> list[str]:
     """Headings of `rows`: the first, the middle and the last look."""
-    return ["what", *(f"at {look['evaluations']:g}" for look in _chosen(looks))]
+    return ["what", *(f"at {look['gradient_evaluations']:g}" for look in _chosen(looks))]
 
 
 def rows(looks: Sequence[Look]) -> list[list[str]]:
@@ -80,7 +80,7 @@ def write(diagnosis: Diagnosis, config: RunConfig, out: Path) -> tuple[list[Find
     content = dict(
         config=config.to_dict(),
         status=training.status,
-        evaluations=training.closure.evaluations,
+        gradient_evaluations=training.closure.gradient_evaluations,
         batch_size=diagnosis.batch_size,
         thresholds=THRESHOLDS,
         verdict=[asdict(finding) for finding in found],

@@ -34,7 +34,7 @@ def figure(task: str, groups: Sequence[Group]) -> "Figure":
     panels = [("train_loss", f"training loss ({plain(facts['loss'], 30)})")]
     panels += [("validation_metric", f"validation {plain(metric, 30)}")]
     for row, (quantity, name) in enumerate(panels):
-        for column, cost in enumerate(("evaluations", "seconds")):
+        for column, cost in enumerate(("gradient_evaluations", "seconds")):
             axis = axes[row][column]
             for i, group in enumerate(groups):
                 log = quantity == "train_loss" or metric == "mse"
@@ -44,7 +44,9 @@ def figure(task: str, groups: Sequence[Group]) -> "Figure":
             if column == 0:
                 axis.set_ylabel(name)
             if row == 1:
-                unit = "gradient evaluations" if cost == "evaluations" else "training seconds"
+                unit = (
+                    "gradient evaluations" if cost == "gradient_evaluations" else "training seconds"
+                )
                 axis.set_xlabel(unit)
         drawn = any(axis.lines for axis in axes[row])
         if drawn and (quantity == "train_loss" or metric == "mse"):

@@ -135,9 +135,9 @@ def _print_result(path: Path, result: dict[str, Any], nothing_left: bool) -> Non
         best = result["best"]
         console.print(
             f"test {name} {result['test_metric']:.4f} at the best validation {name}"
-            f" {best['validation_metric']:.4f} ({best['evaluations']:.6g} of"
-            f" {result['evaluations']:.6g}"
-            f" evaluations, {result['seconds']:.1f} s)"
+            f" {best['validation_metric']:.4f} ({best['gradient_evaluations']:.6g} of"
+            f" {result['gradient_evaluations']:.6g}"
+            f" gradients, {result['seconds']:.1f} s)"
         )
     if result.get("nonfinite"):
         count, policy = result["nonfinite"], RunFolder(path).read_config().on_nonfinite
@@ -145,7 +145,7 @@ def _print_result(path: Path, result: dict[str, Any], nothing_left: bool) -> Non
         left_out = {"skip": f"{were} left out", "restore": "led back to the last checkpoint"}
         say(f"{count} {steps} {were} not finite and {left_out[policy]}")
     if result["status"] == "diverged":
-        learnt = result.get("best", {}).get("evaluations", 0) > 0
+        learnt = result.get("best", {}).get("gradient_evaluations", 0) > 0
         found = "the weights became useless" if learnt else "nothing was learnt"
         say(f"{found}: {ADVICE}")
     note = ", which it had before: nothing was left to do" if nothing_left else ""
