@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 from admm_cases import (
+    EACH_LEARNER,
     FEATURES,
     NO_LIMIT,
     OUTPUTS,
@@ -19,6 +20,7 @@ from admm_cases import (
     normal,
     weights_of,
 )
+from cases import crossed
 from same_runs import records_of
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -52,11 +54,12 @@ LOSSES_OF_TASKS = {
 }
 
 
-@pytest.mark.parametrize("loss", LOSSES_OF_TASKS)
-@pytest.mark.parametrize(
-    ("readout", "each_step"), [("last", False), ("every", False), ("every", True)]
+@crossed(
+    ("loss", LOSSES_OF_TASKS),
+    ("readout, each_step", [("last", False), ("every", False), ("every", True)]),
+    ("options", EACH_LEARNER),
+    rest=False,
 )
-@each_learner
 def test_a_step_returns_the_loss_of_the_network_before_it(rng, options, readout, each_step, loss):
     model = a_model(readout=readout)
     shape = (4, 3) if each_step else (4,)  # as many samples as no other size

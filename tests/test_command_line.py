@@ -14,6 +14,7 @@ import sys
 import time
 from pathlib import Path
 
+import forks
 import pytest
 import torch
 from same_runs import assert_same_run, records_of
@@ -511,13 +512,7 @@ def whole(tmp_path_factory):
 
 def begin(*arguments):
     """The command in a process of its own."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "rnnopt", *arguments],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    return forks.begin("forks:rnnopt", *arguments)
 
 
 def wait_for_lines(process, path, count):
@@ -530,6 +525,7 @@ def wait_for_lines(process, path, count):
     raise AssertionError(f"{path} did not get {count} lines within a minute")
 
 
+@pytest.mark.process
 def test_a_killed_run_goes_on_bit_for_bit(command, workplace, whole):
     with begin("train", *LONG, "--out", "run") as process:
         wait_for_lines(process, workplace / "run" / "metrics.jsonl", 3)
@@ -545,6 +541,7 @@ def test_a_killed_run_goes_on_bit_for_bit(command, workplace, whole):
     assert {path.name for path in (workplace / "run").iterdir()} == FILES
 
 
+@pytest.mark.process
 def test_an_interrupted_run_says_so_and_goes_on_bit_for_bit(command, workplace, whole):
     with begin("train", *LONG, "--out", "run", "--quiet") as process:
         wait_for_lines(process, workplace / "run" / "metrics.jsonl", 3)
@@ -615,6 +612,16 @@ def test_compare_gives_the_numbers_of_single_runs(command, workplace, compared):
         settings = [*TINY, "--optimizer", optimizer, "--seed", seed, "--out", out]
         assert command("train", *settings)[0] == 0
         assert_same_run(path, workplace / out)
+
+
+@pytest.mark.process
+def test_worker_processes_train_the_same_runs(command, worker_processes, compared):
+    asked = [*TINY, "--optimizers", *PAIR, "--seeds", "0", "--workers", "2", "--out", "c"]
+    assert command("compare", *asked, "--quiet")[0] == 0
+    runs = [path.parent for path in Path("c").rglob("config.json")]
+    assert len(runs) == 2
+    for path in runs:
+        assert_same_run(path, compared / path.relative_to("c"))
 
 
 def test_compare_writes_the_table_and_the_figure(compared):
@@ -732,6 +739,8 @@ def test_compare_tells_which_run_failed_and_reports_the_others(command, workplac
     assert "| sgd | 1 |" in (workplace / "c" / "report.md").read_text()
 
 
+@pytest.mark.process
+@pytest.mark.full
 def test_a_terminated_comparison_saves_its_runs_and_reports(workplace):
     settings = ["--task", "counting", "--budget", "1h", "--evaluate-every", "10"]
     settings += ["--optimizers", "adam", "sgd", "--seeds", "0", "--workers", "1"]
@@ -825,6 +834,8 @@ def test_a_folder_that_another_process_works_on_is_refused(command, workplace):
     assert "in use by another process" in shown
 
 
+@pytest.mark.process
+@pytest.mark.full
 def test_an_encoding_without_the_signs_shows_question_marks(workplace):
     environment = os.environ | {"PYTHONIOENCODING": "ascii"}
     command = [sys.executable, "-m", "rnnopt", "list"]
@@ -833,6 +844,7 @@ def test_an_encoding_without_the_signs_shows_question_marks(workplace):
     assert b"adding" in done.stdout
 
 
+@pytest.mark.process
 def test_a_missing_extra_is_named(workplace):
     code = "import sys; sys.modules['tyro'] = None; from rnnopt.__main__ import main; main()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

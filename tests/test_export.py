@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from cases import crossed
 from torch.nn.utils.rnn import pad_sequence
 
 from rnnopt.config.errors import UserError
@@ -56,9 +57,11 @@ def source_and_series(cell, readout="last", subsample=1, regression=False, **opt
 CELLS = ["rnn", "lstm", "gru", "indrnn"]
 
 
-@pytest.mark.parametrize("form", ["onnx", "torchscript", "safetensors"])
-@pytest.mark.parametrize("readout", ["last", "mean", "every"])
-@pytest.mark.parametrize("cell", CELLS)
+@crossed(
+    ("form", ["onnx", "torchscript", "safetensors"]),
+    ("readout", ["last", "mean", "every"]),
+    ("cell", CELLS),
+)
 def test_every_network_answers_the_same_when_exported(cell, readout, form):
     for subsample, options in ((1, {}), (3, dict(layers=2, batch_norm=True))):
         source, raw = source_and_series(cell, readout, subsample, **options)

@@ -16,6 +16,7 @@ from rnnopt.runs import runner
 from rnnopt.runs.collection import read_runs
 from rnnopt.runs.folder import RunFolder
 
+pytestmark = pytest.mark.process
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")

@@ -15,7 +15,6 @@ import subprocess
 import sys
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -56,14 +55,6 @@ NAMES = [PAPER + name for name in (
 STUDIES = [item for item in reproduce.ALL if isinstance(item, Study)] + [grid.GRID]
 
 
-class InThisProcess(ThreadPoolExecutor):
-    """Stands in for a pool of processes, which would not know the stand-ins of the tasks."""
-
-    def __init__(self, count, context, initializer, initargs):
-        super().__init__(min(count, 1))
-        (workers._end,) = initargs
-
-
 def stand_in(name, steps, features=1, classes=10, option=False):
     """A builder of a small task: classes that the first step tells."""
 
@@ -100,12 +91,10 @@ def text(name):
 
 @pytest.fixture(autouse=True)
 def workplace(tmp_path, monkeypatch):
-    """A folder of the test's own, a wide terminal, no processes, stand-ins for tasks with data."""
+    """A folder of the test's own, a wide terminal, stand-ins for tasks with data."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "250")
     monkeypatch.delenv("RNNOPT_DATA", raising=False)
-    monkeypatch.setattr(workers, "ProcessPoolExecutor", InThisProcess)
-    monkeypatch.setattr(workers, "_end", None)
     for name in ("har2", "noisy-har2", "hapt2", "noisy-hapt2"):
         monkeypatch.setitem(TASKS, name, stand_in(name, 128, 9, 2))
     for name in ("mnist-pixels", "mnist-permuted"):
@@ -1272,6 +1261,8 @@ real = pytest.mark.skipif(
 
 
 @pytest.mark.parametrize("name", [pytest.param("grid", marks=real)])
+@pytest.mark.process
+@pytest.mark.full
 def test_the_quick_form_ends_well_in_worker_processes(workplace, name):
     data = str(DATA) if DATA.is_dir() else ""
     done = subprocess.run(

@@ -236,7 +236,7 @@ def test_a_restart_in_a_run_goes_on_from_the_best_weights():
     ("optimizer", "options"),
     [
         ("adam:lr=0.5", {}),
-        (f"frank-wolfe:inner_steps=3,lr=0.5,{EXPLICIT}", {}),
+        pytest.param(f"frank-wolfe:inner_steps=3,lr=0.5,{EXPLICIT}", {}, marks=pytest.mark.full),
         (f"frank-wolfe:lr=0.5,{EXPLICIT}", dict(tbptt=2)),
     ],
 )

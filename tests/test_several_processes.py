@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from cases import partly
 from same_runs import curves
 
 from rnnopt import ADMM, FrankWolfe, SequenceModel
@@ -81,7 +82,8 @@ def of_two(tmp_path_factory):
     return of
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.process
+@pytest.mark.parametrize("optimizer", partly(OPTIMIZERS, ["frank-wolfe"]))
 def test_two_processes_make_the_run_of_one(optimizer, of_two, tmp_path):
     config = RunConfig(**SETTINGS, optimizer=OPTIMIZERS[optimizer])
     result = run(config, tmp_path / "one")
@@ -102,6 +104,8 @@ def workers_of(agent):
     return [int(child) for child, command in commands.items() if b"rnnopt" in command]
 
 
+@pytest.mark.process
+@pytest.mark.full
 def test_after_a_process_was_killed_the_restarted_ones_reach_the_same_end(of_two, tmp_path):
     out = tmp_path / "run"
     process = launch(out, OPTIMIZERS["frank-wolfe"])
@@ -120,6 +124,8 @@ def test_after_a_process_was_killed_the_restarted_ones_reach_the_same_end(of_two
     assert all(torch.equal(*pair) for pair in zip(*(s.values() for s in same), strict=True))
 
 
+@pytest.mark.process
+@pytest.mark.full
 def test_a_folder_that_holds_a_run_is_refused_once(of_two):
     folder = of_two("frank-wolfe")
     before = {path: path.read_bytes() for path in folder.path.iterdir()}

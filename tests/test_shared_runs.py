@@ -1,12 +1,10 @@
-"""Every learner and option of the loop under torchrun: two processes make the run of one."""
+"""Every learner and option of the loop in two processes, which make the run of one."""
 
 import json
-import os
 import shutil
-import subprocess
 import sys
-from pathlib import Path
 
+import forks
 import pytest
 import shared_runs
 import torch
@@ -17,10 +15,13 @@ from rnnopt.config.run_config import RunConfig
 from rnnopt.runs.folder import RunFolder
 from rnnopt.runs.runner import run
 
-pytestmark = pytest.mark.skipif(
-    sys.platform != "linux" or not torch.distributed.is_gloo_available(),
-    reason="needs torchrun with gloo",
-)
+pytestmark = [
+    pytest.mark.process,
+    pytest.mark.skipif(
+        sys.platform != "linux" or not torch.distributed.is_gloo_available(),
+        reason="needs gloo",
+    ),
+]
 LIMIT = 240  # seconds
 DIGITS = dict(task="digits-rows", hidden=8, batch_size=33, evaluate_every=10, budget="40gradients")
 # A minibatch of three, of which a process soon has none that goes on, or from the start none.
@@ -94,14 +95,9 @@ def of_two(tmp_path_factory):
     folder = tmp_path_factory.mktemp("two")
     write_series(folder)
     (folder / "runs.json").write_text(json.dumps(placed(RUNS | ALONE, folder)))
-    script = Path(shared_runs.__file__)
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
-         script, folder],
-        capture_output=True, text=True, timeout=LIMIT,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    for process in forks.as_torchrun("shared_runs:main", folder):
+        printed = process.communicate(LIMIT)
+        assert process.returncode == 0, printed
     return folder
 
 

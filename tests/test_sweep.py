@@ -8,8 +8,6 @@ import json
 import math
 import shlex
 import signal
-import subprocess
-import sys
 import time
 import warnings
 from dataclasses import replace
@@ -19,6 +17,7 @@ import pytest
 
 pytest.importorskip("optuna")
 
+import forks
 from optuna.trial import TrialState
 
 from rnnopt.cli.commands import sweep as sweeping
@@ -218,6 +217,7 @@ def test_of_level_trials_those_of_a_greater_loss_are_stopped(plan, metric, loss,
     assert not without.pruned
 
 
+@pytest.mark.full
 def test_the_median_is_that_of_optunas_pruner(plan):
     # Where metric and loss are the same, as with "mse".
     from optuna.pruners import MedianPruner
@@ -406,14 +406,12 @@ def test_a_sweep_of_own_data_says_what_it_read_and_gives_a_command_that_runs(com
     assert again["best"]["validation_metric"] == best["value"]
 
 
+@pytest.mark.process
 def test_ctrl_c_leaves_a_sweep_that_goes_on(workplace):
     settings = ["--task", "counting:length=3", "--hidden", "3", "--optimizer", "adam"]
     settings += ["--budget", "1h", "--evaluate-every", "10", "--trials", "2", "--json"]
-    command = [sys.executable, "-m", "rnnopt", "sweep", *settings]
     path = workplace / "runs" / "sweep-counting-adam"
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
+    with forks.begin("forks:rnnopt", "sweep", *settings) as process:
         end = time.monotonic() + 60
         while len(RunFolder(path / "trial-0000").read_records()) < 2:
             assert process.poll() is None, process.communicate()

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from cases import partly
 from same_runs import assert_equal_states, without_clock
 from stepping import through_a_file
 
@@ -662,7 +663,8 @@ def outcome(run, records):
         "frank-wolfe:inner_steps=1,norm=inf,scale=entry",
     ],
 )
-@pytest.mark.parametrize("stop_at", [0, 5, 6, 7, 8, 9])  # with five inner steps every phase
+# With five inner steps every phase.
+@pytest.mark.parametrize("stop_at", partly([0, 5, 6, 7, 8, 9], [0, 7]))
 def test_a_saved_run_goes_on_bit_for_bit(optimizer, stop_at):
     whole = build(optimizer)
     expected = outcome(whole, finish(whole))

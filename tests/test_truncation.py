@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from cases import crossed
 from same_runs import assert_equal_states, records_of, records_on_the_way
 from stepping import through_a_file
 from torch import nn
@@ -144,10 +145,12 @@ def test_the_price_is_that_of_the_steps_that_are_run():
 # -- whole sequences ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("cell", CELLS)
-@pytest.mark.parametrize("readout", ["last", "every"])
-@pytest.mark.parametrize("lengths", [None, [6, 1, 4, 2, 6, 3, 5, 6]])
-@pytest.mark.parametrize("forward", [6, 100])
+@crossed(
+    ("cell", CELLS),
+    ("readout", ["last", "every"]),
+    ("lengths", [None, [6, 1, 4, 2, 6, 3, 5, 6]]),
+    ("forward", [6, 100]),
+)
 def test_one_chunk_is_plain_back_propagation_to_the_bit(cell, readout, lengths, forward):
     options = dict(cell=cell, readout=readout, layers=2, batch_norm=True, dropout=0.3)
     results = []
@@ -263,12 +266,15 @@ def plain_chunks(cell, model, inputs, target, forward, backward, every):
     return found
 
 
-@pytest.mark.parametrize("cell", CELLS)
-@pytest.mark.parametrize("layers", [1, 2])
-@pytest.mark.parametrize("readout", ["last", "every"])
-@pytest.mark.parametrize(
-    ("forward", "backward"),
-    [(2, 2), (3, 3), (1, 1), (2, 4), (1, 3), (3, 1), (4, 4), (4, 3), (2, 9), (4, 5), (5, 2)],
+@crossed(
+    ("cell", CELLS),
+    ("layers", [1, 2]),
+    ("readout", ["last", "every"]),
+    (
+        "forward, backward",
+        [(2, 2), (3, 3), (1, 1), (2, 4), (1, 3), (3, 1), (4, 4), (4, 3), (2, 9), (4, 5), (5, 2)],
+    ),
+    rest=False,
 )
 def test_each_chunk_has_the_loss_and_gradient_of_a_plain_loop(
     cell, layers, readout, forward, backward
@@ -482,10 +488,13 @@ def plain_chunks_of_each(cell, model, batch, forward, backward, every):
     return found
 
 
-@pytest.mark.parametrize("cell", CELLS)
-@pytest.mark.parametrize("readout", ["last", "every"])
-@pytest.mark.parametrize("padding", [None, math.nan])
-@pytest.mark.parametrize(("forward", "backward"), [(2, 2), (1, 1), (3, 3), (1, 3), (2, 4), (4, 4)])
+@crossed(
+    ("cell", CELLS),
+    ("readout", ["last", "every"]),
+    ("padding", [None, math.nan]),
+    ("forward, backward", [(2, 2), (1, 1), (3, 3), (1, 3), (2, 4), (4, 4)]),
+    rest=False,
+)
 def test_sequences_count_while_they_last(cell, readout, padding, forward, backward):
     task = make_task(6, LENGTHS, padding=padding)
     model, twin = (make_model(cell=cell, layers=2, readout=readout) for _ in range(2))
@@ -505,9 +514,12 @@ def test_sequences_count_while_they_last(cell, readout, padding, forward, backwa
 SHORT = [6, 1, 1, 2, 3, 1, 2, 2]  # most minibatches of them end early
 
 
-@pytest.mark.parametrize("cell", CELLS)
-@pytest.mark.parametrize("readout", ["last", "every"])
-@pytest.mark.parametrize(("forward", "backward"), [(2, 2), (1, 1), (3, 3), (1, 3), (2, 5), (4, 4)])
+@crossed(
+    ("cell", CELLS),
+    ("readout", ["last", "every"]),
+    ("forward, backward", [(2, 2), (1, 1), (3, 3), (1, 3), (2, 5), (4, 4)]),
+    rest=False,
+)
 def test_the_next_minibatch_begins_where_all_sequences_have_ended(cell, readout, forward, backward):
     task = make_task(6, SHORT, padding=math.nan)
     model, twin = (make_model(cell=cell, readout=readout) for _ in range(2))
