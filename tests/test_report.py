@@ -117,16 +117,16 @@ def test_a_row_gives_means_with_intervals(tmp_path):
         make_run(tmp_path, over(test_metric=0.7, best=0.6, to_target=20, seconds=4.0), seed=1),
     ]
     # Test: mean 0.6, deviation 0.1 √2, half width 0.1 t. Cost: mean 15, deviation 5 √2, width 5 t.
-    # A run of 2 s and one of 4 s of 20 evaluations each: 100 and 200 ms an evaluation.
+    # A run of 2 s and one of 4 s of 20 gradients each: 100 and 200 ms an evaluation.
     assert only_row(runs) == {
         "optimizer": "adam",
         "runs": "2",
         "test accuracy": f"0.6000 ± {0.1 * T_2:.4f}",
         "best validation accuracy": "0.6000 ± 0.0000",
         "reached 0.95": "2/2",
-        "evaluations to target": f"15 ± {5 * T_2:.0f}",
+        "gradients to target": f"15 ± {5 * T_2:.0f}",
         "seconds to target": f"1.5 ± {0.5 * T_2:.1f}",
-        "ms an evaluation": "150.0",
+        "ms per gradient": "150.0",
         "status": "2 reached target",
     }
 
@@ -134,20 +134,20 @@ def test_a_row_gives_means_with_intervals(tmp_path):
 def test_a_target_missed_by_one_run_is_infinitely_far(tmp_path):
     runs = [make_run(tmp_path, over(to_target=10)), make_run(tmp_path, over(), seed=1)]
     row = only_row(runs)
-    assert (row["reached 0.95"], row["evaluations to target"]) == ("1/2", "∞")
+    assert (row["reached 0.95"], row["gradients to target"]) == ("1/2", "∞")
     assert row["seconds to target"] == "∞"
     assert row["status"] == "1 reached target, 1 out of budget"
 
 
 def test_a_target_met_at_the_start_costs_nothing(tmp_path):
     row = only_row([make_run(tmp_path, over(to_target=0))])
-    assert (row["reached 0.95"], row["evaluations to target"]) == ("1/1", "0")
+    assert (row["reached 0.95"], row["gradients to target"]) == ("1/1", "0")
 
 
 def test_unfinished_runs_are_counted_but_have_no_figures(tmp_path):
     row = only_row([make_run(tmp_path, {"status": "running"}, metrics=())])
     assert row["runs"] == "1"
-    assert row["test accuracy"] == row["best validation accuracy"] == row["ms an evaluation"] == "–"
+    assert row["test accuracy"] == row["best validation accuracy"] == row["ms per gradient"] == "–"
     assert row["status"] == "1 running"
 
 
@@ -165,8 +165,8 @@ def test_a_diverged_run_keeps_its_figures(tmp_path):
 
 
 def test_a_run_without_a_step_has_no_price(tmp_path):
-    row = only_row([make_run(tmp_path, over() | {"evaluations": 0, "seconds": 0.0})])
-    assert row["ms an evaluation"] == "–"
+    row = only_row([make_run(tmp_path, over() | {"gradient_evaluations": 0, "seconds": 0.0})])
+    assert row["ms per gradient"] == "–"
 
 
 def test_headings_name_the_metric_and_the_target(tmp_path):

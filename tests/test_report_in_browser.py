@@ -16,6 +16,7 @@ from rnnopt.runs import runner
 from rnnopt.runs.collection import read_runs
 from rnnopt.runs.folder import RunFolder
 
+pytestmark = pytest.mark.process
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -106,7 +107,7 @@ def report(tmp_path_factory):
         for optimizer in OPTIMIZERS[:2]:
             path = place / f"run-{len(folders)}"
             config = RunConfig(
-                task=task, model=model, layers=2, hidden=5, budget="12evaluations",
+                task=task, model=model, layers=2, hidden=5, budget="12gradients",
                 optimizer=optimizer, evaluate_every=2,
             )  # fmt: skip
             runner.run(config, path)

@@ -70,7 +70,7 @@ def trained(tmp_path_factory):
     for optimizer in ("adam", "sgd:momentum=0.9"):
         for seed in (0, 1):
             path = tmp_path_factory.mktemp("runs") / "run"
-            settings = dict(task="digits-rows", hidden=6, budget="12evaluations")
+            settings = dict(task="digits-rows", hidden=6, budget="12gradients")
             runner.run(RunConfig(**settings, optimizer=optimizer, seed=seed), path)
             folders.append(RunFolder.open(path))
     return read_runs(folders)
@@ -84,7 +84,7 @@ def test_the_page_has_every_part(trained):
     headings = [name for name, _ in found.elements if name in ("h1", "h2", "h3")]
     assert headings == ["h1", "h2", *["h3"] * 5, "h2", "h2"]
     for part in (
-        "adam and sgd:momentum=0.9 on digits-rows", "12evaluations", "2026-05-17 09:30 UTC",
+        "adam and sgd:momentum=0.9 on digits-rows", "12gradients", "2026-05-17 09:30 UTC",
         "torch 2", "best validation accuracy", "Curves", "Time to the target",
         "Classification of the test data", "precision", "Gradients through time", "recurrent.0",
         "Settings", "System", "cpu_kernels",
@@ -163,7 +163,7 @@ def own_data(tmp_path, rng):
         labels = np.array(names.split(",") * 20)
         values = torch.randn(len(labels), 7, 2, generator=rng).numpy()
         np.savez(path, X=values, y=labels)
-        config = RunConfig(task="own", data=str(path), hidden=4, budget="5evaluations")
+        config = RunConfig(task="own", data=str(path), hidden=4, budget="5gradients")
         runner.run(config, tmp_path / path.stem)
         runs.append(RunFolder.open(tmp_path / path.stem))
     return read_runs(runs)
@@ -280,7 +280,7 @@ def test_time_to_target_counts_every_run_of_a_group(tmp_path):
     by_task, numbers = grouped(runs)
     chart = time_to_target(by_task["digits-rows"], numbers)[0]
     assert chart.summary.endswith("adam: 2 of 4.")
-    # Of four runs one is there after 10 evaluations and another after 20, where the axis ends.
+    # Of four runs one is there after 10 gradients and another after 20, where the axis ends.
     ((place, label, curve),) = chart.lines
     assert (place, label, chart.steps) == (0, "adam", True)
     assert list(zip(curve.at, curve.mean, strict=True)) == [

@@ -39,7 +39,7 @@ class SharedConfig(DataConfig):
             its file is called.
         model: network, by name (see `rnnopt list`).
         lr: learning rate; unset means the optimizer's default.
-        budget: how long to train: 30s, 5m, 2h, 20epochs or 5000evaluations (an evaluation is one
+        budget: how long to train: 30s, 5m, 2h, 20epochs or 5000gradients (an evaluation is one
             minibatch forward and backward).
         batch_size: sequences a minibatch; unset means the task's.
         hidden: units of each recurrent layer; unset means the task's.
@@ -105,6 +105,8 @@ class SharedConfig(DataConfig):
         super().__post_init__()
         if self.data is not None:
             object.__setattr__(self, "task", data_name(self.data))
+        # Version 0.1 called gradients evaluations.
+        object.__setattr__(self, "budget", re.sub(r"evaluation(s?)\b", r"gradient\1", self.budget))
         if self.model not in MODELS:
             raise unknown_name("model", self.model, MODELS)
         counts = ("batch_size", "hidden", "layers", "evaluate_every", "threads", "tbptt")
@@ -164,20 +166,22 @@ class RunConfig(SharedConfig):
 
 @dataclass(frozen=True)
 class Budget:
-    """How long to train: `amount` of `unit` "seconds", "epochs" or "evaluations"."""
+    """How long to train: `amount` of `unit` "seconds", "epochs" or "gradient_evaluations"."""
 
     amount: float
-    unit: Literal["seconds", "epochs", "evaluations"]
+    unit: Literal["seconds", "epochs", "gradient_evaluations"]
 
     @classmethod
     def parse(cls, text: str) -> "Budget":
-        """The budget that a text such as 30s, 20epochs or 5000evaluations names."""
-        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(s|m|h|epochs?|evaluations?)\s*", text)
+        """The budget that a text such as 30s, 20epochs or 5000gradients names."""
+        match = re.fullmatch(
+            r"\s*(\d+(?:\.\d+)?)\s*(s|m|h|epochs?|gradients?|evaluations?)\s*", text
+        )
         if not match or not 0 < float(match[1]) < 1e15:
             raise UserError(
-                f"budget must read like 30s, 5m, 2h, 20epochs or 5000evaluations, got {text!r}."
+                f"budget must read like 30s, 5m, 2h, 20epochs or 5000gradients, got {text!r}."
             )
         amount, unit = float(match[1]), match[2]
         if unit in ("s", "m", "h"):
             return cls(amount * {"s": 1, "m": 60, "h": 3600}[unit], "seconds")
-        return cls(amount, "epochs" if unit.startswith("epoch") else "evaluations")
+        return cls(amount, "epochs" if unit.startswith("epoch") else "gradient_evaluations")

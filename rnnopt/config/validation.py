@@ -33,7 +33,7 @@ class Result(TypedDict, total=False):
     summary: str
     target: Number
     seconds: Number
-    evaluations: Number
+    gradient_evaluations: Number
     test_loss: Number
     test_metric: Number
     nonfinite: Number

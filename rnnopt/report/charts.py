@@ -11,7 +11,7 @@ from rnnopt.report.statistics import Curve, mean_curve
 from rnnopt.report.style import short
 from rnnopt.runs.collection import Group, Run, facts_of
 
-COSTS = {"evaluations": "gradient evaluations", "seconds": "training seconds"}
+COSTS = {"gradient_evaluations": "gradient evaluations", "seconds": "training seconds"}
 MOST_CELLS = 128  # of a layer's strip in the heat map
 
 
@@ -137,7 +137,7 @@ def profile(by_task: dict[str, list[Group]], numbers: dict[str, int]) -> Profile
     costs: dict[str, dict[tuple[str, int], float]] = {}
     for task, groups in by_task.items():
         for group in groups:
-            spent = _costs(group, "evaluations")
+            spent = _costs(group, "gradient_evaluations")
             mine = {(task, r.config.seed): c for r, c in zip(group.runs, spent, strict=True)}
             costs.setdefault(group.label, {}).update(mine)
     labels = [name for name, mine in costs.items() if {task for task, _ in mine} == set(by_task)]
@@ -167,7 +167,7 @@ def _profile_chart(ratios: dict[str, list[float]], numbers: dict[str, int], prob
         first = sum(r == 1 for r in solved)
         said.append(f"{label} is fastest on {first} of {problems} and solves {len(solved)}")
     title = "share of problems solved"
-    unit = "evaluations ÷ those of the fastest"
+    unit = "gradients ÷ those of the fastest"
     summary = f"{'; '.join(said)}."
     return Chart(title, unit, summary, lines, log_x=True, y_range=(0, 1), steps=True)
 

@@ -46,7 +46,7 @@ def mean_curve(
 
     Args:
         histories: the records of each run.
-        cost: key of what is spent, such as "evaluations".
+        cost: key of what is spent, such as "gradient_evaluations".
         quantity: key of what is averaged.
         log: whether it is for a logarithmic axis, which has no room below zero: there the band
             ends at the lowest run.

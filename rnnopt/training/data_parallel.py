@@ -16,19 +16,21 @@ from typing import Any
 import torch
 from torch import distributed
 
-from rnnopt.admm.trainer import ADMM
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
+from rnnopt.config.specs import parse
 from rnnopt.distributed import processes
 from rnnopt.layers.minibatch_part import MinibatchPart
+from rnnopt.tasks.batches import Batches
 from rnnopt.tasks.examples import Batch, Examples
-from rnnopt.tasks.task import Batches, Task
+from rnnopt.tasks.task import Task
+from rnnopt.training.learner import Learner
 
 SAID = "sentence"  # in the store: the error that the first process says
 WAIT = timedelta(seconds=3)  # for the first process to meet the error that another has met
 
 
-class OfOne(UserError):
+class RankError(UserError):
     """An error of one of the other processes alone; says of which."""
 
     def __init__(self, sentence: str):
@@ -50,7 +52,7 @@ def joined(device: str) -> Iterator[None]:
     """Brings up the process group as long as the run lasts; nothing without torchrun.
 
     Raises:
-        OfOne: in place of an error that the first process does not say.
+        RankError: in place of an error that the first process does not say.
     """
     if started() == 1:
         yield
@@ -72,13 +74,13 @@ def joined(device: str) -> Iterator[None]:
             with suppress(RuntimeError):  # the store is gone: then all say it
                 store.set(SAID, str(error))
         elif not _says(store, str(error)):
-            raise OfOne(str(error)) from error
+            raise RankError(str(error)) from error
         raise
     except RuntimeError as error:
         if not _lost_another(error):
             raise
         reason = str(error).strip().partition("\n")[0]
-        raise OfOne(f"another process has ended, the checkpoint stays ({reason}).") from error
+        raise RankError(f"another process has ended, the checkpoint stays ({reason}).") from error
     finally:
         distributed.destroy_process_group()
 
@@ -108,26 +110,25 @@ def _restarts() -> int:
 
 
 def check_shareable(
-    config: RunConfig, model: dict[str, Any], optimizer: Any, batches: Batches
+    config: RunConfig, model: dict[str, Any], learner: Learner, batches: Batches
 ) -> None:
     """Raises UserError for a run that several processes cannot share.
 
     Args:
         config: the run.
         model: settings of its SequenceModel.
-        optimizer: as built.
+        learner: as built.
         batches: of the run.
     """
     count, size = processes(), batches.batch_size
     drawn_anew = not isinstance(batches.task.train, Examples)
     last = size if drawn_anew else batches.task.epoch_size % size or size  # of an epoch
-    commits = getattr(optimizer, "communicate", "gradient") == "commit"
-    draws = isinstance(optimizer, ADMM) and not optimizer.full_batch
+    commits = learner.local_steps is not None
+    draws = learner.needs_own_sequences and not learner.full_batch
     reasons = {
         f"minibatches of {size}, too few for each to get one": size < count,
-        f"admm, whose last minibatch of an epoch has {last}, too few for each to get one": (
-            draws and last < count
-        ),
+        f"{parse(config.optimizer)[0]}, whose last minibatch of an epoch has {last}, too few"
+        " for each to get one": (draws and last < count),
         'communicate="commit" and batch normalisation, which looks at whole minibatches': (
             commits and model.get("batch_norm")
         ),

@@ -27,7 +27,7 @@ from rnnopt.tasks.user_data.checks import (
     rows_of_classes,
 )
 from rnnopt.tasks.user_data.limits import check_memory
-from rnnopt.tasks.user_data.recordings import TRUTHS, Reading, Recordings
+from rnnopt.tasks.user_data.recordings import TRUTHS, Recordings, TableSchema
 from rnnopt.tasks.user_data.series import check_missing, cut_padding, fill_missing, pool
 
 
@@ -62,7 +62,7 @@ class Preparation:
     steps: Count
     shortest: Count
     longest: Count
-    table: Reading | None = None
+    table: TableSchema | None = None
 
     @property
     def outputs(self) -> int:

@@ -26,10 +26,10 @@ SGD = row("SGD", "sgd", 100)
 ADAM = row("Adam", "adam")
 REMARKS = (
     "ADMM is the default variant, trajectory and weights in turn: a step is one forward and one"
-    " backward pass over a minibatch and counts as one evaluation. Its rates in the grid"
-    " are 0.3, 1 and 3.",
-    "Published are curves of a loss that was read off the auxiliary output, which has seen the"
-    " label; here every number is the network's own, run forward.",
+    " backward pass over a minibatch and counts as one gradient evaluation. Its grid of learning"
+    " rates is 0.3, 1 and 3.",
+    "The published curves show a loss of the auxiliary output, which has seen the label; here"
+    " every number is that of the network, run forward.",
 )
 
 FIGURE_2 = Study(
@@ -46,13 +46,13 @@ FIGURE_2 = Study(
     ),
     forms={
         "cpu": Form(
-            (MNIST,), "1784evaluations", "446evaluations", RATES, seeds=tuple(range(10))
+            (MNIST,), "1784gradients", "446gradients", RATES, seeds=tuple(range(10))
         ),
         "full": Form(
             (MNIST,), "20epochs", "3epochs", (3e-4, *RATES, 3e-2), seeds=tuple(range(10))
         ),
         "quick": Form(
-            (MNIST,), "12evaluations", "6evaluations", RATES[:2], seeds=(0, 1),
+            (MNIST,), "12gradients", "6gradients", RATES[:2], seeds=(0, 1),
             rows=("rnnopt ADMM", "Adam"),
         ),
     },
@@ -73,8 +73,8 @@ FIGURE_3 = Study(
     forms={
         "cpu": Form(
             tuple(Column(f"Metamorphosis, N={n}", f"metamorphosis:length={n}") for n in LENGTHS),
-            "1000evaluations",
-            "300evaluations",
+            "1000gradients",
+            "300gradients",
             (3e-3, 1e-2, 3e-2),
         ),
         "full": Form(
@@ -85,20 +85,20 @@ FIGURE_3 = Study(
                 )
                 for n in LENGTHS
             ),
-            "10000evaluations",
-            "2000evaluations",
+            "10000gradients",
+            "2000gradients",
             RATES,
         ),
         "quick": Form(
             (Column("Metamorphosis, N=10", "metamorphosis:length=10"),),
-            "8evaluations", "4evaluations", RATES[:2], seeds=(0, 1),
+            "8gradients", "4gradients", RATES[:2], seeds=(0, 1),
             rows=("rnnopt ADMM", "Adam"),
         ),
     },
     remarks=(
         *REMARKS,
-        "Nats a character on text not trained on; of the whole text, knowing the frequencies alone"
-        " gives 2.956, knowing the character before gives 2.282.",
+        "Nats per character on test text. On the whole text a model that knows only the"
+        " frequencies has 2.956, one that knows the previous character 2.282.",
     ),
 )  # fmt: skip
 
@@ -115,14 +115,14 @@ GATED = Study(
     forms={
         "cpu": Form(
             (MNIST, Column("Metamorphosis, N=25", "metamorphosis:length=25")),
-            "1000evaluations", "300evaluations", RATES,
+            "1000gradients", "300gradients", RATES,
         ),
         "full": Form(
             (MNIST, Column("Metamorphosis, N=100", "metamorphosis:length=100")),
-            "10000evaluations", "2000evaluations", RATES,
+            "10000gradients", "2000gradients", RATES,
         ),
         "quick": Form(
-            (MNIST,), "4evaluations", "2evaluations", RATES[:2], seeds=(0, 1),
+            (MNIST,), "4gradients", "2gradients", RATES[:2], seeds=(0, 1),
             rows=("LSTM, rnnopt ADMM", "GRU, rnnopt ADMM"),
         ),
     },
@@ -145,20 +145,20 @@ def inner_penalty_rows(proximal_weight: float) -> tuple[Row, ...]:
 
 
 NU_REMARKS = (
-    "Exact block minimisers on minibatches, each begun at a forward pass with multipliers 0.",
-    "A small ν cuts the signal to earlier steps: the pull of a broken equation is ν times its"
-    " residual. So only the read-out and the last step learn.",
+    "Exact block minimisers on minibatches; each starts from a forward pass with multipliers 0.",
+    "A small ν cuts the signal to earlier steps, because the force of a violated equation is ν"
+    " times its residual. Only the read-out and the last step learn.",
 )
 FIGURE_6 = Study(
     name="admm/figure-6",
     title="MNIST by rows, block-wise ADMM, penalty ν of the inner steps",
-    claim="large ν learns later and more shakily.",
+    claim="large ν learns later and less steadily.",
     rows=inner_penalty_rows(1.0),
     forms={
-        "cpu": Form((MNIST,), "30evaluations", "30evaluations", RATES),
+        "cpu": Form((MNIST,), "30gradients", "30gradients", RATES),
         "full": Form((MNIST,), "3epochs", "1epochs", RATES),
         "quick": Form(
-            (MNIST,), "2evaluations", "2evaluations", RATES, seeds=(0, 1),
+            (MNIST,), "2gradients", "2gradients", RATES, seeds=(0, 1),
             rows=("blocks, ν = 1", "blocks, ν = 1e-08"),
         ),
     },
@@ -169,12 +169,12 @@ FIGURE_5 = replace(
     FIGURE_6,
     name="admm/figure-5",
     title="text, block-wise ADMM, penalty ν of the inner steps",
-    claim="large ν is worse, small ones are all alike.",
+    claim="large ν is worse, small ones are all the same.",
     forms={
-        "cpu": Form((TEXT,), "30evaluations", "30evaluations", RATES),
+        "cpu": Form((TEXT,), "30gradients", "30gradients", RATES),
         "full": Form((TEXT,), "3epochs", "1epochs", RATES),
         "quick": Form(
-            (TEXT,), "2evaluations", "2evaluations", RATES, seeds=(0, 1),
+            (TEXT,), "2gradients", "2gradients", RATES, seeds=(0, 1),
             rows=("blocks, ν = 1", "blocks, ν = 1e-08"),
         ),
     },

@@ -26,24 +26,26 @@ GATED = Study(
         )
     ),
     forms={
-        "cpu": Form((COUNTING, ROWS_OF_IMAGES), "2000evaluations", "700evaluations", RATES),
+        "cpu": Form((COUNTING, ROWS_OF_IMAGES), "2000gradients", "700gradients", RATES),
         "full": Form(
-            (COUNTING, ROWS_OF_IMAGES), "30000evaluations", "5000evaluations", RATES,
+            (COUNTING, ROWS_OF_IMAGES), "30000gradients", "5000gradients", RATES,
             settings=dict(device="cuda"),
         ),
         "quick": Form(
-            (COUNTING,), "8evaluations", "4evaluations", RATES[:2], seeds=(0, 1),
+            (COUNTING,), "8gradients", "4gradients", RATES[:2], seeds=(0, 1),
             rows=("LSTM, Adam", "LSTM, rnnopt ASNAQ"),
         ),
     },
-    remarks=("One layer, as many units as the task's own tanh network; rates tuned for all.",),
+    remarks=(
+        "One layer, as many units as the task's own tanh network; learning rates tuned for all.",
+    ),
 )  # fmt: skip
 
 # Each part of the printed algorithm switched off in turn, and what this library makes of it.
 PARTS = Study(
     name="asnaq/parts",
     title="which part of aSNAQ earns its cost",
-    claim="each is said to help; none is measured.",
+    claim="claims that each part helps and measures none.",
     rows=(
         tuned("as in the paper", PAPER, rate_unit=10, shown=True),
         tuned("without the Fisher memory", f"{PAPER},memory=0", rate_unit=10, shown=True),
@@ -65,17 +67,17 @@ PARTS = Study(
         tuned("rnnopt ASNAQ", "asnaq", rate_unit=10, shown=True),
     ),
     forms={
-        "cpu": Form(TASKS, "2000evaluations", "1000evaluations", RATES),
-        "full": Form(TASKS, "20000evaluations", "5000evaluations", (3e-4, *RATES, 3e-2)),
+        "cpu": Form(TASKS, "2000gradients", "1000gradients", RATES),
+        "full": Form(TASKS, "20000gradients", "5000gradients", (3e-4, *RATES, 3e-2)),
         "quick": Form(
-            (COUNTING,), "12evaluations", "6evaluations", RATES[:2], seeds=(0, 1),
+            (COUNTING,), "12gradients", "6gradients", RATES[:2], seeds=(0, 1),
             rows=("as in the paper", "without normalisation", "rnnopt ASNAQ"),
         ),
     },
     remarks=(
         "Every row has the same number of learning rates, in the cpu form 0.01, 0.03 and 0.1, a"
-        " tenth of that without normalisation; without the Fisher memory there are no pairs; a"
-        " cosine schedule and the same number of gradient evaluations: what asks for one gradient"
-        " a step takes twice the steps.",
+        " tenth of that without normalisation, a cosine schedule and the same number of gradient"
+        " evaluations: a variant with one gradient per step takes twice the steps. Without the"
+        " Fisher memory there are no pairs.",
     ),
 )  # fmt: skip
