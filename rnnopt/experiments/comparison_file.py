@@ -5,7 +5,7 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
-from rnnopt.config.errors import UserError
+from rnnopt.config.errors import UserError, writing
 from rnnopt.config.errors import option as as_option
 from rnnopt.config.run_config import SharedConfig
 from rnnopt.config.validation import converted
@@ -26,11 +26,9 @@ def keep(asked: ComparisonSpec) -> None:
         before = _read(path)
         for name in ("optimizers", "seeds"):
             content[name] = list(dict.fromkeys([*before[name], *content[name]]))
-    try:
+    with writing(path):
         asked.out.mkdir(parents=True, exist_ok=True)
         write_json(path, content)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}.") from error
 
 
 def as_begun(asked: ComparisonSpec, given: Collection[str]) -> ComparisonSpec:
