@@ -15,10 +15,9 @@ from itertools import pairwise
 import pytest
 
 import rnnopt
-from rnnopt.cli.main import VERBS
-from rnnopt.cli.parser.arguments import read
-from rnnopt.cli.parser.docstrings import summary_of
-from rnnopt.cli.parser.option_groups import GROUPS
+from rnnopt.cli.docstrings import summary_of
+from rnnopt.cli.main import VERBS, read
+from rnnopt.cli.options import GROUPS
 from rnnopt.config.run_config import MODELS, RunConfig
 from rnnopt.optimizers.registry import OPTIMIZERS
 from rnnopt.runs.folder import RunFolder
@@ -86,7 +85,7 @@ def test_help_fits_a_small_terminal_and_ends_with_commands_that_work(command, mo
     for line in examples:
         _, *words = re.search(r"rnnopt [^>)]+", line)[0].split()
         assert words[0] == verb
-        assert read(words, VERBS)
+        assert read(words)
 
 
 def test_options_of_a_run_are_in_groups(command, monkeypatch):

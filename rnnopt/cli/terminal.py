@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
-import tyro
+from cyclopts import Parameter
 from rich.console import Console, ConsoleDimensions, ConsoleOptions, RenderableType
 from rich.progress import Progress, TaskID
 from rich.segment import Segment
@@ -17,7 +17,7 @@ from rnnopt.tasks import download
 from rnnopt.tasks.names import visible
 from rnnopt.training.progress_bars import bars_on
 
-AsJson = Annotated[bool, tyro.conf.arg(name="json")]  # an option of many verbs
+AsJson = Annotated[bool, Parameter(name="json")]  # an option of many verbs
 
 
 class PlainConsole(Console):
@@ -49,7 +49,6 @@ class PlainConsole(Console):
 
 console = PlainConsole()
 errors = PlainConsole(stderr=True)
-given: set[str] = set()  # options on the command line, by field name
 
 
 def say(text: str) -> None:

@@ -1,9 +1,7 @@
 """`rnnopt list` and `rnnopt doctor`: what there is, and what this machine makes of it."""
 
 from dataclasses import asdict
-from typing import Annotated
 
-import tyro
 from rich.table import Column, Table
 
 from rnnopt.cli.commands import catalogue
@@ -12,11 +10,7 @@ from rnnopt.runs import doctor
 from rnnopt.training.resolve import loop_options_of
 
 
-def list_all(
-    name: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="[NAME]")] = None,
-    quiet: bool = False,
-    as_json: AsJson = False,
-) -> int:
+def list_all(name: str | None = None, /, *, quiet: bool = False, as_json: AsJson = False) -> int:
     """List the tasks, models and optimizers with one line each; or say what NAME is.
 
     Args:
@@ -88,7 +82,7 @@ def _tell(entry: catalogue.Entry, quiet: bool, as_json: bool) -> int:
     return 0
 
 
-def look_around(quiet: bool = False, as_json: AsJson = False) -> int:
+def look_around(*, quiet: bool = False, as_json: AsJson = False) -> int:
     """Say which code runs the recurrent layers here, why, and how to get the fastest.
 
     Measures a small network, for which it takes about a second.

@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from rnnopt.admm.trainer import ADMM
-from rnnopt.cli.parser.docstrings import arguments_of, summary_of, without_partial
+from rnnopt.cli.docstrings import arguments_of, summary_of, without_partial
 from rnnopt.config.errors import UserError, option
 from rnnopt.config.run_config import MODELS, SharedConfig
 from rnnopt.config.specs import INTERNAL, text_of, write

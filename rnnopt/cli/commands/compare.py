@@ -1,9 +1,9 @@
 """`rnnopt compare`: several optimizers and seeds, tuned alike if asked for."""
 
+from collections.abc import Collection
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import tyro
 from rich.table import Table
 
 from rnnopt.cli.commands.report import show_report
@@ -11,7 +11,7 @@ from rnnopt.cli.interrupt import interruptible
 from rnnopt.cli.printing import announce
 from rnnopt.cli.progress import BarRunner
 from rnnopt.cli.tables import Name, column_of
-from rnnopt.cli.terminal import AsJson, complain, console, for_script, given, progress_bars, say
+from rnnopt.cli.terminal import AsJson, complain, console, for_script, progress_bars, say
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import SharedConfig
 from rnnopt.config.specs import parse
@@ -25,8 +25,9 @@ from rnnopt.training.option_checks import refuse_contradictions, refuse_heartbea
 
 
 def compare(
-    shared: Annotated[SharedConfig, tyro.conf.OmitArgPrefixes],
+    shared: SharedConfig,
     optimizers: tuple[str, ...] = ("adam", "frank-wolfe"),
+    *,
     seeds: tuple[int, ...] = (0, 1, 2),
     tune: int | None = None,
     tune_budget: str | None = None,
@@ -37,6 +38,7 @@ def compare(
     heartbeat: int = 30,
     quiet: bool = False,
     as_json: AsJson = False,
+    given: Collection[str] = (),
 ) -> int:
     """Train the same network with several optimizers and seeds, at the same budget.
 
@@ -83,7 +85,7 @@ def compare(
     asked.check()
     silent = quiet or as_json
     console.quiet = as_json
-    jobs, candidates = asked.plan(lambda task, told: announce(task, told, silent))
+    jobs, candidates = asked.plan(lambda task, told: announce(task, given, told, silent))
     settings = {} if storage is None else asked.settings()
     with (
         crew_of(storage, f"compare {out.resolve().name}", settings, out, heartbeat) as crew,

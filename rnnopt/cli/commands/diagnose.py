@@ -1,14 +1,13 @@
 """`rnnopt diagnose`: one run, and what its gradients do."""
 
+from collections.abc import Collection
 from pathlib import Path
-from typing import Annotated
 
-import tyro
 from rich.table import Table
 
 from rnnopt.cli.commands.train import EXIT_CODES
 from rnnopt.cli.interrupt import interruptible
-from rnnopt.cli.terminal import complain, console, given, progress_bars, say
+from rnnopt.cli.terminal import complain, console, progress_bars, say
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
 from rnnopt.config.specs import parse
@@ -26,10 +25,12 @@ SHORT_RUN = RunConfig(budget="5epochs")
 
 
 def diagnose(
-    config: Annotated[RunConfig, tyro.conf.OmitArgPrefixes] = SHORT_RUN,
+    config: RunConfig = SHORT_RUN,
+    *,
     out: Path | None = None,
     looks: int = 20,
     quiet: bool = False,
+    given: Collection[str] = (),
 ) -> int:
     """Train one network and say what its gradients do: vanish, explode, drown in noise.
 

@@ -1,9 +1,6 @@
 """rnnopt export: a run's network as a file for other programs."""
 
 from pathlib import Path
-from typing import Annotated
-
-import tyro
 
 from rnnopt.cli.outputs import check_output
 from rnnopt.cli.terminal import say
@@ -14,11 +11,7 @@ from rnnopt.runs.export.model_card import model_card
 from rnnopt.runs.folder import write_atomically
 
 
-def export_run(
-    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")],
-    format: Format = "onnx",
-    out: Path | None = None,
-) -> int:
+def export_run(run: Path, /, *, format: Format = "onnx", out: Path | None = None) -> int:
     """Write the best weights of a run as a file for other programs, and a model card beside it.
 
     ONNX and TorchScript files take raw series (batch, time, channel) with their lengths and hold

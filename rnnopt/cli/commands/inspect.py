@@ -1,13 +1,11 @@
 """rnnopt inspect: what a file of the user's own holds, as a table and a picture."""
 
 import os
+from collections.abc import Collection
 from pathlib import Path
-from typing import Annotated
-
-import tyro
 
 from rnnopt.cli.printing import print_lines
-from rnnopt.cli.terminal import given, say
+from rnnopt.cli.terminal import say
 from rnnopt.config.data_config import Decimal, Header, Kind, Layout, data_name
 from rnnopt.config.errors import UserError
 from rnnopt.report.data_figure import draw
@@ -22,7 +20,9 @@ from rnnopt.training.option_checks import refuse_columns
 
 
 def inspect_data(
-    file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")],
+    file: Path,
+    /,
+    *,
     kind: Kind | None = None,
     padded: bool = False,
     label: str | None = None,
@@ -33,6 +33,7 @@ def inspect_data(
     decimal: Decimal | None = None,
     unlabelled: bool = False,
     out: Path | None = None,
+    given: Collection[str] = (),
 ) -> int:
     """Say what a file of data holds: series, steps, channels, classes, missing values; and draw it.
 

@@ -3,9 +3,6 @@
 import csv
 import io
 from pathlib import Path
-from typing import Annotated
-
-import tyro
 
 from rnnopt.cli.outputs import check_output
 from rnnopt.cli.terminal import complain, say
@@ -23,7 +20,9 @@ from rnnopt.tasks.user_data.series import cut_padding
 
 
 def predict_data(
-    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")],
+    run: Path,
+    /,
+    *,
     data: Path,
     out: Path = Path("predictions.csv"),
     unlabelled: bool = False,

@@ -1,9 +1,7 @@
 """`rnnopt report`: table, figure and page of runs."""
 
 from pathlib import Path
-from typing import Annotated
 
-import tyro
 from rich.table import Table
 
 from rnnopt.cli.tables import Name, column_of, widths
@@ -17,7 +15,9 @@ from rnnopt.runs.folder import find_runs
 
 
 def report_runs(
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUNS")],
+    runs: tuple[Path, ...] = (),
+    /,
+    *,
     out: Path | None = None,
     html: bool = True,
     scores: bool = True,

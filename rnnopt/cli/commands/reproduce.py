@@ -1,30 +1,36 @@
 """`rnnopt reproduce`: published tables and figures, published and ours side by side."""
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated
 
-import tyro
+from cyclopts import Parameter
 from rich.progress import TaskID
 from rich.table import Table
 
 from rnnopt.cli.interrupt import interruptible
 from rnnopt.cli.progress import tell_stage
-from rnnopt.cli.terminal import complain, console, given, progress_bars, say
+from rnnopt.cli.terminal import complain, console, progress_bars, say
 from rnnopt.config.errors import UserError
 from rnnopt.experiments import reproduce
 from rnnopt.experiments.reproduce.study import FormName
 from rnnopt.experiments.worker_pool import Job, processors
 from rnnopt.training.option_checks import refuse_heartbeat
 
+NAMES = ("list", *(one.name for one in reproduce.ALL))
+
 
 def reproduce_published(
-    name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")],
+    study: Annotated[str, Parameter(choices=NAMES, show_choices=False)],
+    /,
+    *,
     form: FormName = "cpu",
     quick: bool = False,
     out: Path | None = None,
     workers: int = 0,
     storage: str | None = None,
     heartbeat: int = 30,
+    given: Collection[str] = (),
 ) -> int:
     """Repeat a published table or figure: `rnnopt reproduce list` names them.
 
@@ -33,7 +39,7 @@ def reproduce_published(
     difference) and figure.png.
 
     Args:
-        name: such as frank-wolfe/table-3, or list.
+        study: such as frank-wolfe/table-3, or list.
         form: cpu finishes on two cores, full is the publication's size (most need a GPU), quick
             shows in seconds that it works.
         quick: the same as --form quick.
@@ -55,7 +61,7 @@ def reproduce_published(
         raise UserError(f"--quick is --form quick, it does not go with --form {form}.")
     refuse_heartbeat(storage, given)
     form = "quick" if quick else form
-    if name == "list":
+    if study == "list":
         return _list()
     stages: dict[str, TaskID] = {}
     with interruptible() as stop, progress_bars() as bars:
@@ -66,7 +72,7 @@ def reproduce_published(
             tell_stage(bars, stages[stage], jobs)
 
         path, tables, failures = reproduce.reproduce(
-            name, form, out, workers or processors(), tell, stop, storage, heartbeat
+            study, form, out, workers or processors(), tell, stop, storage, heartbeat
         )
     for failure in failures:
         complain(f"failed: {failure}")

@@ -1,9 +1,10 @@
 """`rnnopt sweep`: the verb."""
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import tyro
+from cyclopts import Parameter
 from rich.progress import Progress, TaskID
 from rich.table import Table
 
@@ -42,9 +43,10 @@ TUNED = RunConfig(seed=TUNING_SEED)
 
 
 def sweep(
-    config: Annotated[RunConfig, tyro.conf.OmitArgPrefixes] = TUNED,
+    config: RunConfig = TUNED,
+    *,
     trials: int = 20,
-    ranges: Annotated[tuple[str, ...], tyro.conf.arg(name="range")] = (),
+    ranges: Annotated[tuple[str, ...], Parameter(name="range")] = (),
     out: Path | None = None,
     workers: int = 1,
     storage: str | None = None,
@@ -52,6 +54,7 @@ def sweep(
     heartbeat: int = 30,
     quiet: bool = False,
     as_json: terminal.AsJson = False,
+    given: Collection[str] = (),
 ) -> int:
     """Search for the best options of an optimizer, by the validation metric, with Optuna.
 
@@ -90,7 +93,7 @@ def sweep(
     RunFolder(out).refuse_run("choose another --out")
     terminal.console.quiet = as_json
     silent = quiet or as_json
-    plan = _plan(config, list(ranges), trials, out, storage, prune, heartbeat, silent)
+    plan = _plan(config, list(ranges), trials, out, storage, prune, heartbeat, silent, given)
     study = begin(plan)
     keep_freed_memory()
     workers = workers or max(1, processors() // config.threads)
@@ -122,12 +125,13 @@ def _plan(
     prune: bool,
     heartbeat: int,
     silent: bool,
+    given: Collection[str],
 ) -> Sweep:
     """The sweep, after checking that its first and last values make a run."""
-    check_once(config, terminal.given)
-    refuse_contradictions(config, terminal.given)
+    check_once(config, given)
+    refuse_contradictions(config, given)
     with quiet():  # refuses where Optuna is missing
-        space = space_of(config, ranges, terminal.given)
+        space = space_of(config, ranges, given)
     task = task_of(config)
     told = []
     for end in (0, -1):
@@ -137,7 +141,7 @@ def _plan(
         }
         one = configure(config, values)
         told += warnings_of(one, build_training(one, task))
-    announce(task, list(dict.fromkeys(told)), silent)
+    announce(task, given, list(dict.fromkeys(told)), silent)
     own = {} if task.data is None else task.data.sources
     files = {role: file["sha256"] for role, file in own.items()}
     place = address(storage, out)
