@@ -14,10 +14,10 @@ def list_all(name: str | None = None, /, *, quiet: bool = False, as_json: AsJson
     """List the tasks, models and optimizers with one line each; or say what NAME is.
 
     Args:
-        name: a task, model or optimizer: its options with their defaults, of a task also its sizes,
-            metric and target, and where its data come from.
-        quiet: print the names only, of NAME those of its options, one a line.
-        as_json: print one JSON object and nothing else.
+        name: Task, model or optimizer to describe: its options with their defaults; of a task also
+            its sizes, metric and target, and where its data come from.
+        quiet: Output of the names only, one a line; with NAME, of the names of its options.
+        as_json: Output of one JSON object and nothing else.
 
     Examples:
         rnnopt list
@@ -88,8 +88,8 @@ def look_around(*, quiet: bool = False, as_json: AsJson = False) -> int:
     Measures a small network, for which it takes about a second.
 
     Args:
-        quiet: print the advice only: nothing where there is none.
-        as_json: print one JSON object and nothing else.
+        quiet: Output of the advice only; none where there is none.
+        as_json: Output of one JSON object and nothing else.
 
     Examples:
         rnnopt doctor

@@ -40,10 +40,10 @@ def diagnose(
     evaluations; the run is bit for bit that of `rnnopt train`.
 
     Args:
-        config: the run.
-        out: folder to write to; unset means a new one below runs/.
-        looks: how often to look, evenly over the budget.
-        quiet: print the verdict and the last lines only.
+        config: The run.
+        out: Folder to write to. Unset: a new one below runs/.
+        looks: Number of looks at the gradients, evenly over the budget.
+        quiet: Output of the verdict and the last lines only.
 
     Examples:
         rnnopt diagnose --task adding --model rnn

@@ -19,9 +19,9 @@ def export_run(run: Path, /, *, format: Format = "onnx", out: Path | None = None
     data first, and written only if it answers as the run's network does.
 
     Args:
-        run: folder of the run.
-        format: of the file.
-        out: the file to write, .onnx, .pt or .safetensors; the card is called after it. Unset means
+        run: Folder of the run.
+        format: Format of the file.
+        out: File to write: .onnx, .pt or .safetensors. The model card gets its name and .md. Unset:
             model.onnx, model.pt or model.safetensors in RUN.
 
     Examples:

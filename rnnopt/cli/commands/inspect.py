@@ -38,20 +38,21 @@ def inspect_data(
     """Say what a file of data holds: series, steps, channels, classes, missing values; and draw it.
 
     Args:
-        file: file or folder, as for `rnnopt train --data`.
-        kind: classification or regression; unset means what the targets look like.
-        padded: missing values at the end of a series only fill it up: it is shorter.
-        label: the column of the labels: its name, or its place, counted from 0, or from -1 for the
-            last (also: last).
-        id: the column that names the series, in tables with one row a step.
-        time: the column of the time, there.
-        layout: of tables with names: wide, a series a row, or long, a step a row.
-        header: whether the first line of a .csv, .tsv or .txt names its columns; unset means what
-            it looks like.
-        decimal: the sign before decimals in a .csv, .tsv or .txt, a point or a comma; unset means
-            what it looks like.
-        unlabelled: the file has no labels.
-        out: the picture to write; unset means one named after the file, in this folder.
+        file: File or folder, as for `rnnopt train --data`.
+        kind: Kind of task. Unset: what the targets look like.
+        padded: Padding at the end of series: missing values there are no steps, and the series is
+            shorter.
+        label: Column of the labels: a name, a position counted from 0, or -1 or last for the last
+            one.
+        id: Column that identifies the series, in tables with one step a row.
+        time: Column of the time, in tables with one step a row.
+        layout: Layout of tables with column names: wide (one series a row) or long (one step a
+            row).
+        header: Header line of a .csv, .tsv or .txt: yes if the first line names the columns, no if
+            it is data. Unset: what it looks like.
+        decimal: Decimal sign in a .csv, .tsv or .txt. Unset: what it looks like.
+        unlabelled: File without labels.
+        out: Picture to write. Unset: one named after the file, in the working directory.
 
     Examples:
         rnnopt inspect train.csv

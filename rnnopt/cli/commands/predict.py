@@ -34,14 +34,13 @@ def predict_data(
     probability of each, or the predicted number. Says how good that is where there are labels.
 
     Args:
-        run: folder of the run.
-        data: file or folder, as for `rnnopt train --data`; with or without labels.
-        out: the file to write, .csv.
-        unlabelled: the file has no labels, where nothing else tells: in text without names a line
-            is else taken to begin with its label (or to have it where `train --label` said),
-            unless its length says otherwise.
-        decimal: the sign before decimals in a text; unset means as `rnnopt train` was told, else
-            what it looks like.
+        run: Folder of the run.
+        data: File or folder of new series, as for `rnnopt train --data`, with or without labels.
+        out: File to write: .csv.
+        unlabelled: File without labels, where nothing else tells. A line of text without column
+            names else begins with its label, or has it where `train --label` said, unless its
+            length says otherwise.
+        decimal: Decimal sign in a text. Unset: as `rnnopt train` was told, else what it looks like.
 
     Examples:
         rnnopt predict runs/own --data new.csv

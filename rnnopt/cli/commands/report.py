@@ -25,12 +25,12 @@ def report_runs(
     """Make table, figure and page of runs: RUNS are run folders or folders that hold some.
 
     Args:
-        runs: folders to read.
-        out: where report.md, report.png and report.html go; unset means RUNS itself, or runs/report
-            where it is several.
-        html: also write report.html, which needs no other file and no network.
-        scores: the page also has confusion matrices, scores of the classes and gradients through
-            time of the best weights. Needs the data, and seconds for each optimizer.
+        runs: Run folders, or folders that hold some.
+        out: Folder of report.md, report.png and report.html. Unset: RUNS itself, or runs/report for
+            several.
+        html: Page report.html, which needs no other file and no network.
+        scores: Confusion matrices, scores of the classes and gradients through time in the page,
+            from the best weights. Needs the data, and seconds for each optimizer.
 
     Examples:
         rnnopt report runs/first

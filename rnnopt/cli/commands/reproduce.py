@@ -39,16 +39,16 @@ def reproduce_published(
     difference) and figure.png.
 
     Args:
-        study: such as frank-wolfe/table-3, or list.
-        form: cpu finishes on two cores, full is the publication's size (most need a GPU), quick
-            shows in seconds that it works.
-        quick: the same as --form quick.
-        out: folder of the runs and results; unset means one below runs/reproduce.
-        workers: processes at once; 0 means one a processor.
-        storage: database for workers on many machines, such as
-            postgresql://user@machine/database: run the same command on each.
-        heartbeat: with --storage, seconds between a worker's signs of life; after twice as long
-            without one its run goes to another worker.
+        study: Name of the table or figure, such as frank-wolfe/table-3, or list.
+        form: Size of the runs: cpu finishes on two cores, full is the publication's (most need a
+            GPU), quick shows in seconds that it works.
+        quick: Short for --form quick.
+        out: Folder of the runs and results. Unset: one below runs/reproduce.
+        workers: Number of processes at once; 0 means one a processor.
+        storage: Database for workers on many machines, such as postgresql://user@machine/database;
+            run the same command on each.
+        heartbeat: Seconds between the signs of life of a worker, with --storage. After twice as
+            long without one, its run goes to another worker.
 
     Examples:
         rnnopt reproduce list

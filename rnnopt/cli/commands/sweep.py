@@ -66,23 +66,22 @@ def sweep(
     Trials run on a seed of their own (1000): train with other seeds for figures to report.
 
     Args:
-        config: the run.
-        trials: how many, in all.
-        ranges: what to vary instead or beside: lr=1e-4..1e-1:log (a factor is as likely as any
+        config: The run.
+        trials: Number of trials in all.
+        ranges: Ranges to search instead or beside: lr=1e-4..1e-1:log (a factor is as likely as any
             other), momentum=0.5..0.99, hidden=32,64,128. Options of the optimizer, or settings of
             the run.
-        out: folder of the sweep; unset means runs/sweep-TASK-OPTIMIZER. Its name is the sweep's
-            name in --storage.
-        workers: processes at once; 0 means one a processor.
-        storage: database for workers on many machines, such as
-            postgresql://user@machine/database: run the same command on each. Unset means SQLite in
-            --out.
-        prune: stop a trial that is worse than the median of the others at the same part of the
-            budget: by its metric, or where that is level by its validation loss.
-        heartbeat: seconds between a worker's signs of life; after twice as long without one its
-            trial goes to another worker.
-        quiet: print the best trial only.
-        as_json: print one JSON object and nothing else.
+        out: Folder of the sweep. Unset: runs/sweep-TASK-OPTIMIZER. Its name is the sweep's name in
+            --storage.
+        workers: Number of processes at once; 0 means one a processor.
+        storage: Database for workers on many machines, such as postgresql://user@machine/database;
+            run the same command on each. Unset: SQLite in --out.
+        prune: Early end of a trial that is worse than the median of the others at the same part of
+            the budget: by its metric, or where that is level by its validation loss.
+        heartbeat: Seconds between the signs of life of a worker. After twice as long without one,
+            its trial goes to another worker.
+        quiet: Output of the best trial only.
+        as_json: Output of one JSON object and nothing else.
 
     Examples:
         rnnopt sweep --task digits-rows --optimizer muon --trials 30 --workers 2

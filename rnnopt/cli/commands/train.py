@@ -46,13 +46,13 @@ def train(
     current step; --resume then continues it as if nothing had happened.
 
     Args:
-        config: the run.
-        out: folder of the run; unset means a new one below runs/.
-        resume: continue the run in --out; its own settings count.
-        log: also keep the curves with tensorboard (in the run's folder), mlflow (where
-            MLFLOW_TRACKING_URI says, else mlflow.db here) or both; give it again with --resume.
-        quiet: print the last lines only.
-        as_json: print one JSON object and nothing else.
+        config: The run.
+        out: Folder of the run. Unset: a new one below runs/.
+        resume: Continuation of the run in --out, with its own settings.
+        log: Places that get the curves, too: tensorboard (in the run's folder) and mlflow (where
+            MLFLOW_TRACKING_URI says, else mlflow.db here). Give it again with --resume.
+        quiet: Output of the last lines only.
+        as_json: Output of one JSON object and nothing else.
 
     Examples:
         rnnopt train --task digits-rows --budget 5epochs --out runs/first
