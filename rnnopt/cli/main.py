@@ -39,6 +39,7 @@ def parser(wanted: Collection[str]) -> App:
         help="Train recurrent networks where ordinary training struggles.",
         help_epilogue=MORE,
         help_format="plaintext",
+        usage="Usage: rnnopt VERB [OPTIONS]",
         version=f"rnnopt {installed_version('rnnopt')}",
         group_commands=Group.create_default_commands("Verbs"),
         group_parameters=Group.create_default_parameters("Options"),

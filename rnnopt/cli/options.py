@@ -97,16 +97,10 @@ def _explained(parameter: inspect.Parameter, hint: Any, text: str) -> Any:
     if isinstance(default, tuple):
         shown: str | bool = " ".join(map(str, default)) or False
     else:
-        shown = default is not False
-    known = name in KNOWN
-    if known:
+        shown = default is not None and default is not False
+    more = [Parameter(group=OF_OPTION[name])] if name in OF_OPTION else []
+    if name in KNOWN:
         word = Literal[tuple(KNOWN[name])]  # type: ignore[valid-type]
         hint = tuple[word | str, ...] if get_origin(hint) is tuple else word | hint  # type: ignore
-    more = Parameter(
-        help=text,
-        group=OF_OPTION.get(name),
-        show_default=shown,
-        show_choices=not known,
-        metavar="NAME" if known else None,
-    )
-    return Annotated[hint, more]
+        more.append(Parameter(show_choices=False, metavar="NAME"))
+    return Annotated[hint, Parameter(help=text, show_default=shown), *more]

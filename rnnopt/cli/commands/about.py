@@ -11,7 +11,7 @@ from rnnopt.training.resolve import loop_options_of
 
 
 def list_all(name: str | None = None, /, *, quiet: bool = False, as_json: AsJson = False) -> int:
-    """List the tasks, models and optimizers with one line each; or say what NAME is.
+    """List tasks, models and optimizers, or describe one.
 
     Args:
         name: Task, model or optimizer to describe: its options with their defaults; of a task also
@@ -83,7 +83,7 @@ def _tell(entry: catalogue.Entry, quiet: bool, as_json: bool) -> int:
 
 
 def look_around(*, quiet: bool = False, as_json: AsJson = False) -> int:
-    """Say which code runs the recurrent layers here, why, and how to get the fastest.
+    """Say which code runs the layers here, and how to speed it up.
 
     Measures a small network, for which it takes about a second.
 

@@ -40,10 +40,11 @@ def compare(
     as_json: AsJson = False,
     given: Collection[str] = (),
 ) -> int:
-    """Train the same network with several optimizers and seeds, at the same budget.
+    """Compare optimizers on one network, over several seeds.
 
-    Writes a table (report.md), a figure (report.png) of loss and metric against gradient
-    evaluations and against seconds, and a page of all that (report.html); keeps every run's folder.
+    All runs have the same budget. Writes a table (report.md), a figure (report.png) of loss and
+    metric against gradient evaluations and against seconds, and a page of all that (report.html);
+    keeps every run's folder.
 
     Args:
         shared: What all runs have in common.

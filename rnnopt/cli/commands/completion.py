@@ -6,10 +6,10 @@ from rnnopt.cli.main import VERBS, parser
 
 
 def completion(shell: Literal["bash", "zsh"], /) -> int:
-    """Print the script that makes a shell complete verbs, options, names and files.
+    """Print the completion script of a shell.
 
-    For bash, the first example belongs into ~/.bashrc. For zsh, the second is done once, with
-    ~/.zfunc in fpath before compinit.
+    The shell then completes verbs, options, names and files. For bash, the first example belongs
+    into ~/.bashrc. For zsh, the second is done once, with ~/.zfunc in fpath before compinit.
 
     Args:
         shell: Shell that reads the script.

@@ -32,12 +32,13 @@ def diagnose(
     quiet: bool = False,
     given: Collection[str] = (),
 ) -> int:
-    """Train one network and say what its gradients do: vanish, explode, drown in noise.
+    """Train one network and say what its gradients do.
 
-    Writes diagnosis.json and diagnosis.png: the norm of dL/dh_t at every time step t of every
-    layer over training, spectral radius of the recurrent matrices, saturated units, gradient noise
-    scale, angle between steps and gradient, curvature. A look at them costs about twenty gradient
-    evaluations; the run is bit for bit that of `rnnopt train`.
+    They may vanish, explode or drown in noise. Writes diagnosis.json and diagnosis.png: the norm of
+    dL/dh_t at every time step t of every layer over training, spectral radius of the recurrent
+    matrices, saturated units, gradient noise scale, angle between steps and gradient, curvature. A
+    look at them costs about twenty gradient evaluations; the run is bit for bit that of `rnnopt
+    train`.
 
     Args:
         config: The run.

@@ -12,11 +12,12 @@ from rnnopt.runs.folder import write_atomically
 
 
 def export_run(run: Path, /, *, format: Format = "onnx", out: Path | None = None) -> int:
-    """Write the best weights of a run as a file for other programs, and a model card beside it.
+    """Write a trained network as a file for other programs.
 
-    ONNX and TorchScript files take raw series (batch, time, channel) with their lengths and hold
-    the normalisation; safetensors holds the weights alone. Each is loaded and run on the run's own
-    data first, and written only if it answers as the run's network does.
+    The file has the best weights of a run; a model card is written beside it. ONNX and TorchScript
+    files take raw series (batch, time, channel) with their lengths and hold the normalisation;
+    safetensors holds the weights alone. Each is loaded and run on the run's own data first, and
+    written only if it answers as the run's network does.
 
     Args:
         run: Folder of the run.

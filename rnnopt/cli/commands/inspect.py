@@ -35,7 +35,9 @@ def inspect_data(
     out: Path | None = None,
     given: Collection[str] = (),
 ) -> int:
-    """Say what a file of data holds: series, steps, channels, classes, missing values; and draw it.
+    """Describe and draw a file of data.
+
+    Says how many series, steps, channels, classes and missing values there are.
 
     Args:
         file: File or folder, as for `rnnopt train --data`.

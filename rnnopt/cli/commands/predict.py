@@ -28,10 +28,11 @@ def predict_data(
     unlabelled: bool = False,
     decimal: Decimal | None = None,
 ) -> int:
-    """Answer to new series with the best weights of a run on data of your own.
+    """Predict new series with a trained network.
 
-    Writes a line a series: its name, its label if the file has one, the predicted class and the
-    probability of each, or the predicted number. Says how good that is where there are labels.
+    The network has the best weights of a run on data of your own. Writes a line a series: its name,
+    its label if the file has one, the predicted class and the probability of each, or the predicted
+    number. Says how good that is where there are labels.
 
     Args:
         run: Folder of the run.

@@ -22,7 +22,7 @@ def report_runs(
     html: bool = True,
     scores: bool = True,
 ) -> int:
-    """Make table, figure and page of runs: RUNS are run folders or folders that hold some.
+    """Make table, figure and page of runs.
 
     Args:
         runs: Run folders, or folders that hold some.

@@ -32,11 +32,11 @@ def reproduce_published(
     heartbeat: int = 30,
     given: Collection[str] = (),
 ) -> int:
-    """Repeat a published table or figure: `rnnopt reproduce list` names them.
+    """Repeat a published table or figure.
 
-    Trains every method of it (tuning runs first, then five seeds), or what is missing of that: the
-    same command continues after Ctrl-C. Writes results.csv, results.md (published, ours,
-    difference) and figure.png.
+    `rnnopt reproduce list` names them. Trains every method of it (tuning runs first, then five
+    seeds), or what is missing of that: the same command continues after Ctrl-C. Writes results.csv,
+    results.md (published, ours, difference) and figure.png.
 
     Args:
         study: Name of the table or figure, such as frank-wolfe/table-3, or list.

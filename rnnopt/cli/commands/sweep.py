@@ -56,14 +56,15 @@ def sweep(
     as_json: terminal.AsJson = False,
     given: Collection[str] = (),
 ) -> int:
-    """Search for the best options of an optimizer, by the validation metric, with Optuna.
+    """Search for the best options of an optimizer.
 
-    Varies the learning rate and what else matters for the optimizer; what is given, in the
-    optimizer's specification or as a setting, is fixed. Each trial is a run folder. The same
-    command goes on with a sweep that was interrupted or killed, and with a greater --trials
-    adds to it. Takes a task, or your own data with --data, as `rnnopt train` does. Writes
-    best.json, with the command that repeats the best trial, slices.png and importance.png.
-    Trials run on a seed of their own (1000): train with other seeds for figures to report.
+    Optuna judges them by the validation metric. Varies the learning rate and what else matters for
+    the optimizer; what is given, in the optimizer's specification or as a setting, is fixed. Each
+    trial is a run folder. The same command goes on with a sweep that was interrupted or killed, and
+    with a greater --trials adds to it. Takes a task, or your own data with --data, as `rnnopt
+    train` does. Writes best.json, with the command that repeats the best trial, slices.png and
+    importance.png. Trials run on a seed of their own (1000): train with other seeds for figures to
+    report.
 
     Args:
         config: The run.

@@ -39,7 +39,7 @@ def train(
     as_json: AsJson = False,
     given: Collection[str] = (),
 ) -> int:
-    """Train one network and keep everything about the run in a folder.
+    """Train one network and keep the run in a folder.
 
     The folder holds config.json, environment.json, metrics.jsonl, checkpoint.pt, best.pt (the
     weights that were best on validation data) and result.json. Ctrl-C ends the run after the
