@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rnnopt.admm.trainer import ADMM
 from rnnopt.config.errors import unknown_name
 from rnnopt.config.specs import call_with, parse
+from rnnopt.layers.sequence_model import SequenceModel
 from rnnopt.optimizers import baselines
 from rnnopt.optimizers.frank_wolfe.optimizer import FrankWolfe
 from rnnopt.optimizers.frank_wolfe.options import PRESETS
@@ -22,7 +24,7 @@ from rnnopt.optimizers.quasi_newton.options import PRESETS as ASNAQ_PRESETS
 
 
 @dataclass(frozen=True)
-class Choice:
+class OptimizerEntry:
     """An optimizer by name.
 
     Args:
@@ -30,17 +32,19 @@ class Choice:
         lr: learning rate unless told otherwise.
         summary: one line for people.
         named: whether `build` takes (name, tensor) pairs.
+        of_model: whether `build` takes (model, loss) in place of params.
     """
 
     build: Callable[..., Any]
     lr: float
     summary: str
     named: bool = False
+    of_model: bool = False
 
-
-def needs_model(params: object, **options: object) -> None:
-    """Stands for a trainer that `runner` builds with the model."""
-    raise ValueError("optimizer 'admm' is built with a model: use rnnopt.ADMM(model, loss).")
+    @property
+    def positional(self) -> int:
+        """How many arguments of `build` come before its options."""
+        return 2 if self.of_model else 1
 
 
 def adam_of_indrnn(
@@ -68,50 +72,59 @@ def adam_of_indrnn(
 
 # The learning rates of frank-wolfe, adam and muon are those that learnt best in
 # benchmarks/choose_defaults.py; Adam's relatives share its own.
-OPTIMIZERS: dict[str, Choice] = {
-    "frank-wolfe": Choice(
+OPTIMIZERS: dict[str, OptimizerEntry] = {
+    "frank-wolfe": OptimizerEntry(
         FrankWolfe, 1e-3, "Frank-Wolfe steps inside a small ball, then one step along their mean"
     ),
-    "frank-wolfe-long": Choice(
+    "frank-wolfe-long": OptimizerEntry(
         partial(FrankWolfe, **PRESETS["long_memory"]),
         3e-2,
         "frank-wolfe, set for events to be remembered over many steps (PRESETS['long_memory'])",
     ),
-    "asnaq": Choice(ASNAQ, 3e-2, "quasi-Newton with look-ahead, curvature from stored gradients"),
-    "asnaq-paper": Choice(
+    "asnaq": OptimizerEntry(
+        ASNAQ, 3e-2, "quasi-Newton with look-ahead, curvature from stored gradients"
+    ),
+    "asnaq-paper": OptimizerEntry(
         partial(ASNAQ, **ASNAQ_PRESETS["paper"]), 1e-2, "asnaq as its paper prints it"
     ),
-    "asnaq-authors": Choice(
+    "asnaq-authors": OptimizerEntry(
         partial(ASNAQ, **ASNAQ_PRESETS["authors_code"]), 1e-2, "asnaq as its authors' code"
     ),
-    "adaqn": Choice(AdaQN, 1e-2, "quasi-Newton, curvature from stored gradients"),
-    "bfgs": Choice(BFGS, 1.0, "quasi-Newton with a line search, the whole data at each step"),
-    "lbfgs": Choice(LBFGS, 1.0, "bfgs from the last pairs of weight and gradient changes"),
-    "naq": Choice(NAQ, 1.0, "BFGS with Nesterov's look-ahead"),
-    "lnaq": Choice(LNAQ, 1.0, "LBFGS with Nesterov's look-ahead"),
-    "admm": Choice(
-        needs_model, 1.0, "ridge solves without an autograd graph; Elman, LSTM and GRU layers"
+    "adaqn": OptimizerEntry(AdaQN, 1e-2, "quasi-Newton, curvature from stored gradients"),
+    "bfgs": OptimizerEntry(
+        BFGS, 1.0, "quasi-Newton with a line search, the whole data at each step"
     ),
-    "sgd": Choice(torch.optim.SGD, 1e-1, "stochastic gradient descent"),
-    "momentum": Choice(
+    "lbfgs": OptimizerEntry(LBFGS, 1.0, "bfgs from the last pairs of weight and gradient changes"),
+    "naq": OptimizerEntry(NAQ, 1.0, "BFGS with Nesterov's look-ahead"),
+    "lnaq": OptimizerEntry(LNAQ, 1.0, "LBFGS with Nesterov's look-ahead"),
+    "admm": OptimizerEntry(
+        ADMM,
+        1.0,
+        "ridge solves without an autograd graph; Elman, LSTM and GRU layers",
+        of_model=True,
+    ),
+    "sgd": OptimizerEntry(torch.optim.SGD, 1e-1, "stochastic gradient descent"),
+    "momentum": OptimizerEntry(
         partial(torch.optim.SGD, momentum=0.9), 1e-2, "gradient descent with momentum 0.9"
     ),
-    "adagrad": Choice(torch.optim.Adagrad, 1e-2, "rates from the sum of squared gradients"),
-    "rmsprop": Choice(torch.optim.RMSprop, 1e-3, "rates from the mean of squared gradients"),
-    "adam": Choice(torch.optim.Adam, 3e-3, "adaptive moments; the paper's baseline"),
-    "indrnn-adam": Choice(
+    "adagrad": OptimizerEntry(torch.optim.Adagrad, 1e-2, "rates from the sum of squared gradients"),
+    "rmsprop": OptimizerEntry(
+        torch.optim.RMSprop, 1e-3, "rates from the mean of squared gradients"
+    ),
+    "adam": OptimizerEntry(torch.optim.Adam, 3e-3, "adaptive moments; the paper's baseline"),
+    "indrnn-adam": OptimizerEntry(
         adam_of_indrnn, 2e-4, "Adam as released with IndRNN, L2 on some weights", named=True
     ),
-    "adamw": Choice(torch.optim.AdamW, 3e-3, "Adam with decoupled weight decay"),
-    "nadam": Choice(torch.optim.NAdam, 3e-3, "Adam with Nesterov momentum"),
-    "muon": Choice(
+    "adamw": OptimizerEntry(torch.optim.AdamW, 3e-3, "Adam with decoupled weight decay"),
+    "nadam": OptimizerEntry(torch.optim.NAdam, 3e-3, "Adam with Nesterov momentum"),
+    "muon": OptimizerEntry(
         baselines.MuonWithAdamW, 3e-3, "orthogonalised momentum for matrices, AdamW for the rest"
     ),
-    "soap": Choice(baselines.soap, 3e-3, "Adam in Shampoo's eigenbasis (extra: baselines)"),
-    "psgd-kron": Choice(
+    "soap": OptimizerEntry(baselines.soap, 3e-3, "Adam in Shampoo's eigenbasis (extra: baselines)"),
+    "psgd-kron": OptimizerEntry(
         baselines.psgd_kron, 1e-3, "learnt Kronecker preconditioner (extra: baselines)"
     ),
-    "schedule-free": Choice(
+    "schedule-free": OptimizerEntry(
         baselines.ScheduleFreeAdamW,
         3e-3,
         "AdamW that averages its weights instead of a schedule (extra: baselines)",
@@ -119,20 +132,41 @@ OPTIMIZERS: dict[str, Choice] = {
 }
 
 
-def build_optimizer(
-    specification: str, params: list[tuple[str, Tensor]], lr: float | None = None
+def build_learner(
+    specification: str, model: SequenceModel, loss: str, lr: float | None = None
 ) -> Any:
-    """The optimizer of "name" or "name:option=value,…".
+    """The optimizer of "name" or "name:option=value,…" for a model.
 
     Args:
         specification: such as "frank-wolfe:norm=spectral,inner_steps=1".
-        params: (name, tensor) pairs to train.
+        model: what to train.
+        loss: of the task, as `Task` names it.
         lr: learning rate; None means the optimizer's default here.
     """
+    return _build(specification, list(model.named_parameters()), (model, loss), lr)
+
+
+def build_optimizer(
+    specification: str, params: list[tuple[str, Tensor]], lr: float | None = None
+) -> Any:
+    """The same for (name, tensor) pairs; ValueError for an optimizer that needs the model."""
+    return _build(specification, params, None, lr)
+
+
+def _build(
+    specification: str,
+    params: list[tuple[str, Tensor]],
+    model_and_loss: tuple[SequenceModel, str] | None,
+    lr: float | None,
+) -> Any:
     name, options = parse(specification)
-    choice = OPTIMIZERS.get(name)
-    if choice is None:
+    entry = OPTIMIZERS.get(name)
+    if entry is None:
         raise unknown_name("optimizer", name, OPTIMIZERS)
-    options.setdefault("lr", choice.lr if lr is None else lr)
-    tensors = params if choice.named else [p for _, p in params]
-    return call_with("optimizer", name, choice.build, options, tensors)
+    options.setdefault("lr", entry.lr if lr is None else lr)
+    arguments: tuple[Any, ...] = (params if entry.named else [p for _, p in params],)
+    if entry.of_model:
+        if model_and_loss is None:
+            raise ValueError(f"optimizer {name!r} is built with a model: use rnnopt.ADMM.")
+        arguments = model_and_loss
+    return call_with("optimizer", name, entry.build, options, *arguments)
