@@ -72,7 +72,7 @@ def test_help_names_every_verb(command, arguments):
     code, out, _ = command(*arguments)
     assert code == 0
     for verb in ("list", "train", "compare", "report", "doctor"):
-        assert re.search(rf"• {verb}\b", out)
+        assert re.search(rf"^│ {verb} ", out, re.MULTILINE)
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_help_names_every_verb(command, arguments):
 def test_help_of_a_verb_explains_its_options(command, verb, options):
     code, out, _ = command(verb, "--help")
     assert code == 0
-    assert f"usage: rnnopt {verb}" in out
+    assert f"Usage: rnnopt {verb}" in out
     for option in options:
         assert option in out
 
@@ -279,8 +279,8 @@ def test_in_a_comparison_an_optimizers_own_setting_counts(command, workplace):
     ],
 )
 def test_train_refuses_a_bad_value_in_one_sentence(command, workplace, option, value, words):
-    settings = TINY[2 * (option == "--task") :]
-    result = command("train", *settings, "--out", "run", option, value)
+    pairs = dict(zip(TINY[::2], TINY[1::2], strict=True)) | {option: value}
+    result = command("train", *(word for pair in pairs.items() for word in pair), "--out", "run")
     assert_refused(result, *words)
     assert list(workplace.iterdir()) == []
 
@@ -373,7 +373,6 @@ def test_resume_needs_a_folder_with_a_run(command, workplace):
         (["--workers", "-1"], ["workers must be at least 0"]),
         (["--optimizers", "adam", "sdg"], ["'sdg'", "Did you mean 'sgd'?"]),
         (["--optimizers", "frank-wolfe:norm=0"], ["norm"]),
-        (["--budget", "never"], ["'never'"]),
     ],
 )
 def test_compare_refuses_bad_input_before_the_first_run(command, workplace, arguments, words):
@@ -831,7 +830,7 @@ def test_an_encoding_without_the_signs_shows_question_marks(workplace):
 
 
 def test_a_missing_extra_is_named(workplace):
-    code = "import sys; sys.modules['tyro'] = None; from rnnopt.__main__ import main; main()"
+    code = "import sys; sys.modules['cyclopts'] = None; from rnnopt.__main__ import main; main()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert done.stderr == 'rnnopt: the command line needs tyro: pip install "rnnopt[cli]"\n'
+    assert done.stderr == 'rnnopt: the command line needs cyclopts: pip install "rnnopt[cli]"\n'

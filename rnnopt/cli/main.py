@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection
 from functools import partial
 from importlib import import_module
 from importlib.metadata import version as installed_version
+from types import MethodType
 
 from cyclopts import App, CycloptsError, Group, Parameter, UnusedCliTokensError
 
@@ -76,7 +77,7 @@ def read(arguments: list[str]) -> Callable[[], int]:
         return partial(_refuse, f"{verb} does not know what to do with {words!r}.")
     except CycloptsError as error:
         return partial(_refuse, " ".join(str(error).split()))
-    if verb not in VERBS:
+    if isinstance(call, MethodType):  # of the parser: help or the version
         call(*bound.args, **bound.kwargs)
         sys.exit(0)
     return partial(call, *bound.args, **bound.kwargs)

@@ -16,7 +16,7 @@ def completion(shell: Literal["bash", "zsh"], /) -> int:
 
     Examples:
         eval "$(rnnopt completion bash)"
-        rnnopt completion zsh > ~/.zfunc/_rnnopt
+        rnnopt completion zsh > ~/.zfunc/_cyclopts_rnnopt
     """
     print(parser(VERBS).generate_completion(shell=shell))
     return 0
