@@ -800,17 +800,22 @@ def test_tables_fit_any_terminal(command, compared, workplace, monkeypatch, colu
     assert all(len(line) <= int(columns) for line in table)
 
 
-def test_a_run_that_fails_is_told_in_one_sentence_and_keeps_its_traceback(command, workplace):
+def test_a_run_that_fails_is_told_in_one_sentence_and_keeps_its_traceback(
+    command, workplace, monkeypatch
+):
     # torch's Adam refuses `capturable` on the CPU, but only at its first step.
     failing = (*TINY, "--optimizer", "adam:capturable=true", "--out", "run")
     code, _, shown = command("train", *failing)
     assert code == 1
     assert "failed with AssertionError" in shown
+    assert "RNNOPT_DEBUG=1" in shown
     assert "Traceback" not in shown
     result = json.loads((workplace / "run" / "result.json").read_text())
     assert result["status"] == "failed"
     assert result["error"].startswith("AssertionError")
     assert "Traceback" in (workplace / "run" / "error.txt").read_text()
+    monkeypatch.setenv("RNNOPT_DEBUG", "1")
+    assert "Traceback" in command("train", *failing[:-1], "again")[2]
 
 
 def test_a_folder_that_another_process_works_on_is_refused(command, workplace):

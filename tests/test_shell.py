@@ -127,10 +127,10 @@ def test_a_misspelt_option_brings_the_nearest(command, workplace, arguments, nea
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["train", "--seed", "abc"], ["--seed", "int", "abc"]),
-        (["train", "--hidden=x"], ["--hidden", "int", "x"]),
-        (["train", "--lr", "fast"], ["--lr", "float", "fast"]),
-        (["compare", "--seeds", "0", "b"], ["--seeds", "int", "b"]),
+        (["train", "--seed", "abc"], ["--seed", "a whole number", "abc"]),
+        (["train", "--hidden=x"], ["--hidden", "a whole number", "x"]),
+        (["train", "--lr", "fast"], ["--lr", "a number", "fast"]),
+        (["compare", "--seeds", "0", "b"], ["--seeds", "a whole number", "b"]),
         (["train", "--budget"], ["train", "--budget", "requires an argument"]),
         (
             ["train", "--schedule", "cosin"],
@@ -153,7 +153,8 @@ def test_a_misspelt_option_brings_the_nearest(command, workplace, arguments, nea
         (["--json"], ["--json", "train"]),
         (["train", "--lr", "1", "--lr=2"], ["--lr", "multiple times"]),
         (["train", "--resume", "--no-resume"], ["--no-resume", "multiple times"]),
-        (["train", "--seed", "1\n2\x1b[31m"], ["--seed", "int", r"1 2\x1b[31m"]),
+        (["train", "--seed", "1.5"], ["--seed", "a whole number", "1.5"]),
+        (["train", "--lr", "1\n2\x1b[31m"], ["--lr", "a number", r"1\n2\x1b[31m"]),
     ],
 )
 def test_what_cannot_be_read_is_one_sentence(command, workplace, arguments, words):

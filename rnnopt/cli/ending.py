@@ -32,7 +32,8 @@ def ended(call: Callable[[], int], arguments: list[str]) -> int:
     except Exception as error:
         if os.environ.get("RNNOPT_DEBUG"):
             traceback.print_exc()
-        return _fail(arguments, f"failed with {type(error).__name__}: {error}", 1)
+        sentence = f"failed with {type(error).__name__}: {error} (RNNOPT_DEBUG=1 shows where)"
+        return _fail(arguments, sentence, 1)
 
 
 def _run(call: Callable[[], int], arguments: list[str]) -> int:

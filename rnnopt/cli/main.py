@@ -45,7 +45,11 @@ def parser(wanted: Collection[str]) -> App:
         group_commands=Group.create_default_commands("Verbs"),
         group_parameters=Group.create_default_parameters("Options"),
         default_parameter=Parameter(
-            consume_multiple=True, negative_iterable=(), allow_repeating=False
+            allow_repeating=False,
+            consume_multiple=True,  # --seeds 0 1 2
+            json_dict=False,
+            json_list=False,
+            negative_iterable=(),
         ),
     )
     for number, (name, (place, summary)) in enumerate(VERBS.items()):

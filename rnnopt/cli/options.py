@@ -6,11 +6,11 @@ is none: it gets the names of the options that the command line has.
 
 import inspect
 from collections import OrderedDict
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import fields, is_dataclass, replace
-from typing import Annotated, Any, Literal, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
-from cyclopts import App, Group, Parameter
+from cyclopts import App, CoercionError, Group, Parameter, Token
 
 from rnnopt.cli.docstrings import arguments_of, description_of, examples_of
 from rnnopt.config.data_config import DataConfig
@@ -99,8 +99,24 @@ def _explained(parameter: inspect.Parameter, hint: Any, text: str) -> Any:
     else:
         shown = default is not None and default is not False
     more = [Parameter(group=OF_OPTION[name])] if name in OF_OPTION else []
+    if {int, float} & {hint, *get_args(hint)}:
+        more.append(Parameter(converter=_number))
     if name in KNOWN:
         word = Literal[tuple(KNOWN[name])]  # type: ignore[valid-type]
         hint = tuple[word | str, ...] if get_origin(hint) is tuple else word | hint  # type: ignore
         more.append(Parameter(show_choices=False, metavar="NAME"))
     return Annotated[hint, Parameter(help=text, show_default=shown), *more]
+
+
+def _number(kind: Any, tokens: Sequence[Token]) -> Any:
+    """A number, or several; cyclopts would take 1.5 for 2 where whole numbers are wanted."""
+    whole = int in (kind, *get_args(kind))
+    numbers = []
+    for token in tokens:
+        try:
+            numbers.append(int(token.value) if whole else float(token.value))
+        except ValueError:
+            wanted = "a whole number" if whole else "a number"
+            sentence = f"{wanted} is needed, got {token.value!r}."
+            raise CoercionError(sentence, token=token) from None
+    return tuple(numbers) if get_origin(kind) is tuple else numbers[0]
