@@ -14,6 +14,7 @@ import sys
 import time
 from pathlib import Path
 
+import forks
 import pytest
 import torch
 from same_runs import assert_same_run, records_of
@@ -30,7 +31,7 @@ from rnnopt.runs.folder import RunFolder
 from rnnopt.tasks import TASKS, build_task, download
 from rnnopt.training import build as building
 
-TINY = ["--task", "digits-rows", "--hidden", "4", "--budget", "12evaluations"]
+TINY = ["--task", "digits-rows", "--hidden", "4", "--budget", "12gradients"]
 TINY += ["--evaluate-every", "3"]
 FILES = {
     "config.json", "environment.json", "metrics.jsonl", "checkpoint.pt", "checkpoint-previous.pt",
@@ -403,10 +404,10 @@ def test_train_keeps_a_run_folder_and_tells_the_result(command, workplace):
     result = json.loads((workplace / "run" / "result.json").read_text())
     assert f"test accuracy {result['test_metric']:.4f}" in out
     assert f"best validation accuracy {result['best']['validation_metric']:.4f}" in out
-    assert f"({result['best']['evaluations']} of 12 evaluations" in out
+    assert f"({result['best']['gradient_evaluations']} of 12 gradients" in out
     assert "status out of budget" in out
     assert "run folder run\n" in out
-    assert "12 evaluations" in error  # the progress bar is no part of the result
+    assert "12 gradients" in error  # the progress bar is no part of the result
 
 
 def test_quiet_prints_the_last_lines_only(command):
@@ -441,7 +442,7 @@ def test_a_run_that_diverges_has_exit_code_1(command, workplace):
     # A squared error that grows by far more than 10^38 within ten steps: infinite in float32.
     code, out, _ = command(
         "train", "--task", "counting", "--model", "rnn-relu", "--out", "run",
-        "--optimizer", "sgd:lr=1e9", "--budget", "50evaluations",
+        "--optimizer", "sgd:lr=1e9", "--budget", "50gradients",
     )  # fmt: skip
     assert code == 1
     assert "status diverged" in out
@@ -494,7 +495,7 @@ def test_a_download_is_shown_while_a_run_begins(command, monkeypatch):
 
 # -- interrupting and going on --------------------------------------------------------------------
 
-LONG = ["--task", "digits-rows", "--hidden", "8", "--budget", "1000evaluations"]
+LONG = ["--task", "digits-rows", "--hidden", "8", "--budget", "1000gradients"]
 LONG += ["--evaluate-every", "25", "--optimizer", "frank-wolfe:inner_steps=7,lr=0.01"]
 
 
@@ -510,13 +511,7 @@ def whole(tmp_path_factory):
 
 def begin(*arguments):
     """The command in a process of its own."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "rnnopt", *arguments],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    return forks.begin("forks:rnnopt", *arguments)
 
 
 def wait_for_lines(process, path, count):
@@ -529,6 +524,7 @@ def wait_for_lines(process, path, count):
     raise AssertionError(f"{path} did not get {count} lines within a minute")
 
 
+@pytest.mark.process
 def test_a_killed_run_goes_on_bit_for_bit(command, workplace, whole):
     with begin("train", *LONG, "--out", "run") as process:
         wait_for_lines(process, workplace / "run" / "metrics.jsonl", 3)
@@ -544,6 +540,7 @@ def test_a_killed_run_goes_on_bit_for_bit(command, workplace, whole):
     assert {path.name for path in (workplace / "run").iterdir()} == FILES
 
 
+@pytest.mark.process
 def test_an_interrupted_run_says_so_and_goes_on_bit_for_bit(command, workplace, whole):
     with begin("train", *LONG, "--out", "run", "--quiet") as process:
         wait_for_lines(process, workplace / "run" / "metrics.jsonl", 3)
@@ -556,7 +553,7 @@ def test_an_interrupted_run_says_so_and_goes_on_bit_for_bit(command, workplace, 
     assert error == ""
     result = RunFolder.open(workplace / "run").read_result()
     assert result["status"] == "interrupted"
-    assert 50 <= result["evaluations"] < 1000
+    assert 50 <= result["gradient_evaluations"] < 1000
     assert command(*advice.split()[2:-2], "--quiet")[0] == 0
     assert_same_run(workplace / "run", whole)
 
@@ -616,6 +613,16 @@ def test_compare_gives_the_numbers_of_single_runs(command, workplace, compared):
         assert_same_run(path, workplace / out)
 
 
+@pytest.mark.process
+def test_worker_processes_train_the_same_runs(command, worker_processes, compared):
+    asked = [*TINY, "--optimizers", *PAIR, "--seeds", "0", "--workers", "2", "--out", "c"]
+    assert command("compare", *asked, "--quiet")[0] == 0
+    runs = [path.parent for path in Path("c").rglob("config.json")]
+    assert len(runs) == 2
+    for path in runs:
+        assert_same_run(path, compared / path.relative_to("c"))
+
+
 def test_compare_writes_the_table_and_the_figure(compared):
     text = (compared / "report.md").read_text()
     for optimizer in PAIR:
@@ -631,7 +638,7 @@ def test_compare_refuses_to_begin_again_where_runs_are(command, compared):
 
 
 def test_compare_resumes_what_is_missing_or_unfinished(command, workplace, compared):
-    # One run is gone, one was killed after its checkpoint at 6 evaluations, two are finished.
+    # One run is gone, one was killed after its checkpoint at 6 gradients, two are finished.
     out = copy_of(compared, workplace / "c")
     gone, killed, *finished = sorted(path.parent for path in out.rglob("config.json"))
     for name in FILES:
@@ -662,8 +669,8 @@ def test_compare_resumes_with_what_it_was_asked_for(command, workplace, compared
     code, printed, _ = command("compare", "--out", out, "--resume", "--seeds", "3", "--json")
     assert (code, [run["seed"] for run in json.loads(printed)["runs"]]) == (0, [3, 3])
     assert json.loads((out / "comparison.json").read_text())["seeds"] == [0, 3]  # all it ever had
-    result = command("compare", "--out", out, "--resume", "--budget", "9evaluations")
-    assert_refused(result, "begun with --budget", "cannot go on with 9evaluations")
+    result = command("compare", "--out", out, "--resume", "--budget", "9gradients")
+    assert_refused(result, "begun with --budget", "cannot go on with 9gradients")
 
 
 def test_a_comparison_of_before_is_resumed_when_all_is_said(command, workplace, compared):
@@ -700,7 +707,7 @@ def test_compare_does_not_resume_what_is_not_there(command, workplace):
 
 @pytest.mark.parametrize("policy", ["stop", "skip"])
 def test_compare_says_which_runs_diverged(command, workplace, policy):
-    settings = ["--task", "digits-rows", "--model", "rnn-relu", "--budget", "40evaluations"]
+    settings = ["--task", "digits-rows", "--model", "rnn-relu", "--budget", "40gradients"]
     named = ["--optimizers", "sgd:lr=1e38", "adam", "--seeds", "0", "--on-nonfinite", policy]
     code, printed, error = command("compare", *settings, *named, "--out", "d", "--json")
     assert code == 1
@@ -721,7 +728,7 @@ def test_compare_tells_which_run_failed_and_reports_the_others(command, workplac
     occupied = workplace / "c" / "adam"
     occupied.mkdir(parents=True)
     (occupied / "seed-0").write_text("in the way")
-    settings = ["--task", "counting", "--budget", "3evaluations"]
+    settings = ["--task", "counting", "--budget", "3gradients"]
     settings += ["--optimizers", "adam", "sgd", "--seeds", "0", "--workers", "1"]
     code, out, error = command("compare", *settings, "--out", workplace / "c")
     assert code == 1
@@ -731,6 +738,8 @@ def test_compare_tells_which_run_failed_and_reports_the_others(command, workplac
     assert "| sgd | 1 |" in (workplace / "c" / "report.md").read_text()
 
 
+@pytest.mark.process
+@pytest.mark.full
 def test_a_terminated_comparison_saves_its_runs_and_reports(workplace):
     settings = ["--task", "counting", "--budget", "1h", "--evaluate-every", "10"]
     settings += ["--optimizers", "adam", "sgd", "--seeds", "0", "--workers", "1"]
@@ -744,7 +753,10 @@ def test_a_terminated_comparison_saves_its_runs_and_reports(workplace):
     path = workplace / "c" / "adam" / "seed-0"
     saved = torch.load(path / "checkpoint.pt", weights_only=True)
     result = RunFolder.open(path).read_result()
-    assert (result["status"], result["evaluations"]) == ("interrupted", saved["closure"]["calls"])
+    assert (result["status"], result["gradient_evaluations"]) == (
+        "interrupted",
+        saved["closure"]["calls"],
+    )
     assert not (workplace / "c" / "sgd").exists()  # it waited for the worker and never began
     report = (workplace / "c" / "report.md").read_text()
     assert "| 1 interrupted |" in report
@@ -826,6 +838,8 @@ def test_a_folder_that_another_process_works_on_is_refused(command, workplace):
     assert "in use by another process" in shown
 
 
+@pytest.mark.process
+@pytest.mark.full
 def test_an_encoding_without_the_signs_shows_question_marks(workplace):
     environment = os.environ | {"PYTHONIOENCODING": "ascii"}
     command = [sys.executable, "-m", "rnnopt", "list"]
@@ -834,6 +848,7 @@ def test_an_encoding_without_the_signs_shows_question_marks(workplace):
     assert b"adding" in done.stdout
 
 
+@pytest.mark.process
 def test_a_missing_extra_is_named(workplace):
     code = "import sys; sys.modules['cyclopts'] = None; from rnnopt.__main__ import main; main()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

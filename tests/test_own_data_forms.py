@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-TINY = ["--hidden", "4", "--budget", "20evaluations", "--optimizer", "adam:lr=0.02", "--quiet"]
+TINY = ["--hidden", "4", "--budget", "20gradients", "--optimizer", "adam:lr=0.02", "--quiet"]
 COUNT, STEPS = 40, 6
 
 

@@ -16,10 +16,11 @@ from rnnopt import ADMM, RNNClassifier, RNNRegressor, SequenceModel
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
 from rnnopt.layers.indrnn import IndRNN
-from rnnopt.runs.prediction import Trained
+from rnnopt.runs.prediction import TrainedModel
 from rnnopt.tasks import from_arrays, pieces
+from rnnopt.tasks.batches import Batches
 from rnnopt.tasks.examples import Batch, Examples, select, split_examples
-from rnnopt.tasks.task import Batches, Task
+from rnnopt.tasks.task import Task
 from rnnopt.tasks.user_data.recordings import recordings
 from rnnopt.training.build import build_training
 
@@ -192,13 +193,13 @@ def test_a_minibatch_cut_into_chunks_costs_one_evaluation_however_long_it_is():
     training = build_training(config, task_of(stored()[0]))
     list(training.run())
     assert training.closure.calls > 16
-    assert training.closure.evaluations == 16
+    assert training.closure.gradient_evaluations == 16
 
 
 @pytest.mark.parametrize("options", [dict(), dict(tbptt=2), dict(optimizer="lbfgs")])
 def test_runs_on_series_of_different_lengths_go_on_bit_for_bit(options):
     base = dict(model="lstm", hidden=4, optimizer="adam", batch_size=3, dropout=0.2)
-    config = RunConfig("t", **(base | dict(budget="12evaluations", evaluate_every=3) | options))
+    config = RunConfig("t", **(base | dict(budget="12gradients", evaluate_every=3) | options))
     config = replace(config, batch_size=None) if "optimizer" in options else config
     task = task_of(stored()[0])
     whole = build_training(config, task)
@@ -287,7 +288,7 @@ def test_answers_keep_their_order_and_to_the_bound(handed, monkeypatch):
     task = from_arrays(series_of(lengths), np.arange(40) / 7, kind="regression")
     settings = dict(input_size=2, hidden_size=4, output_size=1, cell="gru", readout="every")
     model = SequenceModel(**settings).eval()
-    trained = Trained(model, task.data.preparation, RunConfig("data"), settings)
+    trained = TrainedModel(model, task.data.preparation, RunConfig("data"), settings)
     data = recordings(series_of(lengths))
     monkeypatch.setattr(pieces, "AT_ONCE", 12 * 7 * 3)  # three series of 7 steps
     together = trained.answer(data)

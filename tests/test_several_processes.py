@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from cases import partly
 from same_runs import curves
 
 from rnnopt import ADMM, FrankWolfe, SequenceModel
@@ -21,8 +22,9 @@ from rnnopt.runs import shared_folder
 from rnnopt.runs.folder import RunFolder
 from rnnopt.runs.runner import run
 from rnnopt.tasks import build_task
+from rnnopt.tasks.batches import Batches
 from rnnopt.tasks.examples import Examples
-from rnnopt.tasks.task import Batches, Task
+from rnnopt.tasks.task import Task
 from rnnopt.training import data_parallel as several_processes
 from rnnopt.training.data_parallel import SharedBatches
 from rnnopt.training.learner import as_learner
@@ -35,7 +37,7 @@ pytestmark = pytest.mark.skipif(
 LIMIT = 90  # seconds
 # Minibatches that two processes cannot halve; the last of an epoch is smaller.
 SETTINGS = dict(
-    task="digits-pixels", hidden=12, batch_size=33, evaluate_every=20, budget="120evaluations"
+    task="digits-pixels", hidden=12, batch_size=33, evaluate_every=20, budget="120gradients"
 )
 OPTIMIZERS = {"frank-wolfe": "frank-wolfe:inner_steps=3", "asnaq": "asnaq:update_every=2"}
 
@@ -80,7 +82,8 @@ def of_two(tmp_path_factory):
     return of
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.process
+@pytest.mark.parametrize("optimizer", partly(OPTIMIZERS, ["frank-wolfe"]))
 def test_two_processes_make_the_run_of_one(optimizer, of_two, tmp_path):
     config = RunConfig(**SETTINGS, optimizer=OPTIMIZERS[optimizer])
     result = run(config, tmp_path / "one")
@@ -101,6 +104,8 @@ def workers_of(agent):
     return [int(child) for child, command in commands.items() if b"rnnopt" in command]
 
 
+@pytest.mark.process
+@pytest.mark.full
 def test_after_a_process_was_killed_the_restarted_ones_reach_the_same_end(of_two, tmp_path):
     out = tmp_path / "run"
     process = launch(out, OPTIMIZERS["frank-wolfe"])
@@ -119,6 +124,8 @@ def test_after_a_process_was_killed_the_restarted_ones_reach_the_same_end(of_two
     assert all(torch.equal(*pair) for pair in zip(*(s.values() for s in same), strict=True))
 
 
+@pytest.mark.process
+@pytest.mark.full
 def test_a_folder_that_holds_a_run_is_refused_once(of_two):
     folder = of_two("frank-wolfe")
     before = {path: path.read_bytes() for path in folder.path.iterdir()}
@@ -184,7 +191,7 @@ def test_whatever_the_first_process_meets_the_others_are_told(error, told, monke
     monkeypatch.setattr(
         shared_folder.distributed, "broadcast_object_list", lambda m, src: heard.extend(m)
     )
-    with pytest.raises(type(error)), shared_folder._told():
+    with pytest.raises(type(error)), shared_folder.broadcast_error():
         raise error
     assert heard == [told]
 
@@ -211,19 +218,19 @@ def test_a_folder_without_a_config_is_begun_anew_and_with_one_gone_on_with(
     with monkeypatch.context() as patches:
         patches.setattr(shared_folder.RunFolder, "create", killed)
         with pytest.raises(KeyboardInterrupt):
-            shared_folder.FirstFolder.create(out, RunConfig())
+            shared_folder.LeaderFolder.create(out, RunConfig())
     assert [path.name for path in out.iterdir()] == ["torchrun.json"]
     assert not shared_folder.goes_on(out, False)
-    shared_folder.FirstFolder.create(out, RunConfig())
+    shared_folder.LeaderFolder.create(out, RunConfig())
     assert shared_folder.goes_on(out, False)
     with pytest.raises(UserError, match="already holds a run"):
-        shared_folder.FirstFolder.create(out, RunConfig())
+        shared_folder.LeaderFolder.create(out, RunConfig())
 
 
 def test_a_note_that_cannot_be_written_is_one_sentence(first_of_torchrun, tmp_path):
     (tmp_path / "run" / "torchrun.json").mkdir(parents=True)
     with pytest.raises(UserError, match=r"^cannot write .*torchrun\.json: "):
-        shared_folder.FirstFolder.create(tmp_path / "run", RunConfig())
+        shared_folder.LeaderFolder.create(tmp_path / "run", RunConfig())
     assert not (tmp_path / "run" / "config.json").exists()
 
 
@@ -303,7 +310,7 @@ def test_processes_agree_on_losses_when_they_commit(communicate, every, monkeypa
     model = SequenceModel(task.input_size, 4, task.output_size)
     optimizer = FrankWolfe(model.parameters(), inner_steps=5, communicate=communicate)
     batches = SharedBatches(task, 64, 0, answers_each_step=False)
-    training = Training(model, optimizer, task, batches, Budget.parse("22evaluations"),
+    training = Training(model, optimizer, task, batches, Budget.parse("22gradients"),
                         evaluate_every=9)  # fmt: skip
     met = []
 

@@ -7,6 +7,7 @@ import os
 import pty
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from contextlib import suppress
@@ -23,7 +24,7 @@ from rnnopt.optimizers.registry import OPTIMIZERS
 from rnnopt.runs.folder import RunFolder
 from rnnopt.tasks import TASKS
 
-TINY = ["--task", "counting:length=3", "--hidden", "3", "--budget", "10evaluations"]
+TINY = ["--task", "counting:length=3", "--hidden", "3", "--budget", "10gradients"]
 COLOUR = re.compile(r"\x1b\[[0-9;]*(?<![0-9])(3[0-7]|4[0-7]|9[0-7])[;m]")
 
 
@@ -222,6 +223,7 @@ zle -N zle-line-init
 """
 
 
+@pytest.mark.process
 def test_bash_completes_verbs_options_names_and_files(workplace):
     (workplace / "runs").mkdir()
     script = [IN_BASH]
@@ -241,6 +243,8 @@ def test_bash_completes_verbs_options_names_and_files(workplace):
 
 
 @pytest.mark.skipif(shutil.which("zsh") is None, reason="no zsh")
+@pytest.mark.process
+@pytest.mark.full
 def test_zsh_completes_verbs_options_names_and_files(workplace):
     (workplace / "runs").mkdir()
     (workplace / "begin").write_text(IN_ZSH)
@@ -282,6 +286,7 @@ time.sleep(60)
 
 
 @pytest.mark.parametrize("begun_as", ["module", "script"])
+@pytest.mark.process
 def test_ctrl_c_while_torch_is_imported_is_quiet(workplace, begun_as):
     (workplace / "torch").mkdir()
     (workplace / "torch" / "__init__.py").write_text(SLOW_TORCH)
@@ -294,6 +299,8 @@ def test_ctrl_c_while_torch_is_imported_is_quiet(workplace, begun_as):
         text=True,
         check=False,
         env=os.environ | {"PYTHONPATH": os.pathsep.join([str(workplace), package])},
+        # Where the tests run in the background, a shell has them ignore it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
 
@@ -341,6 +348,8 @@ def on_a_terminal(*arguments, **environment):
     return process.wait(), text.decode()
 
 
+@pytest.mark.process
+@pytest.mark.full
 def test_no_color_is_honoured(workplace):
     # One sentence of ours, and one of the parser of the options.
     for arguments in (["train", "--task", "nothing"], ["train", "--budgt", "3"]):

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from rnnopt.cli.terminal import complain, console, download_bar, for_script
 from rnnopt.config.errors import UserError
 from rnnopt.layers.kernels import cpu
-from rnnopt.training.data_parallel import OfOne, rank, started
+from rnnopt.training.data_parallel import RankError, rank, started
 
 
 def ended(call: Callable[[], int], arguments: list[str]) -> int:
@@ -16,7 +16,7 @@ def ended(call: Callable[[], int], arguments: list[str]) -> int:
     console.quiet = False
     try:
         return _run(call, arguments)
-    except OfOne as error:
+    except RankError as error:
         complain(f"rnnopt: {error}")
         return 2
     except UserError as error:  # other processes have met it, too, or heard it from the first
@@ -40,7 +40,7 @@ def _run(call: Callable[[], int], arguments: list[str]) -> int:
     try:
         cpu.switched_off()
     except ValueError as error:  # of an environment variable, which others may not have
-        kind = OfOne if rank() else UserError
+        kind = RankError if rank() else UserError
         raise kind(str(error)) from error
     if started() > 1 and arguments[0] != "train":
         raise UserError(f"{arguments[0]} works in one process: start it without torchrun.")

@@ -38,8 +38,7 @@ class SharedConfig(DataConfig):
             name of the data.
         model: Network to train, by name (see `rnnopt list`).
         lr: Learning rate. Unset: the optimizer's default.
-        budget: Length of training: 30s, 5m, 2h, 20epochs or 5000evaluations. An evaluation is one
-            minibatch forward and backward.
+        budget: Length of training: 30s, 5m, 2h, 20epochs or 5000gradients, each of one minibatch.
         batch_size: Number of sequences in a minibatch. Unset: the task's.
         hidden: Number of units in each recurrent layer. Unset: the task's.
         layers: Number of recurrent layers. Unset: the model's, which is one unless its name says
@@ -67,7 +66,7 @@ class SharedConfig(DataConfig):
             otherwise.
         tbptt_backward: Steps that a gradient goes back in truncated back-propagation (k2). Unset:
             as many as --tbptt.
-        evaluate_every: Number of evaluations between looks at the validation set. Unset: an epoch,
+        evaluate_every: Number of gradients between looks at the validation set. Unset: an epoch,
             or a twentieth of the budget where that is shorter.
         watch_test: Record of the test metric at every look, for comparison with publications that
             report the best of them. Nothing depends on it.
@@ -110,6 +109,8 @@ class SharedConfig(DataConfig):
         super().__post_init__()
         if self.data is not None:
             object.__setattr__(self, "task", data_name(self.data))
+        # Version 0.1 called gradients evaluations.
+        object.__setattr__(self, "budget", re.sub(r"evaluation(s?)\b", r"gradient\1", self.budget))
         if self.model not in MODELS:
             raise unknown_name("model", self.model, MODELS)
         counts = ("batch_size", "hidden", "layers", "evaluate_every", "threads", "tbptt")
@@ -192,20 +193,22 @@ def has_type(value: object, kind: Any) -> bool:
 
 @dataclass(frozen=True)
 class Budget:
-    """How long to train: `amount` of `unit` "seconds", "epochs" or "evaluations"."""
+    """How long to train: `amount` of `unit` "seconds", "epochs" or "gradient_evaluations"."""
 
     amount: float
-    unit: Literal["seconds", "epochs", "evaluations"]
+    unit: Literal["seconds", "epochs", "gradient_evaluations"]
 
     @classmethod
     def parse(cls, text: str) -> "Budget":
-        """The budget that a text such as 30s, 20epochs or 5000evaluations names."""
-        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(s|m|h|epochs?|evaluations?)\s*", text)
+        """The budget that a text such as 30s, 20epochs or 5000gradients names."""
+        match = re.fullmatch(
+            r"\s*(\d+(?:\.\d+)?)\s*(s|m|h|epochs?|gradients?|evaluations?)\s*", text
+        )
         if not match or not 0 < float(match[1]) < 1e15:
             raise UserError(
-                f"budget must read like 30s, 5m, 2h, 20epochs or 5000evaluations, got {text!r}."
+                f"budget must read like 30s, 5m, 2h, 20epochs or 5000gradients, got {text!r}."
             )
         amount, unit = float(match[1]), match[2]
         if unit in ("s", "m", "h"):
             return cls(amount * {"s": 1, "m": 60, "h": 3600}[unit], "seconds")
-        return cls(amount, "epochs" if unit.startswith("epoch") else "evaluations")
+        return cls(amount, "epochs" if unit.startswith("epoch") else "gradient_evaluations")

@@ -11,7 +11,7 @@ from typing import Any
 from rnnopt.config.errors import UserError
 
 WORDS = ("status", "metric", "loss", "summary")
-FIGURES = ("target", "seconds", "evaluations", "test_loss", "test_metric", "nonfinite")
+FIGURES = ("target", "seconds", "gradient_evaluations", "test_loss", "test_metric", "nonfinite")
 GROUPS = ("best", "to_target")  # of figures
 BEST = "validation_metric"
 

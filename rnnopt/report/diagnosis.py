@@ -11,7 +11,7 @@ from typing import Any
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
 from rnnopt.diagnostics.diagnosis import Diagnosis
-from rnnopt.diagnostics.gradient_flow import middle
+from rnnopt.diagnostics.gradient_flow import finite_median
 from rnnopt.diagnostics.verdict import THRESHOLDS, Finding, Look, verdict
 from rnnopt.report.style import any_script
 from rnnopt.runs.folder import write_atomically
@@ -21,7 +21,7 @@ from rnnopt.runs.folder import write_atomically
 
 def columns(looks: Sequence[Look]) -> list[str]:
     """Headings of `rows`: the first, the middle and the last look."""
-    return ["what", *(f"at {look['evaluations']:g}" for look in _chosen(looks))]
+    return ["what", *(f"at {look['gradient_evaluations']:g}" for look in _chosen(looks))]
 
 
 def rows(looks: Sequence[Look]) -> list[list[str]]:
@@ -39,7 +39,7 @@ def rows(looks: Sequence[Look]) -> list[list[str]]:
                 table.append([f"{name}: {title}", *values])
     table.append(["noise scale, sequences", *(_text(x["noise"]["scale"]) for x in chosen)])
     table.append(["angle of the steps to the gradient", *(_text(x["angle"], "°") for x in chosen)])
-    curvature = [middle([step["directional"] for step in x["curvature"]]) for x in chosen]
+    curvature = [finite_median([step["directional"] for step in x["curvature"]]) for x in chosen]
     table.append(["curvature in the ball", *map(_text, curvature)])
     return table
 
@@ -80,7 +80,7 @@ def write(diagnosis: Diagnosis, config: RunConfig, out: Path) -> tuple[list[Find
     content = dict(
         config=config.to_dict(),
         status=training.status,
-        evaluations=training.closure.evaluations,
+        gradient_evaluations=training.closure.gradient_evaluations,
         batch_size=diagnosis.batch_size,
         thresholds=THRESHOLDS,
         verdict=[asdict(finding) for finding in found],

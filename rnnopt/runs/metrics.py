@@ -1,10 +1,11 @@
-"""metrics.jsonl: a line each time the validation set was looked at, with a checksum of its own."""
+"""metrics.jsonl: a line per evaluation on validation data, with a checksum of its own."""
 
 import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from rnnopt.config.old_names import RECORD, renamed
 from rnnopt.runs.checksums import Damaged, with_check, without_check
 
 Record = dict[str, float]
@@ -51,7 +52,8 @@ def read_history(path: Path, required: bool) -> History:
         except (ValueError, TypeError, RecursionError):
             start = line[:40].decode(errors="replace")
             return History(records, f"line {number} must be JSON, got {start!r}")
-        records.append({k: math.nan if v is None else v for k, v in record.items()})
+        numbers = {k: math.nan if v is None else v for k, v in record.items()}
+        records.append(renamed(numbers, RECORD))
     return History(records)
 
 

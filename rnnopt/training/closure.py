@@ -7,13 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rnnopt.config import seeds
 from rnnopt.distributed import average_gradients, mean_numbers
 from rnnopt.layers.minibatch_part import taking
+from rnnopt.tasks.batches import Batches
 from rnnopt.tasks.examples import Batch, Examples
-from rnnopt.tasks.task import Batches
 from rnnopt.training.tbptt import Chunks, Truncation
-
-MONITOR_SEED = 7919  # of the sequences that AdaQN's loss test looks at
 
 
 class Closure:
@@ -27,7 +26,7 @@ class Closure:
         clip_value: largest size of an entry of the gradient, or None.
         truncation: how sequences are cut into chunks, or None for whole ones.
         full_batch: the first batch, which stands for all data, is used throughout; one pass over it
-            costs as many evaluations as it has minibatches of the task's size.
+            costs as many gradient evaluations as it has minibatches of the task's size.
     """
 
     def __init__(
@@ -63,10 +62,10 @@ class Closure:
         self._batch: Batch | None = None
 
     @property
-    def evaluations(self) -> float:
+    def gradient_evaluations(self) -> float:
         """Gradient evaluations spent: whole sequences, forward and backward; forward is a third."""
         if self.chunks is not None:
-            return self.chunks.evaluations
+            return self.chunks.gradient_evaluations
         if self.full_batch:
             return self.weight * self.calls
         return self.calls + self.losses_alone / 3 if self.losses_alone else self.calls
@@ -135,7 +134,7 @@ class Closure:
     def monitored_loss(self) -> Tensor:
         """The loss of a fixed set of training sequences, as many as a minibatch has."""
         if self._monitored is None:
-            fixed = Batches(self.batches.task, self.batches.batch_size, MONITOR_SEED)
+            fixed = Batches(self.batches.task, self.batches.batch_size, seeds.MONITOR)
             self._monitored = fixed.draw().to(self.device)
         self.rewind()
         self.losses_alone += 1

@@ -36,7 +36,7 @@ def bars_on(console: Console, quiet: bool = False) -> Progress:
     )
 
 
-class Show:
+class RunProgressBar:
     """Draws one run's progress: loss, metric, evaluations a second, time left.
 
     Args:
@@ -56,6 +56,6 @@ class Show:
             self.note = f"{shown}{self.looked_at} {progress.record['validation_metric']:.4f}"
         elif self.calls % 10:
             return
-        rate = progress.evaluations / progress.seconds if progress.seconds else 0.0
-        note = f"{self.note}  {progress.evaluations:.6g} evaluations, {rate:.0f}/s"
+        rate = progress.gradient_evaluations / progress.seconds if progress.seconds else 0.0
+        note = f"{self.note}  {progress.gradient_evaluations:.6g} gradients, {rate:.0f}/s"
         self.bars.update(self.bar, completed=progress.fraction, note=note, visible=True)

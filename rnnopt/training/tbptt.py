@@ -30,8 +30,8 @@ from torch import Tensor, nn
 from rnnopt.config.errors import UserError
 from rnnopt.layers.minibatch_part import MinibatchPart, taking
 from rnnopt.layers.sequence_model import SequenceModel, State
+from rnnopt.tasks.batches import Batches
 from rnnopt.tasks.examples import Batch
-from rnnopt.tasks.task import Batches
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class Chunks:
         return self._batch
 
     @property
-    def evaluations(self) -> float:
+    def gradient_evaluations(self) -> float:
         """Gradient evaluations spent; a step run without gradients counts a third."""
         return math.fsum(thirds / (3 * steps) for steps, thirds in self.spent.items())
 

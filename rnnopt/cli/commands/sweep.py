@@ -11,6 +11,7 @@ from rich.table import Table
 from rnnopt.cli import terminal
 from rnnopt.cli.interrupt import interruptible
 from rnnopt.cli.printing import announce
+from rnnopt.config import seeds
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
 from rnnopt.config.specs import parse
@@ -27,19 +28,18 @@ from rnnopt.experiments.sweeps.results import (
 from rnnopt.experiments.sweeps.spaces import Choices, configure, space_of
 from rnnopt.experiments.sweeps.study import Sweep, address, begin
 from rnnopt.experiments.sweeps.worker import run_sweep
-from rnnopt.experiments.tuning import TUNING_SEED
 from rnnopt.experiments.worker_pool import processors
 from rnnopt.runs.folder import RunFolder
 from rnnopt.training.build import build_training, task_of
 from rnnopt.training.malloc import keep_freed_memory
 from rnnopt.training.option_checks import refuse_contradictions, warnings_of
-from rnnopt.training.resolve import check_once
+from rnnopt.training.resolve import check_conflicts
 
 if TYPE_CHECKING:
     from optuna import Study
 
 SHOWN = 10  # trials in the table
-TUNED = RunConfig(seed=TUNING_SEED)
+TUNED = RunConfig(seed=seeds.TUNING)
 
 
 def sweep(
@@ -128,7 +128,7 @@ def _plan(
     given: Collection[str],
 ) -> Sweep:
     """The sweep, after checking that its first and last values make a run."""
-    check_once(config, given)
+    check_conflicts(config, given)
     refuse_contradictions(config, given)
     with quiet():  # refuses where Optuna is missing
         space = space_of(config, ranges, given)

@@ -19,8 +19,8 @@ from rnnopt.training.data_parallel import joined, rank, started
 from rnnopt.training.loop import Progress
 from rnnopt.training.malloc import keep_freed_memory
 from rnnopt.training.option_checks import refuse_contradictions
-from rnnopt.training.progress_bars import Show
-from rnnopt.training.resolve import check_once
+from rnnopt.training.progress_bars import RunProgressBar
+from rnnopt.training.resolve import check_conflicts
 
 ADVICE = (
     "take a smaller lr, clip the gradient (--clip 1), or look for values"
@@ -61,7 +61,7 @@ def train(
     """
     if resume and out is None:
         raise UserError("--resume needs the run's folder: give --out.")
-    check_once(config, given)
+    check_conflicts(config, given)
     refuse_contradictions(config, given)
     with joined(config.device):
         resume = goes_on(out, resume)
@@ -114,7 +114,7 @@ def _run(
         interruptible() as stop,
         progress_bars(quiet) as bars,
     ):
-        show = Show(bars, bars.add_task("training", total=1.0, note="", visible=False))
+        show = RunProgressBar(bars, bars.add_task("training", total=1.0, note="", visible=False))
 
         def listen(progress: Progress) -> None:
             show(progress)
@@ -142,9 +142,9 @@ def _print_result(path: Path, result: dict[str, Any], nothing_left: bool) -> Non
         best = result["best"]
         console.print(
             f"test {name} {result['test_metric']:.4f} at the best validation {name}"
-            f" {best['validation_metric']:.4f} ({best['evaluations']:.6g} of"
-            f" {result['evaluations']:.6g}"
-            f" evaluations, {result['seconds']:.1f} s)"
+            f" {best['validation_metric']:.4f} ({best['gradient_evaluations']:.6g} of"
+            f" {result['gradient_evaluations']:.6g}"
+            f" gradients, {result['seconds']:.1f} s)"
         )
     if result.get("nonfinite"):
         count, policy = result["nonfinite"], RunFolder(path).read_config().on_nonfinite
@@ -152,7 +152,7 @@ def _print_result(path: Path, result: dict[str, Any], nothing_left: bool) -> Non
         left_out = {"skip": f"{were} left out", "restore": "led back to the last checkpoint"}
         say(f"{count} {steps} {were} not finite and {left_out[policy]}")
     if result["status"] == "diverged":
-        learnt = result.get("best", {}).get("evaluations", 0) > 0
+        learnt = result.get("best", {}).get("gradient_evaluations", 0) > 0
         found = "the weights became useless" if learnt else "nothing was learnt"
         say(f"{found}: {ADVICE}")
     note = ", which it had before: nothing was left to do" if nothing_left else ""
