@@ -305,6 +305,20 @@ def test_ctrl_c_while_torch_is_imported_is_quiet(workplace, begun_as):
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
 
 
+@pytest.mark.process
+@pytest.mark.parametrize("option", ["--help", "--version"])
+def test_help_and_version_do_not_wait_for_torch(workplace, option):
+    (workplace / "torch.py").write_text("raise AssertionError('imported')")
+    package = os.path.dirname(os.path.dirname(rnnopt.__file__))
+    path = os.pathsep.join([str(workplace), package])
+    asked = [sys.executable, "-m", "rnnopt", option]
+    done = subprocess.run(
+        asked, capture_output=True, check=False, env=os.environ | {"PYTHONPATH": path}
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"rnnopt" in done.stdout
+
+
 def test_public_names_are_imported_when_asked_for():
     source = ast.parse(inspect.getsource(rnnopt))
     (block,) = (one for one in source.body if isinstance(one, ast.If))

@@ -38,7 +38,8 @@ OF_OPTION = {
     for number, (title, names) in enumerate(GROUPS.items(), 1)
     for name in names
 }
-# Names that a shell offers; on the command line they may go on with options of their own.
+# Names that a shell offers, which may go on with options of their own. Those of another parameter
+# stand in its annotation, as a tuple.
 KNOWN: dict[str, Collection[str]] = {
     "task": TASKS, "model": MODELS, "optimizer": OPTIMIZERS, "optimizers": OPTIMIZERS,
     "name": (*TASKS, *MODELS, *OPTIMIZERS),
@@ -101,8 +102,10 @@ def _explained(parameter: inspect.Parameter, hint: Any, text: str) -> Any:
     more = [Parameter(group=OF_OPTION[name])] if name in OF_OPTION else []
     if {int, float} & {hint, *get_args(hint)}:
         more.append(Parameter(converter=_number))
-    if name in KNOWN:
-        word = Literal[tuple(KNOWN[name])]  # type: ignore[valid-type]
+    metadata = getattr(hint, "__metadata__", ())
+    known = KNOWN.get(name) or next((one for one in metadata if isinstance(one, tuple)), ())
+    if known:
+        word = Literal[tuple(known)]  # type: ignore[valid-type]
         hint = tuple[word | str, ...] if get_origin(hint) is tuple else word | hint  # type: ignore
         more.append(Parameter(show_choices=False, metavar="NAME"))
     return Annotated[hint, Parameter(help=text, show_default=shown), *more]

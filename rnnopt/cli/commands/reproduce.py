@@ -4,7 +4,6 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated
 
-from cyclopts import Parameter
 from rich.progress import TaskID
 from rich.table import Table
 
@@ -21,7 +20,7 @@ NAMES = ("list", *(one.name for one in reproduce.ALL))
 
 
 def reproduce_published(
-    study: Annotated[str, Parameter(choices=NAMES, show_choices=False)],
+    study: Annotated[str, NAMES],
     /,
     *,
     form: FormName = "cpu",
