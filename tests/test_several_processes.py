@@ -149,7 +149,7 @@ def test_other_verbs_are_refused_under_torchrun(command, monkeypatch):
 def test_what_one_process_meets_alone_is_said_with_its_number(command, monkeypatch):
     for name, value in dict(TORCHELASTIC_RUN_ID="x", WORLD_SIZE="2", RANK="1").items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr("rnnopt.cli.main.cpu.SWITCH", "RNNOPT_TEST_SWITCH")
+    monkeypatch.setattr("rnnopt.layers.kernels.cpu.SWITCH", "RNNOPT_TEST_SWITCH")
     monkeypatch.setenv("RNNOPT_TEST_SWITCH", "fast")  # perhaps on this machine alone
     code, output, error = command("train")
     assert (code, output) == (2, "")

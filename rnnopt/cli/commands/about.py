@@ -1,9 +1,7 @@
 """`rnnopt list` and `rnnopt doctor`: what there is, and what this machine makes of it."""
 
 from dataclasses import asdict
-from typing import Annotated
 
-import tyro
 from rich.table import Column, Table
 
 from rnnopt.cli.commands import catalogue
@@ -12,18 +10,14 @@ from rnnopt.runs import doctor
 from rnnopt.training.resolve import loop_options_of
 
 
-def list_all(
-    name: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="[NAME]")] = None,
-    quiet: bool = False,
-    as_json: AsJson = False,
-) -> int:
-    """List the tasks, models and optimizers with one line each; or say what NAME is.
+def list_all(name: str | None = None, /, *, quiet: bool = False, as_json: AsJson = False) -> int:
+    """List tasks, models and optimizers, or describe one.
 
     Args:
-        name: a task, model or optimizer: its options with their defaults, of a task also its sizes,
-            metric and target, and where its data come from.
-        quiet: print the names only, of NAME those of its options, one a line.
-        as_json: print one JSON object and nothing else.
+        name: Task, model or optimizer to describe: its options with their defaults; of a task also
+            its sizes, metric and target, and where its data come from.
+        quiet: Output of the names only, one a line; with NAME, of the names of its options.
+        as_json: Output of one JSON object and nothing else.
 
     Examples:
         rnnopt list
@@ -88,14 +82,14 @@ def _tell(entry: catalogue.Entry, quiet: bool, as_json: bool) -> int:
     return 0
 
 
-def look_around(quiet: bool = False, as_json: AsJson = False) -> int:
-    """Say which code runs the recurrent layers here, why, and how to get the fastest.
+def look_around(*, quiet: bool = False, as_json: AsJson = False) -> int:
+    """Say which code runs the layers here, and how to speed it up.
 
     Measures a small network, for which it takes about a second.
 
     Args:
-        quiet: print the advice only: nothing where there is none.
-        as_json: print one JSON object and nothing else.
+        quiet: Output of the advice only; none where there is none.
+        as_json: Output of one JSON object and nothing else.
 
     Examples:
         rnnopt doctor

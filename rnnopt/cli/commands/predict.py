@@ -3,9 +3,6 @@
 import csv
 import io
 from pathlib import Path
-from typing import Annotated
-
-import tyro
 
 from rnnopt.cli.outputs import check_output
 from rnnopt.cli.terminal import complain, say
@@ -23,26 +20,28 @@ from rnnopt.tasks.user_data.series import cut_padding
 
 
 def predict_data(
-    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")],
+    run: Path,
+    /,
+    *,
     data: Path,
     out: Path = Path("predictions.csv"),
     unlabelled: bool = False,
     decimal: Decimal | None = None,
 ) -> int:
-    """Answer to new series with the best weights of a run on data of your own.
+    """Predict new series with a trained network.
 
-    Writes a line a series: its name, its label if the file has one, the predicted class and the
-    probability of each, or the predicted number. Says how good that is where there are labels.
+    The network has the best weights of a run on data of your own. Writes a line a series: its name,
+    its label if the file has one, the predicted class and the probability of each, or the predicted
+    number. Says how good that is where there are labels.
 
     Args:
-        run: folder of the run.
-        data: file or folder, as for `rnnopt train --data`; with or without labels.
-        out: the file to write, .csv.
-        unlabelled: the file has no labels, where nothing else tells: in text without names a line
-            is else taken to begin with its label (or to have it where `train --label` said),
-            unless its length says otherwise.
-        decimal: the sign before decimals in a text; unset means as `rnnopt train` was told, else
-            what it looks like.
+        run: Folder of the run.
+        data: File or folder of new series, as for `rnnopt train --data`, with or without labels.
+        out: File to write: .csv.
+        unlabelled: File without labels, where nothing else tells. A line of text without column
+            names else begins with its label, or has it where `train --label` said, unless its
+            length says otherwise.
+        decimal: Decimal sign in a text. Unset: as `rnnopt train` was told, else what it looks like.
 
     Examples:
         rnnopt predict runs/own --data new.csv
