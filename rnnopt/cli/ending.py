@@ -5,7 +5,7 @@ import sys
 import traceback
 from collections.abc import Callable
 
-from rnnopt.cli.terminal import complain, console, download_bar, for_script
+from rnnopt.cli.terminal import console, download_bar, print_error, print_json
 from rnnopt.config.errors import UserError
 from rnnopt.layers.kernels import cpu
 from rnnopt.training.data_parallel import RankError, rank, started
@@ -17,7 +17,7 @@ def ended(call: Callable[[], int], arguments: list[str]) -> int:
     try:
         return _run(call, arguments)
     except RankError as error:
-        complain(f"rnnopt: {error}")
+        print_error(f"rnnopt: {error}")
         return 2
     except UserError as error:  # other processes have met it, too, or heard it from the first
         return 2 if rank() else _fail(arguments, str(error), 2)
@@ -50,7 +50,7 @@ def _run(call: Callable[[], int], arguments: list[str]) -> int:
 
 def _fail(arguments: list[str], sentence: str, code: int) -> int:
     """Tells what went wrong, with --json also as one object on standard output; the exit code."""
-    complain(sentence if code == 130 else f"rnnopt: {sentence}")
+    print_error(sentence if code == 130 else f"rnnopt: {sentence}")
     if "--json" in arguments:
-        for_script({"status": "error", "error": sentence, "exit_code": code})
+        print_json({"status": "error", "error": sentence, "exit_code": code})
     return code

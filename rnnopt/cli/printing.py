@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable, Sequence
 
 from rich.table import Table
 
-from rnnopt.cli.terminal import complain, console
+from rnnopt.cli.terminal import console, print_error
 from rnnopt.tasks.examples import Examples
 from rnnopt.tasks.task import Task
 from rnnopt.training.option_checks import refuse_splits
@@ -37,11 +37,11 @@ def announce(
     """
     refuse_splits(task, given)
     for sentence in () if quiet else told:
-        complain(f"warning: {sentence}.")
+        print_error(f"warning: {sentence}.")
     if task.data is not None and not quiet:
         print_lines(task.data.understood, f"{task.name}, as understood")
         if rare := rare_classes(task, task.data.preparation.classes):
-            complain(f"warning: {rare}.")
+            print_error(f"warning: {rare}.")
 
 
 def rare_classes(task: Task, classes: Sequence[str]) -> str:

@@ -50,17 +50,17 @@ console = PlainConsole()
 errors = PlainConsole(stderr=True)
 
 
-def say(text: str) -> None:
+def print_line(text: str) -> None:
     """Prints a line as it is: no markup, no colours, no breaks."""
     console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
-def complain(text: str) -> None:
+def print_error(text: str) -> None:
     """Prints a line on standard error, in red where there are colours."""
     errors.print(text, style="red", highlight=False, markup=False, soft_wrap=True)
 
 
-def for_script(value: dict[str, Any]) -> None:
+def print_json(value: dict[str, Any]) -> None:
     """Prints one JSON object on standard output, though the console be quiet."""
     print(json.dumps(finite(value), default=os.fspath))
 

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from rich.table import Column, Table
 
 from rnnopt.cli.commands import catalogue
-from rnnopt.cli.terminal import AsJson, console, for_script, say
+from rnnopt.cli.terminal import AsJson, console, print_json, print_line
 from rnnopt.runs import doctor
 from rnnopt.training.resolve import loop_options_of
 
@@ -28,12 +28,12 @@ def list_all(name: str | None = None, /, *, quiet: bool = False, as_json: AsJson
         return _tell(catalogue.describe(name), quiet, as_json)
     entries = catalogue.summaries()
     if as_json:
-        for_script(entries)
+        print_json(entries)
         return 0
     for title, named in entries.items():
         if quiet:
             for name in named:
-                say(name)
+                print_line(name)
             continue
         table = Table("name", "what it is", title=title, title_justify="left", min_width=70)
         for name, summary in named.items():
@@ -51,11 +51,11 @@ def list_all(name: str | None = None, /, *, quiet: bool = False, as_json: AsJson
 def _tell(entry: catalogue.Entry, quiet: bool, as_json: bool) -> int:
     """Prints what a name stands for; the exit code."""
     if as_json:
-        for_script(asdict(entry))
+        print_json(asdict(entry))
         return 0
     if quiet:
         for option in entry.options:
-            say(option.name)
+            print_line(option.name)
         return 0
     article = "an" if entry.kind == "optimizer" else "a"
     console.print(f"{entry.name}, {article} {entry.kind}: {entry.summary}", highlight=False)
@@ -78,7 +78,7 @@ def _tell(entry: catalogue.Entry, quiet: bool, as_json: bool) -> int:
             f"As options go also: {', '.join(loop_options_of(entry.name))}.", highlight=False
         )
     for line in ("for example", *(f"  {example}" for example in entry.examples)):
-        say(line)
+        print_line(line)
     return 0
 
 
@@ -97,7 +97,7 @@ def look_around(*, quiet: bool = False, as_json: AsJson = False) -> int:
     """
     findings = doctor.examine()
     if as_json:
-        for_script({"findings": [asdict(finding) for finding in findings]})
+        print_json({"findings": [asdict(finding) for finding in findings]})
         return 0
     if not quiet:
         table = Table("what", "found", min_width=70)
@@ -106,5 +106,5 @@ def look_around(*, quiet: bool = False, as_json: AsJson = False) -> int:
         console.print(table)
     for finding in findings:
         if finding.advice:
-            say(finding.advice)
+            print_line(finding.advice)
     return 0

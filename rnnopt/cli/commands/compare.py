@@ -11,7 +11,7 @@ from rnnopt.cli.interrupt import interruptible
 from rnnopt.cli.printing import announce
 from rnnopt.cli.progress import BarRunner
 from rnnopt.cli.tables import Name, column_of
-from rnnopt.cli.terminal import AsJson, complain, console, for_script, progress_bars, say
+from rnnopt.cli.terminal import AsJson, console, print_error, print_json, print_line, progress_bars
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import SharedConfig
 from rnnopt.config.specs import parse
@@ -112,7 +112,7 @@ def _tell(
 ) -> int:
     """Prints what came out, writes the report; the exit code."""
     for failure in done.failures:
-        complain(f"failed: {failure}")
+        print_error(f"failed: {failure}")
     if done.tuned and not quiet:
         _print_tuned(done.tuned)
     begun = [job.path for job in done.jobs if (job.path / "config.json").exists()]
@@ -127,7 +127,7 @@ def _tell(
             "failures": done.failures,
             "diverged": diverged,
         }
-        for_script({"status": status, "folder": out, "runs": runs, **found})
+        print_json({"status": status, "folder": out, "runs": runs, **found})
     if interrupted:
         how = f"rnnopt compare --out {out} --resume" if not shared_by_many else "the same command"
         console.print(f"interrupted; {how} continues it.", highlight=False, soft_wrap=True)
@@ -144,9 +144,9 @@ def _say_what_was_not_finite(runs: list[Path]) -> list[Path]:
         met = f"{count} steps were not finite" if count else ""
         if result["status"] == "diverged":
             diverged.append(path)
-            complain(f"diverged: {path}{met and f' ({met})'}")
+            print_error(f"diverged: {path}{met and f' ({met})'}")
         elif met:
-            complain(f"{path}: {met}")
+            print_error(f"{path}: {met}")
     return diverged
 
 
@@ -168,4 +168,6 @@ def _print_tuned(tuned: list[Tuned]) -> None:
         table.add_row(Name(one.optimizer), f"{one.lr:g}" + "*" * one.at_edge, tried)
     console.print(table)
     if any(one.at_edge for one in tuned):
-        say("* at an end of the grid: more trials, or another lr to begin with, may find better.")
+        print_line(
+            "* at an end of the grid: more trials, or another lr to begin with, may find better."
+        )

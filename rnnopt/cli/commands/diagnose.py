@@ -7,7 +7,7 @@ from rich.table import Table
 
 from rnnopt.cli.commands.train import EXIT_CODES
 from rnnopt.cli.interrupt import interruptible
-from rnnopt.cli.terminal import complain, console, progress_bars, say
+from rnnopt.cli.terminal import console, print_error, print_line, progress_bars
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
 from rnnopt.config.specs import parse
@@ -59,7 +59,7 @@ def diagnose(
     training = build_training(config)
     refuse_splits(training.task, given)
     for sentence in () if quiet else warnings_of(config, training):
-        complain(f"warning: {sentence}.")
+        print_error(f"warning: {sentence}.")
     watched = Diagnosis(training, looks, config.seed)
     diagnosis_report.create_folder(out)
     with interruptible() as stop, progress_bars(quiet) as bars:
@@ -72,12 +72,12 @@ def diagnose(
     if not quiet:
         _print_looks(config, watched)
     for finding in findings:
-        say(finding.sentence)
+        print_line(finding.sentence)
         for advice in finding.advice:
-            say(f"  try {advice}")
+            print_line(f"  try {advice}")
     console.print(f"status {watched.training.status}", highlight=False)
     for path in written:
-        say(f"wrote {path}")
+        print_line(f"wrote {path}")
     return EXIT_CODES.get(watched.training.status, 0)
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from rnnopt.cli.outputs import check_output
-from rnnopt.cli.terminal import say
+from rnnopt.cli.terminal import print_line
 from rnnopt.config.errors import writing
 from rnnopt.runs.export.export import ALLOWED, export, open_run
 from rnnopt.runs.export.formats import ENDINGS, Format
@@ -40,12 +40,12 @@ def export_run(run: Path, /, *, format: Format = "onnx", out: Path | None = None
         out.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(out, checked.content)
         write_atomically(card_file, card.encode())
-    say(
+    print_line(
         f"checked on {checked.series} {checked.on}: answers differ by {checked.difference:.2g} at"
         " most"
     )
     if checked.rounding > ALLOWED:
-        say(f"it takes and gives float32: that can move an answer by {checked.rounding:.2g}")
-    say(f"wrote {out} ({len(checked.content)} bytes)")
-    say(f"wrote {card_file}")
+        print_line(f"it takes and gives float32: that can move an answer by {checked.rounding:.2g}")
+    print_line(f"wrote {out} ({len(checked.content)} bytes)")
+    print_line(f"wrote {card_file}")
     return 0

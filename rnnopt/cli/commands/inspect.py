@@ -5,7 +5,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from rnnopt.cli.printing import print_lines
-from rnnopt.cli.terminal import say
+from rnnopt.cli.terminal import print_line
 from rnnopt.config.data_config import Decimal, Header, Kind, Layout, data_name
 from rnnopt.config.errors import UserError, writing
 from rnnopt.report.data_figure import draw
@@ -76,7 +76,7 @@ def inspect_data(
     path = out or Path(f"{_stem(file)}.png")
     with writing(f"the picture {path}"), any_script():
         write_figure(path, figure)
-    say(f"wrote {path}")
+    print_line(f"wrote {path}")
     return 0
 
 

@@ -5,7 +5,7 @@ import io
 from pathlib import Path
 
 from rnnopt.cli.outputs import check_output
-from rnnopt.cli.terminal import complain, say
+from rnnopt.cli.terminal import print_error, print_line
 from rnnopt.config.data_config import Decimal
 from rnnopt.config.errors import UserError, writing
 from rnnopt.runs.folder import write_atomically
@@ -52,7 +52,7 @@ def predict_data(
     series, test = read(data, _columns(trained, unlabelled, decimal))
     if test is not None:
         series = test
-        say(f"{data} holds training and test series: these are the test series.")
+        print_line(f"{data} holds training and test series: these are the test series.")
     try:
         answers = trained.answer(series)
         told = {} if series.targets is None else scores(trained.preparation, answers, series)
@@ -67,10 +67,10 @@ def predict_data(
         out.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(out, text.getvalue().encode())
     for subject, how in read_as(series):
-        say(f"{subject}: {how}")
+        print_line(f"{subject}: {how}")
     for name, value in told.items():
-        say(f"{name} {value:.4f}" if abs(value) < 100 else f"{name} {value:.6g}")
-    say(f"wrote {out} ({len(series)} series)")
+        print_line(f"{name} {value:.4f}" if abs(value) < 100 else f"{name} {value:.6g}")
+    print_line(f"wrote {out} ({len(series)} series)")
     return 0
 
 
@@ -98,7 +98,7 @@ def _warn_of_lengths(preparation: Preparation, series: Recordings) -> None:
     whole = cut_padding(series.series) if preparation.padded else series.series
     far = far_lengths([len(one) for one in whole], preparation.shortest, preparation.longest)
     if far is not None:
-        complain(f"warning: {far}.")
+        print_error(f"warning: {far}.")
 
 
 def _check_labels(data: Path, preparation: Preparation, series: Recordings) -> None:
@@ -112,4 +112,4 @@ def _check_labels(data: Path, preparation: Preparation, series: Recordings) -> N
             " say --unlabelled if it has none."
         )
     if unknown:
-        say(f"{unknown} labels are none of the run's classes: they count as wrong.")
+        print_line(f"{unknown} labels are none of the run's classes: they count as wrong.")

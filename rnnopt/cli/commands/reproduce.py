@@ -9,7 +9,7 @@ from rich.table import Table
 
 from rnnopt.cli.interrupt import interruptible
 from rnnopt.cli.progress import update_stage_bar
-from rnnopt.cli.terminal import complain, console, progress_bars, say
+from rnnopt.cli.terminal import console, print_error, print_line, progress_bars
 from rnnopt.config.errors import UserError
 from rnnopt.experiments import reproduce
 from rnnopt.experiments.reproduce.study import FormName
@@ -74,12 +74,12 @@ def reproduce_published(
             study, form, out, workers or processors(), tell, stop, storage, heartbeat
         )
     for failure in failures:
-        complain(f"failed: {failure}")
+        print_error(f"failed: {failure}")
     for written in tables:
         _print_reproduced(written)
-    say(f"results in {path}")
+    print_line(f"results in {path}")
     if stop.is_set():
-        say("interrupted; the same command continues it.")
+        print_line("interrupted; the same command continues it.")
         return 130
     return 1 if failures else 0
 
@@ -104,4 +104,4 @@ def _print_reproduced(table: reproduce.Table) -> None:
         shown.add_row(*(row[i] for i in kept))
     console.print(shown)
     for remark in table.remarks:
-        say(f"- {remark}")
+        print_line(f"- {remark}")

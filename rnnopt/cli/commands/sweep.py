@@ -154,14 +154,14 @@ def _finish(
     """Writes and prints what was found; the exit code."""
     failures = failures + errors_of(study)
     for failure in failures[:SHOWN]:
-        terminal.complain(f"failed: {failure}")
+        terminal.print_error(f"failed: {failure}")
     written = write_results(plan, study)
     _show(plan, study, written, quiet)
     found = counts(study)
     if as_json:
-        terminal.for_script(_facts(plan, study, failures, interrupted))
+        terminal.print_json(_facts(plan, study, failures, interrupted))
     if interrupted:
-        terminal.say("interrupted; the same command goes on with it.")
+        terminal.print_line("interrupted; the same command goes on with it.")
         return 130
     over = found["complete"] + found["pruned"] >= plan.trials
     return 0 if over and found["complete"] else 1
@@ -190,12 +190,14 @@ def _show(plan: Sweep, study: "Study", written: list[Path], quiet: bool) -> None
             table.add_row(*row(plan, trial))
         terminal.console.print(table)
         for path in written:
-            terminal.say(f"wrote {path}")
+            terminal.print_line(f"wrote {path}")
     if trials:
         best = best_of(plan, trials[0])
-        terminal.say(f"best validation {plan.metric} {best['value']:.4g}, trial {best['trial']}:")
-        terminal.say(f"  {best['command']}")
-    terminal.say(f"sweep folder {plan.out}")
+        terminal.print_line(
+            f"best validation {plan.metric} {best['value']:.4g}, trial {best['trial']}:"
+        )
+        terminal.print_line(f"  {best['command']}")
+    terminal.print_line(f"sweep folder {plan.out}")
 
 
 def _facts(plan: Sweep, study: "Study", failures: list[str], interrupted: bool) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from rnnopt.cli.interrupt import interruptible
 from rnnopt.cli.printing import announce
-from rnnopt.cli.terminal import AsJson, complain, console, for_script, progress_bars, say
+from rnnopt.cli.terminal import AsJson, console, print_error, print_json, print_line, progress_bars
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
 from rnnopt.config.specs import parse
@@ -85,11 +85,11 @@ def _train(
     silent = quiet or as_json or not first
     result, moved = _run(config, path, resume, log if first else (), silent, given)
     if as_json and first:
-        for_script({"folder": path, **result})
+        print_json({"folder": path, **result})
     _print_result(path, result, nothing_left=resume and not moved)
     console.print(f"run folder {path}", highlight=False, markup=False, soft_wrap=True)
     if result["status"] == "interrupted":
-        say(f"interrupted; {again(path, log)} continues it.")
+        print_line(f"interrupted; {again(path, log)} continues it.")
     return EXIT_CODES.get(result["status"], 0)
 
 
@@ -131,7 +131,7 @@ def _run(
         )
         tracked.finish(result)
     for sentence in tracked.lost:
-        complain(f"{sentence}; the rest of the run is in its folder alone.")
+        print_error(f"{sentence}; the rest of the run is in its folder alone.")
     return result, show.moved
 
 
@@ -150,10 +150,10 @@ def _print_result(path: Path, result: dict[str, Any], nothing_left: bool) -> Non
         count, policy = result["nonfinite"], RunFolder(path).read_config().on_nonfinite
         steps, were = ("step", "was") if count == 1 else ("steps", "were")
         left_out = {"skip": f"{were} left out", "restore": "led back to the last checkpoint"}
-        say(f"{count} {steps} {were} not finite and {left_out[policy]}")
+        print_line(f"{count} {steps} {were} not finite and {left_out[policy]}")
     if result["status"] == "diverged":
         learnt = result.get("best", {}).get("gradient_evaluations", 0) > 0
         found = "the weights became useless" if learnt else "nothing was learnt"
-        say(f"{found}: {ADVICE}")
+        print_line(f"{found}: {ADVICE}")
     note = ", which it had before: nothing was left to do" if nothing_left else ""
     console.print(f"status {result['status']}{note}", highlight=False)
