@@ -22,13 +22,17 @@ if TYPE_CHECKING:
     from rnnopt.optimizers.quasi_newton.bfgs import LBFGS as LBFGS
     from rnnopt.optimizers.quasi_newton.naq import LNAQ as LNAQ
     from rnnopt.optimizers.quasi_newton.naq import NAQ as NAQ
+    from rnnopt.optimizers.quasi_newton.options import AdaQNOptions as AdaQNOptions
+    from rnnopt.optimizers.quasi_newton.options import ASNAQOptions as ASNAQOptions
 
 __version__ = "0.1.0"
 
 PLACES = {
     "ADMM": "admm.trainer",
     "ASNAQ": "optimizers.quasi_newton.asnaq",
+    "ASNAQOptions": "optimizers.quasi_newton.options",
     "AdaQN": "optimizers.quasi_newton.adaqn",
+    "AdaQNOptions": "optimizers.quasi_newton.options",
     "BFGS": "optimizers.quasi_newton.bfgs",
     "ElmanRNN": "layers.elman",
     "FrankWolfe": "optimizers.frank_wolfe.optimizer",
@@ -47,7 +51,9 @@ __all__ = [  # written out, for type checkers
     "LBFGS",
     "LNAQ",
     "NAQ",
+    "ASNAQOptions",
     "AdaQN",
+    "AdaQNOptions",
     "ElmanRNN",
     "FrankWolfe",
     "GradientFlow",

@@ -7,6 +7,7 @@ import contextlib
 import copy
 import functools
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -18,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel as DDP
 
 from rnnopt import ADMM, ASNAQ, BFGS, LBFGS, LNAQ, NAQ, AdaQN, FrankWolfe, SequenceModel
 from rnnopt.distributed import any_of, average_gradients, copy_from_first, share, sums
+from rnnopt.optimizers.quasi_newton.options import AdaQNOptions, ASNAQOptions
 
 torch.set_num_threads(1)
 STEPS, COUNT = 6, 8  # of a training; sequences a batch
@@ -186,11 +188,12 @@ def train_with_closure(model, where, build, monitored, poison=None, full_batch=F
     return calls[0], group["rejections"], group["skipped"], group["pairs"]
 
 
+OFTEN = ASNAQOptions(update_every=2, momentum_range=(0.1, 0.8))
 MINIBATCH = [
     # Tests of losses that are often failed, and pairs.
-    (dict(lr=0.3, update_every=2, tolerance=1.0, momentum_range=(0.1, 0.8)), ASNAQ),
-    (dict(lr=0.1, update_every=2, second_gradient=True, momentum_range=(0.1, 0.8)), ASNAQ),
-    (dict(lr=0.2, update_every=2, tolerance=1.0), AdaQN),
+    (dict(lr=0.3, tolerance=1.0, options=OFTEN), ASNAQ),
+    (dict(lr=0.1, options=replace(OFTEN, second_gradient=True)), ASNAQ),
+    (dict(lr=0.2, tolerance=1.0, options=AdaQNOptions(update_every=2)), AdaQN),
 ]
 FULL_BATCH = [
     (dict(), BFGS),
@@ -248,7 +251,7 @@ def check_what_is_not_finite_in_one_process_is_a_decision_of_all(where, alone):
     # A monitor that is not a number in one process alone makes all go back.
     model = network()
     wrapped = DDP(model)
-    optimizer = AdaQN(model.parameters(), lr=0.01, update_every=1)
+    optimizer = AdaQN(model.parameters(), lr=0.01, options=AdaQNOptions(update_every=1))
 
     def closure():
         model.zero_grad()

@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rnnopt.admm.trainer import ADMM
 from rnnopt.config.errors import unknown_name
+from rnnopt.config.options import parameters_of
 from rnnopt.config.specs import call_with, parse
 from rnnopt.optimizers import baselines
 from rnnopt.optimizers.frank_wolfe.optimizer import FrankWolfe
@@ -26,19 +28,24 @@ class Choice:
     """An optimizer by name.
 
     Args:
-        build: (params, lr=…, options) → optimizer.
-        lr: learning rate unless told otherwise.
+        build: (params, lr=…, options) → optimizer; its own lr is the rate unless told otherwise.
         summary: one line for people.
         named: whether `build` takes (name, tensor) pairs.
     """
 
     build: Callable[..., Any]
-    lr: float
     summary: str
     named: bool = False
 
+    @property
+    def lr(self) -> float:
+        """Learning rate unless told otherwise."""
+        return float(parameters_of(self.build)["lr"].default)
 
-def needs_model(params: object, **options: object) -> None:
+
+def needs_model(
+    params: object, lr: float = parameters_of(ADMM)["lr"].default, **options: object
+) -> None:
     """Stands for a trainer that `runner` builds with the model."""
     raise ValueError("optimizer 'admm' is built with a model: use rnnopt.ADMM(model, loss).")
 
@@ -66,54 +73,53 @@ def adam_of_indrnn(
     return torch.optim.Adam([g for g in groups if g["params"]], lr=lr)
 
 
-# The learning rates of frank-wolfe, adam and muon are those that learnt best in
-# benchmarks/choose_defaults.py; Adam's relatives share its own.
+# Those that this library defines have the lr of their signature, torch's own get one here.
+# frank-wolfe, adam and muon have what learnt best in benchmarks/choose_defaults.py; Adam's
+# relatives share its own.
 OPTIMIZERS: dict[str, Choice] = {
     "frank-wolfe": Choice(
-        FrankWolfe, 1e-3, "Frank-Wolfe steps inside a small ball, then one step along their mean"
+        FrankWolfe, "Frank-Wolfe steps inside a small ball, then one step along their mean"
     ),
     "frank-wolfe-long": Choice(
-        partial(FrankWolfe, **PRESETS["long_memory"]),
-        3e-2,
+        partial(FrankWolfe, lr=3e-2, **PRESETS["long_memory"]),
         "frank-wolfe, set for events to be remembered over many steps (PRESETS['long_memory'])",
     ),
-    "asnaq": Choice(ASNAQ, 3e-2, "quasi-Newton with look-ahead, curvature from stored gradients"),
+    "asnaq": Choice(ASNAQ, "quasi-Newton with look-ahead, curvature from stored gradients"),
     "asnaq-paper": Choice(
-        partial(ASNAQ, **ASNAQ_PRESETS["paper"]), 1e-2, "asnaq as its paper prints it"
+        partial(ASNAQ, lr=1e-2, options=ASNAQ_PRESETS["paper"]), "asnaq as its paper prints it"
     ),
     "asnaq-authors": Choice(
-        partial(ASNAQ, **ASNAQ_PRESETS["authors_code"]), 1e-2, "asnaq as its authors' code"
+        partial(ASNAQ, lr=1e-2, options=ASNAQ_PRESETS["authors_code"]), "asnaq as its authors' code"
     ),
-    "adaqn": Choice(AdaQN, 1e-2, "quasi-Newton, curvature from stored gradients"),
-    "bfgs": Choice(BFGS, 1.0, "quasi-Newton with a line search, the whole data at each step"),
-    "lbfgs": Choice(LBFGS, 1.0, "bfgs from the last pairs of weight and gradient changes"),
-    "naq": Choice(NAQ, 1.0, "BFGS with Nesterov's look-ahead"),
-    "lnaq": Choice(LNAQ, 1.0, "LBFGS with Nesterov's look-ahead"),
+    "adaqn": Choice(AdaQN, "quasi-Newton, curvature from stored gradients"),
+    "bfgs": Choice(BFGS, "quasi-Newton with a line search, the whole data at each step"),
+    "lbfgs": Choice(LBFGS, "bfgs from the last pairs of weight and gradient changes"),
+    "naq": Choice(NAQ, "BFGS with Nesterov's look-ahead"),
+    "lnaq": Choice(LNAQ, "LBFGS with Nesterov's look-ahead"),
     "admm": Choice(
-        needs_model, 1.0, "ridge solves without an autograd graph; Elman, LSTM and GRU layers"
+        needs_model, "ridge solves without an autograd graph; Elman, LSTM and GRU layers"
     ),
-    "sgd": Choice(torch.optim.SGD, 1e-1, "stochastic gradient descent"),
+    "sgd": Choice(partial(torch.optim.SGD, lr=1e-1), "stochastic gradient descent"),
     "momentum": Choice(
-        partial(torch.optim.SGD, momentum=0.9), 1e-2, "gradient descent with momentum 0.9"
+        partial(torch.optim.SGD, lr=1e-2, momentum=0.9), "gradient descent with momentum 0.9"
     ),
-    "adagrad": Choice(torch.optim.Adagrad, 1e-2, "rates from the sum of squared gradients"),
-    "rmsprop": Choice(torch.optim.RMSprop, 1e-3, "rates from the mean of squared gradients"),
-    "adam": Choice(torch.optim.Adam, 3e-3, "adaptive moments; the paper's baseline"),
+    "adagrad": Choice(torch.optim.Adagrad, "rates from the sum of squared gradients"),
+    "rmsprop": Choice(
+        partial(torch.optim.RMSprop, lr=1e-3), "rates from the mean of squared gradients"
+    ),
+    "adam": Choice(partial(torch.optim.Adam, lr=3e-3), "adaptive moments; the paper's baseline"),
     "indrnn-adam": Choice(
-        adam_of_indrnn, 2e-4, "Adam as released with IndRNN, L2 on some weights", named=True
+        adam_of_indrnn, "Adam as released with IndRNN, L2 on some weights", named=True
     ),
-    "adamw": Choice(torch.optim.AdamW, 3e-3, "Adam with decoupled weight decay"),
-    "nadam": Choice(torch.optim.NAdam, 3e-3, "Adam with Nesterov momentum"),
+    "adamw": Choice(partial(torch.optim.AdamW, lr=3e-3), "Adam with decoupled weight decay"),
+    "nadam": Choice(partial(torch.optim.NAdam, lr=3e-3), "Adam with Nesterov momentum"),
     "muon": Choice(
-        baselines.MuonWithAdamW, 3e-3, "orthogonalised momentum for matrices, AdamW for the rest"
+        baselines.MuonWithAdamW, "orthogonalised momentum for matrices, AdamW for the rest"
     ),
-    "soap": Choice(baselines.soap, 3e-3, "Adam in Shampoo's eigenbasis (extra: baselines)"),
-    "psgd-kron": Choice(
-        baselines.psgd_kron, 1e-3, "learnt Kronecker preconditioner (extra: baselines)"
-    ),
+    "soap": Choice(baselines.soap, "Adam in Shampoo's eigenbasis (extra: baselines)"),
+    "psgd-kron": Choice(baselines.psgd_kron, "learnt Kronecker preconditioner (extra: baselines)"),
     "schedule-free": Choice(
         baselines.ScheduleFreeAdamW,
-        3e-3,
         "AdamW that averages its weights instead of a schedule (extra: baselines)",
     ),
 }
@@ -133,6 +139,7 @@ def build_optimizer(
     choice = OPTIMIZERS.get(name)
     if choice is None:
         raise unknown_name("optimizer", name, OPTIMIZERS)
-    options.setdefault("lr", choice.lr if lr is None else lr)
+    if lr is not None:
+        options.setdefault("lr", lr)
     tensors = params if choice.named else [p for _, p in params]
     return call_with("optimizer", name, choice.build, options, tensors)

@@ -7,7 +7,7 @@ from rnnopt.admm.trainer import ADMM
 from rnnopt.config.errors import UserError
 from rnnopt.config.errors import option as as_option
 from rnnopt.config.run_config import RunConfig
-from rnnopt.config.specs import options_of, parse, write
+from rnnopt.config.specs import option_names, parse, write
 from rnnopt.optimizers.registry import OPTIMIZERS
 from rnnopt.tasks import Task
 
@@ -37,7 +37,7 @@ def resolve(config: RunConfig) -> RunConfig:
 def options_of_optimizer(name: str) -> list[str]:
     """Names of the options of an optimizer by name, without those of the loop."""
     build = OPTIMIZERS[name].build
-    known = options_of(ADMM, 2) if name == "admm" else options_of(build, 1)
+    known = option_names(ADMM, 2) if name == "admm" else option_names(build, 1)
     return [option for option in known if option not in LOOP_OPTIONS]
 
 
