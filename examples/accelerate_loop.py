@@ -1,7 +1,7 @@
 """Accelerate: accumulation, a scheduler, and states saved in the middle of a Frank-Wolfe cycle.
 
-`prepare` wraps the optimizer; `train()` and `eval()` of the wrapper are those of FrankWolfe. A step
-without a closure is one inner step, every third commits.
+`prepare` wraps the optimizer; `train()` and `eval()` of the wrapper call those of FrankWolfe. A
+step without a closure is one inner step; every third step commits.
 """
 
 import sys
@@ -42,7 +42,7 @@ def train(quick, folder, resume):
         if epoch == 0:
             print(f"saved at inner step {optimizer.optimizer.inner_step} of 3")
             accelerator.save_state(folder)
-    optimizer.eval()  # and optimizer.train() before training goes on
+    optimizer.eval()  # call optimizer.train() before you continue training
     return network, accuracy(network, test_data)
 
 

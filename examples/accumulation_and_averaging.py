@@ -1,8 +1,8 @@
 """Plain torch: gradient accumulation, learning-rate schedulers, an exponential average of weights.
 
-With `inner_steps` above 1 the weights stand at a probe point between commits, so the average takes
-them when `inner_step` is 0. `FrankWolfe` has a mean of its own, shown by `committed()`; here
-`average=None` leaves that to torch's `AveragedModel`.
+With `inner_steps` above 1 the weights are at a probe point between commits, so the average takes
+them only when `inner_step` is 0. `FrankWolfe` has its own mean, which `committed()` shows; here
+`average=None` switches it off in favour of torch's `AveragedModel`.
 """
 
 import sys
@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from rnnopt import FrankWolfe
 
-ACCUMULATED = 2  # minibatches a gradient
+ACCUMULATED = 2  # minibatches per gradient
 
 
 def train(quick: bool) -> tuple[float, float]:

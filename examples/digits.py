@@ -1,4 +1,4 @@
-"""What the examples share: real handwritten digits, 8 x 8 pixels, a row a step, and a network."""
+"""Shared by the examples: handwritten digits, 8 x 8 pixels, one row per step, and a network."""
 
 import torch
 from sklearn.datasets import load_digits
@@ -35,7 +35,7 @@ class Network(nn.Module):
 
 @torch.no_grad()
 def accuracy(network: nn.Module, data: TensorDataset) -> float:
-    """Share of the images whose class is found, in evaluation mode."""
+    """Share of the images that are classified correctly, in evaluation mode."""
     network.eval()
     inputs, targets = data.tensors
     right = network(inputs).argmax(1) == targets

@@ -3,9 +3,9 @@
     torchrun --nproc-per-node 2 --standalone examples/distributed_training.py
 
 Synchronous: DistributedDataParallel averages every gradient, and each process takes the steps of
-one process on the whole batch. Local: without it, `communicate="commit"` averages what each process
-found in `inner_steps` minibatches of its own, and 1/inner_steps as much is sent. Without torchrun
-the same script runs in one process.
+one process on the whole batch. Local: without it, `communicate="commit"` averages the displacements
+that each process finds in `inner_steps` minibatches, and sends 1/inner_steps as much. Without
+torchrun the same script runs in one process.
 """
 
 import os

@@ -1,9 +1,9 @@
 """Lightning's Trainer: the best checkpoint, and a run resumed in the middle of a cycle.
 
 Lightning hands `step` a closure that stays on one minibatch: with `inner_steps=3` each step takes
-three gradients of it. Streaming makes each minibatch one inner step instead; take it with
-`accumulate_grad_batches`, too, where each call of the closure adds to the gradient. Avoid
-`self.optimizers().step()`: Lightning adds a closure that does nothing, one gradient counts thrice.
+three gradients of it. Streaming makes each minibatch one inner step instead. Use it also with
+`accumulate_grad_batches`, where each call of the closure adds to the gradient. Avoid
+`self.optimizers().step()`: Lightning adds an empty closure, and one gradient counts three times.
 """
 
 import sys
@@ -41,12 +41,12 @@ class Digits(lightning.LightningModule):
     def optimizer_step(self, epoch, batch, optimizer, closure):
         if not self.streaming:
             return super().optimizer_step(epoch, batch, optimizer, closure)
-        closure()  # the gradient of this minibatch; clip it here, if it shall be
+        closure()  # the gradient of this minibatch; clip it here if needed
         optimizer.optimizer.step()
 
 
 class EvalMode(lightning.Callback):
-    """Validates, saves and leaves the weights to evaluate; trains those that are trained."""
+    """Eval mode for validation, checkpoints and the end of training; train mode for training."""
 
     def on_train_batch_start(self, trainer, module, batch, number):
         trainer.optimizers[0].train()
@@ -61,14 +61,14 @@ def fit(quick, streaming, epochs, folder, resume=False):
     """A trainer after `epochs` epochs, and the accuracy of its best checkpoint."""
     lightning.seed_everything(0, verbose=False)
     train_data, test_data = digits(quick)
-    order = DistributedSampler(train_data, 1, 0)  # by epoch, so the same after resuming
+    order = DistributedSampler(train_data, 1, 0)  # by epoch: the same after resuming
     loaders = DataLoader(train_data, 32, sampler=order), DataLoader(test_data, 1000)
     best = ModelCheckpoint(folder, "best", "accuracy", mode="max", save_last=True)
     trainer = lightning.Trainer("cpu", max_epochs=epochs, callbacks=[EvalMode(), best], **QUIET)
     last = f"{folder}/last.ckpt" if resume else None
     trainer.fit(Digits(streaming), *loaders, ckpt_path=last, weights_only=True)
     (scores,) = trainer.test(None, loaders[1], "best", verbose=False, weights_only=True)
-    assert scores["accuracy"] == best.best_model_score  # the best checkpoint is what was scored
+    assert scores["accuracy"] == best.best_model_score  # the score is that of the best checkpoint
     return trainer, scores["accuracy"]
 
 

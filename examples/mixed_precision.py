@@ -1,8 +1,8 @@
 """Plain torch with automatic mixed precision: autocast, GradScaler, clipping.
 
-On a processor bfloat16 needs no scaler (`enabled=False` makes it do nothing); on a GPU with float16
-take `torch.amp.GradScaler("cuda")`. Under a scaler `FrankWolfe` is called without a closure: each
-`step` is one inner step, and a minibatch whose gradient overflowed is left out.
+On a CPU bfloat16 needs no scaler (`enabled=False` makes it do nothing); on a GPU with float16 use
+`torch.amp.GradScaler("cuda")`. Under a scaler call `FrankWolfe` without a closure: each `step` is
+one inner step, and a minibatch whose gradient overflows is skipped.
 """
 
 import sys

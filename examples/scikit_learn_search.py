@@ -1,7 +1,7 @@
-"""scikit-learn: `RNNClassifier` in a pipeline, its settings searched by cross-validation.
+"""scikit-learn: `RNNClassifier` in a pipeline, and a cross-validated search of its settings.
 
-X is (count, time, features), or a list of arrays of different lengths. Data as aeon has them,
-(count, channels, time), need `layout="time-last"`.
+X is (count, time, features), or a list of arrays of different lengths. aeon's layout,
+(count, channels, time), needs `layout="time-last"`.
 """
 
 import sys
@@ -20,7 +20,7 @@ def centred(images):
 
 
 def main(quick: bool) -> None:
-    """Searches for units and rate, prints the best and its accuracy."""
+    """Searches for the model and the optimizer, prints the best and its accuracy."""
     (inputs, targets), (test_inputs, test_targets) = (
         [tensor.numpy() for tensor in part.tensors] for part in digits(quick)
     )

@@ -1,8 +1,8 @@
 """skorch: a network as a scikit-learn estimator, trained by FrankWolfe, stopped early.
 
 skorch hands `step` a closure that stays on one minibatch. `train_step` below makes each minibatch
-one inner step; `infer` validates, saves and predicts with the weights to evaluate, so that
-`EarlyStopping(load_best=True)` ends with the score that it kept.
+one inner step. `infer` validates, saves and predicts with the weights to evaluate, so
+`EarlyStopping(load_best=True)` ends with the score of the best epoch.
 """
 
 import sys
@@ -19,7 +19,7 @@ from rnnopt import FrankWolfe
 
 
 class FrankWolfeClassifier(NeuralNetClassifier):
-    """One inner step a minibatch; validation and prediction with the weights to evaluate."""
+    """One inner step per minibatch; validation and prediction with the weights to evaluate."""
 
     def train_step(self, batch, **options):
         self.optimizer_.train()
@@ -36,7 +36,7 @@ class FrankWolfeClassifier(NeuralNetClassifier):
 
 
 def main(quick: bool) -> None:
-    """Trains, prints the test accuracy."""
+    """Trains by cross-validation and prints the accuracy."""
     torch.manual_seed(0)
     inputs, targets = (tensor.numpy() for tensor in digits(quick)[0].tensors)
     epochs = 10 if quick else 20

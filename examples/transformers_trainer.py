@@ -1,7 +1,7 @@
 """Hugging Face's Trainer with FrankWolfe and a scheduler: the best model, and a resumed run.
 
 Trainer steps without a closure: each step is one inner step. It calls the optimizer's `train()` and
-`eval()` by itself, so that it evaluates and saves the weights to evaluate, and resumes from their
+`eval()` by itself, so it evaluates and saves the weights to evaluate, and resumes from their
 checkpoints in the middle of a cycle.
 """
 
@@ -25,17 +25,17 @@ class WithLoss(Network):
 
 
 def accuracy(prediction):
-    """Share of the images whose class is found."""
+    """Share of the images that are classified correctly."""
     return {"accuracy": (prediction.predictions.argmax(1) == prediction.label_ids).mean().item()}
 
 
 def rows(data):
-    """Images and labels by the names that `forward` has for them."""
+    """Images and labels under the argument names of `forward`."""
     return [{"inputs": image, "labels": label} for image, label in data]
 
 
 def build(quick, folder):
-    """A Trainer that keeps a checkpoint an epoch in `folder`."""
+    """A Trainer that keeps one checkpoint per epoch in `folder`."""
     torch.manual_seed(0)
     options = dict(use_cpu=True, report_to="none", disable_tqdm=True, logging_strategy="no")
     options |= dict(eval_strategy="epoch", save_strategy="epoch", load_best_model_at_end=True)
@@ -58,5 +58,5 @@ with tempfile.TemporaryDirectory() as folder:
     resumed.train(resume_from_checkpoint=f"{folder}/checkpoint-{first}")
 identical = same(whole.model, resumed.model)
 reached = whole.evaluate()["eval_accuracy"]
-assert reached == whole.state.best_metric  # what was loaded is what was scored
+assert reached == whole.state.best_metric  # the score is that of the loaded checkpoint
 print(f"test accuracy {reached:.3f}, resumed ends the same: {identical}")

@@ -22,7 +22,7 @@ from rnnopt.optimizers.registry import OPTIMIZERS, adam_of_indrnn, build_optimiz
 from rnnopt.runs.runner import run
 from rnnopt.tasks import build_task
 from rnnopt.training.build import build_training
-from rnnopt.training.loop import committed
+from rnnopt.training.learner import as_learner
 
 NEW = ("soap", "psgd-kron", "schedule-free", "indrnn-adam")
 
@@ -69,7 +69,7 @@ def test_a_quadratic_falls_a_hundredfold(name):
             group["lr"] = 0.1 if name == "schedule-free" else 0.1 * (1 - k / 100)
         loss()
         optimizer.step()
-    with committed(optimizer):
+    with as_learner(optimizer).committed():
         assert loss() < first / 100
 
 

@@ -1,4 +1,5 @@
-"""The README promises what it shows: its example prints what stands below it, the rest runs."""
+"""The README and its recipes promise what they show: the first example prints what stands below it,
+the rest runs."""
 
 import torch
 from documents import blocks, run_python
@@ -6,7 +7,8 @@ from page_commands import run_shell, write_files
 
 
 def test_the_examples_run_and_the_first_prints_what_the_readme_says():
-    first, *others = (block for block in blocks("README.md") if block.language == "python")
+    pages = blocks("README.md") + blocks("docs/recipes.md")
+    first, *others = (block for block in pages if block.language == "python")
     names: dict[str, object] = {}
     assert run_python(first, names) == first.output
     names["rnn"] = torch.nn.RNN(3, 4)  # what these speak of: the reader's own layer and loop

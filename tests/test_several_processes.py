@@ -17,6 +17,7 @@ from rnnopt import ADMM, FrankWolfe, SequenceModel
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import Budget, RunConfig
 from rnnopt.optimizers.registry import build_optimizer
+from rnnopt.runs import shared_folder
 from rnnopt.runs.folder import RunFolder
 from rnnopt.runs.runner import run
 from rnnopt.tasks import build_task
@@ -24,6 +25,7 @@ from rnnopt.tasks.examples import Examples
 from rnnopt.tasks.task import Batches, Task
 from rnnopt.training import data_parallel as several_processes
 from rnnopt.training.data_parallel import SharedBatches
+from rnnopt.training.learner import as_learner
 from rnnopt.training.loop import Training
 
 pytestmark = pytest.mark.skipif(
@@ -180,9 +182,9 @@ def test_a_process_that_is_left_alone_knows_it(error, lost):
 def test_whatever_the_first_process_meets_the_others_are_told(error, told, monkeypatch):
     heard = []
     monkeypatch.setattr(
-        several_processes.distributed, "broadcast_object_list", lambda m, src: heard.extend(m)
+        shared_folder.distributed, "broadcast_object_list", lambda m, src: heard.extend(m)
     )
-    with pytest.raises(type(error)), several_processes._told():
+    with pytest.raises(type(error)), shared_folder._told():
         raise error
     assert heard == [told]
 
@@ -195,7 +197,7 @@ def first_of_torchrun(monkeypatch):
     ).items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(
-        several_processes.distributed, "broadcast_object_list", lambda message, src: None
+        shared_folder.distributed, "broadcast_object_list", lambda message, src: None
     )
 
 
@@ -207,21 +209,21 @@ def test_a_folder_without_a_config_is_begun_anew_and_with_one_gone_on_with(
 
     out = tmp_path / "run"
     with monkeypatch.context() as patches:
-        patches.setattr(several_processes.RunFolder, "create", killed)
+        patches.setattr(shared_folder.RunFolder, "create", killed)
         with pytest.raises(KeyboardInterrupt):
-            several_processes.FirstFolder.create(out, RunConfig())
+            shared_folder.FirstFolder.create(out, RunConfig())
     assert [path.name for path in out.iterdir()] == ["torchrun.json"]
-    assert not several_processes.goes_on(out, False)
-    several_processes.FirstFolder.create(out, RunConfig())
-    assert several_processes.goes_on(out, False)
+    assert not shared_folder.goes_on(out, False)
+    shared_folder.FirstFolder.create(out, RunConfig())
+    assert shared_folder.goes_on(out, False)
     with pytest.raises(UserError, match="already holds a run"):
-        several_processes.FirstFolder.create(out, RunConfig())
+        shared_folder.FirstFolder.create(out, RunConfig())
 
 
 def test_a_note_that_cannot_be_written_is_one_sentence(first_of_torchrun, tmp_path):
     (tmp_path / "run" / "torchrun.json").mkdir(parents=True)
     with pytest.raises(UserError, match=r"^cannot write .*torchrun\.json: "):
-        several_processes.FirstFolder.create(tmp_path / "run", RunConfig())
+        shared_folder.FirstFolder.create(tmp_path / "run", RunConfig())
     assert not (tmp_path / "run" / "config.json").exists()
 
 
@@ -236,7 +238,13 @@ def of_sequences(count, batch_size):
     ("config", "model", "communicate", "batches", "reason"),
     [
         (RunConfig(), {}, "gradient", of_sequences(8, 1), "minibatches of 1, too few"),
-        (RunConfig(), {}, None, of_sequences(9, 4), "admm, whose last minibatch of an epoch has 1"),
+        (
+            RunConfig(optimizer="admm"),
+            {},
+            None,
+            of_sequences(9, 4),
+            "admm, whose last minibatch of an epoch has 1",
+        ),
         (RunConfig(), dict(batch_norm=True), "commit", of_sequences(8, 4), ".* normalisation"),
         (RunConfig(on_nonfinite="skip"), {}, "commit", of_sequences(8, 4), ".* on-nonfinite skip"),
     ],
@@ -248,7 +256,7 @@ def test_what_cannot_be_shared_is_refused(config, model, communicate, batches, r
         optimizer = FrankWolfe(network.parameters(), communicate=communicate)
     monkeypatch.setattr(several_processes, "processes", lambda: 2)
     with pytest.raises(UserError, match=f"^2 processes cannot share a run with {reason}"):
-        several_processes.check(config, model, optimizer, batches)
+        several_processes.check_shareable(config, model, as_learner(optimizer), batches)
 
 
 def test_small_last_minibatches_are_for_all_but_admm(monkeypatch):
@@ -256,7 +264,9 @@ def test_small_last_minibatches_are_for_all_but_admm(monkeypatch):
     network = SequenceModel(2, 3, 3)
     kept = ADMM(network, "cross-entropy", variant="blocks", keep_batch=True)
     for optimizer in (kept, build_optimizer("muon", list(network.named_parameters()))):
-        several_processes.check(RunConfig(), {}, optimizer, of_sequences(9, 4))
+        several_processes.check_shareable(
+            RunConfig(), {}, as_learner(optimizer), of_sequences(9, 4)
+        )
 
 
 @pytest.mark.parametrize("each_step", [False, True])

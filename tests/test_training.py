@@ -379,7 +379,7 @@ def test_the_watched_metric_is_that_of_the_weights_at_the_look():
     seen = []
     for progress in run.run():
         if progress.record:
-            with training.committed(run.optimizer):
+            with run.learner.committed():
                 _, metric = Task.evaluate(task, run.model, task.test, torch.device("cpu"))
             seen.append((progress.record["test_metric"], metric))
     assert len(seen) == 4

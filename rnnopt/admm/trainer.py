@@ -31,6 +31,7 @@ Departures from the paper:
 
 import inspect
 from collections.abc import Iterable
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any, Literal
 
@@ -113,7 +114,11 @@ class ADMM:
         >>> loss = trainer.step(batch)  # the network's own loss before the step
     """
 
-    steps_with_closure = True  # the training loop hands the minibatch over
+    # What the training loop asks (rnnopt.training.learner.Learner).
+    needs_closure = needs_own_sequences = True
+    refuses_gradient_options = "takes no gradients"
+    local_steps = None
+    committed = staticmethod(nullcontext)
 
     def __init__(
         self,
@@ -172,7 +177,7 @@ class ADMM:
     # -- what training needs -----------------------------------------------------------------------
 
     @property
-    def price(self) -> int:
+    def evaluations_per_step(self) -> int:
         """Passes forward and backward, or what takes their place, that a step costs."""
         group = self.param_groups[0]
         return 1 if group["variant"] == "exact" else group["sweeps"]
@@ -217,12 +222,14 @@ class ADMM:
 
         Args:
             batch: has inputs (time, batch, features), targets, lengths (batch,) or None, and maybe
-                weights (batch,); these two for variant "exact" alone.
+                weights (batch,); these two for variant "exact" alone. Or what has it as `batch`.
 
         Returns:
             The loss of the network on it before the step, as the task computes it; with several
             processes that of all their minibatches together.
         """
+        if not hasattr(batch, "inputs"):
+            batch = batch.batch
         group = self.param_groups[0]
         problem, divisor = self._problem(batch)
         weights = read_weights(self.model)
@@ -347,6 +354,14 @@ class ADMM:
     def keeps_variables(self) -> bool:
         """Whether there are a, s, o and multipliers to report on."""
         return "preactivation" in self.state
+
+    def metrics(self) -> dict[str, float]:
+        """`report` without the loss where variables are kept, else nothing."""
+        if not self.keeps_variables:
+            return {}
+        report = self.report()
+        del report["loss"]
+        return report
 
     @torch.no_grad()
     def report(self) -> dict[str, float]:

@@ -23,7 +23,7 @@ from rnnopt.diagnostics.step_direction import Directions
 from rnnopt.optimizers.frank_wolfe.optimizer import FrankWolfe
 from rnnopt.tasks.examples import Batch, Examples
 from rnnopt.tasks.task import Batches, Task
-from rnnopt.training.loop import Progress, Training, committed
+from rnnopt.training.loop import Progress, Training
 
 # What of a FrankWolfe's group says which ball is searched.
 BALL = ("lr", "norm", "ball", "radius", "radius_scale", "scale", "spectral", "gates")
@@ -94,7 +94,7 @@ class Diagnosis:
     # -- one look ----------------------------------------------------------------------------------
 
     def _look(self, evaluations: float) -> dict[str, Any]:
-        with committed(self.training.optimizer):
+        with self.training.learner.committed():
             twin = double_twin(self.training.model)
         loss, layers = layer_flow(twin, self.training.task, self._shared)
         spectra = {name: recurrent_spectra(layer) for name, layer in recurrent_layers(twin).items()}

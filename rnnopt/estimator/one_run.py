@@ -20,7 +20,7 @@ from rnnopt.layers.sequence_model import SequenceModel
 from rnnopt.tasks.examples import Examples, select
 from rnnopt.tasks.task import Loss, Task
 from rnnopt.training.build import build_training
-from rnnopt.training.loop import Training, committed
+from rnnopt.training.loop import Training
 from rnnopt.training.option_checks import warnings_of
 from rnnopt.training.progress_bars import Show, bars_on
 
@@ -175,7 +175,7 @@ def _outcome(training: Training, records: list[dict[str, float]], keep_best: boo
         optimizer=training.optimizer.state_dict(),
         bounds=[getattr(layer, "recurrent_bound", None) for layer in model.recurrent],
     )
-    with committed(training.optimizer):
+    with training.learner.committed():
         kept = training.best_weights if keep_best else _weights(model)
     model.load_state_dict(kept)
     looks = [record for record in records if not math.isnan(record["train_loss"])]

@@ -13,6 +13,7 @@ from rnnopt.admm.trainer import ADMM
 from rnnopt.config.errors import unknown_name
 from rnnopt.config.options import parameters_of
 from rnnopt.config.specs import call_with, parse
+from rnnopt.layers.sequence_model import SequenceModel
 from rnnopt.optimizers import baselines
 from rnnopt.optimizers.frank_wolfe.optimizer import FrankWolfe
 from rnnopt.optimizers.frank_wolfe.options import PRESETS
@@ -24,30 +25,30 @@ from rnnopt.optimizers.quasi_newton.options import PRESETS as ASNAQ_PRESETS
 
 
 @dataclass(frozen=True)
-class Choice:
+class OptimizerEntry:
     """An optimizer by name.
 
     Args:
         build: (params, lr=…, options) → optimizer; its own lr is the rate unless told otherwise.
         summary: one line for people.
         named: whether `build` takes (name, tensor) pairs.
+        of_model: whether `build` takes (model, loss) in place of params.
     """
 
     build: Callable[..., Any]
     summary: str
     named: bool = False
+    of_model: bool = False
 
     @property
     def lr(self) -> float:
         """Learning rate unless told otherwise."""
         return float(parameters_of(self.build)["lr"].default)
 
-
-def needs_model(
-    params: object, lr: float = parameters_of(ADMM)["lr"].default, **options: object
-) -> None:
-    """Stands for a trainer that `runner` builds with the model."""
-    raise ValueError("optimizer 'admm' is built with a model: use rnnopt.ADMM(model, loss).")
+    @property
+    def positional(self) -> int:
+        """How many arguments of `build` come before its options."""
+        return 2 if self.of_model else 1
 
 
 def adam_of_indrnn(
@@ -76,70 +77,97 @@ def adam_of_indrnn(
 # Those that this library defines have the lr of their signature, torch's own get one here.
 # frank-wolfe, adam and muon have what learnt best in benchmarks/choose_defaults.py; Adam's
 # relatives share its own.
-OPTIMIZERS: dict[str, Choice] = {
-    "frank-wolfe": Choice(
+OPTIMIZERS: dict[str, OptimizerEntry] = {
+    "frank-wolfe": OptimizerEntry(
         FrankWolfe, "Frank-Wolfe steps inside a small ball, then one step along their mean"
     ),
-    "frank-wolfe-long": Choice(
+    "frank-wolfe-long": OptimizerEntry(
         partial(FrankWolfe, lr=3e-2, **PRESETS["long_memory"]),
         "frank-wolfe, set for events to be remembered over many steps (PRESETS['long_memory'])",
     ),
-    "asnaq": Choice(ASNAQ, "quasi-Newton with look-ahead, curvature from stored gradients"),
-    "asnaq-paper": Choice(
+    "asnaq": OptimizerEntry(ASNAQ, "quasi-Newton with look-ahead, curvature from stored gradients"),
+    "asnaq-paper": OptimizerEntry(
         partial(ASNAQ, lr=1e-2, options=ASNAQ_PRESETS["paper"]), "asnaq as its paper prints it"
     ),
-    "asnaq-authors": Choice(
+    "asnaq-authors": OptimizerEntry(
         partial(ASNAQ, lr=1e-2, options=ASNAQ_PRESETS["authors_code"]), "asnaq as its authors' code"
     ),
-    "adaqn": Choice(AdaQN, "quasi-Newton, curvature from stored gradients"),
-    "bfgs": Choice(BFGS, "quasi-Newton with a line search, the whole data at each step"),
-    "lbfgs": Choice(LBFGS, "bfgs from the last pairs of weight and gradient changes"),
-    "naq": Choice(NAQ, "BFGS with Nesterov's look-ahead"),
-    "lnaq": Choice(LNAQ, "LBFGS with Nesterov's look-ahead"),
-    "admm": Choice(
-        needs_model, "ridge solves without an autograd graph; Elman, LSTM and GRU layers"
+    "adaqn": OptimizerEntry(AdaQN, "quasi-Newton, curvature from stored gradients"),
+    "bfgs": OptimizerEntry(BFGS, "quasi-Newton with a line search, the whole data at each step"),
+    "lbfgs": OptimizerEntry(LBFGS, "bfgs from the last pairs of weight and gradient changes"),
+    "naq": OptimizerEntry(NAQ, "BFGS with Nesterov's look-ahead"),
+    "lnaq": OptimizerEntry(LNAQ, "LBFGS with Nesterov's look-ahead"),
+    "admm": OptimizerEntry(
+        ADMM, "ridge solves without an autograd graph; Elman, LSTM and GRU layers", of_model=True
     ),
-    "sgd": Choice(partial(torch.optim.SGD, lr=1e-1), "stochastic gradient descent"),
-    "momentum": Choice(
+    "sgd": OptimizerEntry(partial(torch.optim.SGD, lr=1e-1), "stochastic gradient descent"),
+    "momentum": OptimizerEntry(
         partial(torch.optim.SGD, lr=1e-2, momentum=0.9), "gradient descent with momentum 0.9"
     ),
-    "adagrad": Choice(torch.optim.Adagrad, "rates from the sum of squared gradients"),
-    "rmsprop": Choice(
+    "adagrad": OptimizerEntry(torch.optim.Adagrad, "rates from the sum of squared gradients"),
+    "rmsprop": OptimizerEntry(
         partial(torch.optim.RMSprop, lr=1e-3), "rates from the mean of squared gradients"
     ),
-    "adam": Choice(partial(torch.optim.Adam, lr=3e-3), "adaptive moments; the paper's baseline"),
-    "indrnn-adam": Choice(
+    "adam": OptimizerEntry(
+        partial(torch.optim.Adam, lr=3e-3), "adaptive moments; the paper's baseline"
+    ),
+    "indrnn-adam": OptimizerEntry(
         adam_of_indrnn, "Adam as released with IndRNN, L2 on some weights", named=True
     ),
-    "adamw": Choice(partial(torch.optim.AdamW, lr=3e-3), "Adam with decoupled weight decay"),
-    "nadam": Choice(partial(torch.optim.NAdam, lr=3e-3), "Adam with Nesterov momentum"),
-    "muon": Choice(
+    "adamw": OptimizerEntry(
+        partial(torch.optim.AdamW, lr=3e-3), "Adam with decoupled weight decay"
+    ),
+    "nadam": OptimizerEntry(partial(torch.optim.NAdam, lr=3e-3), "Adam with Nesterov momentum"),
+    "muon": OptimizerEntry(
         baselines.MuonWithAdamW, "orthogonalised momentum for matrices, AdamW for the rest"
     ),
-    "soap": Choice(baselines.soap, "Adam in Shampoo's eigenbasis (extra: baselines)"),
-    "psgd-kron": Choice(baselines.psgd_kron, "learnt Kronecker preconditioner (extra: baselines)"),
-    "schedule-free": Choice(
+    "soap": OptimizerEntry(baselines.soap, "Adam in Shampoo's eigenbasis (extra: baselines)"),
+    "psgd-kron": OptimizerEntry(
+        baselines.psgd_kron, "learnt Kronecker preconditioner (extra: baselines)"
+    ),
+    "schedule-free": OptimizerEntry(
         baselines.ScheduleFreeAdamW,
         "AdamW that averages its weights instead of a schedule (extra: baselines)",
     ),
 }
 
 
-def build_optimizer(
-    specification: str, params: list[tuple[str, Tensor]], lr: float | None = None
+def build_learner(
+    specification: str, model: SequenceModel, loss: str, lr: float | None = None
 ) -> Any:
-    """The optimizer of "name" or "name:option=value,…".
+    """The optimizer of "name" or "name:option=value,…" for a model.
 
     Args:
         specification: such as "frank-wolfe:norm=spectral,inner_steps=1".
-        params: (name, tensor) pairs to train.
+        model: what to train.
+        loss: of the task, as `Task` names it.
         lr: learning rate; None means the optimizer's default here.
     """
+    return _build(specification, list(model.named_parameters()), (model, loss), lr)
+
+
+def build_optimizer(
+    specification: str, params: list[tuple[str, Tensor]], lr: float | None = None
+) -> Any:
+    """The same for (name, tensor) pairs; ValueError for an optimizer that needs the model."""
+    return _build(specification, params, None, lr)
+
+
+def _build(
+    specification: str,
+    params: list[tuple[str, Tensor]],
+    model_and_loss: tuple[SequenceModel, str] | None,
+    lr: float | None,
+) -> Any:
     name, options = parse(specification)
-    choice = OPTIMIZERS.get(name)
-    if choice is None:
+    entry = OPTIMIZERS.get(name)
+    if entry is None:
         raise unknown_name("optimizer", name, OPTIMIZERS)
     if lr is not None:
         options.setdefault("lr", lr)
-    tensors = params if choice.named else [p for _, p in params]
-    return call_with("optimizer", name, choice.build, options, tensors)
+    arguments: tuple[Any, ...] = (params if entry.named else [p for _, p in params],)
+    if entry.of_model:
+        if model_and_loss is None:
+            raise ValueError(f"optimizer {name!r} is built with a model: use rnnopt.ADMM.")
+        arguments = model_and_loss
+    return call_with("optimizer", name, entry.build, options, *arguments)

@@ -69,14 +69,14 @@ def page(runs: Sequence[Run], made: datetime, scores: bool = True) -> str:
         differing=differing,
         system=system,
         chart=chart,
-        css=resources.files("rnnopt").joinpath("templates/report.css").read_text("utf-8"),
+        css=resources.files("rnnopt.report").joinpath("templates/report.css").read_text("utf-8"),
         version=installed_version("rnnopt"),
     )
 
 
 def _template() -> jinja2.Template:
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("rnnopt"),
+        loader=jinja2.PackageLoader("rnnopt.report"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         finalize=_visible,

@@ -4,18 +4,18 @@ from typing import Any
 
 import torch
 
-from rnnopt.admm.trainer import ADMM
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import MODELS, Budget, RunConfig, SharedConfig
-from rnnopt.config.specs import call_with, parse, write
+from rnnopt.config.specs import parse, write
 from rnnopt.distributed import processes
 from rnnopt.layers.sequence_model import SequenceModel
-from rnnopt.optimizers.registry import build_optimizer
+from rnnopt.optimizers.registry import build_learner
 from rnnopt.tasks import Batches, Task, build_task
 from rnnopt.tasks.pieces import width
 from rnnopt.tasks.user_data.limits import check_memory
 from rnnopt.tasks.user_data.load import own_task
 from rnnopt.training.data_parallel import SharedBatches, check_shareable
+from rnnopt.training.learner import Learner, as_learner
 from rnnopt.training.loop import Training
 from rnnopt.training.resolve import _refuse, resolve, settle
 from rnnopt.training.schedules import Plateau
@@ -50,18 +50,19 @@ def build_training(
         if task.ragged:
             truncation.check_reach()
     optimizer = _build_optimizer(config, model, truncation, task)
-    if getattr(optimizer, "full_batch", False):
-        _refuse(config, "searches a line, where the loss must be that of the gradient")
+    learner = as_learner(optimizer)
+    if learner.refuses_gradient_options:
+        _refuse(config, learner.refuses_gradient_options)
     plateau = None
     if config.schedule.startswith("plateau"):
         restart = config.schedule == "plateau-restart"
         plateau = Plateau(config.decay, config.patience, restart)
-    batch_size = config.batch_size or _batch_size(task, optimizer)
+    batch_size = config.batch_size or _batch_size(task, learner)
     if device.type == "cpu":
         _check_memory(task, batch_size, model, truncation)
     batches = Batches(task, batch_size, config.seed)
     if processes() > 1:
-        check_shareable(config, model_settings(config, task), optimizer, batches)
+        check_shareable(config, model_settings(config, task), learner, batches)
         batches = SharedBatches(task, batch_size, config.seed, config.readout == "every")
     return Training(
         model,
@@ -83,9 +84,9 @@ def build_training(
     )
 
 
-def _batch_size(task: Task, optimizer: Any) -> int:
+def _batch_size(task: Task, learner: Learner) -> int:
     """The task's own, or all its sequences where the optimizer works on the whole data."""
-    return task.epoch_size if getattr(optimizer, "full_batch", False) else task.batch_size
+    return task.epoch_size if learner.full_batch else task.batch_size
 
 
 def _check_memory(
@@ -115,22 +116,10 @@ def _build_optimizer(
     """The optimizer; FrankWolfe's inner steps are the chunks unless their number is given."""
     name, options = parse(config.optimizer)
     specification = config.optimizer
-    if name == "admm":
-        return _build_admm(config, model, task, options)
     if truncation is not None and name.startswith("frank-wolfe") and "inner_steps" not in options:
         chunks = len(truncation.chunks(task.steps))
         specification = write(name, options | {"inner_steps": chunks})
-    return build_optimizer(specification, list(model.named_parameters()), config.lr)
-
-
-def _build_admm(
-    config: RunConfig, model: SequenceModel, task: Task, options: dict[str, Any]
-) -> ADMM:
-    """The trainer that takes minibatches in place of gradients."""
-    _refuse(config, "takes no gradients")
-    if config.lr is not None:
-        options["lr"] = config.lr
-    return call_with("optimizer", "admm", ADMM, options, model, task.loss)
+    return build_learner(specification, model, task.loss, config.lr)
 
 
 def model_settings(config: RunConfig, task: Task) -> dict[str, Any]:

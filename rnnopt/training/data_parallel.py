@@ -16,13 +16,14 @@ from typing import Any
 import torch
 from torch import distributed
 
-from rnnopt.admm.trainer import ADMM
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
+from rnnopt.config.specs import parse
 from rnnopt.distributed import processes
 from rnnopt.layers.minibatch_part import MinibatchPart
 from rnnopt.tasks.examples import Batch, Examples
 from rnnopt.tasks.task import Batches, Task
+from rnnopt.training.learner import Learner
 
 SAID = "sentence"  # in the store: the error that the first process says
 WAIT = timedelta(seconds=3)  # for the first process to meet the error that another has met
@@ -108,26 +109,25 @@ def _restarts() -> int:
 
 
 def check_shareable(
-    config: RunConfig, model: dict[str, Any], optimizer: Any, batches: Batches
+    config: RunConfig, model: dict[str, Any], learner: Learner, batches: Batches
 ) -> None:
     """Raises UserError for a run that several processes cannot share.
 
     Args:
         config: the run.
         model: settings of its SequenceModel.
-        optimizer: as built.
+        learner: as built.
         batches: of the run.
     """
     count, size = processes(), batches.batch_size
     drawn_anew = not isinstance(batches.task.train, Examples)
     last = size if drawn_anew else batches.task.epoch_size % size or size  # of an epoch
-    commits = getattr(optimizer, "communicate", "gradient") == "commit"
-    draws = isinstance(optimizer, ADMM) and not optimizer.full_batch
+    commits = learner.local_steps is not None
+    draws = learner.needs_own_sequences and not learner.full_batch
     reasons = {
         f"minibatches of {size}, too few for each to get one": size < count,
-        f"admm, whose last minibatch of an epoch has {last}, too few for each to get one": (
-            draws and last < count
-        ),
+        f"{parse(config.optimizer)[0]}, whose last minibatch of an epoch has {last}, too few"
+        " for each to get one": (draws and last < count),
         'communicate="commit" and batch normalisation, which looks at whole minibatches': (
             commits and model.get("batch_norm")
         ),

@@ -8,21 +8,18 @@ the counters stop during validation. A `Training` saved after any step goes on b
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from rnnopt.admm.trainer import ADMM
 from rnnopt.config.run_config import Budget, OnNonfinite, Schedule
 from rnnopt.distributed import any_of, mean_numbers
-from rnnopt.optimizers.quasi_newton.adaqn import AdaQN
-from rnnopt.optimizers.quasi_newton.asnaq import ASNAQ
 from rnnopt.tasks.ranking import rank
 from rnnopt.tasks.task import Batches, Task, lower_is_better
 from rnnopt.training.closure import Closure
+from rnnopt.training.learner import as_learner
 from rnnopt.training.nonfinite import NonFinite
 from rnnopt.training.schedules import Plateau, rate_factor
 from rnnopt.training.tbptt import Truncation
@@ -52,7 +49,8 @@ class Training:
     """One run in progress.
 
     Args:
-        model, optimizer: as built; the optimizer takes one gradient a step.
+        model: as built.
+        optimizer: a `Learner`, or any optimizer of torch's interface.
         task: what to learn.
         batches: the run's own training batches.
         budget: how long.
@@ -94,19 +92,19 @@ class Training:
         self.device = device or torch.device("cpu")
         self.plateau, self.watch_test = plateau, watch_test
         whole = batches.batch_size >= task.epoch_size
-        full_batch = whole and getattr(optimizer, "full_batch", False)
+        self.learner = learner = as_learner(optimizer)
+        full_batch = whole and learner.full_batch
         self.closure = Closure(
             model, batches, self.device, clip, clip_value, truncation, full_batch
         )
-        commits = batches.shared and getattr(optimizer, "communicate", None) == "commit"
-        self.closure.averages = batches.shared and not commits
+        self.closure.averages = batches.shared and learner.local_steps is None
         # Gradient evaluations between the times when processes agree on losses and seconds.
-        self.agree_every = optimizer.param_groups[0]["inner_steps"] if commits else 1
+        self.agree_every = learner.local_steps or 1
         self.own_sums = [0.0, 0.0, 0.0]  # losses, their number and seconds not agreed on yet
-        self.nonfinite = NonFinite(on_nonfinite, model, optimizer, self.closure)
-        self.rates = [group["lr"] for group in optimizer.param_groups]
+        self.nonfinite = NonFinite(on_nonfinite, model, learner, self.closure)
+        self.rates = [group["lr"] for group in learner.param_groups]
         if evaluate_every is None:
-            price = self.closure.price * getattr(optimizer, "price", 1)
+            price = self.closure.price * learner.evaluations_per_step
             evaluate_every = math.ceil(batches.per_epoch * price)
             if budget.unit != "seconds":
                 evaluate_every = min(evaluate_every, math.ceil(self._evaluations_allowed() / 20))
@@ -155,7 +153,7 @@ class Training:
             factor = rate_factor(self.schedule, fraction)
         else:
             factor = self.plateau.factor
-        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+        for group, rate in zip(self.learner.param_groups, self.rates, strict=True):
             group["lr"] = rate * factor
         loss = self._learn()
         if loss is None:
@@ -196,36 +194,18 @@ class Training:
     def _learn(self) -> Tensor | None:
         """The learner's step and its loss; None if it was left out."""
         self.nonfinite.before_step()
-        if self.nonfinite.asks_itself:
-            loss = self._step_with_closure()
-            return None if self.nonfinite.refuses(loss) else loss
-        loss = self.closure()
-        if self.nonfinite.refuses(loss):
-            return None
-        self.optimizer.step()
-        return loss
-
-    def _step_with_closure(self) -> Tensor:
-        """The step of a learner that asks for losses and gradients itself, or for none."""
-        if isinstance(self.optimizer, ADMM):
-            self.closure.calls += self.optimizer.price
-            return self.optimizer.step(self.closure.batch)
-        monitors: dict[Any, Callable[[], Tensor]] = {
-            AdaQN: self.closure.monitored_loss,
-            ASNAQ: self.closure.loss,
-        }
-        monitor = monitors.get(type(self.optimizer))
-        arguments = () if monitor is None else (monitor,)
-        loss = self.optimizer.step(self.closure, *arguments)
-        assert isinstance(loss, Tensor)
-        return loss.detach()
+        calls = self.closure.calls
+        loss = self.learner.step(self.closure).detach()
+        if self.closure.calls == calls:  # it needs no gradients
+            self.closure.calls += self.learner.evaluations_per_step
+        return None if self.nonfinite.refuses(loss) else loss
 
     def _look(self) -> dict[str, float]:
         """Scores the committed weights on the validation set; keeps them if they are the best."""
         self.next_look = self._clock + self.evaluate_every
         if self.batches.shared:
             self._agree()
-        with committed(self.optimizer):
+        with self.learner.committed():
             loss, metric = self.task.evaluate(self.model, self.task.validation, self.device)
             if self.batches.shared:
                 loss, metric = mean_numbers([loss, metric])
@@ -242,13 +222,11 @@ class Training:
                 _, watched["test_metric"] = self.task.evaluate(
                     self.model, self.task.test, self.device
                 )
-        if isinstance(self.optimizer, ADMM) and self.optimizer.keeps_variables:
-            report = self.optimizer.report()
-            watched |= {name: report[name] for name in report if name != "loss"}
-        lr = float(self.optimizer.param_groups[0]["lr"])
+        watched |= self.learner.metrics()
+        lr = float(self.learner.param_groups[0]["lr"])
         if self.plateau is not None:
             improved = self.best["evaluations"] == self.closure.evaluations
-            self.plateau.look(self.closure.epochs, improved, self.model, self.optimizer)
+            self.plateau.look(self.closure.epochs, improved, self.model, self.learner)
         self.nonfinite.look(loss)
         spent = dict(evaluations=self.closure.evaluations, seconds=self.seconds)
         if self.task.reached(metric) and not self.to_target:
@@ -335,7 +313,7 @@ class Training:
         state: dict[str, Any] = {name: getattr(self, name) for name in self.SAVED}
         return state | dict(
             model=self.model.state_dict(),
-            optimizer=self.optimizer.state_dict(),
+            optimizer=self.learner.state_dict(),
             closure=self.closure.state_dict(),
             nonfinite=self.nonfinite.state_dict(),
             plateau=None if self.plateau is None else self.plateau.state_dict(),
@@ -358,7 +336,7 @@ class Training:
             setattr(self, name, state[name])
         self.loss_sum = self.loss_sum.to(self.device)
         self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.learner.load_state_dict(state["optimizer"])
         self.closure.load_state_dict(state["closure"])
         if "nonfinite" in state:  # not in files of before
             self.nonfinite.load_state_dict(state["nonfinite"])
@@ -367,8 +345,3 @@ class Training:
         torch.set_rng_state(state["random"])
         if state.get("device_random") is not None:
             torch.cuda.set_rng_state(state["device_random"], self.device)
-
-
-def committed(optimizer: Any) -> Any:
-    """The context in which the weights are the ones to evaluate and to save."""
-    return getattr(optimizer, "committed", nullcontext)()

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from rnnopt.config.run_config import OnNonfinite
 from rnnopt.training.closure import Closure, first_nonfinite
+from rnnopt.training.learner import Learner
 
 MOST_IN_A_ROW = 20  # steps left out one after the other: the weights themselves are the trouble
 MOST_RESTORES = 10
@@ -36,14 +37,13 @@ class NonFinite:
 
     Args:
         policy: what to do; with "stop" nothing is looked at, and nothing costs anything.
-        model, optimizer, closure: of the run.
+        model, learner, closure: of the run.
     """
 
-    def __init__(self, policy: OnNonfinite, model: nn.Module, optimizer: Any, closure: Closure):
-        self.policy, self.model, self.optimizer, self.closure = policy, model, optimizer, closure
-        self.asks_itself = getattr(optimizer, "steps_with_closure", False)
+    def __init__(self, policy: OnNonfinite, model: nn.Module, learner: Learner, closure: Closure):
+        self.policy, self.model, self.learner, self.closure = policy, model, learner, closure
         closure.watched = policy != "stop"
-        closure.judged_by_first = getattr(optimizer, "full_batch", False)
+        closure.judged_by_first = learner.full_batch
         self.met = 0
         self.in_a_row = 0
         self.taken = 0
@@ -75,7 +75,7 @@ class NonFinite:
         """Keeps what a step changes before it can be judged, if it might have to be left out."""
         if self.policy == "skip":
             of_norms = [buffer.clone() for buffer in self.model.buffers()]
-            self._before = self._state() if self.asks_itself else of_norms
+            self._before = self._state() if self.learner.needs_closure else of_norms
 
     def refuses(self, loss: Tensor) -> bool:
         """Whether the step just taken is left out, or the one about to be taken on its gradient.
@@ -117,25 +117,25 @@ class NonFinite:
         number = self.closure.number(loss)
         if not math.isfinite(number):
             return f"the loss is {number}"
-        if not self.asks_itself:
+        if not self.learner.needs_closure:
             return ""
         name = first_nonfinite((n, p.detach()) for n, p in self.model.named_parameters())
         return f"the weights {name} are not finite after it" if name else ""
 
     def _advice(self, trouble: str) -> str:
         step, spent = self.closure.finished + 1, self.closure.evaluations
-        lr = float(self.optimizer.param_groups[0]["lr"])
+        lr = float(self.learner.param_groups[0]["lr"])
         return (
             f"step {step} ({spent:g} evaluations): {trouble}. Take a smaller lr than {lr:g}, clip"
             " the gradient (clip=1), or leave such steps out (--on-nonfinite skip or restore)."
         )
 
     def _state(self) -> dict[str, Any]:
-        return deepcopy(dict(model=self.model.state_dict(), optimizer=self.optimizer.state_dict()))
+        return deepcopy(dict(model=self.model.state_dict(), optimizer=self.learner.state_dict()))
 
     def _load(self, state: dict[str, Any]) -> None:
         self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.learner.load_state_dict(state["optimizer"])
 
     def _put_back(self) -> None:
         if isinstance(self._before, dict):

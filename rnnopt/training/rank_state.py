@@ -13,10 +13,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, distributed
 
-from rnnopt.admm.trainer import ADMM
 from rnnopt.config.errors import UserError
 from rnnopt.distributed import processes
-from rnnopt.training.loop import Training, committed
+from rnnopt.training.loop import Training
 
 OWN = "of_processes"  # in a checkpoint: for each process what differs
 
@@ -65,10 +64,10 @@ def _own_parts(training: Training) -> list[str]:
 
     Plateau and what to do about numbers that are not finite keep optimizers as they were.
     """
-    optimizer, parts = training.optimizer, []
+    learner, parts = training.learner, []
     if training.batches.shared and not training.closure.averages:
         parts = ["model", "optimizer", "plateau", "nonfinite"]
-    elif isinstance(optimizer, ADMM) and optimizer.full_batch:
+    elif learner.needs_own_sequences and learner.full_batch:
         parts = ["optimizer", "plateau", "nonfinite"]
     return parts if training.closure.chunks is None else [*parts, "closure"]
 
@@ -125,7 +124,7 @@ def same_place(training: Training) -> Iterator[None]:
 
 def _place(training: Training) -> Place:
     digest = hashlib.sha256()
-    with committed(training.optimizer):  # between commits each process may be elsewhere
+    with training.learner.committed():  # between commits each process may be elsewhere
         for name, value in training.model.state_dict().items():
             flat = value.detach().cpu().contiguous().flatten()
             digest.update(name.encode() + flat.view(torch.uint8).numpy().tobytes())

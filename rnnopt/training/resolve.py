@@ -3,7 +3,6 @@
 from collections.abc import Collection
 from dataclasses import replace
 
-from rnnopt.admm.trainer import ADMM
 from rnnopt.config.errors import UserError
 from rnnopt.config.errors import option as as_option
 from rnnopt.config.run_config import RunConfig
@@ -36,15 +35,14 @@ def resolve(config: RunConfig) -> RunConfig:
 
 def options_of_optimizer(name: str) -> list[str]:
     """Names of the options of an optimizer by name, without those of the loop."""
-    build = OPTIMIZERS[name].build
-    known = option_names(ADMM, 2) if name == "admm" else option_names(build, 1)
+    entry = OPTIMIZERS[name]
+    known = option_names(entry.build, entry.positional)
     return [option for option in known if option not in LOOP_OPTIONS]
 
 
 def loop_options_of(name: str) -> list[str]:
     """Which of the loop's options may stand with an optimizer, besides lr."""
-    build = OPTIMIZERS[name].build
-    without = name == "admm" or getattr(build, "full_batch", False)
+    without = getattr(OPTIMIZERS[name].build, "refuses_gradient_options", "")
     left_out = {"lr", *((*OF_GRADIENTS, "tbptt_backward") if without else ())}
     return [option for option in LOOP_OPTIONS if option not in left_out]
 

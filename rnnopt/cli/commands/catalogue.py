@@ -7,7 +7,6 @@ from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from typing import Any
 
-from rnnopt.admm.trainer import ADMM
 from rnnopt.cli.parser.docstrings import arguments_of, summary_of, without_partial
 from rnnopt.config.errors import UserError, option
 from rnnopt.config.options import options_of, parameters_of
@@ -136,11 +135,10 @@ def _model(name: str) -> Entry:
 
 def _optimizer(name: str) -> Entry:
     choice = OPTIMIZERS[name]
-    build: Callable[..., Any] = ADMM if name == "admm" else choice.build
     others = {f.__name__: f for f in (without_partial(c.build) for c in OPTIMIZERS.values())}
-    options = _options(build, 2 if name == "admm" else 1, others)
-    ours = without_partial(build).__module__.startswith("rnnopt.")
-    about = summary_of(build) if ours else ""  # torch's say no more
+    options = _options(choice.build, choice.positional, others)
+    ours = without_partial(choice.build).__module__.startswith("rnnopt.")
+    about = summary_of(choice.build) if ours else ""  # torch's say no more
     examples = _examples("optimizer", name, options)
     return Entry("optimizer", name, choice.summary, about, {}, options, examples)
 

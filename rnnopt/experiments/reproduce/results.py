@@ -111,7 +111,10 @@ def _short(value: Any) -> Any:
     return f"{value:.6g}" if isinstance(value, float) else value
 
 
-EDGE = "* the chosen rate is at an end of the grid: a wider one might have found a better."
+EDGE = (
+    "* the chosen learning rate is at an end of the grid: a wider grid might have found a better"
+    " one."
+)
 HEADINGS = (
     "method", "published", "ours", "difference", "best of the run", "lr",
     "evaluations to target", "seeds", "evaluations", "seconds",

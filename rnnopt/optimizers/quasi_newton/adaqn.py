@@ -112,12 +112,14 @@ class AdaQN(AveragedQuasiNewton):
         Args:
             closure: clears the gradients, leaves new ones, returns the loss.
             monitor: returns the loss of the monitoring set at the present weights; called twice
-                every update_every steps. The closure stands in for it if there is none.
+                every update_every steps. None means `closure.monitored_loss`, if there is one,
+                else the closure.
 
         Returns:
             The closure's first loss.
         """
         loss = None
+        monitor = monitor or getattr(closure, "monitored_loss", None)
         if closure is not None:
             closure = torch.enable_grad()(closure)
             loss = closure()

@@ -157,7 +157,8 @@ class ASNAQ(AveragedQuasiNewton):
             closure: clears the gradients, leaves new ones, returns the loss; called once, or twice
                 with second_gradient.
             monitor: returns the loss of the same minibatch, without gradients; called twice every
-                update_every steps, in place of the closure.
+                update_every steps, in place of the closure. None means `closure.loss`, if there is
+                one.
 
         Returns:
             The closure's first loss, which is that of the look-ahead point.
@@ -165,6 +166,7 @@ class ASNAQ(AveragedQuasiNewton):
         if closure is None:
             self._streaming_step()
             return None
+        monitor = monitor or getattr(closure, "loss", None)
         loss, start = self._look_ahead(closure)
         flat = self.flat()
         if not flat.buckets or self._all_rates_are_zero():

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from contextlib import nullcontext
 from copy import deepcopy
 from typing import Any
 
@@ -24,6 +25,14 @@ class FlatOptimizer(Optimizer, ABC):
         process_group: the processes whose losses are averaged.
         keywords: what the constructor got besides.
     """
+
+    # What the training loop asks (rnnopt.training.learner.Learner).
+    needs_closure = True
+    full_batch = needs_own_sequences = False
+    evaluations_per_step = 1
+    refuses_gradient_options = ""
+    local_steps = None
+    committed = staticmethod(nullcontext)
 
     counters: Mapping[str, Any]  # numbers that every group holds, all groups the same
 
@@ -51,6 +60,10 @@ class FlatOptimizer(Optimizer, ABC):
     def starting_counters(self, group: dict[str, Any]) -> Mapping[str, Any]:
         """The counters of the first group, whose options are these."""
         return self.counters
+
+    def metrics(self) -> dict[str, float]:
+        """No figures of its own for the history of a run."""
+        return {}
 
     def flat(self) -> FlatState:
         """The state, in new buffers when a weight joined or the state was loaded or swapped."""

@@ -66,8 +66,8 @@ class LineSearchQuasiNewton(FlatOptimizer, ABC):
         maximize: climb the loss.
     """
 
-    steps_with_closure = True  # the training loop hands the closure over
-    full_batch = True  # and gives it all sequences at once
+    full_batch = True
+    refuses_gradient_options = "searches a line, where the loss must be that of the gradient"
     counters: Mapping[str, Any] = MappingProxyType(
         dict(
             pairs=0, next_pair=0, rejections=0, skipped=0, restarts=0,

@@ -44,7 +44,6 @@ class AveragedQuasiNewton(FlatOptimizer, ABC):
         process_group, keywords: as in `FlatOptimizer`.
     """
 
-    steps_with_closure = True  # the training loop hands the closure over
     counters: Mapping[str, Any] = COUNTERS
 
     @property

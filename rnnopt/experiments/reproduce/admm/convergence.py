@@ -92,8 +92,8 @@ def run(
     remarks = [
         f"{samples} training images, {iterations} iterations, ν = ρ = 1 and r = 0.1 unless told;"
         " paper: ν = 0.01 and the least r that cannot raise the Lagrangian, unless told.",
-        "The rate O(1/k) of Theorem 3 is of the least squared change of θ, as its printed form is"
-        " zero by definition.",
+        "The rate O(1/k) of Theorem 3 applies to the least squared change of θ, because its"
+        " printed form is zero by definition.",
         "The auxiliary o has seen the label; the network's loss is the one that counts.",
     ]
     lost = [label for label, course in courses.items() if not course["loss"][-1] < DIVERGED]

@@ -26,10 +26,10 @@ SGD = row("SGD", "sgd", 100)
 ADAM = row("Adam", "adam")
 REMARKS = (
     "ADMM is the default variant, trajectory and weights in turn: a step is one forward and one"
-    " backward pass over a minibatch and counts as one evaluation. Its rates in the grid"
-    " are 0.3, 1 and 3.",
-    "Published are curves of a loss that was read off the auxiliary output, which has seen the"
-    " label; here every number is the network's own, run forward.",
+    " backward pass over a minibatch and counts as one gradient evaluation. Its grid of learning"
+    " rates is 0.3, 1 and 3.",
+    "The published curves show a loss of the auxiliary output, which has seen the label; here"
+    " every number is that of the network, run forward.",
 )
 
 FIGURE_2 = Study(
@@ -97,8 +97,8 @@ FIGURE_3 = Study(
     },
     remarks=(
         *REMARKS,
-        "Nats a character on text not trained on; of the whole text, knowing the frequencies alone"
-        " gives 2.956, knowing the character before gives 2.282.",
+        "Nats per character on test text. On the whole text a model that knows only the"
+        " frequencies has 2.956, one that knows the previous character 2.282.",
     ),
 )  # fmt: skip
 
@@ -145,14 +145,14 @@ def inner_penalty_rows(proximal_weight: float) -> tuple[Row, ...]:
 
 
 NU_REMARKS = (
-    "Exact block minimisers on minibatches, each begun at a forward pass with multipliers 0.",
-    "A small ν cuts the signal to earlier steps: the pull of a broken equation is ν times its"
-    " residual. So only the read-out and the last step learn.",
+    "Exact block minimisers on minibatches; each starts from a forward pass with multipliers 0.",
+    "A small ν cuts the signal to earlier steps, because the force of a violated equation is ν"
+    " times its residual. Only the read-out and the last step learn.",
 )
 FIGURE_6 = Study(
     name="admm/figure-6",
     title="MNIST by rows, block-wise ADMM, penalty ν of the inner steps",
-    claim="large ν learns later and more shakily.",
+    claim="large ν learns later and less steadily.",
     rows=inner_penalty_rows(1.0),
     forms={
         "cpu": Form((MNIST,), "30evaluations", "30evaluations", RATES),
@@ -169,7 +169,7 @@ FIGURE_5 = replace(
     FIGURE_6,
     name="admm/figure-5",
     title="text, block-wise ADMM, penalty ν of the inner steps",
-    claim="large ν is worse, small ones are all alike.",
+    claim="large ν is worse, small ones are all the same.",
     forms={
         "cpu": Form((TEXT,), "30evaluations", "30evaluations", RATES),
         "full": Form((TEXT,), "3epochs", "1epochs", RATES),

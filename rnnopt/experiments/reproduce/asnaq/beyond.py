@@ -36,14 +36,16 @@ GATED = Study(
             rows=("LSTM, Adam", "LSTM, rnnopt ASNAQ"),
         ),
     },
-    remarks=("One layer, as many units as the task's own tanh network; rates tuned for all.",),
+    remarks=(
+        "One layer, as many units as the task's own tanh network; learning rates tuned for all.",
+    ),
 )  # fmt: skip
 
 # Each part of the printed algorithm switched off in turn, and what this library makes of it.
 PARTS = Study(
     name="asnaq/parts",
     title="which part of aSNAQ earns its cost",
-    claim="each is said to help; none is measured.",
+    claim="claims that each part helps and measures none.",
     rows=(
         tuned("as in the paper", PAPER, rate_unit=10, shown=True),
         tuned("without the Fisher memory", f"{PAPER},memory=0", rate_unit=10, shown=True),
@@ -74,8 +76,8 @@ PARTS = Study(
     },
     remarks=(
         "Every row has the same number of learning rates, in the cpu form 0.01, 0.03 and 0.1, a"
-        " tenth of that without normalisation; without the Fisher memory there are no pairs; a"
-        " cosine schedule and the same number of gradient evaluations: what asks for one gradient"
-        " a step takes twice the steps.",
+        " tenth of that without normalisation, a cosine schedule and the same number of gradient"
+        " evaluations: a variant with one gradient per step takes twice the steps. Without the"
+        " Fisher memory there are no pairs.",
     ),
 )  # fmt: skip

@@ -34,17 +34,20 @@ FIGURE_1 = Study(
     remarks=(
         *REMARKS,
         EQUAL,
-        "Strings are drawn anew, 10,000 an epoch, 50 a batch: 15,000 evaluations are 75 epochs of a"
-        " method with one gradient a step and about 35 of aSNAQ with two, whose 75 are in the full"
-        " form. Always answering 10 has an error of 5. The text says cross-entropy but the figure"
-        " shows squared errors: one linear output with squared error here.",
+        "Every epoch draws 10,000 new strings, 50 per batch. 15,000 gradient evaluations are 75"
+        " epochs of a method with one gradient per step and about 35 of aSNAQ with two; the full"
+        " form has all 75. Always predicting 10 has an error of 5. The text states cross-entropy"
+        " but the figure shows squared errors; here the network has one linear output with"
+        " squared error.",
     ),
 )
 FIGURE_2 = Study(
     name="asnaq/figure-2",
     title="MNIST by rows, one layer of 100 tanh units",
-    claim="Adagrad poor; aSNAQ above Adagrad and adaQN, almost on par with Adam (curves over 35"
-    " epochs).",
+    claim=(
+        "Adagrad is poor; aSNAQ is above Adagrad and adaQN, almost on par with Adam (curves"
+        " over 35 epochs)."
+    ),
     rows=ROWS,
     forms={
         "cpu": Form((Column("MNIST", "mnist-rows"),), "10epochs", "1000evaluations", RATES),
@@ -63,15 +66,17 @@ FIGURE_2 = Study(
     },
     remarks=(
         *REMARKS,
-        "Ten epochs in the cpu form, so that aSNAQ with both gradients has twice the evaluations."
-        " Batch 128; 3,000 of the training images are kept for validation.",
+        "The cpu form has ten epochs, so aSNAQ with both gradients has twice the gradient"
+        " evaluations. Batch 128; 3,000 of the training images are kept for validation.",
     ),
 )  # fmt: skip
 FIGURE_3 = Study(
     name="asnaq/figure-3",
     title="MNIST by pixels, one layer of 100 tanh units",
-    claim="Adam and Adagrad poor; aSNAQ clearly ahead of all, though low overall (curves over 35"
-    " epochs).",
+    claim=(
+        "Adam and Adagrad are poor; aSNAQ is clearly ahead of all, though low overall (curves"
+        " over 35 epochs)."
+    ),
     rows=ROWS,
     forms={
         "cpu": Form(
@@ -103,6 +108,6 @@ FIGURE_3 = Study(
         *REMARKS,
         EQUAL,
         "The cpu form is shortened: images of 14 x 14 means of four pixels, 196 steps instead of"
-        " 784, and 446 evaluations of 128 images, one epoch, instead of 35 epochs.",
+        " 784, and 446 gradient evaluations of 128 images, one epoch, instead of 35 epochs.",
     ),
 )

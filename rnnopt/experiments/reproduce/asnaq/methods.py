@@ -45,11 +45,11 @@ ROWS = (
 )
 REMARKS = (
     HEAD_START,
-    "As printed: learning rate 0.01, weights drawn from N(0, 0.01²), constant rate. The paper gives"
-    " one rate and does not say whether it is that of the other methods too. Tuned: three learning"
-    " rates, ten times as large for ASNAQ, whose rate is the length of a step in the space of all"
-    " weights; torch's initialisation; cosine schedule.",
-    "aSNAQ as in the paper asks for two gradients a step, rnnopt ASNAQ for one. A forward pass"
-    " alone counts a third of an evaluation.",
+    "As printed: constant learning rate 0.01, weights drawn from N(0, 0.01²). The paper gives one"
+    " learning rate and does not state whether the other methods used it too. Tuned: three"
+    " learning rates, ten times as large for ASNAQ, whose learning rate is the length of a step in"
+    " the space of all weights; torch's initialisation; cosine schedule.",
+    "aSNAQ as in the paper takes two gradients per step, rnnopt ASNAQ one. A forward pass alone"
+    " counts as a third of a gradient evaluation.",
 )
 EQUAL = "Every row has the same number of gradient evaluations; the paper draws curves over epochs."

@@ -157,11 +157,11 @@ def run(
                  f"{moved:,.1f}", f"{room:,.0f}", f"{kept:,.1f}", str(GRADIENTS[method])]
             )  # fmt: skip
     remarks = [
-        "Printed: what Table 1 adds to the gradients, BFGS and NAQ d² without their line search,"
-        " adaQN (4m_L + m_F + 2)d + 4d/L, aSNAQ (4m_L + m_F + 3)d + 4d/L. It counts m_F d at every"
-        " step; the history is passed through only every L-th, twice.",
-        "BFGS has no line search here either: one gradient before and one after the step. Storage"
-        " of the weights themselves is left out. aSNAQ with both its gradients.",
+        "Printed: the cost beside the gradients in Table 1, BFGS and NAQ d² without their line"
+        " search, adaQN (4m_L + m_F + 2)d + 4d/L, aSNAQ (4m_L + m_F + 3)d + 4d/L. It counts m_F"
+        " d at every step; the method reads the history only at every L-th step, twice.",
+        "BFGS has no line search here either: one gradient before and one after the step."
+        " Storage excludes the weights themselves. aSNAQ has both its gradients.",
     ]
     return write_table(out, f"{NAME}: {TITLE}", HEADINGS, rows, remarks, _figure(points)), []
 

@@ -95,8 +95,8 @@ def run(
         rows,
         [
             "p = 2, radius tied to lr 1e-3, Adam outside, batch 64. Angles are unsigned.",
-            "A5 asks for a ratio ‖g + Δω‖ / ‖Δω‖ of at most √(1 - Lη) < 1; an angle below 45° alone"
-            " does not verify it.",
+            "A5 requires a ratio ‖g + Δω‖ / ‖Δω‖ of at most √(1 - Lη) < 1; an angle below 45°"
+            " alone does not verify it.",
         ],
         _figure(found),
     )  # fmt: skip

@@ -52,8 +52,9 @@ FIGURE_3 = Study(
     },
     remarks=(
         HEAD_START,
-        "The target is the sum of the two marked numbers, as in the code that the paper cites; its"
-        " text reads as the sum of all numbers between the marks (`adding:answer=between`).",
-        "Always answering 1 has an error of 0.167. Batch 50, sequences drawn anew.",
+        "The target is the sum of the two marked numbers, as in the code that the paper cites;"
+        " the paper's text describes the sum of all numbers between the marks"
+        " (`adding:answer=between`).",
+        "Always predicting 1 has an error of 0.167. Batch 50, new sequences in every batch.",
     ),
 )

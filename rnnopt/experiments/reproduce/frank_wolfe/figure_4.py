@@ -17,8 +17,11 @@ TRUNCATED = ("TBPTT, 4 segments", "TBPTT + ours, K=4", "TBPTT + ours, K=1")
 FIGURE_4 = Study(
     name="frank-wolfe/figure-4",
     title="one layer of 128 tanh units on MNIST, a pixel a step",
-    claim="SGD does not or hardly converge; TBPTT helps on Permute, only slightly and unsteadily on"
-    " Pixel; Frank-Wolfe is faster and steadier on both, and with TBPTT ends higher (curves only).",
+    claim=(
+        "SGD converges hardly or not at all; TBPTT helps on Permute, only slightly and"
+        " unsteadily on Pixel; Frank-Wolfe is faster and steadier on both, and with TBPTT ends"
+        " higher (curves only)."
+    ),
     rows=(
         row("SGD (read as Adam)", "adam", shown=True),
         row("TBPTT, 4 segments", "adam", shown=True, tbptt=49),
@@ -57,8 +60,8 @@ FIGURE_4 = Study(
         HEAD_START,
         "The cpu form is shortened: images of 14 x 14 means of four pixels, 196 steps instead of"
         " 784, segments of 49 instead of 196, one epoch instead of the curves' length (not given).",
-        "Each segment's last answer is scored against the label; the state is carried on detached."
-        " With Frank-Wolfe one segment is one inner step.",
+        "Each segment's last output is scored against the label; the next segment starts from"
+        " the detached state. With Frank-Wolfe one segment is one inner step.",
     ),
     curve="test_metric",
 )

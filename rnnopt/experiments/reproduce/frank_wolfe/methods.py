@@ -38,8 +38,9 @@ def literature(label: str, column: str, published: float) -> Row:
 
 HEAD_START = (
     "rnnopt FrankWolfe has as many tuning trials as every other row, spread over its default and"
-    " its preset for long memories (marked long). Their rates were found on validation data of"
-    " these tasks, at another seed, a head start that the grid of the others does not have."
+    " its preset for long memories (marked long). Their learning rates were found on validation"
+    " data of these tasks, at another seed; the grid of the other rows does not have this head"
+    " start."
 )
 # Our own settings of it: the default and the preset for long memories, tried as often as others try
 # learning rates.

@@ -46,9 +46,9 @@ def run(
     """Writes the table; a data set that is not here is named with the reason."""
     rows: list[list[str]] = []
     remarks = [
-        "Published: training and test sequences, steps, features. Mean and deviation are those of"
-        " the training data as the network sees them: noise is added after normalisation, so that"
-        " noisy data have √(1 + 2). Majority: share of the largest class in the test data."
+        "Published: training and test sequences, steps, features. Mean and deviation are those"
+        " of the network's training inputs. Noise is added after normalisation, so noisy data"
+        " have √(1 + 2). Majority: share of the largest class in the test data."
     ]
     for label, name, printed in PRINTED:
         if form == "quick" and name not in QUICK:

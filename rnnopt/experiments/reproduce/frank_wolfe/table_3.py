@@ -69,16 +69,21 @@ TABLE_3 = Study(
     remarks=(
         HEAD_START,
         "The cpu form trains on windows cut from the HAPT recordings (hapt2), which are not the"
-        " UCI HAR files: its figures must not be quoted as UCI HAR's. The full form takes UCI HAR.",
-        "Published figures are the best test accuracy of a run, single runs without seeds: compare"
-        ' with "best of the run". Ours is the test accuracy at the best validation look.',
-        "Validation: four of the 21 training persons. Normalised by the training windows. Noise of"
-        " variance two is added after that, drawn once. Batch 64, 80 units, MSE against 0/1.",
-        "The targets are for four persons who are harder than the nine of the test data; they were"
-        " lowered from 92 and 86 once runs of the tuning seed had shown that no optimizer meets 92"
-        " there, and before any reported run was looked at.",
-        "Their binomial standard error is about 0.4 points, and more as windows overlap by half and"
-        " come from nine persons: most gaps on clean data are inside it.",
+        " UCI HAR files: its figures must not be quoted as UCI HAR's. The full form uses UCI"
+        " HAR.",
+        "Published figures are the best test accuracy of a run, single runs without seeds:"
+        ' compare with "best of the run". Ours is the test accuracy at the best evaluation on'
+        " validation data.",
+        "Validation: four of the 21 training persons. Normalised by the training windows. After"
+        " that, noise of variance two is drawn once and added. Batch 64, 80 units, MSE against"
+        " 0/1.",
+        "The targets are for the four validation persons, who are harder than the nine of the"
+        " test data. They were lowered from 92 and 86 after runs of the tuning seed had shown"
+        " that no optimizer reaches 92 there, and before the result of any reported run was"
+        " known.",
+        "The binomial standard error of the published figures is about 0.4 points, and larger"
+        " because windows overlap by half and come from nine persons: most gaps on clean data"
+        " are within it.",
     ),
     runs="frank-wolfe/table-3",
     curve="test_metric",
