@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rnnopt.admm.options import ADMMOptions as ADMMOptions
     from rnnopt.admm.trainer import ADMM as ADMM
     from rnnopt.diagnostics.gradient_flow import GradientFlow as GradientFlow
     from rnnopt.estimator import RNNClassifier as RNNClassifier
@@ -29,6 +30,7 @@ __version__ = "0.1.0"
 
 PLACES = {
     "ADMM": "admm.trainer",
+    "ADMMOptions": "admm.options",
     "ASNAQ": "optimizers.quasi_newton.asnaq",
     "ASNAQOptions": "optimizers.quasi_newton.options",
     "AdaQN": "optimizers.quasi_newton.adaqn",
@@ -51,6 +53,7 @@ __all__ = [  # written out, for type checkers
     "LBFGS",
     "LNAQ",
     "NAQ",
+    "ADMMOptions",
     "ASNAQOptions",
     "AdaQN",
     "AdaQNOptions",

@@ -18,6 +18,7 @@ from stepping import through_a_file
 from torch.nn.parallel import DistributedDataParallel as DDP
 
 from rnnopt import ADMM, ASNAQ, BFGS, LBFGS, LNAQ, NAQ, AdaQN, FrankWolfe, SequenceModel
+from rnnopt.config.options import call_flat
 from rnnopt.distributed import any_of, average_gradients, copy_from_first, share, sums
 from rnnopt.optimizers.quasi_newton.options import AdaQNOptions, ASNAQOptions
 
@@ -428,19 +429,18 @@ def check_admm_on_uneven_shards_takes_the_steps_of_one_process(where, alone):
         dict(lr=0.3),
         dict(lr=0.3, keep_batch=True),
         dict(variant="blocks", sweeps=2, recurrent_decay=0.1),
-        dict(variant="blocks", sweeps=2, order="parallel", keep_batch=True, balance=True),
+        dict(variant="blocks", sweeps=2, order="parallel", keep_batch=True),
     ):
         layers = 2 if options.get("variant") is None else 1
         one, many = (SequenceModel(3, 5, 2, layers=layers).double() for _ in range(2))
         copy_from_first(one)
         many.load_state_dict(one.state_dict())
-        single = ADMM(one, "cross-entropy", **options, process_group=alone)
-        shared = ADMM(many, "cross-entropy", **options)
+        single = call_flat(ADMM, one, "cross-entropy", **options, process_group=alone)
+        shared = call_flat(ADMM, many, "cross-entropy", **options)
         for number in range(STEPS):
             single.step(uneven(number, None))
             shared.step(uneven(number, where))
         same_weights(one, many, rtol=1e-6, atol=1e-8)
-        assert single.param_groups[0]["scale"] == shared.param_groups[0]["scale"]
         assert same_everywhere(many)
 
 

@@ -1,4 +1,4 @@
-"""What the constructors of the public names promise together: few arguments, defaults in one place."""
+"""What the public constructors promise together: few arguments, and each default in one place."""
 
 import inspect
 from functools import partial

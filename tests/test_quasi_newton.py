@@ -11,16 +11,10 @@ import pickle
 import plain_quasi_newton as twin
 import pytest
 import torch
-from stepping import through_a_file
+from stepping import apart, through_a_file
 
 from rnnopt.optimizers.quasi_newton import adaqn, asnaq
 from rnnopt.optimizers.quasi_newton.options import PRESETS, AdaQNOptions, ASNAQOptions
-
-
-def apart(kind, given):
-    """The arguments of an optimizer, those that its options object has in one."""
-    rest = {name: given.pop(name) for name in kind().keys() & given.keys()}
-    return dict(given, options=kind(**rest))
 
 
 class ASNAQ(asnaq.ASNAQ):
