@@ -6,6 +6,7 @@ numeric minimiser. The order of the blocks and the trainer are promised elsewher
 
 import itertools
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -267,7 +268,7 @@ def test_one_step_alone_is_the_same_step_of_all(where, scored, rng):
     torch.testing.assert_close(
         blocks.update_state(*point, factors=factors), blocks.update_state(*point)
     )
-    weight = linearised.proximal_weights(*point[:3], penalties).state
+    weight = linearised.state_limits(*point[1:3], penalties, True)
     for update, r in (
         (linearised.linearised_state, weight),
         (linearised.linearised_preactivation, 9.0),
@@ -709,10 +710,20 @@ def test_a_trained_network_is_a_fixed_point_with_the_adjoints_as_multipliers(
 # -- linearised blocks ---------------------------------------------------------------------------
 
 
+def limits(problem, weights, variables, penalties, coupling=True):
+    """The least R of each linearised update."""
+    return SimpleNamespace(
+        input=linearised.input_limit(problem, penalties),
+        recurrent=linearised.recurrent_limit(problem, variables, penalties),
+        output=linearised.output_limit(variables, penalties),
+        state=linearised.state_limits(weights, variables, penalties, coupling),
+    )
+
+
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_linearised_blocks_lower_the_lagrangian_when_their_weight_dominates(case, rng):
     point = draw(rng, *case)
-    r = linearised.proximal_weights(*point[:3], point[4])
+    r = limits(*point[:3], point[4])
     start = value_of(point)
     for name, update, weight in (
         ("input", linearised.linearised_input, r.input),
@@ -787,7 +798,7 @@ def test_switches_give_the_papers_formulas(rng):
 @pytest.mark.parametrize("coupling", [True, False])
 def test_proximal_weights_bound_the_curvature_tightly(coupling, rng):
     problem, weights, variables, _, penalties = draw(rng, scored=1)
-    found = linearised.proximal_weights(problem, weights, variables, penalties, coupling)
+    found = limits(problem, weights, variables, penalties, coupling)
     before = lagrangian.previous_states(problem, variables.state)
     pairs = [(problem.inputs, found.input), (before, found.recurrent)]
     for rows, bound in pairs:
@@ -825,7 +836,7 @@ def test_largest_eigenvalue_of_hard_matrices():
 def every_update(point):
     """All results in a dict, those with samples in dimension 1 apart."""
     problem, weights, variables, multipliers, penalties = point
-    r = linearised.proximal_weights(*point[:3], penalties)
+    r = limits(*point[:3], penalties)
     per_sample = dict(
         state=blocks.update_state(*point),
         preactivation=blocks.update_preactivation(*point),

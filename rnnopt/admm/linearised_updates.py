@@ -21,7 +21,6 @@ Departures from the paper (Tang et al., "ADMMiRNN", Eqs. 9 to 19):
 4. f(a) = a for small a is off unless `identity_for_tanh=True`.
 """
 
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -41,15 +40,6 @@ from rnnopt.admm.lagrangian import (
 from rnnopt.admm.prox import apply, minimise
 
 SQUARINGS = 6  # λmax is overestimated by a factor of at most n^(1/128): 1.04 at n = 100
-
-
-class ProximalWeights(NamedTuple):
-    """R for u, w, v (0-dimensional) and for s_t (time,), all float64."""
-
-    input: Tensor
-    recurrent: Tensor
-    output: Tensor
-    state: Tensor
 
 
 @torch.no_grad()
@@ -75,24 +65,8 @@ def _scatter(rows: Tensor, numbers: Tensor) -> Tensor:
     return rows.t() @ rows
 
 
-@torch.no_grad()
-def proximal_weights(
-    problem: Problem,
-    weights: Weights,
-    variables: Variables,
-    penalties: Penalties,
-    coupling: bool = True,
-) -> ProximalWeights:
-    """The least R, up to 4 %, with which no linearised update raises L.
-
-    Each holds for the present other blocks: R for w and v is to be taken again after s changed.
-    """
-    return ProximalWeights(
-        input_limit(problem, penalties),
-        recurrent_limit(problem, variables, penalties),
-        output_limit(variables, penalties),
-        state_limits(weights, variables, penalties, coupling),
-    )
+# The least R, up to 4 %, with which no linearised update raises L, all float64. Each holds for the
+# present other blocks: R for w and v is to be taken again after s changed.
 
 
 def input_limit(problem: Problem, penalties: Penalties) -> Tensor:
