@@ -710,6 +710,7 @@ def test_a_trained_network_is_a_fixed_point_with_the_adjoints_as_multipliers(
 # -- linearised blocks ---------------------------------------------------------------------------
 
 
+@torch.no_grad()
 def limits(problem, weights, variables, penalties, coupling=True):
     """The least R of each linearised update."""
     return SimpleNamespace(
