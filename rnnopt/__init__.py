@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from rnnopt.admm.trainer import ADMM as ADMM
     from rnnopt.diagnostics.gradient_flow import GradientFlow as GradientFlow
     from rnnopt.estimator import RNNClassifier as RNNClassifier
+    from rnnopt.estimator import RNNOptions as RNNOptions
     from rnnopt.estimator import RNNRegressor as RNNRegressor
     from rnnopt.layers.elman import ElmanRNN as ElmanRNN
     from rnnopt.layers.indrnn import IndRNN as IndRNN
@@ -45,7 +46,11 @@ PLACES = {
     "NAQ": "optimizers.quasi_newton.naq",
     "SequenceModel": "layers.sequence_model",
 }
-ESTIMATORS = ("RNNClassifier", "RNNRegressor")  # these need scikit-learn, the rest does not
+ESTIMATORS = (
+    "RNNClassifier",
+    "RNNOptions",
+    "RNNRegressor",
+)  # these need scikit-learn, the rest does not
 __all__ = [  # written out, for type checkers
     "ADMM",
     "ASNAQ",

@@ -858,7 +858,7 @@ def every_update(point):
         linear_output=linearised.linearised_output(*point, proximal_weight=r.output),
         bias=linearised.update_bias(*point),
         output_bias=linearised.update_output_bias(*point),
-        curvature=torch.cat([x.flatten() for x in r]),
+        curvature=torch.cat([x.flatten() for x in vars(r).values()]),
     )
     return per_sample, shared
 

@@ -21,7 +21,6 @@ Departures from the paper (Tang et al., "ADMMiRNN", Eqs. 9 to 19):
 4. f(a) = a for small a is off unless `identity_for_tanh=True`.
 """
 
-
 import torch
 from torch import Tensor
 
