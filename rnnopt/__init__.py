@@ -4,7 +4,11 @@ What stands here is imported when it is asked for: the command `rnnopt` then sta
 whose import takes a second, and can be interrupted quietly.
 """
 
+import sys
+import warnings
 from importlib import import_module
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -68,6 +72,27 @@ __all__ = [  # written out, for type checkers
     "IndRNN",
     "SequenceModel",
 ]  # fmt: skip
+
+# Modules that were documented under another name; until version 0.3.
+MOVED = {
+    "rnnopt.memory": "rnnopt.training.malloc",
+    "rnnopt.optimizers.asnaq": "rnnopt.optimizers.quasi_newton.asnaq",
+}
+
+
+class _Moved(MetaPathFinder, Loader):
+    """Imports a module of `MOVED` from where it is now, with a warning."""
+
+    def find_spec(self, fullname: str, path: Any, target: Any = None) -> ModuleSpec | None:
+        return ModuleSpec(fullname, self) if fullname in MOVED else None
+
+    def exec_module(self, module: Any) -> None:
+        old = module.__name__
+        warnings.warn(f"{old} is now {MOVED[old]}.", DeprecationWarning, stacklevel=2)
+        sys.modules[old] = import_module(MOVED[old])
+
+
+sys.meta_path.append(_Moved())
 
 
 def __getattr__(name: str) -> Any:

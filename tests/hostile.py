@@ -201,7 +201,7 @@ def _checkpoint(content: bytes) -> bool:
         except UserError as error:
             check_sentence(error)
             return False
-        except (ValueError, RuntimeError):  # of which `Trained.open` makes a sentence
+        except (ValueError, RuntimeError):  # of which `TrainedModel.open` makes a sentence
             return False
         return True
 

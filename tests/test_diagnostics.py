@@ -24,7 +24,11 @@ from rnnopt.diagnostics.curvature import ball_curvature
 from rnnopt.diagnostics.diagnosis import Diagnosis
 from rnnopt.diagnostics.noise_scale import noise_scale
 from rnnopt.diagnostics.spectra import recurrent_spectra
-from rnnopt.diagnostics.step_direction import Directions, direction_angle, direction_ratio
+from rnnopt.diagnostics.step_direction import (
+    StepDirectionRecorder,
+    direction_angle,
+    direction_ratio,
+)
 from rnnopt.diagnostics.verdict import THRESHOLDS, verdict
 from rnnopt.layers.kernels.batch_norm import normalize
 from rnnopt.layers.kernels.portable import true_steps
@@ -470,7 +474,7 @@ NO_MOMENTUM = dict(momentum=0.0, vertex_momentum=0.0, nesterov=False, average=No
 
 def watched_steps(optimizer, weight, gradients):
     """The records of steps with prescribed gradients."""
-    with Directions(optimizer) as directions:
+    with StepDirectionRecorder(optimizer) as directions:
         for gradient in gradients:
             weight.grad = gradient.clone()
             optimizer.step()
@@ -522,7 +526,7 @@ def test_a_loaded_state_does_not_lose_the_outer_optimizer(rng):
     weight = nn.Parameter(random(6))
     settings = dict(lr=0.1, norm=2, ball="global", scale="norm", outer="adam", **NO_MOMENTUM)
     optimizer = FrankWolfe([weight], **settings)
-    with Directions(optimizer) as directions:
+    with StepDirectionRecorder(optimizer) as directions:
         for _ in range(3):
             weight.grad = torch.randn(6, generator=rng, dtype=DOUBLE)
             optimizer.step()
@@ -554,7 +558,7 @@ def test_directions_of_optimizers_in_parts_and_every_so_many_steps():
 
     optimizer = Together()
     optimizer.parts = parts
-    with Directions(optimizer, every=2) as directions:
+    with StepDirectionRecorder(optimizer, every=2) as directions:
         for _ in range(5):
             model.zero_grad()
             model(torch.ones(4, 3)).square().sum().backward()
@@ -571,10 +575,10 @@ def test_directions_of_optimizers_in_parts_and_every_so_many_steps():
 def test_directions_refuse_a_closure_and_a_bad_every():
     weight = nn.Parameter(vector(1.0))
     optimizer = FrankWolfe([weight])
-    with Directions(optimizer), pytest.raises(ValueError, match="without a closure"):
+    with StepDirectionRecorder(optimizer), pytest.raises(ValueError, match="without a closure"):
         optimizer.step(lambda: weight.sum())
     with pytest.raises(ValueError, match="every=0"):
-        Directions(optimizer, every=0)
+        StepDirectionRecorder(optimizer, every=0)
 
 
 # -- noise, spectra, curvature ---------------------------------------------------------------------

@@ -20,7 +20,7 @@ from rnnopt.runs.export.export import ALLOWED, Source, export, open_run
 from rnnopt.runs.export.formats import ENDINGS
 from rnnopt.runs.export.plain_model import PlainModel
 from rnnopt.runs.folder import RunFolder
-from rnnopt.runs.prediction import Trained
+from rnnopt.runs.prediction import TrainedModel
 from rnnopt.runs.runner import run
 from rnnopt.tasks import from_arrays
 
@@ -251,7 +251,7 @@ def test_a_run_whose_data_have_gone_is_checked_on_random_series(run_folder, comm
     code, out, error = command("export", run_folder)
     assert code == 0, error
     assert "64 random series, for the run's files have gone" in out
-    assert Trained.open(run_folder).preparation.classes == ("high", "low")
+    assert TrainedModel.open(run_folder).preparation.classes == ("high", "low")
 
 
 def test_a_run_whose_data_have_changed_is_not_said_to_be_checked_on_them(run_folder, command):

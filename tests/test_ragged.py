@@ -16,10 +16,11 @@ from rnnopt import ADMM, RNNClassifier, RNNOptions, RNNRegressor, SequenceModel
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
 from rnnopt.layers.indrnn import IndRNN
-from rnnopt.runs.prediction import Trained
+from rnnopt.runs.prediction import TrainedModel
 from rnnopt.tasks import from_arrays, pieces
+from rnnopt.tasks.batches import Batches
 from rnnopt.tasks.examples import Batch, Examples, select, split_examples
-from rnnopt.tasks.task import Batches, Task
+from rnnopt.tasks.task import Task
 from rnnopt.tasks.user_data.recordings import recordings
 from rnnopt.training.build import build_training
 
@@ -288,7 +289,7 @@ def test_answers_keep_their_order_and_to_the_bound(handed, monkeypatch):
     task = from_arrays(series_of(lengths), np.arange(40) / 7, kind="regression")
     settings = dict(input_size=2, hidden_size=4, output_size=1, cell="gru", readout="every")
     model = SequenceModel(**settings).eval()
-    trained = Trained(model, task.data.preparation, RunConfig("data"), settings)
+    trained = TrainedModel(model, task.data.preparation, RunConfig("data"), settings)
     data = recordings(series_of(lengths))
     monkeypatch.setattr(pieces, "AT_ONCE", 12 * 7 * 3)  # three series of 7 steps
     together = trained.answer(data)

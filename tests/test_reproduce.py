@@ -22,13 +22,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from rnnopt.config import seeds
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import Budget
 from rnnopt.experiments import reproduce
 from rnnopt.experiments import worker_pool as workers
 from rnnopt.experiments.reproduce import engine, results
 from rnnopt.experiments.reproduce.engine import (
-    TUNING_SEED,
     chosen_trial,
     place,
     run_study,
@@ -349,7 +349,7 @@ def test_every_row_has_the_same_budget_and_number_of_rates(study):
         Budget.parse(form.tuning_budget)
         pairs = runs_of(study, form)
         reported = {configure(form, c, r, 1e-3, seed).budget for c, r in pairs for seed in (0, 4)}
-        tuning = {configure(form, c, r, 1e-3, TUNING_SEED).budget for c, r in pairs}
+        tuning = {configure(form, c, r, 1e-3, seeds.TUNING).budget for c, r in pairs}
         assert (reported, tuning) == ({form.budget}, {form.tuning_budget})
         for _, row in pairs:  # a printed rate is not tuned
             expected = len(form.rates) if row.rate is None else 1
@@ -372,12 +372,12 @@ def test_every_form_names_rows_and_changes_that_exist(study):
 @every_study
 def test_no_two_runs_share_a_folder_and_no_reported_seed_was_tuned_on(study):
     for form in study.forms.values():
-        assert TUNING_SEED not in form.seeds
+        assert seeds.TUNING not in form.seeds
         places = [
             place(Path(), column, row, engine.configure(form, column, row, trial, seed))
             for column, row in runs_of(study, form)
-            for seed in (TUNING_SEED, *form.seeds)
-            for trial in trials_of(form, row)[: None if seed == TUNING_SEED else 1]
+            for seed in (seeds.TUNING, *form.seeds)
+            for trial in trials_of(form, row)[: None if seed == seeds.TUNING else 1]
         ]
         assert len(set(places)) == len(places)
         assert all(re.fullmatch(r"[\w.=-]+", part) for path in places for part in path.parts)
@@ -487,7 +487,7 @@ def tuned(*found, metric="accuracy"):
     form = replace(FORM, rates=tuple(10.0 ** (i - 3) for i in range(len(found))))
     for rate, (best, loss, status) in zip(form.rates, found, strict=True):
         put(
-            ADAM, rate, TUNING_SEED, form=form, records=[record(3, best, loss)], metric=metric,
+            ADAM, rate, seeds.TUNING, form=form, records=[record(3, best, loss)], metric=metric,
             best=dict(evaluations=3, validation_metric=best), status=status,
         )  # fmt: skip
     return chosen_trial(form, TOY, ADAM, Path("out"))[1]
@@ -521,7 +521,7 @@ def test_of_level_rates_the_loss_of_the_best_look_decides_not_that_of_the_last()
     for rate, losses in zip(form.rates, ((0.3, 9.0), (0.4, 0.1)), strict=True):
         records = [record(3, 0.8, losses[0]), record(6, 0.7, losses[1])]
         best = dict(evaluations=3, validation_metric=0.8)
-        put(ADAM, rate, TUNING_SEED, form=form, records=records, best=best)
+        put(ADAM, rate, seeds.TUNING, form=form, records=records, best=best)
     assert chosen_trial(form, TOY, ADAM, Path("out"))[1] == 1e-3
 
 
@@ -546,16 +546,16 @@ def test_a_study_tunes_every_row_then_trains_it_with_each_seed(trained):
     assert len(set(trained)) == 12
     for row in (ADAM, SGD, HIDDEN):
         chosen = chosen_trial(FORM, TOY, row, Path("out"))[1]
-        seeds = []
+        reported = []
         for path in (
             place(Path("out"), TOY, row, configure(FORM, TOY, row, 1.0, s)) for s in (0, 1)
         ):
             config = RunFolder.open(path).read_config()
             assert (config.lr, config.budget) == (chosen, "6evaluations")
-            seeds.append(config.seed)
-        assert seeds == [0, 1]
+            reported.append(config.seed)
+        assert reported == [0, 1]
         for rate in rates_of(FORM, row):
-            config = configure(FORM, TOY, row, rate, TUNING_SEED)
+            config = configure(FORM, TOY, row, rate, seeds.TUNING)
             saved = RunFolder.open(place(Path("out"), TOY, row, config)).read_config()
             assert saved == replace(config, readout="last")  # which is the task's
             assert config.budget == "3evaluations"
@@ -1116,7 +1116,7 @@ def test_the_best_setting_of_the_grid_comes_first(monkeypatch, short):
     for (row, rate), best in zip(pairs, (0.095, 1.0, math.nan, 0.95), strict=True):
         found = {} if math.isnan(best) else dict(evaluations=0, validation_metric=best)
         status = "diverged" if math.isnan(best) else DONE
-        put(row, rate, TUNING_SEED, out, form=form, column=column, best=found, status=status)
+        put(row, rate, seeds.TUNING, out, form=form, column=column, best=found, status=status)
     _, (table,), _ = reproduced("grid", out=out)
     assert [row[1] for row in table.rows] == ["100.00", "95.00", "9.50", "nan"]
     assert table.rows[0][0] == f"{rows[0].label}, lr {form.rates[1]:g}"
@@ -1128,7 +1128,7 @@ def test_of_level_settings_of_the_grid_that_of_the_least_loss_comes_first(monkey
     pairs = [(row, rate) for row in rows for rate in form.rates]
     for (row, rate), loss in zip(pairs, (0.4, 0.2, 0.1, 0.3), strict=True):
         best = dict(evaluations=0, validation_metric=0.9, validation_loss=loss)
-        put(row, rate, TUNING_SEED, out, form=form, column=column, best=best)
+        put(row, rate, seeds.TUNING, out, form=form, column=column, best=best)
     _, (table,), _ = reproduced("grid", out=out)
     order = [pairs[i] for i in (2, 1, 3, 0)]
     assert [row[0] for row in table.rows] == [f"{row.label}, lr {rate:g}" for row, rate in order]

@@ -21,8 +21,9 @@ from rnnopt.runs import shared_folder
 from rnnopt.runs.folder import RunFolder
 from rnnopt.runs.runner import run
 from rnnopt.tasks import build_task
+from rnnopt.tasks.batches import Batches
 from rnnopt.tasks.examples import Examples
-from rnnopt.tasks.task import Batches, Task
+from rnnopt.tasks.task import Task
 from rnnopt.training import data_parallel as several_processes
 from rnnopt.training.data_parallel import SharedBatches
 from rnnopt.training.learner import as_learner
@@ -184,7 +185,7 @@ def test_whatever_the_first_process_meets_the_others_are_told(error, told, monke
     monkeypatch.setattr(
         shared_folder.distributed, "broadcast_object_list", lambda m, src: heard.extend(m)
     )
-    with pytest.raises(type(error)), shared_folder._told():
+    with pytest.raises(type(error)), shared_folder.broadcast_error():
         raise error
     assert heard == [told]
 
@@ -211,19 +212,19 @@ def test_a_folder_without_a_config_is_begun_anew_and_with_one_gone_on_with(
     with monkeypatch.context() as patches:
         patches.setattr(shared_folder.RunFolder, "create", killed)
         with pytest.raises(KeyboardInterrupt):
-            shared_folder.FirstFolder.create(out, RunConfig())
+            shared_folder.LeaderFolder.create(out, RunConfig())
     assert [path.name for path in out.iterdir()] == ["torchrun.json"]
     assert not shared_folder.goes_on(out, False)
-    shared_folder.FirstFolder.create(out, RunConfig())
+    shared_folder.LeaderFolder.create(out, RunConfig())
     assert shared_folder.goes_on(out, False)
     with pytest.raises(UserError, match="already holds a run"):
-        shared_folder.FirstFolder.create(out, RunConfig())
+        shared_folder.LeaderFolder.create(out, RunConfig())
 
 
 def test_a_note_that_cannot_be_written_is_one_sentence(first_of_torchrun, tmp_path):
     (tmp_path / "run" / "torchrun.json").mkdir(parents=True)
     with pytest.raises(UserError, match=r"^cannot write .*torchrun\.json: "):
-        shared_folder.FirstFolder.create(tmp_path / "run", RunConfig())
+        shared_folder.LeaderFolder.create(tmp_path / "run", RunConfig())
     assert not (tmp_path / "run" / "config.json").exists()
 
 

@@ -206,14 +206,14 @@ def complete_trials(study, metric, losses):
 def test_of_level_trials_those_of_a_greater_loss_are_stopped(plan, metric, loss, stopped):
     study = begin(replace(plan, metric="accuracy"))
     complete_trials(study, 0.9, (1.0, 2.0, 3.0, 4.0, 5.0))
-    watch = worker.Watch(ask(study), prune=True)
+    watch = worker.PruningCallback(ask(study), prune=True)
     for step in range(pruning.WARM_UP + 1):
         assert not watch.pruned
         watch.look(
             dict(fraction=step / worker.STEPS, validation_metric=metric, validation_loss=loss)
         )
     assert watch.pruned == stopped
-    without = worker.Watch(ask(study), prune=False)
+    without = worker.PruningCallback(ask(study), prune=False)
     without.look(dict(fraction=1.0, validation_metric=metric, validation_loss=loss))
     assert not without.pruned
 
@@ -227,7 +227,7 @@ def test_the_median_is_that_of_optunas_pruner(plan):
     found = set()
     for number in range(24):
         trial = ask(study)
-        watch = worker.Watch(trial, prune=True)
+        watch = worker.PruningCallback(trial, prune=True)
         pruner = MedianPruner(pruning.COMPARED, pruning.WARM_UP)
         for step in range(worker.STEPS + 1):
             value = float(rng.lognormal() / (step + 1)) if number != 9 else math.nan

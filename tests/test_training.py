@@ -17,8 +17,9 @@ from rnnopt import FrankWolfe, SequenceModel
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import Budget, RunConfig
 from rnnopt.optimizers.registry import build_optimizer
+from rnnopt.tasks.batches import Batches
 from rnnopt.tasks.examples import Examples
-from rnnopt.tasks.task import Batches, Task
+from rnnopt.tasks.task import Task
 from rnnopt.training import loop as training
 from rnnopt.training.build import build_training
 from rnnopt.training.closure import Closure

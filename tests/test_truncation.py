@@ -21,8 +21,9 @@ from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import Budget, RunConfig
 from rnnopt.runs.runner import run
 from rnnopt.tasks import build_task
+from rnnopt.tasks.batches import Batches
 from rnnopt.tasks.examples import Examples
-from rnnopt.tasks.task import Batches, Task
+from rnnopt.tasks.task import Task
 from rnnopt.training.build import build_training
 from rnnopt.training.closure import Closure
 from rnnopt.training.loop import Training

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from rnnopt.cli.main import main
+from rnnopt.config import seeds
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import SharedConfig
 from rnnopt.experiments import tuning
@@ -65,7 +66,7 @@ def test_every_optimizer_has_the_same_trials_on_the_tuning_seed(workplace):
     for candidate in candidates:
         assert len(candidate.jobs) == 3
         for job in candidate.jobs:
-            assert job.config.seed == tuning.TUNING_SEED
+            assert job.config.seed == seeds.TUNING
             assert job.config.budget == "20evaluations"
     # In the middle is the rate that stands with the optimizer, else the default.
     assert [c.jobs[1].config.lr for c in candidates] == [3e-3, 0.2, 1e-3, 1.0]

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from rnnopt import SequenceModel
+from rnnopt.tasks.batches import Batches
 from rnnopt.tasks.examples import Examples, select
-from rnnopt.tasks.task import Batches, Task
+from rnnopt.tasks.task import Task
 from rnnopt.training.closure import Closure
 from rnnopt.training.tbptt import Truncation
 

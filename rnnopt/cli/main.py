@@ -32,7 +32,7 @@ from rnnopt.cli.parser.docstrings import summary_of
 from rnnopt.cli.terminal import complain, console, download_bar, for_script, given, say
 from rnnopt.config.errors import UserError, unknown_name
 from rnnopt.layers.kernels import cpu
-from rnnopt.training.data_parallel import OfOne, rank, started
+from rnnopt.training.data_parallel import RankError, rank, started
 
 
 def completion(shell: Annotated[Literal["bash", "zsh"], tyro.conf.Positional]) -> int:
@@ -88,7 +88,7 @@ def main(arguments: list[str] | None = None) -> None:
     given.update(names_of(arguments))
     try:
         code = _run(arguments)
-    except OfOne as error:
+    except RankError as error:
         complain(f"rnnopt: {error}")
         code = 2
     except UserError as error:  # other processes have met it, too, or heard it from the first
@@ -113,7 +113,7 @@ def _run(arguments: list[str]) -> int:
     try:
         cpu.switched_off()
     except ValueError as error:  # of an environment variable, which others may not have
-        kind = OfOne if rank() else UserError
+        kind = RankError if rank() else UserError
         raise kind(str(error)) from error
     if arguments[0] not in (*VERBS, "--help", "-h"):
         if arguments[0][:1] == "-":

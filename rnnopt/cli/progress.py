@@ -6,10 +6,10 @@ from rich.progress import Progress, TaskID
 
 from rnnopt.experiments.executors import Crew
 from rnnopt.experiments.worker_pool import Job
-from rnnopt.runs.folder import RunFolder
+from rnnopt.runs.folder import UNFINISHED, RunFolder
 
 
-def tell_jobs(bars: Progress, all_bars: dict[str, TaskID], jobs: list[Job]) -> None:
+def update_job_bars(bars: Progress, all_bars: dict[str, TaskID], jobs: list[Job]) -> None:
     """Draws one bar an optimizer from the run folders of its seeds."""
     for optimizer, bar in all_bars.items():
         mine = [job.path for job in jobs if job.config.optimizer == optimizer]
@@ -18,8 +18,7 @@ def tell_jobs(bars: Progress, all_bars: dict[str, TaskID], jobs: list[Job]) -> N
             records = RunFolder(path).read_records()
             if records:
                 status = RunFolder(path).read_result()["status"]
-                unfinished = status in ("running", "interrupted", "failed")
-                fractions.append(records[-1]["fraction"] if unfinished else 1.0)
+                fractions.append(records[-1]["fraction"] if status in UNFINISHED else 1.0)
                 metrics.append(records[-1]["validation_metric"])
         if metrics:
             note = (
@@ -28,7 +27,7 @@ def tell_jobs(bars: Progress, all_bars: dict[str, TaskID], jobs: list[Job]) -> N
             bars.update(bar, completed=sum(fractions) / len(mine), note=note)
 
 
-def tell_stage(bars: Progress, bar: TaskID, jobs: list[Job]) -> None:
+def update_stage_bar(bars: Progress, bar: TaskID, jobs: list[Job]) -> None:
     """Draws one bar for all jobs of a stage, a finished one counting as whole."""
     over, fraction = 0, 0.0
     for job in jobs:
@@ -60,7 +59,9 @@ class BarRunner:
         """Does jobs under one bar; a sentence for each that failed."""
         bar = self.bars.add_task(name, total=1.0, note="")
         count = min(self.workers, len(jobs))
-        return self.crew.work(jobs, count, lambda now: tell_stage(self.bars, bar, now), self.stop)
+        return self.crew.work(
+            jobs, count, lambda now: update_stage_bar(self.bars, bar, now), self.stop
+        )
 
     def runs(self, jobs: list[Job]) -> list[str]:
         """The same under a bar for each optimizer."""
@@ -70,7 +71,7 @@ class BarRunner:
         all_bars = {o: self.bars.add_task(o, total=1.0, note="") for o in optimizers}
 
         def tell(jobs: list[Job]) -> None:
-            tell_jobs(self.bars, all_bars, jobs)
+            update_job_bars(self.bars, all_bars, jobs)
 
         failures = self.crew.work(jobs, min(self.workers, len(jobs)), tell, self.stop)
         tell(jobs)

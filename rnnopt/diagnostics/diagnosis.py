@@ -15,14 +15,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rnnopt.config import seeds
 from rnnopt.diagnostics.curvature import ball_curvature
-from rnnopt.diagnostics.gradient_flow import GradientFlow, middle, recurrent_layers
+from rnnopt.diagnostics.gradient_flow import GradientFlow, finite_median, recurrent_layers
 from rnnopt.diagnostics.noise_scale import noise_scale
 from rnnopt.diagnostics.spectra import recurrent_spectra
-from rnnopt.diagnostics.step_direction import Directions
+from rnnopt.diagnostics.step_direction import StepDirectionRecorder
 from rnnopt.optimizers.frank_wolfe.optimizer import FrankWolfe
+from rnnopt.tasks.batches import Batches
 from rnnopt.tasks.examples import Batch, Examples
-from rnnopt.tasks.task import Batches, Task
+from rnnopt.tasks.task import Task
 from rnnopt.training.loop import Progress, Training
 
 # What of a FrankWolfe's group says which ball is searched.
@@ -68,13 +70,13 @@ class Diagnosis:
         self.curvature_steps = curvature_steps or (inner_steps if inner_steps > 1 else 5)
         self.looks: list[dict[str, Any]] = []
         self.records: list[dict[str, float]] = []
-        self.directions = Directions(training.optimizer)
+        self.directions = StepDirectionRecorder(training.optimizer)
         task = training.task
         # Full minibatches alone: the noise of a short one is another.
         self.batch_size = training.batches.batch_size
         if isinstance(task.train, Examples):
             self.batch_size = min(self.batch_size, len(task.train))
-        self._batches = Batches(task, self.batch_size, seed + 2**40)  # no run's own stream
+        self._batches = Batches(task, self.batch_size, seed + seeds.DIAGNOSIS)
         self._shared = self._draw()
         self._angles_told = 0
 
@@ -95,7 +97,7 @@ class Diagnosis:
 
     def _look(self, evaluations: float) -> dict[str, Any]:
         with self.training.learner.committed():
-            twin = double_twin(self.training.model)
+            twin = double_precision_copy(self.training.model)
         loss, layers = layer_flow(twin, self.training.task, self._shared)
         spectra = {name: recurrent_spectra(layer) for name, layer in recurrent_layers(twin).items()}
         gradients = [self._gradient(twin, self._draw()) for _ in range(self.noise_batches)]
@@ -109,7 +111,7 @@ class Diagnosis:
             spectra=spectra,
             noise=dict(trace=noise.trace, squared_norm=noise.squared_norm, scale=noise.scale),
             curvature=self._curvature(twin),
-            angle=middle([record["angle"] for record in new]),
+            angle=finite_median([record["angle"] for record in new]),
         )
 
     def _draw(self) -> Batch:
@@ -175,7 +177,7 @@ def _order(name: str) -> list[tuple[int, str]]:
     return [(int(part) if part.isdigit() else -1, part) for part in name.split(".")]
 
 
-def double_twin(model: nn.Module) -> nn.Module:
+def double_precision_copy(model: nn.Module) -> nn.Module:
     """A copy to measure: double precision, no dropout, batch statistics."""
     twin = copy.deepcopy(model).eval()
     if next(twin.parameters()).device.type != "mps":  # which has no double precision

@@ -109,7 +109,7 @@ class GradientFlow:
         for name in dict.fromkeys(record["layer"] for record in self.records):
             mine = [record for record in self.records if record["layer"] == name]
             names = ("first", "last", "ratio", "saturated")
-            result[name] = {key: middle([record[key] for record in mine]) for key in names}
+            result[name] = {key: finite_median([record[key] for record in mine]) for key in names}
         return result
 
     def _hook(self, name: str) -> Callable[..., None]:
@@ -142,7 +142,7 @@ class GradientFlow:
         return after_forward
 
 
-def middle(values: Sequence[float]) -> float:
+def finite_median(values: Sequence[float]) -> float:
     """The median of the values that are numbers; NaN if none is."""
     numbers = [value for value in values if not math.isnan(value)]
     return median(numbers) if numbers else math.nan

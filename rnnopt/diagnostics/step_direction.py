@@ -1,4 +1,4 @@
-"""Directions of steps: pure functions, and `Directions`, which records those of an optimizer.
+"""Directions of steps: pure functions, and `StepDirectionRecorder`, which records an optimizer's.
 
 Measured are the angle between the gradient g at the weights left and minus the change Δω, and the
 ratio ‖g + Δω‖ / ‖Δω‖. Assumption A5 of Yue et al. bounds the ratio by √(1 - Lη). Their signed mean
@@ -48,7 +48,7 @@ def _vector(tensors: Sequence[Tensor | None], like: Sequence[Tensor]) -> Tensor:
     return torch.cat([one.detach().flatten().cpu().double() for one in filled])
 
 
-class Directions:
+class StepDirectionRecorder:
     """Records how the steps of an optimizer point relative to the gradient.
 
     For FrankWolfe a step is K inner ones: the gradient is that of the first, taken at the committed
@@ -67,7 +67,7 @@ class Directions:
     rounded difference of two weights: in float32 angles below about 0.1° are rounding.
 
     Example:
-        >>> with Directions(optimizer) as directions:
+        >>> with StepDirectionRecorder(optimizer) as directions:
         ...     train(model, optimizer)
         >>> directions.records[0]["angle"]
         17.3

@@ -11,7 +11,7 @@ from typing import Any
 
 from rnnopt.config.run_config import MODELS, RunConfig
 from rnnopt.config.specs import parse
-from rnnopt.diagnostics.gradient_flow import middle
+from rnnopt.diagnostics.gradient_flow import finite_median
 
 THRESHOLDS = {
     "vanishing": 1e-4,  # ‖dL/dh_1‖ / ‖dL/dh_T‖ below it
@@ -66,7 +66,7 @@ def verdict(
     grave = len(found)
     if sound:
         ratios = {
-            name: middle([look["layers"][name]["ratio"] for look in sound])
+            name: finite_median([look["layers"][name]["ratio"] for look in sound])
             for name in sound[0]["layers"]
         }
         high, low = max(ratios, key=ratios.__getitem__), min(ratios, key=ratios.__getitem__)
@@ -76,7 +76,7 @@ def verdict(
             found.append(_of_flow("vanishing", "below", low, ratios[low], sound, config))
         scales = [look["noise"]["scale"] for look in sound]
         scales = [scale for scale in scales if math.isfinite(scale)]
-        scale = middle(scales) if len(scales) >= ESTIMATES else math.nan
+        scale = finite_median(scales) if len(scales) >= ESTIMATES else math.nan
         if scale > THRESHOLDS["noisy"] * batch_size:
             found.append(_noisy(scale, batch_size, config, learns))
         if not any(found[grave:]) and not found[0]:
@@ -119,8 +119,8 @@ def _of_flow(
     """Vanishing or exploding."""
     layers = [look["layers"][name] for look in looks]
     spectra = [look["spectra"].get(name, {}).values() for look in looks]
-    radius = middle([max((s["radius"] for s in one), default=math.nan) for one in spectra])
-    saturated = middle([layer["saturated"] for layer in layers])
+    radius = finite_median([max((s["radius"] for s in one), default=math.nan) for one in spectra])
+    saturated = finite_median([layer["saturated"] for layer in layers])
     part = "states are saturated" if _kind(config) in BOUNDED else "units are dead"
     sentence = (
         f"{kind}: in {name} the gradient at the first step is {ratio:.2g} of that at the last"

@@ -28,7 +28,7 @@ from rnnopt.tasks.examples import Examples
 from rnnopt.tasks.moments import check_plain, moments, standardized
 from rnnopt.tasks.pieces import outputs_of
 from rnnopt.tasks.task import Loss
-from rnnopt.training.resolve import check_once
+from rnnopt.training.resolve import check_conflicts
 
 # Settings that are a run's as they stand.
 CONFIGURED = ("model", "hidden", "optimizer", "lr")
@@ -271,7 +271,7 @@ class RecurrentEstimator(BaseEstimator):
         )
         try:
             config = RunConfig.from_dict(plain | run)
-            check_once(config)
+            check_conflicts(config)
             return config
         except UserError as error:
             raise ValueError(without_dashes(str(error))) from error

@@ -22,7 +22,7 @@ from rnnopt.tasks.task import Loss, Task
 from rnnopt.training.build import build_training
 from rnnopt.training.loop import Training
 from rnnopt.training.option_checks import warnings_of
-from rnnopt.training.progress_bars import Show, bars_on
+from rnnopt.training.progress_bars import RunProgressBar, bars_on
 
 BATCH_SIZE = 32  # unless told otherwise
 
@@ -111,7 +111,7 @@ def train(
             _go_on(training, ended)
         records = _run(training, patience, show)
     if training.status == "diverged":
-        lr = training.rates[0]
+        lr = training.base_lrs[0]
         raise ValueError(
             f"training diverged in epoch {math.ceil(training.closure.epochs)}: the loss is not"
             f" finite. Take a smaller lr than {lr:g}, or clip the gradient (RNNOptions(clip=1))."
@@ -146,7 +146,7 @@ def _run(training: Training, patience: int | None, show: str | None) -> list[dic
     bars = bars_on(Console(stderr=True), quiet=show is None)
     looked_at = "training" if patience is None else "validation"
     bar = bars.add_task(show or "", total=1.0, note="")
-    listener = Show(bars, bar, f"{looked_at} {training.task.metric}")
+    listener = RunProgressBar(bars, bar, f"{looked_at} {training.task.metric}")
     with bars:
         for progress in training.run(stop):
             listener(progress)

@@ -5,11 +5,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
+from rnnopt.config import seeds
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import SharedConfig
 from rnnopt.experiments.executors import Crew
 from rnnopt.experiments.jobs import plan_jobs
-from rnnopt.experiments.tuning import TUNING_SEED, Candidate, Tuned, plan_trials, tune
+from rnnopt.experiments.tuning import Candidate, Tuned, plan_trials, tune
 from rnnopt.experiments.worker_pool import Job
 from rnnopt.runs.folder import RunFolder
 from rnnopt.runs.runner import Announce
@@ -49,7 +50,7 @@ class ComparisonRunner(Protocol):
 
 
 @dataclass
-class Done:
+class ComparisonResult:
     """The runs of a comparison, what tuning chose for them, and a sentence for each failure."""
 
     jobs: list[Job]
@@ -58,7 +59,7 @@ class Done:
 
 
 @dataclass(frozen=True)
-class Asked:
+class ComparisonSpec:
     """What is to be compared; the fields are the options of `rnnopt compare`."""
 
     shared: SharedConfig
@@ -73,8 +74,8 @@ class Asked:
         """Raises UserError for options that do not go together."""
         if self.tune_budget is not None and self.tune is None:
             raise UserError("--tune-budget needs --tune, the number of trials.")
-        if self.tune is not None and TUNING_SEED in self.seeds:
-            raise UserError(f"seed {TUNING_SEED} is for tuning: report others.")
+        if self.tune is not None and seeds.TUNING in self.seeds:
+            raise UserError(f"seed {seeds.TUNING} is for tuning: report others.")
 
     def plan(self, announce: Announce) -> tuple[list[Job], list[Candidate]]:
         """The runs, and the trials to be made first; for `announce` see `plan_jobs`."""
@@ -105,9 +106,11 @@ class Asked:
             "files": {f"sha256 of {role}": file["sha256"] for role, file in files.items()},
         }
 
-    def train(self, jobs: list[Job], candidates: list[Candidate], work: ComparisonRunner) -> Done:
+    def train(
+        self, jobs: list[Job], candidates: list[Candidate], work: ComparisonRunner
+    ) -> ComparisonResult:
         """Does the trials, if there are any, and the runs with the rates that they chose."""
-        done = Done(jobs)
+        done = ComparisonResult(jobs)
         if candidates:
             stage = partial(work.stage, "tuning")
             done.tuned, done.failures = tune(candidates, stage, self.out, work.crew.turn)

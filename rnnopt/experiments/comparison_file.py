@@ -8,7 +8,7 @@ from typing import Any
 from rnnopt.config.errors import UserError
 from rnnopt.config.errors import option as as_option
 from rnnopt.config.run_config import SharedConfig, has_type
-from rnnopt.experiments.comparison import FILE, Asked, is_begun
+from rnnopt.experiments.comparison import FILE, ComparisonSpec, is_begun
 from rnnopt.runs.files import read_json, write_json
 
 # What may be other than before, with its type.
@@ -17,7 +17,7 @@ CHOICES: dict[str, Any] = {
 }  # fmt: skip
 
 
-def keep(asked: Asked) -> None:
+def keep(asked: ComparisonSpec) -> None:
     """Writes what was asked for into the folder; optimizers and seeds asked for before stay."""
     content = {"shared": asdict(asked.shared), **{name: getattr(asked, name) for name in CHOICES}}
     path = asked.out / FILE
@@ -32,7 +32,7 @@ def keep(asked: Asked) -> None:
         raise UserError(f"cannot write {path}: {error.strerror}.") from error
 
 
-def as_begun(asked: Asked, given: Collection[str]) -> Asked:
+def as_begun(asked: ComparisonSpec, given: Collection[str]) -> ComparisonSpec:
     """What is asked for, and where nothing was said what the folder was begun with.
 
     Args:

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from rnnopt.config.errors import UserError
 from rnnopt.experiments.database import database_errors, quiet, reason_of, with_driver
 from rnnopt.experiments.leases import Claims
-from rnnopt.experiments.result_files import bring, read_texts
+from rnnopt.experiments.result_files import read_texts, write_results
 from rnnopt.experiments.worker_pool import Job, died, empty, work
 from rnnopt.runs.folder import CannotWrite, InUse, RunFolder
 
@@ -237,5 +237,7 @@ class Shared:
         if claim is None or self._jobs[run].path in self._under_way:
             return
         with suppress(InUse):  # another worker on this folder brings them
-            bring(self._jobs[run].path, claim.user_attrs["texts"], claim.user_attrs["worker"])
+            write_results(
+                self._jobs[run].path, claim.user_attrs["texts"], claim.user_attrs["worker"]
+            )
             del self._left[run]

@@ -11,7 +11,7 @@ from rnnopt.runs.runner import Announce, check_same_data
 from rnnopt.tasks import Task
 from rnnopt.training.build import build_training, task_of
 from rnnopt.training.option_checks import warnings_of
-from rnnopt.training.resolve import settle
+from rnnopt.training.resolve import fill_from_task
 
 
 def plan_jobs(
@@ -36,7 +36,9 @@ def plan_jobs(
     jobs, told = [], []
     for seed in seeds:
         for optimizer in optimizers:
-            config = settle(RunConfig(**asdict(shared), optimizer=optimizer, seed=seed), task)
+            config = fill_from_task(
+                RunConfig(**asdict(shared), optimizer=optimizer, seed=seed), task
+            )
             if seed == seeds[0]:
                 told += warnings_of(config, build_training(config, task))
             jobs.append(Job(config, out / folder_of(optimizer) / f"seed-{seed}"))
@@ -60,7 +62,7 @@ def check_saved(jobs: list[Job], task: Task, out: Path, resume: bool) -> None:
                 f"{out} already holds runs: go on with --resume or choose another --out."
             )
         begun = RunFolder.open(job.path)
-        saved = settle(begun.read_config(), task)
+        saved = fill_from_task(begun.read_config(), task)
         if saved != job.config:
             was, now = saved.to_dict(), job.config.to_dict()
             others = [f"{name}={was[name]}" for name in was if was[name] != now[name]]

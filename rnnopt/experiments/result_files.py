@@ -19,7 +19,7 @@ def read_texts(path: Path) -> dict[str, str]:
     return {name: (path / name).read_bytes().decode() for name in FILES if (path / name).exists()}
 
 
-def bring(path: Path, texts: dict[str, str], worker: str) -> None:
+def write_results(path: Path, texts: dict[str, str], worker: str) -> None:
     """Writes a run's files into its folder, unless the same stand there.
 
     Args:

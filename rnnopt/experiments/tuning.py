@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from rnnopt.config import seeds
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig, SharedConfig
 from rnnopt.config.specs import parse, write
@@ -18,12 +19,11 @@ from rnnopt.experiments.jobs import Job, check_saved, folder_of
 from rnnopt.optimizers.registry import OPTIMIZERS
 from rnnopt.runs.collection import Run, read_runs
 from rnnopt.runs.files import write_json
-from rnnopt.runs.folder import TUNING, RunFolder
+from rnnopt.runs.folder import TUNING, UNFINISHED, RunFolder
 from rnnopt.tasks.ranking import WORST, Rank
 from rnnopt.training.build import task_of
-from rnnopt.training.resolve import resolve, settle
+from rnnopt.training.resolve import fill_from_task, resolve
 
-TUNING_SEED = 1000  # none of the reported seeds
 DECADES = 2.0  # to either side at most
 
 
@@ -102,7 +102,7 @@ def plan_trials(
     candidates = []
     seen: set[str] = set()
     for optimizer in optimizers:
-        resolved = resolve(RunConfig(**asdict(shared), optimizer=optimizer, seed=TUNING_SEED))
+        resolved = resolve(RunConfig(**asdict(shared), optimizer=optimizer, seed=seeds.TUNING))
         name, options = parse(optimizer)
         without = f"{name}:{sorted((k, str(v)) for k, v in options.items() if k != 'lr')}"
         if without in seen:
@@ -111,7 +111,7 @@ def plan_trials(
             )
         seen.add(without)
         middle = resolved.lr or OPTIMIZERS[name].lr
-        config = settle(replace(resolved, budget=budget), task)
+        config = fill_from_task(replace(resolved, budget=budget), task)
         jobs = tuple(
             Job(replace(config, lr=lr), out / TUNING / folder_of(optimizer) / f"lr-{lr:g}")
             for lr in grid(middle, trials)
@@ -150,8 +150,7 @@ def tune(
 
 
 def _is_over(job: Job) -> bool:
-    status = RunFolder(job.path).read_result()["status"]
-    return status in ("reached target", "out of budget", "diverged")
+    return RunFolder(job.path).read_result()["status"] not in UNFINISHED
 
 
 def facts(tuned: Tuned) -> dict[str, Any]:

@@ -29,7 +29,7 @@ class Job:
     path: Path
 
 
-class End:
+class StopFlag:
     """What tells worker processes to end: a byte they share, without a lock.
 
     An event of multiprocessing has one, which a worker killed at the wrong moment takes with it.
@@ -147,7 +147,7 @@ def work(
 def empty(queue: Queue, workers: int, tell: Callable[[], None], stop: threading.Event) -> None:
     """Does what a queue has in `workers` processes; the others as of `work`."""
     context = get_context("spawn")  # forked processes inherit locks that torch's threads hold
-    end = End(context)
+    end = StopFlag(context)
     under_way: dict[Future, tuple[Job, ProcessPoolExecutor]] = {}
     with ExitStack() as stack:
 

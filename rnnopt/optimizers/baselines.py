@@ -17,7 +17,7 @@ from rnnopt.config.errors import UserError
 from rnnopt.optimizers.frank_wolfe.eval_weights import differ
 
 
-class Together:
+class MultiOptimizer:
     """Several optimizers as one: what training needs of them, step for step.
 
     Args:
@@ -64,7 +64,7 @@ class Together:
             part.load_state_dict(state)
 
 
-class MuonWithAdamW(Together):
+class MuonWithAdamW(MultiOptimizer):
     """torch.optim.Muon for matrices, AdamW for everything else, as Muon's author prescribes.
 
     Both share one lr: Muon's step is scaled to AdamW's root-mean-square size ("match_rms_adamw").
@@ -96,7 +96,7 @@ class MuonWithAdamW(Together):
         super().__init__(parts)
 
 
-class ScheduleFreeAdamW(Together):
+class ScheduleFreeAdamW(MultiOptimizer):
     """Schedule-free AdamW; `committed()` puts its averaged weights in place, for evaluation.
 
     Args:
@@ -130,7 +130,7 @@ class ScheduleFreeAdamW(Together):
         return [p for group in self.param_groups for p in group["params"]]
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """As `Together`; notes what it writes."""
+        """As `MultiOptimizer`; notes what it writes."""
         loss = super().step(closure)
         self._written = [p.detach().clone() for p in self._params()]
         return loss

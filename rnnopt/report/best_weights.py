@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from rnnopt.diagnostics.diagnosis import double_twin, layer_flow
+from rnnopt.config import seeds
+from rnnopt.diagnostics.diagnosis import double_precision_copy, layer_flow
 from rnnopt.runs.collection import Group, Run
 from rnnopt.runs.folder import RunFolder
 from rnnopt.runs.runner import check_same_data
@@ -94,7 +95,7 @@ def examine(run: Run, task: Task | None = None) -> tuple[Findings, Task]:
             scores = score(true.tolist(), found.tolist(), class_names(task))
         size = min(FLOW_SEQUENCES, training.batches.batch_size)
         # A stream of its own: neither the run's nor that of a diagnosis.
-        batches = Batches(task, size, run.config.seed + 2**41)
+        batches = Batches(task, size, run.config.seed + seeds.REPORT)
         flow = mean_flow(model, task, batches)
     return Findings(run, scores, flow), task
 
@@ -123,7 +124,7 @@ def mean_flow(model: nn.Module, task: Task, batches: Batches) -> dict[str, list[
 
     Where minibatches differ in length, a step counts in those that have it.
     """
-    twin = double_twin(model)
+    twin = double_precision_copy(model)
     found: dict[str, list[list[float]]] = {}
     for _ in range(FLOW_BATCHES):
         batch = batches.draw()

@@ -11,7 +11,7 @@ from typing import Any
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
 from rnnopt.diagnostics.diagnosis import Diagnosis
-from rnnopt.diagnostics.gradient_flow import middle
+from rnnopt.diagnostics.gradient_flow import finite_median
 from rnnopt.diagnostics.verdict import THRESHOLDS, Finding, Look, verdict
 from rnnopt.report.style import any_script
 from rnnopt.runs.folder import write_atomically
@@ -39,7 +39,7 @@ def rows(looks: Sequence[Look]) -> list[list[str]]:
                 table.append([f"{name}: {title}", *values])
     table.append(["noise scale, sequences", *(_text(x["noise"]["scale"]) for x in chosen)])
     table.append(["angle of the steps to the gradient", *(_text(x["angle"], "°") for x in chosen)])
-    curvature = [middle([step["directional"] for step in x["curvature"]]) for x in chosen]
+    curvature = [finite_median([step["directional"] for step in x["curvature"]]) for x in chosen]
     table.append(["curvature in the ball", *map(_text, curvature)])
     return table
 

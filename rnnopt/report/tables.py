@@ -7,15 +7,10 @@ slow, so the cost to the target is given as a mean only where every run reached 
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from rnnopt.report.statistics import mean_and_width
 from rnnopt.runs.collection import Group, facts_of
 from rnnopt.tasks.names import for_markdown
-
-if TYPE_CHECKING:
-    pass
-
 
 NARROW = (0, 2, 4, 5, 6)  # the columns that a small terminal still has room for
 

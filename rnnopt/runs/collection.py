@@ -4,16 +4,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rnnopt.config.run_config import RunConfig
 from rnnopt.config.validation import checked_records, checked_result
 from rnnopt.runs.folder import RunFolder
 from rnnopt.tasks.ranking import WORST, Rank, loss_of_best, rank
 from rnnopt.tasks.task import lower_is_better
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,7 @@ from rnnopt.runs.metrics import Record, as_lines, read_history
 
 TUNING = "tuning"  # the folder, in a comparison's, of the runs that chose its learning rates
 BEST = "best.pt"
+UNFINISHED = ("running", "interrupted", "failed")  # statuses of a run with something left to do
 notes = logging.getLogger("rnnopt")  # a warning goes to standard error where nobody says otherwise
 
 GO_ON = "go on with --resume or choose another --out"  # with a folder that holds a run
@@ -177,7 +178,7 @@ class RunFolder:
         except UserError as error:
             notes.warning(f"{str(error).rstrip('.')}; it is made anew.")
             return False
-        return status not in ("running", "interrupted", "failed")
+        return status not in UNFINISHED
 
     def read_records(self) -> list[Record]:
         """The lines of metrics.jsonl; a torn last line, from a crash, is left out.

@@ -21,7 +21,7 @@ from rnnopt.tasks.user_data.splits import members
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedModel:
     """A run on a user's own data that is over: its network with the best weights.
 
     Args:
@@ -114,7 +114,7 @@ def scores(preparation: Preparation, answers: np.ndarray, data: Recordings) -> d
 
     Args:
         preparation: of the run.
-        answers: from `Trained.answer`.
+        answers: from `TrainedModel.answer`.
         data: labelled series.
     """
     assert data.targets is not None

@@ -18,7 +18,7 @@ from rnnopt.training.build import build_training, model_settings
 from rnnopt.training.loop import Progress, Training
 from rnnopt.training.option_checks import warnings_of
 from rnnopt.training.rank_state import same_place, to_load, to_save
-from rnnopt.training.resolve import resolve, settle
+from rnnopt.training.resolve import fill_from_task, resolve
 
 Listener = Callable[[Progress], None]
 Announce = Callable[[Task, Sequence[str]], None]  # a task, and what to warn of
@@ -58,7 +58,7 @@ def run(
             if training.task.data is not None:
                 model = model_settings(resolve(config), training.task)
                 data = training.task.data.to_dict() | {"model": model}
-            folder = kind.create(path, settle(config, training.task), data)
+            folder = kind.create(path, fill_from_task(config, training.task), data)
             return _train(training, folder, listener, stop_requested)
     folder = folder_kind().open(path)
     _check_resumable(config, folder.read_config(), given)

@@ -30,10 +30,10 @@ def goes_on(path: Path | None, resume: bool) -> bool:
         raise UserError("several processes need the run's folder: give --out.")
     begun = False
     if rank() == 0:
-        with _told():
+        with broadcast_error():
             begun = _restarts() > 0 and _begun_by(path) == _agent()
     else:
-        _hear()
+        receive_error()
     return resume or mean_numbers([float(begun)])[0] > 0
 
 
@@ -49,14 +49,14 @@ def _begun_by(path: Path) -> dict[str, Any] | None:
     return read_json(path / NOTE) if begun else None
 
 
-class FirstFolder(RunFolder):
+class LeaderFolder(RunFolder):
     """The run folder of the first process, which tells the others how it went."""
 
     @classmethod
     def create(cls, path: Path, config: RunConfig, data: dict[str, Any] | None = None) -> RunFolder:
         """A new folder, or a UserError in all processes."""
         folder = cls(path)
-        with _told():
+        with broadcast_error():
             RunFolder.refuse_run(folder)
             folder._make()
             folder._write(NOTE, json_bytes(_agent()))  # first: with a config it is a run
@@ -65,35 +65,35 @@ class FirstFolder(RunFolder):
 
     def refuse_run(self, advice: str = GO_ON) -> None:
         """Raises UserError in all processes if the folder holds a run."""
-        with _told():
+        with broadcast_error():
             super().refuse_run(advice)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Keeps other runs off the folder, or raises in all processes."""
         with ExitStack() as stack:
-            with _told():
+            with broadcast_error():
                 stack.enter_context(super().locked())
             yield
 
 
-class ReadFolder(RunFolder):
+class FollowerFolder(RunFolder):
     """The same folder in the other processes, which read it and write nothing."""
 
     @classmethod
     def create(cls, path: Path, config: RunConfig, data: dict[str, Any] | None = None) -> RunFolder:
         """The folder that the first process has made."""
-        _hear()
+        receive_error()
         return cls(path)
 
     def refuse_run(self, advice: str = GO_ON) -> None:
         """Waits for what the first process finds."""
-        _hear()
+        receive_error()
 
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Waits until the first process has the lock."""
-        _hear()
+        receive_error()
         yield
 
     def _nothing(self, *_: Any) -> None:
@@ -107,11 +107,11 @@ def folder_kind() -> type[RunFolder]:
     """What this process takes for the run folder."""
     if processes() == 1:
         return RunFolder
-    return FirstFolder if distributed.get_rank() == 0 else ReadFolder
+    return LeaderFolder if distributed.get_rank() == 0 else FollowerFolder
 
 
 @contextmanager
-def _told() -> Iterator[None]:
+def broadcast_error() -> Iterator[None]:
     """Tells the other processes how what is done inside ended."""
     message: list[str | None] = [None]
     try:
@@ -126,7 +126,7 @@ def _told() -> Iterator[None]:
         distributed.broadcast_object_list(message, src=0)
 
 
-def _hear() -> None:
+def receive_error() -> None:
     """Waits for what the first process tells; raises the UserError that it met."""
     message: list[str | None] = [None]
     distributed.broadcast_object_list(message, src=0)

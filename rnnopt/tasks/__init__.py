@@ -16,13 +16,13 @@ from rnnopt.tasks.activity import noisy_hapt6 as noisy_hapt6
 from rnnopt.tasks.activity import noisy_har2 as noisy_har2
 from rnnopt.tasks.activity import noisy_har6 as noisy_har6
 from rnnopt.tasks.adding import adding as adding
+from rnnopt.tasks.batches import Batches as Batches
 from rnnopt.tasks.counting import counting as counting
 from rnnopt.tasks.digits import digits_pixels as digits_pixels
 from rnnopt.tasks.digits import digits_rows as digits_rows
 from rnnopt.tasks.mnist import mnist_permuted as mnist_permuted
 from rnnopt.tasks.mnist import mnist_pixels as mnist_pixels
 from rnnopt.tasks.mnist import mnist_rows as mnist_rows
-from rnnopt.tasks.task import Batches as Batches
 from rnnopt.tasks.task import Task as Task
 from rnnopt.tasks.text import metamorphosis as metamorphosis
 from rnnopt.tasks.text import tinyshakespeare as tinyshakespeare

@@ -1,19 +1,17 @@
-"""What a task is: batches, a loss, a metric, a target declared in advance, and three splits.
+"""What a task is: a loss, a metric, a target declared in advance, and three splits.
 
-Training batches come from a generator of the run's own seed; the splits and the validation and test
-sequences are the same in every run. `Batches` can be saved and continued at any batch.
+The splits and the validation and test sequences are the same in every run.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from rnnopt.layers.kernels.portable import last_state
-from rnnopt.layers.minibatch_part import MinibatchPart
 from rnnopt.layers.sequence_model import Readout
 from rnnopt.tasks.examples import Batch, Examples, each_step
 from rnnopt.tasks.pieces import pieces
@@ -222,59 +220,3 @@ def _pairs(outputs: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor | None
     valid = (steps < lengths).expand(outputs.shape[:2])
     weights = None if batch.weights is None else batch.weights.expand(valid.shape)[valid]
     return outputs[valid], targets[valid], weights
-
-
-class Batches:
-    """Endless training batches; saved and continued exactly.
-
-    Stored examples are shuffled anew each epoch, and the last batch of an epoch may be smaller.
-
-    Args:
-        task: where the sequences come from.
-        batch_size: sequences a batch.
-        seed: of this stream alone.
-    """
-
-    shared = False  # whether several processes take parts of each batch, as `SharedBatches`
-    part: MinibatchPart | None = None  # which of the latest batch this process has; None is all
-
-    def __init__(self, task: Task, batch_size: int, seed: int):
-        self.task, self.batch_size = task, batch_size
-        self.generator = torch.Generator().manual_seed(seed)
-        self.order = torch.empty(0, dtype=torch.long)
-        self.cursor = 0
-
-    def share(self, part: MinibatchPart) -> float:
-        """By what to multiply the mean loss of a part, so that the mean over processes is right."""
-        return 1.0
-
-    @property
-    def per_epoch(self) -> int:
-        """Batches an epoch."""
-        return -(-self.task.epoch_size // self.batch_size)
-
-    def draw(self) -> Batch:
-        """The next batch."""
-        train = self.task.train
-        if not isinstance(train, Examples):
-            return train(self.batch_size, self.generator)
-        if self.cursor >= len(self.order):
-            self.order, self.cursor = torch.randperm(len(train), generator=self.generator), 0
-        index = self.order[self.cursor : self.cursor + self.batch_size]
-        self.cursor += self.batch_size
-        batch = train.batch(index)
-        if train.noise == 0:
-            return batch
-        noise = torch.randn(batch.inputs.shape, generator=self.generator).to(batch.inputs)
-        return replace(batch, inputs=batch.inputs + train.noise * noise)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Everything `load_state_dict` needs to draw the same batches on."""
-        return dict(
-            generator=self.generator.get_state(), order=self.order.clone(), cursor=self.cursor
-        )
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on where `state` was taken."""
-        self.generator.set_state(state["generator"])
-        self.order, self.cursor = state["order"].clone(), state["cursor"]

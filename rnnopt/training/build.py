@@ -17,7 +17,7 @@ from rnnopt.tasks.user_data.load import own_task
 from rnnopt.training.data_parallel import SharedBatches, check_shareable
 from rnnopt.training.learner import Learner, as_learner
 from rnnopt.training.loop import Training
-from rnnopt.training.resolve import _refuse, resolve, settle
+from rnnopt.training.resolve import _refuse, fill_from_task, resolve
 from rnnopt.training.schedules import Plateau
 from rnnopt.training.tbptt import Truncation
 
@@ -41,7 +41,7 @@ def build_training(
     device = _device(config.device)
     torch.set_num_threads(config.threads)
     task = (task or task_of(config)).to(device)
-    config = settle(config, task)
+    config = fill_from_task(config, task)
     torch.manual_seed(config.seed)
     model = _build_model(config, task).to(device)
     truncation = None

@@ -7,13 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rnnopt.config import seeds
 from rnnopt.distributed import average_gradients, mean_numbers
 from rnnopt.layers.minibatch_part import taking
+from rnnopt.tasks.batches import Batches
 from rnnopt.tasks.examples import Batch, Examples
-from rnnopt.tasks.task import Batches
 from rnnopt.training.tbptt import Chunks, Truncation
-
-MONITOR_SEED = 7919  # of the sequences that AdaQN's loss test looks at
 
 
 class Closure:
@@ -135,7 +134,7 @@ class Closure:
     def monitored_loss(self) -> Tensor:
         """The loss of a fixed set of training sequences, as many as a minibatch has."""
         if self._monitored is None:
-            fixed = Batches(self.batches.task, self.batches.batch_size, MONITOR_SEED)
+            fixed = Batches(self.batches.task, self.batches.batch_size, seeds.MONITOR)
             self._monitored = fixed.draw().to(self.device)
         self.rewind()
         self.losses_alone += 1

@@ -21,15 +21,16 @@ from rnnopt.config.run_config import RunConfig
 from rnnopt.config.specs import parse
 from rnnopt.distributed import processes
 from rnnopt.layers.minibatch_part import MinibatchPart
+from rnnopt.tasks.batches import Batches
 from rnnopt.tasks.examples import Batch, Examples
-from rnnopt.tasks.task import Batches, Task
+from rnnopt.tasks.task import Task
 from rnnopt.training.learner import Learner
 
 SAID = "sentence"  # in the store: the error that the first process says
 WAIT = timedelta(seconds=3)  # for the first process to meet the error that another has met
 
 
-class OfOne(UserError):
+class RankError(UserError):
     """An error of one of the other processes alone; says of which."""
 
     def __init__(self, sentence: str):
@@ -51,7 +52,7 @@ def joined(device: str) -> Iterator[None]:
     """Brings up the process group as long as the run lasts; nothing without torchrun.
 
     Raises:
-        OfOne: in place of an error that the first process does not say.
+        RankError: in place of an error that the first process does not say.
     """
     if started() == 1:
         yield
@@ -73,13 +74,13 @@ def joined(device: str) -> Iterator[None]:
             with suppress(RuntimeError):  # the store is gone: then all say it
                 store.set(SAID, str(error))
         elif not _says(store, str(error)):
-            raise OfOne(str(error)) from error
+            raise RankError(str(error)) from error
         raise
     except RuntimeError as error:
         if not _lost_another(error):
             raise
         reason = str(error).strip().partition("\n")[0]
-        raise OfOne(f"another process has ended, the checkpoint stays ({reason}).") from error
+        raise RankError(f"another process has ended, the checkpoint stays ({reason}).") from error
     finally:
         distributed.destroy_process_group()
 

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from rnnopt.config.run_config import Budget, OnNonfinite, Schedule
 from rnnopt.distributed import any_of, mean_numbers
+from rnnopt.tasks.batches import Batches
 from rnnopt.tasks.ranking import rank
-from rnnopt.tasks.task import Batches, Task, lower_is_better
+from rnnopt.tasks.task import Task, lower_is_better
 from rnnopt.training.closure import Closure
 from rnnopt.training.learner import as_learner
 from rnnopt.training.nonfinite import NonFinite
@@ -102,7 +103,7 @@ class Training:
         self.agree_every = learner.local_steps or 1
         self.own_sums = [0.0, 0.0, 0.0]  # losses, their number and seconds not agreed on yet
         self.nonfinite = NonFinite(on_nonfinite, model, learner, self.closure)
-        self.rates = [group["lr"] for group in learner.param_groups]
+        self.base_lrs = [group["lr"] for group in learner.param_groups]
         if evaluate_every is None:
             price = self.closure.price * learner.evaluations_per_step
             evaluate_every = math.ceil(batches.per_epoch * price)
@@ -153,7 +154,7 @@ class Training:
             factor = rate_factor(self.schedule, fraction)
         else:
             factor = self.plateau.factor
-        for group, rate in zip(self.learner.param_groups, self.rates, strict=True):
+        for group, rate in zip(self.learner.param_groups, self.base_lrs, strict=True):
             group["lr"] = rate * factor
         loss = self._learn()
         if loss is None:

@@ -36,7 +36,7 @@ def bars_on(console: Console, quiet: bool = False) -> Progress:
     )
 
 
-class Show:
+class RunProgressBar:
     """Draws one run's progress: loss, metric, evaluations a second, time left.
 
     Args:

@@ -47,7 +47,7 @@ def loop_options_of(name: str) -> list[str]:
     return [option for option in LOOP_OPTIONS if option not in left_out]
 
 
-def check_once(config: RunConfig, given: Collection[str] = ()) -> None:
+def check_conflicts(config: RunConfig, given: Collection[str] = ()) -> None:
     """Raises UserError if a setting of the loop has one value and with the optimizer another.
 
     In a comparison an optimizer's own counts, which is how they may differ.
@@ -68,7 +68,7 @@ def check_once(config: RunConfig, given: Collection[str] = ()) -> None:
             )
 
 
-def settle(config: RunConfig, task: Task) -> RunConfig:
+def fill_from_task(config: RunConfig, task: Task) -> RunConfig:
     """`config` with the read-out that it leaves to its task, as a run folder keeps it."""
     if task.readout == "every":
         if config.readout not in (None, "every"):

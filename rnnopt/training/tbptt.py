@@ -30,8 +30,8 @@ from torch import Tensor, nn
 from rnnopt.config.errors import UserError
 from rnnopt.layers.minibatch_part import MinibatchPart, taking
 from rnnopt.layers.sequence_model import SequenceModel, State
+from rnnopt.tasks.batches import Batches
 from rnnopt.tasks.examples import Batch
-from rnnopt.tasks.task import Batches
 
 
 @dataclass(frozen=True)

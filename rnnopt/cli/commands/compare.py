@@ -15,7 +15,7 @@ from rnnopt.cli.terminal import AsJson, complain, console, for_script, given, pr
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import SharedConfig
 from rnnopt.config.specs import parse
-from rnnopt.experiments.comparison import Asked, Done, check_folder
+from rnnopt.experiments.comparison import ComparisonResult, ComparisonSpec, check_folder
 from rnnopt.experiments.comparison_file import as_begun, keep
 from rnnopt.experiments.executors import crew_of
 from rnnopt.experiments.tuning import Tuned, facts
@@ -77,7 +77,7 @@ def compare(
     resume = resume or storage is not None
     check_folder(out, workers, resume)
     out = out or new_folder(f"compare-{parse(shared.task)[0]}")
-    asked = Asked(shared, list(optimizers), list(seeds), tune, tune_budget, out, resume)
+    asked = ComparisonSpec(shared, list(optimizers), list(seeds), tune, tune_budget, out, resume)
     if resume and storage is None:
         asked = as_begun(asked, given)
     asked.check()
@@ -100,7 +100,12 @@ def compare(
 
 
 def _tell(
-    done: Done, out: Path, interrupted: bool, quiet: bool, as_json: bool, shared_by_many: bool
+    done: ComparisonResult,
+    out: Path,
+    interrupted: bool,
+    quiet: bool,
+    as_json: bool,
+    shared_by_many: bool,
 ) -> int:
     """Prints what came out, writes the report; the exit code."""
     for failure in done.failures:

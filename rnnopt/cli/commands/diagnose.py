@@ -18,8 +18,8 @@ from rnnopt.runs.folder import new_folder
 from rnnopt.training.build import build_training
 from rnnopt.training.malloc import keep_freed_memory
 from rnnopt.training.option_checks import refuse_contradictions, refuse_splits, warnings_of
-from rnnopt.training.progress_bars import Show
-from rnnopt.training.resolve import check_once, resolve, settle
+from rnnopt.training.progress_bars import RunProgressBar
+from rnnopt.training.resolve import check_conflicts, fill_from_task, resolve
 
 # Long enough to see where the gradients go, short enough to wait for.
 SHORT_RUN = RunConfig(budget="5epochs")
@@ -50,7 +50,7 @@ def diagnose(
     """
     if looks < 1:
         raise UserError(f"--looks must be at least 1, got {looks}.")
-    check_once(config, given)
+    check_conflicts(config, given)
     refuse_contradictions(config, given)
     out = out or new_folder(f"diagnose-{parse(config.task)[0]}")
     keep_freed_memory()
@@ -61,11 +61,11 @@ def diagnose(
     watched = Diagnosis(training, looks, config.seed)
     diagnosis_report.create_folder(out)
     with interruptible() as stop, progress_bars(quiet) as bars:
-        show = Show(bars, bars.add_task("diagnosing", total=1.0, note="", visible=False))
+        show = RunProgressBar(bars, bars.add_task("diagnosing", total=1.0, note="", visible=False))
         for progress in watched.run(stop.is_set):
             show(progress)
     findings, written = diagnosis_report.write(
-        watched, settle(resolve(config), watched.training.task), out
+        watched, fill_from_task(resolve(config), watched.training.task), out
     )
     if not quiet:
         _print_looks(config, watched)

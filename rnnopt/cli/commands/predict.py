@@ -12,7 +12,7 @@ from rnnopt.cli.terminal import complain, say
 from rnnopt.config.data_config import Decimal
 from rnnopt.config.errors import UserError
 from rnnopt.runs.folder import write_atomically
-from rnnopt.runs.prediction import Trained, rows, scores
+from rnnopt.runs.prediction import TrainedModel, rows, scores
 from rnnopt.tasks.user_data.checks import far_lengths
 from rnnopt.tasks.user_data.overview import read_as
 from rnnopt.tasks.user_data.preparation import Preparation
@@ -48,7 +48,7 @@ def predict_data(
         rnnopt predict runs/own --data new.csv
         rnnopt predict runs/own --data new.csv --unlabelled --out answers.csv
     """
-    trained = Trained.open(run)
+    trained = TrainedModel.open(run)
     check_output(out, ".csv", (data, trained.config.data, trained.config.test))
     series, test = read(data, _columns(trained, unlabelled, decimal))
     if test is not None:
@@ -77,7 +77,7 @@ def predict_data(
     return 0
 
 
-def _columns(trained: Trained, unlabelled: bool, decimal: Decimal | None) -> Columns:
+def _columns(trained: TrainedModel, unlabelled: bool, decimal: Decimal | None) -> Columns:
     """Where to look in a file to be read as the run's own was."""
     preparation, config = trained.preparation, trained.config
     alike = preparation.shortest == preparation.longest

@@ -8,7 +8,7 @@ from rich.progress import TaskID
 from rich.table import Table
 
 from rnnopt.cli.interrupt import interruptible
-from rnnopt.cli.progress import tell_stage
+from rnnopt.cli.progress import update_stage_bar
 from rnnopt.cli.terminal import complain, console, given, progress_bars, say
 from rnnopt.config.errors import UserError
 from rnnopt.experiments import reproduce
@@ -63,7 +63,7 @@ def reproduce_published(
         def tell(stage: str, jobs: list[Job]) -> None:
             if stage not in stages:
                 stages[stage] = bars.add_task(stage, total=1.0, note="")
-            tell_stage(bars, stages[stage], jobs)
+            update_stage_bar(bars, stages[stage], jobs)
 
         path, tables, failures = reproduce.reproduce(
             name, form, out, workers or processors(), tell, stop, storage, heartbeat

@@ -10,6 +10,7 @@ from rich.table import Table
 from rnnopt.cli import terminal
 from rnnopt.cli.interrupt import interruptible
 from rnnopt.cli.printing import announce
+from rnnopt.config import seeds
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
 from rnnopt.config.specs import parse
@@ -26,19 +27,18 @@ from rnnopt.experiments.sweeps.results import (
 from rnnopt.experiments.sweeps.spaces import Choices, configure, space_of
 from rnnopt.experiments.sweeps.study import Sweep, address, begin
 from rnnopt.experiments.sweeps.worker import run_sweep
-from rnnopt.experiments.tuning import TUNING_SEED
 from rnnopt.experiments.worker_pool import processors
 from rnnopt.runs.folder import RunFolder
 from rnnopt.training.build import build_training, task_of
 from rnnopt.training.malloc import keep_freed_memory
 from rnnopt.training.option_checks import refuse_contradictions, warnings_of
-from rnnopt.training.resolve import check_once
+from rnnopt.training.resolve import check_conflicts
 
 if TYPE_CHECKING:
     from optuna import Study
 
 SHOWN = 10  # trials in the table
-TUNED = RunConfig(seed=TUNING_SEED)
+TUNED = RunConfig(seed=seeds.TUNING)
 
 
 def sweep(
@@ -124,7 +124,7 @@ def _plan(
     silent: bool,
 ) -> Sweep:
     """The sweep, after checking that its first and last values make a run."""
-    check_once(config, terminal.given)
+    check_conflicts(config, terminal.given)
     refuse_contradictions(config, terminal.given)
     with quiet():  # refuses where Optuna is missing
         space = space_of(config, ranges, terminal.given)

@@ -20,8 +20,8 @@ from rnnopt.training.data_parallel import joined, rank, started
 from rnnopt.training.loop import Progress
 from rnnopt.training.malloc import keep_freed_memory
 from rnnopt.training.option_checks import refuse_contradictions
-from rnnopt.training.progress_bars import Show
-from rnnopt.training.resolve import check_once
+from rnnopt.training.progress_bars import RunProgressBar
+from rnnopt.training.resolve import check_conflicts
 
 ADVICE = (
     "take a smaller lr, clip the gradient (--clip 1), or look for values"
@@ -60,7 +60,7 @@ def train(
     """
     if resume and out is None:
         raise UserError("--resume needs the run's folder: give --out.")
-    check_once(config, given)
+    check_conflicts(config, given)
     refuse_contradictions(config, given)
     with joined(config.device):
         resume = goes_on(out, resume)
@@ -107,7 +107,7 @@ def _run(
         interruptible() as stop,
         progress_bars(quiet) as bars,
     ):
-        show = Show(bars, bars.add_task("training", total=1.0, note="", visible=False))
+        show = RunProgressBar(bars, bars.add_task("training", total=1.0, note="", visible=False))
 
         def listen(progress: Progress) -> None:
             show(progress)

@@ -12,16 +12,17 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+from rnnopt.config import seeds
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
 from rnnopt.experiments.reproduce.study import Column, Form, Row, Study
-from rnnopt.experiments.tuning import TUNING_SEED, rank
+from rnnopt.experiments.tuning import rank
 from rnnopt.experiments.worker_pool import Job, work
 from rnnopt.runs.collection import Run, read_runs
-from rnnopt.runs.folder import RunFolder
+from rnnopt.runs.folder import UNFINISHED, RunFolder
 from rnnopt.tasks import Task, build_task
 from rnnopt.training.build import build_training
-from rnnopt.training.resolve import settle
+from rnnopt.training.resolve import fill_from_task
 
 Tell = Callable[[str, list[Job]], None]
 Do = Callable[[list[Job], int, Callable[[list[Job]], None], threading.Event], list[str]]
@@ -59,14 +60,14 @@ def configure(
     """The run of a row on a column's task."""
     settings: dict[str, Any] = {**form.settings, **(row.settings or {})}
     settings |= {**form.changes.get(row.label, {}), "optimizer": trial[0], "lr": trial[1]}
-    budget = form.tuning_budget if seed == TUNING_SEED else form.budget
+    budget = form.tuning_budget if seed == seeds.TUNING else form.budget
     return RunConfig(**settings, task=column.task, budget=budget, seed=seed)
 
 
 def place(out: Path, column: Column, row: Row, config: RunConfig) -> Path:
     """The folder of a run."""
     run = f"seed-{config.seed}"
-    if config.seed == TUNING_SEED:
+    if config.seed == seeds.TUNING:
         optimizer = f"{_plain(config.optimizer)}-" if row.trials else ""
         run = f"tune-{optimizer}lr-{config.lr:g}"
     return out / "runs" / _plain(column.label) / _plain(row.label) / run
@@ -104,7 +105,7 @@ def run_study(
     failures: list[str] = []
     if len(form.rates) > 1:
         jobs = [
-            _job(form, column, row, trial, TUNING_SEED, out)
+            _job(form, column, row, trial, seeds.TUNING, out)
             for column, row in pairs
             if row.rate is None
             for trial in trials_of(form, row)
@@ -130,7 +131,7 @@ def settings_of(study: Study, form: Form) -> dict[str, Any]:
         for column in form.columns
         for row in chosen_rows(study, form)
         for trial in trials_of(form, row)
-        for seed in (TUNING_SEED, *form.seeds)
+        for seed in (seeds.TUNING, *form.seeds)
     ]
     digest = hashlib.sha256(json.dumps(runs).encode()).hexdigest()[:12]
     return {"study": {"number of possible runs": len(runs), "sha256 of their settings": digest}}
@@ -150,7 +151,7 @@ def _check(form: Form, pairs: list[tuple[Column, Row]], out: Path) -> None:
         trials = trials_of(form, row)
         if len(trials) < len(form.rates) and row.rate is None:
             raise ValueError(f"{row.label} needs {len(form.rates)} trials, got {len(trials)}.")
-        for seed in (TUNING_SEED, *form.seeds):
+        for seed in (seeds.TUNING, *form.seeds):
             for trial in trials:
                 job = _job(form, column, row, trial, seed, out)
                 _check_saved(job, tasks[column.task], bool(row.trials))
@@ -162,8 +163,8 @@ def _check_saved(job: Job, task: Task, any_optimizer: bool) -> None:
     """Raises UserError if a run stands there with other settings than a trial may have."""
     if not (job.path / "config.json").exists():
         return
-    job = replace(job, config=settle(job.config, task))
-    saved = settle(RunFolder.open(job.path).read_config(), task)
+    job = replace(job, config=fill_from_task(job.config, task))
+    saved = fill_from_task(RunFolder.open(job.path).read_config(), task)
     saved = replace(saved, lr=job.config.lr)
     if any_optimizer:
         saved = replace(saved, optimizer=job.config.optimizer)
@@ -186,7 +187,7 @@ def chosen_trial(form: Form, column: Column, row: Row, out: Path) -> tuple[str, 
         return trials[0]
 
     def run_of(trial: tuple[str, float]) -> Run:
-        return read_run(_job(form, column, row, trial, TUNING_SEED, out).path)
+        return read_run(_job(form, column, row, trial, seeds.TUNING, out).path)
 
     return max(trials, key=lambda trial: rank(run_of(trial)))
 
@@ -203,6 +204,6 @@ def finished_runs(form: Form, column: Column, row: Row, out: Path) -> list[Run]:
         path = _job(form, column, row, trials_of(form, row)[0], seed, out).path
         if (path / "config.json").exists():
             run = read_run(path)
-            if run.result["status"] not in ("running", "interrupted", "failed"):
+            if run.result["status"] not in UNFINISHED:
                 runs.append(run)
     return runs

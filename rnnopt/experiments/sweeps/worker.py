@@ -19,6 +19,7 @@ from contextlib import ExitStack, nullcontext
 from multiprocessing import get_context, parent_process
 from typing import TYPE_CHECKING, Literal
 
+from rnnopt.config import seeds
 from rnnopt.config.specs import Value
 from rnnopt.experiments.database import close, quiet
 from rnnopt.experiments.sweeps.pruning import is_worse_than_median
@@ -31,7 +32,7 @@ from rnnopt.experiments.sweeps.study import (
     put_back,
     put_back_running,
 )
-from rnnopt.experiments.worker_pool import End, busy, interrupted, ready_worker, signals_wait
+from rnnopt.experiments.worker_pool import StopFlag, busy, interrupted, ready_worker, signals_wait
 from rnnopt.runs import runner
 from rnnopt.runs.folder import RunFolder
 from rnnopt.tasks.ranking import WORST, loss_of_best, rank
@@ -71,7 +72,7 @@ def run_sweep(
     """
     own = sweep.storage == address(None, sweep.out)
     context = get_context("spawn")
-    end = End(context)  # without a lock, which a killed worker might hold
+    end = StopFlag(context)  # without a lock, which a killed worker might hold
     failures = []
     with RunFolder(sweep.out).locked() if own else nullcontext(), ExitStack() as stack:
         if own:
@@ -147,7 +148,7 @@ def _load(sweep: Sweep, number: int) -> "Study":
     weakref.finalize(study, close, storage)
     # A sampler that begins anew must not draw again what was drawn before, nor what another
     # machine draws, which counts its workers from 0 too.
-    seed = sweep.config.seed + 7919 * number + len(study.get_trials(deepcopy=False))
+    seed = sweep.config.seed + seeds.SWEEP_WORKER * number + len(study.get_trials(deepcopy=False))
     if sweep.storage != address(None, sweep.out):
         seed += zlib.crc32(f"{socket.gethostname()} {os.getpid()} {time.time_ns()}".encode())
     study.sampler = TPESampler(
@@ -197,7 +198,7 @@ class Objective:
         config = configure(self.sweep.config, suggest(trial, self.sweep.space))
         path = self.sweep.out / folder
         exists = again and (path / "config.json").exists()
-        watch = Watch(trial, self.sweep.prune)
+        watch = PruningCallback(trial, self.sweep.prune)
         records = RunFolder(path).read_records() if exists else []
         for record in records:
             watch.look(record)
@@ -229,7 +230,7 @@ def suggest(trial: "Trial", space: Space) -> dict[str, Value]:
     return values
 
 
-class Watch:
+class PruningCallback:
     """Listens to a run, reports its validation metric once a step, and says when it shall stop.
 
     Args:

@@ -14,7 +14,7 @@ from rnnopt.layers.sequence_model import SequenceModel
 from rnnopt.runs.export.formats import Format, onnx_file, safetensors_file, torchscript_file
 from rnnopt.runs.export.plain_model import PlainModel, double
 from rnnopt.runs.folder import RunFolder
-from rnnopt.runs.prediction import Trained
+from rnnopt.runs.prediction import TrainedModel
 from rnnopt.tasks.pieces import together, width
 from rnnopt.tasks.task import Loss
 from rnnopt.tasks.user_data.load import read_parts
@@ -83,7 +83,7 @@ def open_run(path: Path) -> tuple[Source, tuple[Tensor, Tensor], str]:
     folder = RunFolder.open(path)
     config, result = folder.read_config(), folder.read_result()
     if config.data is not None:
-        trained = Trained.open(path)
+        trained = TrainedModel.open(path)
         p = trained.preparation
         loss: Loss = "cross-entropy" if p.kind == "classification" else "mse"
         source = Source(

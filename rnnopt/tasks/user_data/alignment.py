@@ -5,12 +5,12 @@ from dataclasses import replace
 import numpy as np
 
 from rnnopt.tasks.user_data.checks import SINGLE
-from rnnopt.tasks.user_data.recordings import Reading, Recordings, default_names
+from rnnopt.tasks.user_data.recordings import Recordings, TableSchema, default_names
 
 SHOWN = 10  # names
 
 
-def aligned(data: Recordings, channels: tuple[str, ...], table: Reading | None) -> Recordings:
+def aligned(data: Recordings, channels: tuple[str, ...], table: TableSchema | None) -> Recordings:
     """The same series with channels and steps by name, where both sides have names.
 
     Args:

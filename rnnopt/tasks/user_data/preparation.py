@@ -26,7 +26,7 @@ from rnnopt.tasks.user_data.checks import (
     rows_of_classes,
 )
 from rnnopt.tasks.user_data.limits import check_memory
-from rnnopt.tasks.user_data.recordings import TRUTHS, Reading, Recordings
+from rnnopt.tasks.user_data.recordings import TRUTHS, Recordings, TableSchema
 from rnnopt.tasks.user_data.series import check_missing, cut_padding, fill_missing, pool
 
 
@@ -61,7 +61,7 @@ class Preparation:
     steps: int
     shortest: int
     longest: int
-    table: Reading | None = None
+    table: TableSchema | None = None
 
     @property
     def outputs(self) -> int:
@@ -214,7 +214,7 @@ class Preparation:
         table = saved.get("table")
         if table is not None:
             lists = {name: tuple(table[name]) for name in ("steps", "dropped")}
-            values["table"] = Reading(**(table | lists))
+            values["table"] = TableSchema(**(table | lists))
         return cls(**values)
 
 

@@ -20,7 +20,7 @@ EXACT = 2**53  # up to which float64 has every whole number
 
 
 @dataclass(frozen=True)
-class Reading:
+class TableSchema:
     """What the columns of a table with names were taken for.
 
     Args:
@@ -73,7 +73,7 @@ class Recordings:
     channels: tuple[str, ...]
     kind: Kind | None = None
     names: tuple[str, ...] | None = None
-    table: Reading | None = None
+    table: TableSchema | None = None
     notes: tuple[str, ...] = ()
     times: str | None = None
     validation: "Recordings | None" = None

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
-from rnnopt.diagnostics.step_direction import Directions
+from rnnopt.diagnostics.step_direction import StepDirectionRecorder
 from rnnopt.experiments.reproduce.engine import Tell
 from rnnopt.experiments.reproduce.results import Table, write_table
 from rnnopt.runs.files import read_json, write_json
@@ -40,7 +40,7 @@ def measure(task: str, budget: str, inner_steps: int, ball: str, stop: threading
         task=task, budget=budget, optimizer=f"{optimizer},ball={ball}", lr=1e-3, schedule="constant"
     )
     training = build_training(config)
-    with Directions(training.optimizer) as directions:
+    with StepDirectionRecorder(training.optimizer) as directions:
         for _ in training.run(stop.is_set):
             pass
     if training.status == "interrupted":

@@ -5,9 +5,9 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rnnopt.config import seeds
 from rnnopt.experiments.executors import Alone, Crew
 from rnnopt.experiments.reproduce.engine import (
-    TUNING_SEED,
     Tell,
     configure,
     place,
@@ -91,7 +91,7 @@ def _write(form: Form, out: Path) -> list[Table]:
     column, found = form.columns[0], {}
     for r in GRID.rows:
         for trial in trials_of(form, r):
-            path = place(out, column, r, configure(form, column, r, trial, TUNING_SEED))
+            path = place(out, column, r, configure(form, column, r, trial, seeds.TUNING))
             if (path / "config.json").exists():
                 found[(r.label, trial[1])] = read_run(path)
     rows = []
@@ -110,9 +110,9 @@ def _write(form: Form, out: Path) -> list[Table]:
         ("setting", "best validation accuracy", "status", "seconds"),
         rows,
         [
-            f"One run a setting (seed {TUNING_SEED}), as the paper's; the rate is multiplied by the"
-            f" decay factor after {form.settings['patience']:g} epochs without a better validation"
-            " accuracy (the paper gives no schedule).",
+            f"One run per setting (seed {seeds.TUNING}), as in the paper; the learning rate is"
+            f" multiplied by the decay factor after {form.settings['patience']:g} epochs without a"
+            " better validation accuracy (the paper gives no schedule).",
         ],
         drawn,
     )

@@ -8,7 +8,7 @@ import numpy as np
 
 from rnnopt.config.data_config import Decimal, Header, Layout
 from rnnopt.tasks.user_data.readers.decimals import advice
-from rnnopt.tasks.user_data.recordings import MISSING, Reading, Recordings
+from rnnopt.tasks.user_data.recordings import MISSING, Recordings, TableSchema
 
 # What a file holds: its series, and those it keeps apart to test on.
 Parts = tuple[Recordings, Recordings | None]
@@ -47,7 +47,7 @@ class Columns:
     decimal: Decimal | None = None
     place: int = 0
 
-    def like(self, table: Reading | None) -> "Columns":
+    def like(self, table: TableSchema | None) -> "Columns":
         """Where to look in a file to be read as the training data were."""
         if table is None:
             return self

@@ -20,7 +20,7 @@ from rnnopt.tasks.user_data.readers.npz import VALIDATION, known, parts_of
 from rnnopt.tasks.user_data.readers.numpy_files import read_file
 from rnnopt.tasks.user_data.readers.tables import index_of
 from rnnopt.tasks.user_data.readers.text import Lines, counts, read_lines
-from rnnopt.tasks.user_data.readers.times import Clock, moments_of
+from rnnopt.tasks.user_data.readers.times import Clock, parse_timestamps
 from rnnopt.tasks.user_data.recordings import Recordings, recordings
 
 ENDINGS = (".npy", ".csv", ".tsv", ".txt")
@@ -144,7 +144,7 @@ def _named_series(
     if time is not None:
         place = names.index(time)
         left_out.add(place)
-        moments = moments_of(np.array([row[place] for row in rows], dtype=object), time)
+        moments = parse_timestamps(np.array([row[place] for row in rows], dtype=object), time)
         numbered = [numbered[i] for i in clock.order(moments, name, time)]
     kept = [i for i in range(len(names)) if i not in left_out]
     if not kept:

@@ -15,8 +15,8 @@ from rnnopt.tasks.user_data.readers.columns import (
     is_number,
     to_numbers,
 )
-from rnnopt.tasks.user_data.readers.times import Clock, moments_of, refuse_missing
-from rnnopt.tasks.user_data.recordings import Reading, Recordings, recordings
+from rnnopt.tasks.user_data.readers.times import Clock, parse_timestamps, refuse_missing
+from rnnopt.tasks.user_data.recordings import Recordings, TableSchema, recordings
 
 Table = dict[str, np.ndarray]
 INDEX = ("", "Unnamed: 0")  # what pandas calls an index without a name, as the first column
@@ -46,7 +46,7 @@ def from_table(table: Table, columns: Columns) -> Recordings:
     kept = {name: table[name] for name in names}
     if long:
         assert identity is not None
-        return _long(kept, Reading("long", label, identity, time, dropped=tuple(index)))
+        return _long(kept, TableSchema("long", label, identity, time, dropped=tuple(index)))
     rest = [name for name in names if name not in (identity, label)]
     first = label is None and not columns.unlabelled and not columns.optional and bool(rest)
     if first:
@@ -58,7 +58,7 @@ def from_table(table: Table, columns: Columns) -> Recordings:
     values = np.stack([_numbers(table, name) for name in rest], 1)
     targets = None if label is None else table[label]
     identities = None if identity is None else _words(table[identity])
-    reading = Reading("wide", label, identity, None, tuple(rest), tuple(index), first)
+    reading = TableSchema("wide", label, identity, None, tuple(rest), tuple(index), first)
     return replace(recordings(values, targets, names=identities), table=reading)
 
 
@@ -114,7 +114,7 @@ def _check_index(values: np.ndarray, repeated: bool) -> None:
         )
 
 
-def _long(table: Table, reading: Reading) -> Recordings:
+def _long(table: Table, reading: TableSchema) -> Recordings:
     identity, time, label = reading.id, reading.time, reading.label
     assert identity is not None
     channels = [name for name in table if name not in (identity, time, label)]
@@ -126,7 +126,7 @@ def _long(table: Table, reading: Reading) -> Recordings:
     rows: dict[str, list[int]] = {}
     for row, name in enumerate(words):
         rows.setdefault(name, []).append(row)
-    moments = None if time is None else moments_of(table[time], time)
+    moments = None if time is None else parse_timestamps(table[time], time)
     clock, series, targets = Clock(), [], []
     for name, its in rows.items():
         if moments is not None and time is not None:

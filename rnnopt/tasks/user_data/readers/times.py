@@ -17,7 +17,7 @@ UNITS = ((86400.0, "d"), (3600.0, "h"), (60.0, "min"), (1.0, "s"), (1e-3, "ms"),
 DATE = re.compile(r"(\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:\.\d{1,9})?)?)?)(Z|[+-]\d\d:?\d\d)?")
 
 
-def moments_of(values: np.ndarray, column: str) -> np.ndarray:
+def parse_timestamps(values: np.ndarray, column: str) -> np.ndarray:
     """Times (row,) that sort as they follow each other.
 
     Args:
@@ -95,7 +95,7 @@ class Clock:
         """The order (step,) in which the times of a series follow each other.
 
         Args:
-            moments: (step,), as `moments_of` gives them.
+            moments: (step,), as `parse_timestamps` gives them.
             name: of the series.
             column: of the times.
 

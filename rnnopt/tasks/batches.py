@@ -1,0 +1,66 @@
+"""Training minibatches of a task, which can be saved and continued at any batch."""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from rnnopt.layers.minibatch_part import MinibatchPart
+from rnnopt.tasks.examples import Batch, Examples
+from rnnopt.tasks.task import Task
+
+
+class Batches:
+    """Endless training batches; saved and continued exactly.
+
+    Stored examples are shuffled anew each epoch, and the last batch of an epoch may be smaller.
+
+    Args:
+        task: where the sequences come from.
+        batch_size: sequences a batch.
+        seed: of this stream alone.
+    """
+
+    shared = False  # whether several processes take parts of each batch, as `SharedBatches`
+    part: MinibatchPart | None = None  # which of the latest batch this process has; None is all
+
+    def __init__(self, task: Task, batch_size: int, seed: int):
+        self.task, self.batch_size = task, batch_size
+        self.generator = torch.Generator().manual_seed(seed)
+        self.order = torch.empty(0, dtype=torch.long)
+        self.cursor = 0
+
+    def share(self, part: MinibatchPart) -> float:
+        """By what to multiply the mean loss of a part, so that the mean over processes is right."""
+        return 1.0
+
+    @property
+    def per_epoch(self) -> int:
+        """Batches an epoch."""
+        return -(-self.task.epoch_size // self.batch_size)
+
+    def draw(self) -> Batch:
+        """The next batch."""
+        train = self.task.train
+        if not isinstance(train, Examples):
+            return train(self.batch_size, self.generator)
+        if self.cursor >= len(self.order):
+            self.order, self.cursor = torch.randperm(len(train), generator=self.generator), 0
+        index = self.order[self.cursor : self.cursor + self.batch_size]
+        self.cursor += self.batch_size
+        batch = train.batch(index)
+        if train.noise == 0:
+            return batch
+        noise = torch.randn(batch.inputs.shape, generator=self.generator).to(batch.inputs)
+        return replace(batch, inputs=batch.inputs + train.noise * noise)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything `load_state_dict` needs to draw the same batches on."""
+        return dict(
+            generator=self.generator.get_state(), order=self.order.clone(), cursor=self.cursor
+        )
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on where `state` was taken."""
+        self.generator.set_state(state["generator"])
+        self.order, self.cursor = state["order"].clone(), state["cursor"]
