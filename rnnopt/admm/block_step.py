@@ -11,6 +11,7 @@ from torch import Tensor
 
 from rnnopt.admm.iterations import block_iteration, paper_iteration
 from rnnopt.admm.lagrangian import (
+    Iterate,
     Multipliers,
     Penalties,
     Problem,
@@ -53,11 +54,12 @@ def block_step(
     numbers = penalties_of(group, len(problem.inputs))
     for _ in range(group["sweeps"]):
         before_it = variables
-        given = (problem, weights, variables, multipliers, numbers, group)
+        iterate = Iterate(problem, weights, variables, multipliers, numbers)
         if group["variant"] == "paper":
-            weights, variables = paper_iteration(*given)
+            iterate = paper_iteration(iterate, group)
         else:
-            weights, variables = block_iteration(*given, samples, process_group)
+            iterate = block_iteration(iterate, group, samples, process_group)
+        weights, variables = iterate.weights, iterate.variables
         broken = residuals(problem, weights, variables)
         scaled = Variables(*(group["relaxation"] * r for r in broken))
         multipliers = multiplier_step(multipliers, scaled, numbers)
@@ -86,7 +88,7 @@ def block_report(
     numbers = penalties_of(group, len(problem.inputs))
     # Each process has the whole decay in its problem, which counts once.
     once = problem._replace(recurrent_decay=problem.recurrent_decay / processes(process_group))
-    value = augmented_lagrangian(once, weights, variables, multipliers, numbers)
+    value = augmented_lagrangian(Iterate(once, weights, variables, multipliers, numbers))
     _, outputs = forward(problem, weights, len(problem.targets))
     losses = (sample_losses(problem, o).sum() for o in (outputs, variables.output))
     found = torch.stack([value, *losses, torch.as_tensor(divisor).to(value)])
