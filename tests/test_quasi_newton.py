@@ -1025,6 +1025,10 @@ def test_an_option_that_has_moved_is_taken_with_a_warning(optimizer_class):
     with pytest.warns(DeprecationWarning, match=r"update_every=… as an argument is deprecated"):
         optimizer = plain([torch.nn.Parameter(torch.ones(2))], update_every=7)
     assert optimizer.param_groups[0]["update_every"] == 7
+    if plain is asnaq.ASNAQ:  # as presets were given once
+        with pytest.warns(DeprecationWarning, match=r"options=ASNAQOptions\("):
+            group = plain([torch.nn.Parameter(torch.ones(2))], **PRESETS["paper"]).param_groups[0]
+        assert (group["update_every"], group["second_gradient"]) == (5, True)
     with pytest.raises(TypeError, match="unexpected keyword argument 'updat_every'"):
         plain([torch.nn.Parameter(torch.ones(2))], updat_every=7)
     with pytest.raises(TypeError, match=f"options must be a {plain.__name__}Options, got"):
