@@ -1,7 +1,8 @@
 # make demo   set up .venv, then train the same network on real data with several optimizers (a few minutes)
-# make test   set up .venv, then lint, type-check and test
+# make test   set up .venv, then lint, type-check and test: each promise, in under five minutes
+# make test-full  make test, then the tests that take long; what CI runs
 # make lint   ruff and mypy alone
-# make coverage  the tests, and which lines they reach; slower
+# make coverage  all tests, and which lines they reach; slower
 # make docs   build the site into build/docs, strictly
 # make test-newest, make test-oldest   the tests with the newest torch there is, with the oldest we name
 
@@ -10,7 +11,7 @@ BIN := .venv/bin
 READY := .venv/ready
 EXTRAS := cli,estimator,data,export,sweep,tensorboard,mlflow,baselines
 
-.PHONY: demo test coverage test-torch test-newest test-oldest lint docs clean
+.PHONY: demo test test-full coverage test-torch test-newest test-oldest lint docs clean
 
 KERNELS := $(wildcard rnnopt/layers/kernels/*.cpp rnnopt/layers/kernels/*.h)
 
@@ -21,7 +22,7 @@ $(READY): pyproject.toml constraints.txt setup.py $(KERNELS)
 	touch $(READY)
 
 demo: $(READY)
-	$(BIN)/rnnopt compare --task digits-pixels --budget 1500evaluations --seeds 0 1 2 --optimizers \
+	$(BIN)/rnnopt compare --task digits-pixels --budget 1500gradients --seeds 0 1 2 --optimizers \
 		adam adam:clip=1 muon frank-wolfe \
 		frank-wolfe:norm=2,inner_steps=5,outer=adam,momentum=0,lr=0.01,average=none
 
@@ -30,11 +31,16 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+
 test: lint
-	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+	$(PYTEST) -m "not full"
+
+test-full: test
+	$(PYTEST) -m full
 
 coverage: $(READY)
-	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal --cov --cov-report=term
+	$(PYTEST) --cov --cov-report=term
 
 # Another torch in an environment of its own, .venv-torch-VERSION; the rest as in constraints.txt, but for
 # what torch itself pins. Files or options: make test-oldest TESTS="tests/test_elman.py -x".

@@ -67,9 +67,9 @@ def train(task: Task, optimizer: str, rate: float, seed: int, settings: dict[str
         validation=training.best.get("validation_metric", math.nan),
         last_validation_loss=last["validation_loss"],
         test=training.test()[1] if training.best_weights else math.nan,
-        to_target=training.to_target.get("evaluations"),  # None: missed
+        to_target=training.to_target.get("gradient_evaluations"),  # None: missed
         seconds=training.seconds,
-        evaluations=training.closure.evaluations,
+        evaluations=training.closure.gradient_evaluations,  # as docs/measurements has it
     )
 
 
@@ -137,7 +137,7 @@ def table(task: Task, rows: list[dict]) -> str:
     """The study as a Markdown table."""
     lines = [
         f"| optimizer | lr | test {task.metric}, mean ± 95 % | range | reached {task.target:g} |"
-        " evaluations to target, median | ms an evaluation |",
+        " gradients to target, median | ms per gradient |",
         "|---|---|---|---|---|---|---|",
     ]
     for r in rows:
@@ -153,7 +153,7 @@ def main() -> None:
     """Reads the arguments, runs the study, prints its table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--task", default="digits-pixels")
-    parser.add_argument("--budget", default="2000evaluations")
+    parser.add_argument("--budget", default="2000gradients")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--contenders", nargs="+", default=CONTENDERS)
     parser.add_argument("--rates", type=float, nargs="+", default=RATES)
@@ -164,7 +164,7 @@ def main() -> None:
     if args.quick:
         args.seeds, args.contenders, args.rates = 2, ["adam", "frank-wolfe"], (1e-3, 1e-2)
         args.task = "digits-rows"
-        settings |= dict(task=args.task, budget="40evaluations")
+        settings |= dict(task=args.task, budget="40gradients")
     task = build_task(args.task)
     with tempfile.TemporaryDirectory() as folder:
         out = args.out or Path(folder) / "runs.jsonl"

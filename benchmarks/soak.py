@@ -1,7 +1,7 @@
 """Does a long run leak: memory, open files, threads, room on the disk?
 
 Each optimizer trains a small network with a look at the validation set, a line of metrics and a
-checkpoint every few evaluations, in a run folder that is thrown away. Samples are spread evenly
+checkpoint every few gradients, in a run folder that is thrown away. Samples are spread evenly
 over its share of the time. The line of least squares through the memory of the last two thirds
 gives the slope; the first third is warming up. "steady" are those whose memory grew by less than
 1 % along that line, with as many open files and threads and as large a checkpoint at the end as
@@ -30,7 +30,7 @@ from rnnopt.training.loop import Progress
 from rnnopt.training.malloc import keep_freed_memory
 
 OPTIMIZERS = ("frank-wolfe", "adam", "asnaq", "admm")
-EVERY = 10  # evaluations between looks
+EVERY = 10  # gradients between evaluations
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def soak(name: str, seconds: float, count: int) -> list[Sample]:
     with tempfile.TemporaryDirectory() as folder:
         config = RunConfig(
             "digits-rows", hidden=16, optimizer=name, schedule="constant", evaluate_every=EVERY,
-            budget="1000000000evaluations", on_nonfinite="restore", batch_size=32,
+            budget="1000000000gradients", on_nonfinite="restore", batch_size=32,
         )  # fmt: skip
         watch = Watch(name, Path(folder) / "run", seconds, count)
         run(config, watch.path, listener=watch, stop_requested=watch.over)

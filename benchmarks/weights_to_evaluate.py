@@ -104,7 +104,7 @@ def main() -> None:
     names = ["digits-pixels"] if arguments.quick else list(TASKS)
     seeds = range(1 if arguments.quick else arguments.seeds)
     for lr in arguments.rates[:1] if arguments.quick else arguments.rates:
-        print(f"lr {lr:g}: median evaluations to the target, mean metric at the end\n")
+        print(f"lr {lr:g}: median gradients to the target, mean metric at the end\n")
         print("| task | schedule | " + " | ".join(DESIGNS) + " |")
         print("|---" * (2 + len(DESIGNS)) + "|")
         for name in names:

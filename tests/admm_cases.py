@@ -52,4 +52,5 @@ LEARNERS = {
     "paper": dict(variant="paper", sweeps=2),
     "paper, kept": dict(variant="paper", keep_batch=True, relaxation=1.5),
 }
-each_learner = pytest.mark.parametrize("options", LEARNERS.values(), ids=LEARNERS)
+EACH_LEARNER = [pytest.param(options, id=name) for name, options in LEARNERS.items()]
+each_learner = pytest.mark.parametrize("options", EACH_LEARNER)

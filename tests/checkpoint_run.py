@@ -1,16 +1,11 @@
 """One training that test_sharded.py starts with different numbers of processes.
 
-`python checkpoint_run.py RANK SIZE FOLDER RESUMED SAVED ENDS` trains each learner of sharded_checks
+`run(where, FOLDER, RESUMED, SAVED, ENDS)` trains each learner of sharded_checks
 from the beginning, or from the distributed checkpoints FOLDER/RESUMED.LEARNER, writes checkpoints
 FOLDER/SAVED.LEARNER in mid-cycle, and the whole weights at the end to FOLDER/ENDS. "-" means none.
 """
 
-import datetime
-import sys
-from pathlib import Path
-
 import torch
-import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from distributed_checks import network
 from sharded_checks import FSDP_STEPS, LEARNERS, sharded, train, weights_of
@@ -57,13 +52,3 @@ def run(where, folder, resumed, saved, ends):
         found[name] = weights_of(model)
     if where[0] == 0:
         torch.save(found, folder / ends)
-
-
-if __name__ == "__main__":
-    rank, size, folder = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
-    dist.init_process_group(
-        "gloo", store=dist.FileStore(f"{folder}/store.{sys.argv[6]}", size), rank=rank,
-        world_size=size, timeout=datetime.timedelta(seconds=30),
-    )  # fmt: skip
-    run((rank, size), folder, *sys.argv[4:])
-    dist.destroy_process_group()

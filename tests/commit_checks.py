@@ -11,7 +11,6 @@ import pytest
 import torch
 import torch.distributed as dist
 from distributed_checks import BALL, NORMS, changes, cycle, length, network, same_everywhere
-from processes import run_claims
 
 from rnnopt import FrankWolfe
 from rnnopt.distributed import sums
@@ -195,7 +194,3 @@ def check_a_small_weight_moves_as_far_as_a_large_one_lets_it(where, alone):
 
 EVERY = [value for name, value in globals().items() if name.startswith("check_")]
 CHECKS = {2: EVERY, 4: EVERY}
-
-
-if __name__ == "__main__":
-    run_claims(CHECKS)

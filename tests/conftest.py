@@ -15,6 +15,24 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("rnnopt")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_worker_processes() -> Iterator[None]:
+    """Worker processes would import torch for every comparison: their runs are done in this one."""
+    from pools import in_this_process
+
+    with in_this_process():
+        yield
+
+
+@pytest.fixture
+def worker_processes() -> Iterator[None]:
+    """Pools are of processes, as a user's are."""
+    from pools import in_this_process
+
+    with in_this_process(False):
+        yield
+
+
 @pytest.fixture
 def rng() -> torch.Generator:
     """A generator of the test's own, the same at every run."""

@@ -13,7 +13,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.distributed as dist
-from processes import run_claims
 from stepping import through_a_file
 from torch.nn.parallel import DistributedDataParallel as DDP
 
@@ -499,7 +498,3 @@ WITH_FOUR = [
     check_helpers_agree,
 ]
 CHECKS = {2: EVERY, 4: WITH_FOUR}
-
-
-if __name__ == "__main__":
-    run_claims(CHECKS)

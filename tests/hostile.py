@@ -302,12 +302,12 @@ def examples() -> dict[str, list[bytes]]:
     x = rng.normal(size=(8, 4, 2))
     kinds = (x, x[..., 0].astype(">f4"), np.asfortranarray(x), x[..., 0].astype(int))
     result = dict(
-        status="out of budget", summary="s", loss="mse", metric="mse", target=0.1, evaluations=20,
-        seconds=2.0, best={"validation_metric": 0.5, "evaluations": 10.0}, to_target={},
-        test_metric=0.5, test_loss=1.0,
+        status="out of budget", summary="s", loss="mse", metric="mse", target=0.1,
+        gradient_evaluations=20, seconds=2.0, to_target={}, test_metric=0.5, test_loss=1.0,
+        best={"validation_metric": 0.5, "gradient_evaluations": 10.0},
     )  # fmt: skip
     looks = [
-        dict(evaluations=i, seconds=i, train_loss=1 / (i + 1), validation_metric=0.5)
+        dict(gradient_evaluations=i, seconds=i, train_loss=1 / (i + 1), validation_metric=0.5)
         for i in range(3)
     ]
     report = "\n".join(map(json.dumps, [result, *looks])).encode()

@@ -26,7 +26,7 @@ from rnnopt.runs.folder import RunFolder
 from rnnopt.runs.runner import run
 
 CONFIG = RunConfig(
-    "digits-rows", hidden=4, budget="20evaluations", evaluate_every=2, optimizer="adam",
+    "digits-rows", hidden=4, budget="20gradients", evaluate_every=2, optimizer="adam",
     seed=5,
 )  # fmt: skip
 OTHERS = ("frank-wolfe", "asnaq:memory=3", "admm", "lbfgs")
@@ -132,7 +132,7 @@ def main() -> None:
         unfinished += not over
         came[f"{moment:.3f} of the run"] = finish(path, CONFIG)
     points = 0
-    short = replace(CONFIG, budget="4evaluations", evaluate_every=2)
+    short = replace(CONFIG, budget="4gradients", evaluate_every=2)
     wholes = {name: finish(folder / name, replace(short, optimizer=name)) for name in OTHERS}
     for point in POINTS:
         number = 0

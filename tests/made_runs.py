@@ -10,7 +10,7 @@ from rnnopt.tasks import build_task
 def record(evaluations, seconds, train_loss, metric):
     """A line of a run's history."""
     return dict(
-        evaluations=evaluations,
+        gradient_evaluations=evaluations,
         seconds=seconds,
         epochs=evaluations / 10,
         train_loss=train_loss,
@@ -31,12 +31,14 @@ def history(metrics, seconds=1.0):
 
 def over(test_metric=0.5, best=0.6, to_target=None, seconds=2.0):
     """The result of a run that is over; `to_target` is in evaluations, a tenth of that seconds."""
-    reached = {} if to_target is None else dict(evaluations=to_target, seconds=to_target / 10)
+    reached = (
+        {} if to_target is None else dict(gradient_evaluations=to_target, seconds=to_target / 10)
+    )
     return dict(
         status="reached target" if reached else "out of budget",
-        evaluations=20,
+        gradient_evaluations=20,
         seconds=seconds,
-        best=dict(evaluations=10, validation_metric=best),
+        best=dict(gradient_evaluations=10, validation_metric=best),
         to_target=reached,
         test_loss=1.0,
         test_metric=test_metric,

@@ -12,7 +12,7 @@ from documents import Block
 
 # What a command line is made smaller by: (pattern, what takes its place).
 SMALLER = [
-    (r"--(tune-)?budget \S+", r"--\1budget 6evaluations"),
+    (r"--(tune-)?budget \S+", r"--\1budget 6gradients"),
     (r"--seeds( \d+)+", "--seeds 0"),
     (r"--tune \d+", "--tune 2"),
     (r"--trials \d+", "--trials 2"),
@@ -53,7 +53,7 @@ def _smaller(line: str) -> list[str]:
             line = line.replace(f"--task {task}", "--task digits-rows")
     words = shlex.split(os.path.expandvars(line), comments=True)
     if words[1] in TRAINING and not {"--budget", "--resume"} & set(words):
-        words += ["--budget", "6evaluations"]
+        words += ["--budget", "6gradients"]
     return words
 
 

@@ -10,7 +10,6 @@ import math
 import pytest
 import torch
 from distributed_checks import CLOSE, loss_of, network, part
-from processes import run_claims
 from stepping import through_a_file
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
@@ -310,6 +309,3 @@ def check_groups_of_processes_with_shards_commit_among_each_other(where, alone):
 EVERY = [value for name, value in globals().items() if name.startswith("check_")]
 PAIRS = [check_groups_of_processes_with_shards_commit_among_each_other]
 CHECKS = {2: [check for check in EVERY if check not in PAIRS], 4: EVERY}
-
-if __name__ == "__main__":
-    run_claims(CHECKS)

@@ -1,6 +1,4 @@
-"""Runs in this process, or shared by those that torchrun started: one start for all of them.
-
-    torchrun --nproc-per-node 2 --standalone tests/shared_runs.py FOLDER
+"""Runs in this process, or shared by several as torchrun starts them: one start for all of them.
 
 FOLDER/runs.json holds the runs' settings by name; each becomes FOLDER/name. Besides those of
 RunConfig: "interrupt", steps after which the run is interrupted and then resumed, "poison", the
@@ -9,7 +7,6 @@ loss is not.
 """
 
 import json
-import sys
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -80,6 +77,8 @@ def make(settings, path):
 
 
 def main(folder):
+    """In one of the processes: makes the runs of a folder."""
+    folder = Path(folder)
     with several_processes.joined("cpu"):
         for name, settings in json.loads((folder / "runs.json").read_text()).items():
             try:
@@ -87,7 +86,3 @@ def main(folder):
             except FloatingPointError as error:
                 if several_processes.rank() == 0:
                     (folder / name / "sentence").write_text(str(error))
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

@@ -295,6 +295,7 @@ def test_dual_residuals_are_penalties_times_what_the_last_iteration_changed(rng,
         assert report[f"dual_{name}"] > 0
 
 
+@pytest.mark.full
 def test_fit_stops_where_all_residuals_are_within_the_tolerance(rng):
     batch = a_batch(rng)
     options = dict(variant="blocks", keep_batch=True, multipliers="all", proximal_weight=1.0)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from admm_cases import (
     ADMM,
+    EACH_LEARNER,
     FEATURES,
     NO_LIMIT,
     OUTPUTS,
@@ -20,6 +21,7 @@ from admm_cases import (
     normal,
     weights_of,
 )
+from cases import crossed
 from same_runs import records_of
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -52,11 +54,12 @@ LOSSES_OF_TASKS = {
 }
 
 
-@pytest.mark.parametrize("loss", LOSSES_OF_TASKS)
-@pytest.mark.parametrize(
-    ("readout", "each_step"), [("last", False), ("every", False), ("every", True)]
+@crossed(
+    ("loss", LOSSES_OF_TASKS),
+    ("readout, each_step", [("last", False), ("every", False), ("every", True)]),
+    ("options", EACH_LEARNER),
+    rest=False,
 )
-@each_learner
 def test_a_step_returns_the_loss_of_the_network_before_it(rng, options, readout, each_step, loss):
     model = a_model(readout=readout)
     shape = (4, 3) if each_step else (4,)  # as many samples as no other size
@@ -508,7 +511,7 @@ def test_targets_at_every_step_need_answers_at_every_step(rng):
 # -- runs -----------------------------------------------------------------------------------------
 
 CONFIG = RunConfig(
-    "counting:length=6", hidden=4, budget="12evaluations", evaluate_every=3, optimizer="admm",
+    "counting:length=6", hidden=4, budget="12gradients", evaluate_every=3, optimizer="admm",
     seed=5,
 )  # fmt: skip
 
@@ -523,7 +526,7 @@ def changed(**options):
 )  # fmt: skip
 def test_the_loop_counts_an_evaluation_for_each_sweep(optimizer, price):
     training = build_training(changed(optimizer=optimizer))
-    steps = [progress.evaluations for progress in training.run()]
+    steps = [progress.gradient_evaluations for progress in training.run()]
     assert training.status == "out of budget"
     assert sorted(set(steps) - {0}) == list(range(price, 13, price))
     assert training.optimizer.param_groups[0]["steps"] == 12 // price
@@ -552,7 +555,7 @@ def test_an_interrupted_run_folder_ends_bit_for_bit_as_an_uninterrupted_one(tmp_
     whole = run(config, tmp_path / "whole")
     count = iter(range(100))
     part = run(config, tmp_path / "part", stop_requested=lambda: next(count) == 7)
-    assert (part["status"], part["evaluations"]) == ("interrupted", 7)
+    assert (part["status"], part["gradient_evaluations"]) == ("interrupted", 7)
     resumed = run(config, tmp_path / "part", resume=True)
     for result in (whole, resumed):
         del result["seconds"]
@@ -622,7 +625,7 @@ def test_a_few_minibatches_of_digits_are_far_better_than_chance(model):
     # Chance is 0.1; measured after 60 steps with seeds 0, 1, 2: 0.66, 0.71, 0.78 (tanh) and
     # 0.63, 0.62, 0.62 (relu) on the validation set.
     config = RunConfig(
-        "digits-rows", model=model, hidden=16, budget="60evaluations", optimizer="admm"
+        "digits-rows", model=model, hidden=16, budget="60gradients", optimizer="admm"
     )
     training = build_training(config)
     for _ in training.run():
@@ -634,7 +637,7 @@ def test_a_few_minibatches_of_digits_are_far_better_than_chance(model):
 def test_the_loss_at_every_step_is_learnt_from_in_the_loop():
     # One target a sequence stands at each of its steps, as the task's own loss has it.
     config = RunConfig(
-        "digits-rows", hidden=16, budget="60evaluations", optimizer="admm", readout="every"
+        "digits-rows", hidden=16, budget="60gradients", optimizer="admm", readout="every"
     )
     training = build_training(config)
     task = build_task("digits-rows")

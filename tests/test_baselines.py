@@ -112,7 +112,7 @@ def test_options_and_presets_reach_the_optimizer(specification, name, value):
 # -- they go on -----------------------------------------------------------------------------------
 
 CONFIG = RunConfig(
-    "digits-rows", model="gru", hidden=3, budget="16evaluations", evaluate_every=5, dropout=0.2
+    "digits-rows", model="gru", hidden=3, budget="16gradients", evaluate_every=5, dropout=0.2
 )
 
 
@@ -121,7 +121,7 @@ def test_a_run_goes_on_bit_for_bit(name):
     # PSGD draws random numbers, as dropout does; SOAP finds its basis anew at the tenth step.
     config, task = replace(CONFIG, optimizer=name), build_task(CONFIG.task)
     if name == "psgd-kron":
-        config = replace(config, budget="8evaluations")
+        config = replace(config, budget="8gradients")
     whole = build_training(config, task)
     expected = records_on_the_way(whole)
     for stop_at in (0, 3) if name == "psgd-kron" else (0, 1, 5, 9, 10, 11):
@@ -223,7 +223,7 @@ def test_looking_at_the_average_changes_no_run():
     for every in (1, 5):
         training = build_training(replace(CONFIG, optimizer="schedule-free", evaluate_every=every))
         for progress in training.run():
-            if progress.record and progress.evaluations == 15:
+            if progress.record and progress.gradient_evaluations == 15:
                 found.append(repr(progress.record["validation_loss"]))
         found.append(values_of(training.model))
     assert found[0] == found[2]
@@ -233,10 +233,13 @@ def test_looking_at_the_average_changes_no_run():
 def test_the_best_weights_of_schedule_free_are_averages():
     training = build_training(replace(CONFIG, optimizer="schedule-free"))
     for progress in training.run():
-        if progress.record and training.best["evaluations"] == progress.evaluations:
+        if (
+            progress.record
+            and training.best["gradient_evaluations"] == progress.gradient_evaluations
+        ):
             with training.optimizer.committed():
                 expected = values_of(training.model)
-    assert training.best["evaluations"] > 0
+    assert training.best["gradient_evaluations"] > 0
     assert equal([training.best_weights[n] for n, _ in training.model.named_parameters()], expected)
 
 

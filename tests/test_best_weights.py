@@ -19,7 +19,7 @@ from rnnopt.tasks import Batches, build_task
 
 def trained(path, **settings):
     """A run of a few steps."""
-    settings = dict(task="digits-rows", hidden=6, budget="12evaluations", optimizer="adam") | (
+    settings = dict(task="digits-rows", hidden=6, budget="12gradients", optimizer="adam") | (
         settings
     )
     runner.run(RunConfig(**settings), path)

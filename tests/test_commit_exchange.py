@@ -3,24 +3,23 @@
 The claims are the functions of commit_checks.py, which 2 and 4 processes run once, on gloo.
 """
 
-from pathlib import Path
-
 import commit_checks
 import pytest
 import torch
 from processes import claim_holds, claims
 
-SCRIPT = Path(__file__).parent / "commit_checks.py"
+pytestmark = [
+    pytest.mark.process,
+    pytest.mark.skipif(
+        not torch.distributed.is_available() or not torch.distributed.is_gloo_available(),
+        reason="needs torch.distributed with gloo",
+    ),
+]
 
-pytestmark = pytest.mark.skipif(
-    not torch.distributed.is_available() or not torch.distributed.is_gloo_available(),
-    reason="needs torch.distributed with gloo",
-)
 
-
-@pytest.mark.parametrize(("size", "name"), claims(commit_checks.CHECKS))
+@pytest.mark.parametrize(("size", "name"), claims(commit_checks))
 def test_several_processes(size, name):
-    claim_holds(SCRIPT, commit_checks.CHECKS, size, name)
+    claim_holds(commit_checks, size, name)
 
 
 @pytest.mark.parametrize("kind", ["int8", "sign"])

@@ -429,7 +429,7 @@ def test_the_hook_says_what_it_cannot_do():
 
 def test_it_is_public_and_needs_torch_alone():
     assert rnnopt.GradientFlow is GradientFlow
-    heavy = "tyro", "rich", "matplotlib", "sklearn", "scipy"
+    heavy = "cyclopts", "rich", "matplotlib", "sklearn", "scipy"
     code = f"import sys, rnnopt; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
@@ -693,7 +693,7 @@ def test_curvature_uses_the_points_at_which_weights_were_clipped():
 
 # -- a run under observation -----------------------------------------------------------------------
 
-TINY = RunConfig(task="digits-rows", hidden=6, budget="20evaluations", dropout=0.2, batch_norm=True)
+TINY = RunConfig(task="digits-rows", hidden=6, budget="20gradients", dropout=0.2, batch_norm=True)
 
 
 def watch(config, looks=4, task=None, **options):
@@ -750,7 +750,7 @@ def tensors_of(state):
 
 def test_looks_are_spread_over_the_budget_and_hold_every_figure():
     diagnosis = watch(TINY, looks=5)
-    at = [look["evaluations"] for look in diagnosis.looks]
+    at = [look["gradient_evaluations"] for look in diagnosis.looks]
     assert at == [0, 5, 10, 15, 20]
     for look in diagnosis.looks:
         record = look["layers"]["recurrent.0"]
@@ -766,7 +766,7 @@ def test_looks_are_spread_over_the_budget_and_hold_every_figure():
 
 
 def test_one_look_is_at_both_ends():
-    assert [look["evaluations"] for look in watch(TINY, looks=1).looks] == [0, 20]
+    assert [look["gradient_evaluations"] for look in watch(TINY, looks=1).looks] == [0, 20]
 
 
 @pytest.mark.parametrize("options", [dict(looks=0), dict(noise_batches=1)])
@@ -794,7 +794,7 @@ def padded_task(lengths):
 @pytest.mark.parametrize("model", ["rnn", "lstm", "gru", "indrnn"])
 @pytest.mark.parametrize("readout", ["last", "mean", "every"])
 def test_lengths_are_respected(model, readout):
-    config = RunConfig(model=model, readout=readout, budget="4evaluations", hidden=3, layers=2)
+    config = RunConfig(model=model, readout=readout, budget="4gradients", hidden=3, layers=2)
     diagnosis = watch(config, 2, padded_task(torch.arange(48) % 5 + 1))
     for look in diagnosis.looks:
         assert math.isfinite(look["loss"])
@@ -807,23 +807,23 @@ def test_lengths_are_respected(model, readout):
 def test_the_last_step_is_each_sequences_own():
     # Only the true first step of each is ever read, and it is the last one too.
     for model in ("rnn", "lstm"):
-        config = RunConfig(model=model, budget="4evaluations", hidden=3)
+        config = RunConfig(model=model, budget="4gradients", hidden=3)
         task = padded_task(torch.ones(48, dtype=torch.long))
         for look in watch(config, 2, task).looks:
             assert look["layers"]["recurrent.0"]["ratio"] == 1.0
 
 
 def test_noise_is_measured_on_full_minibatches_alone():
-    config = RunConfig(budget="4evaluations", hidden=3, batch_size=20)  # 20, 20, 8
+    config = RunConfig(budget="4gradients", hidden=3, batch_size=20)  # 20, 20, 8
     diagnosis = Diagnosis(build_training(config, padded_task(None)))
     assert [len(diagnosis._draw()) for _ in range(7)] == [20] * 7
 
 
 def test_sequences_of_one_step_and_batches_larger_than_the_data():
-    config = RunConfig(task="counting:length=1", budget="4evaluations", hidden=3)
+    config = RunConfig(task="counting:length=1", budget="4gradients", hidden=3)
     for look in watch(config, 2).looks:
         assert look["layers"]["recurrent.0"]["ratio"] == 1.0
-    config = RunConfig(budget="4evaluations", hidden=3, batch_size=1000)
+    config = RunConfig(budget="4gradients", hidden=3, batch_size=1000)
     diagnosis = watch(config, 2, padded_task(None))
     assert diagnosis.batch_size == 48
     assert diagnosis.looks[0]["noise"]["trace"] == pytest.approx(0, abs=1e-9)  # all the data
@@ -844,14 +844,16 @@ def test_known_noise_of_a_model_that_only_adds_is_found():
 # -- verdict ---------------------------------------------------------------------------------------
 
 
-def look_at(evaluations=0, ratio=0.5, scale=50.0, finite=True, loss=1.0, saturated=0.25, **other):
+def look_at(
+    gradient_evaluations=0, ratio=0.5, scale=50.0, finite=True, loss=1.0, saturated=0.25, **other
+):
     layer = dict(
         norms=[ratio, 1.0], first=ratio, last=1.0, ratio=ratio, saturated=saturated, finite=finite
     )
     steady = layer | dict(first=1.0, ratio=1.0, norms=[1.0, 1.0])
     return (
         dict(
-            evaluations=evaluations,
+            gradient_evaluations=gradient_evaluations,
             loss=loss,
             layers={"recurrent.0": layer, "recurrent.1": steady},
             spectra={"recurrent.0": {"l0": dict(radius=0.5, norm=0.75)}},
@@ -927,7 +929,7 @@ def test_the_sentence_has_its_numbers():
         assert part in finding.sentence
     looks = [look_at(), look_at(40, finite=False), look_at(80, finite=False)]
     finding = verdict(looks, "diverged", 100, RunConfig())[0]
-    assert "at 40 evaluations" in finding.sentence
+    assert "at 40 gradients" in finding.sentence
     assert "status diverged" in finding.sentence
     (finding,) = verdict([look_at()], "out of budget", 100, RunConfig())
     assert "0.5 of that" in finding.sentence
@@ -1021,7 +1023,7 @@ def test_any_run_can_be_drawn(layers):
 
 # -- the verb --------------------------------------------------------------------------------------
 
-SMALL = ["--task", "digits-rows", "--hidden", "4", "--budget", "12evaluations", "--looks", "3"]
+SMALL = ["--task", "digits-rows", "--hidden", "4", "--budget", "12gradients", "--looks", "3"]
 
 
 def test_the_verb_writes_two_files_and_prints_table_and_verdict(command, workplace):
@@ -1034,7 +1036,7 @@ def test_the_verb_writes_two_files_and_prints_table_and_verdict(command, workpla
     assert (workplace / "d" / "diagnosis.png").read_bytes().startswith(b"\x89PNG")
     saved = json.loads((workplace / "d" / "diagnosis.json").read_text())
     assert RunConfig.from_dict(saved["config"]).model == "gru"
-    assert [look["evaluations"] for look in saved["looks"]] == [0, 6, 12]
+    assert [look["gradient_evaluations"] for look in saved["looks"]] == [0, 6, 12]
     assert len(saved["directions"]) == 12
     assert saved["status"] == "out of budget"
     assert saved["batch_size"] == 64
@@ -1062,7 +1064,7 @@ def test_a_run_that_diverges_is_told_and_exits_with_one(command, workplace):
     settings = ["--model", "rnn-relu", "--optimizer", "sgd:lr=1e30", "--out", "d"]
     code, out, _ = command("diagnose", *SMALL, *settings)
     assert code == 1
-    assert "not finite: at 2 evaluations the gradients held NaN" in out
+    assert "not finite: at 2 gradients the gradients held NaN" in out
     assert "status diverged" in out
     assert json.loads((workplace / "d" / "diagnosis.json").read_text())["looks"]
 

@@ -4,8 +4,6 @@ taken together, and Frank-Wolfe's displacements averaged at the commit.
 The claims are the functions of distributed_checks.py, which 2 and 4 processes run once, on gloo.
 """
 
-from pathlib import Path
-
 import distributed_checks
 import pytest
 import torch
@@ -14,17 +12,16 @@ from processes import claim_holds, claims
 from rnnopt import AdaQN, FrankWolfe
 from rnnopt.distributed import any_of, average_gradients, copy_from_first, means, share, sums
 
-SCRIPT = Path(__file__).parent / "distributed_checks.py"
-
 pytestmark = pytest.mark.skipif(
     not torch.distributed.is_available() or not torch.distributed.is_gloo_available(),
     reason="needs torch.distributed with gloo",
 )
 
 
-@pytest.mark.parametrize(("size", "name"), claims(distributed_checks.CHECKS))
+@pytest.mark.parametrize(("size", "name"), claims(distributed_checks))
+@pytest.mark.process
 def test_several_processes(size, name):
-    claim_holds(SCRIPT, distributed_checks.CHECKS, size, name)
+    claim_holds(distributed_checks, size, name)
 
 
 def test_without_a_process_group_every_helper_gives_back_what_it_got():

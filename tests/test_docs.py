@@ -15,6 +15,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from cases import partly
 from documents import ROOT, blocks, run_python
 from page_commands import run_shell, write_files
 
@@ -23,6 +24,7 @@ from rnnopt import tasks
 from rnnopt.config.run_config import RunConfig
 from rnnopt.experiments import reproduce
 
+pytestmark = pytest.mark.docs
 RUN = [
     "docs/index.md",
     "docs/tutorial.md",
@@ -33,6 +35,7 @@ RUN = [
     "docs/tuning.md",
     "docs/api/layers.md",
 ]
+SHORT = [page for page in RUN if page.startswith(("docs/index", "docs/methods"))]
 MEASURED = ["README.md", "docs/results.md", "docs/experiment-log.md", "docs/own-data.md"]
 
 
@@ -47,7 +50,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.filterwarnings("ignore")  # MLflow and SQLAlchemy warn of themselves
-@pytest.mark.parametrize("page", RUN)
+@pytest.mark.parametrize("page", partly(RUN, SHORT))
 def test_the_examples_of_a_page_run_and_print_what_it_says(page, workplace, command):
     names: dict[str, object] = {}
     if page == "docs/own-data.md":  # which speaks of files that the reader has

@@ -13,6 +13,7 @@ import mpmath
 import plain_recurrent as twin
 import pytest
 import torch
+from cases import crossed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from plain_recurrent import (
@@ -55,12 +56,14 @@ def pair(dtype=torch.float64, **options):
 # -- torch.nn.RNN's numbers -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("layers", [1, 2, 3])
-@pytest.mark.parametrize("nonlinearity", ["tanh", "relu"])
-@pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("batch_first", [False, True])
-@pytest.mark.parametrize("bidirectional", [False, True])
-@pytest.mark.parametrize("with_hx", [False, True])
+@crossed(
+    ("layers", [1, 2, 3]),
+    ("nonlinearity", ["tanh", "relu"]),
+    ("bias", [True, False]),
+    ("batch_first", [False, True]),
+    ("bidirectional", [False, True]),
+    ("with_hx", [False, True]),
+)
 def test_results_and_gradients_are_torchs(
     layers, nonlinearity, bias, batch_first, bidirectional, with_hx, rng
 ):
@@ -196,12 +199,14 @@ def packed_results(layer, x, hx, lengths):
     return all_results(run, x, hx)
 
 
-@pytest.mark.parametrize("layers", [1, 2])
-@pytest.mark.parametrize("nonlinearity", ["tanh", "relu"])
-@pytest.mark.parametrize("batch_first", [False, True])
-@pytest.mark.parametrize("bidirectional", [False, True])
-@pytest.mark.parametrize("with_hx", [False, True])
-@pytest.mark.parametrize("fused", [False, True])
+@crossed(
+    ("layers", [1, 2]),
+    ("nonlinearity", ["tanh", "relu"]),
+    ("batch_first", [False, True]),
+    ("bidirectional", [False, True]),
+    ("with_hx", [False, True]),
+    ("fused", [False, True]),
+)
 def test_lengths_do_what_a_packed_sequence_does(
     layers, nonlinearity, batch_first, bidirectional, with_hx, fused, rng, monkeypatch
 ):
@@ -222,11 +227,13 @@ def test_lengths_do_what_a_packed_sequence_does(
             torch.testing.assert_close(one, another, **TIGHT)
 
 
-@pytest.mark.parametrize("fused", [False, True])
-@pytest.mark.parametrize("size", [3, 20])
-@pytest.mark.parametrize("layers", [1, 2])
-@pytest.mark.parametrize("bidirectional", [False, True])
-@pytest.mark.parametrize("nonlinearity", ["tanh", "relu"])
+@crossed(
+    ("fused", [False, True]),
+    ("size", [3, 20]),
+    ("layers", [1, 2]),
+    ("bidirectional", [False, True]),
+    ("nonlinearity", ["tanh", "relu"]),
+)
 def test_nothing_in_the_padding_reaches_anything(
     fused, size, layers, bidirectional, nonlinearity, rng, monkeypatch
 ):
@@ -366,9 +373,11 @@ BORDERS = [
 ]
 
 
-@pytest.mark.parametrize("variant", variants())
-@pytest.mark.parametrize("shape", BORDERS)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@crossed(
+    ("variant", variants()),
+    ("shape", BORDERS),
+    ("dtype", [torch.float32, torch.float64]),
+)
 def test_every_built_variant_is_the_plain_twin(variant, shape, dtype, monkeypatch):
     load_variant(monkeypatch, variant)
     grads = draw_grads((*shape[:2], shape[3]), dtype, "both", "plain")
@@ -432,11 +441,13 @@ def test_first_and_second_derivatives_are_those_of_differences(relu, reverse, pa
 
 
 @needs_kernels
-@pytest.mark.parametrize("relu", [False, True])
-@pytest.mark.parametrize("mode", ["forwards", "backwards", "padded"])
-@pytest.mark.parametrize("odd", [0.5, float("nan"), float("inf")])
-@pytest.mark.parametrize("shape", [(5, 9, 4, 7), (5, 3, 20, 7)])
-@pytest.mark.parametrize("loss", LOSSES)
+@crossed(
+    ("relu", [False, True]),
+    ("mode", ["forwards", "backwards", "padded"]),
+    ("odd", [0.5, float("nan"), float("inf")]),
+    ("shape", [(5, 9, 4, 7), (5, 3, 20, 7)]),
+    ("loss", LOSSES),
+)
 def test_a_gradient_that_can_be_differentiated_is_the_same_gradient(relu, mode, odd, shape, loss):
     ends = (1, *range(2, 2 + shape[1])) if mode == "padded" else ()
     arguments = draw_arguments(shape, with_h0=mode != "padded", ends=ends[: shape[1]])
@@ -455,6 +466,7 @@ def test_a_gradient_that_can_be_differentiated_is_the_same_gradient(relu, mode, 
 @quiet_opcheck
 @pytest.mark.parametrize("shape", [(4, 9, 3, 5), (4, 2, 17, 5)])
 @pytest.mark.parametrize("mode", ["plain", "reverse", "padded", "bare"])
+@pytest.mark.full
 def test_torch_finds_the_operators_well_formed(shape, mode):
     ends = range(shape[1]) if mode == "padded" else ()
     bare = mode == "bare"
@@ -627,6 +639,7 @@ def test_autocast_is_torchs(rng):
 
 @pytest.mark.parametrize("options", [{}, dict(num_layers=2, bidirectional=True)])
 @pytest.mark.parametrize("lengths", [None, LENGTHS])
+@pytest.mark.full
 def test_a_compiled_layer_has_the_same_results_in_one_graph(options, lengths, rng):
     if lengths is not None:
         # Else packed, which torch does not compile.

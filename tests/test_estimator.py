@@ -47,6 +47,7 @@ COMPARE = {
 
 @pytest.mark.parametrize("kind", [RNNClassifier, RNNRegressor])
 @pytest.mark.filterwarnings("default")
+@pytest.mark.full
 def test_at_defaults_no_check_fails_but_those_that_the_pages_list(kind):
     tried = set()
     for estimator, check in estimator_checks_generator(kind()):
@@ -398,6 +399,7 @@ def test_verbose_draws_a_bar_with_loss_and_metric(bumps, capfd):
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.process
 def test_rnnopt_is_imported_without_scikit_learn():
     code = (
         "import sys; sys.modules['sklearn'] = None; import rnnopt; rnnopt.FrankWolfe\n"

@@ -10,6 +10,7 @@ import pickle
 
 import pytest
 import torch
+from cases import crossed
 from stepping import feed, normals, through_a_file
 from torch.distributed import checkpoint
 from torch.distributed.checkpoint.state_dict import (
@@ -90,9 +91,12 @@ def from_vector(model, values):
 WAYS = [load, copy_in, copy_through_data, rebind_data, from_vector]
 
 
-@pytest.mark.parametrize("put", WAYS)
-@pytest.mark.parametrize("steps", STEPS)
-@every_option
+@crossed(
+    ("put", WAYS),
+    ("steps", STEPS),
+    ("options", OPTIONS),
+    rest=False,
+)
 def test_weights_put_into_the_model_are_those_evaluated(options, steps, put):
     model, optimizer = trained(options, steps)
     best = Model(seed=7).values()
@@ -141,9 +145,12 @@ def test_of_a_model_loaded_in_part_the_rest_shows_its_mean():
         assert torch.equal(model.weights[1], torch.full((5,), 2.0))
 
 
-@pytest.mark.parametrize("put", [load, copy_in, rebind_data, from_vector])
-@pytest.mark.parametrize("steps", STEPS)
-@every_option
+@crossed(
+    ("put", [load, copy_in, rebind_data, from_vector]),
+    ("steps", STEPS),
+    ("options", OPTIONS),
+    rest=False,
+)
 def test_training_goes_on_from_the_weights_that_were_put_in(options, steps, put):
     # No step leads further than lr from them, and the mean forgets what was before.
     model, optimizer = trained(options | dict(norm=torch.inf, adapt=0.0), steps)

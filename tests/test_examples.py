@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from cases import partly
 
 FOLDER = Path(__file__).parent.parent / "examples"
 # The library that a script shows, the accuracy that --quick reaches at the least (chance is 0.1),
@@ -32,7 +33,7 @@ SCRIPTS = {
 }
 
 # What these libraries warn of, about themselves and each other, is not ours to mend.
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.docs, pytest.mark.filterwarnings("ignore")]
 
 
 @cache
@@ -67,7 +68,7 @@ def test_every_script_is_tried_and_short():
     assert max(lengths.values()) < 60, lengths
 
 
-@pytest.mark.parametrize("name", SCRIPTS)
+@pytest.mark.parametrize("name", partly(SCRIPTS, ["accumulation_and_averaging", "skorch_net"]))
 def test_the_script_learns_and_resumes_bit_for_bit(name):
     _, least, comparisons = SCRIPTS[name]
     printed = run(name)[1]
@@ -78,6 +79,8 @@ def test_the_script_learns_and_resumes_bit_for_bit(name):
     assert "resumed ends the same: False" not in printed
 
 
+@pytest.mark.process
+@pytest.mark.full
 def test_two_processes_train_together():
     script = [str(FOLDER / "distributed_training.py"), "--quick"]
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
@@ -95,6 +98,7 @@ def test_two_processes_train_together():
 WILD = 0.3
 
 
+@pytest.mark.full
 def test_lightnings_best_checkpoint_holds_the_weights_that_were_scored():
     variables = run("lightning_trainer")[0]
 
@@ -120,6 +124,7 @@ def test_lightnings_best_checkpoint_holds_the_weights_that_were_scored():
         assert not torch.equal(value, state[number]["written"])
 
 
+@pytest.mark.full
 def test_lightnings_closure_accumulates_where_minibatches_are():
     # Three calls on the second of two minibatches: its gradient counts three times, the first once.
     lightning = pytest.importorskip("lightning")
@@ -142,6 +147,7 @@ def test_lightnings_closure_accumulates_where_minibatches_are():
         assert seen == ([0, 1] if streaming else [0, 1, 1, 1])
 
 
+@pytest.mark.full
 def test_trainers_best_model_is_the_one_that_was_scored():
     variables = run("transformers_trainer")[0]
     with tempfile.TemporaryDirectory() as folder:
@@ -209,6 +215,7 @@ def test_lightnings_manual_step_counts_one_gradient_three_times():
     assert trainer.optimizers[0].param_groups[0]["commits"] == 1  # after one gradient, K = 3
 
 
+@pytest.mark.full
 def test_accelerates_and_trainers_wrappers_pass_the_mode_on():
     for name in ("accelerate_loop", "transformers_trainer"):
         variables = run(name)[0]

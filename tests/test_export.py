@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from cases import crossed
 from torch.nn.utils.rnn import pad_sequence
 
 from rnnopt.config.errors import UserError
@@ -56,9 +57,11 @@ def source_and_series(cell, readout="last", subsample=1, regression=False, **opt
 CELLS = ["rnn", "lstm", "gru", "indrnn"]
 
 
-@pytest.mark.parametrize("form", ["onnx", "torchscript", "safetensors"])
-@pytest.mark.parametrize("readout", ["last", "mean", "every"])
-@pytest.mark.parametrize("cell", CELLS)
+@crossed(
+    ("form", ["onnx", "torchscript", "safetensors"]),
+    ("readout", ["last", "mean", "every"]),
+    ("cell", CELLS),
+)
 def test_every_network_answers_the_same_when_exported(cell, readout, form):
     for subsample, options in ((1, {}), (3, dict(layers=2, batch_norm=True))):
         source, raw = source_and_series(cell, readout, subsample, **options)
@@ -214,7 +217,7 @@ def run_folder(tmp_path, monkeypatch):
     generator = np.random.default_rng(0)
     x = generator.normal(size=(40, 9, 2)) + np.repeat([0, 3], 20)[:, None, None]
     np.savez("own.npz", X=x, y=np.repeat(["low", "high"], 20))
-    config = RunConfig(data="own.npz", model="lstm", hidden=4, budget="20evaluations")
+    config = RunConfig(data="own.npz", model="lstm", hidden=4, budget="20gradients")
     run(config, Path("run"))
     return tmp_path / "run"
 
@@ -304,7 +307,7 @@ def test_two_exports_into_one_folder_have_a_card_each(run_folder, command):
 
 
 def test_a_run_on_a_task_on_board_can_be_exported(tmp_path, command):
-    run(RunConfig(task="digits-rows", hidden=4, budget="3evaluations"), tmp_path / "run")
+    run(RunConfig(task="digits-rows", hidden=4, budget="3gradients"), tmp_path / "run")
     code, out, error = command("export", tmp_path / "run")
     assert code == 0, error
     assert "checked on 256 test series" in out

@@ -18,6 +18,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import forks
 import numpy as np
 import pytest
 import torch
@@ -32,7 +33,7 @@ from rnnopt.runs.folder import RunFolder
 from rnnopt.runs.runner import run
 
 CONFIG = RunConfig(
-    "digits-rows", hidden=4, budget="12evaluations", evaluate_every=3, optimizer="adam", seed=5
+    "digits-rows", hidden=4, budget="12gradients", evaluate_every=3, optimizer="adam", seed=5
 )
 CHECKPOINTS = ("checkpoint.pt", "checkpoint-previous.pt")
 linux = pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc")
@@ -56,7 +57,7 @@ def whole(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def halfway(tmp_path_factory):
-    """The folder of the same run, interrupted after 7 of 12 evaluations."""
+    """The folder of the same run, interrupted after 7 of 12 gradients."""
     path = tmp_path_factory.mktemp("halfway") / "run"
     count = iter(range(100))
     run(CONFIG, path, stop_requested=lambda: next(count) == 7)
@@ -67,6 +68,8 @@ def halfway(tmp_path_factory):
 
 
 @linux
+@pytest.mark.process
+@pytest.mark.full
 def test_a_killed_run_comes_to_the_same_end_wherever_it_was_killed(tmp_path):
     script = Path(__file__).parent / "kill_runs.py"
     done = subprocess.run(
@@ -305,20 +308,21 @@ def test_a_folder_that_must_not_be_written_is_one_sentence(tmp_path, halfway, mo
     path = tmp_path / "run"
     shutil.copytree(halfway, path)
     before = {p.name: p.read_bytes() for p in path.iterdir()}
-    usual = Path.open
+    usual = os.open
 
-    def read_only(self, mode="r", *args, **kwargs):
-        if mode[0] in "wa":
-            raise PermissionError(errno.EACCES, "Permission denied", str(self))
-        return usual(self, mode, *args, **kwargs)
+    def read_only(name, flags, *args, **kwargs):
+        if flags & (os.O_WRONLY | os.O_RDWR):
+            raise PermissionError(errno.EACCES, "Permission denied", str(name))
+        return usual(name, flags, *args, **kwargs)
 
-    monkeypatch.setattr(Path, "open", read_only)
+    monkeypatch.setattr(os, "open", read_only)
     with pytest.raises(UserError, match=f"cannot write the run folder {path}: Permission denied"):
         run(RunConfig(), path, resume=True)
     assert {p.name: p.read_bytes() for p in path.iterdir()} == before
 
 
 @linux
+@pytest.mark.process
 def test_a_limit_on_the_size_of_files_ends_the_command_with_2_and_it_goes_on_without(
     tmp_path, halfway, whole
 ):
@@ -330,9 +334,10 @@ def test_a_limit_on_the_size_of_files_ends_the_command_with_2_and_it_goes_on_wit
         f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({size // 2},) * 2);"
         f"from rnnopt.cli.main import main; main(['train', '--resume', '--out', {str(path)!r}])"
     )
-    done = subprocess.run([sys.executable, "-c", limited], capture_output=True, text=True)
-    assert done.returncode == 2, done.stderr
-    shown = " ".join(done.stderr.split())
+    done = forks.begin("forks:code", limited)
+    error = done.communicate()[1]
+    assert done.returncode == 2, error
+    shown = " ".join(error.split())
     assert f"cannot write {path / 'checkpoint.pt'}: File too large" in shown
     assert "Traceback" not in shown
     run(RunConfig(), path, resume=True)
@@ -342,8 +347,10 @@ def test_a_limit_on_the_size_of_files_ends_the_command_with_2_and_it_goes_on_wit
 # -- workers and other processes ------------------------------------------------------------------
 
 
-def test_a_worker_that_is_killed_takes_its_own_run_alone(tmp_path):
-    long = replace(CONFIG, budget="300evaluations", evaluate_every=30)
+@pytest.mark.process
+@pytest.mark.full
+def test_a_worker_that_is_killed_takes_its_own_run_alone(tmp_path, worker_processes):
+    long = replace(CONFIG, budget="300gradients", evaluate_every=30)
     jobs = [Job(replace(long, seed=seed), tmp_path / f"seed-{seed}") for seed in (1, 2, 3)]
     killed = []
 
@@ -367,7 +374,9 @@ def test_a_worker_that_is_killed_takes_its_own_run_alone(tmp_path):
         assert what_came(job.path) == what_came(tmp_path / "again" / job.path.name)
 
 
-def test_an_error_after_a_worker_died_waits_for_no_budget(tmp_path):
+@pytest.mark.process
+@pytest.mark.full
+def test_an_error_after_a_worker_died_waits_for_no_budget(tmp_path, worker_processes):
     long = replace(CONFIG, budget="10m", evaluate_every=30)
     jobs = [Job(replace(long, seed=seed), tmp_path / f"seed-{seed}") for seed in (1, 2)]
     killed = []
@@ -387,14 +396,11 @@ def test_an_error_after_a_worker_died_waits_for_no_budget(tmp_path):
 
 @linux
 @pytest.mark.parametrize("verb", ["compare", "sweep"])
+@pytest.mark.process
+@pytest.mark.full
 def test_ctrl_c_while_workers_start_prints_no_traceback(tmp_path, verb):
-    command = [
-        sys.executable, "-m", "rnnopt", verb, "--task", "counting", "--budget", "1h",
-        "--workers", "1", "--out", str(tmp_path / "c"), "--quiet",
-    ]  # fmt: skip
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    ) as process:
+    asked = ["--task", "counting", "--budget", "1h", "--workers", "1", "--out", tmp_path / "c"]
+    with forks.begin("forks:rnnopt", verb, *asked, "--quiet") as process:
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
 
         def worker_starts():
@@ -408,14 +414,15 @@ def test_ctrl_c_while_workers_start_prints_no_traceback(tmp_path, verb):
 
 
 @linux
+@pytest.mark.process
+@pytest.mark.full
 def test_no_worker_outlives_a_comparison_that_is_killed(tmp_path):
-    command = [
-        sys.executable, "-m", "rnnopt", "compare", "--task", "counting", "--budget", "1h",
-        "--evaluate-every", "10", "--optimizers", "adam", "--seeds", "0", "--workers", "1",
-        "--out", str(tmp_path / "c"), "--quiet",
+    asked = [
+        "--task", "counting", "--budget", "1h", "--evaluate-every", "10", "--optimizers", "adam",
+        "--seeds", "0", "--workers", "1", "--out", tmp_path / "c", "--quiet",
     ]  # fmt: skip
     path = tmp_path / "c" / "adam" / "seed-0"
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+    with forks.begin("forks:rnnopt", "compare", *asked) as process:
         wait_until(lambda: len(RunFolder(path).read_records()) > 1)
         process.kill()
     wait_until(lambda: RunFolder(path).read_result()["status"] == "interrupted")
@@ -470,36 +477,39 @@ def test_a_line_of_metrics_that_is_gone_is_missed_wherever_it_was(whole, over, t
         return
     # The four lines are as many as the checkpoint before had, but not those.
     (path / "result.json").unlink()
-    with pytest.raises(UserError, match=r"cut short.*line 4 must be of 9 evaluations, got 12"):
+    with pytest.raises(UserError, match=r"cut short.*line 4 must be of 9 gradients, got 12"):
         run(CONFIG, path, resume=True)
 
 
 def test_a_comparison_that_another_process_works_on_is_refused(tmp_path, command):
-    given = ["--task", "counting", "--budget", "2evaluations", "--out", tmp_path / "c"]
+    given = ["--task", "counting", "--budget", "2gradients", "--out", tmp_path / "c"]
     with RunFolder(tmp_path / "c").locked():
         code, _, error = command("compare", *given)
     assert code == 2
     assert "in use by another process" in " ".join(error.split())
 
 
+@pytest.mark.process
 def test_a_lock_dies_with_its_process(tmp_path):
     code = (
         "import os, signal; from pathlib import Path; from rnnopt.runs.folder import RunFolder\n"
         f"with RunFolder(Path({str(tmp_path)!r})).locked():\n"
         "    os.kill(os.getpid(), signal.SIGKILL)"
     )
-    subprocess.run([sys.executable, "-c", code], check=False)
+    forks.begin("forks:code", code).wait()
     assert (tmp_path / "lock").exists()
     with RunFolder(tmp_path).locked():
         pass
 
 
-def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch):
-    def no_locks(file):
-        raise OSError(errno.ENOLCK, "No locks available")
+@linux
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS])
+def test_a_file_system_without_locks_is_named(code, tmp_path, monkeypatch):
+    def no_locks(*how):
+        raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr("rnnopt.runs.folder.lock", no_locks)
-    refusal = pytest.raises(UserError, match=f"{tmp_path} cannot be locked: No locks available")
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    refusal = pytest.raises(UserError, match=f"{tmp_path} cannot be locked: {os.strerror(code)}")
     with refusal, RunFolder(tmp_path).locked():
         pass
 
@@ -510,7 +520,7 @@ def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch):
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("optimizer", ["frank-wolfe", "asnaq", "admm"])
 def test_the_same_run_with_as_many_threads_is_the_same_bit_for_bit(tmp_path, optimizer, threads):
-    config = replace(CONFIG, optimizer=optimizer, threads=threads, hidden=96, budget="4evaluations")
+    config = replace(CONFIG, optimizer=optimizer, threads=threads, hidden=96, budget="4gradients")
     try:
         for name in ("one", "two"):
             run(config, tmp_path / name)

@@ -6,10 +6,7 @@ is in test_fleet_claims.py, what a killed run comes to by itself in test_faults.
 
 import csv
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +15,7 @@ import pytest
 
 pytest.importorskip("optuna")
 
+import forks
 import sqlalchemy.exc
 from same_runs import curves, result_of, without_clock
 from waiting import wait_for
@@ -33,9 +31,9 @@ from rnnopt.runs.folder import InUse, RunFolder
 from rnnopt.runs.runner import run
 
 TASK = ["--task", "counting:length=4", "--hidden", "3", "--evaluate-every", "50", "--workers", "1"]
-TINY = [*TASK, "--budget", "100evaluations", "--optimizers", "adam", "sgd", "--seeds", "0", "1"]
-TINY += ["--tune", "2", "--tune-budget", "50evaluations"]
-LONG = [*TASK, "--budget", "3000evaluations", "--optimizers", "sgd:lr=0.001", "--seeds", "0"]
+TINY = [*TASK, "--budget", "100gradients", "--optimizers", "adam", "sgd", "--seeds", "0", "1"]
+TINY += ["--tune", "2", "--tune-budget", "50gradients"]
+LONG = [*TASK, "--budget", "3000gradients", "--optimizers", "sgd:lr=0.001", "--seeds", "0"]
 RUNS = 4 + 4  # of TINY: two rates and two seeds of two optimizers
 
 
@@ -46,60 +44,43 @@ def workplace(tmp_path, monkeypatch):
     return tmp_path
 
 
-ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "RNNOPT_DATA": ""}
+NO_DATA = {"RNNOPT_DATA": ""}
 
 
 class Commands:
-    """Begins commands, kills them and waits for them; see forked_commands.py."""
+    """Begins commands, kills them and waits for them."""
 
-    def __init__(self, server):
-        self.server, self.running = server, set()
-
-    def _ask(self, question):
-        self.server.stdin.write(json.dumps(question) + "\n")
-        self.server.stdin.flush()
-        return int(self.server.stdout.readline())
+    def __init__(self):
+        self.running = []
 
     def begin(self, *arguments):
-        """The number of the process."""
-        number = self._ask([str(Path.cwd()), arguments])
-        self.running.add(number)
-        return number
+        """The process."""
+        self.running.append(forks.begin("forks:alone", *arguments, environment=NO_DATA))
+        return self.running[-1]
 
-    def end(self, number, code=0):
+    def end(self, process, code=0):
         """Waits for a process; it must end with the code."""
-        self.running.discard(number)
-        assert self._ask(number) == code, Path(f"{number}.log").read_text()
+        printed = process.communicate()
+        assert process.returncode == code, printed
 
-    def kill(self, number):
+    def kill(self, process):
         """kill -9."""
-        os.kill(number, signal.SIGKILL)
-        self.end(number, -signal.SIGKILL)
+        process.kill()
+        self.end(process, -signal.SIGKILL)
 
     def do(self, *arguments):
         """Begins a command and waits for it."""
         self.end(self.begin(*arguments))
 
 
-@pytest.fixture(scope="module")
-def server():
-    """The process that forks."""
-    script = Path(__file__).parent / "forked_commands.py"
-    with subprocess.Popen(
-        [sys.executable, str(script)],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT,
-    ) as server:  # fmt: skip
-        yield server
-        server.stdin.close()
-
-
 @pytest.fixture
-def commands(server, workplace):
+def commands(workplace):
     """Commands in processes, none of which outlives the test."""
-    commands = Commands(server)
+    commands = Commands()
     yield commands
-    for number in list(commands.running):
-        commands.kill(number)
+    for process in commands.running:
+        with process:
+            pass
 
 
 def wait_for_lines(count):
@@ -153,20 +134,24 @@ def check_workers(storage, folders, commands):
 
 
 @pytest.mark.parametrize("folders", [("c", "elsewhere/c"), ("c", "c", "elsewhere/c")])
+@pytest.mark.process
 def test_workers_on_sqlite_come_to_what_one_comes_to(commands, folders):
     check_workers("sqlite:///fleet.db", folders, commands)
 
 
+@pytest.mark.process
 def test_workers_on_postgresql_come_to_what_one_comes_to(postgresql, commands):
     check_workers(postgresql, ("c", "c", "elsewhere/c"), commands)
 
 
+@pytest.mark.process
+@pytest.mark.full
 def test_reports_are_the_same_everywhere(command):
     arguments = ["compare", *TASK, "--quiet", "--storage", "sqlite:///fleet.db"]
-    arguments += ["--budget", "100evaluations", "--optimizers", "adam", "--seeds", "0", "1"]
-    process = [sys.executable, "-W", "error", "-m", "rnnopt", *arguments, "--out", "c"]
-    done = subprocess.run(process, capture_output=True, env=ENVIRONMENT, check=False)
-    assert (done.returncode, done.stderr) == (0, b"")
+    arguments += ["--budget", "100gradients", "--optimizers", "adam", "--seeds", "0", "1"]
+    done = forks.begin("forks:rnnopt", *arguments, "--out", "c", environment=NO_DATA)
+    error = done.communicate()[1]
+    assert (done.returncode, error) == (0, "")
     # Another machine, which has no run to do, and no weights.
     assert command(*arguments, "--out", "elsewhere/c")[0] == 0
     written = Path("c/report.md").read_text()
@@ -184,6 +169,7 @@ def lines(out):
 
 
 @pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.process
 def test_the_run_of_a_killed_worker_goes_on_with_another(postgresql, commands, shared):
     command = ["compare", *LONG, "--storage", postgresql, "--heartbeat", "2", "--quiet", "--out"]
     out = "c" if shared else "elsewhere/c"
@@ -209,11 +195,12 @@ def test_the_run_of_a_killed_worker_goes_on_with_another(postgresql, commands, s
         assert len(claims_of(postgresql, "compare c")) == 2
 
 
+@pytest.mark.process
 def test_ctrl_c_sets_a_run_free_at_once(commands):
     command = ["compare", *LONG, "--storage", "sqlite:///fleet.db", "--out", "c", "--quiet"]
     process = commands.begin(*command)
     wait_for_lines(3)
-    os.kill(process, signal.SIGINT)
+    process.send_signal(signal.SIGINT)
     commands.end(process, 130)
     trials = claims_of("sqlite:///fleet.db", "compare c")
     assert [(t.state.name, t.user_attrs["end"]) for t in trials] == [("FAIL", "released")]
@@ -226,6 +213,7 @@ def test_ctrl_c_sets_a_run_free_at_once(commands):
     assert waited.total_seconds() < 30  # one interval; a dead worker's claim would stand for two
 
 
+@pytest.mark.process
 def test_a_study_by_two_workers_has_the_table_of_one(commands):
     command = ["reproduce", "frank-wolfe/figure-3", "--quick", "--workers", "1", "--out"]
     commands.do(*command, "plain")
@@ -293,7 +281,7 @@ def test_a_folder_in_use_is_no_failure_but_waited_for(workplace, monkeypatch):
     claims = Claims("sqlite:///fleet.db", "compare c", {"part": {}}, 30)
     now = [time.monotonic()]
     monkeypatch.setattr(crew, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    config = RunConfig("counting:length=3", hidden=3, budget="10evaluations", optimizer="adam")
+    config = RunConfig("counting:length=3", hidden=3, budget="10gradients", optimizer="adam")
     job = Job(config, workplace / "c/run")
     shared = Shared(claims, {"run": job})
     shared.look()

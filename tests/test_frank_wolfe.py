@@ -11,6 +11,7 @@ import pickle
 
 import pytest
 import torch
+from cases import crossed
 from hypothesis import given
 from hypothesis import strategies as st
 from plain_frank_wolfe import PlainFrankWolfe
@@ -1049,13 +1050,11 @@ def test_a_given_number_of_gates_holds_where_it_divides_the_rows():
     assert count_gates(shapes, 1) == (1, 1, 1, 1, 1)
 
 
-@pytest.mark.parametrize("outer", ["plain", "adam"])
-@pytest.mark.parametrize(
-    "ball",
-    [dict(norm=2), dict(norm=1.5), dict(norm=1), dict(norm="spectral", ball="tensor")],
-    ids=label,
+@crossed(
+    ("outer", ["plain", "adam"]),
+    ("ball", [dict(norm=2), dict(norm=1.5), dict(norm=1), dict(norm="spectral", ball="tensor")]),
+    ("layer, count, options", RECURRENT[:5]),
 )
-@pytest.mark.parametrize(("layer", "count", "options"), RECURRENT[:5])
 def test_gate_by_gate_is_one_matrix_a_gate(layer, count, options, ball, outer, rng):
     # The same gradients, cut up by hand, to an optimizer of as many separate matrices.
     torch.manual_seed(0)

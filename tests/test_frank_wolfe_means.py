@@ -11,6 +11,7 @@ import pickle
 
 import pytest
 import torch
+from cases import crossed
 from hypothesis import given
 from hypothesis import strategies as st
 from stepping import feed, normals, parameter, steps_of, stream, through_a_file
@@ -262,10 +263,13 @@ def test_no_outer_step_leaves_the_global_ball(norm, inner_steps, beta, nesterov,
 # -- gradients that come and go --------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("norm", [1, 1.5, 2, math.inf, "spectral"])
-@pytest.mark.parametrize("ball", ["gate", "global"])
-@pytest.mark.parametrize("nesterov", [False, True])
-@pytest.mark.parametrize("inner_steps", [1, 3])
+@crossed(
+    ("norm", [1, 1.5, 2, math.inf, "spectral"]),
+    ("ball", ["gate", "global"]),
+    ("nesterov", [False, True]),
+    ("inner_steps", [1, 3]),
+    rest=False,
+)
 def test_a_zero_gradient_moves_nothing_whatever_the_mean_remembers(
     norm, ball, nesterov, inner_steps
 ):
@@ -630,9 +634,11 @@ def distributed(weight, optimizer, options):
     return models[1]["w"], fresh
 
 
-@pytest.mark.parametrize("through", [saved_and_loaded, deep_copied, pickled, distributed])
-@pytest.mark.parametrize("inner_steps", [1, 3])
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+@crossed(
+    ("through", [saved_and_loaded, deep_copied, pickled, distributed]),
+    ("inner_steps", [1, 3]),
+    ("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64]),
+)
 def test_the_average_is_never_narrower_than_single_precision(dtype, inner_steps, through, rng):
     weight = torch.nn.Parameter(torch.randn(3, 4, generator=rng).to(dtype))
     options = dict(lr=0.01, inner_steps=inner_steps, average=1, vertex_momentum=0.5)

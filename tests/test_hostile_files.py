@@ -229,6 +229,7 @@ def bombs(folder):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits and peaks are told as Linux tells them")
+@pytest.mark.process
 def test_small_files_take_little_memory_and_time_and_end_no_process(tmp_path):
     # Of the bytes that are changed in a parquet file, six made pyarrow 26 abort() when it was asked
     # for the facts of a column.
@@ -427,7 +428,7 @@ def test_a_saved_preparation_must_divide_by_something():
         {"subsample": 0},
         {"channels": "ab"},
     ):
-        with pytest.raises(ValueError, match="must be") as error:
+        with pytest.raises(UserError, match="must") as error:
             Preparation.from_dict(saved | change)
         check_sentence(error.value)
 

@@ -8,6 +8,7 @@ import json
 
 import numpy as np
 import pytest
+from cases import partly
 from made_runs import make_run
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from test_report_page import page_of
@@ -65,7 +66,7 @@ def test_a_name_fits_into_a_markdown_table(tmp_path, name):
     assert for_markdown("adam:lr=0.1,inner_steps=2") == "adam:lr=0.1,inner_steps=2"
 
 
-@pytest.mark.parametrize("name", NASTY)
+@pytest.mark.parametrize("name", partly(NASTY, NASTY[::8]))
 def test_figures_are_drawn_with_any_name(tmp_path, name):
     (groups,) = group_runs([run_called(tmp_path, name)]).values()
     whole = figure(name, groups)
@@ -127,7 +128,7 @@ def test_both_consoles_are_plain():
         ("result.json", {"status": "over", "best": {"a": 1}}, "must have a validation_metric"),
         ("result.json", {"status": "over", "summary": {}}, "summary must be a word"),
         ("result.json", {"status": "over", "target": 10**400}, "target must be a number"),
-        ("metrics.jsonl", {"evaluations": "many"}, "look 1 must hold numbers by name"),
+        ("metrics.jsonl", {"gradient_evaluations": "many"}, "look 1 must hold numbers by name"),
     ],
 )
 def test_a_saved_run_of_another_form_is_refused(tmp_path, file, content, sentence):
@@ -142,7 +143,9 @@ def test_a_saved_run_of_another_form_is_refused(tmp_path, file, content, sentenc
 
 
 def test_a_result_without_seconds_makes_a_row(tmp_path):
-    (groups,) = group_runs([make_run(tmp_path, dict(status="over", evaluations=3))]).values()
+    (groups,) = group_runs(
+        [make_run(tmp_path, dict(status="over", gradient_evaluations=3))]
+    ).values()
     assert "| 1 over |" in markdown(groups)
 
 
@@ -164,7 +167,7 @@ def test_a_report_of_a_run_with_such_names_is_written(tmp_path, command, name):
 def test_no_name_of_a_task_or_optimizer_makes_a_folder(tmp_path, monkeypatch, command, name):
     monkeypatch.chdir(tmp_path)
     for option in ("task", "optimizer"):
-        code, _, err = command("train", f"--{option}={name}", "--budget", "1evaluations")
+        code, _, err = command("train", f"--{option}={name}", "--budget", "1gradients")
         assert code == 2
         assert "\x1b" not in err
     assert list(tmp_path.rglob("*")) == []

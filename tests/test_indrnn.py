@@ -13,6 +13,7 @@ import re
 import plain_recurrent as twin
 import pytest
 import torch
+from cases import crossed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from plain_recurrent import (
@@ -113,13 +114,15 @@ def check_same(layer, plain, *arguments, seed=None):
 # -- the layer itself -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("layers", [1, 3])
-@pytest.mark.parametrize("nonlinearity", ["tanh", "relu"])
-@pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("batch_first", [False, True])
-@pytest.mark.parametrize("with_hx", [False, True])
-@pytest.mark.parametrize("lengths", [None, LENGTHS])
-@pytest.mark.parametrize("size", [3, 20])
+@crossed(
+    ("layers", [1, 3]),
+    ("nonlinearity", ["tanh", "relu"]),
+    ("bias", [True, False]),
+    ("batch_first", [False, True]),
+    ("with_hx", [False, True]),
+    ("lengths", [None, LENGTHS]),
+    ("size", [3, 20]),
+)
 def test_layers_equal_a_plain_loop(
     layers, nonlinearity, bias, batch_first, with_hx, lengths, size, rng
 ):
@@ -296,11 +299,13 @@ def test_weights_have_the_documented_names_and_shapes():
 # -- batch normalisation --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("where", ["before", "after"])
-@pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("nonlinearity", ["tanh", "relu"])
-@pytest.mark.parametrize("lengths", [None, LENGTHS])
-@pytest.mark.parametrize("fused", [True, False])
+@crossed(
+    ("where", ["before", "after"]),
+    ("training", [True, False]),
+    ("nonlinearity", ["tanh", "relu"]),
+    ("lengths", [None, LENGTHS]),
+    ("fused", [True, False]),
+)
 def test_batch_norm_is_torchs_over_batch_and_time(
     where, training, nonlinearity, lengths, fused, rng, monkeypatch
 ):
@@ -608,10 +613,12 @@ def test_first_and_second_derivatives_are_those_of_differences(relu, ends, with_
 
 
 @needs_kernels
-@pytest.mark.parametrize("relu", [False, True])
-@pytest.mark.parametrize("ends", [(), (1, 2, 3, 4)])
-@pytest.mark.parametrize("odd", [0.5, float("nan"), float("inf")])
-@pytest.mark.parametrize("loss", LOSSES)
+@crossed(
+    ("relu", [False, True]),
+    ("ends", [(), (1, 2, 3, 4)]),
+    ("odd", [0.5, float("nan"), float("inf")]),
+    ("loss", LOSSES),
+)
 def test_a_gradient_that_can_be_differentiated_is_the_same_gradient(relu, ends, odd, loss):
     arguments = draw_arguments((5, 4, 7, 7), ends=ends)
     arguments[0].data[2, 0, 0] = odd  # a true step, unless padded: the first sequence ends at 2
@@ -646,6 +653,7 @@ def test_so_is_a_gradient_of_the_normalisation():
 @quiet_opcheck
 @pytest.mark.parametrize("ends", [(), (3, 0)])
 @pytest.mark.parametrize("bare", [False, True])
+@pytest.mark.full
 def test_torch_finds_the_operators_well_formed(ends, bare):
     arguments = draw_arguments((4, 2, 3, 5), ends=ends, with_h0=not bare, bias=not bare)
     x, w_ih, _, u, h0, lengths = arguments
@@ -752,10 +760,12 @@ def test_normalisation_is_its_plain_twin(shape, dtype, parts, x_layout, grad_lay
         torch.testing.assert_close(one.double(), another, rtol=0, atol=atol)
 
 
-@pytest.mark.parametrize("variant", variants())
-@pytest.mark.parametrize("shape", [(1, 2, 1), (7, 5, 16), (33, 4, 17), (100, 9, 67)])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("count", [1, 2])
+@crossed(
+    ("variant", variants()),
+    ("shape", [(1, 2, 1), (7, 5, 16), (33, 4, 17), (100, 9, 67)]),
+    ("dtype", [torch.float32, torch.float64]),
+    ("count", [1, 2]),
+)
 def test_a_mean_far_from_zero_costs_no_accuracy(variant, shape, dtype, count, monkeypatch):
     # The twin gets the same rounded inputs in double precision. Means of 32 rows at a time are sums
     # of one number after the other, to 1000 * 32 roundings at worst and some 4000 of them as they
@@ -866,6 +876,7 @@ def test_autocast_keeps_the_recurrence_in_single_precision(where, rng):
 
 
 @pytest.mark.parametrize("where", [None, "before", "after"])
+@pytest.mark.full
 def test_a_compiled_layer_has_the_same_results_in_one_graph(where, rng):
     x = normal(rng, 7, 9, 3).float()
     # relu's kinks would make of a rounding error a different gradient.

@@ -416,12 +416,16 @@ def report_of_compiler(tmp_path_factory):
 
 @needs_triton
 @pytest.mark.parametrize("name", checks_named("interpreted"))
+@pytest.mark.process
+@pytest.mark.full
 def test_interpreter(report_of_interpreter, name):
     assert report_of_interpreter[name] is None, report_of_interpreter[name]
 
 
 @needs_triton
 @pytest.mark.parametrize("name", checks_named("compiled"))
+@pytest.mark.process
+@pytest.mark.full
 def test_compiler(report_of_compiler, name):
     assert report_of_compiler[name] is None, report_of_compiler[name]
 

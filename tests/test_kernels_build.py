@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from cases import partly
 from plain_recurrent import needs_kernels
 
 from rnnopt import ElmanRNN, IndRNN
@@ -307,6 +308,7 @@ MAPS = "open('/proc/self/maps').read()"
 
 
 @linux
+@pytest.mark.process
 def test_importing_loads_and_compiles_nothing(tmp_path):
     code = f"""
 import subprocess, sys
@@ -324,6 +326,8 @@ print('done')
 
 @linux
 @needs_kernels
+@pytest.mark.process
+@pytest.mark.full
 def test_kernels_share_torchs_threads():
     # Two OpenMP libraries in a process would start threads for each, more than there are cores.
     code = f"""
@@ -339,7 +343,8 @@ print('done')
     assert in_new_process(code) == "done\n"
 
 
-@pytest.mark.parametrize("value", ["plain", ""])
+@pytest.mark.parametrize("value", partly(["plain", ""], ["plain"]))
+@pytest.mark.process
 def test_the_switch_is_read_by_a_new_process(value):
     code = f"""
 import os

@@ -177,6 +177,7 @@ def test_an_exported_program_takes_other_steps_and_batches(name, given):
 @pytest.mark.filterwarnings("ignore:You are calling torch.compile inside:UserWarning")
 @pytest.mark.filterwarnings("ignore:torch.compile is ignored when called inside:UserWarning")
 @pytest.mark.parametrize("name", ["elman, both ways", "indrnn, bound"])
+@pytest.mark.full
 def test_a_strict_export_takes_other_steps_too(name):
     layer = network(name)
     first, second = arguments(layer, "lengths", 6, 4), arguments(layer, "lengths", 9, 5)
@@ -244,6 +245,8 @@ def test_onnx_by_export_takes_other_steps_and_batches(name, given, tmp_path):
     check_same(onnx_run(path.read_bytes()), layer, first, second)
 
 
+@pytest.mark.process
+@pytest.mark.full
 def test_saved_networks_run_where_rnnopt_is_not_installed(tmp_path):
     wanted = {}
     for name in ("elman, both ways", "indrnn, bound", "rnn, last", "indrnn, mean"):

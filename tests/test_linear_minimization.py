@@ -9,6 +9,7 @@ from itertools import product
 
 import pytest
 import torch
+from cases import crossed
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -102,8 +103,10 @@ def test_polar_express_is_within_a_thousandth_of_the_best_spectral_point(rows, c
     assert (found * gradient).sum() <= -2.0 * dual_size(gradient, "spectral") * (1 - 1e-3)
 
 
-@pytest.mark.parametrize(("norm", "method"), [*BALLS, ("spectral", "newton-schulz")])
-@pytest.mark.parametrize("shape", [(), (1,), (4,), (1, 1), (3, 4), (2, 3, 2), (0,), (0, 3), (3, 0)])
+@crossed(
+    ("norm, method", [*BALLS, ("spectral", "newton-schulz")]),
+    ("shape", [(), (1,), (4,), (1, 1), (3, 4), (2, 3, 2), (0,), (0, 3), (3, 0)]),
+)
 def test_zero_and_empty_gradients_give_zero(norm, method, shape):
     found = vertex(torch.zeros(shape), norm, 0.7, method)
     assert torch.equal(found, torch.zeros(shape))  # -0.0 == 0.0
@@ -227,9 +230,12 @@ def test_tensors_of_different_dtypes_go_together(rng):
 # -- non-finite gradients ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("norm", "method"), [*BALLS, ("spectral", "newton-schulz")])
-@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize("shape", [(), (1,), (4,), (1, 1), (3, 4), (4, 3), (2, 3, 2)])
+@crossed(
+    ("norm, method", [*BALLS, ("spectral", "newton-schulz")]),
+    ("bad", [math.nan, math.inf, -math.inf]),
+    ("shape", [(), (1,), (4,), (1, 1), (3, 4), (4, 3), (2, 3, 2)]),
+    rest=False,
+)
 def test_a_non_finite_gradient_gives_a_non_finite_vertex(norm, method, bad, shape, rng):
     gradient = torch.randn(shape, generator=rng)
     gradient.view(-1)[-1] = bad
@@ -256,10 +262,13 @@ def test_a_rank_deficient_matrix_gets_only_its_own_directions(shape, rng):
     torch.testing.assert_close(express, -u @ v.T, rtol=0, atol=1e-3)
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("shape", [(8, 5), (5, 8), (128, 128), (64, 32), (32, 64), (6, 3, 2)])
-@pytest.mark.parametrize("rank", [None, 2])
-@pytest.mark.parametrize("method", SPECTRAL_METHODS)
+@crossed(
+    ("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16]),
+    ("shape", [(8, 5), (5, 8), (128, 128), (64, 32), (32, 64), (6, 3, 2)]),
+    ("rank", [None, 2]),
+    ("method", SPECTRAL_METHODS),
+    rest=False,
+)
 def test_rows_and_columns_without_gradient_stay_still(method, rank, shape, dtype, rng):
     rows, columns = shape[0], math.prod(shape[1:])
     gradient = torch.randn(rows, columns, generator=rng, dtype=torch.float64)

@@ -18,10 +18,10 @@ from rnnopt.runs.runner import run
 from rnnopt.tasks import Batches, build_task
 from rnnopt.training import build as building
 from rnnopt.training.build import build_training
-from rnnopt.training.nonfinite import MOST_IN_A_ROW, MOST_RESTORES
+from rnnopt.training.nonfinite import MOST_CONSECUTIVE, MOST_RESTORES
 
 CONFIG = RunConfig(
-    "digits-rows", hidden=4, budget="24evaluations", evaluate_every=6, schedule="constant",
+    "digits-rows", hidden=4, budget="24gradients", evaluate_every=6, schedule="constant",
     optimizer="adam", seed=5, batch_size=16,
 )  # fmt: skip
 STREAMING = ["adam:lr=0.01", "frank-wolfe:inner_steps=1", "frank-wolfe:inner_steps=3", "muon"]
@@ -83,7 +83,7 @@ def test_a_skipped_step_leaves_no_trace(optimizer, bad):
     steps(met, 8)
     without = training_of(config, dropped=[bad])
     steps(without, 7)
-    assert met.nonfinite.met == 1
+    assert met.nonfinite.skipped == 1
     assert state_of(met) == state_of(without)
 
 
@@ -119,12 +119,12 @@ def test_restore_goes_back_to_the_last_look_and_on_with_the_next_minibatches(opt
     looks = {}
     for progress in training.run():
         if progress.record:
-            looks[progress.evaluations] = state_of(training)
-        if training.nonfinite.met and "back" not in looks:
+            looks[progress.gradient_evaluations] = state_of(training)
+        if training.nonfinite.skipped and "back" not in looks:
             looks["back"] = state_of(training)
-            before = max(at for at in looks if at != "back" and at < progress.evaluations)
+            before = max(at for at in looks if at != "back" and at < progress.gradient_evaluations)
             assert looks["back"] == looks[before]
-    assert training.nonfinite.met == 1
+    assert training.nonfinite.skipped == 1
     assert training.status == "out of budget"
     assert math.isfinite(training.best["validation_metric"])
 
@@ -164,41 +164,41 @@ def test_a_line_search_may_meet_infinite_losses():
 
 
 def test_too_many_in_a_row_are_a_divergence():
-    for policy, most in (("skip", MOST_IN_A_ROW), ("restore", MOST_RESTORES)):
-        config = replace(CONFIG, budget="100evaluations", on_nonfinite=policy)
+    for policy, most in (("skip", MOST_CONSECUTIVE), ("restore", MOST_RESTORES)):
+        config = replace(CONFIG, budget="100gradients", on_nonfinite=policy)
         training = training_of(config, bad=range(3, 200))
         list(training.run())
         assert training.status == "diverged"
-        assert training.nonfinite.met == most + 1
+        assert training.nonfinite.skipped == most + 1
 
 
 def test_single_ones_are_no_divergence():
-    config = replace(CONFIG, budget="60evaluations", on_nonfinite="skip")
+    config = replace(CONFIG, budget="60gradients", on_nonfinite="skip")
     training = training_of(config, bad=range(2, 200, 2))
     list(training.run())
     assert training.status == "out of budget"
-    assert training.nonfinite.met == 30
+    assert training.nonfinite.skipped == 30
     assert math.isfinite(training.best["validation_metric"])
 
 
 @pytest.mark.parametrize("policy", ["skip", "restore"])
 @pytest.mark.parametrize("optimizer", ["adam", "asnaq:memory=3"])
 def test_a_run_without_one_step_has_diverged(policy, optimizer):
-    config = replace(CONFIG, budget="5evaluations", on_nonfinite=policy, optimizer=optimizer)
+    config = replace(CONFIG, budget="5gradients", on_nonfinite=policy, optimizer=optimizer)
     training = training_of(config, bad=range(1, 200))
     list(training.run())
     assert training.status == "diverged"
-    assert training.nonfinite.met <= 5  # too few to give up
+    assert training.nonfinite.skipped <= 5  # too few to give up
 
 
 def test_a_run_that_ends_among_steps_left_out_has_diverged_if_its_weights_are_useless():
     # One step that throws the weights to 1e38; all after it are left out.
-    useless = replace(CONFIG, optimizer="sgd:lr=1e38", on_nonfinite="skip", budget="6evaluations")
-    sound = replace(CONFIG, on_nonfinite="skip", budget="6evaluations")
+    useless = replace(CONFIG, optimizer="sgd:lr=1e38", on_nonfinite="skip", budget="6gradients")
+    sound = replace(CONFIG, on_nonfinite="skip", budget="6gradients")
     for config, bad, status in ((useless, (), "diverged"), (sound, (5, 6), "out of budget")):
         training = training_of(config, bad=bad)
         list(training.run())
-        assert training.nonfinite.met >= 2
+        assert training.nonfinite.skipped >= 2
         assert training.status == status
         other = training_of(config)
         other.load_state_dict(training.state_dict())
@@ -206,7 +206,7 @@ def test_a_run_that_ends_among_steps_left_out_has_diverged_if_its_weights_are_us
 
 
 def test_the_command_says_that_nothing_was_learnt(tmp_path, command):
-    given = ["--task", CONFIG.task, "--hidden", 4, "--budget", "5evaluations"]
+    given = ["--task", CONFIG.task, "--hidden", 4, "--budget", "5gradients"]
     given += ["--optimizer", "sgd:lr=1e38", "--on-nonfinite", "skip", "--out", tmp_path / "run"]
     code, out, _ = command("train", *given, "--quiet")
     assert code == 1

@@ -12,7 +12,7 @@ from rnnopt.tasks import from_arrays
 from rnnopt.training.build import build_training
 from rnnopt.training.option_checks import warnings_of
 
-TINY = ["--budget", "6evaluations", "--hidden", "3"]
+TINY = ["--budget", "6gradients", "--hidden", "3"]
 VERBS = ("train", "compare", "sweep", "diagnose")
 
 
@@ -94,8 +94,8 @@ def warned(**settings):
         (dict(tbptt=7), None),
         (dict(tbptt=8), "tbptt 8 cuts nothing: sequences have at most 8 steps"),
         (dict(tbptt=1000, tbptt_backward=4), None),  # goes back four steps
-        (dict(budget="5evaluations", evaluate_every=5), None),
-        (dict(budget="5evaluations", evaluate_every=6), "beyond the budget of 5 evaluations"),
+        (dict(budget="5gradients", evaluate_every=5), None),
+        (dict(budget="5gradients", evaluate_every=6), "beyond the budget of 5 gradients"),
         (dict(budget="1s", evaluate_every=10**6), None),
         (dict(schedule="plateau", patience=1.0), None),
         (dict(schedule="plateau"), "plateau waits for 20 epochs, and the budget has 2"),
@@ -119,7 +119,7 @@ def test_subsampling_to_one_step_is_told():
 def test_clipping_changes_nothing_where_gradients_are_divided_by_their_norm():
     ends = []
     for clip in (None, 1e-3):
-        config = RunConfig(task="digits-rows", budget="10evaluations", hidden=3, clip=clip)
+        config = RunConfig(task="digits-rows", budget="10gradients", hidden=3, clip=clip)
         training = build_training(config)
         list(training.run())
         ends.append(torch.cat([p.detach().flatten() for p in training.model.parameters()]))
@@ -127,15 +127,15 @@ def test_clipping_changes_nothing_where_gradients_are_divided_by_their_norm():
 
 
 def test_a_pass_through_all_data_costs_what_they_are(files):
-    # 26 training series, 16 a minibatch of the task: 1.625 evaluations, whatever was asked for.
+    # 26 training series, 16 a minibatch of the task: 1.625 gradients, whatever was asked for.
     for size in (26, 1000, None):
         config = RunConfig(
-            data="own.npz", optimizer="lbfgs", batch_size=size, hidden=3, budget="4evaluations"
+            data="own.npz", optimizer="lbfgs", batch_size=size, hidden=3, budget="4gradients"
         )
         training = build_training(config)
         assert training.closure.price == 26 / 16
         list(training.run())
-        assert training.closure.evaluations < 4 + 26 * 26 / 16
+        assert training.closure.gradient_evaluations < 4 + 26 * 26 / 16
 
 
 def test_test_series_and_a_part_to_hold_out_are_refused(files):

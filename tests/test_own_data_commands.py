@@ -20,7 +20,7 @@ from rnnopt.runs.folder import RunFolder
 from rnnopt.runs.runner import run as run_one
 
 REAL = Path(os.environ.get("RNNOPT_DATA", ""), "ucr")
-TINY = ["--hidden", "4", "--budget", "30evaluations", "--optimizer", "adam:lr=0.02", "--quiet"]
+TINY = ["--hidden", "4", "--budget", "30gradients", "--optimizer", "adam:lr=0.02", "--quiet"]
 
 
 @pytest.fixture(autouse=True)
@@ -107,7 +107,7 @@ def test_resume_refuses_a_file_that_has_changed(run, command):
 
 def test_compare_takes_data_too(waves):
     announced = []
-    shared = SharedConfig(data="waves.csv", hidden=4, budget="6evaluations")
+    shared = SharedConfig(data="waves.csv", hidden=4, budget="6gradients")
     jobs = comparison.plan(
         shared, ["adam", "sgd"], [0, 1], Path("c"), False, lambda task, told: announced.append(task)
     )
@@ -311,7 +311,7 @@ def test_regression_comes_back_in_its_own_units(command):
     y = generator.uniform(1000, 3000, 80)
     x = y[:, None, None] / 500 + 0.1 * generator.normal(size=(80, 6, 1))
     np.savez("r.npz", X=x, y=y)
-    options = ["--hidden", "8", "--budget", "300evaluations", "--optimizer", "adam:lr=0.02"]
+    options = ["--hidden", "8", "--budget", "300gradients", "--optimizer", "adam:lr=0.02"]
     assert command("train", "--data", "r.npz", "--out", "run", "--quiet", *options)[0] == 0
     _, out, _ = command("predict", "run", "--data", "r.npz")
     found = np.array([[float(row["label"]), float(row["predicted"])] for row in predictions()])

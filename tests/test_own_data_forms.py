@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-TINY = ["--hidden", "4", "--budget", "20evaluations", "--optimizer", "adam:lr=0.02", "--quiet"]
+TINY = ["--hidden", "4", "--budget", "20gradients", "--optimizer", "adam:lr=0.02", "--quiet"]
 COUNT, STEPS = 40, 6
 
 
@@ -180,7 +180,7 @@ def test_decimals_can_be_said(command):
     )
     done(command("predict", run, "--data", points, "--decimal", "."))
     assert answers() == expected
-    assert_refused(command("train", "--data", written, "--decimal", ";"), "decimal", "';'")
+    assert_refused(command("train", "--data", written, "--decimal", ";"), "--decimal", '";"')
     assert_refused(command("train", "--task", "adding", "--decimal", ","), "--decimal needs --data")
 
 

@@ -193,13 +193,13 @@ def test_a_minibatch_cut_into_chunks_costs_one_evaluation_however_long_it_is():
     training = build_training(config, task_of(stored()[0]))
     list(training.run())
     assert training.closure.calls > 16
-    assert training.closure.evaluations == 16
+    assert training.closure.gradient_evaluations == 16
 
 
 @pytest.mark.parametrize("options", [dict(), dict(tbptt=2), dict(optimizer="lbfgs")])
 def test_runs_on_series_of_different_lengths_go_on_bit_for_bit(options):
     base = dict(model="lstm", hidden=4, optimizer="adam", batch_size=3, dropout=0.2)
-    config = RunConfig("t", **(base | dict(budget="12evaluations", evaluate_every=3) | options))
+    config = RunConfig("t", **(base | dict(budget="12gradients", evaluate_every=3) | options))
     config = replace(config, batch_size=None) if "optimizer" in options else config
     task = task_of(stored()[0])
     whole = build_training(config, task)

@@ -11,7 +11,7 @@ from rnnopt.training.build import build_training
 
 @pytest.fixture(scope="module")
 def training():
-    return build_training(RunConfig(task="digits-pixels", hidden=4, budget="10evaluations"))
+    return build_training(RunConfig(task="digits-pixels", hidden=4, budget="10gradients"))
 
 
 def beside(other, monkeypatch):
@@ -33,9 +33,9 @@ def test_processes_at_the_same_place_go_on(training, monkeypatch):
 @pytest.mark.parametrize(
     ("changed", "shown"),
     [
-        (dict(evaluations=20.0), "process 1: 20 evaluations and 0 records"),
-        (dict(records=3), "process 1: 0 evaluations and 3 records"),
-        (dict(weights="f" * 64), "process 1: 0 evaluations and 0 records with weights ffffffff"),
+        (dict(gradient_evaluations=20.0), "process 1: 20 gradients and 0 records"),
+        (dict(records=3), "process 1: 0 gradients and 3 records"),
+        (dict(weights="f" * 64), "process 1: 0 gradients and 0 records with weights ffffffff"),
     ],
 )
 def test_another_place_is_an_error_of_all(changed, shown, training, monkeypatch):

@@ -30,12 +30,12 @@ def test_what_is_not_a_number_wins_nothing(lower, pair):
 
 def test_the_loss_of_the_best_look_stands_in_the_history_where_the_result_lacks_it():
     history = [record(10 * i, i, 1.0, 0.5) | {"validation_loss": 4.0 - i} for i in range(3)]
-    best = dict(evaluations=10, validation_metric=0.5)
+    best = dict(gradient_evaluations=10, validation_metric=0.5)
     assert loss_of_best(best, history) == 3.0
     assert loss_of_best(best | {"validation_loss": 7.0}, history) == 7.0
     assert loss_of_best(best, []) == math.inf
     assert loss_of_best(best, [{"validation_metric": 0.5}]) == math.inf
-    assert loss_of_best(best, [{"evaluations": 10}]) == math.inf
+    assert loss_of_best(best, [{"gradient_evaluations": 10}]) == math.inf
 
 
 def test_the_best_run_of_level_ones_has_the_least_loss(tmp_path):

@@ -1,9 +1,12 @@
 """The README and its recipes promise what they show: the first example prints what stands below it,
 the rest runs."""
 
+import pytest
 import torch
 from documents import blocks, run_python
 from page_commands import run_shell, write_files
+
+pytestmark = pytest.mark.docs
 
 
 def test_the_examples_run_and_the_first_prints_what_the_readme_says():
@@ -18,6 +21,7 @@ def test_the_examples_run_and_the_first_prints_what_the_readme_says():
     assert names["loss"] > 0
 
 
+@pytest.mark.full
 def test_the_commands_run(tmp_path, monkeypatch, command):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "140")

@@ -16,6 +16,7 @@ from rnnopt.runs import runner
 from rnnopt.runs.collection import read_runs
 from rnnopt.runs.folder import RunFolder
 
+pytestmark = pytest.mark.process
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -53,7 +54,7 @@ CONTRAST = """() => {
   const texts = [...document.body.querySelectorAll('*')].filter(e =>
     [...e.childNodes].some(n => n.nodeType === 3 && n.data.trim()) && e.tagName !== 'title');
   const of = e => e.tagName === 'text' ? getComputedStyle(e).fill : getComputedStyle(e).color;
-  const lines = [...document.querySelectorAll('path.line')];
+  const lines = [...document.querySelectorAll('.line path')];
   return {
     texts: Math.min(...texts.map(e => ratio(e, of(e)))),
     lines: Math.min(...lines.map(e => ratio(e, getComputedStyle(e).stroke))),
@@ -106,7 +107,7 @@ def report(tmp_path_factory):
         for optimizer in OPTIMIZERS[:2]:
             path = place / f"run-{len(folders)}"
             config = RunConfig(
-                task=task, model=model, layers=2, hidden=5, budget="12evaluations",
+                task=task, model=model, layers=2, hidden=5, budget="12gradients",
                 optimizer=optimizer, evaluate_every=2,
             )  # fmt: skip
             runner.run(config, path)

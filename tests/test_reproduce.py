@@ -15,7 +15,6 @@ import subprocess
 import sys
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -56,14 +55,6 @@ NAMES = [PAPER + name for name in (
 STUDIES = [item for item in reproduce.ALL if isinstance(item, Study)] + [grid.GRID]
 
 
-class InThisProcess(ThreadPoolExecutor):
-    """Stands in for a pool of processes, which would not know the stand-ins of the tasks."""
-
-    def __init__(self, count, context, initializer, initargs):
-        super().__init__(min(count, 1))
-        (workers._end,) = initargs
-
-
 def stand_in(name, steps, features=1, classes=10, option=False):
     """A builder of a small task: classes that the first step tells."""
 
@@ -100,12 +91,10 @@ def text(name):
 
 @pytest.fixture(autouse=True)
 def workplace(tmp_path, monkeypatch):
-    """A folder of the test's own, a wide terminal, no processes, stand-ins for tasks with data."""
+    """A folder of the test's own, a wide terminal, stand-ins for tasks with data."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "250")
     monkeypatch.delenv("RNNOPT_DATA", raising=False)
-    monkeypatch.setattr(workers, "ProcessPoolExecutor", InThisProcess)
-    monkeypatch.setattr(workers, "_end", None)
     for name in ("har2", "noisy-har2", "hapt2", "noisy-hapt2"):
         monkeypatch.setitem(TASKS, name, stand_in(name, 128, 9, 2))
     for name in ("mnist-pixels", "mnist-permuted"):
@@ -143,7 +132,7 @@ SGD = Row("SGD (plain)", dict(optimizer="sgd", clip=1.0), rate_unit=100, shown=T
 HIDDEN = Row("Adam, 2 layers", dict(optimizer="adam", layers=2))
 ELSEWHERE = Row("Elsewhere (literature)", None, {"Toy": 91.31})
 FORM = Form(
-    (TOY,), "6evaluations", "3evaluations", (1e-3, 1e-2), (0, 1), dict(evaluate_every=3)
+    (TOY,), "6gradients", "3gradients", (1e-3, 1e-2), (0, 1), dict(evaluate_every=3)
 )  # fmt: skip
 STUDY = Study(
     "frank-wolfe/toy", "a toy", "it is a toy.", (ADAM, SGD, HIDDEN, ELSEWHERE),
@@ -213,7 +202,7 @@ def test_an_unknown_form_is_refused(command):
 def test_help_tells_the_options(command):
     code, out, _ = command("reproduce", "--help")
     assert code == 0
-    for word in ("--form", "{cpu,full,quick}", "--quick", "--out", "--workers"):
+    for word in ("--form", "[choices: cpu, full, quick]", "--quick", "--out", "--workers"):
         assert word in out
 
 
@@ -463,7 +452,7 @@ def record(evaluations, metric, loss=1.0, test=None):
     """A line of a run's history."""
     seen = {} if test is None else {"test_metric": test}
     return dict(
-        evaluations=evaluations, seconds=evaluations / 10, epochs=1.0, train_loss=2.0,
+        gradient_evaluations=evaluations, seconds=evaluations / 10, epochs=1.0, train_loss=2.0,
         validation_loss=loss, validation_metric=metric, lr=0.1, fraction=1.0, **seen,
     )  # fmt: skip
 
@@ -476,7 +465,7 @@ def put(row, rate, seed, out=Path("out"), *, form=FORM, column=TOY, records=(), 
         folder.append_record(line)
     facts = dict(
         status="out of budget", metric="accuracy", target=0.9, summary="", loss="cross-entropy",
-        evaluations=20, seconds=2.0, test_metric=0.5,
+        gradient_evaluations=20, seconds=2.0, test_metric=0.5,
     )  # fmt: skip
     folder.write_result(facts | result)
     return folder.path
@@ -488,7 +477,7 @@ def tuned(*found, metric="accuracy"):
     for rate, (best, loss, status) in zip(form.rates, found, strict=True):
         put(
             ADAM, rate, seeds.TUNING, form=form, records=[record(3, best, loss)], metric=metric,
-            best=dict(evaluations=3, validation_metric=best), status=status,
+            best=dict(gradient_evaluations=3, validation_metric=best), status=status,
         )  # fmt: skip
     return chosen_trial(form, TOY, ADAM, Path("out"))[1]
 
@@ -520,7 +509,7 @@ def test_of_level_rates_the_loss_of_the_best_look_decides_not_that_of_the_last()
     form = replace(FORM, rates=(1e-3, 1e-2))
     for rate, losses in zip(form.rates, ((0.3, 9.0), (0.4, 0.1)), strict=True):
         records = [record(3, 0.8, losses[0]), record(6, 0.7, losses[1])]
-        best = dict(evaluations=3, validation_metric=0.8)
+        best = dict(gradient_evaluations=3, validation_metric=0.8)
         put(ADAM, rate, seeds.TUNING, form=form, records=records, best=best)
     assert chosen_trial(form, TOY, ADAM, Path("out"))[1] == 1e-3
 
@@ -551,14 +540,14 @@ def test_a_study_tunes_every_row_then_trains_it_with_each_seed(trained):
             place(Path("out"), TOY, row, configure(FORM, TOY, row, 1.0, s)) for s in (0, 1)
         ):
             config = RunFolder.open(path).read_config()
-            assert (config.lr, config.budget) == (chosen, "6evaluations")
+            assert (config.lr, config.budget) == (chosen, "6gradients")
             reported.append(config.seed)
         assert reported == [0, 1]
         for rate in rates_of(FORM, row):
             config = configure(FORM, TOY, row, rate, seeds.TUNING)
             saved = RunFolder.open(place(Path("out"), TOY, row, config)).read_config()
             assert saved == replace(config, readout="last")  # which is the task's
-            assert config.budget == "3evaluations"
+            assert config.budget == "3gradients"
 
 
 def test_a_second_call_trains_nothing(trained):
@@ -623,8 +612,8 @@ def test_an_interrupted_study_goes_on_as_if_nothing_had_happened(monkeypatch, nu
 @pytest.mark.parametrize(
     ("form", "words"),
     [
-        (dict(budget="9evaluations"), "budget=6evaluations, now 9evaluations"),
-        (dict(tuning_budget="4evaluations"), "budget=3evaluations, now 4evaluations"),
+        (dict(budget="9gradients"), "budget=6gradients, now 9gradients"),
+        (dict(tuning_budget="4gradients"), "budget=3gradients, now 4gradients"),
         (dict(settings=dict(evaluate_every=2)), "evaluate_every=3, now 2"),
         (dict(columns=(Column("Toy", "hapt2"),)), "task=toy, now hapt2"),
         (dict(changes={"Adam": dict(model="gru")}), "model=rnn, now gru"),
@@ -715,14 +704,14 @@ TWO = [
 def test_a_line_by_hand():
     seeds_of(ADAM, runs=TWO)
     # Test accuracies 80 and 60 %: mean 70, deviation 10 √2, half width t 10. Best looks 80 and 60.
-    # The target, 90 %, is met after 10 and 20 evaluations.
+    # The target, 90 %, is met after 10 and 20 gradients.
     assert line_of(ADAM) == pytest.approx(
         dict(
             data="Toy", method="Adam", metric="accuracy", published=50.0,
             ours=70, half_width_95=10 * T_2, lowest=60,
             highest=80, difference=20, best_of_run=70, optimizer="adam", lr=1e-3,
             at_edge=True, seeds=2, reached=2, target=90,
-            evaluations_to_target=15, evaluations=20, seconds=3, diverged=0,
+            gradient_evaluations_to_target=15, gradient_evaluations=20, seconds=3, diverged=0,
         )
     )  # fmt: skip
     assert tuple(line_of(ADAM)) == results.FIELDS
@@ -739,7 +728,7 @@ def test_the_best_of_a_run_is_its_best_test_metric_at_any_look():
     line = line_of(SGD)
     assert (line["ours"], line["best_of_run"], line["target"]) == (0.3, 0.25, 0.15)  # no percent
     assert (line["published"], line["difference"]) == (None, None)
-    assert line["evaluations_to_target"] == 10
+    assert line["gradient_evaluations_to_target"] == 10
 
 
 def test_without_watched_tests_there_is_no_best_of_the_run():
@@ -765,7 +754,7 @@ def test_evaluations_to_the_target_are_the_median(costs, median, cell):
     ]
     seeds_of(ADAM, form=form, runs=[(records, {}) for records in histories])
     line = line_of(ADAM, form=form)
-    assert line["evaluations_to_target"] == median
+    assert line["gradient_evaluations_to_target"] == median
     assert line["reached"] == sum(c is not None for c in costs)
     assert cell in results.cells(line)
 
@@ -776,7 +765,7 @@ def test_a_target_of_the_column_goes_before_the_tasks():
     seeds_of(ADAM, runs=TWO)
     line = line_of(ADAM, form=form, column=column)
     assert (line["target"], line["reached"]) == (pytest.approx(95), 1)
-    assert line["evaluations_to_target"] == math.inf
+    assert line["gradient_evaluations_to_target"] == math.inf
     (table,) = results.tables_of(form, [line])
     assert table.title == "Toy (toy); target, on validation data: 95"
 
@@ -825,7 +814,7 @@ def test_numbers_that_are_not_finite_are_shown_as_none_or_infinite(value):
     assert shown[2] == ("–" if math.isnan(value) else "inf")
     assert (shown[6], shown[7]) == ("never (0/2)", "2 (1 diverged)")
     results.write_results(STUDY, FORM, Path("out"))
-    assert "evaluations_to_target" in Path("out/results.csv").read_text()
+    assert "gradient_evaluations_to_target" in Path("out/results.csv").read_text()
 
 
 def test_results_are_written_as_csv_markdown_and_figure():
@@ -841,7 +830,8 @@ def test_results_are_written_as_csv_markdown_and_figure():
         half_width_95=f"{10 * T_2:.6g}",
         lowest="60", highest="80", difference="20", best_of_run="70", optimizer="adam",
         lr="0.001", at_edge="True", seeds="2",
-        reached="2", target="90", evaluations_to_target="15", evaluations="20", seconds="3",
+        reached="2", target="90", gradient_evaluations_to_target="15", gradient_evaluations="20",
+        seconds="3",
         diverged="0",
     )  # fmt: skip
     assert {k: v for k, v in lines[1].items() if v} == dict(data="Toy", method="SGD (plain)")
@@ -1003,7 +993,7 @@ def test_table_1_has_moments_and_the_majority_by_hand(monkeypatch):
 
 @pytest.fixture
 def measured(monkeypatch, short):
-    """What was measured: (task, inner steps, ball) of every call, of 20 evaluations each."""
+    """What was measured: (task, inner steps, ball) of every call, of 20 gradients each."""
     calls, measure = [], a5_angle.measure
 
     def counted(task, budget, inner_steps, ball, stop):
@@ -1011,7 +1001,7 @@ def measured(monkeypatch, short):
         return measure(task, budget, inner_steps, ball, stop)
 
     monkeypatch.setattr(a5_angle, "measure", counted)
-    forms = {form: (task, "20evaluations") for form, (task, _) in a5_angle.FORMS.items()}
+    forms = {form: (task, "20gradients") for form, (task, _) in a5_angle.FORMS.items()}
     monkeypatch.setattr(a5_angle, "FORMS", forms)
     return calls
 
@@ -1028,7 +1018,7 @@ def test_the_angle_of_one_inner_step_in_one_ball_is_zero(measured):
     assert rows["K=1, one ball"][1:5] == ["0.00", "0.00", "0.0", "100.0"]
     assert float(rows["K=1, one ball a tensor"][1]) > 1
     assert float(rows["K=5, one ball"][1]) > 1
-    # 20 evaluations are 20, 4 and 2 steps of K = 1, 5, 10.
+    # 20 gradients are 20, 4 and 2 steps of K = 1, 5, 10.
     assert [rows[f"K={k}, one ball"][6] for k in (1, 5, 10)] == ["20", "4", "2"]
     saved = json.loads(next(out.glob("angles-*-K1-global-*.json")).read_text())
     assert max(saved["angles"]) < 0.01
@@ -1044,7 +1034,7 @@ def test_angles_by_hand_from_saved_files(measured):
         for ball in ("global", "tensor"):
             values = dict(angles=[30.0, 60.0], ratios=[1.0, 9.0, 2.0], best=0.5)
             task = a5_angle.FORMS["quick"][0]
-            for name in (f"{task}-K{inner_steps}-{ball}-20evaluations",):
+            for name in (f"{task}-K{inner_steps}-{ball}-20gradients",):
                 (out / f"angles-{name}.json").write_text(json.dumps(values))
     _, (table,), _ = reproduced("a5-angle", out=out)
     assert measured == []
@@ -1114,7 +1104,7 @@ def test_the_best_setting_of_the_grid_comes_first(monkeypatch, short):
     column, rows = form.columns[0], engine.chosen_rows(grid.GRID, form)
     pairs = [(row, rate) for row in rows for rate in form.rates]
     for (row, rate), best in zip(pairs, (0.095, 1.0, math.nan, 0.95), strict=True):
-        found = {} if math.isnan(best) else dict(evaluations=0, validation_metric=best)
+        found = {} if math.isnan(best) else dict(gradient_evaluations=0, validation_metric=best)
         status = "diverged" if math.isnan(best) else DONE
         put(row, rate, seeds.TUNING, out, form=form, column=column, best=found, status=status)
     _, (table,), _ = reproduced("grid", out=out)
@@ -1127,7 +1117,7 @@ def test_of_level_settings_of_the_grid_that_of_the_least_loss_comes_first(monkey
     column, rows = form.columns[0], engine.chosen_rows(grid.GRID, form)
     pairs = [(row, rate) for row in rows for rate in form.rates]
     for (row, rate), loss in zip(pairs, (0.4, 0.2, 0.1, 0.3), strict=True):
-        best = dict(evaluations=0, validation_metric=0.9, validation_loss=loss)
+        best = dict(gradient_evaluations=0, validation_metric=0.9, validation_loss=loss)
         put(row, rate, seeds.TUNING, out, form=form, column=column, best=best)
     _, (table,), _ = reproduced("grid", out=out)
     order = [pairs[i] for i in (2, 1, 3, 0)]
@@ -1271,6 +1261,8 @@ real = pytest.mark.skipif(
 
 
 @pytest.mark.parametrize("name", [pytest.param("grid", marks=real)])
+@pytest.mark.process
+@pytest.mark.full
 def test_the_quick_form_ends_well_in_worker_processes(workplace, name):
     data = str(DATA) if DATA.is_dir() else ""
     done = subprocess.run(

@@ -26,7 +26,7 @@ from rnnopt.tasks import Task, build_task
 from rnnopt.training import build as building
 
 CONFIG = RunConfig(
-    "digits-rows", hidden=4, budget="12evaluations", evaluate_every=3, optimizer="adam", seed=5
+    "digits-rows", hidden=4, budget="12gradients", evaluate_every=3, optimizer="adam", seed=5
 )
 FILES = {
     "config.json", "environment.json", "metrics.jsonl", "checkpoint.pt", "checkpoint-previous.pt",
@@ -43,10 +43,10 @@ def finished(tmp_path):
 
 @pytest.fixture
 def interrupted(tmp_path):
-    """The folder of a run that was interrupted after 7 of 12 evaluations."""
+    """The folder of a run that was interrupted after 7 of 12 gradients."""
     count = iter(range(100))
     result = run(CONFIG, tmp_path / "run", stop_requested=lambda: next(count) == 7)
-    assert result["evaluations"] == 7
+    assert result["gradient_evaluations"] == 7
     return tmp_path / "run"
 
 
@@ -317,7 +317,7 @@ def test_a_run_can_be_repeated_from_its_config_alone(tmp_path, optimizer):
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_every_optimizers_checkpoint_is_read_without_executing_it(tmp_path, name):
-    config = replace(CONFIG, optimizer=name, budget="3evaluations")
+    config = replace(CONFIG, optimizer=name, budget="3gradients")
     run(config, tmp_path / "run")
     state = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
     assert state["closure"]["calls"] >= 1
@@ -339,7 +339,7 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(interrupted, tmp_
 def test_a_run_of_a_version_that_kept_no_loss_goes_on_with_that_of_its_history(
     tmp_path, monkeypatch, losses, best
 ):
-    # Looks after 0, 3, 6 and, once it goes on, 9 and 12 evaluations; then the test.
+    # Looks after 0, 3, 6 and, once it goes on, 9 and 12 gradients; then the test.
     given = iter([3.0, 1.0, 1.5, *losses, 9.0])
     monkeypatch.setattr(Task, "evaluate", lambda *_: (next(given), 0.5))
     count, path = iter(range(100)), tmp_path / "run"
@@ -348,7 +348,7 @@ def test_a_run_of_a_version_that_kept_no_loss_goes_on_with_that_of_its_history(
         state = unpack((path / name).read_bytes(), True)
         del state["best"]["validation_loss"]
         (path / name).write_bytes(pack(state))
-    assert run(CONFIG, path, resume=True)["best"]["evaluations"] == best
+    assert run(CONFIG, path, resume=True)["best"]["gradient_evaluations"] == best
 
 
 def test_an_interrupted_run_has_no_test_result(interrupted):
@@ -395,7 +395,7 @@ def test_a_crash_at_any_file_operation_can_be_continued(tmp_path, monkeypatch):
 
 def test_a_crash_after_the_target_was_met_does_not_go_on_training(tmp_path, monkeypatch):
     # The target is the best metric that the run meets before its end.
-    config = replace(CONFIG, optimizer="adam:lr=0.05", budget="30evaluations")
+    config = replace(CONFIG, optimizer="adam:lr=0.05", budget="30gradients")
     run(config, tmp_path / "free")
     metrics = [r["validation_metric"] for r in RunFolder.open(tmp_path / "free").read_records()]
     target = max(metrics[1:-1])
@@ -406,7 +406,7 @@ def test_a_crash_after_the_target_was_met_does_not_go_on_training(tmp_path, monk
     config = replace(config, stop_at_target=True)
     run(config, tmp_path / "whole")
     run(config, tmp_path / "run")
-    assert result_of(tmp_path / "whole")["evaluations"] == 3 * metrics.index(target)
+    assert result_of(tmp_path / "whole")["gradient_evaluations"] == 3 * metrics.index(target)
     # The process dies after its last checkpoint and before the result.
     RunFolder.open(tmp_path / "run").write_result({"status": "running"})
     (tmp_path / "run" / "best.pt").unlink()
@@ -416,7 +416,7 @@ def test_a_crash_after_the_target_was_met_does_not_go_on_training(tmp_path, monk
 
 def test_a_torn_line_of_a_crash_is_gone_after_going_on(interrupted, tmp_path):
     with (interrupted / "metrics.jsonl").open("a") as file:
-        file.write('{"evaluations": 9, "sec')
+        file.write('{"gradient_evaluations": 9, "sec')
     run(CONFIG, interrupted, resume=True)
     run(CONFIG, tmp_path / "whole")
     assert_same_run(interrupted, tmp_path / "whole")
@@ -443,12 +443,12 @@ def test_going_on_with_other_settings_is_refused(interrupted, name, value):
 
 
 def test_going_on_needs_only_the_folder(interrupted):
-    assert run(RunConfig(), interrupted, resume=True)["evaluations"] == 12
+    assert run(RunConfig(), interrupted, resume=True)["gradient_evaluations"] == 12
 
 
 def test_an_error_in_the_middle_leaves_a_run_that_can_go_on(tmp_path):
     def fail(progress):
-        if progress.evaluations == 8:
+        if progress.gradient_evaluations == 8:
             raise RuntimeError("the listener broke")
 
     with pytest.raises(RuntimeError, match="the listener broke"):

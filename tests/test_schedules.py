@@ -53,7 +53,7 @@ def decays_at(plateau, epochs, improved=(), every=1):
     found = []
     for epoch in range(0, epochs + 1, every):
         before = plateau.decays
-        plateau.look(epoch, epoch in (0, *improved), model, optimizer)
+        plateau.after_evaluation(epoch, epoch in (0, *improved), model, optimizer)
         found += [epoch] * (plateau.decays - before)
     return found
 
@@ -106,7 +106,7 @@ def test_parts_of_an_epoch_count():
     plateau = Plateau(0.1, 0.5)
     factors = []
     for epochs in (0, 0.25, 0.5, 0.75, 1.0):
-        plateau.look(epochs, epochs == 0, model, optimizer)
+        plateau.after_evaluation(epochs, epochs == 0, model, optimizer)
         factors.append(plateau.factor)
     assert factors == pytest.approx([1, 1, 0.1, 0.1, 0.01])
 
@@ -120,9 +120,9 @@ def test_rounding_neither_delays_nor_hastens_a_decay(per_epoch, restart):
     for best in (per_epoch - 1, per_epoch, per_epoch + 1, 5 * per_epoch + 2):
         plateau = Plateau(0.1, 3, restart)
         for batch in (*range(best, best + per_epoch), best + 3 * per_epoch - 1):
-            plateau.look(batch / per_epoch, batch == best, model, optimizer)
+            plateau.after_evaluation(batch / per_epoch, batch == best, model, optimizer)
             assert plateau.decays == 0
-        plateau.look((best + 3 * per_epoch) / per_epoch, False, model, optimizer)
+        plateau.after_evaluation((best + 3 * per_epoch) / per_epoch, False, model, optimizer)
         assert plateau.decays == 1
 
 
@@ -133,19 +133,19 @@ def test_a_restart_goes_back_to_the_best_weights_and_optimizer_to_the_bit():
     model, optimizer = make()
     plateau = Plateau(0.1, 2, restart=True)
     train(model, optimizer)
-    plateau.look(0, True, model, optimizer)
+    plateau.after_evaluation(0, True, model, optimizer)
     train(model, optimizer, 2)
     best = everything(model, optimizer)
-    plateau.look(1, True, model, optimizer)
+    plateau.after_evaluation(1, True, model, optimizer)
     train(model, optimizer, 3)
-    plateau.look(2, False, model, optimizer)
+    plateau.after_evaluation(2, False, model, optimizer)
     assert not equal(everything(model, optimizer), best)  # waits
     train(model, optimizer, 4)
-    plateau.look(3, False, model, optimizer)
+    plateau.after_evaluation(3, False, model, optimizer)
     assert equal(everything(model, optimizer), best)
     # What is kept is not what is trained: a second time it is the same again.
     train(model, optimizer, 5)
-    plateau.look(4, False, model, optimizer)
+    plateau.after_evaluation(4, False, model, optimizer)
     assert plateau.decays == 2
     assert equal(everything(model, optimizer), best)
 
@@ -153,10 +153,10 @@ def test_a_restart_goes_back_to_the_best_weights_and_optimizer_to_the_bit():
 def test_a_plain_plateau_leaves_the_weights():
     model, optimizer = make()
     plateau = Plateau(0.1, 1)
-    plateau.look(0, True, model, optimizer)
+    plateau.after_evaluation(0, True, model, optimizer)
     train(model, optimizer)
     before = everything(model, optimizer)
-    plateau.look(1, False, model, optimizer)
+    plateau.after_evaluation(1, False, model, optimizer)
     assert plateau.decays == 1
     assert equal(everything(model, optimizer), before)
 
@@ -169,7 +169,7 @@ def test_the_state_goes_through_a_file_in_mid_wait():
         seen = []
         for epoch in range(15):
             train(model, optimizer)
-            plateau.look(epoch, epoch in (0, 1), model, optimizer)
+            plateau.after_evaluation(epoch, epoch in (0, 1), model, optimizer)
             if interrupted and epoch in (3, 6):  # two epochs into the first wait, one into the next
                 state = through_a_file(plateau.state_dict())
                 plateau = Plateau(0.1, 4, restart=True)
@@ -224,7 +224,7 @@ def test_a_restart_in_a_run_goes_on_from_the_best_weights():
         if (
             progress.record
             and run.plateau.waiting_since == progress.epochs
-            and (run.best["evaluations"] != progress.evaluations)
+            and (run.best["gradient_evaluations"] != progress.gradient_evaluations)
         ):
             for name, value in run.model.state_dict().items():
                 assert torch.equal(value, run.best_weights[name]), name
@@ -236,7 +236,7 @@ def test_a_restart_in_a_run_goes_on_from_the_best_weights():
     ("optimizer", "options"),
     [
         ("adam:lr=0.5", {}),
-        (f"frank-wolfe:inner_steps=3,lr=0.5,{EXPLICIT}", {}),
+        pytest.param(f"frank-wolfe:inner_steps=3,lr=0.5,{EXPLICIT}", {}, marks=pytest.mark.full),
         (f"frank-wolfe:lr=0.5,{EXPLICIT}", dict(tbptt=2)),
     ],
 )

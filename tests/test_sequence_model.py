@@ -8,6 +8,7 @@ import math
 
 import pytest
 import torch
+from cases import crossed
 from torch import nn
 
 from rnnopt import IndRNN, SequenceModel
@@ -38,10 +39,13 @@ def set_statistics(model, rng):
 # -- shapes ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("cell", CELLS)
-@pytest.mark.parametrize("layers", [1, 3])
-@pytest.mark.parametrize("readout", READOUTS)
-@pytest.mark.parametrize("batch_norm", [False, True])
+@crossed(
+    ("cell", CELLS),
+    ("layers", [1, 3]),
+    ("readout", READOUTS),
+    ("batch_norm", [False, True]),
+    rest=False,
+)
 def test_outputs_have_one_row_a_sequence_or_one_a_step(cell, layers, readout, batch_norm, rng):
     model = build(cell=cell, layers=layers, readout=readout, batch_norm=batch_norm)
     shape = (7, 4, 2) if readout == "every" else (4, 2)
@@ -170,11 +174,13 @@ def test_the_last_indrnn_layer_may_start_with_what_remembers(layers):
 # -- part by part ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("cell", CELLS)
-@pytest.mark.parametrize("layers", [1, 3])
-@pytest.mark.parametrize("readout", ["last", "every"])
-@pytest.mark.parametrize("split", [1, 3, 6])
-@pytest.mark.parametrize("lengths", [None, [4, 7, 6, 5]])
+@crossed(
+    ("cell", CELLS),
+    ("layers", [1, 3]),
+    ("readout", ["last", "every"]),
+    ("split", [1, 3, 6]),
+    ("lengths", [None, [4, 7, 6, 5]]),
+)
 def test_two_parts_are_as_good_as_the_whole(cell, layers, readout, split, lengths, rng):
     if lengths is not None:
         lengths = torch.tensor(lengths).clamp(min=split + 1)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from cases import partly
 from same_runs import curves
 
 from rnnopt import ADMM, FrankWolfe, SequenceModel
@@ -36,7 +37,7 @@ pytestmark = pytest.mark.skipif(
 LIMIT = 90  # seconds
 # Minibatches that two processes cannot halve; the last of an epoch is smaller.
 SETTINGS = dict(
-    task="digits-pixels", hidden=12, batch_size=33, evaluate_every=20, budget="120evaluations"
+    task="digits-pixels", hidden=12, batch_size=33, evaluate_every=20, budget="120gradients"
 )
 OPTIMIZERS = {"frank-wolfe": "frank-wolfe:inner_steps=3", "asnaq": "asnaq:update_every=2"}
 
@@ -81,7 +82,8 @@ def of_two(tmp_path_factory):
     return of
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.process
+@pytest.mark.parametrize("optimizer", partly(OPTIMIZERS, ["frank-wolfe"]))
 def test_two_processes_make_the_run_of_one(optimizer, of_two, tmp_path):
     config = RunConfig(**SETTINGS, optimizer=OPTIMIZERS[optimizer])
     result = run(config, tmp_path / "one")
@@ -102,6 +104,8 @@ def workers_of(agent):
     return [int(child) for child, command in commands.items() if b"rnnopt" in command]
 
 
+@pytest.mark.process
+@pytest.mark.full
 def test_after_a_process_was_killed_the_restarted_ones_reach_the_same_end(of_two, tmp_path):
     out = tmp_path / "run"
     process = launch(out, OPTIMIZERS["frank-wolfe"])
@@ -120,6 +124,8 @@ def test_after_a_process_was_killed_the_restarted_ones_reach_the_same_end(of_two
     assert all(torch.equal(*pair) for pair in zip(*(s.values() for s in same), strict=True))
 
 
+@pytest.mark.process
+@pytest.mark.full
 def test_a_folder_that_holds_a_run_is_refused_once(of_two):
     folder = of_two("frank-wolfe")
     before = {path: path.read_bytes() for path in folder.path.iterdir()}
@@ -143,7 +149,7 @@ def test_other_verbs_are_refused_under_torchrun(command, monkeypatch):
 def test_what_one_process_meets_alone_is_said_with_its_number(command, monkeypatch):
     for name, value in dict(TORCHELASTIC_RUN_ID="x", WORLD_SIZE="2", RANK="1").items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr("rnnopt.cli.main.cpu.SWITCH", "RNNOPT_TEST_SWITCH")
+    monkeypatch.setattr("rnnopt.layers.kernels.cpu.SWITCH", "RNNOPT_TEST_SWITCH")
     monkeypatch.setenv("RNNOPT_TEST_SWITCH", "fast")  # perhaps on this machine alone
     code, output, error = command("train")
     assert (code, output) == (2, "")
@@ -304,7 +310,7 @@ def test_processes_agree_on_losses_when_they_commit(communicate, every, monkeypa
     model = SequenceModel(task.input_size, 4, task.output_size)
     optimizer = FrankWolfe(model.parameters(), inner_steps=5, communicate=communicate)
     batches = SharedBatches(task, 64, 0, answers_each_step=False)
-    training = Training(model, optimizer, task, batches, Budget.parse("22evaluations"),
+    training = Training(model, optimizer, task, batches, Budget.parse("22gradients"),
                         evaluate_every=9)  # fmt: skip
     met = []
 

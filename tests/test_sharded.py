@@ -4,25 +4,23 @@ one process takes on whole tensors, and checkpoints that any number of processes
 The claims are the functions of sharded_checks.py, which 2 and 4 processes run once, on gloo.
 """
 
-from pathlib import Path
-
 import pytest
 import sharded_checks
 import torch
 from processes import claim_holds, claims, started
 
-SCRIPT = Path(__file__).parent / "sharded_checks.py"
-RUN = SCRIPT.with_name("checkpoint_run.py")
+pytestmark = [
+    pytest.mark.process,
+    pytest.mark.skipif(
+        not torch.distributed.is_available() or not torch.distributed.is_gloo_available(),
+        reason="needs torch.distributed with gloo",
+    ),
+]
 
-pytestmark = pytest.mark.skipif(
-    not torch.distributed.is_available() or not torch.distributed.is_gloo_available(),
-    reason="needs torch.distributed with gloo",
-)
 
-
-@pytest.mark.parametrize(("size", "name"), claims(sharded_checks.CHECKS))
+@pytest.mark.parametrize(("size", "name"), claims(sharded_checks))
 def test_several_processes(size, name):
-    claim_holds(SCRIPT, sharded_checks.CHECKS, size, name)
+    claim_holds(sharded_checks, size, name)
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +29,9 @@ def ends(tmp_path_factory):
     folder = tmp_path_factory.mktemp("checkpoints")
 
     def run(size, resumed, saved):
-        codes, printed = started(RUN, size, folder, resumed, saved, f"end-{resumed}-{size}")
+        codes, printed = started(
+            "checkpoint_run:run", size, folder, resumed, saved, f"end-{resumed}-{size}"
+        )
         assert codes == [0] * size, printed
         return torch.load(folder / f"end-{resumed}-{size}", weights_only=True)
 
@@ -54,6 +54,7 @@ def test_a_distributed_checkpoint_resumes_to_the_bit_with_as_many_processes(ends
         assert all(map(torch.equal, resumed[name], weights)), name
 
 
+@pytest.mark.full
 def test_a_distributed_checkpoint_of_two_processes_resumes_with_four_and_on_from_there_with_one(
     ends, of_two
 ):

@@ -1,12 +1,10 @@
-"""Every learner and option of the loop under torchrun: two processes make the run of one."""
+"""Every learner and option of the loop in two processes, which make the run of one."""
 
 import json
-import os
 import shutil
-import subprocess
 import sys
-from pathlib import Path
 
+import forks
 import pytest
 import shared_runs
 import torch
@@ -17,26 +15,27 @@ from rnnopt.config.run_config import RunConfig
 from rnnopt.runs.folder import RunFolder
 from rnnopt.runs.runner import run
 
-pytestmark = pytest.mark.skipif(
-    sys.platform != "linux" or not torch.distributed.is_gloo_available(),
-    reason="needs torchrun with gloo",
-)
+pytestmark = [
+    pytest.mark.process,
+    pytest.mark.skipif(
+        sys.platform != "linux" or not torch.distributed.is_gloo_available(),
+        reason="needs gloo",
+    ),
+]
 LIMIT = 240  # seconds
-DIGITS = dict(
-    task="digits-rows", hidden=8, batch_size=33, evaluate_every=10, budget="40evaluations"
-)
+DIGITS = dict(task="digits-rows", hidden=8, batch_size=33, evaluate_every=10, budget="40gradients")
 # A minibatch of three, of which a process soon has none that goes on, or from the start none.
 SERIES = dict(data="{folder}/series.csv", hidden=6, batch_size=3, evaluate_every=9,
-              budget="45evaluations")  # fmt: skip
+              budget="45gradients")  # fmt: skip
 NORMED = dict(model="indrnn", layers=2, batch_norm=True, dropout=0.3)
 RUNS = {
     "admm": DIGITS | dict(optimizer="admm"),
-    "admm-gru": DIGITS | dict(optimizer="admm", model="gru", budget="10evaluations"),
-    "admm-series": SERIES | dict(optimizer="admm", batch_size=7, budget="20evaluations"),
+    "admm-gru": DIGITS | dict(optimizer="admm", model="gru", budget="10gradients"),
+    "admm-series": SERIES | dict(optimizer="admm", batch_size=7, budget="20gradients"),
     "admm-kept": DIGITS
-    | dict(optimizer="admm:variant=blocks,keep_batch=True", batch_size=None, budget="60evaluations",
+    | dict(optimizer="admm:variant=blocks,keep_batch=True", batch_size=None, budget="60gradients",
            interrupt=2),
-    "lbfgs": DIGITS | dict(optimizer="lbfgs:lr=0.5", batch_size=None, budget="200evaluations"),
+    "lbfgs": DIGITS | dict(optimizer="lbfgs:lr=0.5", batch_size=None, budget="200gradients"),
     "normed": DIGITS | NORMED | dict(optimizer="adam"),
     "normed-series": SERIES | NORMED | dict(optimizer="frank-wolfe"),
     "normed-adaqn": DIGITS | NORMED | dict(optimizer="adaqn:memory=3", lr=0.05),
@@ -51,14 +50,14 @@ RUNS = {
     "skip-admm": DIGITS | dict(optimizer="admm", on_nonfinite="skip"),
 }  # fmt: skip
 COMMIT = DIGITS | dict(optimizer="frank-wolfe:communicate=commit,inner_steps=3", dropout=0.2)
-KEPT = RUNS["admm-kept"] | dict(evaluate_every=19, budget="260evaluations")
+KEPT = RUNS["admm-kept"] | dict(evaluate_every=19, budget="260gradients")
 RESTART = dict(schedule="plateau-restart", patience=1.0)  # an epoch, after which the best goes on
 # Each also interrupted after so many steps and resumed: the same to the bit.
 RESUMED = {
     "commit": (COMMIT, 13),
     "commit-tbptt": (COMMIT | dict(tbptt=5), 7),
     "commit-restart": (
-        COMMIT | RESTART | dict(lr=0.1, decay=0.8, evaluate_every=19, budget="230evaluations"), 100,
+        COMMIT | RESTART | dict(lr=0.1, decay=0.8, evaluate_every=19, budget="230gradients"), 100,
     ),
     "kept-restart": (KEPT | RESTART, 8),
     "kept-restored": (KEPT | dict(on_nonfinite="restore", broken=9), 8),
@@ -96,14 +95,9 @@ def of_two(tmp_path_factory):
     folder = tmp_path_factory.mktemp("two")
     write_series(folder)
     (folder / "runs.json").write_text(json.dumps(placed(RUNS | ALONE, folder)))
-    script = Path(shared_runs.__file__)
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
-         script, folder],
-        capture_output=True, text=True, timeout=LIMIT,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    for process in forks.as_torchrun("shared_runs:main", folder):
+        printed = process.communicate(LIMIT)
+        assert process.returncode == 0, printed
     return folder
 
 
@@ -152,5 +146,5 @@ def test_states_of_two_processes_are_refused_by_one(of_two, tmp_path):
 
 def test_a_loss_that_is_not_finite_in_one_process_is_raised_in_all(of_two):
     sentence = (of_two / "raise" / "sentence").read_text()
-    assert sentence.startswith("step 5 (5 evaluations): the loss is nan. Take a smaller lr")
+    assert sentence.startswith("step 5 (5 gradients): the loss is nan. Take a smaller lr")
     assert RunFolder.open(of_two / "raise").read_result()["status"] == "failed"

@@ -167,8 +167,8 @@ def test_unknown_name_suggests_nothing_when_nothing_is_near():
         ("20epochs", 20, "epochs"),
         ("1epoch", 1, "epochs"),
         ("0.5epochs", 0.5, "epochs"),
-        ("5000evaluations", 5000, "evaluations"),
-        (" 1 evaluation ", 1, "evaluations"),
+        ("5000gradients", 5000, "gradient_evaluations"),
+        (" 1 evaluation ", 1, "gradient_evaluations"),
     ],
 )
 def test_budget_reads_an_amount_and_a_unit(text, amount, unit):
@@ -185,7 +185,7 @@ def test_budget_reads_an_amount_and_a_unit(text, amount, unit):
         "0s",
         "0.0epochs",
         "1e3epochs",
-        "1,000evaluations",
+        "1,000gradients",
         "5 weeks",
         "nan s",
         "infs",
@@ -200,7 +200,7 @@ def test_budget_quotes_what_it_cannot_read(text):
 
 
 @given(st.text() | st.from_regex(r"\A\s*\d+(\.\d+)?\s*(s|m|h|epochs|evaluations)\s*\Z"))
-@example("9" * 400 + "evaluations")
+@example("9" * 400 + "gradients")
 @example("9" * 308 + "h")
 def test_budget_is_positive_and_finite_or_a_user_error(text):
     try:

@@ -8,8 +8,6 @@ import json
 import math
 import shlex
 import signal
-import subprocess
-import sys
 import time
 import warnings
 from dataclasses import replace
@@ -19,6 +17,7 @@ import pytest
 
 pytest.importorskip("optuna")
 
+import forks
 from optuna.trial import TrialState
 
 from rnnopt.cli.commands import sweep as sweeping
@@ -31,11 +30,11 @@ from rnnopt.experiments.sweeps.study import Sweep, address, begin, counted, put_
 from rnnopt.runs.folder import RunFolder
 
 CONFIG = RunConfig(
-    task="counting:length=3", hidden=3, budget="20evaluations", evaluate_every=5,
+    task="counting:length=3", hidden=3, budget="20gradients", evaluate_every=5,
     optimizer="adam", seed=1000,
 )  # fmt: skip
 SPACE = {"lr": Range(1e-3, 1e-1, log=True), "clip": Choices((None, 1.0))}
-TINY = ["--task", "counting:length=3", "--hidden", "3", "--budget", "20evaluations"]
+TINY = ["--task", "counting:length=3", "--hidden", "3", "--budget", "20gradients"]
 TINY += ["--optimizer", "adam"]
 
 
@@ -132,7 +131,7 @@ def test_an_interrupted_trial_goes_on_from_its_checkpoint(plan, workplace):
     assert states(trials) == ["FAIL", "WAITING"]
     reached = RunFolder.open(out / "trial-0000").read_result()
     assert reached["status"] == "interrupted"
-    assert 0 < reached["evaluations"] < 20
+    assert 0 < reached["gradient_evaluations"] < 20
     trials = done(cut)
     assert states(trials) == ["FAIL", "COMPLETE"]
     assert counted(trials) == 1
@@ -218,6 +217,7 @@ def test_of_level_trials_those_of_a_greater_loss_are_stopped(plan, metric, loss,
     assert not without.pruned
 
 
+@pytest.mark.full
 def test_the_median_is_that_of_optunas_pruner(plan):
     # Where metric and loss are the same, as with "mse".
     from optuna.pruners import MedianPruner
@@ -259,12 +259,12 @@ def test_the_table_has_the_loss_beside_the_accuracy(plan):
     study.tell(ask(study), 0.8)  # of a version that kept no loss
     found = results.complete(study)
     for trial in found:
-        trial.user_attrs["evaluations"] = 20
+        trial.user_attrs["gradient_evaluations"] = 20
     assert results.columns(sweep) == [
         "trial",
         "best validation accuracy",
         "its loss",
-        "evaluations",
+        "gradient_evaluations",
     ]
     rows = [results.row(sweep, trial) for trial in found]
     assert rows == [["0", "0.9", "0.25", "20"], ["1", "0.8", "–", "20"]]
@@ -395,7 +395,7 @@ def test_the_table_of_a_sweep_without_trials_says_so(plan, capsys):
 def test_a_sweep_of_own_data_says_what_it_read_and_gives_a_command_that_runs(command, workplace):
     generator = np.random.default_rng(0)
     np.savez("own.npz", X=generator.normal(size=(40, 5)), y=np.repeat(["low", "high"], 20))
-    settings = ["--data", "own.npz", "--hidden", "3", "--budget", "10evaluations", "--trials", 1]
+    settings = ["--data", "own.npz", "--hidden", "3", "--budget", "10gradients", "--trials", 1]
     code, out, error = command("sweep", *settings, "--optimizer", "adam", "--seed", 3)
     assert code == 0, error
     assert "26 training, 6 validation, 8 test" in out
@@ -406,14 +406,12 @@ def test_a_sweep_of_own_data_says_what_it_read_and_gives_a_command_that_runs(com
     assert again["best"]["validation_metric"] == best["value"]
 
 
+@pytest.mark.process
 def test_ctrl_c_leaves_a_sweep_that_goes_on(workplace):
     settings = ["--task", "counting:length=3", "--hidden", "3", "--optimizer", "adam"]
     settings += ["--budget", "1h", "--evaluate-every", "10", "--trials", "2", "--json"]
-    command = [sys.executable, "-m", "rnnopt", "sweep", *settings]
     path = workplace / "runs" / "sweep-counting-adam"
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
+    with forks.begin("forks:rnnopt", "sweep", *settings) as process:
         end = time.monotonic() + 60
         while len(RunFolder(path / "trial-0000").read_records()) < 2:
             assert process.poll() is None, process.communicate()

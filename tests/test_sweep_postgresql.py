@@ -6,8 +6,6 @@ What a sweep promises on one machine is in test_sweep.py.
 import json
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +14,7 @@ pytest.importorskip("optuna")
 pytest.importorskip("psycopg")
 
 
+import forks
 from waiting import wait_for
 
 from rnnopt.cli.main import main
@@ -44,15 +43,14 @@ def trials_of(postgresql):
     close(opened)
 
 
+@pytest.mark.process
+@pytest.mark.full
 def test_a_killed_workers_trial_is_retried_by_the_other(
     postgresql, trials_of, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.chdir(tmp_path)
-    command = [sys.executable, "-m", "rnnopt", "sweep", *TINY, "--storage", postgresql]
-    with subprocess.Popen(
-        [*command, "--workers", "2", "--out", "s", "--json"],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
-    ) as process:  # fmt: skip
+    asked = [*TINY, "--storage", postgresql, "--workers", "2", "--out", "s", "--json"]
+    with forks.begin("forks:rnnopt", "sweep", *asked) as process:
 
         def under_way():
             return [
@@ -80,7 +78,7 @@ def test_a_killed_workers_trial_is_retried_by_the_other(
     assert again.user_attrs["worker"] != lost.user_attrs["worker"]
     records = folder.read_records()
     assert len(records) > before
-    spent = [record["evaluations"] for record in records]
+    spent = [record["gradient_evaluations"] for record in records]
     assert spent == sorted(set(spent))
     assert "postgres" not in (tmp_path / "s" / "best.json").read_text()
 

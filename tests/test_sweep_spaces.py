@@ -21,7 +21,7 @@ from rnnopt.tasks import build_task
 from rnnopt.training.build import build_training
 from rnnopt.training.resolve import resolve
 
-TINY = dict(task="counting:length=3", hidden=2, budget="2evaluations")
+TINY = dict(task="counting:length=3", hidden=2, budget="2gradients")
 
 
 def ends_of(space):

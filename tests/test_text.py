@@ -248,7 +248,7 @@ def test_fewer_nats_are_better(task):
 
 # -- training -------------------------------------------------------------------------------------
 
-SHORT = dict(hidden=16, batch_size=8, optimizer="adam", lr=0.02, budget="60evaluations")
+SHORT = dict(hidden=16, batch_size=8, optimizer="adam", lr=0.02, budget="60gradients")
 
 
 def test_a_short_run_learns_more_than_frequencies(put):
@@ -264,15 +264,15 @@ def test_a_short_run_learns_more_than_frequencies(put):
 
 def test_models_answer_at_every_step_unless_told_otherwise(put, tmp_path):
     put(TEXT)
-    config = RunConfig(task="metamorphosis", **SHORT | dict(budget="2evaluations"))
+    config = RunConfig(task="metamorphosis", **SHORT | dict(budget="2gradients"))
     result = run(config, tmp_path / "run")
-    assert (result["evaluations"], result["metric"]) == (2, "nats")
+    assert (result["gradient_evaluations"], result["metric"]) == (2, "nats")
     assert RunFolder.open(tmp_path / "run").read_config().readout == "every"
     assert run(config, tmp_path / "run", resume=True) == result
 
 
 def test_tasks_of_one_answer_read_out_at_the_end(tmp_path):
-    config = RunConfig(task="counting", **SHORT | dict(budget="1evaluations"))
+    config = RunConfig(task="counting", **SHORT | dict(budget="1gradients"))
     assert build_training(config).model.readout == "last"
     run(config, tmp_path / "run")
     assert RunFolder.open(tmp_path / "run").read_config().readout == "last"
@@ -280,9 +280,9 @@ def test_tasks_of_one_answer_read_out_at_the_end(tmp_path):
 
 def test_run_folders_of_the_time_before_are_gone_on_with(tmp_path):
     # Their config says "last" where no read-out was chosen; a comparison made now says nothing.
-    shared = SharedConfig(task="counting", budget="1evaluations", hidden=3)
+    shared = SharedConfig(task="counting", budget="1gradients", hidden=3)
     path = plan_jobs(shared, ["adam"], [0], tmp_path, resume=False)[0].path
-    RunFolder.create(path, RunConfig(task="counting", budget="1evaluations", hidden=3,
+    RunFolder.create(path, RunConfig(task="counting", budget="1gradients", hidden=3,
                                      optimizer="adam", readout="last"))  # fmt: skip
     assert [job.path for job in plan_jobs(shared, ["adam"], [0], tmp_path, resume=True)] == [path]
 

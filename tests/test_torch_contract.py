@@ -12,6 +12,7 @@ import inspect
 
 import pytest
 import torch
+from cases import crossed
 from stepping import through_a_file
 from test_every_optimizer import OPTIMIZERS, Recurrent, batches, loss_of, same
 
@@ -30,7 +31,8 @@ LINE_SEARCHES = [
     ("LNAQ-fixed", FIXED),
 ]
 EVERY = OPTIMIZERS + LINE_SEARCHES
-every = pytest.mark.parametrize("build", [b for _, b in EVERY], ids=[name for name, _ in EVERY])
+BUILDERS = [pytest.param(builder, id=name) for name, builder in EVERY]
+every = pytest.mark.parametrize("build", BUILDERS)
 PLAIN = [ASNAQ, AdaQN, FrankWolfe, BFGS, LBFGS, NAQ, LNAQ]
 every_class = pytest.mark.parametrize("plain", PLAIN)
 
@@ -77,9 +79,11 @@ def fresh(build, dtype=torch.float64, **options):
 # -- maximize --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("where", ["constructor", "group"])
-@pytest.mark.parametrize("monitored", [False, True])
-@every
+@crossed(
+    ("where", ["constructor", "group"]),
+    ("monitored", [False, True]),
+    ("build", BUILDERS),
+)
 def test_maximizing_is_minimizing_the_negative_to_the_bit(build, monitored, where):
     if monitored and class_of(build) not in (ASNAQ, AdaQN):
         pytest.skip("has no monitor")

@@ -11,7 +11,7 @@ import pytest
 from rnnopt.cli.main import main
 from rnnopt.runs.folder import RunFolder
 
-TINY = ["--task", "counting:length=3", "--hidden", "3", "--budget", "20evaluations"]
+TINY = ["--task", "counting:length=3", "--hidden", "3", "--budget", "20gradients"]
 TINY += ["--evaluate-every", "5", "--optimizer", "adam:eps=1e-7", "--lr", "0.01"]
 RUN = Path("run")
 CURVES = {
@@ -56,7 +56,7 @@ def interrupt_after(monkeypatch, evaluations):
 
     def run(self, stop_requested):
         monkeypatch.setattr(runner.Training, "run", usual)
-        return usual(self, lambda: self.closure.evaluations >= evaluations)
+        return usual(self, lambda: self.closure.gradient_evaluations >= evaluations)
 
     monkeypatch.setattr(runner.Training, "run", run)
 
@@ -89,7 +89,9 @@ def assert_curves_are_the_records(curves, exact):
     records = folder.read_records()
     assert curves.keys() == CURVES | {"final_test_metric"}
     for name in CURVES:
-        expected = [(round(r["evaluations"]), r[name]) for r in records if math.isfinite(r[name])]
+        expected = [
+            (round(r["gradient_evaluations"]), r[name]) for r in records if math.isfinite(r[name])
+        ]
         assert len(expected) >= 4
         assert [step for step, _ in curves[name]] == [step for step, _ in expected]
         values = [value for _, value in curves[name]]
@@ -157,7 +159,7 @@ def test_records_after_the_checkpoint_are_not_logged_twice(monkeypatch):
     curves, _ = read_tensorboard()
     # The clock alone differs in what was made again.
     curves["seconds"] = [
-        (round(r["evaluations"]), r["seconds"]) for r in RunFolder(RUN).read_records()
+        (round(r["gradient_evaluations"]), r["seconds"]) for r in RunFolder(RUN).read_records()
     ]
     assert_curves_are_the_records(curves, exact=False)
 

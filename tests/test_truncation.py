@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from cases import crossed
 from same_runs import assert_equal_states, records_of, records_on_the_way
 from stepping import through_a_file
 from torch import nn
@@ -131,21 +132,25 @@ def test_the_price_is_that_of_the_steps_that_are_run():
                 for _ in range(-(-steps // forward)):
                     assert closure.epochs < 1
                     closure()
-                    assert closure.evaluations == pytest.approx(model.spent / steps, rel=1e-12)
+                    assert closure.gradient_evaluations == pytest.approx(
+                        model.spent / steps, rel=1e-12
+                    )
                     closure.advance()
                 assert closure.epochs == 1
                 expected = pytest.approx(model.spent / steps, rel=1e-12)
                 assert closure.price == expected, (steps, forward, backward)
-                assert closure.evaluations == pytest.approx(closure.price, rel=1e-14)
+                assert closure.gradient_evaluations == pytest.approx(closure.price, rel=1e-14)
 
 
 # -- whole sequences ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("cell", CELLS)
-@pytest.mark.parametrize("readout", ["last", "every"])
-@pytest.mark.parametrize("lengths", [None, [6, 1, 4, 2, 6, 3, 5, 6]])
-@pytest.mark.parametrize("forward", [6, 100])
+@crossed(
+    ("cell", CELLS),
+    ("readout", ["last", "every"]),
+    ("lengths", [None, [6, 1, 4, 2, 6, 3, 5, 6]]),
+    ("forward", [6, 100]),
+)
 def test_one_chunk_is_plain_back_propagation_to_the_bit(cell, readout, lengths, forward):
     options = dict(cell=cell, readout=readout, layers=2, batch_norm=True, dropout=0.3)
     results = []
@@ -157,7 +162,7 @@ def test_one_chunk_is_plain_back_propagation_to_the_bit(cell, readout, lengths, 
             seen += [closure(), *gradients(model)]
             descend(model)
             closure.advance()
-        results.append(([*seen, *model.buffers()], closure.evaluations, closure.epochs))
+        results.append(([*seen, *model.buffers()], closure.gradient_evaluations, closure.epochs))
     for one, other in zip(results[0][0], results[1][0], strict=True):
         assert torch.equal(one, other)
     assert results[0][1:] == results[1][1:] == (3, 1.5)
@@ -166,7 +171,7 @@ def test_one_chunk_is_plain_back_propagation_to_the_bit(cell, readout, lengths, 
 @pytest.mark.parametrize("optimizer", ["adam", "frank-wolfe:inner_steps=1"])
 def test_one_chunk_gives_the_same_run(optimizer):
     config = RunConfig(
-        task="digits-rows", hidden=3, budget="7evaluations", evaluate_every=3, optimizer=optimizer
+        task="digits-rows", hidden=3, budget="7gradients", evaluate_every=3, optimizer=optimizer
     )
     task, found = build_task("digits-rows"), []
     for tbptt in (None, 8, 50):  # of 8 steps
@@ -261,12 +266,15 @@ def plain_chunks(cell, model, inputs, target, forward, backward, every):
     return found
 
 
-@pytest.mark.parametrize("cell", CELLS)
-@pytest.mark.parametrize("layers", [1, 2])
-@pytest.mark.parametrize("readout", ["last", "every"])
-@pytest.mark.parametrize(
-    ("forward", "backward"),
-    [(2, 2), (3, 3), (1, 1), (2, 4), (1, 3), (3, 1), (4, 4), (4, 3), (2, 9), (4, 5), (5, 2)],
+@crossed(
+    ("cell", CELLS),
+    ("layers", [1, 2]),
+    ("readout", ["last", "every"]),
+    (
+        "forward, backward",
+        [(2, 2), (3, 3), (1, 1), (2, 4), (1, 3), (3, 1), (4, 4), (4, 3), (2, 9), (4, 5), (5, 2)],
+    ),
+    rest=False,
 )
 def test_each_chunk_has_the_loss_and_gradient_of_a_plain_loop(
     cell, layers, readout, forward, backward
@@ -360,16 +368,16 @@ def test_asking_again_costs_again_and_moves_nothing():
     closure = make_closure(make_task(8), make_model(), 4, 2)
     for calls in (1, 2, 3):
         closure()
-        assert closure.evaluations == pytest.approx((2 * calls + 2 / 3) / 8, rel=1e-14)
+        assert closure.gradient_evaluations == pytest.approx((2 * calls + 2 / 3) / 8, rel=1e-14)
         assert closure.epochs == 0
     closure.advance()
     assert closure.epochs == 0.5
     closure()
-    assert closure.evaluations == pytest.approx((6 + 2 + 2 * 2 / 3) / 8, rel=1e-14)
+    assert closure.gradient_evaluations == pytest.approx((6 + 2 + 2 * 2 / 3) / 8, rel=1e-14)
     whole = make_closure(make_task(8), make_model(), 8)
     for calls in (1, 2):
         whole()
-        assert (whole.evaluations, whole.epochs) == (calls, 0)
+        assert (whole.gradient_evaluations, whole.epochs) == (calls, 0)
 
 
 @pytest.mark.parametrize(("forward", "backward"), [(1, 3), (2, 3), (4, 2)])
@@ -480,10 +488,13 @@ def plain_chunks_of_each(cell, model, batch, forward, backward, every):
     return found
 
 
-@pytest.mark.parametrize("cell", CELLS)
-@pytest.mark.parametrize("readout", ["last", "every"])
-@pytest.mark.parametrize("padding", [None, math.nan])
-@pytest.mark.parametrize(("forward", "backward"), [(2, 2), (1, 1), (3, 3), (1, 3), (2, 4), (4, 4)])
+@crossed(
+    ("cell", CELLS),
+    ("readout", ["last", "every"]),
+    ("padding", [None, math.nan]),
+    ("forward, backward", [(2, 2), (1, 1), (3, 3), (1, 3), (2, 4), (4, 4)]),
+    rest=False,
+)
 def test_sequences_count_while_they_last(cell, readout, padding, forward, backward):
     task = make_task(6, LENGTHS, padding=padding)
     model, twin = (make_model(cell=cell, layers=2, readout=readout) for _ in range(2))
@@ -497,15 +508,18 @@ def test_sequences_count_while_they_last(cell, readout, padding, forward, backwa
         descend(model)
         closure.advance()
     assert closure.epochs == 1
-    assert closure.evaluations == pytest.approx(sum(cost for *_, cost in expected) / 6)
+    assert closure.gradient_evaluations == pytest.approx(sum(cost for *_, cost in expected) / 6)
 
 
 SHORT = [6, 1, 1, 2, 3, 1, 2, 2]  # most minibatches of them end early
 
 
-@pytest.mark.parametrize("cell", CELLS)
-@pytest.mark.parametrize("readout", ["last", "every"])
-@pytest.mark.parametrize(("forward", "backward"), [(2, 2), (1, 1), (3, 3), (1, 3), (2, 5), (4, 4)])
+@crossed(
+    ("cell", CELLS),
+    ("readout", ["last", "every"]),
+    ("forward, backward", [(2, 2), (1, 1), (3, 3), (1, 3), (2, 5), (4, 4)]),
+    rest=False,
+)
 def test_the_next_minibatch_begins_where_all_sequences_have_ended(cell, readout, forward, backward):
     task = make_task(6, SHORT, padding=math.nan)
     model, twin = (make_model(cell=cell, readout=readout) for _ in range(2))
@@ -523,7 +537,7 @@ def test_the_next_minibatch_begins_where_all_sequences_have_ended(cell, readout,
             torch.testing.assert_close(closure(), loss, rtol=1e-9, atol=1e-12)
             torch.testing.assert_close(gradients(model), grads, rtol=1e-7, atol=1e-10)
             spent += cost / longest  # a minibatch end to end is one evaluation, however long
-            assert closure.evaluations == pytest.approx(spent, rel=1e-12)
+            assert closure.gradient_evaluations == pytest.approx(spent, rel=1e-12)
             descend(model)
             closure.advance()
             calls += 1
@@ -559,7 +573,7 @@ def test_no_chunk_is_left_where_all_sequences_have_ended():
     for minibatches in (1, 2, 3):
         # Two steps each, padded to six. The next are the same eight in another order.
         closure.advance()
-        assert (closure.evaluations, closure.epochs) == (minibatches, minibatches)
+        assert (closure.gradient_evaluations, closure.epochs) == (minibatches, minibatches)
         assert closure.chunks.state is None
         assert float(closure()) == pytest.approx(first, rel=1e-12)
         assert all(g.any() for g in gradients(model))
@@ -624,7 +638,7 @@ def test_a_single_last_step_is_normalised_by_the_running_statistics():
                 assert closure().isfinite()
                 assert all(g.isfinite().all() for g in gradients(model))
                 closure.advance()
-        assert (closure.epochs, closure.evaluations) == (3, 3)
+        assert (closure.epochs, closure.gradient_evaluations) == (3, 3)
         for norm in model.norms:
             assert norm.training
             assert int(norm.num_batches_tracked) == 3 * 2
@@ -644,7 +658,7 @@ def test_a_single_last_step_is_normalised_by_the_running_statistics():
             assert closure.epochs < 1
             assert closure().isfinite()
             closure.advance()
-        assert (closure.epochs, closure.evaluations) == (1, 1)
+        assert (closure.epochs, closure.gradient_evaluations) == (1, 1)
 
 
 @pytest.mark.parametrize("padding", [math.nan, 1e6])
@@ -699,19 +713,19 @@ def test_eight_chunks_are_one_evaluation():
     for _ in range(16):
         closure()
         closure.advance()
-        counted.append(closure.evaluations)
+        counted.append(closure.gradient_evaluations)
     assert counted == [k / 8 for k in range(1, 17)]
     assert closure.epochs == 2
 
 
 def test_budget_looks_and_epochs_count_whole_sequences():
-    run = make_training("3evaluations", Truncation(2, 2), evaluate_every=1)
+    run = make_training("3gradients", Truncation(2, 2), evaluate_every=1)
     told = []
     for progress in run.run():
-        told.append((progress.evaluations, progress.fraction, progress.record is not None))
+        told.append((progress.gradient_evaluations, progress.fraction, progress.record is not None))
         if progress.record:
-            assert run.next_look == progress.evaluations + 1
-            assert progress.record["epochs"] == progress.evaluations / 2
+            assert run.next_evaluation == progress.gradient_evaluations + 1
+            assert progress.record["epochs"] == progress.gradient_evaluations / 2
     assert run.closure.calls == 24
     # 8 chunks an evaluation; looks at 0, 1, 2 and 3.
     assert told == [(k / 8, k / 24, k % 8 == 0) for k in range(25)]
@@ -721,8 +735,8 @@ def test_budget_looks_and_epochs_count_whole_sequences():
     ("budget", "truncation", "every"),
     [
         ("100epochs", Truncation(2, 2), 2),
-        ("20evaluations", Truncation(2, 2), 1),
-        # (14 + 4/3)/8 evaluations a minibatch of 8 steps, two an epoch: 3.8, rounded up.
+        ("20gradients", Truncation(2, 2), 1),
+        # (14 + 4/3)/8 gradients a minibatch of 8 steps, two an epoch: 3.8, rounded up.
         ("100epochs", Truncation(2, 4), 4),
     ],
 )
@@ -748,8 +762,8 @@ def test_epochs_are_epochs_whatever_a_minibatch_costs(forward, backward, epochs,
     records = [progress.record for progress in run.run() if progress.record]
     assert run.closure.epochs == epochs
     assert records[-1]["epochs"] == epochs
-    assert run.closure.evaluations == pytest.approx(evaluations, rel=1e-12)
-    assert run.closure.evaluations == pytest.approx(2 * epochs * run.closure.price)
+    assert run.closure.gradient_evaluations == pytest.approx(evaluations, rel=1e-12)
+    assert run.closure.gradient_evaluations == pytest.approx(2 * epochs * run.closure.price)
 
 
 @pytest.mark.parametrize(("forward", "backward"), [(2, 4), (4, 2), (3, 2), (3, 4), (1, 8), (8, 1)])
@@ -757,22 +771,22 @@ def test_a_budget_in_epochs_is_spent_exactly(forward, backward):
     run = make_training("4epochs", Truncation(forward, backward), make_task(8))
     list(run.run())
     assert run.closure.epochs == 4
-    assert run.closure.evaluations == pytest.approx(8 * run.closure.price, rel=1e-12)
+    assert run.closure.gradient_evaluations == pytest.approx(8 * run.closure.price, rel=1e-12)
 
 
 def test_the_run_counts_sequences_that_end_early():
     # All end after two of the six steps to which they are padded: one chunk is a whole minibatch.
     task = make_task(6, [2, 1, 2, 2, 1, 1, 2, 1])
-    run = make_training("2evaluations", Truncation(2, 2), task, batch_size=2, evaluate_every=1)
-    told = [(p.evaluations, p.epochs, p.fraction) for p in run.run()]
+    run = make_training("2gradients", Truncation(2, 2), task, batch_size=2, evaluate_every=1)
+    told = [(p.gradient_evaluations, p.epochs, p.fraction) for p in run.run()]
     assert told == [(k, k / 4, k / 2) for k in range(3)]
 
 
 def test_a_budget_may_end_in_mid_sequence():
     # A chunk is an eighth of an evaluation; a part of an evaluation counts as a whole one.
-    run = make_training("1.2evaluations", Truncation(2, 2))
+    run = make_training("1.2gradients", Truncation(2, 2))
     list(run.run())
-    assert run.closure.evaluations == 2
+    assert run.closure.gradient_evaluations == 2
 
 
 def test_the_rate_falls_with_every_chunk():
@@ -795,7 +809,7 @@ CONFIG = RunConfig(
     "digits-rows",
     model="gru",
     hidden=3,
-    budget="4evaluations",
+    budget="4gradients",
     evaluate_every=2,
     optimizer="adam",
     tbptt=2,
@@ -846,7 +860,7 @@ def test_the_config_says_how_sequences_are_cut(options, truncation):
 def test_a_run_goes_on_in_mid_sequence_bit_for_bit(optimizer, tbptt, backward, model):
     config = replace(
         CONFIG, optimizer=optimizer, model=model, tbptt=tbptt, tbptt_backward=backward,
-        dropout=0.2, layers=2, batch_norm=True, batch_size=300, budget="5evaluations",
+        dropout=0.2, layers=2, batch_norm=True, batch_size=300, budget="5gradients",
     )  # fmt: skip
     task = build_task(config.task)
     whole = build_training(config, task)
@@ -884,7 +898,7 @@ def test_sequences_of_different_lengths_go_on_bit_for_bit(lengths, forward, back
         task = make_task(6, lengths, padding=math.nan)
         adam = torch.optim.Adam(model.parameters(), lr=0.01)
         return Training(
-            model, adam, task, Batches(task, 3, 0), Budget.parse("6evaluations"),
+            model, adam, task, Batches(task, 3, 0), Budget.parse("6gradients"),
             truncation=Truncation(forward, backward),
         )  # fmt: skip
 
@@ -902,7 +916,7 @@ def test_sequences_of_different_lengths_go_on_bit_for_bit(lengths, forward, back
         torch.manual_seed(99)
         later = build()
         later.load_state_dict(state)
-        assert later.closure.evaluations == first.closure.evaluations
+        assert later.closure.gradient_evaluations == first.closure.gradient_evaluations
         assert later.closure.epochs == first.closure.epochs
         records += records_on_the_way(later)
         assert repr(records) == repr(expected)

@@ -15,9 +15,9 @@ from rnnopt.config.run_config import SharedConfig
 from rnnopt.experiments import tuning
 from rnnopt.runs.folder import RunFolder
 
-TINY = ["--task", "counting:length=3", "--hidden", "3", "--budget", "30evaluations"]
+TINY = ["--task", "counting:length=3", "--hidden", "3", "--budget", "30gradients"]
 TINY += ["--evaluate-every", "10"]
-SHARED = SharedConfig(task="counting:length=3", hidden=3, budget="30evaluations")
+SHARED = SharedConfig(task="counting:length=3", hidden=3, budget="30gradients")
 PAIR = ["adam", "sgd:lr=0.2,clip=1"]
 
 
@@ -34,7 +34,7 @@ def compared(tmp_path_factory):
     """The folder of a tuned comparison, which no test changes."""
     path = tmp_path_factory.mktemp("compared") / "c"
     settings = [*TINY, "--optimizers", *PAIR, "--seeds", "0", "1", "--workers", "1"]
-    settings += ["--tune", "3", "--tune-budget", "20evaluations", "--out", str(path)]
+    settings += ["--tune", "3", "--tune-budget", "20gradients", "--out", str(path)]
     with pytest.raises(SystemExit) as ended:
         main(["compare", *settings, "--quiet"])
     assert ended.value.code == 0
@@ -61,13 +61,13 @@ def test_many_trials_make_the_grid_finer_not_wider():
 
 def test_every_optimizer_has_the_same_trials_on_the_tuning_seed(workplace):
     names = [*PAIR, "frank-wolfe", "bfgs"]
-    candidates = tuning.plan_trials(SHARED, names, 3, "20evaluations", workplace, False)
+    candidates = tuning.plan_trials(SHARED, names, 3, "20gradients", workplace, False)
     assert [c.optimizer for c in candidates] == names
     for candidate in candidates:
         assert len(candidate.jobs) == 3
         for job in candidate.jobs:
             assert job.config.seed == seeds.TUNING
-            assert job.config.budget == "20evaluations"
+            assert job.config.budget == "20gradients"
     # In the middle is the rate that stands with the optimizer, else the default.
     assert [c.jobs[1].config.lr for c in candidates] == [3e-3, 0.2, 1e-3, 1.0]
     assert candidates[1].jobs[0].config.clip == 1
@@ -89,7 +89,7 @@ def test_the_reported_seeds_run_with_the_best_rate_of_the_tuning_runs(compared):
     ]
     assert len(reported) == 4
     assert {config.seed for config in reported} == {0, 1}
-    assert {config.budget for config in reported} == {"30evaluations"}
+    assert {config.budget for config in reported} == {"30gradients"}
     rates = {one["lr"] for one in found}
     assert {
         float(config.optimizer.rpartition("lr=")[2].split(",")[0]) for config in reported
@@ -118,7 +118,7 @@ def test_a_tuned_comparison_goes_on_with_what_is_missing(compared, command):
     for path in gone.iterdir():
         path.unlink()
     settings = [*TINY, "--optimizers", *PAIR, "--seeds", "0", "1", "--workers", "1"]
-    settings += ["--tune", "3", "--tune-budget", "20evaluations", "--out", compared, "--resume"]
+    settings += ["--tune", "3", "--tune-budget", "20gradients", "--out", compared, "--resume"]
     chosen = (compared / "tuning.json").read_text()
     code, out, error = command("compare", *settings, "--quiet")
     assert (code, error) == (0, "")
@@ -137,7 +137,7 @@ def test_what_a_tuned_comparison_is_resumed_with_is_checked(compared, command):
     code, _, error = command("compare", "--out", compared, "--resume", "--seeds", "1000")
     assert code == 2
     assert "seed 1000 is for tuning" in error
-    asked = ["--tune-budget", "20evaluations", "--seeds", "0", "--quiet"]  # as it was begun with
+    asked = ["--tune-budget", "20gradients", "--seeds", "0", "--quiet"]  # as it was begun with
     assert command("compare", "--out", compared, "--resume", *asked)[0] == 0
 
 
@@ -180,7 +180,7 @@ def test_a_tuning_run_that_fails_is_told_and_nothing_is_reported(workplace, comm
 
 def test_a_grid_of_one_is_no_tuning(workplace):
     with pytest.raises(UserError, match="at least 2"):
-        tuning.plan_trials(SHARED, PAIR, 1, "20evaluations", workplace, False)
+        tuning.plan_trials(SHARED, PAIR, 1, "20gradients", workplace, False)
 
 
 def test_a_rate_for_all_is_the_middle_of_the_grid_and_not_that_of_the_reported_runs(command):

@@ -33,7 +33,7 @@ def save(path, parts, names=None):
 
 
 def task_of(**settings):
-    return build_training(RunConfig(hidden=3, budget="5evaluations", **settings)).task
+    return build_training(RunConfig(hidden=3, budget="5gradients", **settings)).task
 
 
 @pytest.mark.parametrize("name", ["val", "valid", "validation"])
@@ -75,7 +75,7 @@ def test_the_best_weights_are_best_on_them(tmp_path, parts, command, monkeypatch
     x, y = parts["val"]
     parts["val"] = x, np.where(y == "low", "high", "low")
     save("a.npz", parts)
-    options = ["--budget", "60evaluations", "--optimizer", "adam:lr=0.03", "--json"]
+    options = ["--budget", "60gradients", "--optimizer", "adam:lr=0.03", "--json"]
     assert command("train", "--data", "a.npz", "--out", "run", *options)[0] == 0
     from rnnopt.runs.folder import RunFolder
 
@@ -83,7 +83,7 @@ def test_the_best_weights_are_best_on_them(tmp_path, parts, command, monkeypatch
     assert run.read_records()[-1]["validation_metric"] == 0
     best = run.read_result()["best"]
     assert best["validation_metric"] == max(r["validation_metric"] for r in run.read_records()) > 0
-    assert best["evaluations"] < 60
+    assert best["gradient_evaluations"] < 60
 
 
 def test_inspect_shows_them(tmp_path, parts, command, monkeypatch):

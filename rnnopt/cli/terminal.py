@@ -1,23 +1,22 @@
 """What the verbs share to show things: two consoles, progress bars, JSON for scripts."""
 
 import json
-import math
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Annotated, Any
 
-import tyro
+from cyclopts import Parameter
 from rich.console import Console, ConsoleDimensions, ConsoleOptions, RenderableType
 from rich.progress import Progress, TaskID
 from rich.segment import Segment
 
+from rnnopt.runs.files import finite
 from rnnopt.tasks import download
 from rnnopt.tasks.names import visible
 from rnnopt.training.progress_bars import bars_on
 
-AsJson = Annotated[bool, tyro.conf.arg(name="json")]  # an option of many verbs
+AsJson = Annotated[bool, Parameter(name="json")]  # an option of many verbs
 
 
 class PlainConsole(Console):
@@ -49,33 +48,21 @@ class PlainConsole(Console):
 
 console = PlainConsole()
 errors = PlainConsole(stderr=True)
-given: set[str] = set()  # options on the command line, by field name
 
 
-def say(text: str) -> None:
+def print_line(text: str) -> None:
     """Prints a line as it is: no markup, no colours, no breaks."""
     console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
-def complain(text: str) -> None:
+def print_error(text: str) -> None:
     """Prints a line on standard error, in red where there are colours."""
     errors.print(text, style="red", highlight=False, markup=False, soft_wrap=True)
 
 
-def for_script(value: dict[str, Any]) -> None:
+def print_json(value: dict[str, Any]) -> None:
     """Prints one JSON object on standard output, though the console be quiet."""
-    print(json.dumps(_plain(value)))
-
-
-def _plain(value: Any) -> Any:
-    """`value` as JSON has it: null for what is no finite number, text for a path."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    return str(value) if isinstance(value, Path) else value
+    print(json.dumps(finite(value), default=os.fspath))
 
 
 def progress_bars(quiet: bool = False) -> Progress:

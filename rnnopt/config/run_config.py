@@ -2,11 +2,12 @@
 
 import math
 import re
-from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, Self
 
 from rnnopt.config.data_config import DataConfig, data_name
 from rnnopt.config.errors import UserError, option, unknown_name
+from rnnopt.config.validation import checked
 from rnnopt.layers.sequence_model import Initialization, Readout
 
 # Settings of a model that the user does not choose one by one.
@@ -34,45 +35,50 @@ class SharedConfig(DataConfig):
     """What the runs of a comparison have in common.
 
     Args:
-        task: what to learn, "name" or "name:option=value,…" (see `rnnopt list`); with --data, what
-            its file is called.
-        model: network, by name (see `rnnopt list`).
-        lr: learning rate; unset means the optimizer's default.
-        budget: how long to train: 30s, 5m, 2h, 20epochs or 5000evaluations (an evaluation is one
-            minibatch forward and backward).
-        batch_size: sequences a minibatch; unset means the task's.
-        hidden: units of each recurrent layer; unset means the task's.
-        layers: recurrent layers; unset means the model's, one unless its name says otherwise.
-        batch_norm: normalise each layer's states over time and batch; indrnn-6 always does.
-        dropout: probability of a unit being zero for a whole sequence, after each layer; unset
-            means the model's, none unless it has its own.
-        readout: where the answer is read off the states; unset means the task's, the last state
+        task: Task to learn: a name, or name:option=value,… (see `rnnopt list`). With --data: the
+            name of the data.
+        model: Network to train, by name (see `rnnopt list`).
+        lr: Learning rate. Unset: the optimizer's default.
+        budget: Length of training: 30s, 5m, 2h, 20epochs or 5000gradients, each of one minibatch.
+        batch_size: Number of sequences in a minibatch. Unset: the task's.
+        hidden: Number of units in each recurrent layer. Unset: the task's.
+        layers: Number of recurrent layers. Unset: the model's, which is one unless its name says
+            otherwise.
+        batch_norm: Batch normalization of each layer's states, over time and batch. indrnn-6 always
+            has it.
+        dropout: Probability that a unit is zero for a whole sequence, after each layer. Unset: the
+            model's, which is none unless it has its own.
+        readout: States that the answer is read from. Unset: the task's, which is the last state
             unless each step has its own target.
-        initialization: of the weights; normal is N(0, 0.01²); unset means the model's.
-        clip: largest norm of a gradient, longer ones are scaled down; unset means no clipping.
-        clip_value: largest size of a gradient's entries, greater ones are cut to it; unset means
-            none is.
-        schedule: course of the learning rate over the budget; cosine and linear end at zero.
-            plateau multiplies it by decay whenever the validation metric, or where that is level
-            the validation loss, has not improved for patience epochs; plateau-restart, of IndRNN's
-            authors, then also goes back to the best weights and waits half, a quarter, … as long.
-        decay: factor of the plateau schedules.
-        patience: epochs that the plateau schedules wait.
-        tbptt: steps between updates in truncated back-propagation through time (k1); unset means
-            whole sequences. FrankWolfe counts the chunks of a sequence as its inner steps unless
-            told otherwise.
-        tbptt_backward: steps each of its gradients goes back (k2); unset means tbptt.
-        evaluate_every: evaluations between looks at the validation set; unset means an epoch, or a
-            twentieth of the budget where that is shorter.
-        watch_test: also note the test metric at every look, for comparison with publications that
-            report the best of them; nothing depends on it.
-        stop_at_target: end a run once the task's target is met on the validation set.
-        on_nonfinite: what to do when a loss or a gradient is not finite: stop (the run ends as
+        initialization: Initial distribution of the weights; normal is N(0, 0.01²). Unset: the
+            model's.
+        clip: Largest norm of a gradient; a longer one is scaled down. Unset: no clipping.
+        clip_value: Largest absolute value in a gradient; a larger one is cut to it. Unset: none is
+            cut.
+        schedule: Course of the learning rate over the budget. cosine and linear end at zero.
+            plateau multiplies it by --decay when the validation metric (or the validation loss,
+            where the metric is level) has not improved for --patience epochs. plateau-restart, of
+            IndRNN's authors, then also returns to the best weights, and waits half, a quarter, … as
+            long.
+        decay: Factor of the plateau schedules.
+        patience: Number of epochs without improvement that the plateau schedules wait.
+        tbptt: Steps between updates in truncated back-propagation through time (k1). Unset: whole
+            sequences. FrankWolfe takes the chunks of a sequence as its inner steps unless told
+            otherwise.
+        tbptt_backward: Steps that a gradient goes back in truncated back-propagation (k2). Unset:
+            as many as --tbptt.
+        evaluate_every: Number of gradients between looks at the validation set. Unset: an epoch,
+            or a twentieth of the budget where that is shorter.
+        watch_test: Record of the test metric at every look, for comparison with publications that
+            report the best of them. Nothing depends on it.
+        stop_at_target: End of a run as soon as the task's target is met on the validation set.
+        on_nonfinite: Reaction to a loss or gradient that is not finite: stop (the run ends as
             diverged), raise (an error that names the step), skip (that minibatch is left out) or
             restore (back to the last checkpoint, on with other minibatches; the eleventh time ends
             the run as diverged).
-        device: cpu, cuda or any name that torch knows.
-        threads: processor threads a run; small recurrent networks are slower with more.
+        device: Device to train on: cpu, cuda or any name that torch knows.
+        threads: Number of processor threads of a run. Small recurrent networks are slower with
+            more.
     """
 
     task: str = "digits-pixels"
@@ -104,6 +110,8 @@ class SharedConfig(DataConfig):
         super().__post_init__()
         if self.data is not None:
             object.__setattr__(self, "task", data_name(self.data))
+        # Version 0.1 called gradients evaluations.
+        object.__setattr__(self, "budget", re.sub(r"evaluation(s?)\b", r"gradient\1", self.budget))
         if self.model not in MODELS:
             raise unknown_name("model", self.model, MODELS)
         counts = ("batch_size", "hidden", "layers", "evaluate_every", "threads", "tbptt")
@@ -123,10 +131,6 @@ class SharedConfig(DataConfig):
             raise UserError("--tbptt needs --readout last or every, got mean.")
         if self.dropout is not None and not 0 <= self.dropout < 1:
             raise UserError(f"--dropout must be in [0, 1), got {self.dropout}.")
-        if self.schedule not in get_args(Schedule):
-            raise unknown_name("schedule", self.schedule, get_args(Schedule))
-        if self.on_nonfinite not in get_args(OnNonfinite):
-            raise unknown_name("on-nonfinite", self.on_nonfinite, get_args(OnNonfinite))
         if not self.schedule.startswith("plateau"):
             for name in ("decay", "patience"):
                 if getattr(self, name) != getattr(SharedConfig, name):
@@ -142,15 +146,7 @@ class SharedConfig(DataConfig):
     @classmethod
     def from_dict(cls, saved: dict[str, Any]) -> Self:
         """The config that `to_dict` gave; a field that it lacks has its default."""
-        known = {field.name for field in fields(cls)}
-        for name in saved:
-            if name not in known:
-                raise unknown_name("field of a saved config:", name, known)
-        hints = get_type_hints(cls)
-        for name, value in saved.items():
-            if not has_type(value, hints[name]):
-                raise UserError(f"{name} must be {hints[name]}, got {value!r}.")
-        return cls(**saved)
+        return checked(saved, cls, "a saved config")
 
 
 @dataclass(frozen=True)
@@ -158,10 +154,10 @@ class RunConfig(SharedConfig):
     """One training run: the settings of SharedConfig, an optimizer and a seed.
 
     Args:
-        optimizer: "name" or "name:option=value,…", such as frank-wolfe:norm=inf,inner_steps=5. The
-            options lr, clip, clip_value, schedule, decay, patience, batch_size, tbptt and
-            tbptt_backward may stand there too.
-        seed: of the initial weights and the order of the batches.
+        optimizer: Optimizer: a name, or name:option=value,… such as
+            frank-wolfe:norm=inf,inner_steps=5. The options lr, clip, clip_value, schedule, decay,
+            patience, batch_size, tbptt and tbptt_backward may stand there too.
+        seed: Seed of the initial weights and of the order of the minibatches.
     """
 
     optimizer: str = "frank-wolfe"
@@ -173,33 +169,24 @@ class RunConfig(SharedConfig):
             raise UserError(f"--seed must be in 0 … 2^63 - 1, got {self.seed}.")
 
 
-def has_type(value: object, kind: Any) -> bool:
-    """Whether a value read from JSON is of an annotated type."""
-    if get_origin(kind) is Literal:
-        return value in get_args(kind)
-    if get_origin(kind) is list:
-        return isinstance(value, list) and all(has_type(one, get_args(kind)[0]) for one in value)
-    if get_args(kind):  # a union
-        return any(has_type(value, one) for one in get_args(kind))
-    return type(value) is kind or (type(value) is int and kind is float)
-
-
 @dataclass(frozen=True)
 class Budget:
-    """How long to train: `amount` of `unit` "seconds", "epochs" or "evaluations"."""
+    """How long to train: `amount` of `unit` "seconds", "epochs" or "gradient_evaluations"."""
 
     amount: float
-    unit: Literal["seconds", "epochs", "evaluations"]
+    unit: Literal["seconds", "epochs", "gradient_evaluations"]
 
     @classmethod
     def parse(cls, text: str) -> "Budget":
-        """The budget that a text such as 30s, 20epochs or 5000evaluations names."""
-        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(s|m|h|epochs?|evaluations?)\s*", text)
+        """The budget that a text such as 30s, 20epochs or 5000gradients names."""
+        match = re.fullmatch(
+            r"\s*(\d+(?:\.\d+)?)\s*(s|m|h|epochs?|gradients?|evaluations?)\s*", text
+        )
         if not match or not 0 < float(match[1]) < 1e15:
             raise UserError(
-                f"budget must read like 30s, 5m, 2h, 20epochs or 5000evaluations, got {text!r}."
+                f"budget must read like 30s, 5m, 2h, 20epochs or 5000gradients, got {text!r}."
             )
         amount, unit = float(match[1]), match[2]
         if unit in ("s", "m", "h"):
             return cls(amount * {"s": 1, "m": 60, "h": 3600}[unit], "seconds")
-        return cls(amount, "epochs" if unit.startswith("epoch") else "evaluations")
+        return cls(amount, "epochs" if unit.startswith("epoch") else "gradient_evaluations")

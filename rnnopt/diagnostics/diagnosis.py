@@ -44,7 +44,7 @@ class Diagnosis:
             adapt, and for another optimizer FrankWolfe's default one at the current learning rate.
 
     A look is a dict, ready for JSON:
-        evaluations: gradient evaluations of the run so far.
+        gradient_evaluations: of the run so far.
         loss: on the minibatch that every look shares.
         layers: for each recurrent layer a record of `GradientFlow` on that minibatch.
         spectra: `recurrent_spectra` of each recurrent layer.
@@ -86,16 +86,19 @@ class Diagnosis:
             for progress in self.training.run(stop_requested):
                 over = self.training.status != "running"
                 due = progress.fraction * max(self.count - 1, 1) >= len(self.looks)
-                new = not self.looks or progress.evaluations > self.looks[-1]["evaluations"]
+                new = (
+                    not self.looks
+                    or progress.gradient_evaluations > self.looks[-1]["gradient_evaluations"]
+                )
                 if new and (over or (due and len(self.looks) < self.count)):
-                    self.looks.append(self._look(progress.evaluations))
+                    self.looks.append(self._look(progress.gradient_evaluations))
                 if progress.record:
                     self.records.append(progress.record)
                 yield progress
 
     # -- one look ----------------------------------------------------------------------------------
 
-    def _look(self, evaluations: float) -> dict[str, Any]:
+    def _look(self, spent: float) -> dict[str, Any]:
         with self.training.learner.committed():
             twin = double_precision_copy(self.training.model)
         loss, layers = layer_flow(twin, self.training.task, self._shared)
@@ -105,7 +108,7 @@ class Diagnosis:
         new = self.directions.records[self._angles_told :]
         self._angles_told = len(self.directions.records)
         return dict(
-            evaluations=evaluations,
+            gradient_evaluations=spent,
             loss=loss,
             layers=layers,
             spectra=spectra,

@@ -102,12 +102,12 @@ def _count(looks: Sequence[Look]) -> str:
 
 
 def _not_finite(looks: Sequence[Look], status: str, config: RunConfig) -> Finding | None:
-    bad = [look["evaluations"] for look in looks if not _is_finite(look)]
+    bad = [look["gradient_evaluations"] for look in looks if not _is_finite(look)]
     if not bad and status != "diverged":
         return None
-    where = bad[0] if bad else looks[-1]["evaluations"]
+    where = bad[0] if bad else looks[-1]["gradient_evaluations"]
     what = "the gradients" if bad else "the loss of the run"
-    sentence = f"not finite: at {where:g} evaluations {what} held NaN or infinity"
+    sentence = f"not finite: at {where:g} gradients {what} held NaN or infinity"
     sentence += f", and the run ended with status {status}."
     advice = ["a lower --lr", *_advice_exploding(config)]
     return Finding("not finite", sentence, tuple(advice))

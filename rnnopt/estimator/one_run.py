@@ -163,7 +163,7 @@ class _Patience:
 
     def __call__(self) -> bool:
         closure = self.training.closure
-        if self.training.best["evaluations"] == closure.evaluations:
+        if self.training.best["gradient_evaluations"] == closure.gradient_evaluations:
             self.best_at = closure.epochs
         return closure.epochs - self.best_at >= self.epochs
 

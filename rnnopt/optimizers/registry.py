@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from rnnopt.admm.trainer import ADMM
-from rnnopt.config.errors import unknown_name
+from rnnopt.config.errors import UserError, unknown_name
 from rnnopt.config.options import parameters_of
 from rnnopt.config.specs import call_with, parse
 from rnnopt.layers.sequence_model import SequenceModel
@@ -168,6 +168,6 @@ def _build(
     arguments: tuple[Any, ...] = (params if entry.named else [p for _, p in params],)
     if entry.of_model:
         if model_and_loss is None:
-            raise ValueError(f"optimizer {name!r} is built with a model: use rnnopt.ADMM.")
+            raise UserError(f"optimizer {name!r} is built with a model: use rnnopt.ADMM.")
         arguments = model_and_loss
     return call_with("optimizer", name, entry.build, options, *arguments)

@@ -46,7 +46,7 @@ def figure(
     _noise(axes[1][0], looks)
     _angles(axes[1][1], looks, directions)
     for axis in axes.flat:
-        axis.set_xlim(0, max(looks[-1]["evaluations"], 1))
+        axis.set_xlim(0, max(looks[-1]["gradient_evaluations"], 1))
     _curvature(axes[1][2], looks)
     axes[1][2].autoscale(axis="x")
     for axis in axes.flat:
@@ -65,7 +65,7 @@ def _heat_map(axis: "Axes", looks: Sequence[Look], name: str) -> None:
     with np.errstate(divide="ignore", invalid="ignore"):
         logarithms = np.log10(norms)
     colors = np.ma.masked_invalid(logarithms)
-    places = [float(look["evaluations"]) for look in looks]
+    places = [float(look["gradient_evaluations"]) for look in looks]
     middles = [(a + b) / 2 for a, b in pairwise(places)]
     # A column reaches half way to its neighbours, the outer ones from 0 and to the last look.
     left, right = 0.0, max(places[-1], 1.0)
@@ -93,7 +93,7 @@ def _points(axis: "Axes", xs: Sequence[float], ys: Sequence[float], **style: Any
 
 def _lines(axis: "Axes", looks: Sequence[Look], key: str, title: str) -> None:
     """A number of each layer over training."""
-    at = [look["evaluations"] for look in looks]
+    at = [look["gradient_evaluations"] for look in looks]
     for i, name in enumerate(looks[0]["layers"]):
         values = [look["layers"][name][key] for look in looks]
         _points(axis, at, values, color=COLORS[i % len(COLORS)], marker=".", label=name)
@@ -104,7 +104,7 @@ def _lines(axis: "Axes", looks: Sequence[Look], key: str, title: str) -> None:
 
 def _spectra(axis: "Axes", looks: Sequence[Look]) -> None:
     """Spectral radius of each recurrent matrix; that of the gates of a layer in one colour."""
-    at = [look["evaluations"] for look in looks]
+    at = [look["gradient_evaluations"] for look in looks]
     styles = ("-", "--", ":", "-.")
     several = len(looks[0]["spectra"]) > 1
     for i, (layer, matrices) in enumerate(looks[0]["spectra"].items()):
@@ -121,12 +121,12 @@ def _spectra(axis: "Axes", looks: Sequence[Look]) -> None:
 
 
 def _losses(axis: "Axes", looks: Sequence[Look], records: Sequence[Record]) -> None:
-    at = [record["evaluations"] for record in records]
+    at = [record["gradient_evaluations"] for record in records]
     for i, (key, name) in enumerate(
         (("train_loss", "training"), ("validation_loss", "validation"))
     ):
         _points(axis, at, [record[key] for record in records], color=COLORS[i], label=name)
-    places = [look["evaluations"] for look in looks]
+    places = [look["gradient_evaluations"] for look in looks]
     style: dict[str, Any] = dict(color=COLORS[2], linestyle=":", label="fixed minibatch")
     _points(axis, places, [look["loss"] for look in looks], **style)
     axis.set_ylabel("loss")
@@ -136,7 +136,7 @@ def _losses(axis: "Axes", looks: Sequence[Look], records: Sequence[Record]) -> N
 def _noise(axis: "Axes", looks: Sequence[Look]) -> None:
     from matplotlib.ticker import LogFormatter
 
-    at = [look["evaluations"] for look in looks]
+    at = [look["gradient_evaluations"] for look in looks]
     _points(axis, at, [look["noise"]["scale"] for look in looks], color=COLORS[0], marker=".")
     if axis.lines:
         axis.set_yscale("log")
@@ -148,7 +148,7 @@ def _noise(axis: "Axes", looks: Sequence[Look]) -> None:
 
 def _angles(axis: "Axes", looks: Sequence[Look], directions: Sequence[Record]) -> None:
     """Every step's angle, and the median since the last look."""
-    spent = looks[-1]["evaluations"]
+    spent = looks[-1]["gradient_evaluations"]
     scale = spent / directions[-1]["step"] if directions else 1.0  # evaluations a step
     _points(
         axis,
@@ -156,7 +156,7 @@ def _angles(axis: "Axes", looks: Sequence[Look], directions: Sequence[Record]) -
         [record["angle"] for record in directions],
         marker=".", linestyle="none", color=COLORS[5], markersize=3, label="a step",
     )  # fmt: skip
-    at = [look["evaluations"] for look in looks]
+    at = [look["gradient_evaluations"] for look in looks]
     _points(axis, at, [look["angle"] for look in looks], color=COLORS[0], label="median")
     axis.set_ylim(0, 185)
     axis.set_yticks(range(0, 181, 45))
@@ -173,7 +173,7 @@ def _curvature(axis: "Axes", looks: Sequence[Look]) -> None:
     for number, i in enumerate(chosen):
         values = [step["directional"] for step in looks[i]["curvature"]]
         shade = 0.25 + 0.75 * (number + 1) / len(chosen)
-        label = f"at {looks[i]['evaluations']:g}"
+        label = f"at {looks[i]['gradient_evaluations']:g}"
         at = range(1, len(values) + 1)
         _points(axis, at, values, color=COLORS[0], alpha=shade, marker=".", label=label)
     drawn = [abs(step["directional"]) for i in chosen for step in looks[i]["curvature"]]

@@ -4,6 +4,7 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 Record = dict[str, float]
 
@@ -28,6 +29,15 @@ class Curve:
     low: list[float] | None = None
     high: list[float] | None = None
 
+    def thinned(self, most: int) -> "Curve":
+        """The curve at `most` of its points, or all if it has fewer; the first and last stay."""
+        count = len(self.at)
+        if count <= most:
+            return self
+        kept = [round(i * (count - 1) / (most - 1)) for i in range(most)]
+        values: Any = (self.at, self.mean, self.low, self.high)
+        return Curve(*(each and [each[i] for i in kept] for each in values))
+
 
 def mean_curve(
     histories: Sequence[Sequence[Record]], cost: str, quantity: str, log: bool = False
@@ -36,7 +46,7 @@ def mean_curve(
 
     Args:
         histories: the records of each run.
-        cost: key of what is spent, such as "evaluations".
+        cost: key of what is spent, such as "gradient_evaluations".
         quantity: key of what is averaged.
         log: whether it is for a logarithmic axis, which has no room below zero: there the band
             ends at the lowest run.

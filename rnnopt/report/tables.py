@@ -21,8 +21,8 @@ def columns(groups: Sequence[Group]) -> list[str]:
     name = facts["metric"]
     return [
         "optimizer", "runs", f"test {name}", f"best validation {name}",
-        f"reached {facts['target']:g}", "evaluations to target", "seconds to target",
-        "ms an evaluation", "status",
+        f"reached {facts['target']:g}", "gradients to target", "seconds to target",
+        "ms per gradient", "status",
     ]  # fmt: skip
 
 
@@ -36,9 +36,9 @@ def _row(group: Group) -> list[str]:
     best = [r["best"]["validation_metric"] for r in results if r.get("best")]
     targets = [r.get("to_target") or {} for r in results]
     cost = [
-        1e3 * r["seconds"] / r["evaluations"]
+        1e3 * r["seconds"] / r["gradient_evaluations"]
         for r in results
-        if "seconds" in r and r.get("evaluations", 0) > 0
+        if "seconds" in r and r.get("gradient_evaluations", 0) > 0
     ]
     statuses: dict[str, int] = {}
     for r in results:
@@ -51,7 +51,7 @@ def _row(group: Group) -> list[str]:
         _interval([r["test_metric"] for r in results if "test_metric" in r], 4),
         _interval(best, 4),
         reached(group),
-        _interval([t.get("evaluations", math.inf) for t in targets], 0),
+        _interval([t.get("gradient_evaluations", math.inf) for t in targets], 0),
         _interval([t.get("seconds", math.inf) for t in targets], 1),
         _interval(cost, 1, interval=False),
         f"{ends}; {nonfinite} steps not finite" if nonfinite else ends,

@@ -62,10 +62,10 @@ def _of_another_look(history: History, state: Any) -> str:
     if lack or not looks:
         return lack
     last = state.get(LAST_LOOK)  # a checkpoint of before has none
-    found = history.records[looks - 1].get("evaluations")
+    found = history.records[looks - 1].get("gradient_evaluations")
     if last is None or found == last:
         return ""
-    return f"line {looks} must be of {last} evaluations, got {found}"
+    return f"line {looks} must be of {last} gradients, got {found}"
 
 
 def read_tensors(path: Path, required: bool, device: torch.device | None = None) -> dict[str, Any]:

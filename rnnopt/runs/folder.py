@@ -3,7 +3,7 @@
     config.json        what was asked for; the run can be repeated from it alone
     data.json          of a user's own data: files and sha256, class names, statistics
     environment.json   versions, machine, threads
-    metrics.jsonl      one line each time the validation set was looked at, null for no number
+    metrics.jsonl      one line per evaluation on validation data, null for no number
     checkpoint.pt      everything to go on bit for bit
     checkpoint-previous.pt  the checkpoint before it
     best.pt            the weights that were best on validation data, once the run is over
@@ -25,9 +25,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor
 
 from rnnopt.config.errors import UserError
+from rnnopt.config.old_names import RECORD, renamed
 from rnnopt.config.run_config import RunConfig
 from rnnopt.runs.checkpoints import (
     CHECKPOINT,
@@ -42,7 +44,6 @@ from rnnopt.runs.environment import environment
 from rnnopt.runs.files import (
     append,
     json_bytes,
-    lock,
     read_json,
     write_atomically,
 )
@@ -121,18 +122,18 @@ class RunFolder:
     def locked(self) -> Iterator[None]:
         """Keeps other processes off the run; the system lifts the lock when the process ends."""
         self._make()
+        # The file is kept, for without locks in the file system its existence would stand for one.
+        lock = FileLock(self.path / "lock", blocking=False, preserve_lock_file=True)
         try:
-            file = (self.path / "lock").open("a")
+            held = lock.acquire()
+        except Timeout as error:
+            raise InUse(f"{self.path} is in use by another process.") from error
         except OSError as error:
-            error.filename = None
-            raise self._cannot_write(error) from error
-        with file:
-            try:
-                lock(file)
-            except BlockingIOError as error:
-                raise InUse(f"{self.path} is in use by another process.") from error
-            except OSError as error:
-                raise UserError(f"{self.path} cannot be locked: {error.strerror}.") from error
+            if error.filename:  # it cannot be opened
+                error.filename = None
+                raise self._cannot_write(error) from error
+            raise UserError(f"{self.path} cannot be locked: {error.strerror}.") from error
+        with held:
             yield
 
     # -- reading -----------------------------------------------------------------------------------
@@ -169,7 +170,10 @@ class RunFolder:
             raise UserError(f"{path} is damaged: {error}.") from error
         if not isinstance(result.get("status"), str):
             raise UserError(f"{path} must have a status, got none.")
-        return result
+        for name in ("best", "to_target"):
+            if isinstance(result.get(name), dict):
+                result[name] = renamed(result[name], RECORD)
+        return renamed(result, RECORD)
 
     def is_over(self) -> bool:
         """Whether nothing is left to do; a damaged result is said, and to be made anew."""
@@ -237,7 +241,7 @@ class RunFolder:
         """Forgets the lines of metrics.jsonl after the first `count`, newer than the checkpoint."""
         records = read_history(self.path, self.has_checksums).records[:count]
         self._write(METRICS, as_lines(records))
-        self._last_look = records[-1].get("evaluations") if records else None
+        self._last_look = records[-1].get("gradient_evaluations") if records else None
 
     def append_record(self, record: Record) -> None:
         """Adds a line to metrics.jsonl."""
@@ -245,7 +249,7 @@ class RunFolder:
             append(self.path / METRICS, as_lines([record]))
         except OSError as error:
             raise self._cannot_write(error) from error
-        self._last_look = record.get("evaluations")
+        self._last_look = record.get("gradient_evaluations")
 
     def write_checkpoint(self, state: dict[str, Any]) -> None:
         """Writes the checkpoint; the one before is kept, as `checkpoint-previous.pt`."""

@@ -175,8 +175,10 @@ class Trackers:
             self._add(record)
 
     def _add(self, record: dict[str, float]) -> None:
-        step = round(record["evaluations"])
-        values = {k: v for k, v in record.items() if k != "evaluations" and math.isfinite(v)}
+        step = round(record["gradient_evaluations"])
+        values = {
+            k: v for k, v in record.items() if k != "gradient_evaluations" and math.isfinite(v)
+        }
         for log, last in list(self.logs or []):
             if step > last:
                 self._tell(log, partial(log.add, step, values))
@@ -194,7 +196,7 @@ class Trackers:
         self.status = result["status"]
         metric = result.get("test_metric", math.nan)
         if math.isfinite(metric):
-            step = round(result["evaluations"])
+            step = round(result["gradient_evaluations"])
             for log, _ in list(self.logs or []):
                 self._tell(log, partial(log.add, step, {"final_test_metric": metric}))
 

@@ -1,11 +1,13 @@
-"""metrics.jsonl: a line each time the validation set was looked at, with a checksum of its own."""
+"""metrics.jsonl: a line per evaluation on validation data, with a checksum of its own."""
 
 import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from rnnopt.config.old_names import RECORD, renamed
 from rnnopt.runs.checksums import Damaged, with_check, without_check
+from rnnopt.runs.files import finite
 
 Record = dict[str, float]
 NAME = "metrics.jsonl"
@@ -51,11 +53,12 @@ def read_history(path: Path, required: bool) -> History:
         except (ValueError, TypeError, RecursionError):
             start = line[:40].decode(errors="replace")
             return History(records, f"line {number} must be JSON, got {start!r}")
-        records.append({k: math.nan if v is None else v for k, v in record.items()})
+        numbers = {k: math.nan if v is None else v for k, v in record.items()}
+        records.append(renamed(numbers, RECORD))
     return History(records)
 
 
 def as_lines(records: list[Record]) -> bytes:
     """The lines of records; JSON has no NaN and no infinity, so they are null."""
-    rows = ({k: v if math.isfinite(v) else None for k, v in r.items()} for r in records)
-    return "".join(json.dumps(with_check(row)) + "\n" for row in rows).encode()
+    rows = (with_check(finite(record)) for record in records)
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()

@@ -151,7 +151,7 @@ def _train_to_the_end(
     result: dict[str, Any] = {
         "status": training.status,
         **facts,
-        "evaluations": training.closure.evaluations,
+        "gradient_evaluations": training.closure.gradient_evaluations,
         "seconds": training.seconds,
         "best": training.best,
         "to_target": training.to_target,

@@ -34,8 +34,8 @@ def loss_of_best(best: Mapping[str, float], records: Iterable[Mapping[str, float
     """
     if "validation_loss" in best:
         return best["validation_loss"]
-    at = best.get("evaluations")
-    there = (record for record in records if record.get("evaluations") == at)
+    at = best.get("gradient_evaluations")
+    there = (record for record in records if record.get("gradient_evaluations") == at)
     return next(
         (record["validation_loss"] for record in there if "validation_loss" in record), math.inf
     )

@@ -26,7 +26,7 @@ class Closure:
         clip_value: largest size of an entry of the gradient, or None.
         truncation: how sequences are cut into chunks, or None for whole ones.
         full_batch: the first batch, which stands for all data, is used throughout; one pass over it
-            costs as many evaluations as it has minibatches of the task's size.
+            costs as many gradient evaluations as it has minibatches of the task's size.
     """
 
     def __init__(
@@ -62,10 +62,10 @@ class Closure:
         self._batch: Batch | None = None
 
     @property
-    def evaluations(self) -> float:
+    def gradient_evaluations(self) -> float:
         """Gradient evaluations spent: whole sequences, forward and backward; forward is a third."""
         if self.chunks is not None:
-            return self.chunks.evaluations
+            return self.chunks.gradient_evaluations
         if self.full_batch:
             return self.weight * self.calls
         return self.calls + self.losses_alone / 3 if self.losses_alone else self.calls

@@ -14,6 +14,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from rnnopt.config import old_names
+from rnnopt.config.old_names import renamed
 from rnnopt.config.run_config import Budget, OnNonfinite, Schedule
 from rnnopt.distributed import any_of, mean_numbers
 from rnnopt.tasks.batches import Batches
@@ -26,7 +28,7 @@ from rnnopt.training.schedules import Plateau, rate_factor
 from rnnopt.training.tbptt import Truncation
 
 Status = Literal["running", "reached target", "out of budget", "diverged", "interrupted"]
-CHECK_EVERY = 10  # gradient evaluations between looks at the loss, each of which waits for a GPU
+CHECK_EVERY = 10  # gradient evaluations between checks of the loss, each of which waits for a GPU
 
 
 @dataclass(frozen=True)
@@ -34,12 +36,12 @@ class Progress:
     """Where a run stands after a step.
 
     Args:
-        evaluations, epochs, seconds: spent on training so far.
+        gradient_evaluations, epochs, seconds: spent on training so far.
         fraction: of the budget that is spent, 0 … 1.
-        record: a line of the run's history if the validation set was just looked at, else None.
+        record: a line of the run's history if the model was just evaluated, else None.
     """
 
-    evaluations: float
+    gradient_evaluations: float
     epochs: float
     seconds: float
     fraction: float
@@ -58,11 +60,11 @@ class Training:
         schedule: course of the learning rate over the budget.
         plateau: what the plateau schedules wait for; needed with them alone.
         clip, clip_value, truncation: as in `Closure`.
-        watch_test: also note the test metric at each look, for comparison with publications that
-            report the best of them.
-        every_epoch: look once an epoch, whatever its evaluations, in place of `evaluate_every`.
-        evaluate_every: gradient evaluations between looks at the validation set; None for an epoch
-            or a twentieth of the budget.
+        watch_test: also record the test metric at each evaluation, for comparison with publications
+            that report the best of them.
+        every_epoch: evaluate once per epoch, in place of `evaluate_every`.
+        evaluate_every: gradients between two evaluations on validation data; None for an epoch or a
+            twentieth of the budget.
         stop_at_target: whether meeting the target ends the run.
         device: where the model is.
         on_nonfinite: what to do when a loss or a gradient is not finite, see `nonfinite`.
@@ -113,7 +115,7 @@ class Training:
         self.evaluate_every = batches.per_epoch if every_epoch else evaluate_every
         self.status: Status = "running"
         self.seconds = 0.0
-        self.next_look = 0.0  # at the validation set, on `_clock`
+        self.next_evaluation = 0.0  # on `_clock`
         self.records = 0
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
         self.loss_count = 0
@@ -131,8 +133,8 @@ class Training:
             record: dict[str, float] | None = None
             if self.nonfinite.gave_up or self._loss_is_bad(fraction):
                 self.status = "diverged"
-            elif self._look_is_due(fraction):
-                record = self._look() | {"fraction": fraction}
+            elif self._evaluation_is_due(fraction):
+                record = self._evaluate() | {"fraction": fraction}
             if self.status == "running" and self.to_target and self.stop_at_target:
                 self.status = "reached target"
             if self.status == "running" and fraction >= 1:
@@ -145,7 +147,7 @@ class Training:
             if self.status != "running":
                 return
             self._step(fraction)
-            if not self._look_is_due(self._fraction()):
+            if not self._evaluation_is_due(self._fraction()):
                 yield self._progress(self._fraction(), None)
 
     def _step(self, fraction: float) -> None:
@@ -161,7 +163,7 @@ class Training:
             self.closure.leave_out()
         else:
             self.closure.advance()
-        if self.device.type == "cuda" and self._clock >= self.next_look:
+        if self.device.type == "cuda" and self._clock >= self.next_evaluation:
             torch.cuda.synchronize(self.device)
         seconds = time.perf_counter() - started
         if self.batches.shared:
@@ -201,9 +203,9 @@ class Training:
             self.closure.calls += self.learner.evaluations_per_step
         return None if self.nonfinite.refuses(loss) else loss
 
-    def _look(self) -> dict[str, float]:
+    def _evaluate(self) -> dict[str, float]:
         """Scores the committed weights on the validation set; keeps them if they are the best."""
-        self.next_look = self._clock + self.evaluate_every
+        self.next_evaluation = self._clock + self.evaluate_every
         if self.batches.shared:
             self._agree()
         with self.learner.committed():
@@ -214,7 +216,7 @@ class Training:
                 weights = self.model.state_dict()
                 self.best_weights = {k: v.detach().clone() for k, v in weights.items()}
                 self.best = dict(
-                    evaluations=self.closure.evaluations,
+                    gradient_evaluations=self.closure.gradient_evaluations,
                     validation_metric=metric,
                     validation_loss=loss,
                 )
@@ -226,10 +228,10 @@ class Training:
         watched |= self.learner.metrics()
         lr = float(self.learner.param_groups[0]["lr"])
         if self.plateau is not None:
-            improved = self.best["evaluations"] == self.closure.evaluations
-            self.plateau.look(self.closure.epochs, improved, self.model, self.learner)
-        self.nonfinite.look(loss)
-        spent = dict(evaluations=self.closure.evaluations, seconds=self.seconds)
+            improved = self.best["gradient_evaluations"] == self.closure.gradient_evaluations
+            self.plateau.after_evaluation(self.closure.epochs, improved, self.model, self.learner)
+        self.nonfinite.after_evaluation(loss)
+        spent = dict(gradient_evaluations=self.closure.gradient_evaluations, seconds=self.seconds)
         if self.task.reached(metric) and not self.to_target:
             self.to_target = dict(spent)
         train_loss = float(self.loss_sum) / self.loss_count if self.loss_count else math.nan
@@ -248,7 +250,7 @@ class Training:
         )
 
     def _is_best(self, metric: float, loss: float) -> bool:
-        """Whether a look is better than the best so far."""
+        """Whether an evaluation is better than the best so far."""
         if not self.best:
             return True
         lower = lower_is_better(self.task.metric)
@@ -283,29 +285,33 @@ class Training:
             return min(1.0, self.seconds / self.budget.amount)
         if self.budget.unit == "epochs":  # in whole minibatches
             return min(1.0, self.closure.minibatches / self._minibatches_allowed())
-        return min(1.0, self.closure.evaluations / math.ceil(self.budget.amount))
+        return min(1.0, self.closure.gradient_evaluations / math.ceil(self.budget.amount))
 
     def _minibatches_allowed(self) -> int:
         return math.ceil(self.budget.amount * self.batches.per_epoch)
 
     @property
     def _clock(self) -> float:
-        """What the looks at the validation set are timed by."""
-        return self.closure.minibatches if self.every_epoch else self.closure.evaluations
+        """What evaluations are timed by."""
+        return self.closure.minibatches if self.every_epoch else self.closure.gradient_evaluations
 
-    def _look_is_due(self, fraction: float) -> bool:
-        looked_at, now = self.next_look - self.evaluate_every, self._clock
-        return now >= self.next_look or (fraction >= 1 and now > looked_at)
+    def _evaluation_is_due(self, fraction: float) -> bool:
+        evaluated_at, now = self.next_evaluation - self.evaluate_every, self._clock
+        return now >= self.next_evaluation or (fraction >= 1 and now > evaluated_at)
 
     def _loss_is_bad(self, fraction: float) -> bool:
         due = (
-            self.closure.calls % CHECK_EVERY == 0 or self._clock >= self.next_look or fraction >= 1
+            self.closure.calls % CHECK_EVERY == 0
+            or self._clock >= self.next_evaluation
+            or fraction >= 1
         )
         return due and not math.isfinite(float(self.loss_sum))
 
     def _progress(self, fraction: float, record: dict[str, float] | None) -> Progress:
         closure = self.closure
-        return Progress(closure.evaluations, closure.epochs, self.seconds, fraction, record)
+        return Progress(
+            closure.gradient_evaluations, closure.epochs, self.seconds, fraction, record
+        )
 
     # -- saving ------------------------------------------------------------------------------------
 
@@ -327,14 +333,17 @@ class Training:
         return torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
 
     SAVED = (
-        "seconds", "next_look", "records", "loss_sum", "loss_count", "best", "best_weights",
+        "seconds", "next_evaluation", "records", "loss_sum", "loss_count", "best", "best_weights",
         "to_target",
     )  # fmt: skip
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on where `state` was taken."""
+        state = renamed(state, old_names.TRAINING)
         for name in self.SAVED:
             setattr(self, name, state[name])
+        self.best = renamed(self.best, old_names.RECORD)
+        self.to_target = renamed(self.to_target, old_names.RECORD)
         self.loss_sum = self.loss_sum.to(self.device)
         self.model.load_state_dict(state["model"])
         self.learner.load_state_dict(state["optimizer"])

@@ -114,7 +114,7 @@ def warnings_of(config: RunConfig, training: Training) -> list[str]:
     if allowed is not None and config.evaluate_every and config.evaluate_every > allowed[0]:
         told.append(
             f"--evaluate-every {config.evaluate_every} is beyond the budget of {allowed[0]:.6g}"
-            " evaluations: the validation data are looked at before training and at the end alone"
+            " gradients: the validation data are looked at before training and at the end alone"
         )
     if allowed is not None and training.plateau is not None and config.patience >= allowed[1]:
         told.append(

@@ -56,6 +56,6 @@ class RunProgressBar:
             self.note = f"{shown}{self.looked_at} {progress.record['validation_metric']:.4f}"
         elif self.calls % 10:
             return
-        rate = progress.evaluations / progress.seconds if progress.seconds else 0.0
-        note = f"{self.note}  {progress.evaluations:.6g} evaluations, {rate:.0f}/s"
+        rate = progress.gradient_evaluations / progress.seconds if progress.seconds else 0.0
+        note = f"{self.note}  {progress.gradient_evaluations:.6g} gradients, {rate:.0f}/s"
         self.bars.update(self.bar, completed=progress.fraction, note=note, visible=True)

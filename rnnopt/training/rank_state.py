@@ -86,12 +86,12 @@ def _on_host(state: Any) -> Any:
 class Place(NamedTuple):
     """Where a process stands."""
 
-    evaluations: float
+    gradient_evaluations: float
     records: int
     weights: str  # their checksum
 
     def __str__(self) -> str:
-        place = f"{self.evaluations:.6g} evaluations and {self.records} records"
+        place = f"{self.gradient_evaluations:.6g} gradients and {self.records} records"
         return f"{place} with weights {self.weights[:8]}"
 
 
@@ -128,4 +128,4 @@ def _place(training: Training) -> Place:
         for name, value in training.model.state_dict().items():
             flat = value.detach().cpu().contiguous().flatten()
             digest.update(name.encode() + flat.view(torch.uint8).numpy().tobytes())
-    return Place(training.closure.evaluations, training.records, digest.hexdigest())
+    return Place(training.closure.gradient_evaluations, training.records, digest.hexdigest())

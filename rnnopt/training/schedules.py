@@ -36,7 +36,9 @@ class Plateau:
         self.waiting_since = 0.0  # epochs
         self.best: dict[str, Any] = {}  # model and optimizer, with `restart`
 
-    def look(self, epochs: float, improved: bool, model: nn.Module, optimizer: Any) -> None:
+    def after_evaluation(
+        self, epochs: float, improved: bool, model: nn.Module, optimizer: Any
+    ) -> None:
         """Told after each look at the validation set whether it was the best so far."""
         if improved:
             self.waiting_since = epochs

@@ -109,7 +109,7 @@ class Chunks:
         return self._batch
 
     @property
-    def evaluations(self) -> float:
+    def gradient_evaluations(self) -> float:
         """Gradient evaluations spent; a step run without gradients counts a third."""
         return math.fsum(thirds / (3 * steps) for steps, thirds in self.spent.items())
 

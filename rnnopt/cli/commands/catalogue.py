@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from typing import Any
 
-from rnnopt.cli.parser.docstrings import arguments_of, summary_of, without_partial
+from rnnopt.cli.docstrings import arguments_of, summary_of, without_partial
 from rnnopt.config.errors import UserError, option
 from rnnopt.config.options import options_of, parameters_of
 from rnnopt.config.run_config import MODELS, SharedConfig

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from rnnopt.experiments.reproduce.engine import chosen_rows, finished_runs, trials_of
 from rnnopt.experiments.reproduce.study import Column, Form, Row, Study
-from rnnopt.report.figures import draw, legend_below, log_axis
+from rnnopt.report.charts import curve_of
+from rnnopt.report.figures import draw_line, legend_below, log_axis, usual_look
 from rnnopt.report.statistics import mean_and_width
 from rnnopt.runs.collection import Group, Run
 from rnnopt.runs.folder import write_atomically
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 FIELDS = (
     "data", "method", "metric", "published", "ours", "half_width_95", "lowest", "highest",
     "difference", "best_of_run", "optimizer", "lr", "at_edge", "seeds", "reached", "target",
-    "evaluations_to_target", "evaluations", "seconds", "diverged",
+    "gradient_evaluations_to_target", "gradient_evaluations", "seconds", "diverged",
 )  # fmt: skip
 
 
@@ -33,7 +34,7 @@ def line_of(study: Study, form: Form, column: Column, row: Row, out: Path) -> di
     `difference` is that of `best_of_run` where it is known, else of `ours`, to `published`.
     `ours` is the test metric at the best look at the validation data, `best_of_run` the best test
     metric of any look (what some publications print), both means over seeds;
-    `evaluations_to_target` the median, infinite where half of the runs missed.
+    `gradient_evaluations_to_target` the median, infinite where half of the runs missed.
     """
     line: dict[str, Any] = dict.fromkeys(FIELDS)
     line.update(data=column.label, method=row.label, published=row.published.get(column.label))
@@ -54,7 +55,9 @@ def line_of(study: Study, form: Form, column: Column, row: Row, out: Path) -> di
         metric = record["validation_metric"]
         return metric >= target if accuracy else metric <= target
 
-    costs = [next((r["evaluations"] for r in run.records if met(r)), math.inf) for run in runs]
+    costs = [
+        next((r["gradient_evaluations"] for r in run.records if met(r)), math.inf) for run in runs
+    ]
     line.update(
         metric=runs[0].result.get("metric"),
         ours=mean,
@@ -67,8 +70,8 @@ def line_of(study: Study, form: Form, column: Column, row: Row, out: Path) -> di
         seeds=len(runs),
         reached=sum(math.isfinite(cost) for cost in costs),
         target=unit * target,
-        evaluations_to_target=statistics.median(costs),
-        evaluations=statistics.mean(run.result["evaluations"] for run in runs),
+        gradient_evaluations_to_target=statistics.median(costs),
+        gradient_evaluations=statistics.mean(run.result["gradient_evaluations"] for run in runs),
         seconds=statistics.mean(run.result["seconds"] for run in runs),
         diverged=sum(run.result["status"] == "diverged" for run in runs),
     )
@@ -117,7 +120,7 @@ EDGE = (
 )
 HEADINGS = (
     "method", "published", "ours", "difference", "best of the run", "lr",
-    "evaluations to target", "seeds", "evaluations", "seconds",
+    "gradients to target", "seeds", "gradient_evaluations", "seconds",
 )  # fmt: skip
 
 NARROW = (0, 1, 2, 4, 6)  # the columns that a small terminal has room for
@@ -141,7 +144,7 @@ def cells(line: dict[str, Any]) -> list[str]:
         ours += f" ± {line['half_width_95']:.{digits}f}"
     target = "–"
     if line["seeds"]:
-        cost = line["evaluations_to_target"]
+        cost = line["gradient_evaluations_to_target"]
         missed = "never" if math.isinf(cost) else f"{cost:.0f}"
         target = f"{missed} ({line['reached']}/{line['seeds']})"
     seeds = "–" if line["seeds"] is None else str(line["seeds"])
@@ -151,7 +154,7 @@ def cells(line: dict[str, Any]) -> list[str]:
         line["method"], number(line["published"], digits), ours,
         number(line["difference"], digits, "+"), number(line["best_of_run"], digits),
         "–" if line["lr"] is None else f"{line['lr']:g}" + _marks(line), target, seeds,
-        number(line["evaluations"], 0), number(line["seconds"], 0),
+        number(line["gradient_evaluations"], 0), number(line["seconds"], 0),
     ]  # fmt: skip
 
 
@@ -217,7 +220,9 @@ def figure(study: Study, form: Form, out: Path) -> "Figure | None":
             axis = axes[j][i]
             log = quantity == "train_loss" or metric == "mse"
             for group in found:
-                draw(axis, group, "evaluations", quantity, rows_index(rows, group.label), log)
+                place = rows_index(rows, group.label)
+                if curve := curve_of(group, "gradient_evaluations", quantity, log):
+                    draw_line(axis, group.label, curve, usual_look(place))
             axis.grid(alpha=0.3)
             axis.margins(x=0.01)
             axis.set_ylabel(name)

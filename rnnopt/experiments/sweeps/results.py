@@ -64,13 +64,13 @@ def errors_of(study: "Study") -> list[str]:
 def columns(sweep: Sweep) -> list[str]:
     """Headings of `row`."""
     loss = ["its loss"] if sweep.metric == "accuracy" else []  # else the metric is the loss
-    return ["trial", f"best validation {sweep.metric}", *loss, *sweep.space, "evaluations"]
+    return ["trial", f"best validation {sweep.metric}", *loss, *sweep.space, "gradient_evaluations"]
 
 
 def row(sweep: Sweep, trial: "FrozenTrial") -> list[str]:
     """A complete trial as text."""
     values = [_shown(trial.params[name]) for name in sweep.space]
-    spent = f"{trial.user_attrs['evaluations']:.6g}"
+    spent = f"{trial.user_attrs['gradient_evaluations']:.6g}"
     found = trial.user_attrs.get("validation_loss")
     shown = "–" if found is None else f"{found:.4g}"
     loss = [shown] if sweep.metric == "accuracy" else []

@@ -203,7 +203,7 @@ class Objective:
         for record in records:
             watch.look(record)
         result = runner.run(config, path, exists, watch, lambda: watch.pruned or self.stop())
-        for name in ("status", "evaluations", "seconds"):
+        for name in ("status", "gradient_evaluations", "seconds"):
             trial.set_user_attr(name, result[name])
         if result["status"] == "interrupted" and not watch.pruned:
             raise Interrupted

@@ -92,7 +92,7 @@ def metrics(result: dict[str, Any]) -> list[tuple[str, str]]:
         (f"test {name}", _figure(result.get("test_metric"))),
         ("test loss", _figure(result.get("test_loss"))),
         (f"validation {name}, which chose these weights", _figure(best.get("validation_metric"))),
-        ("gradient evaluations", _figure(result.get("evaluations"))),
+        ("gradient evaluations", _figure(result.get("gradient_evaluations"))),
         ("seconds of training", _figure(result.get("seconds"))),
     ]
     if name == "mse" and "test_metric" in result:

@@ -46,13 +46,13 @@ FIGURE_2 = Study(
     ),
     forms={
         "cpu": Form(
-            (MNIST,), "1784evaluations", "446evaluations", RATES, seeds=tuple(range(10))
+            (MNIST,), "1784gradients", "446gradients", RATES, seeds=tuple(range(10))
         ),
         "full": Form(
             (MNIST,), "20epochs", "3epochs", (3e-4, *RATES, 3e-2), seeds=tuple(range(10))
         ),
         "quick": Form(
-            (MNIST,), "12evaluations", "6evaluations", RATES[:2], seeds=(0, 1),
+            (MNIST,), "12gradients", "6gradients", RATES[:2], seeds=(0, 1),
             rows=("rnnopt ADMM", "Adam"),
         ),
     },
@@ -73,8 +73,8 @@ FIGURE_3 = Study(
     forms={
         "cpu": Form(
             tuple(Column(f"Metamorphosis, N={n}", f"metamorphosis:length={n}") for n in LENGTHS),
-            "1000evaluations",
-            "300evaluations",
+            "1000gradients",
+            "300gradients",
             (3e-3, 1e-2, 3e-2),
         ),
         "full": Form(
@@ -85,13 +85,13 @@ FIGURE_3 = Study(
                 )
                 for n in LENGTHS
             ),
-            "10000evaluations",
-            "2000evaluations",
+            "10000gradients",
+            "2000gradients",
             RATES,
         ),
         "quick": Form(
             (Column("Metamorphosis, N=10", "metamorphosis:length=10"),),
-            "8evaluations", "4evaluations", RATES[:2], seeds=(0, 1),
+            "8gradients", "4gradients", RATES[:2], seeds=(0, 1),
             rows=("rnnopt ADMM", "Adam"),
         ),
     },
@@ -115,14 +115,14 @@ GATED = Study(
     forms={
         "cpu": Form(
             (MNIST, Column("Metamorphosis, N=25", "metamorphosis:length=25")),
-            "1000evaluations", "300evaluations", RATES,
+            "1000gradients", "300gradients", RATES,
         ),
         "full": Form(
             (MNIST, Column("Metamorphosis, N=100", "metamorphosis:length=100")),
-            "10000evaluations", "2000evaluations", RATES,
+            "10000gradients", "2000gradients", RATES,
         ),
         "quick": Form(
-            (MNIST,), "4evaluations", "2evaluations", RATES[:2], seeds=(0, 1),
+            (MNIST,), "4gradients", "2gradients", RATES[:2], seeds=(0, 1),
             rows=("LSTM, rnnopt ADMM", "GRU, rnnopt ADMM"),
         ),
     },
@@ -155,10 +155,10 @@ FIGURE_6 = Study(
     claim="large ν learns later and less steadily.",
     rows=inner_penalty_rows(1.0),
     forms={
-        "cpu": Form((MNIST,), "30evaluations", "30evaluations", RATES),
+        "cpu": Form((MNIST,), "30gradients", "30gradients", RATES),
         "full": Form((MNIST,), "3epochs", "1epochs", RATES),
         "quick": Form(
-            (MNIST,), "2evaluations", "2evaluations", RATES, seeds=(0, 1),
+            (MNIST,), "2gradients", "2gradients", RATES, seeds=(0, 1),
             rows=("blocks, ν = 1", "blocks, ν = 1e-08"),
         ),
     },
@@ -171,10 +171,10 @@ FIGURE_5 = replace(
     title="text, block-wise ADMM, penalty ν of the inner steps",
     claim="large ν is worse, small ones are all the same.",
     forms={
-        "cpu": Form((TEXT,), "30evaluations", "30evaluations", RATES),
+        "cpu": Form((TEXT,), "30gradients", "30gradients", RATES),
         "full": Form((TEXT,), "3epochs", "1epochs", RATES),
         "quick": Form(
-            (TEXT,), "2evaluations", "2evaluations", RATES, seeds=(0, 1),
+            (TEXT,), "2gradients", "2gradients", RATES, seeds=(0, 1),
             rows=("blocks, ν = 1", "blocks, ν = 1e-08"),
         ),
     },

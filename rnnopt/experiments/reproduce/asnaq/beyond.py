@@ -26,13 +26,13 @@ GATED = Study(
         )
     ),
     forms={
-        "cpu": Form((COUNTING, ROWS_OF_IMAGES), "2000evaluations", "700evaluations", RATES),
+        "cpu": Form((COUNTING, ROWS_OF_IMAGES), "2000gradients", "700gradients", RATES),
         "full": Form(
-            (COUNTING, ROWS_OF_IMAGES), "30000evaluations", "5000evaluations", RATES,
+            (COUNTING, ROWS_OF_IMAGES), "30000gradients", "5000gradients", RATES,
             settings=dict(device="cuda"),
         ),
         "quick": Form(
-            (COUNTING,), "8evaluations", "4evaluations", RATES[:2], seeds=(0, 1),
+            (COUNTING,), "8gradients", "4gradients", RATES[:2], seeds=(0, 1),
             rows=("LSTM, Adam", "LSTM, rnnopt ASNAQ"),
         ),
     },
@@ -67,10 +67,10 @@ PARTS = Study(
         tuned("rnnopt ASNAQ", "asnaq", rate_unit=10, shown=True),
     ),
     forms={
-        "cpu": Form(TASKS, "2000evaluations", "1000evaluations", RATES),
-        "full": Form(TASKS, "20000evaluations", "5000evaluations", (3e-4, *RATES, 3e-2)),
+        "cpu": Form(TASKS, "2000gradients", "1000gradients", RATES),
+        "full": Form(TASKS, "20000gradients", "5000gradients", (3e-4, *RATES, 3e-2)),
         "quick": Form(
-            (COUNTING,), "12evaluations", "6evaluations", RATES[:2], seeds=(0, 1),
+            (COUNTING,), "12gradients", "6gradients", RATES[:2], seeds=(0, 1),
             rows=("as in the paper", "without normalisation", "rnnopt ASNAQ"),
         ),
     },

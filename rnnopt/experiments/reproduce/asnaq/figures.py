@@ -13,19 +13,17 @@ FIGURE_1 = Study(
     " epochs).",
     rows=ROWS,
     forms={
-        "cpu": Form(
-            (Column("Counting", "counting"),), "15000evaluations", "5000evaluations", RATES
-        ),
+        "cpu": Form((Column("Counting", "counting"),), "15000gradients", "5000gradients", RATES),
         "full": Form(
             (Column("Counting", "counting"),),
-            "30000evaluations",
-            "15000evaluations",
+            "30000gradients",
+            "15000gradients",
             (1e-4, 3e-4, *RATES),
         ),
         "quick": Form(
             (Column("Counting", "counting"),),
-            "12evaluations",
-            "6evaluations",
+            "12gradients",
+            "6gradients",
             RATES[:2],
             seeds=(0, 1),
             rows=QUICK_ROWS,
@@ -50,15 +48,15 @@ FIGURE_2 = Study(
     ),
     rows=ROWS,
     forms={
-        "cpu": Form((Column("MNIST", "mnist-rows"),), "10epochs", "1000evaluations", RATES),
+        "cpu": Form((Column("MNIST", "mnist-rows"),), "10epochs", "1000gradients", RATES),
         "full": Form(
-            (Column("MNIST", "mnist-rows"),), "31220evaluations", "4460evaluations", RATES,
+            (Column("MNIST", "mnist-rows"),), "31220gradients", "4460gradients", RATES,
             settings=dict(device="cuda"),
         ),
         "quick": Form(
             (Column("MNIST", "mnist-rows"),),
-            "12evaluations",
-            "6evaluations",
+            "12gradients",
+            "6gradients",
             RATES[:2],
             seeds=(0, 1),
             rows=QUICK_ROWS,
@@ -81,23 +79,23 @@ FIGURE_3 = Study(
     forms={
         "cpu": Form(
             (Column("MNIST", "mnist-pixels:pool=2"),),
-            "446evaluations",
-            "150evaluations",
+            "446gradients",
+            "150gradients",
             RATES,
             settings=dict(hidden=100),
         ),
         "full": Form(
             (Column("MNIST", "mnist-pixels"),),
-            "31220evaluations",
-            "4460evaluations",
+            "31220gradients",
+            "4460gradients",
             RATES,
             seeds=(0, 1, 2),
             settings=dict(device="cuda", hidden=100),
         ),
         "quick": Form(
             (Column("MNIST", "mnist-pixels:pool=7"),),
-            "12evaluations",
-            "6evaluations",
+            "12gradients",
+            "6gradients",
             RATES[:2],
             seeds=(0, 1),
             settings=dict(hidden=100),

@@ -28,7 +28,7 @@ TITLE = "angle between the gradient and the Frank-Wolfe direction"
 FORMS = {
     "cpu": ("hapt2", "200epochs"),
     "full": ("har2", "200epochs"),
-    "quick": ("hapt2", "60evaluations"),
+    "quick": ("hapt2", "60gradients"),
 }
 INNER_STEPS, BALLS = (1, 5, 10), ("global", "tensor")
 

@@ -28,22 +28,22 @@ FIGURE_3 = Study(
     forms={
         "cpu": Form(
             (Column("Adding, T=100", "adding"),),
-            "6000evaluations",
-            "3000evaluations",
+            "6000gradients",
+            "3000gradients",
             (3e-4, 1e-3, 3e-3),
             settings=SHARED,
         ),
         "full": Form(
             tuple(Column(f"Adding, T={n}", f"adding:length={n}") for n in (100, 200, 400)),
-            "20000evaluations",
-            "10000evaluations",
+            "20000gradients",
+            "10000gradients",
             (2e-5, 2e-4, 6e-4, 1e-3, 3e-3),
             settings=SHARED,
         ),
         "quick": Form(
             (Column("Adding, T=10", "adding:length=10"),),
-            "8evaluations",
-            "4evaluations",
+            "8gradients",
+            "4gradients",
             (1e-3, 3e-3),
             seeds=(0, 1),
             settings=dict(evaluate_every=4),

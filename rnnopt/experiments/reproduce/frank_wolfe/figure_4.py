@@ -34,7 +34,7 @@ FIGURE_4 = Study(
     ),
     forms={
         "cpu": Form(
-            SHORT, "1epochs", "150evaluations", (3e-4, 1e-3, 3e-3), settings=dict(watch_test=True)
+            SHORT, "1epochs", "150gradients", (3e-4, 1e-3, 3e-3), settings=dict(watch_test=True)
         ),
         "full": Form(
             LONG,
@@ -47,8 +47,8 @@ FIGURE_4 = Study(
         ),
         "quick": Form(
             (Column(PIXEL, "mnist-pixels:pool=7"),),
-            "4evaluations",
-            "2evaluations",
+            "4gradients",
+            "2gradients",
             (1e-3, 3e-3),
             seeds=(0, 1),
             settings=dict(watch_test=True),

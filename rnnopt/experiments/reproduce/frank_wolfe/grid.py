@@ -58,8 +58,8 @@ GRID = Study(
         ),
         "quick": Form(
             (Column("HAR-2", "hapt2"),),
-            "2evaluations",
-            "2evaluations",
+            "2gradients",
+            "2gradients",
             RATES[-2:],
             seeds=(),
             settings=dict(schedule="plateau", patience=1.0),

@@ -37,8 +37,8 @@ TABLE_2 = Study(
     forms={
         "cpu": Form(
             SHORT,
-            "200evaluations",
-            "60evaluations",
+            "200gradients",
+            "60gradients",
             (3e-4, 1e-3, 3e-3),
             rows=("IndRNN, Adam", "Ours K=1", "Ours K=5", "rnnopt FrankWolfe"),
         ),
@@ -52,8 +52,8 @@ TABLE_2 = Study(
         ),
         "quick": Form(
             (Column(PIXEL, "mnist-pixels:pool=7"),),
-            "4evaluations",
-            "2evaluations",
+            "4gradients",
+            "2gradients",
             (1e-3, 3e-3),
             seeds=(0, 1),
             rows=("IndRNN, Adam", "Ours K=5"),

@@ -58,8 +58,8 @@ TABLE_3 = Study(
         "full": Form(HAR, "300epochs", "60epochs", (2e-5, 2e-4, 6e-4, 1e-3), settings=SHARED),
         "quick": Form(
             HAPT,
-            "8evaluations",
-            "4evaluations",
+            "8gradients",
+            "4gradients",
             (1e-3, 3e-3),
             seeds=(0, 1),
             settings=SHARED,

@@ -1,0 +1,49 @@
+"""Run folders of version 0.1, kept in old_runs/, read, reported on and resumed like new ones."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from rnnopt.runs.collection import group_runs, read_runs
+from rnnopt.runs.folder import RunFolder
+from rnnopt.runs.runner import run
+
+OLD = Path(__file__).parent / "old_runs" / "0.1"
+# What version 0.1 itself came to when it resumed the interrupted one.
+TEST = dict(test_loss=2.487001419067383, test_metric=0.042821158690176324)
+
+
+@pytest.fixture
+def old(tmp_path):
+    return Path(shutil.copytree(OLD, tmp_path / "old"))
+
+
+def test_names_of_before_are_read_as_those_of_now(old):
+    folder = RunFolder.open(old / "whole")
+    assert [record["gradient_evaluations"] for record in folder.read_records()] == [
+        0, 8, 16, 24, 32, 40,
+    ]  # fmt: skip
+    result = folder.read_result()
+    assert (result["gradient_evaluations"], result["best"]["gradient_evaluations"]) == (40, 40)
+    assert folder.read_config().budget == "40gradients"
+    assert not any("evaluations" in one for one in (result, result["best"]))
+
+
+def test_they_are_reported_on(old):
+    runs = read_runs([RunFolder.open(old / "whole"), RunFolder.open(old / "interrupted")])
+    assert [group.label for group in group_runs(runs)["digits-rows"]] == ["frank-wolfe", "adam"]
+    assert runs[0].rank == (0.075, -runs[0].result["best"]["validation_loss"])
+
+
+@pytest.mark.parametrize("budget", ["40gradients", "40evaluations"])
+def test_an_interrupted_one_is_resumed_to_the_same_end(old, budget):
+    from dataclasses import replace
+
+    path = old / "interrupted"
+    config = replace(RunFolder.open(path).read_config(), budget=budget)
+    result = run(config, path, resume=True)
+    assert result["status"] == "out of budget"
+    assert {name: result[name] for name in TEST} == pytest.approx(TEST, rel=1e-4)
+    spent = [record["gradient_evaluations"] for record in RunFolder.open(path).read_records()]
+    assert spent == [0, 8, 16, 24, 32, 40]
