@@ -134,7 +134,8 @@ def model_settings(config: RunConfig, task: Task) -> dict[str, Any]:
     if config.batch_norm:
         chosen["batch_norm"] = True
     for name, value in chosen.items():
-        if preset.get(name, value) != value:
+        # Runs of an earlier version may have "indrnn" where "indrnn-paper" stands now.
+        if preset.get(name, value) not in (value, f"{value}-paper"):
             raise UserError(
                 f"model {config.model!r} has {name}={preset[name]}, got {name}={value}."
             )
