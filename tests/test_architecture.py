@@ -22,9 +22,9 @@ FLOORS = [
     {"diagnostics", "estimator"},
     {"training"},
     {"optimizers", "tasks"},
-    {"admm", "config"},
+    {"admm"},
     {"layers"},
-    {"distributed"},
+    {"config", "distributed"},
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 ROOMS = FLOOR_OF.keys() - {"distributed"}
