@@ -21,10 +21,10 @@ FLOORS = [
     {"runs"},
     {"diagnostics", "estimator"},
     {"training"},
-    {"optimizers", "tasks"},
-    {"admm"},
+    {"admm", "optimizers", "tasks"},
+    {"config"},
     {"layers"},
-    {"config", "distributed"},
+    {"distributed"},
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 ROOMS = FLOOR_OF.keys() - {"distributed"}
