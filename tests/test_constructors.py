@@ -8,7 +8,7 @@ import torch
 
 import rnnopt
 from rnnopt.config.options import Options
-from rnnopt.optimizers.registry import OPTIMIZERS, build_optimizer
+from rnnopt.training.registry import OPTIMIZERS, build_optimizer
 
 MOST = 12
 # FrankWolfe's options are regrouped together with its learnt ball, not here.

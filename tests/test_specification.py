@@ -18,7 +18,7 @@ from rnnopt.config.errors import UserError, unknown_name
 from rnnopt.config.options import Options
 from rnnopt.config.run_config import Budget, RunConfig, SharedConfig
 from rnnopt.config.specs import call_with, option_names, parse, write
-from rnnopt.optimizers.registry import build_optimizer
+from rnnopt.training.registry import build_optimizer
 from rnnopt.training.resolve import resolve
 
 # -- names with options ---------------------------------------------------------------------------

@@ -17,7 +17,6 @@ from stepping import through_a_file
 from rnnopt import FrankWolfe, SequenceModel
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import Budget, RunConfig
-from rnnopt.optimizers.registry import build_optimizer
 from rnnopt.tasks.batches import Batches
 from rnnopt.tasks.examples import Examples
 from rnnopt.tasks.task import Task
@@ -25,6 +24,7 @@ from rnnopt.training import loop as training
 from rnnopt.training.build import build_training
 from rnnopt.training.closure import Closure
 from rnnopt.training.loop import Training, rate_factor
+from rnnopt.training.registry import build_optimizer
 from rnnopt.training.schedules import Plateau
 
 PER_EPOCH = 5  # 40 sequences, 8 a batch

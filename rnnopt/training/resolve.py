@@ -7,8 +7,8 @@ from rnnopt.config.errors import UserError
 from rnnopt.config.errors import option as as_option
 from rnnopt.config.run_config import RunConfig
 from rnnopt.config.specs import option_names, parse, write
-from rnnopt.optimizers.registry import OPTIMIZERS
 from rnnopt.tasks import Task
+from rnnopt.training.registry import OPTIMIZERS
 
 # Options of the loop that may stand with the optimizer, so that `compare` can vary them.
 LOOP_OPTIONS = (

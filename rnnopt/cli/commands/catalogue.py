@@ -13,10 +13,10 @@ from rnnopt.config.options import options_of, parameters_of
 from rnnopt.config.run_config import MODELS, SharedConfig
 from rnnopt.config.specs import INTERNAL, text_of, write
 from rnnopt.layers.sequence_model import SequenceModel
-from rnnopt.optimizers.registry import OPTIMIZERS
 from rnnopt.tasks import TASKS, Task, build_task
 from rnnopt.tasks.download import offline
 from rnnopt.tasks.sources import SOURCES
+from rnnopt.training.registry import OPTIMIZERS
 
 # Settings of a run that make its network.
 NETWORK = ("hidden", "layers", "batch_norm", "dropout", "readout", "initialization")
