@@ -16,10 +16,10 @@ from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import MODELS, RunConfig
 from rnnopt.config.specs import INTERNAL, parse
 from rnnopt.optimizers.quasi_newton.naq import LNAQ
-from rnnopt.optimizers.registry import OPTIMIZERS, build_optimizer
 from rnnopt.tasks import TASKS, download
 from rnnopt.tasks.sources import SOURCES
 from rnnopt.training.build import build_training
+from rnnopt.training.registry import OPTIMIZERS, build_optimizer
 from rnnopt.training.resolve import loop_options_of
 
 

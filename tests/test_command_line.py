@@ -25,11 +25,11 @@ from rnnopt.cli.main import main
 from rnnopt.config.run_config import MODELS
 from rnnopt.config.specs import INTERNAL
 from rnnopt.layers.kernels import cpu
-from rnnopt.optimizers.registry import OPTIMIZERS
 from rnnopt.runs import doctor, runner
 from rnnopt.runs.folder import RunFolder
 from rnnopt.tasks import TASKS, build_task, download
 from rnnopt.training import build as building
+from rnnopt.training.registry import OPTIMIZERS
 
 TINY = ["--task", "digits-rows", "--hidden", "4", "--budget", "12gradients"]
 TINY += ["--evaluate-every", "3"]

@@ -17,7 +17,6 @@ from same_runs import curves
 from rnnopt import ADMM, FrankWolfe, SequenceModel
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import Budget, RunConfig
-from rnnopt.optimizers.registry import build_optimizer
 from rnnopt.runs import shared_folder
 from rnnopt.runs.folder import RunFolder
 from rnnopt.runs.runner import run
@@ -29,6 +28,7 @@ from rnnopt.training import data_parallel as several_processes
 from rnnopt.training.data_parallel import SharedBatches
 from rnnopt.training.learner import as_learner
 from rnnopt.training.loop import Training
+from rnnopt.training.registry import build_optimizer
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux" or not torch.distributed.is_gloo_available(),

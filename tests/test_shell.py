@@ -20,9 +20,9 @@ import rnnopt
 from rnnopt.cli.main import VERBS, read
 from rnnopt.cli.options import GROUPS
 from rnnopt.config.run_config import MODELS, RunConfig
-from rnnopt.optimizers.registry import OPTIMIZERS
 from rnnopt.runs.folder import RunFolder
 from rnnopt.tasks import TASKS
+from rnnopt.training.registry import OPTIMIZERS
 
 TINY = ["--task", "counting:length=3", "--hidden", "3", "--budget", "10gradients"]
 COLOUR = re.compile(r"\x1b\[[0-9;]*(?<![0-9])(3[0-7]|4[0-7]|9[0-7])[;m]")

@@ -16,8 +16,8 @@ from rnnopt.cli.docstrings import arguments_of, description_of, examples_of
 from rnnopt.config.data_config import DataConfig
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import MODELS
-from rnnopt.optimizers.registry import OPTIMIZERS
 from rnnopt.tasks import TASKS
+from rnnopt.training.registry import OPTIMIZERS
 
 Verb = Callable[..., int]
 GROUPS = {

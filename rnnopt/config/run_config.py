@@ -22,7 +22,7 @@ MODELS: dict[str, tuple[dict[str, Any], str]] = {
     "indrnn": (dict(cell="indrnn"), "independently recurrent network, relu"),
     "indrnn-6": (INDRNN_6, "six IndRNN layers, batch norm, dropout 0.1, as its authors released"),
     "indrnn-6-paper": (
-        INDRNN_6 | dict(magnitude=2.0, last_layer_remembers=True),
+        INDRNN_6 | dict(magnitude=2.0, initialization="indrnn-paper"),
         "indrnn-6 with the recurrent bound and last layer that their paper describes",
     ),
 }

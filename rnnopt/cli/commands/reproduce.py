@@ -41,7 +41,7 @@ def reproduce_published(
         study: Name of the table or figure, such as frank-wolfe/table-3, or list.
         form: Size of the runs: cpu finishes on two cores, full is the publication's (most need a
             GPU), quick shows in seconds that it works.
-        quick: Short for --form quick.
+        quick: Shorthand for --form quick.
         out: Folder of the runs and results. Unset: one below runs/reproduce.
         workers: Number of processes at once; 0 means one a processor.
         storage: Database for workers on many machines, such as postgresql://user@machine/database;
