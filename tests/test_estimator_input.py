@@ -346,5 +346,5 @@ def test_what_early_stopping_cannot_hold_out_is_said_in_its_own_words(data):
 
 
 def test_rows_of_lengths_are_refused_by_from_arrays_too(data):
-    with pytest.raises(ValueError, match="one a series, got rows of different lengths"):
+    with pytest.raises(ValueError, match="one per series, got rows of different lengths"):
         from_arrays(*data, lengths=[[1], [1, 2]] * 15)

@@ -942,7 +942,7 @@ def test_a_run_folder_goes_on_in_mid_sequence(tmp_path):
 def test_going_on_with_other_cuts_is_refused(tmp_path):
     count = iter(range(100))
     run(CONFIG, tmp_path / "run", stop_requested=lambda: next(count) == 2)
-    with pytest.raises(UserError, match="begun with tbptt=2, it cannot go on with tbptt=4"):
+    with pytest.raises(UserError, match="begun with tbptt=2, it cannot resume with tbptt=4"):
         run(replace(CONFIG, tbptt=4), tmp_path / "run", resume=True)
 
 
