@@ -13,6 +13,7 @@ import inspect
 import pytest
 import torch
 from cases import crossed
+from messages import naming
 from stepping import through_a_file
 from test_every_optimizer import OPTIMIZERS, Recurrent, batches, loss_of, same
 
@@ -174,7 +175,7 @@ def test_step_options_that_no_step_here_has_are_refused(plain, name):
         plain([weight()], **{name: True})
     with pytest.raises(ValueError, match=said):
         plain([dict(params=[weight()], **{name: True})])
-    with pytest.raises(ValueError, match="foreach must be true, false or None, got foreach='yes'"):
+    with pytest.raises(ValueError, match=naming("foreach='yes'")):
         plain([weight()], foreach="yes")
     with pytest.raises(TypeError, match="unexpected keyword argument 'fuse'"):
         plain([weight()], fuse=False)
