@@ -1,106 +1,107 @@
-"""What a chart promises: round ticks, lines where their values are, no more points than show."""
+"""What a chart of the page promises: lines where their values are, no more points than show."""
 
 import math
 import re
 
 import pytest
 
-from rnnopt.report.svg import (
-    BOTTOM,
-    HEIGHT,
-    LEFT,
-    MOST_POINTS,
-    RIGHT,
-    TOP,
-    WIDTH,
-    Line,
-    axis,
-    layout,
-    short,
-)
-from rnnopt.report.svg import number as label_of
+from rnnopt.report.charts import Chart
+from rnnopt.report.statistics import Curve
+from rnnopt.report.style import number, short
+from rnnopt.report.svg import BOTTOM, HEIGHT, LEFT, MOST_POINTS, RIGHT, TOP, WIDTH, to_svg
+
+END, GROUND = WIDTH - RIGHT, HEIGHT - BOTTOM
 
 
-def points(path):
-    """The points of a path of M and L."""
-    return [tuple(map(float, pair)) for pair in re.findall(r"[ML]([-\d.]+) ([-\d.]+)", path)]
+def draw(*curves, **options):
+    """A chart of lines of groups 0, 1, …."""
+    lines = [(place, "name", curve) for place, curve in enumerate(curves)]
+    return to_svg(Chart("title", "x", "summary", lines, **options))
 
 
-def draw(*lines, **options):
-    return layout(lines, "title", "x", "summary", **options)
+def paths(svg, kind):
+    """The points of each path in elements of a class."""
+    found = re.findall(rf'<g class="{kind}.*?<path[^>]* d="([^"]*)"', svg, re.DOTALL)
+    return [
+        [tuple(map(float, pair)) for pair in re.findall(r"[ML] ([-\d.]+) ([-\d.]+)", one)]
+        for one in found
+    ]
+
+
+def labels(svg):
+    """What stands at the axes."""
+    return re.findall(r"<text[^>]*>([^<]*)</text>", svg)
 
 
 def test_a_line_goes_from_corner_to_corner():
-    chart = draw(Line(3, [0, 5, 10], [0.0, 0.5, 1.0]))
-    ((number, path, band),) = chart.lines
-    assert (number, band) == (3, "")
-    bottom, right = HEIGHT - BOTTOM, WIDTH - RIGHT
-    middle = ((LEFT + right) / 2, (TOP + bottom) / 2)
-    assert points(path) == [(LEFT, bottom), middle, (right, TOP)]
+    (line,) = paths(draw(Curve([0, 5, 10], [0.0, 0.75, 1.0])), 'line"')
+    assert line == [(LEFT, GROUND), ((LEFT + END) / 2, TOP + (GROUND - TOP) / 4), (END, TOP)]
 
 
 def test_ticks_are_round_and_in_the_plot():
-    ticks = axis([0, 600], 0, 300).ticks
-    assert ticks == [(0, "0"), (100, "200"), (200, "400"), (300, "600")]
+    assert labels(draw(Curve([0, 600], [0, 1])))[:4] == ["0", "200", "400", "600"]
 
 
 def test_logarithmic_ticks_are_decades():
-    found = axis([1e-4, 1.0], 0, 400, log=True).ticks
-    assert found == [(0, "0.0001"), (100, "0.001"), (200, "0.01"), (300, "0.1"), (400, "1")]
+    svg = draw(Curve([0, 1], [1e-4, 1.0]), log_y=True)
+    assert labels(svg)[-5:] == ["0.0001", "0.001", "0.01", "0.1", "1"]
 
 
-def test_logarithmic_axes_of_little_span_have_ticks_too():
-    assert len(axis([0.5, 1.2], 0, 100, log=True).ticks) >= 2
-    assert len(axis([0.3, 0.3], 0, 100, log=True).ticks) >= 2
-    assert [label for _, label in axis([0.6, 1.6], 0, 100, log=True).ticks][:2] == ["0.6", "0.8"]
+@pytest.mark.parametrize("values", [[0.5, 1.2], [0.3, 0.3], [0.98, 1.1]])
+def test_logarithmic_axes_of_little_span_have_ticks_too(values):
+    svg = draw(Curve([0, 1], values), log_y=True)
+    assert len(list(filter(None, labels(svg)))) >= 6 + len({*values})
 
 
-def test_zero_on_a_logarithmic_axis_is_at_its_end():
-    held = axis([0.0, 0.1, 1.0], 0, 100, log=True)
-    assert (held.place(0.0), held.place(0.1), held.place(1.0)) == (0, 0, 100)
-
-
-@pytest.mark.parametrize("values", [[], [math.nan], [math.inf], [2.0], [0.0, 0.0]])
+@pytest.mark.parametrize(
+    "values", [[], [2.0], [0.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [1e-300, 1e300]]
+)
 @pytest.mark.parametrize("log", [False, True])
-def test_any_values_make_an_axis(values, log):
-    held = axis(values, 0, 100, log)
-    assert held.low < held.high
-    assert all(0 <= place <= 100 for place, _ in held.ticks)
+def test_any_values_make_a_chart(values, log):
+    svg = draw(Curve(list(range(len(values))), values), log_y=log, log_x=log)
+    assert "nan" not in svg
+    assert "inf" not in svg
 
 
-def test_what_lies_beyond_the_axis_is_drawn_at_its_end():
+def test_what_lies_beyond_the_axis_is_cut_off():
     # An interval of accuracies may reach below 0 and above 1.
-    chart = draw(Line(0, [0, 1], [0.5, 0.5], [-1, -1], [2, 2]), y_range=(0, 1))
-    heights = {y for _, y in points(chart.lines[0][2])}
-    assert heights == {HEIGHT - BOTTOM, TOP}
-
-
-def test_a_band_goes_there_above_and_back_below():
-    chart = draw(Line(0, [0, 1], [1, 1], [0, 0], [2, 2]))
-    right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
-    corners = [(LEFT, TOP), (right, TOP), (right, bottom), (LEFT, bottom)]
-    assert points(chart.lines[0][2]) == corners
-    assert chart.lines[0][2].endswith("Z")
+    svg = draw(Curve([0, 1], [0.5, 0.5], [-1, -1], [2, 2]), y_range=(0, 1))
+    band = svg[svg.index("FillBetween") : svg.index('<g class="line">')]
+    (box,) = re.findall(r'clip-path="url\(#(\w+)\)"', band)
+    plot = f'<rect x="{LEFT}" y="{TOP}" width="{END - LEFT}" height="{GROUND - TOP}"/>'
+    assert re.search(rf'<clipPath id="{box}">\s*{plot}', svg)
 
 
 def test_steps_go_level_then_up():
-    chart = draw(Line(0, [0, 10], [0, 1]), steps=True)
-    assert chart.lines[0][1] == f"M{LEFT:g} {HEIGHT - BOTTOM:g}H{WIDTH - RIGHT:g}V{TOP:g}"
+    (line,) = paths(draw(Curve([0, 10], [0, 1]), steps=True), 'line"')
+    assert line == [(LEFT, GROUND), (END, GROUND), (END, TOP)]
 
 
 def test_long_lines_are_thinned_and_keep_their_ends():
-    count = 10_000
-    ((_, path, _),) = draw(Line(0, range(count), range(count))).lines
-    drawn = points(path)
-    assert len(drawn) == MOST_POINTS
-    assert drawn[0] == (LEFT, HEIGHT - BOTTOM)
-    assert drawn[-1] == (WIDTH - RIGHT, TOP)
+    values = list(range(10_000))
+    curve = Curve(values, [float(v % 7) for v in values]).thinned(MOST_POINTS)
+    assert len(curve.at) == len(curve.mean) == MOST_POINTS
+    assert (curve.at[0], curve.at[-1]) == (0, 9_999)
+    assert all(curve.mean[i] == at % 7 for i, at in enumerate(curve.at))
+    assert curve.low is None
+    assert curve.thinned(MOST_POINTS) is curve
 
 
 def test_the_target_is_in_the_plot_even_if_no_line_comes_near():
-    chart = draw(Line(0, [0, 1], [0.1, 0.2]), level=0.9)
-    assert chart.level == (TOP, "target 0.9")
-    assert draw(Line(0, [0, 1], [0, 1]), level=math.nan).level is None
+    svg = draw(Curve([0, 1], [0.1, 0.2]), target=0.9)
+    ((start, end),) = [line for line in paths(svg, "line2d") if line[0][1] == line[1][1] == TOP]
+    assert (start[0], end[0]) == (LEFT, END)
+    assert "target" not in "".join(labels(svg))  # the page says so
+
+
+def test_a_chart_is_drawn_the_same_each_time_and_names_no_colour():
+    curve = Curve([0, 1], [1, 1], [0, 0], [2, 2])
+    svg = draw(*[curve] * 9, target=0.5)
+    assert svg == draw(*[curve] * 9, target=0.5)
+    assert not re.search("#[0-9a-f]{6}|black|white", svg)
+    for i in range(8):
+        assert f"fill: var(--c{i})" in svg
+        assert f"stroke: var(--c{i})" in svg
 
 
 @pytest.mark.parametrize(
@@ -108,7 +109,7 @@ def test_the_target_is_in_the_plot_even_if_no_line_comes_near():
     [(0, "0"), (0.25, "0.25"), (50_000, "50000"), (1e6, "1e6"), (2.5e-5, "2.5e-5"), (-3, "-3")],
 )
 def test_labels_are_short(value, label):
-    assert label_of(value) == label
+    assert number(value) == label
 
 
 @pytest.mark.parametrize(

@@ -309,14 +309,14 @@ def test_a_folder_that_must_not_be_written_is_one_sentence(tmp_path, halfway, mo
     path = tmp_path / "run"
     shutil.copytree(halfway, path)
     before = {p.name: p.read_bytes() for p in path.iterdir()}
-    usual = Path.open
+    usual = os.open
 
-    def read_only(self, mode="r", *args, **kwargs):
-        if mode[0] in "wa":
-            raise PermissionError(errno.EACCES, "Permission denied", str(self))
-        return usual(self, mode, *args, **kwargs)
+    def read_only(name, flags, *args, **kwargs):
+        if flags & (os.O_WRONLY | os.O_RDWR):
+            raise PermissionError(errno.EACCES, "Permission denied", str(name))
+        return usual(name, flags, *args, **kwargs)
 
-    monkeypatch.setattr(Path, "open", read_only)
+    monkeypatch.setattr(os, "open", read_only)
     with pytest.raises(UserError, match=f"cannot write the run folder {path}: Permission denied"):
         run(RunConfig(), path, resume=True)
     assert {p.name: p.read_bytes() for p in path.iterdir()} == before
@@ -503,12 +503,14 @@ def test_a_lock_dies_with_its_process(tmp_path):
         pass
 
 
-def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch):
-    def no_locks(file):
-        raise OSError(errno.ENOLCK, "No locks available")
+@linux
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS])
+def test_a_file_system_without_locks_is_named(code, tmp_path, monkeypatch):
+    def no_locks(*how):
+        raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr("rnnopt.runs.folder.lock", no_locks)
-    refusal = pytest.raises(UserError, match=f"{tmp_path} cannot be locked: No locks available")
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    refusal = pytest.raises(UserError, match=f"{tmp_path} cannot be locked: {os.strerror(code)}")
     with refusal, RunFolder(tmp_path).locked():
         pass
 

@@ -12,6 +12,7 @@ from matplotlib.collections import PolyCollection
 
 from rnnopt.config.run_config import RunConfig
 from rnnopt.report import tables as report
+from rnnopt.report.figures import figure, write_report
 from rnnopt.report.statistics import mean_and_width
 from rnnopt.report.tables import rows
 from rnnopt.runs.collection import Run, group_runs
@@ -176,7 +177,7 @@ def test_headings_name_the_metric_and_the_target(tmp_path):
 
 def test_a_run_that_noted_nothing_yet_is_reported_all_the_same(tmp_path):
     run = Run(RunConfig(), [], {"status": "running"}, tmp_path)
-    report.write_report([run], tmp_path / "report")
+    write_report([run], tmp_path / "report")
     assert "1 running" in (tmp_path / "report" / "report.md").read_text()
 
 
@@ -198,7 +199,7 @@ def test_a_report_needs_no_data(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(mnist, "MIRRORS", ())
     run = make_run(tmp_path, task="mnist-rows")
-    report.write_report([run], tmp_path / "report")
+    write_report([run], tmp_path / "report")
     assert "mnist-rows" in (tmp_path / "report" / "report.md").read_text()
 
 
@@ -207,7 +208,7 @@ def test_a_report_needs_no_data(tmp_path, monkeypatch):
 
 def draw(runs, task="digits-rows"):
     """The figure of a task, its axes from top left to bottom right, and the legend's labels."""
-    result = report.figure(task, group_runs(runs)[task])
+    result = figure(task, group_runs(runs)[task])
     (legend,) = result.legends
     result.draw_without_rendering()
     return result, result.axes, [text.get_text() for text in legend.get_texts()]
@@ -336,7 +337,7 @@ def test_metrics_that_are_not_finite_are_left_out(tmp_path):
 
 def test_runs_without_records_make_an_empty_figure(tmp_path):
     runs = [make_run(tmp_path, {"status": "running"}, records=[])]
-    paths = report.write_report(runs, tmp_path / "report")
+    paths = write_report(runs, tmp_path / "report")
     assert all(path.stat().st_size > 0 for path in paths)
 
 
@@ -344,7 +345,7 @@ def test_runs_without_records_make_an_empty_figure(tmp_path):
 
 
 def test_one_task_gives_one_figure(tmp_path):
-    paths = report.write_report([make_run(tmp_path)], tmp_path / "deep" / "report")
+    paths = write_report([make_run(tmp_path)], tmp_path / "deep" / "report")
     assert [path.name for path in paths] == ["report.md", "report.png"]
     text = paths[0].read_text(encoding="utf-8")
     assert text.startswith("## digits-rows\n")
@@ -354,7 +355,7 @@ def test_one_task_gives_one_figure(tmp_path):
 
 def test_two_tasks_give_two_tables_and_two_figures(tmp_path):
     runs = [make_run(tmp_path), make_run(tmp_path, task="counting:length=5")]
-    text, *figures = report.write_report(runs, tmp_path / "report")
+    text, *figures = write_report(runs, tmp_path / "report")
     assert len({path.name for path in figures}) == 2
     written = text.read_text()
     assert written.count("\n## ") + written.startswith("## ") == 2

@@ -54,7 +54,7 @@ CONTRAST = """() => {
   const texts = [...document.body.querySelectorAll('*')].filter(e =>
     [...e.childNodes].some(n => n.nodeType === 3 && n.data.trim()) && e.tagName !== 'title');
   const of = e => e.tagName === 'text' ? getComputedStyle(e).fill : getComputedStyle(e).color;
-  const lines = [...document.querySelectorAll('path.line')];
+  const lines = [...document.querySelectorAll('.line path')];
   return {
     texts: Math.min(...texts.map(e => ratio(e, of(e)))),
     lines: Math.min(...lines.map(e => ratio(e, getComputedStyle(e).stroke))),

@@ -7,12 +7,38 @@ from itertools import pairwise
 from typing import Any
 
 from rnnopt.report.best_weights import Findings
-from rnnopt.report.statistics import mean_curve
-from rnnopt.report.svg import Chart, Line, layout, short
+from rnnopt.report.statistics import Curve, mean_curve
+from rnnopt.report.style import short
 from rnnopt.runs.collection import Group, Run, facts_of
 
 COSTS = {"gradient_evaluations": "gradient evaluations", "seconds": "training seconds"}
 MOST_CELLS = 128  # of a layer's strip in the heat map
+
+
+@dataclass(frozen=True)
+class Chart:
+    """What a chart shows; `figures` draws it.
+
+    Args:
+        title: what the y axis shows.
+        x_label: what the x axis shows.
+        summary: what the chart says, for those who cannot see it.
+        lines: each with the number and the label of its group.
+        log_x, log_y: which axes are logarithmic.
+        y_range: ends of the y axis; None means those of the lines and the target.
+        steps: lines go level to the next point, then up.
+        target: to mark on the y axis; NaN for none.
+    """
+
+    title: str
+    x_label: str
+    summary: str
+    lines: list[tuple[int, str, Curve]]
+    log_x: bool = False
+    log_y: bool = False
+    y_range: tuple[float, float] | None = None
+    steps: bool = False
+    target: float = math.nan
 
 
 def curves(groups: Sequence[Group], numbers: dict[str, int]) -> list[Chart]:
@@ -25,8 +51,8 @@ def curves(groups: Sequence[Group], numbers: dict[str, int]) -> list[Chart]:
     facts = facts_of(groups)
     metric = facts["metric"]
     # Of quantities that fall: their name, whether the axis is logarithmic, its ends, the target.
-    panels: dict[str, tuple[str, bool, tuple[float, float] | None, float | None]] = {
-        "train_loss": (f"training loss ({facts['loss']})", True, None, None),
+    panels: dict[str, tuple[str, bool, tuple[float, float] | None, float]] = {
+        "train_loss": (f"training loss ({facts['loss']})", True, None, math.nan),
         "validation_metric": (
             f"validation {metric}",
             metric == "mse",
@@ -37,19 +63,19 @@ def curves(groups: Sequence[Group], numbers: dict[str, int]) -> list[Chart]:
     charts = []
     for quantity, (title, log, ends, target) in panels.items():
         for cost, unit in COSTS.items():
-            lines, said = [], []
-            for group in groups:
-                curve = mean_curve([run.records for run in group.runs], cost, quantity, log)
-                if curve is not None:
-                    lines.append(
-                        Line(numbers[group.label], curve.at, curve.mean, curve.low, curve.high)
-                    )
-                    said.append(f"{group.label} ends at {curve.mean[-1]:.3g}")
+            means = [(group.label, curve_of(group, cost, quantity, log)) for group in groups]
+            lines = [(numbers[label], label, curve) for label, curve in means if curve]
+            said = [f"{label} ends at {curve.mean[-1]:.3g}" for _, label, curve in lines]
             summary = f"{title} against {unit}: {'; '.join(said)}."
-            if lines:
-                options: dict[str, Any] = dict(log_y=log, y_range=ends, level=target)
-                charts.append(layout(lines, title, unit, summary, **options))
+            charts.append(
+                Chart(title, unit, summary, lines, log_y=log, y_range=ends, target=target)
+            )
     return charts
+
+
+def curve_of(group: Group, cost: str, quantity: str, log: bool) -> Curve | None:
+    """The mean over a group's runs, as in `mean_curve`."""
+    return mean_curve([run.records for run in group.runs], cost, quantity, log)
 
 
 def time_to_target(groups: Sequence[Group], numbers: dict[str, int]) -> list[Chart]:
@@ -69,12 +95,12 @@ def time_to_target(groups: Sequence[Group], numbers: dict[str, int]) -> list[Cha
             spent = sorted(value for value in _costs(group, cost) if math.isfinite(value))
             shares = [(k + 1) / len(group.runs) for k in range(len(spent))]
             last = shares[-1] if shares else 0.0
-            at = [0.0, *spent, max(end, *spent, 0.0)]
-            lines.append(Line(numbers[group.label], at, [0.0, *shares, last]))
+            curve = Curve([0.0, *spent, max(end, *spent, 0.0)], [0.0, *shares, last])
+            lines.append((numbers[group.label], group.label, curve))
             said.append(f"{group.label}: {len(spent)} of {len(group.runs)}")
         title = "share of runs at the target"
         summary = f"{title} against {unit}: {'; '.join(said)}."
-        charts.append(layout(lines, title, unit, summary, y_range=(0, 1), steps=True))
+        charts.append(Chart(title, unit, summary, lines, y_range=(0, 1), steps=True))
     return charts
 
 
@@ -137,12 +163,13 @@ def _profile_chart(ratios: dict[str, list[float]], numbers: dict[str, int], prob
         solved = [r for r in mine if math.isfinite(r)]
         at = [1.0, *sorted(set(solved) - {1.0}), end]
         shares = [sum(r <= ratio for r in solved) / problems for ratio in at]
-        lines.append(Line(numbers[label], at, shares))
+        lines.append((numbers[label], label, Curve(at, shares)))
         first = sum(r == 1 for r in solved)
         said.append(f"{label} is fastest on {first} of {problems} and solves {len(solved)}")
     title = "share of problems solved"
     unit = "gradients ÷ those of the fastest"
-    return layout(lines, title, unit, f"{'; '.join(said)}.", log_x=True, y_range=(0, 1), steps=True)
+    summary = f"{'; '.join(said)}."
+    return Chart(title, unit, summary, lines, log_x=True, y_range=(0, 1), steps=True)
 
 
 @dataclass(frozen=True)

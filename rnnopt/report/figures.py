@@ -1,23 +1,21 @@
 """Figures of run folders (matplotlib), and report.md, which shows them under its tables."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rnnopt.report.statistics import mean_curve
-from rnnopt.report.style import any_script
-from rnnopt.report.svg import number
+from rnnopt.report.charts import Chart, curves
+from rnnopt.report.statistics import Curve
+from rnnopt.report.style import COLORS, STYLES, any_script, number
+from rnnopt.report.tables import markdown
 from rnnopt.runs.collection import Group, Run, facts_of, group_runs
 from rnnopt.runs.folder import write_atomically
-from rnnopt.tasks.names import plain
+from rnnopt.tasks.names import for_markdown, plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-from rnnopt.report.style import COLORS, STYLES
-from rnnopt.report.tables import markdown
-from rnnopt.tasks.names import for_markdown
 
 
 def figure(task: str, groups: Sequence[Group]) -> "Figure":
@@ -25,46 +23,64 @@ def figure(task: str, groups: Sequence[Group]) -> "Figure":
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    facts = facts_of(groups)
-    metric, target = facts["metric"], facts["target"]
     # Room between the panels for the labels of the ends of their axes.
     result = Figure(figsize=(11, 7.5), layout=ConstrainedLayoutEngine(w_pad=0.1))
     axes = result.subplots(2, 2, sharex="col", sharey="row")
-    result.suptitle(f"{plain(task)}: {plain(facts['summary'], 160)}")
-    panels = [("train_loss", f"training loss ({plain(facts['loss'], 30)})")]
-    panels += [("validation_metric", f"validation {plain(metric, 30)}")]
-    for row, (quantity, name) in enumerate(panels):
-        for column, cost in enumerate(("gradient_evaluations", "seconds")):
-            axis = axes[row][column]
-            for i, group in enumerate(groups):
-                log = quantity == "train_loss" or metric == "mse"
-                draw(axis, group, cost, quantity, i, log)
-            axis.grid(alpha=0.3)
-            axis.margins(x=0.01)
-            if column == 0:
-                axis.set_ylabel(name)
-            if row == 1:
-                unit = (
-                    "gradient evaluations" if cost == "gradient_evaluations" else "training seconds"
-                )
-                axis.set_xlabel(unit)
-        drawn = any(axis.lines for axis in axes[row])
-        if drawn and (quantity == "train_loss" or metric == "mse"):
-            log_axis(axes[row][0])
-        elif metric == "accuracy" and quantity == "validation_metric":
-            axes[row][0].set_ylim(0, 1)
+    result.suptitle(f"{plain(task)}: {plain(facts_of(groups)['summary'], 160)}")
     labels = [group.label for group in groups]
-    if math.isfinite(target):
-        labels.append(f"target {target:g}")  # there, as no place in a panel is free of curves
-        for axis in axes[1]:
-            dashes = (0, (2, 2))
-            axis.axhline(target, color="#666666", linewidth=1, linestyle=dashes, label=labels[-1])
-    legend_below(result, axes.flat, labels)
+    charts = curves(groups, {label: i for i, label in enumerate(labels)})
+    for place, (axis, chart) in enumerate(zip(axes.flat, charts, strict=True)):
+        draw(axis, chart)
+        axis.grid(alpha=0.3)
+        axis.margins(x=0.01)
+        if place % 2 == 0:
+            axis.set_ylabel(plain(chart.title, 48))
+        if place >= 2:
+            axis.set_xlabel(chart.x_label)
+    # The target is there, as no place in a panel is free of curves.
+    legend_below(result, axes.flat, [*labels, target_label(charts[-1])])
     return result
 
 
-def log_axis(axis: "Axes") -> None:
-    """Gives the axis a logarithmic scale with plain numbers."""
+def usual_look(place: int) -> dict[str, Any]:
+    """Colour and dashes of the group at a place: no dashes as long as there are colours."""
+    style = STYLES[place // len(COLORS) % len(STYLES)]
+    return dict(color=COLORS[place % len(COLORS)], linestyle=style)
+
+
+def draw(axis: "Axes", chart: Chart, look_of: Callable[[int], dict[str, Any]] = usual_look) -> None:
+    """The lines of a chart, its target and the scales of its axes."""
+    for place, label, curve in chart.lines:
+        draw_line(axis, label, curve, look_of(place), chart.steps)
+    if label := target_label(chart):
+        style: Any = (0, (2, 2))
+        axis.axhline(chart.target, color="#666666", linewidth=1, linestyle=style, label=label)
+    if chart.log_x and any(value > 0 for *_, curve in chart.lines for value in curve.at):
+        log_axis(axis, "x")
+    if chart.log_y and any(value > 0 for *_, curve in chart.lines for value in curve.mean):
+        log_axis(axis)
+    if chart.y_range:
+        axis.set_ylim(*chart.y_range)
+
+
+def target_label(chart: Chart) -> str:
+    """What legends call the line at the target; "" if there is none."""
+    return f"target {chart.target:g}" if math.isfinite(chart.target) else ""
+
+
+def draw_line(
+    axis: "Axes", label: str, curve: Curve, look: dict[str, Any], steps: bool = False
+) -> None:
+    """A group's mean over seeds, with the 95 % interval of the mean as a band."""
+    way: Any = "steps-post" if steps else "default"
+    axis.plot(curve.at, curve.mean, linewidth=1.6, label=label, drawstyle=way, gid="line", **look)
+    if curve.low is not None and curve.high is not None:
+        color = look["color"]
+        axis.fill_between(curve.at, curve.low, curve.high, color=color, alpha=0.18, linewidth=0)
+
+
+def log_axis(axis: "Axes", which: str = "y") -> None:
+    """Gives an axis, x or y, a logarithmic scale with plain numbers."""
     from matplotlib.ticker import LogFormatter
 
     class Plain(LogFormatter):
@@ -73,9 +89,10 @@ def log_axis(axis: "Axes") -> None:
         def __call__(self, x: float, pos: int | None = None) -> str:
             return number(x) if super().__call__(x, pos) else ""
 
-    axis.set_yscale("log")
-    axis.yaxis.set_major_formatter(Plain())
-    axis.yaxis.set_minor_formatter(Plain(minor_thresholds=(2, 0.5)))
+    axis.set(**{f"{which}scale": "log"})
+    one = axis.xaxis if which == "x" else axis.yaxis
+    one.set_major_formatter(Plain())
+    one.set_minor_formatter(Plain(minor_thresholds=(2, 0.5)))
 
 
 def legend_below(
@@ -95,21 +112,6 @@ def legend_below(
         frameon=False,
         fontsize=9,
     )
-
-
-def draw(
-    axis: "Axes", group: Group, cost: str, quantity: str, number: int, log: bool = False
-) -> None:
-    """One group's mean over seeds, with the 95 % interval of the mean as a band; `log` where the
-    axis will be logarithmic."""
-    curve = mean_curve([run.records for run in group.runs], cost, quantity, log)
-    if curve is None:
-        return
-    color = COLORS[number % len(COLORS)]
-    style = STYLES[number // len(COLORS) % len(STYLES)]
-    axis.plot(curve.at, curve.mean, color=color, linestyle=style, linewidth=1.6, label=group.label)
-    if curve.low is not None and curve.high is not None:
-        axis.fill_between(curve.at, curve.low, curve.high, color=color, alpha=0.18, linewidth=0)
 
 
 def write_report(runs: Sequence[Run], folder: Path) -> list[Path]:

@@ -20,9 +20,10 @@ from markupsafe import Markup, escape
 
 from rnnopt.config.data_config import DataConfig
 from rnnopt.config.run_config import RunConfig
-from rnnopt.report import svg as chart
 from rnnopt.report.best_weights import Findings, best_run, examine
 from rnnopt.report.charts import curves, heat_map, profile, time_to_target
+from rnnopt.report.figures import target_label
+from rnnopt.report.svg import key, to_svg
 from rnnopt.report.tables import columns, reached, rows
 from rnnopt.runs.collection import Group, Run, facts_of, group_runs
 from rnnopt.runs.folder import RunFolder, write_atomically
@@ -68,7 +69,6 @@ def page(runs: Sequence[Run], made: datetime, scores: bool = True) -> str:
         shared=shared,
         differing=differing,
         system=system,
-        chart=chart,
         css=resources.files("rnnopt.report").joinpath("templates/report.css").read_text("utf-8"),
         version=installed_version("rnnopt"),
     )
@@ -83,7 +83,7 @@ def _template() -> jinja2.Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["look"] = _look
+    environment.filters.update(key=key, svg=to_svg, target=target_label)
     environment.filters["breakable"] = _breakable
     environment.filters["score"] = lambda value: "–" if math.isnan(value) else f"{value:.3f}"
     return environment.get_template("report.html")
@@ -92,11 +92,6 @@ def _template() -> jinja2.Template:
 def _visible(value: Any) -> Any:
     """A text with what would turn its line round, or is no character of a page, written out."""
     return visible(value) if type(value) is str else value  # markup is of another type
-
-
-def _look(number: int) -> str:
-    """The classes of a group's lines in report.css: 8 colours, 4 dashes, 32 pairs of them."""
-    return f"color-{number % 8} dash-{(number + number // 8) % 4}"
 
 
 def _breakable(text: str) -> Markup:
@@ -166,7 +161,7 @@ def _section(
         reached={group.label: reached(group) for group in groups},
         columns=columns(groups),
         rows=rows(groups),
-        curves=curves(groups, numbers),
+        curves=[chart for chart in curves(groups, numbers) if chart.lines],
         to_target=time_to_target(groups, numbers),
         examined=examined,
         scored={label: f for label, f in examined.found.items() if f.scores is not None},

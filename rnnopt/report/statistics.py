@@ -4,6 +4,7 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 Record = dict[str, float]
 
@@ -27,6 +28,15 @@ class Curve:
     mean: list[float]
     low: list[float] | None = None
     high: list[float] | None = None
+
+    def thinned(self, most: int) -> "Curve":
+        """The curve at `most` of its points, or all if it has fewer; the first and last stay."""
+        count = len(self.at)
+        if count <= most:
+            return self
+        kept = [round(i * (count - 1) / (most - 1)) for i in range(most)]
+        values: Any = (self.at, self.mean, self.low, self.high)
+        return Curve(*(each and [each[i] for i in kept] for each in values))
 
 
 def mean_curve(

@@ -1,9 +1,8 @@
-"""Files that are replaced whole or not at all, JSON, pictures, and a lock that cannot go stale."""
+"""Files that are replaced whole or not at all, JSON and pictures."""
 
 import io
 import json
 import os
-import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -93,26 +92,6 @@ def sync(file: IO[Any]) -> None:
 def named(error: OSError, path: Path) -> OSError:
     """The same error with the file that it is about: a full disk does not say which."""
     return OSError(error.errno, error.strerror or str(error), str(path))
-
-
-def lock(file: IO[str]) -> None:
-    """Locks an open file for this process alone, until it is closed or the process ends.
-
-    Raises:
-        BlockingIOError: another process has it.
-        OSError: the file system has no locks.
-    """
-    if sys.platform == "win32":
-        import msvcrt
-
-        try:
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-        except PermissionError as error:
-            raise BlockingIOError(str(error)) from error
-    else:
-        import fcntl
-
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def write_figure(path: Path, figure: "Figure") -> None:

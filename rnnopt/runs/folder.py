@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor
 
 from rnnopt.config.errors import UserError
@@ -43,7 +44,6 @@ from rnnopt.runs.environment import environment
 from rnnopt.runs.files import (
     append,
     json_bytes,
-    lock,
     read_json,
     write_atomically,
 )
@@ -122,18 +122,18 @@ class RunFolder:
     def locked(self) -> Iterator[None]:
         """Keeps other processes off the run; the system lifts the lock when the process ends."""
         self._make()
+        # The file is kept, for without locks in the file system its existence would stand for one.
+        lock = FileLock(self.path / "lock", blocking=False, preserve_lock_file=True)
         try:
-            file = (self.path / "lock").open("a")
+            held = lock.acquire()
+        except Timeout as error:
+            raise InUse(f"{self.path} is in use by another process.") from error
         except OSError as error:
-            error.filename = None
-            raise self._cannot_write(error) from error
-        with file:
-            try:
-                lock(file)
-            except BlockingIOError as error:
-                raise InUse(f"{self.path} is in use by another process.") from error
-            except OSError as error:
-                raise UserError(f"{self.path} cannot be locked: {error.strerror}.") from error
+            if error.filename:  # it cannot be opened
+                error.filename = None
+                raise self._cannot_write(error) from error
+            raise UserError(f"{self.path} cannot be locked: {error.strerror}.") from error
+        with held:
             yield
 
     # -- reading -----------------------------------------------------------------------------------

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from rnnopt.experiments.reproduce.engine import chosen_rows, finished_runs, trials_of
 from rnnopt.experiments.reproduce.study import Column, Form, Row, Study
-from rnnopt.report.figures import draw, legend_below, log_axis
+from rnnopt.report.charts import curve_of
+from rnnopt.report.figures import draw_line, legend_below, log_axis, usual_look
 from rnnopt.report.statistics import mean_and_width
 from rnnopt.runs.collection import Group, Run
 from rnnopt.runs.folder import write_atomically
@@ -219,14 +220,9 @@ def figure(study: Study, form: Form, out: Path) -> "Figure | None":
             axis = axes[j][i]
             log = quantity == "train_loss" or metric == "mse"
             for group in found:
-                draw(
-                    axis,
-                    group,
-                    "gradient_evaluations",
-                    quantity,
-                    rows_index(rows, group.label),
-                    log,
-                )
+                place = rows_index(rows, group.label)
+                if curve := curve_of(group, "gradient_evaluations", quantity, log):
+                    draw_line(axis, group.label, curve, usual_look(place))
             axis.grid(alpha=0.3)
             axis.margins(x=0.01)
             axis.set_ylabel(name)
