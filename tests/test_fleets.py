@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from cases import partly
 
 pytest.importorskip("optuna")
 
@@ -168,7 +169,7 @@ def lines(out):
         return []
 
 
-@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("shared", partly([True, False], [True]))
 @pytest.mark.process
 def test_the_run_of_a_killed_worker_goes_on_with_another(postgresql, commands, shared):
     command = ["compare", *LONG, "--storage", postgresql, "--heartbeat", "2", "--quiet", "--out"]

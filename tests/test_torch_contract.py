@@ -332,12 +332,13 @@ def test_params_are_refused_as_torch_refuses_them(plain):
 def configurations(plain):
     """Those of torch's inputs for SGD, Adam and LBFGS whose options `plain` has, with each flag."""
     known = inspect.signature(plain).parameters
-    found = []
+    found = {}  # each once
     for kind in ("sgd", "adam", "lbfgs"):
         for given in torch_inputs(f"optim_inputs_func_{kind}"):
             kwargs = {k: v for k, v in given.kwargs.items() if k in known}
-            found += [kwargs, kwargs | dict(foreach=False), kwargs | dict(foreach=True)]
-    return found
+            for asked in (kwargs, kwargs | dict(foreach=False), kwargs | dict(foreach=True)):
+                found[repr(asked)] = asked
+    return found.values()
 
 
 @pytest.mark.parametrize("contiguous", [True, False])
