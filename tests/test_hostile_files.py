@@ -428,7 +428,7 @@ def test_a_saved_preparation_must_divide_by_something():
         {"subsample": 0},
         {"channels": "ab"},
     ):
-        with pytest.raises(ValueError, match="must be") as error:
+        with pytest.raises(UserError, match="must") as error:
             Preparation.from_dict(saved | change)
         check_sentence(error.value)
 

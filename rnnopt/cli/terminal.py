@@ -1,11 +1,9 @@
 """What the verbs share to show things: two consoles, progress bars, JSON for scripts."""
 
 import json
-import math
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
@@ -13,6 +11,7 @@ from rich.console import Console, ConsoleDimensions, ConsoleOptions, RenderableT
 from rich.progress import Progress, TaskID
 from rich.segment import Segment
 
+from rnnopt.runs.files import finite
 from rnnopt.tasks import download
 from rnnopt.tasks.names import visible
 from rnnopt.training.progress_bars import bars_on
@@ -64,18 +63,7 @@ def complain(text: str) -> None:
 
 def for_script(value: dict[str, Any]) -> None:
     """Prints one JSON object on standard output, though the console be quiet."""
-    print(json.dumps(_plain(value)))
-
-
-def _plain(value: Any) -> Any:
-    """`value` as JSON has it: null for what is no finite number, text for a path."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    return str(value) if isinstance(value, Path) else value
+    print(json.dumps(finite(value), default=os.fspath))
 
 
 def progress_bars(quiet: bool = False) -> Progress:

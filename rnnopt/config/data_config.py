@@ -3,7 +3,8 @@
 import re
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, get_args
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin
 
 from rnnopt.config.errors import UserError, option, unknown_name
 
@@ -71,6 +72,7 @@ class DataConfig:
     target: float | None = None
 
     def __post_init__(self) -> None:
+        check_choices(self)
         if self.data is None:
             for field in fields(DataConfig):
                 if getattr(self, field.name) != field.default:
@@ -89,16 +91,16 @@ class DataConfig:
             raise UserError(f"--subsample must be at least 1, got {self.subsample}.")
         if not 0 <= self.split_seed < 2**63:
             raise UserError(f"--split-seed must be in 0 … 2^63 - 1, got {self.split_seed}.")
-        choices: tuple[tuple[str, tuple[Any, ...]], ...] = (
-            ("kind", (None, *get_args(Kind))),
-            ("missing", get_args(Missing)),
-            ("layout", (None, *get_args(Layout))),
-            ("header", (None, *get_args(Header))),
-            ("decimal", (None, *get_args(Decimal))),
-        )
-        for name, allowed in choices:
-            if getattr(self, name) not in allowed:
-                raise unknown_name(name, getattr(self, name), [a for a in allowed if a])
+
+
+def check_choices(config: Any) -> None:
+    """Raises UserError if a field of a dataclass is none of the literals of its type."""
+    for field in fields(config):
+        kinds = (field.type, *get_args(field.type))
+        allowed = [one for kind in kinds if get_origin(kind) is Literal for one in get_args(kind)]
+        value = getattr(config, field.name)
+        if allowed and value not in allowed and not (value is None and NoneType in kinds):
+            raise unknown_name(option(field.name)[2:], value, allowed)
 
 
 def data_name(path: str) -> str:

@@ -1,7 +1,8 @@
 """The error that is the user's to mend: shown as one sentence, without a traceback, exit code 2."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 
 
@@ -35,3 +36,14 @@ def unknown_name(kind: str, name: object, known: Iterable[str]) -> UserError:
     near = get_close_matches(str(name)[:100], known, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     return UserError(f"unknown {kind} {name!r}: it must be one of {', '.join(known)}.{hint}")
+
+
+@contextmanager
+def writing(what: object) -> Iterator[None]:
+    """Makes a UserError of an OSError: `what` cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        file = str(error.filename or "")
+        which = "" if file in str(what) else f" ({file})"
+        raise UserError(f"cannot write {what}: {error.strerror or error}{which}.") from error

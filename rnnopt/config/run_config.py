@@ -2,11 +2,12 @@
 
 import math
 import re
-from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, Self
 
 from rnnopt.config.data_config import DataConfig, data_name
 from rnnopt.config.errors import UserError, option, unknown_name
+from rnnopt.config.validation import checked
 from rnnopt.layers.sequence_model import Initialization, Readout
 
 # Settings of a model that the user does not choose one by one.
@@ -125,10 +126,6 @@ class SharedConfig(DataConfig):
             raise UserError("--tbptt needs --readout last or every, got mean.")
         if self.dropout is not None and not 0 <= self.dropout < 1:
             raise UserError(f"--dropout must be in [0, 1), got {self.dropout}.")
-        if self.schedule not in get_args(Schedule):
-            raise unknown_name("schedule", self.schedule, get_args(Schedule))
-        if self.on_nonfinite not in get_args(OnNonfinite):
-            raise unknown_name("on-nonfinite", self.on_nonfinite, get_args(OnNonfinite))
         if not self.schedule.startswith("plateau"):
             for name in ("decay", "patience"):
                 if getattr(self, name) != getattr(SharedConfig, name):
@@ -144,15 +141,7 @@ class SharedConfig(DataConfig):
     @classmethod
     def from_dict(cls, saved: dict[str, Any]) -> Self:
         """The config that `to_dict` gave; a field that it lacks has its default."""
-        known = {field.name for field in fields(cls)}
-        for name in saved:
-            if name not in known:
-                raise unknown_name("field of a saved config:", name, known)
-        hints = get_type_hints(cls)
-        for name, value in saved.items():
-            if not has_type(value, hints[name]):
-                raise UserError(f"{name} must be {hints[name]}, got {value!r}.")
-        return cls(**saved)
+        return checked(saved, cls, "a saved config")
 
 
 @dataclass(frozen=True)
@@ -173,17 +162,6 @@ class RunConfig(SharedConfig):
         super().__post_init__()
         if not 0 <= self.seed < 2**63:
             raise UserError(f"--seed must be in 0 … 2^63 - 1, got {self.seed}.")
-
-
-def has_type(value: object, kind: Any) -> bool:
-    """Whether a value read from JSON is of an annotated type."""
-    if get_origin(kind) is Literal:
-        return value in get_args(kind)
-    if get_origin(kind) is list:
-        return isinstance(value, list) and all(has_type(one, get_args(kind)[0]) for one in value)
-    if get_args(kind):  # a union
-        return any(has_type(value, one) for one in get_args(kind))
-    return type(value) is kind or (type(value) is int and kind is float)
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,10 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
-from rnnopt.config.errors import UserError
+from rnnopt.config.errors import UserError, writing
 from rnnopt.config.errors import option as as_option
-from rnnopt.config.run_config import SharedConfig, has_type
+from rnnopt.config.run_config import SharedConfig
+from rnnopt.config.validation import converted
 from rnnopt.experiments.comparison import FILE, ComparisonSpec, is_begun
 from rnnopt.runs.files import read_json, write_json
 
@@ -25,11 +26,9 @@ def keep(asked: ComparisonSpec) -> None:
         before = _read(path)
         for name in ("optimizers", "seeds"):
             content[name] = list(dict.fromkeys([*before[name], *content[name]]))
-    try:
+    with writing(path):
         asked.out.mkdir(parents=True, exist_ok=True)
         write_json(path, content)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}.") from error
 
 
 def as_begun(asked: ComparisonSpec, given: Collection[str]) -> ComparisonSpec:
@@ -64,11 +63,8 @@ def _read(path: Path) -> dict[str, Any]:
     """What the file says: "shared" and the choices."""
     saved = read_json(path)
     try:
-        found: dict[str, Any] = {name: saved[name] for name in CHOICES}
-        for name, value in found.items():
-            if not has_type(value, CHOICES[name]):
-                raise UserError(f"{name} must be {CHOICES[name]}, got {value!r}.")
+        found = {name: converted(saved[name], kind, name) for name, kind in CHOICES.items()}
         found["shared"] = SharedConfig.from_dict(saved["shared"])
-    except (KeyError, TypeError, AttributeError, UserError) as error:
+    except (KeyError, UserError) as error:
         raise UserError(f"{path} is not what a comparison was asked for: {error}") from error
     return found

@@ -5,7 +5,7 @@ Checkpoints and weights stay where the run was made; `elsewhere.json` says where
 
 from pathlib import Path
 
-from rnnopt.config.errors import UserError
+from rnnopt.config.errors import writing
 from rnnopt.runs.files import json_bytes, write_atomically
 from rnnopt.runs.folder import RunFolder
 from rnnopt.runs.metrics import NAME as METRICS
@@ -32,11 +32,8 @@ def write_results(path: Path, texts: dict[str, str], worker: str) -> None:
     """
     if read_texts(path) == texts:
         return
-    with RunFolder(path).locked():
-        try:
-            for name in FILES:
-                if name in texts:
-                    write_atomically(path / name, texts[name].encode())
-            write_atomically(path / "elsewhere.json", json_bytes({"worker": worker}))
-        except OSError as error:
-            raise UserError(f"cannot write {error.filename}: {error.strerror}.") from error
+    with RunFolder(path).locked(), writing(path):
+        for name in FILES:
+            if name in texts:
+                write_atomically(path / name, texts[name].encode())
+        write_atomically(path / "elsewhere.json", json_bytes({"worker": worker}))

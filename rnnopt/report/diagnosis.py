@@ -6,15 +6,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-from rnnopt.config.errors import UserError
+from rnnopt.config.errors import UserError, writing
 from rnnopt.config.run_config import RunConfig
 from rnnopt.diagnostics.diagnosis import Diagnosis
 from rnnopt.diagnostics.gradient_flow import finite_median
 from rnnopt.diagnostics.verdict import THRESHOLDS, Finding, Look, verdict
 from rnnopt.report.style import any_script
-from rnnopt.runs.folder import write_atomically
+from rnnopt.runs.files import finite, write_atomically
 
 # -- table and file --------------------------------------------------------------------------------
 
@@ -61,10 +60,8 @@ def create_folder(out: Path) -> None:
     """
     if any((out / name).exists() for name in ("diagnosis.json", "config.json")):
         raise UserError(f"{out} already holds a diagnosis or a run: choose another --out.")
-    try:
+    with writing(f"the diagnosis to {out}"):
         out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write the diagnosis to {out}: {error.strerror}.") from error
 
 
 def write(diagnosis: Diagnosis, config: RunConfig, out: Path) -> tuple[list[Finding], list[Path]]:
@@ -94,18 +91,7 @@ def write(diagnosis: Diagnosis, config: RunConfig, out: Path) -> tuple[list[Find
     drawn = figure(diagnosis.looks, diagnosis.records, diagnosis.directions.records, title)
     with any_script():
         drawn.savefig(image)
-    try:
-        write_atomically(paths[0], (json.dumps(_finite(content)) + "\n").encode())
+    with writing(f"the diagnosis to {out}"):
+        write_atomically(paths[0], (json.dumps(finite(content)) + "\n").encode())
         write_atomically(paths[1], image.getvalue())
-    except OSError as error:
-        raise UserError(f"cannot write the diagnosis to {out}: {error.strerror}.") from error
     return found, paths
-
-
-def _finite(value: Any) -> Any:
-    """The same for JSON, which has no NaN and no infinity: they become null."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

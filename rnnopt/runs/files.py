@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -22,6 +23,15 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise UserError(f"{path} must hold a JSON object, got {type(value).__name__}.")
     return value
+
+
+def finite(value: Any) -> Any:
+    """The same for JSON, which has no NaN and no infinity: they become null."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def json_bytes(value: dict[str, Any]) -> bytes:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rnnopt.config.old_names import RECORD, renamed
 from rnnopt.runs.checksums import Damaged, with_check, without_check
+from rnnopt.runs.files import finite
 
 Record = dict[str, float]
 NAME = "metrics.jsonl"
@@ -59,5 +60,5 @@ def read_history(path: Path, required: bool) -> History:
 
 def as_lines(records: list[Record]) -> bytes:
     """The lines of records; JSON has no NaN and no infinity, so they are null."""
-    rows = ({k: v if math.isfinite(v) else None for k, v in r.items()} for r in records)
-    return "".join(json.dumps(with_check(row)) + "\n" for row in rows).encode()
+    rows = (with_check(finite(record)) for record in records)
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()

@@ -49,12 +49,12 @@ class TrainedModel:
             raise UserError(
                 f"{path} must be a run on data of your own (train --data), it learnt {config.task}."
             )
-        data = folder.read_data()
+        data, weights = folder.read_data(), folder.read_weights()
         try:
             preparation = Preparation.from_dict(data["preparation"])
             settings = data["model"]
-            model = network(settings, folder.read_weights())
-        except (KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
+            model = network(settings, weights)
+        except (KeyError, TypeError, ValueError, RuntimeError, OverflowError, UserError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise UserError(f"{path} does not hold the network it describes: {reason}") from error
         return cls(model.eval(), preparation, config, settings)

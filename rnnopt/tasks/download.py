@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlsplit
 
-from rnnopt.config.errors import UserError
+from rnnopt.config.errors import UserError, writing
 
 # Called with (file name, bytes so far, bytes in all) during a download; the command line draws it.
 listener: Callable[[str, int, int], None] = lambda name, done, total: None  # noqa: E731
@@ -71,22 +71,19 @@ def find(name: str, mirrors: list[str], size: int, sha256: str) -> Path:
 def _download(path: Path, mirrors: list[str], size: int, sha256: str) -> None:
     failures = []
     for address in mirrors:
-        try:
+        with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             # A name of its own, as others may download the same.
             temporary = tempfile.NamedTemporaryFile(dir=path.parent, delete=False)  # noqa: SIM115
-        except OSError as error:
-            raise UserError(f"cannot write {path}: {error.strerror}.") from error
         try:
-            with temporary:
-                failure = _fetch(address, temporary, path.name, size, sha256)
-            if failure is None:
-                os.chmod(temporary.name, 0o644)
-                os.replace(temporary.name, path)
-                return
+            with writing(path):
+                with temporary:
+                    failure = _fetch(address, temporary, path.name, size, sha256)
+                if failure is None:
+                    os.chmod(temporary.name, 0o644)
+                    os.replace(temporary.name, path)
+                    return
             failures.append(f"{address}: {failure}")
-        except OSError as error:
-            raise UserError(f"cannot write {path}: {error.strerror or error}.") from error
         finally:
             Path(temporary.name).unlink(missing_ok=True)
     raise UserError(

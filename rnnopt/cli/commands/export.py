@@ -7,7 +7,7 @@ import tyro
 
 from rnnopt.cli.outputs import check_output
 from rnnopt.cli.terminal import say
-from rnnopt.config.errors import UserError
+from rnnopt.config.errors import writing
 from rnnopt.runs.export.export import ALLOWED, export, open_run
 from rnnopt.runs.export.formats import ENDINGS, Format
 from rnnopt.runs.export.model_card import model_card
@@ -42,12 +42,10 @@ def export_run(
     check_output(out, ENDINGS[format], own)
     checked = export(source, format, raw, on)
     card = model_card(source, format, out.name, checked)
-    try:
+    with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(out, checked.content)
         write_atomically(card_file, card.encode())
-    except OSError as error:
-        raise UserError(f"cannot write {out}: {error}.") from error
     say(
         f"checked on {checked.series} {checked.on}: answers differ by {checked.difference:.2g} at"
         " most"

@@ -9,7 +9,7 @@ import tyro
 from rnnopt.cli.printing import print_lines
 from rnnopt.cli.terminal import given, say
 from rnnopt.config.data_config import Decimal, Header, Kind, Layout, data_name
-from rnnopt.config.errors import UserError
+from rnnopt.config.errors import UserError, writing
 from rnnopt.report.data_figure import draw
 from rnnopt.report.style import any_script
 from rnnopt.runs.files import write_figure
@@ -70,11 +70,8 @@ def inspect_data(
     except ValueError as error:
         raise UserError(f"{file}: {error}") from error
     path = out or Path(f"{_stem(file)}.png")
-    try:
-        with any_script():
-            write_figure(path, figure)
-    except OSError as error:
-        raise UserError(f"cannot write the picture {path}: {error}.") from error
+    with writing(f"the picture {path}"), any_script():
+        write_figure(path, figure)
     say(f"wrote {path}")
     return 0
 

@@ -10,7 +10,7 @@ import tyro
 from rnnopt.cli.outputs import check_output
 from rnnopt.cli.terminal import complain, say
 from rnnopt.config.data_config import Decimal
-from rnnopt.config.errors import UserError
+from rnnopt.config.errors import UserError, writing
 from rnnopt.runs.folder import write_atomically
 from rnnopt.runs.prediction import TrainedModel, rows, scores
 from rnnopt.tasks.user_data.checks import far_lengths
@@ -64,11 +64,9 @@ def predict_data(
     headings, lines = rows(trained.preparation, answers, series)
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([headings, *lines])
-    try:
+    with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(out, text.getvalue().encode())
-    except OSError as error:
-        raise UserError(f"cannot write {out}: {error}.") from error
     for subject, how in read_as(series):
         say(f"{subject}: {how}")
     for name, value in told.items():

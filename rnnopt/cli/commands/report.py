@@ -8,7 +8,7 @@ from rich.table import Table
 
 from rnnopt.cli.tables import Name, column_of, widths
 from rnnopt.cli.terminal import console
-from rnnopt.config.errors import UserError
+from rnnopt.config.errors import UserError, writing
 from rnnopt.report.figures import write_report
 from rnnopt.report.page import write_page
 from rnnopt.report.tables import NARROW, columns, rows
@@ -48,12 +48,10 @@ def show_report(
 ) -> None:
     """Prints the tables and writes the report."""
     runs = read_runs(find_runs(paths))
-    try:
+    with writing(f"the report to {out}"):
         written = write_report(runs, out)
         if html:
             written.append(write_page(runs, out, scores))
-    except OSError as error:
-        raise UserError(f"cannot write the report to {out}: {error}.") from error
     for task, groups in [] if quiet else group_runs(runs).items():
         title = f"{task}: {facts_of(groups)['summary']}"
         headings, cells_of_rows = columns(groups), rows(groups)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from rnnopt.config.errors import UserError, unknown_name
+from rnnopt.config.errors import UserError, unknown_name, writing
 from rnnopt.experiments.executors import crew_of
 from rnnopt.experiments.reproduce.admm import convergence
 from rnnopt.experiments.reproduce.admm import figures as admm_figures
@@ -111,7 +111,7 @@ def reproduce(
     if study is None and storage is not None:
         raise UserError(f"{name} is made by one process: leave out --storage.")
     settings = {} if study is None or storage is None else settings_of(study, study.forms[form])
-    try:
+    with writing(out):
         with crew_of(storage, fleet, settings, out, heartbeat) as crew:
             out.mkdir(parents=True, exist_ok=True)
             if isinstance(item, Result):
@@ -123,5 +123,3 @@ def reproduce(
         with crew.turn():
             results.mkdir(exist_ok=True)
             return results, write_results(item, chosen, out, results), failures
-    except OSError as error:
-        raise UserError(f"cannot write {out}: {error}.") from error

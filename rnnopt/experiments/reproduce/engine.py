@@ -15,6 +15,7 @@ from typing import Any
 from rnnopt.config import seeds
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
+from rnnopt.experiments.jobs import folder_of
 from rnnopt.experiments.reproduce.study import Column, Form, Row, Study
 from rnnopt.experiments.tuning import rank
 from rnnopt.experiments.worker_pool import Job, work
@@ -68,14 +69,9 @@ def place(out: Path, column: Column, row: Row, config: RunConfig) -> Path:
     """The folder of a run."""
     run = f"seed-{config.seed}"
     if config.seed == seeds.TUNING:
-        optimizer = f"{_plain(config.optimizer)}-" if row.trials else ""
+        optimizer = f"{folder_of(config.optimizer)}-" if row.trials else ""
         run = f"tune-{optimizer}lr-{config.lr:g}"
-    return out / "runs" / _plain(column.label) / _plain(row.label) / run
-
-
-def _plain(label: str) -> str:
-    """A label as a folder's name."""
-    return "".join(c if c.isalnum() or c in ".=-" else "_" for c in label)
+    return out / "runs" / folder_of(column.label) / folder_of(row.label) / run
 
 
 def run_study(

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rnnopt.config.errors import UserError
+from rnnopt.config.errors import UserError, writing
 from rnnopt.config.run_config import RunConfig
 from rnnopt.experiments.database import check_same, close, open_storage, quiet, with_driver
 from rnnopt.experiments.sweeps.spaces import Space
@@ -85,10 +85,8 @@ def begin(sweep: Sweep) -> "Study":
                 " choose another --out."
             )
         check_same(saved, sweep.settings(), str(sweep.out))
-    try:
+    with writing(f"the sweep's folder {sweep.out}"):
         sweep.out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write the sweep's folder {sweep.out}: {error}.") from error
     storage = open_sweep(sweep)
     direction = "minimize" if lower_is_better(sweep.metric) else "maximize"
     with quiet() as optuna:

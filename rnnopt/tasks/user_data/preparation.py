@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from rnnopt.config.data_config import Kind, Missing
-from rnnopt.config.validation import check_preparation
+from rnnopt.config.errors import UserError
+from rnnopt.config.validation import Count, Finite, Positive, checked, shown
 from rnnopt.tasks.examples import padded
 from rnnopt.tasks.moments import check_plain, moments, standardized
 from rnnopt.tasks.user_data.alignment import aligned
@@ -52,15 +53,15 @@ class Preparation:
     classes: tuple[str, ...]
     missing: Missing
     padded: bool
-    subsample: int
-    fill: tuple[float, ...]
-    mean: tuple[float, ...]
-    deviation: tuple[float, ...]
-    target_mean: tuple[float, ...]
-    target_deviation: tuple[float, ...]
-    steps: int
-    shortest: int
-    longest: int
+    subsample: Count
+    fill: tuple[Finite, ...]
+    mean: tuple[Finite, ...]
+    deviation: tuple[Positive, ...]
+    target_mean: tuple[Finite, ...]
+    target_deviation: tuple[Positive, ...]
+    steps: Count
+    shortest: Count
+    longest: Count
     table: TableSchema | None = None
 
     @property
@@ -204,18 +205,16 @@ class Preparation:
         """What `to_dict` gave.
 
         Raises:
-            ValueError: it is not of that form.
+            UserError: it is not of that form.
         """
-        check_preparation(saved)
-        values: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in saved.items()
-        }
-        table = saved.get("table")
-        if table is not None:
-            lists = {name: tuple(table[name]) for name in ("steps", "dropped")}
-            values["table"] = TableSchema(**(table | lists))
-        return cls(**values)
+        found = checked(saved, cls, "a preparation")
+        lengths = {len(found.channels), len(found.fill), len(found.mean), len(found.deviation)}
+        if len(lengths) > 1 or len(found.target_mean) not in (0, len(found.target_deviation)):
+            raise UserError(
+                "fill, mean and deviation must have a number for each of the channels, and"
+                f" target_deviation as many as target_mean, got {shown(saved)}."
+            )
+        return found
 
 
 def kind_of(data: Recordings, said: Kind | None) -> Kind:
