@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from rnnopt import ASNAQ, AdaQN
+from rnnopt.config.options import call_flat
 from rnnopt.runs.environment import processor_name
 
 VECTORS: dict[Any, int] = {ASNAQ: 22, AdaQN: 12}
@@ -48,7 +49,7 @@ def measure(kind: Any, size: int, options: dict[str, int], limit: float) -> tupl
     side = int((size // 4) ** 0.5)
     params = [nn.Parameter(torch.randn(side, side, generator=generator)) for _ in range(4)]
     # The gradients of a quadratic, so that every pair has positive curvature and is kept.
-    optimizer = kind(params, lr=1e-3, **options)
+    optimizer = call_flat(kind, params, lr=1e-3, **options)
     every = options["update_every"]
 
     def closure() -> Tensor:

@@ -12,9 +12,11 @@ from importlib.machinery import ModuleSpec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rnnopt.admm.options import ADMMOptions as ADMMOptions
     from rnnopt.admm.trainer import ADMM as ADMM
     from rnnopt.diagnostics.gradient_flow import GradientFlow as GradientFlow
     from rnnopt.estimator import RNNClassifier as RNNClassifier
+    from rnnopt.estimator import RNNOptions as RNNOptions
     from rnnopt.estimator import RNNRegressor as RNNRegressor
     from rnnopt.layers.elman import ElmanRNN as ElmanRNN
     from rnnopt.layers.indrnn import IndRNN as IndRNN
@@ -26,13 +28,18 @@ if TYPE_CHECKING:
     from rnnopt.optimizers.quasi_newton.bfgs import LBFGS as LBFGS
     from rnnopt.optimizers.quasi_newton.naq import LNAQ as LNAQ
     from rnnopt.optimizers.quasi_newton.naq import NAQ as NAQ
+    from rnnopt.optimizers.quasi_newton.options import AdaQNOptions as AdaQNOptions
+    from rnnopt.optimizers.quasi_newton.options import ASNAQOptions as ASNAQOptions
 
 __version__ = "0.1.0"
 
 PLACES = {
     "ADMM": "admm.trainer",
+    "ADMMOptions": "admm.options",
     "ASNAQ": "optimizers.quasi_newton.asnaq",
+    "ASNAQOptions": "optimizers.quasi_newton.options",
     "AdaQN": "optimizers.quasi_newton.adaqn",
+    "AdaQNOptions": "optimizers.quasi_newton.options",
     "BFGS": "optimizers.quasi_newton.bfgs",
     "ElmanRNN": "layers.elman",
     "FrankWolfe": "optimizers.frank_wolfe.optimizer",
@@ -43,7 +50,11 @@ PLACES = {
     "NAQ": "optimizers.quasi_newton.naq",
     "SequenceModel": "layers.sequence_model",
 }
-ESTIMATORS = ("RNNClassifier", "RNNRegressor")  # these need scikit-learn, the rest does not
+ESTIMATORS = (
+    "RNNClassifier",
+    "RNNOptions",
+    "RNNRegressor",
+)  # these need scikit-learn, the rest does not
 __all__ = [  # written out, for type checkers
     "ADMM",
     "ASNAQ",
@@ -51,7 +62,10 @@ __all__ = [  # written out, for type checkers
     "LBFGS",
     "LNAQ",
     "NAQ",
+    "ADMMOptions",
+    "ASNAQOptions",
     "AdaQN",
+    "AdaQNOptions",
     "ElmanRNN",
     "FrankWolfe",
     "GradientFlow",

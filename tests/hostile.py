@@ -21,7 +21,6 @@ from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
 from rnnopt.config.specs import parse
 from rnnopt.layers.sequence_model import SequenceModel
-from rnnopt.optimizers.registry import build_optimizer
 from rnnopt.report.page import page
 from rnnopt.report.tables import markdown
 from rnnopt.runs.collection import group_runs, read_runs
@@ -36,6 +35,7 @@ from rnnopt.tasks.user_data.preparation import Preparation
 from rnnopt.tasks.user_data.readers import read
 from rnnopt.tasks.user_data.readers.columns import Columns
 from rnnopt.tasks.user_data.recordings import recordings
+from rnnopt.training.registry import build_optimizer
 
 # What Python and numpy say for themselves, which tells a user nothing.
 VAGUE = (

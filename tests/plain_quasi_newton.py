@@ -27,8 +27,8 @@ DEFAULTS = dict(
     lr=0.01, memory=10, fisher_memory=100, update_every=5, tolerance=1.01, momentum_factor=1.1,
     momentum_range=(0.1, 0.99), normalize=True, lookahead=True, second_gradient=True,
     error_control=True, curvature="fisher", scaling="history", average_of="before",
-    anchor_moves="always", fisher_mean=True, clear="all", curvature_epsilon=1e-4,
-    scaling_epsilon=1e-4, difference_shift=1.0, weight_decay=0.0,
+    anchor_moves="always", fisher_mean=True, curvature_epsilon=1e-4,
+    scaling_epsilon=1e-4, weight_decay=0.0,
 )  # fmt: skip
 
 
@@ -159,10 +159,7 @@ class Averaged:
 
     def reject(self):
         self.w, self.v = self.w_o.clone(), self.v_o.clone()
-        if self.option["clear"] != "nothing":
-            self.S, self.Y = [], []
-        if self.option["clear"] == "all":
-            self.F = []
+        self.S, self.Y, self.F = [], [], []
         self.μ = max(self.μ / self.option["momentum_factor"], self.option["momentum_range"][0])
         self.clear_sums()
         self.rejections += 1
@@ -194,7 +191,7 @@ class ASNAQ(Averaged):
         self.push_gradient(after)
         if self.option["curvature"] == "difference":
             s = self.option["lr"] * d
-            self.push_pair(s, after - g + self.option["difference_shift"] * s)
+            self.push_pair(s, after - g + s)
         self.average(E)
 
     def streaming_step(self, g):
@@ -204,7 +201,7 @@ class ASNAQ(Averaged):
         self.push_gradient(g)
         if self.option["curvature"] == "difference":
             s = self.option["lr"] * d
-            self.push_pair(s, self.option["difference_shift"] * s)
+            self.push_pair(s, s)
         control, self.option["error_control"] = self.option["error_control"], False
         self.average(None)
         self.option["error_control"] = control

@@ -18,6 +18,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
 from rnnopt import ASNAQ, BFGS, AdaQN, FrankWolfe
+from rnnopt.optimizers.quasi_newton.options import AdaQNOptions, ASNAQOptions
 
 STEPS = 7
 
@@ -135,15 +136,16 @@ LEARNERS = dict(
         params, lr=0.05, inner_steps=2, norm=math.inf, vertex_momentum=0.8, momentum=0.0
     ),
     asnaq=lambda params: ASNAQ(
-        params, lr=0.3, memory=3, fisher_memory=5, update_every=2, tolerance=1.0,
-        second_gradient=True, momentum_range=(0.1, 0.8),
+        params, lr=0.3, memory=3, fisher_memory=5, tolerance=1.0,
+        options=ASNAQOptions(update_every=2, second_gradient=True, momentum_range=(0.1, 0.8)),
     ),
     adaqn=lambda params: AdaQN(
-        params, lr=0.2, memory=3, fisher_memory=5, update_every=2, tolerance=1.0
+        params, lr=0.2, memory=3, fisher_memory=5, tolerance=1.0,
+        options=AdaQNOptions(update_every=2),
     ),
     of_window=lambda params: ASNAQ(
-        params, lr=0.1, memory=2, fisher_memory=4, update_every=3, scaling="window",
-        fisher_dtype="bfloat16",
+        params, lr=0.1, memory=2, fisher_memory=4,
+        options=ASNAQOptions(update_every=3, scaling="window", fisher_dtype="bfloat16"),
     ),
 )  # fmt: skip
 SINGLE = dict(rtol=1e-5, atol=1e-7)  # what adapts, and bfloat16 memories, round more

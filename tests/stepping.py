@@ -44,3 +44,9 @@ def steps_of(optimizer, weight, gradients):
 def normals(shapes, rng, count):
     """Normal gradients of these shapes, `count` times."""
     return [[torch.randn(s, generator=rng) for s in shapes] for _ in range(count)]
+
+
+def apart(kind, given):
+    """The arguments of an optimizer, those that its options object of this kind has in one."""
+    rest = {name: given.pop(name) for name in kind().keys() & given.keys()}
+    return dict(given, options=kind(**rest))

@@ -8,7 +8,7 @@ import math
 
 import pytest
 import torch
-from admm_cases import FEATURES, OUTPUTS, a_batch, a_model, assert_same_weights, weights_of
+from admm_cases import ADMM, FEATURES, OUTPUTS, a_batch, a_model, assert_same_weights, weights_of
 from messages import naming
 from torch.nn import functional
 
@@ -19,6 +19,7 @@ from rnnopt.admm import (
     linearised_updates,
 )
 from rnnopt.admm.lagrangian import (
+    Iterate,
     Multipliers,
     Problem,
     Variables,
@@ -27,7 +28,6 @@ from rnnopt.admm.lagrangian import (
     penalties,
 )
 from rnnopt.admm.network import read_weights
-from rnnopt.admm.trainer import ADMM
 from rnnopt.tasks.examples import Batch
 
 # -- blocks and paper, on one batch ---------------------------------------------------------------
@@ -39,20 +39,17 @@ def lagrangians_of(monkeypatch, batch, **options):
     learner = ADMM(model, "cross-entropy", keep_batch=True, **options)
     values = []
 
-    def watching(function, at):
-        def watched(*given, **named):
-            problem, weights, variables = given[:3]
-            multipliers, numbers = at
-            value = augmented_lagrangian(problem, weights, variables, multipliers, numbers)
-            values[-1].append(float(value))
-            return function(*given, **named)
+    def watching(function):
+        def watched(at, *given, **named):
+            values[-1].append(float(augmented_lagrangian(at)))
+            return function(at, *given, **named)
 
         return watched
 
     name = "paper_iteration" if options["variant"] == "paper" else "block_iteration"
     iterate = getattr(block_step, name)
 
-    def watched_iteration(problem, weights, variables, multipliers, numbers, *rest):
+    def watched_iteration(at, *rest):
         values.append([])
         names = ("update_output", "update_state", "update_preactivation")
         if options["variant"] == "paper":
@@ -64,9 +61,9 @@ def lagrangians_of(monkeypatch, batch, **options):
         with monkeypatch.context() as patch:
             for each in names:
                 function = getattr(iterations, each)
-                patch.setattr(iterations, each, watching(function, (multipliers, numbers)))
-            result = iterate(problem, weights, variables, multipliers, numbers, *rest)
-        values[-1].append(float(augmented_lagrangian(problem, *result, multipliers, numbers)))
+                patch.setattr(iterations, each, watching(function))
+            result = iterate(at, *rest)
+        values[-1].append(float(augmented_lagrangian(result)))
         return result
 
     monkeypatch.setattr(block_step, name, watched_iteration)
@@ -171,9 +168,9 @@ def test_one_sweep_there_of_the_parallel_order_moves_the_last_state_alone(rng, m
     sweeps = []
     keep = iterations.update_preactivation
 
-    def watched(problem, weights, variables, *rest, **named):
-        sweeps.append(variables.state.clone())
-        return keep(problem, weights, variables, *rest, **named)
+    def watched(at, *rest, **named):
+        sweeps.append(at.variables.state.clone())
+        return keep(at, *rest, **named)
 
     monkeypatch.setattr(iterations, "update_preactivation", watched)
     for order, count in (("parallel", 1), ("backward", 6)):
@@ -194,7 +191,7 @@ def test_one_sweep_there_of_the_parallel_order_moves_the_last_state_alone(rng, m
         dict(coupling=False, identity_for_tanh=True, inner_penalty=1e-2, multipliers="all"),
         dict(recurrent_decay=0.5),
         dict(relaxation=1.6),
-        dict(balance=True, penalty_a=20.0, penalty_s=20.0, penalty_o=20.0, inner_penalty=20.0),
+        dict(penalty_a=20.0, penalty_s=20.0, penalty_o=20.0, inner_penalty=20.0),
     ],
     ids=str,
 )
@@ -217,22 +214,6 @@ def test_the_identity_in_place_of_tanh_is_refused_for_relu():
     relu = a_model(nonlinearity="relu")
     with pytest.raises(ValueError, match="identity_for_tanh"):
         ADMM(relu, "cross-entropy", variant="paper", identity_for_tanh=True)
-
-
-@pytest.mark.parametrize("start", [1e4, 1e-4])
-def test_balancing_moves_the_penalties_towards_the_larger_residual(rng, start):
-    # Stiff equations hold and little moves, or the other way round: the scale falls, or rises.
-    numbers = {f"penalty_{name}": start for name in "aso"} | dict(inner_penalty=start)
-    learner = ADMM(
-        a_model(), "cross-entropy", variant="blocks", balance=True, keep_batch=True, **numbers
-    )
-    scales = [1.0]
-    for _ in range(6):
-        learner.step(a_batch(rng))
-        scales.append(learner.param_groups[0]["scale"])
-    ratios = {after / before for before, after in itertools.pairwise(scales)}
-    assert ratios <= {0.5, 1.0, 2.0}
-    assert (scales[-1] < 1) if start > 1 else (scales[-1] > 1)
 
 
 @pytest.mark.parametrize("variant", ["blocks", "paper"])
@@ -263,7 +244,8 @@ def test_a_report_equals_what_its_definitions_give(rng, variant, multipliers):
     kept = Multipliers(*(learner.state[f"multiplier_{name}"] for name in Variables._fields))
     assert len(kept.preactivation) == (1 if multipliers == "last" else 3)
     numbers = penalties(3, (1.2, 0.8, 2.0), 0.5)
-    value = augmented_lagrangian(problem, read_weights(model)[0], Variables(a, s, o), kept, numbers)
+    at = Iterate(problem, read_weights(model)[0], Variables(a, s, o), kept, numbers)
+    value = augmented_lagrangian(at)
     assert report["lagrangian"] == pytest.approx(float(value))
     # the multiplier step comes last and o before it: λ3 = -∇R(o)
     pull = torch.softmax(o[-1], -1) - functional.one_hot(batch.targets, OUTPUTS)
@@ -337,16 +319,6 @@ def test_a_tolerance_needs_kept_variables(rng, options):
         ADMM(a_model(), "cross-entropy", **options).fit([a_batch(rng)], tolerance=0.1)
 
 
-@pytest.mark.parametrize(
-    ("primal", "dual", "factor"),
-    [(10.1, 1.0, 2.0), (9.9, 1.0, 1.0), (1.0, 9.9, 1.0), (1.0, 10.1, 0.5)],
-)
-def test_penalties_are_doubled_or_halved_at_a_ratio_of_ten(primal, dual, factor):
-    unit = torch.full((1, 1, 1), 3**-0.5, dtype=torch.float64)  # three of them: norm 1
-    broken, moved = (Variables(*(3 * [size * unit])) for size in (primal, dual))
-    assert block_step.balancing_factor(broken, moved) == factor
-
-
 # -- what only a change of one sign or number would show ------------------------------------------
 
 
@@ -387,10 +359,10 @@ def seen_by(monkeypatch, name, **options):
     seen = []
     keep = getattr(iterations, name)
 
-    def watched(*given, **named):
-        weights = Weights(*(w.clone() for w in given[1]))  # the model's own change in place
-        seen.append(((given[0], weights, *given[2:]), named))
-        return keep(*given, **named)
+    def watched(at, *given, **named):
+        weights = Weights(*(w.clone() for w in at.weights))  # the model's own change in place
+        seen.append(((at._replace(weights=weights), *given), named))
+        return keep(at, *given, **named)
 
     monkeypatch.setattr(iterations, name, watched)
     rng = torch.Generator().manual_seed(0)
@@ -409,7 +381,7 @@ def test_the_papers_preactivations_are_exact_at_the_last_step(monkeypatch):
 @pytest.mark.parametrize("coupling", [True, False])
 def test_the_bound_of_the_states_knows_of_the_coupling(monkeypatch, coupling):
     ((given, named), *_) = seen_by(monkeypatch, "linearised_state", coupling=coupling)
-    _, weights, variables, _, numbers, limit = given
+    (_, weights, variables, _, numbers), limit = given
     assert named == dict(coupling=coupling)
     expected = linearised_updates.state_limits(weights, variables, numbers, coupling)
     torch.testing.assert_close(limit, expected)

@@ -6,6 +6,7 @@ numeric minimiser. The order of the blocks and the trainer are promised elsewher
 
 import itertools
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from rnnopt.admm import block_updates as blocks
 from rnnopt.admm import lagrangian, weight_updates
 from rnnopt.admm import linearised_updates as linearised
 from rnnopt.admm import prox as scalar_problem
-from rnnopt.admm.lagrangian import Multipliers, Penalties, Problem, Variables, Weights
+from rnnopt.admm.lagrangian import Iterate, Multipliers, Penalties, Problem, Variables, Weights
 
 STEPS, BATCH, FEATURES, HIDDEN, OUTPUTS = 4, 5, 3, 6, 4
 CASES = list(
@@ -62,7 +63,7 @@ def draw(rng, nonlinearity="tanh", loss="cross_entropy", scored=1, where="all", 
         kept = [(1 if where == "last" else n, width) for n, width in shapes]
         multipliers = Multipliers(*(normal(rng, n, BATCH, width) for n, width in kept))
     numbers = (torch.rand(3, steps, generator=rng, dtype=torch.float64) * 3 + 0.2).tolist()
-    return problem, weights, variables, multipliers, Penalties(*numbers)
+    return Iterate(problem, weights, variables, multipliers, Penalties(*numbers))
 
 
 def f(nonlinearity, a):
@@ -115,15 +116,15 @@ def gradient(point, name):
 
 
 def value_of(point):
-    return lagrangian.augmented_lagrangian(*point)
+    return lagrangian.augmented_lagrangian(point)
 
 
 def with_weights(point, weights):
-    return (point[0], weights, *point[2:])
+    return point._replace(weights=weights)
 
 
 def with_variable(point, **changed):
-    return (*point[:2], point[2]._replace(**changed), *point[3:])
+    return point._replace(variables=point.variables._replace(**changed))
 
 
 def output_gradient(point):
@@ -239,11 +240,11 @@ def test_weight_blocks_are_stationary_and_lower_the_lagrangian(case, rng):
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_variable_blocks_are_stationary_and_lower_the_lagrangian(case, rng):
     point = draw(rng, *case)
-    after = with_variable(point, state=blocks.update_state(*point))
+    after = with_variable(point, state=blocks.update_state(point))
     check_minimum(point, after, gradient(after, "state"))
-    after = with_variable(point, output=blocks.update_output(*point))
+    after = with_variable(point, output=blocks.update_output(point))
     check_minimum(point, after, output_gradient(after))
-    a = blocks.update_preactivation(*point)
+    a = blocks.update_preactivation(point)
     after = with_variable(point, preactivation=a)
     slope = gradient(after, "preactivation")
     if case[0] == "relu":  # at a = 0 φ has a kink: the slopes at its sides differ in sign
@@ -259,27 +260,27 @@ def test_one_step_alone_is_the_same_step_of_all(where, scored, rng):
     drive = lagrangian.input_drive(problem, weights)
     factors = blocks.factor_states(weights, penalties, scored)
     for update in (blocks.update_preactivation, blocks.update_state):
-        together = update(*point)
+        together = update(point)
         for t in range(STEPS):
-            alone = update(*point, steps=slice(t, t + 1), drive=drive)
+            alone = update(point, steps=slice(t, t + 1), drive=drive)
             torch.testing.assert_close(alone, together[t : t + 1])
-        torch.testing.assert_close(update(*point, steps=slice(1, 3)), together[1:3])
+        torch.testing.assert_close(update(point, steps=slice(1, 3)), together[1:3])
     torch.testing.assert_close(
-        blocks.update_state(*point, factors=factors), blocks.update_state(*point)
+        blocks.update_state(point, factors=factors), blocks.update_state(point)
     )
-    weight = linearised.proximal_weights(*point[:3], penalties).state
+    weight = linearised.state_limits(*point[1:3], penalties, True)
     for update, r in (
         (linearised.linearised_state, weight),
         (linearised.linearised_preactivation, 9.0),
     ):
-        together = update(*point, proximal_weight=r)
-        alone = [update(*point, proximal_weight=r, steps=slice(t, t + 1)) for t in range(STEPS)]
+        together = update(point, proximal_weight=r)
+        alone = [update(point, proximal_weight=r, steps=slice(t, t + 1)) for t in range(STEPS)]
         torch.testing.assert_close(torch.cat(alone), together)
 
 
 def test_steps_with_a_stride_are_refused(rng):
     with pytest.raises(ValueError, match="consecutive"):
-        blocks.update_state(*draw(rng), steps=slice(0, 4, 2))
+        blocks.update_state(draw(rng), steps=slice(0, 4, 2))
 
 
 def test_states_of_equal_penalties_share_three_factors(rng):
@@ -293,16 +294,16 @@ def test_without_coupling_the_state_feels_no_later_step(rng):
     # s_t (σ + τ vᵀv [𝒪]) = σ f(a_t) - λ2_t + …: for t < T the mean of nothing else but f(a_t).
     problem, weights, variables, multipliers, penalties = draw(rng, where="all")
     point = (problem, weights, variables, multipliers, penalties)
-    state = blocks.update_state(*point, coupling=False)
+    state = blocks.update_state(point, coupling=False)
     for t in range(STEPS - 1):
         expected = variables.preactivation[t].tanh() - multipliers.state[t] / penalties.state[t]
         torch.testing.assert_close(state[t], expected)
-    torch.testing.assert_close(state[-1], blocks.update_state(*point)[-1])
+    torch.testing.assert_close(state[-1], blocks.update_state(point)[-1])
 
 
 def test_recurrent_equations_see_the_initial_state(rng):
     point = draw(rng, steps=1)
-    moved = (point[0]._replace(initial_state=point[0].initial_state + 1), *point[1:])
+    moved = point._replace(problem=point[0]._replace(initial_state=point[0].initial_state + 1))
     one = weight_updates.recurrent_equations(point[0], *point[2:]).matrix
     other = weight_updates.recurrent_equations(moved[0], *moved[2:]).matrix
     assert (one - other)[FEATURES:-1].abs().min() > 0
@@ -354,7 +355,7 @@ def test_singular_equations_keep_what_the_data_do_not_say(rng):
     point = draw(rng, where="none")
     problem = point[0]._replace(recurrent_decay=0.0)
     problem.inputs[:, :, 1] = 0
-    point = (problem, *point[1:])
+    point = point._replace(problem=problem)
     after = exact_recurrent(point, proximal_weight=0.0)
     torch.testing.assert_close(after[1].input[:, 1], point[1].input[:, 1])
     check_minimum(point, after, gradient(after, "input"), scale=1e4)
@@ -644,8 +645,9 @@ def test_wright_omega_solves_its_equation():
 @pytest.mark.parametrize("loss", ["squared_error", "cross_entropy"])
 @pytest.mark.parametrize("where", ["last", "all"])
 def test_after_the_output_and_multiplier_steps_lambda_is_minus_the_loss_gradient(loss, where, rng):
-    problem, weights, variables, multipliers, penalties = draw(rng, "tanh", loss, STEPS, where)
-    o = blocks.update_output(problem, weights, variables, multipliers, penalties)
+    point = draw(rng, "tanh", loss, STEPS, where)
+    problem, weights, variables, multipliers, penalties = point
+    o = blocks.update_output(point)
     residuals = lagrangian.residuals(problem, weights, variables._replace(output=o))
     found = lagrangian.multiplier_step(multipliers, residuals, penalties).output
     leaf = o.clone().requires_grad_()
@@ -701,35 +703,46 @@ def test_a_trained_network_is_a_fixed_point_with_the_adjoints_as_multipliers(
     same(gradient(point, "state"), torch.zeros_like(variables.state))
     same(gradient(point, "preactivation"), torch.zeros_like(variables.state))
     same(output_gradient(point), torch.zeros_like(variables.output))
-    same(blocks.update_state(*point), variables.state)
-    same(blocks.update_output(*point), variables.output)
-    same(linearised.linearised_state(*point, proximal_weight=3.0), variables.state)
+    same(blocks.update_state(point), variables.state)
+    same(blocks.update_output(point), variables.output)
+    same(linearised.linearised_state(point, proximal_weight=3.0), variables.state)
 
 
 # -- linearised blocks ---------------------------------------------------------------------------
 
 
+@torch.no_grad()
+def limits(problem, weights, variables, penalties, coupling=True):
+    """The least R of each linearised update."""
+    return SimpleNamespace(
+        input=linearised.input_limit(problem, penalties),
+        recurrent=linearised.recurrent_limit(problem, variables, penalties),
+        output=linearised.output_limit(variables, penalties),
+        state=linearised.state_limits(weights, variables, penalties, coupling),
+    )
+
+
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_linearised_blocks_lower_the_lagrangian_when_their_weight_dominates(case, rng):
     point = draw(rng, *case)
-    r = linearised.proximal_weights(*point[:3], point[4])
+    r = limits(*point[:3], point[4])
     start = value_of(point)
     for name, update, weight in (
         ("input", linearised.linearised_input, r.input),
         ("recurrent", linearised.linearised_recurrent, r.recurrent),
         ("output", linearised.linearised_output, r.output),
     ):
-        new = update(*point, proximal_weight=weight)
+        new = update(point, proximal_weight=weight)
         after = with_weights(point, point[1]._replace(**{name: new}))
         assert value_of(after) < start
         # The step solves R (new - old) + ∂L(old) (+ ω (new - old) for w) = 0.
         inertia = weight + (point[0].recurrent_decay if name == "recurrent" else 0)
         step = inertia * (new - getattr(point[1], name))
         torch.testing.assert_close(step, -gradient(point, name))
-    state = linearised.linearised_state(*point, proximal_weight=r.state)
+    state = linearised.linearised_state(point, proximal_weight=r.state)
     assert value_of(with_variable(point, state=state)) < start
     large = 1.3 * max(point[4].preactivation)
-    a = linearised.linearised_preactivation(*point, proximal_weight=large)
+    a = linearised.linearised_preactivation(point, proximal_weight=large)
     assert value_of(with_variable(point, preactivation=a)) < start
 
 
@@ -740,7 +753,7 @@ def test_bias_updates_are_exact(case, rng):
         ("bias", linearised.update_bias),
         ("output_bias", linearised.update_output_bias),
     ):
-        after = with_weights(point, point[1]._replace(**{name: update(*point)}))
+        after = with_weights(point, point[1]._replace(**{name: update(point)}))
         check_minimum(point, after, gradient(after, name))
 
 
@@ -749,13 +762,15 @@ def test_linearised_state_and_preactivation_minimise_their_models(rng):
     point = draw(rng, scored=STEPS, where="last")
     variables, penalties = point[2], point[4]
     r = torch.linspace(1, 2, STEPS).double()
-    new = linearised.linearised_state(*point, proximal_weight=r)
+    new = linearised.linearised_state(point, proximal_weight=r)
     sigma = torch.tensor(penalties.state, dtype=torch.float64)[:, None, None]
     slope = gradient(point, "state") + (r[:, None, None] + sigma) * (new - variables.state)
     assert slope.abs().max() < 1e-10
     equal = penalties._replace(preactivation=[1.5] * STEPS)
-    found = linearised.linearised_preactivation(*point[:4], equal, proximal_weight=1.5)
-    torch.testing.assert_close(found, blocks.update_preactivation(*point[:4], equal))
+    found = linearised.linearised_preactivation(
+        point._replace(penalties=equal), proximal_weight=1.5
+    )
+    torch.testing.assert_close(found, blocks.update_preactivation(point._replace(penalties=equal)))
 
 
 def test_switches_give_the_papers_formulas(rng):
@@ -763,7 +778,7 @@ def test_switches_give_the_papers_formulas(rng):
     problem, weights, variables, multipliers, penalties = point
     r, residuals = 5.0, lagrangian.residuals(problem, weights, variables)
     a, s, _ = variables
-    found = linearised.linearised_preactivation(*point, proximal_weight=r, identity_for_tanh=True)
+    found = linearised.linearised_preactivation(point, proximal_weight=r, identity_for_tanh=True)
     for t in range(STEPS):
         pull = (
             penalties.preactivation[t] * residuals.preactivation[t] + multipliers.preactivation[t]
@@ -771,7 +786,7 @@ def test_switches_give_the_papers_formulas(rng):
         sigma = penalties.state[t]
         q = s[t] + multipliers.state[t] / sigma
         torch.testing.assert_close(found[t], (r * (a[t] - pull / r) + sigma * q) / (r + sigma))
-    found = linearised.linearised_state(*point, proximal_weight=r, coupling=False)
+    found = linearised.linearised_state(point, proximal_weight=r, coupling=False)
     for t in range(STEPS):
         sigma = penalties.state[t]
         top = r * s[t] + sigma * a[t].tanh() - multipliers.state[t]
@@ -779,15 +794,15 @@ def test_switches_give_the_papers_formulas(rng):
             pull = penalties.output[t] * residuals.output[0] + multipliers.output[0]
             top = top + pull @ weights.output
         torch.testing.assert_close(found[t], top / (r + sigma))
-    relu = (problem._replace(nonlinearity="relu"), *point[1:])
+    relu = point._replace(problem=problem._replace(nonlinearity="relu"))
     with pytest.raises(ValueError, match="got 'relu'"):
-        linearised.linearised_preactivation(*relu, proximal_weight=r, identity_for_tanh=True)
+        linearised.linearised_preactivation(relu, proximal_weight=r, identity_for_tanh=True)
 
 
 @pytest.mark.parametrize("coupling", [True, False])
 def test_proximal_weights_bound_the_curvature_tightly(coupling, rng):
     problem, weights, variables, _, penalties = draw(rng, scored=1)
-    found = linearised.proximal_weights(problem, weights, variables, penalties, coupling)
+    found = limits(problem, weights, variables, penalties, coupling)
     before = lagrangian.previous_states(problem, variables.state)
     pairs = [(problem.inputs, found.input), (before, found.recurrent)]
     for rows, bound in pairs:
@@ -825,13 +840,13 @@ def test_largest_eigenvalue_of_hard_matrices():
 def every_update(point):
     """All results in a dict, those with samples in dimension 1 apart."""
     problem, weights, variables, multipliers, penalties = point
-    r = linearised.proximal_weights(*point[:3], penalties)
+    r = limits(*point[:3], penalties)
     per_sample = dict(
-        state=blocks.update_state(*point),
-        preactivation=blocks.update_preactivation(*point),
-        output=blocks.update_output(*point),
-        linear_state=linearised.linearised_state(*point, proximal_weight=r.state),
-        linear_preactivation=linearised.linearised_preactivation(*point, proximal_weight=4.0),
+        state=blocks.update_state(point),
+        preactivation=blocks.update_preactivation(point),
+        output=blocks.update_output(point),
+        linear_state=linearised.linearised_state(point, proximal_weight=r.state),
+        linear_preactivation=linearised.linearised_preactivation(point, proximal_weight=4.0),
     )
     residuals = lagrangian.residuals(problem, weights, variables)
     stepped = lagrangian.multiplier_step(
@@ -841,12 +856,12 @@ def every_update(point):
     shared = dict(
         recurrent=torch.cat([w.flatten() for w in exact_recurrent(point, 0.1)[1][:3]]),
         output=torch.cat([w.flatten() for w in exact_output(point, 0.1)[1][3:]]),
-        linear_input=linearised.linearised_input(*point, proximal_weight=r.input),
-        linear_recurrent=linearised.linearised_recurrent(*point, proximal_weight=r.recurrent),
-        linear_output=linearised.linearised_output(*point, proximal_weight=r.output),
-        bias=linearised.update_bias(*point),
-        output_bias=linearised.update_output_bias(*point),
-        curvature=torch.cat([x.flatten() for x in r]),
+        linear_input=linearised.linearised_input(point, proximal_weight=r.input),
+        linear_recurrent=linearised.linearised_recurrent(point, proximal_weight=r.recurrent),
+        linear_output=linearised.linearised_output(point, proximal_weight=r.output),
+        bias=linearised.update_bias(point),
+        output_bias=linearised.update_output_bias(point),
+        curvature=torch.cat([x.flatten() for x in vars(r).values()]),
     )
     return per_sample, shared
 
@@ -862,7 +877,7 @@ def test_results_do_not_depend_on_the_order_of_samples(rng):
     )
     variables = Variables(*(x[:, order] for x in point[2]))
     multipliers = Multipliers(*(x[:, order] for x in point[3]))
-    shuffled = (problem, point[1], variables, multipliers, point[4])
+    shuffled = Iterate(problem, point[1], variables, multipliers, point[4])
     per_sample, shared = every_update(point)
     of_shuffled, shared_of_shuffled = every_update(shuffled)
     torch.testing.assert_close({k: x[:, order] for k, x in per_sample.items()}, of_shuffled)

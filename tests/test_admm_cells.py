@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from admm_cases import ADMM
 from torch.nn import functional
 
 from rnnopt.admm import cells, gauss_newton
@@ -16,7 +17,6 @@ from rnnopt.admm import trajectory as joint_sweep
 from rnnopt.admm.gauss_newton import Step, follow
 from rnnopt.admm.minibatch import problem_of
 from rnnopt.admm.network import read_weights, write_weights
-from rnnopt.admm.trainer import ADMM
 from rnnopt.layers.sequence_model import SequenceModel
 from rnnopt.tasks import Batches, build_task
 from rnnopt.tasks.examples import Batch

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import pytest
 import torch
 from admm_cases import (
+    ADMM,
     BATCH,
     FEATURES,
     HIDDEN,
@@ -30,7 +31,6 @@ from rnnopt.admm.lagrangian import (
     Weights,
 )
 from rnnopt.admm.prox import nearest_output
-from rnnopt.admm.trainer import ADMM
 
 each_problem = pytest.mark.parametrize(
     ("nonlinearity", "loss", "scored"),

@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 from admm_cases import (
+    ADMM,
     EACH_LEARNER,
     FEATURES,
     NO_LIMIT,
@@ -26,7 +27,7 @@ from same_runs import records_of
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from rnnopt.admm import gauss_newton, minibatch, weight_updates
+from rnnopt.admm import gauss_newton, minibatch, trainer, weight_updates
 from rnnopt.admm import prox as scalar_problem
 from rnnopt.admm import trajectory as joint_sweep
 from rnnopt.admm.lagrangian import (
@@ -35,7 +36,6 @@ from rnnopt.admm.lagrangian import (
     Weights,
 )
 from rnnopt.admm.network import read_weights
-from rnnopt.admm.trainer import ADMM
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
 from rnnopt.layers.sequence_model import SequenceModel
@@ -323,7 +323,7 @@ def test_a_saved_state_that_lacks_an_option_takes_it_from_the_trainer():
     [
         ("exact", "sweeps", 2),
         ("exact", "recurrent_decay", 1.0),
-        ("exact", "balance", True),
+        ("exact", "relaxation", 1.5),
         ("exact", "penalty_o", 2.0),
         ("blocks", "memory", 0.5),
         ("blocks", "identity_for_tanh", True),
@@ -386,6 +386,28 @@ def test_the_loop_looks_once_an_epoch_whatever_a_step_costs():
         for optimizer in ("admm", "admm:variant=blocks,sweeps=3")
     ]
     assert steps[1] == 3 * steps[0]
+
+
+def test_an_option_that_has_moved_is_taken_with_a_warning():
+    with pytest.warns(DeprecationWarning, match=r"limit=… as an argument .* options=ADMMOptions"):
+        learner = trainer.ADMM(a_model(), "cross-entropy", limit=7.0)
+    assert learner.param_groups[0]["limit"] == 7.0
+    with pytest.raises(TypeError, match="unexpected keyword argument 'limits'"):
+        trainer.ADMM(a_model(), "cross-entropy", limits=7.0)
+
+
+def test_penalties_are_balanced_no_more(rng):
+    assert "balance" not in ADMM(a_model(), "cross-entropy", balance=False).param_groups[0]
+    with pytest.raises(ValueError, match="ADMM has no balance any more: it is False, got True"):
+        ADMM(a_model(), "cross-entropy", variant="blocks", balance=True)
+    learner = ADMM(a_model(), "cross-entropy", variant="blocks")
+    saved = learner.state_dict()
+    saved["param_groups"][0] |= dict(balance=False, scale=1.0)  # of an earlier version
+    learner.load_state_dict(saved)
+    learner.step(a_batch(rng))
+    saved["param_groups"][0]["balance"] = True
+    with pytest.raises(ValueError, match="ADMM has no balance any more"):
+        learner.load_state_dict(saved)
 
 
 OUTSIDE = {
@@ -557,7 +579,7 @@ def test_residuals_of_kept_variables_are_in_the_records_of_a_run(tmp_path):
     worst = saved["state"]["relative_residuals"]
     logged = [last[f"{kind}_{n}"] for kind in ("residual", "dual") for n in Variables._fields]
     assert logged == pytest.approx(worst.tolist(), rel=1e-4)
-    assert {"lagrangian", "auxiliary_loss", "scale"} <= last.keys()
+    assert {"lagrangian", "auxiliary_loss"} <= last.keys()
     run(changed(optimizer="admm"), tmp_path / "exact")
     *_, plain = RunFolder.open(tmp_path / "exact").read_records()
     assert not any(name.startswith(("residual", "dual")) for name in plain)

@@ -21,8 +21,8 @@ FLOORS = [
     {"runs"},
     {"diagnostics", "estimator"},
     {"training"},
-    {"optimizers", "tasks"},
-    {"admm", "config"},
+    {"admm", "optimizers", "tasks"},
+    {"config"},
     {"layers"},
     {"distributed"},
 ]

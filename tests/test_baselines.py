@@ -18,11 +18,11 @@ from rnnopt import SequenceModel
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
 from rnnopt.optimizers.baselines import ScheduleFreeAdamW
-from rnnopt.optimizers.registry import OPTIMIZERS, adam_of_indrnn, build_optimizer
 from rnnopt.runs.runner import run
 from rnnopt.tasks import build_task
 from rnnopt.training.build import build_training
 from rnnopt.training.learner import as_learner
+from rnnopt.training.registry import OPTIMIZERS, adam_of_indrnn, build_optimizer
 
 NEW = ("soap", "psgd-kron", "schedule-free", "indrnn-adam")
 

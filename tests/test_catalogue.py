@@ -11,17 +11,16 @@ import pytest
 from messages import naming
 
 from rnnopt.cli.commands import catalogue
-from rnnopt.cli.main import VERBS
-from rnnopt.cli.parser.arguments import read
-from rnnopt.cli.parser.docstrings import arguments_of
+from rnnopt.cli.docstrings import arguments_of
+from rnnopt.cli.main import read
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import MODELS, RunConfig
 from rnnopt.config.specs import INTERNAL, parse
 from rnnopt.optimizers.quasi_newton.naq import LNAQ
-from rnnopt.optimizers.registry import OPTIMIZERS, build_optimizer
 from rnnopt.tasks import TASKS, download
 from rnnopt.tasks.sources import SOURCES
 from rnnopt.training.build import build_training
+from rnnopt.training.registry import OPTIMIZERS, build_optimizer
 from rnnopt.training.resolve import loop_options_of
 
 
@@ -47,7 +46,7 @@ def test_every_name_has_explained_options_and_commands_that_can_be_read(name):
     assert not [o for o in entry.options if re.search(r"see the module|as all that", o.text)]
     assert entry.examples
     for line in entry.examples:
-        assert read(line.split()[1:], VERBS)
+        assert read(line.split()[1:])
 
 
 def test_defaults_are_those_that_count_here():

@@ -430,7 +430,7 @@ def test_the_hook_says_what_it_cannot_do():
 @pytest.mark.process
 def test_it_is_public_and_needs_torch_alone():
     assert rnnopt.GradientFlow is GradientFlow
-    heavy = "tyro", "rich", "matplotlib", "sklearn", "scipy"
+    heavy = "cyclopts", "rich", "matplotlib", "sklearn", "scipy"
     code = f"import sys, rnnopt; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"

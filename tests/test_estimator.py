@@ -19,10 +19,12 @@ from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils.estimator_checks import estimator_checks_generator, parametrize_with_checks
+from stepping import apart
 
 import rnnopt
 from rnnopt import RNNClassifier, RNNRegressor
 from rnnopt.estimator.checks import EXPECTED_FAILED_CHECKS
+from rnnopt.estimator.options import RNNOptions
 
 SMALL = dict(hidden=8, epochs=10, lr=1e-2)
 
@@ -83,7 +85,7 @@ def bumps():
 
 
 def small(**options):
-    return RNNClassifier(**(SMALL | dict(random_state=0) | options))
+    return RNNClassifier(**apart(RNNOptions, SMALL | dict(random_state=0) | options))
 
 
 def ragged(X, lengths):
@@ -172,13 +174,13 @@ def test_where_the_accuracy_is_level_early_stopping_goes_by_the_loss():
     random = np.random.default_rng(0)
     (X, y), (X_new, y_new) = rare(random), rare(random)
     options = dict(early_stopping=True, epochs=60, random_state=0)
-    stopped = RNNClassifier(patience=5, **options).fit(X, y)
+    stopped = RNNClassifier(options=RNNOptions(patience=5), **options).fit(X, y)
     assert len(set(stopped.validation_curve_)) == 1
     assert stopped.n_iter_ > 6
     # The weights after the first epoch come to 0.62.
     assert roc_auc_score(y_new, stopped.predict_proba(X_new)[:, 1]) > 0.8
     # Those kept have the least loss, five epochs before the end.
-    shorter = RNNClassifier(patience=4, **options).fit(X, y)
+    shorter = RNNClassifier(options=RNNOptions(patience=4), **options).fit(X, y)
     assert shorter.n_iter_ == stopped.n_iter_ - 1
     assert np.array_equal(shorter.predict_proba(X_new), stopped.predict_proba(X_new))
 
@@ -245,7 +247,7 @@ def test_a_weight_is_a_repetition_and_zero_is_absence(bumps):
     gap = weighted.predict_proba(X) - repeated.predict_proba(X)
     assert np.abs(gap).max() < 1e-4
     np.testing.assert_allclose(weighted.loss_curve_, repeated.loss_curve_, rtol=1e-3)
-    options = SMALL | dict(random_state=0) | options
+    options = apart(RNNOptions, SMALL | dict(random_state=0) | options)
     target = X.sum((1, 2))
     weighted = RNNRegressor(**options).fit(X, target, sample_weight=weights)
     repeated = RNNRegressor(**options).fit(np.repeat(X, weights, 0), np.repeat(target, weights))
@@ -339,6 +341,52 @@ def test_pickle_and_clone(bumps):
     again.partial_fit(X, y)
     assert not hasattr(clone(classifier), "model_")
     assert clone(classifier).get_params() == classifier.get_params()
+
+
+def test_searches_reach_the_options(bumps):
+    X, y = bumps
+    pipeline = make_pipeline(small(epochs=1, clip=2.0, optimizer="adam"))
+    grid = {"rnnclassifier__options__clip": [None, 1.0], "rnnclassifier__options__layers": [2]}
+    search = GridSearchCV(pipeline, grid, cv=2).fit(X, y)
+    found = search.best_estimator_[0]
+    assert len(found.model_.recurrent) == found.options.layers == 2
+    assert {fit["rnnclassifier__options__clip"] for fit in search.cv_results_["params"]} == {
+        None,
+        1,
+    }
+    assert pipeline[0].options == RNNOptions(clip=2.0)  # as it was
+
+
+def test_options_are_parameters_one_by_one():
+    one = RNNClassifier(options=RNNOptions(clip=1.0))
+    other = clone(one).set_params(options__layers=3, hidden=5)
+    assert (other.options, other.hidden) == (RNNOptions(clip=1.0, layers=3), 5)
+    assert one.options == RNNOptions(clip=1.0)
+    assert other.get_params()["options__layers"] == 3
+    assert RNNRegressor().get_params()["options__schedule"] == "cosine"
+    assert "options__schedule" not in RNNRegressor().get_params(deep=False)
+    assert clone(other).get_params() == other.get_params()
+    with pytest.raises(ValueError, match="invalid parameter 'options__clipp': RNNOptions has lay"):
+        one.set_params(options__clipp=1)
+    with pytest.raises(ValueError, match=r"options must be RNNOptions\(…\) or None, got"):
+        RNNClassifier(options=dict(clip=1)).fit(np.ones((4, 3)), [0, 1, 0, 1])
+
+
+@pytest.mark.parametrize("kind", [RNNClassifier, RNNRegressor])
+def test_an_option_that_has_moved_is_taken_with_a_warning(kind):
+    with pytest.warns(DeprecationWarning, match=r"clip=… as an .* options=RNNOptions") as told:
+        estimator = kind(hidden=3, clip=1.0, options=RNNOptions(layers=2))
+    assert told[0].filename == __file__
+    assert estimator.options == RNNOptions(clip=1.0, layers=2)
+    with pytest.warns(DeprecationWarning, match="clip=… as an argument is deprecated"):
+        estimator.set_params(clip=2.0)
+    assert estimator.options == RNNOptions(clip=2.0, layers=2)
+    state = dict(vars(kind()), clip=3.0)  # pickled by an earlier version
+    del state["options"]
+    estimator.__setstate__(state)
+    assert estimator.options == RNNOptions(clip=3.0)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'clipp'"):
+        kind(clipp=1.0)
 
 
 def test_verbose_draws_a_bar_with_loss_and_metric(bumps, capfd):

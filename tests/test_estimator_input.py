@@ -7,13 +7,14 @@ import pytest
 import torch
 from scipy.sparse import csr_matrix
 from sklearn.multioutput import MultiOutputClassifier
+from stepping import apart
 
-from rnnopt import RNNClassifier, RNNRegressor
+from rnnopt import RNNClassifier, RNNOptions, RNNRegressor
 from rnnopt.tasks import from_arrays
 
 
 def small(**options):
-    return RNNClassifier(**(dict(hidden=4, epochs=2, random_state=0) | options))
+    return RNNClassifier(**apart(RNNOptions, dict(hidden=4, epochs=2, random_state=0) | options))
 
 
 @pytest.fixture

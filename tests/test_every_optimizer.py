@@ -6,6 +6,7 @@ the test is about closures.
 """
 
 import copy
+import dataclasses
 import functools
 import math
 import pickle
@@ -27,6 +28,7 @@ from rnnopt.optimizers.frank_wolfe.options import PRESETS
 from rnnopt.optimizers.quasi_newton.adaqn import AdaQN
 from rnnopt.optimizers.quasi_newton.asnaq import ASNAQ
 from rnnopt.optimizers.quasi_newton.options import PRESETS as QUASI_NEWTON_PRESETS
+from rnnopt.optimizers.quasi_newton.options import AdaQNOptions, ASNAQOptions
 
 MOMENTUM = functools.partial(torch.optim.SGD, momentum=0.5)
 # With every option that a row below relies on: no row but the first depends on the defaults.
@@ -60,18 +62,21 @@ OPTIMIZERS = [
         FrankWolfe, lr=0.03, inner_steps=1, ball="gate", outer="plain", **PRESETS["long_memory"])),
     # Memories that are full, and begin again, within STEPS.
     ("ASNAQ", functools.partial(
-        ASNAQ, lr=0.05, memory=3, fisher_memory=5, update_every=2, momentum_range=(0.1, 0.8))),
+        ASNAQ, lr=0.05, memory=3, fisher_memory=5,
+        options=ASNAQOptions(update_every=2, momentum_range=(0.1, 0.8)))),
     ("ASNAQ-authors", functools.partial(
-        ASNAQ, **QUASI_NEWTON_PRESETS["authors_code"] | dict(
-            lr=0.05, memory=2, fisher_memory=4, update_every=2, momentum_range=(0.1, 0.8)))),
+        ASNAQ, lr=0.05, memory=2, fisher_memory=4, options=dataclasses.replace(
+            QUASI_NEWTON_PRESETS["authors_code"], update_every=2, momentum_range=(0.1, 0.8)))),
     ("ASNAQ-difference", functools.partial(
-        ASNAQ, lr=0.05, memory=4, fisher_memory=0, update_every=3, curvature="difference",
-        second_gradient=True,
-        momentum_range=(0.5, 0.5))),
-    ("AdaQN", functools.partial(AdaQN, lr=0.07, memory=3, fisher_memory=8, update_every=2)),
+        ASNAQ, lr=0.05, memory=4, fisher_memory=0, options=ASNAQOptions(
+            update_every=3, curvature="difference", second_gradient=True,
+            momentum_range=(0.5, 0.5)))),
+    ("AdaQN", functools.partial(
+        AdaQN, lr=0.07, memory=3, fisher_memory=8, options=AdaQNOptions(update_every=2))),
     ("AdaQN-window", functools.partial(
-        AdaQN, lr=0.07, memory=2, fisher_memory=3, update_every=2, scaling="window",
-        fisher_dtype="bfloat16", normalize=True, average_of="after", anchor_moves="on_pair")),
+        AdaQN, lr=0.07, memory=2, fisher_memory=3, options=AdaQNOptions(
+            update_every=2, scaling="window", fisher_dtype="bfloat16", normalize=True,
+            average_of="after", anchor_moves="on_pair"))),
 ]  # fmt: skip
 PHASES = range(1, 7)  # steps taken before a checkpoint: past the longest cycle above
 STEPS = 14  # and altogether: more than one cycle after the last checkpoint

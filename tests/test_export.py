@@ -249,6 +249,23 @@ def test_names_of_the_classes_travel_with_the_file(run_folder, command):
     assert json.loads(note["preparation"])["classes"] == ["high", "low"]
 
 
+def test_a_network_that_an_earlier_version_saved_is_read(run_folder, monkeypatch):
+    run(
+        RunConfig(data="own.npz", model="indrnn-6-paper", hidden=4, budget="4evaluations"),
+        Path("six"),
+    )
+
+    def as_before(folder, read=RunFolder.read_data):
+        data = read(folder)
+        assert data["model"]["initialization"] == "indrnn-paper"
+        data["model"] |= dict(initialization="indrnn", last_layer_remembers=True)
+        return data
+
+    settings = TrainedModel.open(Path("six")).settings
+    monkeypatch.setattr(RunFolder, "read_data", as_before)
+    assert TrainedModel.open(Path("six")).settings == settings
+
+
 def test_a_run_whose_data_have_gone_is_checked_on_random_series(run_folder, command):
     Path("own.npz").unlink()
     code, out, error = command("export", run_folder)

@@ -14,7 +14,14 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from test_report_page import page_of
 
 from rnnopt.cli.printing import print_lines
-from rnnopt.cli.terminal import PlainConsole, complain, console, errors, progress_bars, say
+from rnnopt.cli.terminal import (
+    PlainConsole,
+    console,
+    errors,
+    print_error,
+    print_line,
+    progress_bars,
+)
 from rnnopt.report.data_figure import draw
 from rnnopt.report.figures import figure
 from rnnopt.report.style import any_script
@@ -93,8 +100,8 @@ def test_dollars_are_no_formula_and_long_names_are_cut():
 
 @pytest.mark.parametrize("name", NASTY)
 def test_nothing_steers_the_terminal(capsys, name):
-    say(name)
-    complain(name)
+    print_line(name)
+    print_error(name)
     print_lines([(name, name), ("more", "x")], name)
     with progress_bars() as bars:
         bars.update(bars.add_task(name, total=1.0, note=name), completed=1.0)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from cases import partly
 
-from rnnopt import RNNClassifier, RNNRegressor
+from rnnopt import RNNClassifier, RNNOptions, RNNRegressor
 from rnnopt.tasks import from_arrays, moments
 from rnnopt.tasks.moments import check_plain, standardized
 
@@ -102,7 +102,9 @@ def test_little_more_memory_is_taken_than_a_block():
 
 
 def fitted(X, y, **options):
-    return RNNClassifier(hidden=4, epochs=3, random_state=0, **options).fit(X, y)
+    return RNNClassifier(hidden=4, epochs=3, random_state=0, options=RNNOptions(**options)).fit(
+        X, y
+    )
 
 
 def entries(X):
@@ -232,7 +234,7 @@ def test_without_standardising_what_float32_loses_is_refused(data, name, sentenc
     target = Z[:, :, 0].sum(1)
     what = "within" if name == "very_large" else "y would go unchanged .* output 1 is lost"
     with pytest.raises(ValueError, match=what):
-        RNNRegressor(hidden=4, epochs=1, normalize=False).fit(X, target)
+        RNNRegressor(hidden=4, epochs=1, options=RNNOptions(normalize=False)).fit(X, target)
     with pytest.raises(
         ValueError, match="targets .* output 1 is lost" if what != "within" else "targets"
     ):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from rnnopt import RNNClassifier
+from rnnopt import RNNClassifier, RNNOptions
 from rnnopt.config.run_config import RunConfig
 from rnnopt.tasks import from_arrays
 from rnnopt.training.build import build_training
@@ -149,8 +149,10 @@ def test_the_estimator_warns_of_a_minibatch_of_more_than_there_are(files):
     X, y = files
     options = dict(hidden=3, epochs=1, random_state=0)
     with pytest.warns(UserWarning, match=r"^batch_size 41 is more than the 40 ") as told:
-        larger = RNNClassifier(batch_size=41, **options).fit(X, y)
+        larger = RNNClassifier(options=RNNOptions(batch_size=41), **options).fit(X, y)
     assert told[0].filename == __file__
-    whole = RNNClassifier(batch_size=40, **options).fit(X, y)
+    whole = RNNClassifier(options=RNNOptions(batch_size=40), **options).fit(X, y)
     assert np.array_equal(whole.predict_proba(X), larger.predict_proba(X))
-    RNNClassifier(batch_size=41, **options).partial_fit(X, y, classes=["a", "b"])
+    RNNClassifier(options=RNNOptions(batch_size=41), **options).partial_fit(
+        X, y, classes=["a", "b"]
+    )

@@ -180,7 +180,7 @@ def test_decimals_can_be_said(command):
     )
     done(command("predict", run, "--data", points, "--decimal", "."))
     assert answers() == expected
-    assert_refused(command("train", "--data", written, "--decimal", ";"), "decimal", "';'")
+    assert_refused(command("train", "--data", written, "--decimal", ";"), "--decimal", '";"')
     assert_refused(command("train", "--task", "adding", "--decimal", ","), "--decimal needs --data")
 
 

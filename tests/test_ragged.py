@@ -13,7 +13,7 @@ from messages import naming
 from same_runs import assert_equal_states, records_on_the_way
 from stepping import through_a_file
 
-from rnnopt import ADMM, RNNClassifier, RNNRegressor, SequenceModel
+from rnnopt import ADMM, RNNClassifier, RNNOptions, RNNRegressor, SequenceModel
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
 from rnnopt.layers.indrnn import IndRNN
@@ -228,7 +228,8 @@ def test_an_estimator_pads_an_outlier_in_its_own_minibatch_alone(kind, by_length
         X, more = np.full((100, 700, 1), np.nan), dict(lengths=lengths)
         for row, one in zip(X, series, strict=True):
             row[: len(one)] = one
-    estimator = kind(model="gru", hidden=3, epochs=3, batch_size=10, random_state=0)
+    rest = RNNOptions(batch_size=10)
+    estimator = kind(model="gru", hidden=3, epochs=3, options=rest, random_state=0)
     estimator.fit(X, y, **more)
     training = [(time, count) for time, count, trains in handed if trains]
     assert len(training) == 30

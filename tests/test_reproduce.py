@@ -204,7 +204,7 @@ def test_an_unknown_form_is_refused(command):
 def test_help_tells_the_options(command):
     code, out, _ = command("reproduce", "--help")
     assert code == 0
-    for word in ("--form", "{cpu,full,quick}", "--quick", "--out", "--workers"):
+    for word in ("--form", "[choices: cpu, full, quick]", "--quick", "--out", "--workers"):
         assert word in out
 
 

@@ -16,7 +16,6 @@ from same_runs import assert_same_run, result_of
 
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
-from rnnopt.optimizers.registry import OPTIMIZERS
 from rnnopt.runs import folder as run_folder
 from rnnopt.runs.checksums import pack, unpack
 from rnnopt.runs.environment import processor_name
@@ -24,6 +23,7 @@ from rnnopt.runs.folder import RunFolder, find_runs, write_atomically
 from rnnopt.runs.runner import run
 from rnnopt.tasks import Task, build_task
 from rnnopt.training import build as building
+from rnnopt.training.registry import OPTIMIZERS
 
 CONFIG = RunConfig(
     "digits-rows", hidden=4, budget="12gradients", evaluate_every=3, optimizer="adam", seed=5

@@ -158,7 +158,8 @@ def test_the_last_indrnn_layer_may_start_with_what_remembers(layers):
     # U = 2^(1/T), T = 50: from 1/U to U in the last layer, from 0 to U in those before it.
     bound = 2 ** (1 / 50)
     options = dict(cell="indrnn", layers=layers, hidden_size=400, steps=50, magnitude=2.0)
-    model = build(**options, last_layer_remembers=True)
+    model = build(**options, initialization="indrnn-paper")
+    assert not model.output.bias.any()
     *others, last = [layer.weight_hh_l0.detach() for layer in model.recurrent]
     assert len(others) == layers - 1
     assert 1 / bound <= last.min() < 1 / bound + 0.001
@@ -459,13 +460,26 @@ def test_a_gated_cell_has_no_other_nonlinearity():
 def test_what_is_indrnns_needs_its_cell(cell):
     with pytest.raises(ValueError, match=f"initialization='indrnn'.*cell='{cell}'"):
         build(cell=cell, initialization="indrnn")
-    with pytest.raises(ValueError, match=f"last_layer_remembers.*cell='{cell}'"):
-        build(cell=cell, steps=5, last_layer_remembers=True)
+    with pytest.raises(ValueError, match=f"initialization='indrnn-paper'.*cell='{cell}'"):
+        build(cell=cell, steps=5, initialization="indrnn-paper")
 
 
 def test_a_last_layer_that_remembers_needs_the_length():
-    with pytest.raises(ValueError, match="last_layer_remembers needs.*steps=None"):
-        build(cell="indrnn", last_layer_remembers=True)
+    with pytest.raises(ValueError, match="initialization='indrnn-paper' needs.*steps=None"):
+        build(cell="indrnn", initialization="indrnn-paper")
+
+
+def test_what_the_last_layer_remembers_was_an_argument():
+    options = dict(cell="indrnn", layers=2, steps=50, magnitude=2.0)
+    torch.manual_seed(0)
+    with pytest.warns(DeprecationWarning, match="last_layer_remembers is deprecated"):
+        old = build(**options, last_layer_remembers=True, initialization="indrnn")
+    torch.manual_seed(0)
+    new = build(**options, initialization="indrnn-paper")
+    for name, weight in new.state_dict().items():
+        assert torch.equal(weight, old.state_dict()[name])
+    with pytest.raises(TypeError, match="unexpected keyword argument 'layer'"):
+        build(layer=2)
 
 
 def test_inputs_without_a_batch_are_an_error():

@@ -17,7 +17,6 @@ from same_runs import curves
 from rnnopt import ADMM, FrankWolfe, SequenceModel
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import Budget, RunConfig
-from rnnopt.optimizers.registry import build_optimizer
 from rnnopt.runs import shared_folder
 from rnnopt.runs.folder import RunFolder
 from rnnopt.runs.runner import run
@@ -29,6 +28,7 @@ from rnnopt.training import data_parallel as several_processes
 from rnnopt.training.data_parallel import SharedBatches
 from rnnopt.training.learner import as_learner
 from rnnopt.training.loop import Training
+from rnnopt.training.registry import build_optimizer
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux" or not torch.distributed.is_gloo_available(),
@@ -149,7 +149,7 @@ def test_other_verbs_are_refused_under_torchrun(command, monkeypatch):
 def test_what_one_process_meets_alone_is_said_with_its_number(command, monkeypatch):
     for name, value in dict(TORCHELASTIC_RUN_ID="x", WORLD_SIZE="2", RANK="1").items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr("rnnopt.cli.main.cpu.SWITCH", "RNNOPT_TEST_SWITCH")
+    monkeypatch.setattr("rnnopt.layers.kernels.cpu.SWITCH", "RNNOPT_TEST_SWITCH")
     monkeypatch.setenv("RNNOPT_TEST_SWITCH", "fast")  # perhaps on this machine alone
     code, output, error = command("train")
     assert (code, output) == (2, "")

@@ -5,16 +5,21 @@ What the verbs do with them is promised in test_command_line.py.
 """
 
 import math
+from dataclasses import dataclass
 from functools import partial
+from typing import ClassVar
 
 import pytest
+import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 from messages import naming
 
 from rnnopt.config.errors import UserError, unknown_name
+from rnnopt.config.options import Options
 from rnnopt.config.run_config import Budget, RunConfig, SharedConfig
-from rnnopt.config.specs import call_with, parse, write
+from rnnopt.config.specs import call_with, option_names, parse, write
+from rnnopt.training.registry import build_optimizer
 from rnnopt.training.resolve import resolve
 
 # -- names with options ---------------------------------------------------------------------------
@@ -100,6 +105,46 @@ def test_call_with_turns_a_bad_value_into_a_user_error_that_names_the_thing(size
 
 def test_call_with_sees_through_partial():
     assert call_with("thing", "x", partial(build, word="c"), {"size": 3}, "p") == ("p", 3, "c")
+
+
+@dataclass(frozen=True)
+class ThingOptions(Options):
+    removed: ClassVar = {"shape": "round"}
+
+    colour: str = "red"
+    pair: tuple[float, float] = (0.0, 1.0)
+
+
+def with_options(params, size: int = 1, *, options: ThingOptions = ThingOptions(), **keywords):
+    """A function whose rarer options lie in one object."""
+    return params, size, options
+
+
+def test_a_text_names_arguments_and_fields_of_the_options_object_alike():
+    paired = partial(with_options, options=ThingOptions(pair=(0.5, 0.6)))
+    assert option_names(paired, 1) == ["size", "colour", "pair"]
+    found = call_with("thing", "x", paired, {"colour": "blue", "size": 2}, "p")
+    assert found == ("p", 2, ThingOptions("blue", (0.5, 0.6)))
+    with pytest.raises(UserError, match=r"'color'.*size, colour, pair.*Did you mean 'colour'"):
+        call_with("thing", "x", with_options, {"color": "blue"}, "p")
+    with pytest.raises(UserError, match="unknown option of thing 'x': 'options'"):
+        call_with("thing", "x", with_options, {"options": 3}, "p")
+
+
+def test_an_option_that_is_gone_may_have_the_value_that_all_have_now():
+    assert call_with("thing", "x", with_options, {"shape": "round"}, "p")[2] == ThingOptions()
+    with pytest.raises(UserError, match="thing 'x': Thing has no shape any more: it is 'round'"):
+        call_with("thing", "x", with_options, {"shape": "flat"}, "p")
+    assert "shape" not in option_names(with_options, 1)
+
+
+def test_the_options_of_earlier_versions_still_stand_in_texts():
+    paper = "asnaq:second_gradient=true,clear=all,update_every=5,fisher_memory=100,scaling=history"
+    weight = torch.nn.Parameter(torch.ones(2))
+    group = build_optimizer(paper, [("weight", weight)]).param_groups[0]
+    assert (group["second_gradient"], group["update_every"], group["lr"]) == (True, 5, 0.03)
+    with pytest.raises(UserError, match="optimizer 'asnaq': ASNAQ has no clear any more"):
+        build_optimizer("asnaq:clear=pairs", [("weight", weight)])
 
 
 def test_unknown_name_lists_all_names_and_the_nearest():

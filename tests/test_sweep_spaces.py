@@ -16,9 +16,9 @@ from rnnopt.experiments.sweeps.spaces import (
     parse_range,
     space_of,
 )
-from rnnopt.optimizers.registry import OPTIMIZERS
 from rnnopt.tasks import build_task
 from rnnopt.training.build import build_training
+from rnnopt.training.registry import OPTIMIZERS
 from rnnopt.training.resolve import resolve
 
 TINY = dict(task="counting:length=3", hidden=2, budget="2gradients")

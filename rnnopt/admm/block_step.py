@@ -11,6 +11,7 @@ from torch import Tensor
 
 from rnnopt.admm.iterations import block_iteration, paper_iteration
 from rnnopt.admm.lagrangian import (
+    Iterate,
     Multipliers,
     Penalties,
     Problem,
@@ -50,20 +51,19 @@ def block_step(
         variables = Variables(drive + before, states[1:].clone(), outputs.clone())
         last = slice(-1, None) if group["multipliers"] == "last" else slice(None)
         multipliers = Multipliers(*(torch.zeros_like(v[last]) for v in variables))
+    numbers = penalties_of(group, len(problem.inputs))
     for _ in range(group["sweeps"]):
-        numbers = penalties_of(group, len(problem.inputs))
         before_it = variables
-        given = (problem, weights, variables, multipliers, numbers, group)
+        iterate = Iterate(problem, weights, variables, multipliers, numbers)
         if group["variant"] == "paper":
-            weights, variables = paper_iteration(*given)
+            iterate = paper_iteration(iterate, group)
         else:
-            weights, variables = block_iteration(*given, samples, process_group)
+            iterate = block_iteration(iterate, group, samples, process_group)
+        weights, variables = iterate.weights, iterate.variables
         broken = residuals(problem, weights, variables)
         scaled = Variables(*(group["relaxation"] * r for r in broken))
         multipliers = multiplier_step(multipliers, scaled, numbers)
         moved = dual_residuals(before_it, variables, numbers)
-        if group["balance"]:
-            group["scale"] *= balancing_factor(broken, moved, process_group)
     kept: dict[str, Tensor] = {}
     if group["keep_batch"]:
         forces = [per_step(rho, v) * v for v, rho in zip(variables, numbers, strict=True)]
@@ -88,7 +88,7 @@ def block_report(
     numbers = penalties_of(group, len(problem.inputs))
     # Each process has the whole decay in its problem, which counts once.
     once = problem._replace(recurrent_decay=problem.recurrent_decay / processes(process_group))
-    value = augmented_lagrangian(once, weights, variables, multipliers, numbers)
+    value = augmented_lagrangian(Iterate(once, weights, variables, multipliers, numbers))
     _, outputs = forward(problem, weights, len(problem.targets))
     losses = (sample_losses(problem, o).sum() for o in (outputs, variables.output))
     found = torch.stack([value, *losses, torch.as_tensor(divisor).to(value)])
@@ -97,7 +97,6 @@ def block_report(
         lagrangian=lagrangian,
         loss=loss / count,
         auxiliary_loss=auxiliary_loss / count,
-        scale=group["scale"],
     )
     broken = residuals(problem, weights, variables)
     primal = _relative(list(zip(broken, variables, strict=True)), process_group).tolist()
@@ -124,20 +123,9 @@ def all_samples(problem: Problem, process_group: Group) -> float:
 
 
 def penalties_of(group: dict[str, Any], steps: int) -> Penalties:
-    """The penalties of the options, times what balancing has made of them."""
-    scale = group["scale"]
-    a, s, o = (scale * group[f"penalty_{name}"] for name in "aso")
-    return penalties(steps, (a, s, o), scale * group["inner_penalty"])
-
-
-def balancing_factor(broken: Variables, moved: Variables, process_group: Group = None) -> float:
-    """Residual balancing: penalties follow the larger of primal and dual residual."""
-    squares = [torch.stack([r.square().sum() for r in each]).sum() for each in (broken, moved)]
-    both = mean_numbers(torch.stack(squares).tolist(), process_group)
-    primal, dual = (n**0.5 for n in both)
-    if primal > 10 * dual:
-        return 2.0
-    return 0.5 if dual > 10 * primal else 1.0
+    """The penalties of the options."""
+    last = (group["penalty_a"], group["penalty_s"], group["penalty_o"])
+    return penalties(steps, last, group["inner_penalty"])
 
 
 def _relative(pairs: Sequence[tuple[Tensor, Tensor]], process_group: Group) -> Tensor:

@@ -26,10 +26,9 @@ import torch
 from torch import Tensor
 
 from rnnopt.admm.lagrangian import (
-    Multipliers,
+    Iterate,
     Penalties,
     Problem,
-    Variables,
     Weights,
     add_last,
     forces,
@@ -76,11 +75,7 @@ def _states_before(problem: Problem, state: Tensor, chosen: range) -> Tensor:
 
 @torch.no_grad()
 def update_preactivation(
-    problem: Problem,
-    weights: Weights,
-    variables: Variables,
-    multipliers: Multipliers,
-    penalties: Penalties,
+    iterate: Iterate,
     steps: slice = ALL,
     drive: Tensor | None = None,
 ) -> Tensor:
@@ -90,6 +85,7 @@ def update_preactivation(
         steps: consecutive steps, counted from 0; a_t feels no other a.
         drive: `input_drive`, if already known.
     """
+    problem, weights, variables, multipliers, penalties = iterate
     total = len(variables.state)
     chosen = select(steps, total)
     part = slice(chosen.start, chosen.stop)
@@ -137,11 +133,7 @@ def factor_states(
 
 @torch.no_grad()
 def update_state(
-    problem: Problem,
-    weights: Weights,
-    variables: Variables,
-    multipliers: Multipliers,
-    penalties: Penalties,
+    iterate: Iterate,
     coupling: bool = True,
     steps: slice = ALL,
     drive: Tensor | None = None,
@@ -155,6 +147,7 @@ def update_state(
         drive: `input_drive`, if already known.
         factors: `factor_states` of the same weights, penalties and coupling, if already known.
     """
+    problem, weights, variables, multipliers, penalties = iterate
     a, _, o = variables
     total = len(a)
     chosen = select(steps, total)
@@ -193,17 +186,12 @@ def _solve_states(right: Tensor, factors: Sequence[Tensor]) -> Tensor:
 
 
 @torch.no_grad()
-def update_output(
-    problem: Problem,
-    weights: Weights,
-    variables: Variables,
-    multipliers: Multipliers,
-    penalties: Penalties,
-) -> Tensor:
+def update_output(iterate: Iterate) -> Tensor:
     """The o_t that minimise L, (time or 1, batch, outputs).
 
     Followed by the multiplier step it leaves λ3 = -∇R(o) wherever there is a λ3.
     """
+    problem, weights, variables, multipliers, penalties = iterate
     o = variables.output
     scored = variables.state[len(variables.state) - len(o) :]
     anchor = torch.nn.functional.linear(scored, weights.output, weights.output_bias)

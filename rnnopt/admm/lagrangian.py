@@ -106,6 +106,16 @@ class Penalties(NamedTuple):
     output: Sequence[float]
 
 
+class Iterate(NamedTuple):
+    """Where the block updates stand, and what they are given."""
+
+    problem: Problem
+    weights: Weights
+    variables: Variables
+    multipliers: Multipliers
+    penalties: Penalties
+
+
 def penalties(
     steps: int, last: tuple[float, float, float] = (1.0, 1.0, 1.0), inner: float = 1.0
 ) -> Penalties:
@@ -143,14 +153,9 @@ def residuals(problem: Problem, weights: Weights, variables: Variables) -> Varia
     )
 
 
-def augmented_lagrangian(
-    problem: Problem,
-    weights: Weights,
-    variables: Variables,
-    multipliers: Multipliers,
-    penalties: Penalties,
-) -> Tensor:
+def augmented_lagrangian(iterate: Iterate) -> Tensor:
     """L, a float64 number; differentiable."""
+    problem, weights, variables, multipliers, penalties = iterate
     value = loss_value(problem.loss, variables.output, problem.targets, problem.loss_weight)
     decay = problem.recurrent_decay / 2
     value = value + decay * weights.recurrent.square().sum(dtype=torch.float64)

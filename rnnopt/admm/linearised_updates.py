@@ -21,14 +21,12 @@ Departures from the paper (Tang et al., "ADMMiRNN", Eqs. 9 to 19):
 4. f(a) = a for small a is off unless `identity_for_tanh=True`.
 """
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
 from rnnopt.admm.block_updates import ALL, at_steps, runs, select
 from rnnopt.admm.lagrangian import (
-    Multipliers,
+    Iterate,
     Penalties,
     Problem,
     Variables,
@@ -41,15 +39,6 @@ from rnnopt.admm.lagrangian import (
 from rnnopt.admm.prox import apply, minimise
 
 SQUARINGS = 6  # λmax is overestimated by a factor of at most n^(1/128): 1.04 at n = 100
-
-
-class ProximalWeights(NamedTuple):
-    """R for u, w, v (0-dimensional) and for s_t (time,), all float64."""
-
-    input: Tensor
-    recurrent: Tensor
-    output: Tensor
-    state: Tensor
 
 
 @torch.no_grad()
@@ -75,24 +64,8 @@ def _scatter(rows: Tensor, numbers: Tensor) -> Tensor:
     return rows.t() @ rows
 
 
-@torch.no_grad()
-def proximal_weights(
-    problem: Problem,
-    weights: Weights,
-    variables: Variables,
-    penalties: Penalties,
-    coupling: bool = True,
-) -> ProximalWeights:
-    """The least R, up to 4 %, with which no linearised update raises L.
-
-    Each holds for the present other blocks: R for w and v is to be taken again after s changed.
-    """
-    return ProximalWeights(
-        input_limit(problem, penalties),
-        recurrent_limit(problem, variables, penalties),
-        output_limit(variables, penalties),
-        state_limits(weights, variables, penalties, coupling),
-    )
+# The least R, up to 4 %, with which no linearised update raises L, all float64. Each holds for the
+# present other blocks: R for w and v is to be taken again after s changed.
 
 
 def input_limit(problem: Problem, penalties: Penalties) -> Tensor:
@@ -133,24 +106,14 @@ def state_limits(
     return torch.stack(state)
 
 
-def _forces_on_preactivation(
-    problem: Problem,
-    weights: Weights,
-    variables: Variables,
-    multipliers: Multipliers,
-    penalties: Penalties,
-) -> Tensor:
+def _forces_on_preactivation(iterate: Iterate) -> Tensor:
+    problem, weights, variables, multipliers, penalties = iterate
     residual = residuals(problem, weights, variables).preactivation
     return forces(residual, multipliers.preactivation, penalties.preactivation)
 
 
-def _forces_on_output(
-    problem: Problem,
-    weights: Weights,
-    variables: Variables,
-    multipliers: Multipliers,
-    penalties: Penalties,
-) -> Tensor:
+def _forces_on_output(iterate: Iterate) -> Tensor:
+    problem, weights, variables, multipliers, penalties = iterate
     residual = residuals(problem, weights, variables).output
     return forces(residual, multipliers.output, penalties.output)
 
@@ -167,85 +130,50 @@ def _over(change: Tensor, weight: Tensor | float) -> Tensor:
 
 
 @torch.no_grad()
-def linearised_input(
-    problem: Problem,
-    weights: Weights,
-    variables: Variables,
-    multipliers: Multipliers,
-    penalties: Penalties,
-    proximal_weight: Tensor | float,
-) -> Tensor:
+def linearised_input(iterate: Iterate, proximal_weight: Tensor | float) -> Tensor:
     """u, (hidden, features)."""
-    pull = _forces_on_preactivation(problem, weights, variables, multipliers, penalties)
-    return weights.input + _over(_correlation(pull, problem.inputs), proximal_weight)
+    pull = _forces_on_preactivation(iterate)
+    change = _correlation(pull, iterate.problem.inputs)
+    return iterate.weights.input + _over(change, proximal_weight)
 
 
 @torch.no_grad()
-def linearised_recurrent(
-    problem: Problem,
-    weights: Weights,
-    variables: Variables,
-    multipliers: Multipliers,
-    penalties: Penalties,
-    proximal_weight: Tensor | float,
-) -> Tensor:
+def linearised_recurrent(iterate: Iterate, proximal_weight: Tensor | float) -> Tensor:
     """w, (hidden, hidden); its decay ω is not linearised."""
-    pull = _forces_on_preactivation(problem, weights, variables, multipliers, penalties)
-    slope = _correlation(pull, previous_states(problem, variables.state))
-    slope -= problem.recurrent_decay * weights.recurrent
-    return weights.recurrent + _over(slope, proximal_weight + problem.recurrent_decay)
+    problem, w = iterate.problem, iterate.weights.recurrent
+    pull = _forces_on_preactivation(iterate)
+    slope = _correlation(pull, previous_states(problem, iterate.variables.state))
+    slope -= problem.recurrent_decay * w
+    return w + _over(slope, proximal_weight + problem.recurrent_decay)
 
 
 @torch.no_grad()
-def update_bias(
-    problem: Problem,
-    weights: Weights,
-    variables: Variables,
-    multipliers: Multipliers,
-    penalties: Penalties,
-) -> Tensor:
+def update_bias(iterate: Iterate) -> Tensor:
     """b, (hidden,), exact."""
-    pull = _forces_on_preactivation(problem, weights, variables, multipliers, penalties)
-    curvature = pull.shape[1] * per_step(penalties.preactivation, pull).sum()
-    return weights.bias + pull.sum((0, 1)) / curvature
+    pull = _forces_on_preactivation(iterate)
+    curvature = pull.shape[1] * per_step(iterate.penalties.preactivation, pull).sum()
+    return iterate.weights.bias + pull.sum((0, 1)) / curvature
 
 
 @torch.no_grad()
-def linearised_output(
-    problem: Problem,
-    weights: Weights,
-    variables: Variables,
-    multipliers: Multipliers,
-    penalties: Penalties,
-    proximal_weight: Tensor | float,
-) -> Tensor:
+def linearised_output(iterate: Iterate, proximal_weight: Tensor | float) -> Tensor:
     """v, (outputs, hidden)."""
-    pull = _forces_on_output(problem, weights, variables, multipliers, penalties)
-    scored = variables.state[len(variables.state) - len(pull) :]
-    return weights.output + _over(_correlation(pull, scored), proximal_weight)
+    pull, s = _forces_on_output(iterate), iterate.variables.state
+    change = _correlation(pull, s[len(s) - len(pull) :])
+    return iterate.weights.output + _over(change, proximal_weight)
 
 
 @torch.no_grad()
-def update_output_bias(
-    problem: Problem,
-    weights: Weights,
-    variables: Variables,
-    multipliers: Multipliers,
-    penalties: Penalties,
-) -> Tensor:
+def update_output_bias(iterate: Iterate) -> Tensor:
     """c, (outputs,), exact."""
-    pull = _forces_on_output(problem, weights, variables, multipliers, penalties)
-    curvature = pull.shape[1] * per_step(penalties.output, pull).sum()
-    return weights.output_bias + pull.sum((0, 1)) / curvature
+    pull = _forces_on_output(iterate)
+    curvature = pull.shape[1] * per_step(iterate.penalties.output, pull).sum()
+    return iterate.weights.output_bias + pull.sum((0, 1)) / curvature
 
 
 @torch.no_grad()
 def linearised_state(
-    problem: Problem,
-    weights: Weights,
-    variables: Variables,
-    multipliers: Multipliers,
-    penalties: Penalties,
+    iterate: Iterate,
     proximal_weight: Tensor | float,
     coupling: bool = True,
     steps: slice = ALL,
@@ -257,6 +185,7 @@ def linearised_state(
         coupling: off leaves out the force of a_{t+1} (the paper's trick): then L may rise.
         steps: consecutive steps, counted from 0.
     """
+    problem, weights, variables, multipliers, penalties = iterate
     a, s, o = variables
     total = len(s)
     chosen = select(steps, total)
@@ -281,11 +210,7 @@ def linearised_state(
 
 @torch.no_grad()
 def linearised_preactivation(
-    problem: Problem,
-    weights: Weights,
-    variables: Variables,
-    multipliers: Multipliers,
-    penalties: Penalties,
+    iterate: Iterate,
     proximal_weight: float,
     identity_for_tanh: bool = False,
     steps: slice = ALL,
@@ -297,6 +222,7 @@ def linearised_preactivation(
         identity_for_tanh: the paper's f(a) = a for small a; for tanh alone.
         steps: consecutive steps, counted from 0.
     """
+    problem, _, variables, multipliers, penalties = iterate
     if identity_for_tanh and problem.nonlinearity != "tanh":
         raise ValueError(
             f"identity_for_tanh needs nonlinearity 'tanh', got {problem.nonlinearity!r}."
@@ -304,7 +230,7 @@ def linearised_preactivation(
     a, s, _ = variables
     total = len(a)
     chosen = select(steps, total)
-    pull = _forces_on_preactivation(problem, weights, variables, multipliers, penalties)
+    pull = _forces_on_preactivation(iterate)
     q = s.clone()
     if multipliers.state is not None:
         last = slice(total - len(multipliers.state), total)

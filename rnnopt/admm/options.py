@@ -1,10 +1,14 @@
-"""Options of ADMM: what is allowed."""
+"""Options of ADMM, and what is allowed."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from math import inf
 from numbers import Real
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor
+
+from rnnopt.config.options import Options
 
 Variant = Literal["exact", "blocks", "paper"]
 VARIANTS = ("exact", "blocks", "paper")
@@ -15,10 +19,54 @@ LOSSES = {
 }
 
 
+@dataclass(frozen=True, kw_only=True)
+class ADMMOptions(Options):
+    """What few users set of `ADMM`, above all of its variants "blocks" and "paper".
+
+    Args:
+        limit: "exact": how many times the length of the farthest possible minimiser the change of
+            a sample's trajectory may have.
+        sweeps: "blocks", "paper": iterations a step.
+        penalty_a: "blocks", "paper": ρ1, the penalty of the equation of a_T, the pre-activation of
+            the last step.
+        penalty_s: "blocks", "paper": ρ2, the penalty of the equation of s_T, the last state.
+        penalty_o: "blocks", "paper": ρ3, the penalty of the equation of o_T, the last output.
+        inner_penalty: "blocks", "paper": ν, the penalty of all equations at t < T.
+        multipliers: "blocks", "paper": "last" step, as in the paper, or "all" steps; they start at
+            zero on each new minibatch, so that they act only with keep_batch or sweeps > 1.
+        order: "blocks": all s_t, then all a_t ("parallel"), or t = T … 1, s_t then a_t
+            ("backward"), which takes the signal through all steps in one sweep.
+        coupling: "blocks", "paper": whether s_t feels a_{t+1}; the paper drops that.
+        identity_for_tanh: "paper": the paper's tanh(a) ≈ a in the a-block.
+        recurrent_decay: "blocks", "paper": ω of the decay ω/2 ‖w‖² of the recurrent weights.
+        relaxation: "blocks", "paper": over-relaxation, the factor of the multiplier steps, in
+            (0, 2); 1 is none. With two convex blocks up to 1.618 is known to converge.
+
+    Example:
+        >>> options = ADMMOptions(sweeps=3)
+        >>> trainer = ADMM(model, "cross-entropy", variant="blocks", options=options)
+    """
+
+    removed: ClassVar[Mapping[str, Any]] = {"balance": False}
+
+    limit: float = 100.0
+    sweeps: int = 1
+    penalty_a: float = 1.0
+    penalty_s: float = 1.0
+    penalty_o: float = 1.0
+    inner_penalty: float = 1.0
+    multipliers: Literal["last", "all"] = "last"
+    order: Literal["parallel", "backward"] = "backward"
+    coupling: bool = True
+    identity_for_tanh: bool = False
+    recurrent_decay: float = 0.0
+    relaxation: float = 1.0
+
+
 # What each variant looks at, besides lr, whose zero stops them all.
 _BLOCKS = {
     "sweeps", "penalty_a", "penalty_s", "penalty_o", "inner_penalty", "multipliers", "coupling",
-    "recurrent_decay", "relaxation", "balance", "keep_batch",
+    "recurrent_decay", "relaxation", "keep_batch",
 }  # fmt: skip
 USED = {
     "exact": {"proximal_weight", "penalty", "max_change", "memory", "limit", "keep_batch"},
@@ -48,7 +96,7 @@ def check_options(group: dict[str, Any]) -> None:
         if group[name] not in allowed:
             wanted = ", ".join(repr(choice) for choice in allowed)
             raise ValueError(f"{name} must be one of {wanted}, got {name}={group[name]!r}.")
-    for name in ("coupling", "identity_for_tanh", "balance", "keep_batch"):
+    for name in ("coupling", "identity_for_tanh", "keep_batch"):
         if not isinstance(group[name], bool):
             raise ValueError(f"{name} must be true or false, got {name}={group[name]!r}.")
     positive = ("proximal_weight", "penalty", "max_change", "inner_penalty", "relaxation",

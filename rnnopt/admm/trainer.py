@@ -26,14 +26,12 @@ Departures from the paper:
    steps are not minimisations: the first of a fixed-point iteration for the trajectory, a
    Gauss-Newton step with averaged curvature in a trust region for the weights. At the rates that
    learn fastest a minibatch's own objective often rises.
-4. `balance` adapts the penalties to the residuals, which the paper leaves for the future.
 """
 
-import inspect
 from collections.abc import Iterable
 from contextlib import nullcontext
 from types import SimpleNamespace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -46,11 +44,13 @@ from rnnopt.admm.lagrangian import (
 )
 from rnnopt.admm.minibatch import problem_of
 from rnnopt.admm.network import check_model, read_weights, write_weights
-from rnnopt.admm.options import LOSSES, Variant, check_options, check_use
+from rnnopt.admm.options import LOSSES, ADMMOptions, Variant, check_options, check_use
 from rnnopt.admm.trajectory import forward, sample_losses, sweep
+from rnnopt.config.options import parameters_of, with_moved
 from rnnopt.distributed import Group, any_of, check_group, mean_numbers, processes
 from rnnopt.layers.sequence_model import SequenceModel
 
+DEFAULT = ADMMOptions()
 PARTS = ("inputs", "targets", "lengths", "weights")  # of a batch
 
 
@@ -80,30 +80,13 @@ class ADMM:
             outputs, to first order, root mean square over the last minibatches (`gauss_newton`).
             With a rate of 1 and more most steps are of this length, whatever the rate.
         memory: "exact": weight of the minibatches before, in [0, 1).
-        limit: "exact": how many times the length of the farthest possible minimiser the change of
-            a sample's trajectory may have.
-        sweeps: "blocks", "paper": iterations a step.
-        penalty_a: "blocks", "paper": ρ1, the penalty of the equation of a_T, the pre-activation of
-            the last step.
-        penalty_s: "blocks", "paper": ρ2, the penalty of the equation of s_T, the last state.
-        penalty_o: "blocks", "paper": ρ3, the penalty of the equation of o_T, the last output.
-        inner_penalty: "blocks", "paper": ν, the penalty of all equations at t < T.
-        multipliers: "blocks", "paper": "last" step, as in the paper, or "all" steps; they start at
-            zero on each new minibatch, so that they act only with keep_batch or sweeps > 1.
-        order: "blocks": all s_t, then all a_t ("parallel"), or t = T … 1, s_t then a_t
-            ("backward"), which takes the signal through all steps in one sweep.
-        coupling: "blocks", "paper": whether s_t feels a_{t+1}; the paper drops that.
-        identity_for_tanh: "paper": the paper's tanh(a) ≈ a in the a-block.
-        recurrent_decay: "blocks", "paper": ω of the decay ω/2 ‖w‖² of the recurrent weights.
-        relaxation: "blocks", "paper": over-relaxation, the factor of the multiplier steps, in
-            (0, 2); 1 is none. With two convex blocks up to 1.618 is known to converge.
-        balance: "blocks", "paper": double or halve all penalties when primal and dual residuals
-            differ tenfold.
         keep_batch: any variant: work on the first batch alone, all steps. The training loop makes
             that batch the whole data, unless a batch size was given.
         process_group: "exact", "blocks": the processes whose minibatches make one, whatever their
             sizes; None is torch.distributed's default group, where one is up. All must start from
             the same weights (`rnnopt.distributed.copy_from_first`).
+        options: the rest, such as ADMMOptions(sweeps=3).
+        keywords: for one release, with a warning, what is in `options` now.
 
     Raises:
         ValueError: for an option outside its range or without use in the variant, or a model that
@@ -131,22 +114,14 @@ class ADMM:
         penalty: float = 3.0,
         max_change: float = 0.01,
         memory: float = 0.95,
-        limit: float = 100.0,
-        sweeps: int = 1,
-        penalty_a: float = 1.0,
-        penalty_s: float = 1.0,
-        penalty_o: float = 1.0,
-        inner_penalty: float = 1.0,
-        multipliers: Literal["last", "all"] = "last",
-        order: Literal["parallel", "backward"] = "backward",
-        coupling: bool = True,
-        identity_for_tanh: bool = False,
-        recurrent_decay: float = 0.0,
-        relaxation: float = 1.0,
-        balance: bool = False,
         keep_batch: bool = False,
         process_group: Group = None,
+        options: ADMMOptions = DEFAULT,
+        **keywords: Any,
     ):
+        options = with_moved(ADMMOptions, options, keywords)
+        for name in keywords:
+            raise TypeError(f"ADMM.__init__() got an unexpected keyword argument {name!r}")
         check_group(process_group)
         if variant == "paper" and processes(process_group) > 1:
             raise ValueError(
@@ -157,18 +132,14 @@ class ADMM:
             raise ValueError(f"ADMM needs a loss of {', '.join(LOSSES)}, got {loss!r}.")
         group: dict[str, Any] = dict(
             lr=lr, variant=variant, proximal_weight=proximal_weight, penalty=penalty,
-            max_change=max_change, memory=memory, limit=limit, sweeps=sweeps, penalty_a=penalty_a,
-            penalty_s=penalty_s, penalty_o=penalty_o, inner_penalty=inner_penalty,
-            multipliers=multipliers, order=order, coupling=coupling,
-            identity_for_tanh=identity_for_tanh, recurrent_decay=recurrent_decay,
-            relaxation=relaxation, balance=balance, keep_batch=keep_batch,
-            steps=0, averaged=0, rejections=0, scale=1.0,
+            max_change=max_change, memory=memory, keep_batch=keep_batch, **options,
+            steps=0, averaged=0, rejections=0,
         )  # fmt: skip
         check_options(group)
         check_model(model, variant)
-        defaults = {n: p.default for n, p in inspect.signature(ADMM).parameters.items()}
+        defaults = {name: p.default for name, p in parameters_of(ADMM).items()}
         check_use(variant, group, {n: d for n, d in defaults.items() if n not in ("lr", "variant")})
-        if identity_for_tanh and model.recurrent[0].nonlinearity != "tanh":
+        if options.identity_for_tanh and model.recurrent[0].nonlinearity != "tanh":
             raise ValueError("identity_for_tanh=True needs the nonlinearity 'tanh', got 'relu'.")
         self.model, self.loss, self.process_group = model, loss, process_group
         self.param_groups = [group]
@@ -202,17 +173,19 @@ class ADMM:
         groups = state_dict["param_groups"]
         if len(groups) != 1 or "penalty" not in groups[0]:
             raise ValueError("ADMM cannot load a state that another optimizer or version saved.")
-        group = self.param_groups[0] | dict(groups[0])
+        saved = dict(groups[0])
+        ADMMOptions.drop_removed(saved)
+        group = self.param_groups[0] | saved
         check_options(group)
         check_model(self.model, group["variant"])
         state = {k: v.clone().to(device) for k, v in state_dict["state"].items()}
         wanted = [sum(layer.input.shape[1:] + layer.recurrent.shape[1:]) + 1
                   for layer in read_weights(self.model)]  # fmt: skip
-        saved = [len(state[name]) for name in sorted(state) if name.startswith("moments_")]
-        if saved and saved != wanted:
+        got = [len(state[name]) for name in sorted(state) if name.startswith("moments_")]
+        if got and got != wanted:
             raise ValueError(
                 f"ADMM cannot load the state of another model: needs moments of sizes {wanted}, got"
-                f" {saved}."
+                f" {got}."
             )
         self.param_groups, self.state = [group], state
 
@@ -372,8 +345,7 @@ class ADMM:
         Returns:
             lagrangian; loss, of the network; auxiliary_loss, of o; with the names of `Variables`,
             residual_…, how far their equations are broken, and dual_…, penalty times what the last
-            iteration changed, both over the size of the variable (times penalty); scale, by which
-            `balance` has multiplied the penalties.
+            iteration changed, both over the size of the variable (times penalty).
 
         Raises:
             ValueError: unless variables are kept (`keep_batch`, variant "blocks" or "paper").

@@ -1,4 +1,4 @@
-"""The command line: one verb a file in `commands/`, the option parser in `parser/`.
+"""The command line: one verb a file in `commands/`, their options read by `options.py`.
 
 Only this room prints, draws progress bars and ends the process. Nothing imports it.
 """

@@ -4,143 +4,101 @@ Exit codes: 0 done, 1 a run failed or diverged, 2 bad input (one sentence, no tr
 130 interrupted.
 """
 
-import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from functools import partial
+from importlib import import_module
 from importlib.metadata import version as installed_version
-from io import TextIOWrapper
-from textwrap import TextWrapper, fill
-from typing import Annotated, Literal
+from types import MethodType
 
-import tyro
+from cyclopts import App, CycloptsError, Group, Parameter, UnusedCliTokensError
 
-from rnnopt.cli.commands import (
-    compare,
-    diagnose,
-    export_run,
-    inspect_data,
-    list_all,
-    look_around,
-    predict_data,
-    report_runs,
-    reproduce_published,
-    train,
-)
-from rnnopt.cli.commands.sweep import sweep
-from rnnopt.cli.parser.arguments import names_of, read
-from rnnopt.cli.parser.docstrings import summary_of
-from rnnopt.cli.terminal import complain, console, download_bar, for_script, given, say
-from rnnopt.config.errors import UserError, unknown_name
-from rnnopt.layers.kernels import cpu
-from rnnopt.training.data_parallel import RankError, rank, started
+from rnnopt.config.errors import UserError
 
-
-def completion(shell: Annotated[Literal["bash", "zsh"], tyro.conf.Positional]) -> int:
-    """Print what makes a shell complete verbs and options.
-
-    For bash, the first of the examples belongs into ~/.bashrc; for zsh, the second is done once,
-    with ~/.zfunc in fpath before compinit.
-
-    Args:
-        shell: bash or zsh.
-
-    Examples:
-        eval "$(rnnopt completion bash)"
-        rnnopt completion zsh > ~/.zfunc/_rnnopt
-    """
-    read(["--tyro-print-completion", shell], VERBS)
-    return 0
-
-
-VERBS: dict[str, Callable[..., int]] = {
-    "list": list_all,
-    "train": train,
-    "compare": compare,
-    "report": report_runs,
-    "reproduce": reproduce_published,
-    "diagnose": diagnose,
-    "sweep": sweep,
-    "doctor": look_around,
-    "inspect": inspect_data,
-    "predict": predict_data,
-    "export": export_run,
-    "completion": completion,
+# A verb's function in commands/, which is imported when it is asked for, and what help says of it.
+VERBS = {
+    "list": ("about:list_all", "List tasks, models and optimizers, or describe one."),
+    "train": ("train:train", "Train one network and keep the run in a folder."),
+    "compare": ("compare:compare", "Compare optimizers on one network, over several seeds."),
+    "report": ("report:report_runs", "Make table, figure and page of runs."),
+    "reproduce": ("reproduce:reproduce_published", "Repeat a published table or figure."),
+    "diagnose": ("diagnose:diagnose", "Train one network and say what its gradients do."),
+    "sweep": ("sweep:sweep", "Search for the best options of an optimizer."),
+    "doctor": ("about:look_around", "Say which code runs the layers here, and how to speed it up."),
+    "inspect": ("inspect:inspect_data", "Describe and draw a file of data."),
+    "predict": ("predict:predict_data", "Predict new series with a trained network."),
+    "export": ("export:export_run", "Write a trained network as a file for other programs."),
+    "completion": ("completion:completion", "Print the completion script of a shell."),
 }
+MORE = "`rnnopt VERB --help` names the options of a verb, with examples."
 
 
-MORE = "`rnnopt VERB --help` says more of a verb, `rnnopt --version` which rnnopt it is."
+def parser(wanted: Collection[str]) -> App:
+    """The command line, with the options of the verbs that are wanted alone."""
+    app = App(
+        name="rnnopt",
+        help="Train recurrent networks where ordinary training struggles.",
+        help_epilogue=MORE,
+        help_format="plaintext",
+        usage="Usage: rnnopt VERB [OPTIONS]",
+        version=f"rnnopt {installed_version('rnnopt')}",
+        group_commands=Group.create_default_commands("Verbs"),
+        group_parameters=Group.create_default_parameters("Options"),
+        default_parameter=Parameter(
+            allow_repeating=False,
+            consume_multiple=True,  # --seeds 0 1 2
+            json_dict=False,
+            json_list=False,
+            negative_iterable=(),
+        ),
+    )
+    for number, (name, (place, summary)) in enumerate(VERBS.items()):
+        verb = _parser_of(name, place) if name in wanted else App(name=name, help=summary)
+        verb.sort_key = number
+        app.command(verb)
+    return app
+
+
+def _parser_of(name: str, place: str) -> App:
+    from rnnopt.cli.options import parser_of  # imports torch, as most verbs do
+
+    module, _, function = place.partition(":")
+    return parser_of(getattr(import_module(f"rnnopt.cli.commands.{module}"), function), name)
+
+
+def read(arguments: list[str]) -> Callable[[], int]:
+    """What a command line asks for, ready to be called; raises UserError if called in vain.
+
+    Raises:
+        SystemExit: it asks for help or the version, which has been printed.
+    """
+    verb = next((word for word in arguments if word[:1] != "-"), "")
+    app = parser({verb} & VERBS.keys())
+    try:
+        call, bound, _ = app.parse_args(arguments, exit_on_error=False, print_error=False)
+    except UnusedCliTokensError as error:
+        words = " ".join(error.unused_tokens or ())
+        return partial(_refuse, f"{verb} does not know what to do with {words!r}.")
+    except CycloptsError as error:
+        return partial(_refuse, " ".join(str(error).split()))
+    if isinstance(call, MethodType):  # of the parser: help or the version
+        call(*bound.args, **bound.kwargs)
+        sys.exit(0)
+    return partial(call, *bound.args, **bound.kwargs)
+
+
+def _refuse(sentence: str) -> int:
+    raise UserError(sentence)
+
+
+def run(call: Callable[[], int], arguments: list[str]) -> None:
+    """Does what a command line asks for; ends the process with the exit code."""
+    from rnnopt.cli.ending import ended  # imports torch
+
+    sys.exit(ended(call, arguments))
 
 
 def main(arguments: list[str] | None = None) -> None:
     """The command `rnnopt`; ends the process with the exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):  # an encoding that lacks ± and ∞ shows ? instead
-            stream.reconfigure(errors="replace")
-    if arguments == ["--version"]:
-        print(f"rnnopt {installed_version('rnnopt')}")
-        sys.exit(0)
-    console.quiet = False
-    if arguments in ([], ["--help"], ["-h"]):
-        _print_help()
-        sys.exit(0)
-    given.clear()
-    given.update(names_of(arguments))
-    try:
-        code = _run(arguments)
-    except RankError as error:
-        complain(f"rnnopt: {error}")
-        code = 2
-    except UserError as error:  # other processes have met it, too, or heard it from the first
-        code = 2 if rank() else _fail(arguments, str(error), 2)
-    except FloatingPointError as error:  # as a UserError, but not the user's to mend beforehand
-        sentence = f"failed with FloatingPointError: {error}"
-        code = 1 if rank() else _fail(arguments, sentence, 1)
-    except KeyboardInterrupt:
-        code = _fail(arguments, "interrupted", 130)
-    except BrokenPipeError:  # the reader of our output went away, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 141
-    except Exception as error:
-        code = _fail(arguments, f"failed with {type(error).__name__}: {error}", 1)
-    sys.exit(code)
-
-
-def _run(arguments: list[str]) -> int:
-    """Does what the command line says; the exit code."""
-    if {"data", "task"} <= given:
-        raise UserError("--data takes the place of --task: give one of them.")
-    try:
-        cpu.switched_off()
-    except ValueError as error:  # of an environment variable, which others may not have
-        kind = RankError if rank() else UserError
-        raise kind(str(error)) from error
-    if arguments[0] not in (*VERBS, "--help", "-h"):
-        if arguments[0][:1] == "-":
-            raise UserError(f"a verb comes first, rnnopt VERB [OPTIONS], got {arguments[0]!r}.")
-        raise unknown_name("verb", arguments[0], VERBS)
-    if started() > 1 and arguments[0] != "train":
-        raise UserError(f"{arguments[0]} works in one process: start it without torchrun.")
-    call = read(arguments, VERBS)
-    with download_bar():
-        return call()
-
-
-def _fail(arguments: list[str], sentence: str, code: int) -> int:
-    """Tells what went wrong, with --json also as one object on standard output; the exit code."""
-    complain(sentence if code == 130 else f"rnnopt: {sentence}")
-    if "--json" in arguments:
-        for_script({"status": "error", "error": sentence, "exit_code": code})
-    return code
-
-
-def _print_help() -> None:
-    """One line a verb; tyro would print the whole of what each does."""
-    say("usage: rnnopt VERB [OPTIONS]\n")
-    say("Train recurrent networks where ordinary training struggles.\n")
-    width = max(map(len, VERBS))
-    wrapped = TextWrapper(console.width, subsequent_indent=" " * (width + 6))
-    for name, verb in VERBS.items():
-        say(wrapped.fill(f"  • {name:{width}}  {summary_of(verb)}"))
-    say("")
-    say(fill(MORE, console.width))
+    run(read(arguments), arguments)

@@ -1,10 +1,10 @@
 """What the verbs for own data have in common when they print."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from rich.table import Table
 
-from rnnopt.cli.terminal import complain, console, given
+from rnnopt.cli.terminal import console, print_error
 from rnnopt.tasks.examples import Examples
 from rnnopt.tasks.task import Task
 from rnnopt.training.option_checks import refuse_splits
@@ -21,11 +21,14 @@ def print_lines(lines: Iterable[tuple[str, str]], title: str) -> None:
     console.print(table)
 
 
-def announce(task: Task, told: Sequence[str] = (), quiet: bool = False) -> None:
+def announce(
+    task: Task, given: Collection[str], told: Sequence[str] = (), quiet: bool = False
+) -> None:
     """Says what was understood of a user's own data, and warns.
 
     Args:
         task: the task; nothing is said of one on board.
+        given: names of the options that were asked for.
         told: what to warn of, a sentence each.
         quiet: say nothing.
 
@@ -34,11 +37,11 @@ def announce(task: Task, told: Sequence[str] = (), quiet: bool = False) -> None:
     """
     refuse_splits(task, given)
     for sentence in () if quiet else told:
-        complain(f"warning: {sentence}.")
+        print_error(f"warning: {sentence}.")
     if task.data is not None and not quiet:
         print_lines(task.data.understood, f"{task.name}, as understood")
         if rare := rare_classes(task, task.data.preparation.classes):
-            complain(f"warning: {rare}.")
+            print_error(f"warning: {rare}.")
 
 
 def rare_classes(task: Task, classes: Sequence[str]) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any
 
-import tyro
+from cyclopts import Parameter
 from rich.console import Console, ConsoleDimensions, ConsoleOptions, RenderableType
 from rich.progress import Progress, TaskID
 from rich.segment import Segment
@@ -16,7 +16,7 @@ from rnnopt.tasks import download
 from rnnopt.tasks.names import visible
 from rnnopt.training.progress_bars import bars_on
 
-AsJson = Annotated[bool, tyro.conf.arg(name="json")]  # an option of many verbs
+AsJson = Annotated[bool, Parameter(name="json")]  # an option of many verbs
 
 
 class PlainConsole(Console):
@@ -48,20 +48,19 @@ class PlainConsole(Console):
 
 console = PlainConsole()
 errors = PlainConsole(stderr=True)
-given: set[str] = set()  # options on the command line, by field name
 
 
-def say(text: str) -> None:
+def print_line(text: str) -> None:
     """Prints a line as it is: no markup, no colours, no breaks."""
     console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
-def complain(text: str) -> None:
+def print_error(text: str) -> None:
     """Prints a line on standard error, in red where there are colours."""
     errors.print(text, style="red", highlight=False, markup=False, soft_wrap=True)
 
 
-def for_script(value: dict[str, Any]) -> None:
+def print_json(value: dict[str, Any]) -> None:
     """Prints one JSON object on standard output, though the console be quiet."""
     print(json.dumps(finite(value), default=os.fspath))
 

@@ -22,35 +22,36 @@ class DataConfig:
     """Data of the user's own, in place of a task.
 
     Args:
-        data: file or folder to learn from, in place of --task: .npz, .csv, .tsv, .parquet, .ts, a
-            folder of arrays or one with a subfolder a class (see docs/own-data.md).
-        test: file of the same kind to test on; unset means that test-fraction of --data is held
+        data: File or folder to learn from, in place of --task: .npz, .csv, .tsv, .parquet, .ts, a
+            folder of arrays, or a folder with a subfolder for each class (see docs/own-data.md).
+        test: File or folder of the same kind to test on. Unset: --test-fraction of --data is held
             out.
-        validation: part of the training series that is held out for validation, class by class.
-        test_fraction: part of --data that is held out for testing where there is no --test.
-        split_seed: of what is held out; every run with the same one holds out the same series.
-        kind: classification or regression; unset means classes if the targets are words or whole
-            numbers.
-        missing: what to do where values are missing: error refuses them, zero, mean (of the
-            channel, in the training data) and interpolate (along time) fill them.
-        padded: missing values at the end of a series only fill it up: it is shorter.
-        normalize: give each channel mean 0 and deviation 1 over the training data; and targets, in
+        validation: Fraction of the training series to hold out for validation, class by class.
+        test_fraction: Fraction of --data to hold out for testing when there is no --test.
+        split_seed: Seed of the train/validation/test split. Runs with the same seed hold out the
+            same series.
+        kind: Kind of task. Unset: classification if the targets are words or whole numbers, else
             regression.
-        subsample: steps whose mean is one step of the network.
-        label: the column of the labels: its name, or its place, counted from 0, or from -1 for the
-            last (also: last); unset means one called label, class, target or y, else the first.
-        id: the column that names the series, in tables with one row a step; unset means one called
-            id, series or case.
-        time: the column of the time, there; unset means one called time, t, timestamp or step, else
-            the order of the rows.
-        layout: of tables with names: wide, a series a row, or long, a step a row; unset means long
-            if the id column names a series more than once.
-        header: whether the first line of a .csv, .tsv or .txt names its columns; unset means
-            what it looks like.
-        decimal: the sign before decimals in a .csv, .tsv or .txt, a point or a comma; unset means
-            a point, but a comma where semicolons or tabs are between cells and no number has a
-            point.
-        target: metric to reach, for the cost to a target; unset means accuracy 1 or error 0.
+        missing: Treatment of missing values: error refuses them; zero, mean (of the channel, over
+            the training data) and interpolate (along time) fill them.
+        padded: Padding at the end of series: missing values there are no steps, and the series is
+            shorter.
+        normalize: Normalization of each channel to mean 0 and standard deviation 1 over the
+            training data; in regression also of the targets.
+        subsample: Number of steps that are averaged into one step of the network.
+        label: Column of the labels: a name, a position counted from 0, or -1 or last for the last
+            one. Unset: the column called label, class, target or y, else the first.
+        id: Column that identifies the series, in tables with one step a row. Unset: the column
+            called id, series or case.
+        time: Column of the time, in tables with one step a row. Unset: the column called time, t,
+            timestamp or step, else the order of the rows.
+        layout: Layout of tables with column names: wide (one series a row) or long (one step a
+            row). Unset: long if the id column names a series more than once.
+        header: Header line of a .csv, .tsv or .txt: yes if the first line names the columns, no if
+            it is data. Unset: what it looks like.
+        decimal: Decimal sign in a .csv, .tsv or .txt. Unset: a point; a comma where semicolons or
+            tabs separate the cells and no number has a point.
+        target: Metric to reach, for the cost to reach a target. Unset: accuracy 1 or error 0.
     """
 
     data: str | None = None

@@ -9,8 +9,7 @@ from difflib import get_close_matches
 class UserError(Exception):
     """Bad input: says what was wrong, what is needed and what was got.
 
-    No ValueError, which tyro would catch and wrap in words of its own. What was got may be of any
-    length: of a very long sentence the middle is left out.
+    What was got may be of any length: of a very long sentence the middle is left out.
     """
 
     def __init__(self, sentence: str = ""):

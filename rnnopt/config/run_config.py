@@ -22,7 +22,7 @@ MODELS: dict[str, tuple[dict[str, Any], str]] = {
     "indrnn": (dict(cell="indrnn"), "independently recurrent network, relu"),
     "indrnn-6": (INDRNN_6, "six IndRNN layers, batch norm, dropout 0.1, as its authors released"),
     "indrnn-6-paper": (
-        INDRNN_6 | dict(magnitude=2.0, last_layer_remembers=True),
+        INDRNN_6 | dict(magnitude=2.0, initialization="indrnn-paper"),
         "indrnn-6 with the recurrent bound and last layer that their paper describes",
     ),
 }
@@ -35,45 +35,50 @@ class SharedConfig(DataConfig):
     """What the runs of a comparison have in common.
 
     Args:
-        task: what to learn, "name" or "name:option=value,…" (see `rnnopt list`); with --data, what
-            its file is called.
-        model: network, by name (see `rnnopt list`).
-        lr: learning rate; unset means the optimizer's default.
-        budget: how long to train: 30s, 5m, 2h, 20epochs or 5000gradients (an evaluation is one
-            minibatch forward and backward).
-        batch_size: sequences a minibatch; unset means the task's.
-        hidden: units of each recurrent layer; unset means the task's.
-        layers: recurrent layers; unset means the model's, one unless its name says otherwise.
-        batch_norm: normalise each layer's states over time and batch; indrnn-6 always does.
-        dropout: probability of a unit being zero for a whole sequence, after each layer; unset
-            means the model's, none unless it has its own.
-        readout: where the answer is read off the states; unset means the task's, the last state
+        task: Task to learn: a name, or name:option=value,… (see `rnnopt list`). With --data: the
+            name of the data.
+        model: Network to train, by name (see `rnnopt list`).
+        lr: Learning rate. Unset: the optimizer's default.
+        budget: Length of training: 30s, 5m, 2h, 20epochs or 5000gradients, each of one minibatch.
+        batch_size: Number of sequences in a minibatch. Unset: the task's.
+        hidden: Number of units in each recurrent layer. Unset: the task's.
+        layers: Number of recurrent layers. Unset: the model's, which is one unless its name says
+            otherwise.
+        batch_norm: Batch normalization of each layer's states, over time and batch. indrnn-6 always
+            has it.
+        dropout: Probability that a unit is zero for a whole sequence, after each layer. Unset: the
+            model's, which is none unless it has its own.
+        readout: States that the answer is read from. Unset: the task's, which is the last state
             unless each step has its own target.
-        initialization: of the weights; normal is N(0, 0.01²); unset means the model's.
-        clip: largest norm of a gradient, longer ones are scaled down; unset means no clipping.
-        clip_value: largest size of a gradient's entries, greater ones are cut to it; unset means
-            none is.
-        schedule: course of the learning rate over the budget; cosine and linear end at zero.
-            plateau multiplies it by decay whenever the validation metric, or where that is level
-            the validation loss, has not improved for patience epochs; plateau-restart, of IndRNN's
-            authors, then also goes back to the best weights and waits half, a quarter, … as long.
-        decay: factor of the plateau schedules.
-        patience: epochs that the plateau schedules wait.
-        tbptt: steps between updates in truncated back-propagation through time (k1); unset means
-            whole sequences. FrankWolfe counts the chunks of a sequence as its inner steps unless
-            told otherwise.
-        tbptt_backward: steps each of its gradients goes back (k2); unset means tbptt.
-        evaluate_every: evaluations between looks at the validation set; unset means an epoch, or a
-            twentieth of the budget where that is shorter.
-        watch_test: also note the test metric at every look, for comparison with publications that
-            report the best of them; nothing depends on it.
-        stop_at_target: end a run once the task's target is met on the validation set.
-        on_nonfinite: what to do when a loss or a gradient is not finite: stop (the run ends as
+        initialization: Initial distribution of the weights; normal is N(0, 0.01²). Unset: the
+            model's.
+        clip: Largest norm of a gradient; a longer one is scaled down. Unset: no clipping.
+        clip_value: Largest absolute value in a gradient; a larger one is cut to it. Unset: none is
+            cut.
+        schedule: Course of the learning rate over the budget. cosine and linear end at zero.
+            plateau multiplies it by --decay when the validation metric (or the validation loss,
+            where the metric is level) has not improved for --patience epochs. plateau-restart, of
+            IndRNN's authors, then also returns to the best weights, and waits half, a quarter, … as
+            long.
+        decay: Factor of the plateau schedules.
+        patience: Number of epochs without improvement that the plateau schedules wait.
+        tbptt: Steps between updates in truncated back-propagation through time (k1). Unset: whole
+            sequences. FrankWolfe takes the chunks of a sequence as its inner steps unless told
+            otherwise.
+        tbptt_backward: Steps that a gradient goes back in truncated back-propagation (k2). Unset:
+            as many as --tbptt.
+        evaluate_every: Number of gradients between looks at the validation set. Unset: an epoch,
+            or a twentieth of the budget where that is shorter.
+        watch_test: Record of the test metric at every look, for comparison with publications that
+            report the best of them. Nothing depends on it.
+        stop_at_target: End of a run as soon as the task's target is met on the validation set.
+        on_nonfinite: Reaction to a loss or gradient that is not finite: stop (the run ends as
             diverged), raise (an error that names the step), skip (that minibatch is left out) or
             restore (back to the last checkpoint, on with other minibatches; the eleventh time ends
             the run as diverged).
-        device: cpu, cuda or any name that torch knows.
-        threads: processor threads a run; small recurrent networks are slower with more.
+        device: Device to train on: cpu, cuda or any name that torch knows.
+        threads: Number of processor threads of a run. Small recurrent networks are slower with
+            more.
     """
 
     task: str = "digits-pixels"
@@ -149,10 +154,10 @@ class RunConfig(SharedConfig):
     """One training run: the settings of SharedConfig, an optimizer and a seed.
 
     Args:
-        optimizer: "name" or "name:option=value,…", such as frank-wolfe:norm=inf,inner_steps=5. The
-            options lr, clip, clip_value, schedule, decay, patience, batch_size, tbptt and
-            tbptt_backward may stand there too.
-        seed: of the initial weights and the order of the batches.
+        optimizer: Optimizer: a name, or name:option=value,… such as
+            frank-wolfe:norm=inf,inner_steps=5. The options lr, clip, clip_value, schedule, decay,
+            patience, batch_size, tbptt and tbptt_backward may stand there too.
+        seed: Seed of the initial weights and of the order of the minibatches.
     """
 
     optimizer: str = "frank-wolfe"

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from rnnopt.config.errors import UserError, unknown_name
+from rnnopt.config.options import call_flat, options_of, parameters_of
 
 Value = bool | int | float | str | tuple[float, float] | None
 # Options about how a step is computed, or that would turn it round, or that no word stands for.
@@ -41,28 +42,25 @@ def text_of(value: Value) -> str:
     return "..".join(map(repr, value)) if isinstance(value, tuple) else str(value)
 
 
-def options_of(function: Callable[..., Any], positional: int) -> list[str]:
-    """Names of the arguments that `function` takes after so many positional ones."""
-    return [
-        p.name
-        for p in list(inspect.signature(function).parameters.values())[positional:]
-        if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
-    ]
+def option_names(function: Callable[..., Any], positional: int) -> list[str]:
+    """Names of what a text may set of `function`, which takes so many positional arguments."""
+    return list(parameters_of(function))[positional:]
 
 
 def call_with(
     kind: str, name: str, function: Callable[..., Any], options: dict[str, Value], *args: Any
 ) -> Any:
     """function(*args, **options), with a clear error for an option that it does not have."""
-    known = options_of(function, len(args))
+    known = option_names(function, len(args))
+    rest = options_of(function)
     for option in options:
-        if option not in known:
+        if option not in known and not (rest and option in rest.removed):
             if not known:
                 raise UserError(f"{kind} {name!r} has no options, got {option!r}.")
             offered = [one for one in known if one not in INTERNAL]
             raise unknown_name(f"option of {kind} {name!r}:", option, offered)
     try:
-        return function(*args, **options)
+        return call_flat(function, *args, **options)
     except UserError:
         raise
     except (ValueError, RuntimeError) as error:
@@ -76,7 +74,7 @@ def call_with(
 
 def _taken(function: Callable[..., Any], options: dict[str, Value]) -> str:
     """The options that `function` could not take, as far as their defaults' kinds tell, and why."""
-    defaults = {name: p.default for name, p in inspect.signature(function).parameters.items()}
+    defaults = {name: p.default for name, p in parameters_of(function).items()}
     for option, value in options.items():
         if isinstance(defaults[option], tuple) and not isinstance(value, tuple):
             example = write("", {option: defaults[option]})[1:]

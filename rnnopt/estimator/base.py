@@ -4,7 +4,7 @@ The data become a `Task`, the settings a `RunConfig`; the loop is that of rnnopt
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -17,9 +17,11 @@ from sklearn.utils.validation import check_array, check_consistent_length, check
 from torch import Tensor
 
 from rnnopt.config.errors import UserError, without_dashes
+from rnnopt.config.options import with_moved
 from rnnopt.config.run_config import RunConfig
 from rnnopt.estimator.doubts import Seen
 from rnnopt.estimator.one_run import build_task, train
+from rnnopt.estimator.options import RNNOptions
 from rnnopt.estimator.sequences import padded_steps, read_sequences, seen_by
 from rnnopt.layers.sequence_model import SequenceModel
 from rnnopt.tasks.examples import Examples
@@ -29,9 +31,8 @@ from rnnopt.tasks.task import Loss
 from rnnopt.training.resolve import check_conflicts
 
 # Settings that are a run's as they stand.
-CONFIGURED = (
-    "model", "hidden", "layers", "dropout", "optimizer", "lr", "batch_size", "clip", "device",
-)  # fmt: skip
+CONFIGURED = ("model", "hidden", "optimizer", "lr")
+REST = ("layers", "dropout", "batch_size", "clip", "device")  # of the options
 
 
 @dataclass(frozen=True)
@@ -67,32 +68,21 @@ class RecurrentEstimator(BaseEstimator):
     Args:
         model: "rnn", "gru", "lstm", "indrnn", … (`rnnopt list` names them all).
         hidden: units of each recurrent layer.
-        layers, dropout: as many layers, and the probability of a unit being zero for a whole
-            sequence after each; None means the model's own, one layer without dropout for most.
         optimizer: "name" or "name:option=value,…", any that `rnnopt list` names; bfgs and its
             like work on all data at each step, admm trains Elman, LSTM and GRU layers.
         lr: learning rate; None means the optimizer's default.
-        batch_size: sequences a minibatch, which is padded to its own longest; None means 32, or all
-            where the optimizer needs them. A warning says where it is more than there are, then all
-            are taken.
         epochs: passes through the data, at the most with `early_stopping`.
-        schedule: of the learning rate: "cosine" and "linear" end at zero; "constant", "plateau".
-        clip: largest norm of a gradient; None for no limit.
-        normalize: standardise each feature, and a regressor's targets, by the training data, in
-            float64, whatever their offset and unit. Of several calls of `partial_fit` the first
-            one's data count. False leaves them as they are, and refuses data of which float32
-            would lose what varies.
-        early_stopping: keep `validation_fraction` of the sequences aside, stop once their accuracy
-            or squared error has not improved for `patience` epochs, and keep the best weights.
-            Where the accuracy is level, a lower loss on these sequences is an improvement. Both
-            numbers count with `early_stopping` alone.
+        early_stopping: keep a tenth of the sequences aside, stop once their accuracy or squared
+            error has not improved for ten epochs, and keep the best weights. Where the accuracy is
+            level, a lower loss on these sequences is an improvement.
         warm_start: `fit` goes on with the network and optimizer where the last one ended.
         layout: "time-first" for sequences of (time, features); "time-last" for (features, time),
             as aeon and sktime have them. Tables (count, time) are the same in both.
         random_state: seed of weights, order and dropout; the same results for the same seed,
             machine and number of threads.
         verbose: draw a progress bar with loss, metric and time left.
-        device: cpu, cuda or any name that torch knows.
+        options: the rest, such as RNNOptions(clip=1.0); None for its defaults. Its fields are
+            parameters too, by names such as `options__clip`.
 
     Attributes:
         model_: the `SequenceModel`, with the weights that predict.
@@ -105,23 +95,49 @@ class RecurrentEstimator(BaseEstimator):
 
     model: str = "rnn"
     hidden: int = 64
-    layers: int | None = None
-    dropout: float | None = None
     optimizer: str = "frank-wolfe"
     lr: float | None = None
-    batch_size: int | None = None
     epochs: int = 100
-    schedule: str = "cosine"
-    clip: float | None = None
-    normalize: bool = True
     early_stopping: bool = False
-    validation_fraction: float = 0.1
-    patience: int = 10
     warm_start: bool = False
     layout: str = "time-first"
     random_state: int | np.random.RandomState | None = None
     verbose: bool = False
-    device: str = "cpu"
+    options: RNNOptions | None = None
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """As scikit-learn's; with `deep` also the fields of the options."""
+        params = super().get_params(deep)
+        if deep and (self.options is None or isinstance(self.options, RNNOptions)):
+            rest = dict(**(self.options or RNNOptions()))
+            params |= {f"options__{name}": value for name, value in rest.items()}
+        return params
+
+    def set_params(self, **params: Any) -> Self:
+        """As scikit-learn's; options__clip=1 leaves options that others share as they are."""
+        rest = {name: params.pop(name) for name in [*params] if name.startswith("options__")}
+        moved = {name: params.pop(name) for name in RNNOptions().keys() & params.keys()}
+        super().set_params(**params)
+        for name, value in rest.items():
+            field = name.removeprefix("options__")
+            known = RNNOptions().keys()
+            if field not in known:
+                raise ValueError(f"invalid parameter {name!r}: RNNOptions has {', '.join(known)}.")
+            self.options = replace(self._options(), **{field: value})
+        if moved:
+            self.options = with_moved(RNNOptions, self._options(), moved)
+        return self
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        moved = {name: state.pop(name) for name in RNNOptions().keys() & state.keys()}
+        super().__setstate__(dict(options=RNNOptions(**moved)) | state)  # of an earlier version
+
+    def _options(self) -> RNNOptions:
+        if self.options is None:
+            return RNNOptions()
+        if not isinstance(self.options, RNNOptions):
+            raise ValueError(f"options must be RNNOptions(…) or None, got {self.options!r}.")
+        return self.options
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -176,7 +192,9 @@ class RecurrentEstimator(BaseEstimator):
         classes: np.ndarray | None = None,
     ) -> Self:
         random = check_random_state(self.random_state)
-        config = self._config(epochs, schedule or self.schedule, int(random.randint(2**31 - 1)))
+        config = self._config(
+            epochs, schedule or self._options().schedule, int(random.randint(2**31 - 1))
+        )
         before = dict(self.__dict__)
         try:
             partial = schedule is not None  # a part of the data may be a small one
@@ -209,7 +227,7 @@ class RecurrentEstimator(BaseEstimator):
         parts = self._split(given, random) if self.early_stopping else [given]
         if anew:
             self._measure(parts[0])
-        if not self.normalize:
+        if not self._options().normalize:
             self._check_plain(parts[0])
         examples = [self._standardized(part) for part in parts]
         task = build_task(examples, self._loss, self._output_size(), config.seed)
@@ -217,7 +235,7 @@ class RecurrentEstimator(BaseEstimator):
             config,
             task,
             None if anew else self._ended,
-            self.patience if self.early_stopping else None,
+            self._options().patience if self.early_stopping else None,
             type(self).__name__ if self.verbose else None,
             warn,
         )
@@ -242,10 +260,11 @@ class RecurrentEstimator(BaseEstimator):
     # -- the data ----------------------------------------------------------------------------------
 
     def _config(self, epochs: int, schedule: str, seed: int) -> RunConfig:
-        for name, value in dict(epochs=epochs, patience=self.patience).items():
+        for name, value in dict(epochs=epochs, patience=self._options().patience).items():
             if not isinstance(value, (int, np.integer)) or value < 1:
                 raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}.")
         settings = {name: getattr(self, name) for name in CONFIGURED}
+        settings |= {name: getattr(self._options(), name) for name in REST}
         plain = {k: v.item() if isinstance(v, np.generic) else v for k, v in settings.items()}
         run = dict(
             budget=f"{epochs}epochs", schedule=schedule, seed=seed, threads=torch.get_num_threads()
@@ -284,7 +303,7 @@ class RecurrentEstimator(BaseEstimator):
         self, series: Sequence[np.ndarray], weights: np.ndarray | None
     ) -> tuple[np.ndarray, np.ndarray]:
         """Mean and deviation (feature,) over the true steps, or 0 and 1 without `normalize`."""
-        if self.normalize:
+        if self._options().normalize:
             return moments(series, weights)
         features = series[0].shape[1]
         return np.zeros(features), np.ones(features)
@@ -303,21 +322,20 @@ class RecurrentEstimator(BaseEstimator):
 
     def _split(self, given: Given, random: Any) -> list[Given]:
         """Training and validation data."""
-        if not 0 < self.validation_fraction < 1:
-            raise ValueError(
-                f"validation_fraction must be in (0, 1), got {self.validation_fraction}."
-            )
+        share = self._options().validation_fraction
+        if not 0 < share < 1:
+            raise ValueError(f"validation_fraction must be in (0, 1), got {share}.")
         count = len(given.sequences)
         try:
             parts = train_test_split(
                 np.arange(count),
-                test_size=self.validation_fraction,
+                test_size=share,
                 random_state=random,
                 stratify=None if given.targets.ndim > 1 else given.targets,
             )
         except ValueError as error:
             raise ValueError(
-                f"early_stopping cannot keep validation_fraction={self.validation_fraction:g} of"
+                f"early_stopping cannot keep validation_fraction={share:g} of"
                 f" {count} sequences aside, {self._needed(given)}: give more, another fraction, or"
                 " early_stopping=False."
             ) from error
@@ -339,4 +357,4 @@ class RecurrentEstimator(BaseEstimator):
         sequences = read_sequences(self, X, lengths, layout=self.layout, reset=False)
         inputs, true = standardized(sequences, self.mean_, self.scale_)
         examples = Examples(inputs, torch.zeros(len(sequences)), true)
-        return outputs_of(self.model_, examples, torch.device(self.device))
+        return outputs_of(self.model_, examples, torch.device(self._options().device))

@@ -12,10 +12,12 @@ from sklearn.utils.multiclass import check_classification_targets, unique_labels
 from sklearn.utils.validation import assert_all_finite, column_or_1d
 
 from rnnopt.estimator.base import RecurrentEstimator
+from rnnopt.estimator.options import takes_moved_options
 from rnnopt.tasks.task import Loss
 from rnnopt.tasks.user_data.checks import ONE_EACH, rows_of_classes
 
 
+@takes_moved_options
 @dataclass(kw_only=True, eq=False, repr=False)
 class RNNClassifier(ClassifierMixin, RecurrentEstimator):
     """Recurrent network that gives each sequence a class.

@@ -114,7 +114,7 @@ def train(
         lr = training.base_lrs[0]
         raise ValueError(
             f"training diverged in epoch {math.ceil(training.closure.epochs)}: the loss is not"
-            f" finite. Take a smaller lr than {lr:g}, or clip the gradient (clip=1)."
+            f" finite. Take a smaller lr than {lr:g}, or clip the gradient (RNNOptions(clip=1))."
         )
     return _outcome(training, records, keep_best=patience is not None)
 

@@ -10,11 +10,13 @@ from sklearn.metrics import r2_score
 from sklearn.utils.validation import check_array
 
 from rnnopt.estimator.base import Given, RecurrentEstimator
+from rnnopt.estimator.options import takes_moved_options
 from rnnopt.tasks.examples import Examples
 from rnnopt.tasks.moments import check_plain, standardized
 from rnnopt.tasks.task import Loss
 
 
+@takes_moved_options
 @dataclass(kw_only=True, eq=False, repr=False)
 class RNNRegressor(RegressorMixin, RecurrentEstimator):
     """Recurrent network that gives each sequence one or several numbers.

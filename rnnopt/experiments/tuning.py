@@ -16,12 +16,12 @@ from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig, SharedConfig
 from rnnopt.config.specs import parse, write
 from rnnopt.experiments.jobs import Job, check_saved, folder_of
-from rnnopt.optimizers.registry import OPTIMIZERS
 from rnnopt.runs.collection import Run, read_runs
 from rnnopt.runs.files import write_json
 from rnnopt.runs.folder import TUNING, UNFINISHED, RunFolder
 from rnnopt.tasks.ranking import WORST, Rank
 from rnnopt.training.build import task_of
+from rnnopt.training.registry import OPTIMIZERS
 from rnnopt.training.resolve import fill_from_task, resolve
 
 DECADES = 2.0  # to either side at most

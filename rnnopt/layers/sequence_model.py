@@ -6,6 +6,7 @@ the padding only has to be kept out of the read-out and the batch statistics, wh
 packing.
 """
 
+import warnings
 from collections.abc import Callable
 from typing import Any, Literal, get_args
 
@@ -23,7 +24,7 @@ from rnnopt.layers.plain import PlainSequenceModel, script_refused
 
 Cell = Literal["rnn", "lstm", "gru", "indrnn"]
 Readout = Literal["last", "every", "mean"]
-Initialization = Literal["default", "orthogonal", "identity", "normal", "indrnn"]
+Initialization = Literal["default", "orthogonal", "identity", "normal", "indrnn", "indrnn-paper"]
 # What one layer carries from step to step: (1, batch, hidden), for LSTM a pair of them.
 State = Tensor | tuple[Tensor, Tensor]
 CELLS: dict[str, Callable[..., nn.Module]] = {
@@ -53,14 +54,16 @@ class SequenceModel(nn.Module):
             matrices (gate by gate) orthogonal; "identity", recurrent matrices the identity (Le et
             al., https://arxiv.org/abs/1504.00941); "normal", every weight and bias N(0, 0.01²), as
             in the aSNAQ paper; "indrnn", besides "default" a read-out drawn by He's rule with
-            bias 0, as IndRNN's authors released. IndRNN has no recurrent matrices: "default",
-            "normal" or "indrnn" there.
+            bias 0, as IndRNN's authors released; "indrnn-paper", besides that the recurrent weights
+            of the last layer between magnitude^(-1/steps) and the bound instead of between 0 and
+            the bound, as in their paper. IndRNN has no recurrent matrices: neither "orthogonal" nor
+            "identity" there.
         steps: length of the sequences, from which IndRNN's recurrent bound is taken; unset means
             no bound.
         magnitude: how much IndRNN's bound lets a state grow over `steps` steps: 5 in the authors'
             released code, 2 in their paper.
-        last_layer_remembers: whether the recurrent weights of IndRNN's last layer start between
-            magnitude^(-1/steps) and the bound instead of between 0 and the bound; needs `steps`.
+        keywords: for one release, with a warning, last_layer_remembers, which is a part of
+            initialization="indrnn-paper" now.
 
     Example:
         >>> model = SequenceModel(input_size=9, hidden_size=80, output_size=6)
@@ -85,9 +88,16 @@ class SequenceModel(nn.Module):
         initialization: Initialization = "default",
         steps: int | None = None,
         magnitude: float = 5.0,
-        last_layer_remembers: bool = False,
+        **keywords: Any,
     ):
         super().__init__()
+        last_remembers = initialization == "indrnn-paper"
+        for name, value in keywords.items():
+            if name != "last_layer_remembers":
+                raise TypeError(f"SequenceModel got an unexpected keyword argument {name!r}.")
+            write = "initialization='indrnn-paper'"
+            warnings.warn(f"{name} is deprecated: {write}.", DeprecationWarning, stacklevel=2)
+            last_remembers |= value
         sizes = dict(
             input_size=input_size, hidden_size=hidden_size, output_size=output_size, layers=layers
         )
@@ -105,11 +115,11 @@ class SequenceModel(nn.Module):
         if cell == "indrnn" and steps is not None:
             options["recurrent_bound"] = IndRNN.bound_for(steps, magnitude)
         last: dict[str, Any] = {}
-        if last_layer_remembers:
+        if last_remembers:
             if cell != "indrnn" or steps is None:
                 raise ValueError(
-                    f"last_layer_remembers needs cell='indrnn' and steps, got cell={cell!r} and"
-                    f" steps={steps}."
+                    "initialization='indrnn-paper' needs cell='indrnn' and steps, got"
+                    f" cell={cell!r} and steps={steps}."
                 )
             bound = IndRNN.bound_for(steps, magnitude)
             last["recurrent_range"] = (1 / bound, bound)
@@ -255,7 +265,7 @@ def initialize(model: SequenceModel, initialization: Initialization) -> None:
         for name, parameter in model.named_parameters():
             if not name.startswith("norms"):
                 nn.init.normal_(parameter, std=0.01)
-    elif initialization == "indrnn":
+    elif initialization in ("indrnn", "indrnn-paper"):
         nn.init.kaiming_normal_(model.output.weight)
         nn.init.zeros_(model.output.bias)
     elif initialization in ("orthogonal", "identity"):

@@ -1,4 +1,4 @@
-"""Optimizers, which need torch alone, and the registry of their names.
+"""Optimizers, which need torch alone.
 
-Nothing here knows tasks, runs or files.
+Nothing here knows tasks, runs or files. Their names stand in `training/registry.py`.
 """

@@ -79,7 +79,7 @@ class MuonWithAdamW(MultiOptimizer):
     def __init__(
         self,
         params: Iterable[Tensor],
-        lr: float = 1e-3,
+        lr: float = 3e-3,
         momentum: float = 0.95,
         weight_decay: float = 0.0,
     ):
@@ -110,7 +110,7 @@ class ScheduleFreeAdamW(MultiOptimizer):
     def __init__(
         self,
         params: Iterable[Tensor],
-        lr: float = 2.5e-3,
+        lr: float = 3e-3,
         beta: float = 0.9,
         warmup_steps: int = 0,
         weight_decay: float = 0.0,

@@ -6,7 +6,7 @@ and `fused` promise what no optimizer here can do, so they are taken while they 
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, TypedDict
 
 
@@ -42,7 +42,7 @@ def check_step_options(who: str, options: Iterable[tuple[str, Any]]) -> None:
             raise ValueError(f"foreach must be true, false or None, got foreach={value!r}.")
 
 
-def check_keywords(who: str, options: StepOptions) -> None:
+def check_keywords(who: str, options: Mapping[str, Any]) -> None:
     """As `check_step_options`, for what a constructor got besides its own arguments.
 
     Raises:

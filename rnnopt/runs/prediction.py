@@ -53,6 +53,8 @@ class TrainedModel:
         try:
             preparation = Preparation.from_dict(data["preparation"])
             settings = data["model"]
+            if isinstance(settings, dict) and settings.pop("last_layer_remembers", False):
+                settings["initialization"] = "indrnn-paper"  # saved by an earlier version
             model = network(settings, weights)
         except (KeyError, TypeError, ValueError, RuntimeError, OverflowError, UserError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]

@@ -9,7 +9,6 @@ from rnnopt.config.run_config import MODELS, Budget, RunConfig, SharedConfig
 from rnnopt.config.specs import parse, write
 from rnnopt.distributed import processes
 from rnnopt.layers.sequence_model import SequenceModel
-from rnnopt.optimizers.registry import build_learner
 from rnnopt.tasks import Batches, Task, build_task
 from rnnopt.tasks.pieces import width
 from rnnopt.tasks.user_data.limits import check_memory
@@ -17,6 +16,7 @@ from rnnopt.tasks.user_data.load import own_task
 from rnnopt.training.data_parallel import SharedBatches, check_shareable
 from rnnopt.training.learner import Learner, as_learner
 from rnnopt.training.loop import Training
+from rnnopt.training.registry import build_learner
 from rnnopt.training.resolve import _refuse, fill_from_task, resolve
 from rnnopt.training.schedules import Plateau
 from rnnopt.training.tbptt import Truncation
@@ -134,7 +134,8 @@ def model_settings(config: RunConfig, task: Task) -> dict[str, Any]:
     if config.batch_norm:
         chosen["batch_norm"] = True
     for name, value in chosen.items():
-        if preset.get(name, value) != value:
+        # Runs of an earlier version may have "indrnn" where "indrnn-paper" stands now.
+        if preset.get(name, value) not in (value, f"{value}-paper"):
             raise UserError(
                 f"model {config.model!r} has {name}={preset[name]}, got {name}={value}."
             )

@@ -6,9 +6,9 @@ from dataclasses import replace
 from rnnopt.config.errors import UserError
 from rnnopt.config.errors import option as as_option
 from rnnopt.config.run_config import RunConfig
-from rnnopt.config.specs import options_of, parse, write
-from rnnopt.optimizers.registry import OPTIMIZERS
+from rnnopt.config.specs import option_names, parse, write
 from rnnopt.tasks import Task
+from rnnopt.training.registry import OPTIMIZERS
 
 # Options of the loop that may stand with the optimizer, so that `compare` can vary them.
 LOOP_OPTIONS = (
@@ -36,9 +36,8 @@ def resolve(config: RunConfig) -> RunConfig:
 def options_of_optimizer(name: str) -> list[str]:
     """Names of the options of an optimizer by name, without those of the loop."""
     entry = OPTIMIZERS[name]
-    return [
-        option for option in options_of(entry.build, entry.positional) if option not in LOOP_OPTIONS
-    ]
+    known = option_names(entry.build, entry.positional)
+    return [option for option in known if option not in LOOP_OPTIONS]
 
 
 def loop_options_of(name: str) -> list[str]:

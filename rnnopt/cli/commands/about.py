@@ -1,29 +1,23 @@
 """`rnnopt list` and `rnnopt doctor`: what there is, and what this machine makes of it."""
 
 from dataclasses import asdict
-from typing import Annotated
 
-import tyro
 from rich.table import Column, Table
 
 from rnnopt.cli.commands import catalogue
-from rnnopt.cli.terminal import AsJson, console, for_script, say
+from rnnopt.cli.terminal import AsJson, console, print_json, print_line
 from rnnopt.runs import doctor
 from rnnopt.training.resolve import loop_options_of
 
 
-def list_all(
-    name: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="[NAME]")] = None,
-    quiet: bool = False,
-    as_json: AsJson = False,
-) -> int:
-    """List the tasks, models and optimizers with one line each; or say what NAME is.
+def list_all(name: str | None = None, /, *, quiet: bool = False, as_json: AsJson = False) -> int:
+    """List tasks, models and optimizers, or describe one.
 
     Args:
-        name: a task, model or optimizer: its options with their defaults, of a task also its sizes,
-            metric and target, and where its data come from.
-        quiet: print the names only, of NAME those of its options, one a line.
-        as_json: print one JSON object and nothing else.
+        name: Task, model or optimizer to describe: its options with their defaults; of a task also
+            its sizes, metric and target, and where its data come from.
+        quiet: Output of the names only, one a line; with NAME, of the names of its options.
+        as_json: Output of one JSON object and nothing else.
 
     Examples:
         rnnopt list
@@ -34,12 +28,12 @@ def list_all(
         return _tell(catalogue.describe(name), quiet, as_json)
     entries = catalogue.summaries()
     if as_json:
-        for_script(entries)
+        print_json(entries)
         return 0
     for title, named in entries.items():
         if quiet:
             for name in named:
-                say(name)
+                print_line(name)
             continue
         table = Table("name", "what it is", title=title, title_justify="left", min_width=70)
         for name, summary in named.items():
@@ -57,11 +51,11 @@ def list_all(
 def _tell(entry: catalogue.Entry, quiet: bool, as_json: bool) -> int:
     """Prints what a name stands for; the exit code."""
     if as_json:
-        for_script(asdict(entry))
+        print_json(asdict(entry))
         return 0
     if quiet:
         for option in entry.options:
-            say(option.name)
+            print_line(option.name)
         return 0
     article = "an" if entry.kind == "optimizer" else "a"
     console.print(f"{entry.name}, {article} {entry.kind}: {entry.summary}", highlight=False)
@@ -84,18 +78,18 @@ def _tell(entry: catalogue.Entry, quiet: bool, as_json: bool) -> int:
             f"As options go also: {', '.join(loop_options_of(entry.name))}.", highlight=False
         )
     for line in ("for example", *(f"  {example}" for example in entry.examples)):
-        say(line)
+        print_line(line)
     return 0
 
 
-def look_around(quiet: bool = False, as_json: AsJson = False) -> int:
-    """Say which code runs the recurrent layers here, why, and how to get the fastest.
+def look_around(*, quiet: bool = False, as_json: AsJson = False) -> int:
+    """Say which code runs the layers here, and how to speed it up.
 
     Measures a small network, for which it takes about a second.
 
     Args:
-        quiet: print the advice only: nothing where there is none.
-        as_json: print one JSON object and nothing else.
+        quiet: Output of the advice only; none where there is none.
+        as_json: Output of one JSON object and nothing else.
 
     Examples:
         rnnopt doctor
@@ -103,7 +97,7 @@ def look_around(quiet: bool = False, as_json: AsJson = False) -> int:
     """
     findings = doctor.examine()
     if as_json:
-        for_script({"findings": [asdict(finding) for finding in findings]})
+        print_json({"findings": [asdict(finding) for finding in findings]})
         return 0
     if not quiet:
         table = Table("what", "found", min_width=70)
@@ -112,5 +106,5 @@ def look_around(quiet: bool = False, as_json: AsJson = False) -> int:
         console.print(table)
     for finding in findings:
         if finding.advice:
-            say(finding.advice)
+            print_line(finding.advice)
     return 0

@@ -7,15 +7,16 @@ from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from typing import Any
 
-from rnnopt.cli.parser.docstrings import arguments_of, summary_of, without_partial
+from rnnopt.cli.docstrings import arguments_of, summary_of, without_partial
 from rnnopt.config.errors import UserError, option
+from rnnopt.config.options import options_of, parameters_of
 from rnnopt.config.run_config import MODELS, SharedConfig
 from rnnopt.config.specs import INTERNAL, text_of, write
 from rnnopt.layers.sequence_model import SequenceModel
-from rnnopt.optimizers.registry import OPTIMIZERS
 from rnnopt.tasks import TASKS, Task, build_task
 from rnnopt.tasks.download import offline
 from rnnopt.tasks.sources import SOURCES
+from rnnopt.training.registry import OPTIMIZERS
 
 # Settings of a run that make its network.
 NETWORK = ("hidden", "layers", "batch_norm", "dropout", "readout", "initialization")
@@ -135,10 +136,7 @@ def _model(name: str) -> Entry:
 def _optimizer(name: str) -> Entry:
     choice = OPTIMIZERS[name]
     others = {f.__name__: f for f in (without_partial(c.build) for c in OPTIMIZERS.values())}
-    options = [
-        Option(o.name, choice.lr if o.name == "lr" else o.default, o.text)
-        for o in _options(choice.build, choice.positional, others)
-    ]
+    options = _options(choice.build, choice.positional, others)
     ours = without_partial(choice.build).__module__.startswith("rnnopt.")
     about = summary_of(choice.build) if ours else ""  # torch's say no more
     examples = _examples("optimizer", name, options)
@@ -149,11 +147,13 @@ def _options(
     build: Callable[..., Any], positional: int, others: dict[str, Callable[..., Any]]
 ) -> list[Option]:
     """The options of a function that takes so many arguments before them."""
-    texts = arguments_of(build, others)
+    texts, rest = arguments_of(build, others), options_of(build)
+    if rest is not None:
+        texts |= arguments_of(type(rest))
     return [
         Option(p.name, p.default, DEFAULT.sub("", texts.get(p.name, "")).replace("``", ""))
-        for p in list(inspect.signature(build).parameters.values())[positional:]
-        if p.name not in INTERNAL and p.kind != p.VAR_KEYWORD
+        for p in list(parameters_of(build).values())[positional:]
+        if p.name not in INTERNAL
     ]
 
 

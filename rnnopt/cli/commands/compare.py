@@ -1,9 +1,9 @@
 """`rnnopt compare`: several optimizers and seeds, tuned alike if asked for."""
 
+from collections.abc import Collection
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import tyro
 from rich.table import Table
 
 from rnnopt.cli.commands.report import show_report
@@ -11,7 +11,7 @@ from rnnopt.cli.interrupt import interruptible
 from rnnopt.cli.printing import announce
 from rnnopt.cli.progress import BarRunner
 from rnnopt.cli.tables import Name, column_of
-from rnnopt.cli.terminal import AsJson, complain, console, for_script, given, progress_bars, say
+from rnnopt.cli.terminal import AsJson, console, print_error, print_json, print_line, progress_bars
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import SharedConfig
 from rnnopt.config.specs import parse
@@ -25,8 +25,9 @@ from rnnopt.training.option_checks import refuse_contradictions, refuse_heartbea
 
 
 def compare(
-    shared: Annotated[SharedConfig, tyro.conf.OmitArgPrefixes],
+    shared: SharedConfig,
     optimizers: tuple[str, ...] = ("adam", "frank-wolfe"),
+    *,
     seeds: tuple[int, ...] = (0, 1, 2),
     tune: int | None = None,
     tune_budget: str | None = None,
@@ -37,33 +38,35 @@ def compare(
     heartbeat: int = 30,
     quiet: bool = False,
     as_json: AsJson = False,
+    given: Collection[str] = (),
 ) -> int:
-    """Train the same network with several optimizers and seeds, at the same budget.
+    """Compare optimizers on one network, over several seeds.
 
-    Writes a table (report.md), a figure (report.png) of loss and metric against gradient
-    evaluations and against seconds, and a page of all that (report.html); keeps every run's folder.
+    All runs have the same budget. Writes a table (report.md), a figure (report.png) of loss and
+    metric against gradient evaluations and against seconds, and a page of all that (report.html);
+    keeps every run's folder.
 
     Args:
-        shared: what all runs have in common.
-        optimizers: "name" or "name:option=value,…", such as adam:lr=0.003,clip=1; what
-            stands there counts before what all have in common.
-        seeds: every optimizer runs with each.
-        tune: learning rates that each optimizer tries first, on a seed of its own (1000), around
-            its rate in half decades; the reported seeds run with the best on validation data.
-            Unset means no tuning.
-        tune_budget: budget of each of these trials; unset means that of the reported runs.
-        out: folder of the comparison; unset means a new one below runs/.
-        workers: processes at once; 0 means one a processor. Runs side by side slow each other, so
-            take 1 where the seconds matter.
-        resume: continue the comparison in --out with what it was asked for; optimizers, seeds and
+        shared: What all runs have in common.
+        optimizers: Optimizers to compare: names, or name:option=value,… such as
+            adam:lr=0.003,clip=1. What stands there counts before what all have in common.
+        seeds: Seeds that every optimizer runs with.
+        tune: Number of learning rates that each optimizer tries first, in half decades around its
+            own, on a seed apart (1000). The reported seeds run with the rate that was best on
+            validation data. Unset: no tuning.
+        tune_budget: Length of each tuning run. Unset: that of the reported runs.
+        out: Folder of the comparison. Unset: a new one below runs/.
+        workers: Number of processes at once; 0 means one a processor. Runs side by side slow each
+            other: take 1 where the seconds matter.
+        resume: Continuation of the comparison in --out as it was begun. Optimizers, seeds and
             tuning may be others.
-        storage: database for workers on many machines, such as
-            postgresql://user@machine/database: run the same command on each. Needs --out, whose
-            name is the comparison's in the database; goes on where it stands, without --resume.
-        heartbeat: with --storage, seconds between a worker's signs of life; after twice as long
-            without one its run goes to another worker.
-        quiet: print the names of the written files only.
-        as_json: print one JSON object and nothing else.
+        storage: Database for workers on many machines, such as postgresql://user@machine/database;
+            run the same command on each. Needs --out, whose name is the comparison's in the
+            database. Continues without --resume.
+        heartbeat: Seconds between the signs of life of a worker, with --storage. After twice as
+            long without one, its run goes to another worker.
+        quiet: Output of the names of the written files only.
+        as_json: Output of one JSON object and nothing else.
 
     Examples:
         rnnopt compare --task digits-pixels --optimizers adam frank-wolfe muon:lr=0.01
@@ -83,7 +86,7 @@ def compare(
     asked.check()
     silent = quiet or as_json
     console.quiet = as_json
-    jobs, candidates = asked.plan(lambda task, told: announce(task, told, silent))
+    jobs, candidates = asked.plan(lambda task, told: announce(task, given, told, silent))
     settings = {} if storage is None else asked.settings()
     with (
         crew_of(storage, f"compare {out.resolve().name}", settings, out, heartbeat) as crew,
@@ -109,7 +112,7 @@ def _tell(
 ) -> int:
     """Prints what came out, writes the report; the exit code."""
     for failure in done.failures:
-        complain(f"failed: {failure}")
+        print_error(f"failed: {failure}")
     if done.tuned and not quiet:
         _print_tuned(done.tuned)
     begun = [job.path for job in done.jobs if (job.path / "config.json").exists()]
@@ -124,7 +127,7 @@ def _tell(
             "failures": done.failures,
             "diverged": diverged,
         }
-        for_script({"status": status, "folder": out, "runs": runs, **found})
+        print_json({"status": status, "folder": out, "runs": runs, **found})
     if interrupted:
         how = f"rnnopt compare --out {out} --resume" if not shared_by_many else "the same command"
         console.print(f"interrupted; {how} continues it.", highlight=False, soft_wrap=True)
@@ -141,9 +144,9 @@ def _say_what_was_not_finite(runs: list[Path]) -> list[Path]:
         met = f"{count} steps were not finite" if count else ""
         if result["status"] == "diverged":
             diverged.append(path)
-            complain(f"diverged: {path}{met and f' ({met})'}")
+            print_error(f"diverged: {path}{met and f' ({met})'}")
         elif met:
-            complain(f"{path}: {met}")
+            print_error(f"{path}: {met}")
     return diverged
 
 
@@ -165,4 +168,6 @@ def _print_tuned(tuned: list[Tuned]) -> None:
         table.add_row(Name(one.optimizer), f"{one.lr:g}" + "*" * one.at_edge, tried)
     console.print(table)
     if any(one.at_edge for one in tuned):
-        say("* at an end of the grid: more trials, or another lr to begin with, may find better.")
+        print_line(
+            "* at an end of the grid: more trials, or another lr to begin with, may find better."
+        )

@@ -1,14 +1,13 @@
 """`rnnopt diagnose`: one run, and what its gradients do."""
 
+from collections.abc import Collection
 from pathlib import Path
-from typing import Annotated
 
-import tyro
 from rich.table import Table
 
 from rnnopt.cli.commands.train import EXIT_CODES
 from rnnopt.cli.interrupt import interruptible
-from rnnopt.cli.terminal import complain, console, given, progress_bars, say
+from rnnopt.cli.terminal import console, print_error, print_line, progress_bars
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
 from rnnopt.config.specs import parse
@@ -26,23 +25,26 @@ SHORT_RUN = RunConfig(budget="5epochs")
 
 
 def diagnose(
-    config: Annotated[RunConfig, tyro.conf.OmitArgPrefixes] = SHORT_RUN,
+    config: RunConfig = SHORT_RUN,
+    *,
     out: Path | None = None,
     looks: int = 20,
     quiet: bool = False,
+    given: Collection[str] = (),
 ) -> int:
-    """Train one network and say what its gradients do: vanish, explode, drown in noise.
+    """Train one network and say what its gradients do.
 
-    Writes diagnosis.json and diagnosis.png: the norm of dL/dh_t at every time step t of every
-    layer over training, spectral radius of the recurrent matrices, saturated units, gradient noise
-    scale, angle between steps and gradient, curvature. A look at them costs about twenty gradient
-    evaluations; the run is bit for bit that of `rnnopt train`.
+    They may vanish, explode or drown in noise. Writes diagnosis.json and diagnosis.png: the norm of
+    dL/dh_t at every time step t of every layer over training, spectral radius of the recurrent
+    matrices, saturated units, gradient noise scale, angle between steps and gradient, curvature. A
+    look at them costs about twenty gradient evaluations; the run is bit for bit that of `rnnopt
+    train`.
 
     Args:
-        config: the run.
-        out: folder to write to; unset means a new one below runs/.
-        looks: how often to look, evenly over the budget.
-        quiet: print the verdict and the last lines only.
+        config: The run.
+        out: Folder to write to. Unset: a new one below runs/.
+        looks: Number of looks at the gradients, evenly over the budget.
+        quiet: Output of the verdict and the last lines only.
 
     Examples:
         rnnopt diagnose --task adding --model rnn
@@ -57,7 +59,7 @@ def diagnose(
     training = build_training(config)
     refuse_splits(training.task, given)
     for sentence in () if quiet else warnings_of(config, training):
-        complain(f"warning: {sentence}.")
+        print_error(f"warning: {sentence}.")
     watched = Diagnosis(training, looks, config.seed)
     diagnosis_report.create_folder(out)
     with interruptible() as stop, progress_bars(quiet) as bars:
@@ -70,12 +72,12 @@ def diagnose(
     if not quiet:
         _print_looks(config, watched)
     for finding in findings:
-        say(finding.sentence)
+        print_line(finding.sentence)
         for advice in finding.advice:
-            say(f"  try {advice}")
+            print_line(f"  try {advice}")
     console.print(f"status {watched.training.status}", highlight=False)
     for path in written:
-        say(f"wrote {path}")
+        print_line(f"wrote {path}")
     return EXIT_CODES.get(watched.training.status, 0)
 
 

@@ -1,12 +1,9 @@
 """rnnopt export: a run's network as a file for other programs."""
 
 from pathlib import Path
-from typing import Annotated
-
-import tyro
 
 from rnnopt.cli.outputs import check_output
-from rnnopt.cli.terminal import say
+from rnnopt.cli.terminal import print_line
 from rnnopt.config.errors import writing
 from rnnopt.runs.export.export import ALLOWED, export, open_run
 from rnnopt.runs.export.formats import ENDINGS, Format
@@ -14,21 +11,18 @@ from rnnopt.runs.export.model_card import model_card
 from rnnopt.runs.folder import write_atomically
 
 
-def export_run(
-    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")],
-    format: Format = "onnx",
-    out: Path | None = None,
-) -> int:
-    """Write the best weights of a run as a file for other programs, and a model card beside it.
+def export_run(run: Path, /, *, format: Format = "onnx", out: Path | None = None) -> int:
+    """Write a trained network as a file for other programs.
 
-    ONNX and TorchScript files take raw series (batch, time, channel) with their lengths and hold
-    the normalisation; safetensors holds the weights alone. Each is loaded and run on the run's own
-    data first, and written only if it answers as the run's network does.
+    The file has the best weights of a run; a model card is written beside it. ONNX and TorchScript
+    files take raw series (batch, time, channel) with their lengths and hold the normalisation;
+    safetensors holds the weights alone. Each is loaded and run on the run's own data first, and
+    written only if it answers as the run's network does.
 
     Args:
-        run: folder of the run.
-        format: of the file.
-        out: the file to write, .onnx, .pt or .safetensors; the card is called after it. Unset means
+        run: Folder of the run.
+        format: Format of the file.
+        out: File to write: .onnx, .pt or .safetensors. The model card gets its name and .md. Unset:
             model.onnx, model.pt or model.safetensors in RUN.
 
     Examples:
@@ -46,12 +40,12 @@ def export_run(
         out.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(out, checked.content)
         write_atomically(card_file, card.encode())
-    say(
+    print_line(
         f"checked on {checked.series} {checked.on}: answers differ by {checked.difference:.2g} at"
         " most"
     )
     if checked.rounding > ALLOWED:
-        say(f"it takes and gives float32: that can move an answer by {checked.rounding:.2g}")
-    say(f"wrote {out} ({len(checked.content)} bytes)")
-    say(f"wrote {card_file}")
+        print_line(f"it takes and gives float32: that can move an answer by {checked.rounding:.2g}")
+    print_line(f"wrote {out} ({len(checked.content)} bytes)")
+    print_line(f"wrote {card_file}")
     return 0

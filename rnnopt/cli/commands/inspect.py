@@ -1,13 +1,11 @@
 """rnnopt inspect: what a file of the user's own holds, as a table and a picture."""
 
 import os
+from collections.abc import Collection
 from pathlib import Path
-from typing import Annotated
-
-import tyro
 
 from rnnopt.cli.printing import print_lines
-from rnnopt.cli.terminal import given, say
+from rnnopt.cli.terminal import print_line
 from rnnopt.config.data_config import Decimal, Header, Kind, Layout, data_name
 from rnnopt.config.errors import UserError, writing
 from rnnopt.report.data_figure import draw
@@ -22,7 +20,9 @@ from rnnopt.training.option_checks import refuse_columns
 
 
 def inspect_data(
-    file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")],
+    file: Path,
+    /,
+    *,
     kind: Kind | None = None,
     padded: bool = False,
     label: str | None = None,
@@ -33,24 +33,28 @@ def inspect_data(
     decimal: Decimal | None = None,
     unlabelled: bool = False,
     out: Path | None = None,
+    given: Collection[str] = (),
 ) -> int:
-    """Say what a file of data holds: series, steps, channels, classes, missing values; and draw it.
+    """Describe and draw a file of data.
+
+    Says how many series, steps, channels, classes and missing values there are.
 
     Args:
-        file: file or folder, as for `rnnopt train --data`.
-        kind: classification or regression; unset means what the targets look like.
-        padded: missing values at the end of a series only fill it up: it is shorter.
-        label: the column of the labels: its name, or its place, counted from 0, or from -1 for the
-            last (also: last).
-        id: the column that names the series, in tables with one row a step.
-        time: the column of the time, there.
-        layout: of tables with names: wide, a series a row, or long, a step a row.
-        header: whether the first line of a .csv, .tsv or .txt names its columns; unset means what
-            it looks like.
-        decimal: the sign before decimals in a .csv, .tsv or .txt, a point or a comma; unset means
-            what it looks like.
-        unlabelled: the file has no labels.
-        out: the picture to write; unset means one named after the file, in this folder.
+        file: File or folder, as for `rnnopt train --data`.
+        kind: Kind of task. Unset: what the targets look like.
+        padded: Padding at the end of series: missing values there are no steps, and the series is
+            shorter.
+        label: Column of the labels: a name, a position counted from 0, or -1 or last for the last
+            one.
+        id: Column that identifies the series, in tables with one step a row.
+        time: Column of the time, in tables with one step a row.
+        layout: Layout of tables with column names: wide (one series a row) or long (one step a
+            row).
+        header: Header line of a .csv, .tsv or .txt: yes if the first line names the columns, no if
+            it is data. Unset: what it looks like.
+        decimal: Decimal sign in a .csv, .tsv or .txt. Unset: what it looks like.
+        unlabelled: File without labels.
+        out: Picture to write. Unset: one named after the file, in the working directory.
 
     Examples:
         rnnopt inspect train.csv
@@ -72,7 +76,7 @@ def inspect_data(
     path = out or Path(f"{_stem(file)}.png")
     with writing(f"the picture {path}"), any_script():
         write_figure(path, figure)
-    say(f"wrote {path}")
+    print_line(f"wrote {path}")
     return 0
 
 

@@ -3,12 +3,9 @@
 import csv
 import io
 from pathlib import Path
-from typing import Annotated
-
-import tyro
 
 from rnnopt.cli.outputs import check_output
-from rnnopt.cli.terminal import complain, say
+from rnnopt.cli.terminal import print_error, print_line
 from rnnopt.config.data_config import Decimal
 from rnnopt.config.errors import UserError, writing
 from rnnopt.runs.folder import write_atomically
@@ -23,26 +20,28 @@ from rnnopt.tasks.user_data.series import cut_padding
 
 
 def predict_data(
-    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")],
+    run: Path,
+    /,
+    *,
     data: Path,
     out: Path = Path("predictions.csv"),
     unlabelled: bool = False,
     decimal: Decimal | None = None,
 ) -> int:
-    """Answer to new series with the best weights of a run on data of your own.
+    """Predict new series with a trained network.
 
-    Writes a line a series: its name, its label if the file has one, the predicted class and the
-    probability of each, or the predicted number. Says how good that is where there are labels.
+    The network has the best weights of a run on data of your own. Writes a line a series: its name,
+    its label if the file has one, the predicted class and the probability of each, or the predicted
+    number. Says how good that is where there are labels.
 
     Args:
-        run: folder of the run.
-        data: file or folder, as for `rnnopt train --data`; with or without labels.
-        out: the file to write, .csv.
-        unlabelled: the file has no labels, where nothing else tells: in text without names a line
-            is else taken to begin with its label (or to have it where `train --label` said),
-            unless its length says otherwise.
-        decimal: the sign before decimals in a text; unset means as `rnnopt train` was told, else
-            what it looks like.
+        run: Folder of the run.
+        data: File or folder of new series, as for `rnnopt train --data`, with or without labels.
+        out: File to write: .csv.
+        unlabelled: File without labels, where nothing else tells. A line of text without column
+            names else begins with its label, or has it where `train --label` said, unless its
+            length says otherwise.
+        decimal: Decimal sign in a text. Unset: as `rnnopt train` was told, else what it looks like.
 
     Examples:
         rnnopt predict runs/own --data new.csv
@@ -53,7 +52,7 @@ def predict_data(
     series, test = read(data, _columns(trained, unlabelled, decimal))
     if test is not None:
         series = test
-        say(f"{data} holds training and test series: these are the test series.")
+        print_line(f"{data} holds training and test series: these are the test series.")
     try:
         answers = trained.answer(series)
         told = {} if series.targets is None else scores(trained.preparation, answers, series)
@@ -68,10 +67,10 @@ def predict_data(
         out.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(out, text.getvalue().encode())
     for subject, how in read_as(series):
-        say(f"{subject}: {how}")
+        print_line(f"{subject}: {how}")
     for name, value in told.items():
-        say(f"{name} {value:.4f}" if abs(value) < 100 else f"{name} {value:.6g}")
-    say(f"wrote {out} ({len(series)} series)")
+        print_line(f"{name} {value:.4f}" if abs(value) < 100 else f"{name} {value:.6g}")
+    print_line(f"wrote {out} ({len(series)} series)")
     return 0
 
 
@@ -99,7 +98,7 @@ def _warn_of_lengths(preparation: Preparation, series: Recordings) -> None:
     whole = cut_padding(series.series) if preparation.padded else series.series
     far = far_lengths([len(one) for one in whole], preparation.shortest, preparation.longest)
     if far is not None:
-        complain(f"warning: {far}.")
+        print_error(f"warning: {far}.")
 
 
 def _check_labels(data: Path, preparation: Preparation, series: Recordings) -> None:
@@ -113,4 +112,4 @@ def _check_labels(data: Path, preparation: Preparation, series: Recordings) -> N
             " say --unlabelled if it has none."
         )
     if unknown:
-        say(f"{unknown} labels are none of the run's classes: they count as wrong.")
+        print_line(f"{unknown} labels are none of the run's classes: they count as wrong.")

@@ -1,9 +1,7 @@
 """`rnnopt report`: table, figure and page of runs."""
 
 from pathlib import Path
-from typing import Annotated
 
-import tyro
 from rich.table import Table
 
 from rnnopt.cli.tables import Name, column_of, widths
@@ -17,20 +15,22 @@ from rnnopt.runs.folder import find_runs
 
 
 def report_runs(
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUNS")],
+    runs: tuple[Path, ...] = (),
+    /,
+    *,
     out: Path | None = None,
     html: bool = True,
     scores: bool = True,
 ) -> int:
-    """Make table, figure and page of runs: RUNS are run folders or folders that hold some.
+    """Make table, figure and page of runs.
 
     Args:
-        runs: folders to read.
-        out: where report.md, report.png and report.html go; unset means RUNS itself, or runs/report
-            where it is several.
-        html: also write report.html, which needs no other file and no network.
-        scores: the page also has confusion matrices, scores of the classes and gradients through
-            time of the best weights. Needs the data, and seconds for each optimizer.
+        runs: Run folders, or folders that hold some.
+        out: Folder of report.md, report.png and report.html. Unset: RUNS itself, or runs/report for
+            several.
+        html: Page report.html, which needs no other file and no network.
+        scores: Confusion matrices, scores of the classes and gradients through time in the page,
+            from the best weights. Needs the data, and seconds for each optimizer.
 
     Examples:
         rnnopt report runs/first

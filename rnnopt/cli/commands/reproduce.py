@@ -1,48 +1,53 @@
 """`rnnopt reproduce`: published tables and figures, published and ours side by side."""
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated
 
-import tyro
 from rich.progress import TaskID
 from rich.table import Table
 
 from rnnopt.cli.interrupt import interruptible
 from rnnopt.cli.progress import update_stage_bar
-from rnnopt.cli.terminal import complain, console, given, progress_bars, say
+from rnnopt.cli.terminal import console, print_error, print_line, progress_bars
 from rnnopt.config.errors import UserError
 from rnnopt.experiments import reproduce
 from rnnopt.experiments.reproduce.study import FormName
 from rnnopt.experiments.worker_pool import Job, processors
 from rnnopt.training.option_checks import refuse_heartbeat
 
+NAMES = ("list", *(one.name for one in reproduce.ALL))
+
 
 def reproduce_published(
-    name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")],
+    study: Annotated[str, NAMES],
+    /,
+    *,
     form: FormName = "cpu",
     quick: bool = False,
     out: Path | None = None,
     workers: int = 0,
     storage: str | None = None,
     heartbeat: int = 30,
+    given: Collection[str] = (),
 ) -> int:
-    """Repeat a published table or figure: `rnnopt reproduce list` names them.
+    """Repeat a published table or figure.
 
-    Trains every method of it (tuning runs first, then five seeds), or what is missing of that: the
-    same command continues after Ctrl-C. Writes results.csv, results.md (published, ours,
-    difference) and figure.png.
+    `rnnopt reproduce list` names them. Trains every method of it (tuning runs first, then five
+    seeds), or what is missing of that: the same command continues after Ctrl-C. Writes results.csv,
+    results.md (published, ours, difference) and figure.png.
 
     Args:
-        name: such as frank-wolfe/table-3, or list.
-        form: cpu finishes on two cores, full is the publication's size (most need a GPU), quick
-            shows in seconds that it works.
-        quick: the same as --form quick.
-        out: folder of the runs and results; unset means one below runs/reproduce.
-        workers: processes at once; 0 means one a processor.
-        storage: database for workers on many machines, such as
-            postgresql://user@machine/database: run the same command on each.
-        heartbeat: with --storage, seconds between a worker's signs of life; after twice as long
-            without one its run goes to another worker.
+        study: Name of the table or figure, such as frank-wolfe/table-3, or list.
+        form: Size of the runs: cpu finishes on two cores, full is the publication's (most need a
+            GPU), quick shows in seconds that it works.
+        quick: Shorthand for --form quick.
+        out: Folder of the runs and results. Unset: one below runs/reproduce.
+        workers: Number of processes at once; 0 means one a processor.
+        storage: Database for workers on many machines, such as postgresql://user@machine/database;
+            run the same command on each.
+        heartbeat: Seconds between the signs of life of a worker, with --storage. After twice as
+            long without one, its run goes to another worker.
 
     Examples:
         rnnopt reproduce list
@@ -55,7 +60,7 @@ def reproduce_published(
         raise UserError(f"--quick is --form quick, it does not go with --form {form}.")
     refuse_heartbeat(storage, given)
     form = "quick" if quick else form
-    if name == "list":
+    if study == "list":
         return _list()
     stages: dict[str, TaskID] = {}
     with interruptible() as stop, progress_bars() as bars:
@@ -66,15 +71,15 @@ def reproduce_published(
             update_stage_bar(bars, stages[stage], jobs)
 
         path, tables, failures = reproduce.reproduce(
-            name, form, out, workers or processors(), tell, stop, storage, heartbeat
+            study, form, out, workers or processors(), tell, stop, storage, heartbeat
         )
     for failure in failures:
-        complain(f"failed: {failure}")
+        print_error(f"failed: {failure}")
     for written in tables:
         _print_reproduced(written)
-    say(f"results in {path}")
+    print_line(f"results in {path}")
     if stop.is_set():
-        say("interrupted; the same command continues it.")
+        print_line("interrupted; the same command continues it.")
         return 130
     return 1 if failures else 0
 
@@ -99,4 +104,4 @@ def _print_reproduced(table: reproduce.Table) -> None:
         shown.add_row(*(row[i] for i in kept))
     console.print(shown)
     for remark in table.remarks:
-        say(f"- {remark}")
+        print_line(f"- {remark}")

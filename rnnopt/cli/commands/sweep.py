@@ -1,9 +1,10 @@
 """`rnnopt sweep`: the verb."""
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import tyro
+from cyclopts import Parameter
 from rich.progress import Progress, TaskID
 from rich.table import Table
 
@@ -42,9 +43,10 @@ TUNED = RunConfig(seed=seeds.TUNING)
 
 
 def sweep(
-    config: Annotated[RunConfig, tyro.conf.OmitArgPrefixes] = TUNED,
+    config: RunConfig = TUNED,
+    *,
     trials: int = 20,
-    ranges: Annotated[tuple[str, ...], tyro.conf.arg(name="range")] = (),
+    ranges: Annotated[tuple[str, ...], Parameter(name="range")] = (),
     out: Path | None = None,
     workers: int = 1,
     storage: str | None = None,
@@ -52,34 +54,35 @@ def sweep(
     heartbeat: int = 30,
     quiet: bool = False,
     as_json: terminal.AsJson = False,
+    given: Collection[str] = (),
 ) -> int:
-    """Search for the best options of an optimizer, by the validation metric, with Optuna.
+    """Search for the best options of an optimizer.
 
-    Varies the learning rate and what else matters for the optimizer; what is given, in the
-    optimizer's specification or as a setting, is fixed. Each trial is a run folder. The same
-    command goes on with a sweep that was interrupted or killed, and with a greater --trials
-    adds to it. Takes a task, or your own data with --data, as `rnnopt train` does. Writes
-    best.json, with the command that repeats the best trial, slices.png and importance.png.
-    Trials run on a seed of their own (1000): train with other seeds for figures to report.
+    Optuna judges them by the validation metric. Varies the learning rate and what else matters for
+    the optimizer; what is given, in the optimizer's specification or as a setting, is fixed. Each
+    trial is a run folder. The same command goes on with a sweep that was interrupted or killed, and
+    with a greater --trials adds to it. Takes a task, or your own data with --data, as `rnnopt
+    train` does. Writes best.json, with the command that repeats the best trial, slices.png and
+    importance.png. Trials run on a seed of their own (1000): train with other seeds for figures to
+    report.
 
     Args:
-        config: the run.
-        trials: how many, in all.
-        ranges: what to vary instead or beside: lr=1e-4..1e-1:log (a factor is as likely as any
+        config: The run.
+        trials: Number of trials in all.
+        ranges: Ranges to search instead or beside: lr=1e-4..1e-1:log (a factor is as likely as any
             other), momentum=0.5..0.99, hidden=32,64,128. Options of the optimizer, or settings of
             the run.
-        out: folder of the sweep; unset means runs/sweep-TASK-OPTIMIZER. Its name is the sweep's
-            name in --storage.
-        workers: processes at once; 0 means one a processor.
-        storage: database for workers on many machines, such as
-            postgresql://user@machine/database: run the same command on each. Unset means SQLite in
-            --out.
-        prune: stop a trial that is worse than the median of the others at the same part of the
-            budget: by its metric, or where that is level by its validation loss.
-        heartbeat: seconds between a worker's signs of life; after twice as long without one its
-            trial goes to another worker.
-        quiet: print the best trial only.
-        as_json: print one JSON object and nothing else.
+        out: Folder of the sweep. Unset: runs/sweep-TASK-OPTIMIZER. Its name is the sweep's name in
+            --storage.
+        workers: Number of processes at once; 0 means one a processor.
+        storage: Database for workers on many machines, such as postgresql://user@machine/database;
+            run the same command on each. Unset: SQLite in --out.
+        prune: Early end of a trial that is worse than the median of the others at the same part of
+            the budget: by its metric, or where that is level by its validation loss.
+        heartbeat: Seconds between the signs of life of a worker. After twice as long without one,
+            its trial goes to another worker.
+        quiet: Output of the best trial only.
+        as_json: Output of one JSON object and nothing else.
 
     Examples:
         rnnopt sweep --task digits-rows --optimizer muon --trials 30 --workers 2
@@ -90,7 +93,7 @@ def sweep(
     RunFolder(out).refuse_run("choose another --out")
     terminal.console.quiet = as_json
     silent = quiet or as_json
-    plan = _plan(config, list(ranges), trials, out, storage, prune, heartbeat, silent)
+    plan = _plan(config, list(ranges), trials, out, storage, prune, heartbeat, silent, given)
     study = begin(plan)
     keep_freed_memory()
     workers = workers or max(1, processors() // config.threads)
@@ -122,12 +125,13 @@ def _plan(
     prune: bool,
     heartbeat: int,
     silent: bool,
+    given: Collection[str],
 ) -> Sweep:
     """The sweep, after checking that its first and last values make a run."""
-    check_conflicts(config, terminal.given)
-    refuse_contradictions(config, terminal.given)
+    check_conflicts(config, given)
+    refuse_contradictions(config, given)
     with quiet():  # refuses where Optuna is missing
-        space = space_of(config, ranges, terminal.given)
+        space = space_of(config, ranges, given)
     task = task_of(config)
     told = []
     for end in (0, -1):
@@ -137,7 +141,7 @@ def _plan(
         }
         one = configure(config, values)
         told += warnings_of(one, build_training(one, task))
-    announce(task, list(dict.fromkeys(told)), silent)
+    announce(task, given, list(dict.fromkeys(told)), silent)
     own = {} if task.data is None else task.data.sources
     files = {role: file["sha256"] for role, file in own.items()}
     place = address(storage, out)
@@ -150,14 +154,14 @@ def _finish(
     """Writes and prints what was found; the exit code."""
     failures = failures + errors_of(study)
     for failure in failures[:SHOWN]:
-        terminal.complain(f"failed: {failure}")
+        terminal.print_error(f"failed: {failure}")
     written = write_results(plan, study)
     _show(plan, study, written, quiet)
     found = counts(study)
     if as_json:
-        terminal.for_script(_facts(plan, study, failures, interrupted))
+        terminal.print_json(_facts(plan, study, failures, interrupted))
     if interrupted:
-        terminal.say("interrupted; the same command goes on with it.")
+        terminal.print_line("interrupted; the same command goes on with it.")
         return 130
     over = found["complete"] + found["pruned"] >= plan.trials
     return 0 if over and found["complete"] else 1
@@ -186,12 +190,14 @@ def _show(plan: Sweep, study: "Study", written: list[Path], quiet: bool) -> None
             table.add_row(*row(plan, trial))
         terminal.console.print(table)
         for path in written:
-            terminal.say(f"wrote {path}")
+            terminal.print_line(f"wrote {path}")
     if trials:
         best = best_of(plan, trials[0])
-        terminal.say(f"best validation {plan.metric} {best['value']:.4g}, trial {best['trial']}:")
-        terminal.say(f"  {best['command']}")
-    terminal.say(f"sweep folder {plan.out}")
+        terminal.print_line(
+            f"best validation {plan.metric} {best['value']:.4g}, trial {best['trial']}:"
+        )
+        terminal.print_line(f"  {best['command']}")
+    terminal.print_line(f"sweep folder {plan.out}")
 
 
 def _facts(plan: Sweep, study: "Study", failures: list[str], interrupted: bool) -> dict[str, Any]:

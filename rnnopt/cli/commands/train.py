@@ -1,14 +1,13 @@
 """`rnnopt train`: one run, kept in a folder."""
 
 import shlex
+from collections.abc import Collection
 from pathlib import Path
-from typing import Annotated, Any
-
-import tyro
+from typing import Any
 
 from rnnopt.cli.interrupt import interruptible
 from rnnopt.cli.printing import announce
-from rnnopt.cli.terminal import AsJson, complain, console, for_script, given, progress_bars, say
+from rnnopt.cli.terminal import AsJson, console, print_error, print_json, print_line, progress_bars
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
 from rnnopt.config.specs import parse
@@ -31,27 +30,29 @@ EXIT_CODES = {"interrupted": 130, "diverged": 1}  # of a run's status; 0 of any 
 
 
 def train(
-    config: Annotated[RunConfig, tyro.conf.OmitArgPrefixes],
+    config: RunConfig,
+    *,
     out: Path | None = None,
     resume: bool = False,
     log: tuple[tracking.Kind, ...] = (),
     quiet: bool = False,
     as_json: AsJson = False,
+    given: Collection[str] = (),
 ) -> int:
-    """Train one network and keep everything about the run in a folder.
+    """Train one network and keep the run in a folder.
 
     The folder holds config.json, environment.json, metrics.jsonl, checkpoint.pt, best.pt (the
     weights that were best on validation data) and result.json. Ctrl-C ends the run after the
     current step; --resume then continues it as if nothing had happened.
 
     Args:
-        config: the run.
-        out: folder of the run; unset means a new one below runs/.
-        resume: continue the run in --out; its own settings count.
-        log: also keep the curves with tensorboard (in the run's folder), mlflow (where
-            MLFLOW_TRACKING_URI says, else mlflow.db here) or both; give it again with --resume.
-        quiet: print the last lines only.
-        as_json: print one JSON object and nothing else.
+        config: The run.
+        out: Folder of the run. Unset: a new one below runs/.
+        resume: Continuation of the run in --out, with its own settings.
+        log: Places that get the curves, too: tensorboard (in the run's folder) and mlflow (where
+            MLFLOW_TRACKING_URI says, else mlflow.db here). Give it again with --resume.
+        quiet: Output of the last lines only.
+        as_json: Output of one JSON object and nothing else.
 
     Examples:
         rnnopt train --task digits-rows --budget 5epochs --out runs/first
@@ -64,7 +65,7 @@ def train(
     refuse_contradictions(config, given)
     with joined(config.device):
         resume = goes_on(out, resume)
-        return _train(config, out, resume, log, quiet, as_json)
+        return _train(config, out, resume, log, quiet, as_json, given)
 
 
 def _train(
@@ -74,6 +75,7 @@ def _train(
     log: tuple[tracking.Kind, ...],
     quiet: bool,
     as_json: bool,
+    given: Collection[str],
 ) -> int:
     """`train`, in one of the processes that share the run; the first alone prints."""
     first = rank() == 0
@@ -81,13 +83,13 @@ def _train(
     console.quiet = as_json or not first
     keep_freed_memory()
     silent = quiet or as_json or not first
-    result, moved = _run(config, path, resume, log if first else (), silent)
+    result, moved = _run(config, path, resume, log if first else (), silent, given)
     if as_json and first:
-        for_script({"folder": path, **result})
+        print_json({"folder": path, **result})
     _print_result(path, result, nothing_left=resume and not moved)
     console.print(f"run folder {path}", highlight=False, markup=False, soft_wrap=True)
     if result["status"] == "interrupted":
-        say(f"interrupted; {again(path, log)} continues it.")
+        print_line(f"interrupted; {again(path, log)} continues it.")
     return EXIT_CODES.get(result["status"], 0)
 
 
@@ -99,7 +101,12 @@ def again(path: Path, log: tuple[tracking.Kind, ...]) -> str:
 
 
 def _run(
-    config: RunConfig, path: Path, resume: bool, log: tuple[tracking.Kind, ...], quiet: bool
+    config: RunConfig,
+    path: Path,
+    resume: bool,
+    log: tuple[tracking.Kind, ...],
+    quiet: bool,
+    given: Collection[str],
 ) -> tuple[dict[str, Any], bool]:
     """The run's result, and whether a step was taken; draws a bar unless `quiet`."""
     with (
@@ -120,11 +127,11 @@ def _run(
             listen,
             stop.is_set,
             given,
-            lambda task, told: announce(task, told, quiet),
+            lambda task, told: announce(task, given, told, quiet),
         )
         tracked.finish(result)
     for sentence in tracked.lost:
-        complain(f"{sentence}; the rest of the run is in its folder alone.")
+        print_error(f"{sentence}; the rest of the run is in its folder alone.")
     return result, show.moved
 
 
@@ -143,10 +150,10 @@ def _print_result(path: Path, result: dict[str, Any], nothing_left: bool) -> Non
         count, policy = result["nonfinite"], RunFolder(path).read_config().on_nonfinite
         steps, were = ("step", "was") if count == 1 else ("steps", "were")
         left_out = {"skip": f"{were} left out", "restore": "led back to the last checkpoint"}
-        say(f"{count} {steps} {were} not finite and {left_out[policy]}")
+        print_line(f"{count} {steps} {were} not finite and {left_out[policy]}")
     if result["status"] == "diverged":
         learnt = result.get("best", {}).get("gradient_evaluations", 0) > 0
         found = "the weights became useless" if learnt else "nothing was learnt"
-        say(f"{found}: {ADVICE}")
+        print_line(f"{found}: {ADVICE}")
     note = ", which it had before: nothing was left to do" if nothing_left else ""
     console.print(f"status {result['status']}{note}", highlight=False)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from rnnopt.config.errors import UserError, unknown_name
 from rnnopt.config.run_config import RunConfig
 from rnnopt.config.specs import INTERNAL, Value, parse, value_of, write
-from rnnopt.optimizers.registry import OPTIMIZERS
+from rnnopt.training.registry import OPTIMIZERS
 from rnnopt.training.resolve import options_of_optimizer, resolve
 
 

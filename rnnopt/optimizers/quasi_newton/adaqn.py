@@ -25,17 +25,20 @@ Departures: those numbered 1 to 3, 5 and 8 in `asnaq`, and
 
 import math
 from collections.abc import Callable
-from typing import Any, Unpack
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
+from rnnopt.config.options import with_moved
 from rnnopt.distributed import Group
 from rnnopt.optimizers.quasi_newton.flat_state import Entry, FlatState
 from rnnopt.optimizers.quasi_newton.limited_memory import norm
+from rnnopt.optimizers.quasi_newton.options import AdaQNOptions
 from rnnopt.optimizers.quasi_newton.stochastic import AveragedQuasiNewton, decay_weights
-from rnnopt.optimizers.shared_options import StepOptions
+
+DEFAULT = AdaQNOptions()
 
 
 class AdaQN(AveragedQuasiNewton):
@@ -53,24 +56,14 @@ class AdaQN(AveragedQuasiNewton):
             gradient is well above √ε = 0.01, as Adagrad.
         memory: m_L, pairs kept; 0 makes it Adagrad.
         fisher_memory: m_F, gradients kept; 0 means that no pair is ever found.
-        update_every: L, steps between averages.
         tolerance: γ ≥ 1, how much worse the loss of an average may be than that of the last.
-        normalize: divide the direction by its length, so that lr is the length of a step.
-        error_control: test the loss of each average, and go back if it is worse.
-        scaling: H0 from "history", all squares; "window", those of the stored gradients;
-            "identity".
-        average_of: whether w_s sums the weights "before" or "after" each update.
-        anchor_moves: w_o becomes w_n "always", or only "on_pair", with a pair that was kept.
-        fisher_mean: divide y by |F|.
-        clear: what a rejection empties: "all" memories, "pairs", "nothing".
-        curvature_epsilon: ε of the test s·y > ε y·y.
-        scaling_epsilon: ε in H0.
-        fisher_dtype: "same" as the weights, or "bfloat16", which halves the memory of F.
         weight_decay: decoupled, lr · weight_decay of the weights a step.
         maximize: climb what the closure and the monitor return, and the gradients, instead.
         process_group: the processes whose mean loss decides; None is torch.distributed's default
             group, where one is up. A copy of the optimizer has None.
-        options: foreach, capturable, differentiable and fused, as long as they ask for nothing.
+        options: the rest, such as AdaQNOptions(update_every=20).
+        keywords: foreach, capturable, differentiable and fused, as long as they ask for nothing;
+            for one release, with a warning, what is in `options` now.
 
     Raises:
         ValueError: for an option outside its range, complex tensors or sparse gradients.
@@ -86,33 +79,20 @@ class AdaQN(AveragedQuasiNewton):
         lr: float | Tensor = 0.01,
         memory: int = 10,
         fisher_memory: int = 100,
-        update_every: int = 5,
-        tolerance: float = 1.01,
         *,
-        normalize: bool = False,
-        error_control: bool = True,
-        scaling: str = "history",
-        average_of: str = "before",
-        anchor_moves: str = "always",
-        fisher_mean: bool = True,
-        clear: str = "all",
-        curvature_epsilon: float = 1e-4,
-        scaling_epsilon: float = 1e-4,
-        fisher_dtype: str = "same",
+        tolerance: float = 1.01,
         weight_decay: float = 0.0,
         maximize: bool = False,
         process_group: Group = None,
-        **options: Unpack[StepOptions],
+        options: AdaQNOptions = DEFAULT,
+        **keywords: Any,
     ):
-        defaults: dict[str, Any] = dict(
-            lr=lr, memory=memory, fisher_memory=fisher_memory, update_every=update_every,
-            tolerance=tolerance, normalize=normalize, error_control=error_control,
-            curvature="fisher", scaling=scaling, average_of=average_of, anchor_moves=anchor_moves,
-            fisher_mean=fisher_mean, clear=clear, curvature_epsilon=curvature_epsilon,
-            scaling_epsilon=scaling_epsilon, fisher_dtype=fisher_dtype, weight_decay=weight_decay,
-            maximize=maximize,
+        options = with_moved(AdaQNOptions, options, keywords)
+        defaults = dict(
+            lr=lr, memory=memory, fisher_memory=fisher_memory, tolerance=tolerance,
+            weight_decay=weight_decay, maximize=maximize, curvature="fisher", **options,
         )  # fmt: skip
-        super().__init__(params, defaults, process_group, options)
+        super().__init__(params, defaults, process_group, keywords)
 
     @property
     def vectors(self) -> dict[str, Entry]:

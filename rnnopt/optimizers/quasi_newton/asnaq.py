@@ -49,18 +49,26 @@ Departures from the paper:
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Unpack
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
+from rnnopt.config.options import with_moved
 from rnnopt.distributed import Group
 from rnnopt.optimizers.quasi_newton.flat_state import Entry, FlatState
 from rnnopt.optimizers.quasi_newton.limited_memory import norm
-from rnnopt.optimizers.quasi_newton.options import COUNTERS
+from rnnopt.optimizers.quasi_newton.options import (
+    COUNTERS,
+    DIFFERENCE_SHIFT,
+    PRESETS,
+    ASNAQOptions,
+)
 from rnnopt.optimizers.quasi_newton.stochastic import AveragedQuasiNewton, decay_weights
-from rnnopt.optimizers.shared_options import StepOptions
+
+__all__ = ["ASNAQ", "PRESETS", "ASNAQOptions"]
+DEFAULT = ASNAQOptions()
 
 
 class ASNAQ(AveragedQuasiNewton):
@@ -86,38 +94,20 @@ class ASNAQ(AveragedQuasiNewton):
         lr: α, the length of a step before momentum (with normalize).
         memory: m_L, pairs kept; 0 leaves the diagonal H0.
         fisher_memory: m_F, gradients kept; 0 means that no pair is ever found.
-        update_every: L, steps between averages.
         tolerance: γ ≥ 1, how much worse the loss of an average may be than that of the last.
-        momentum_factor: φ ≥ 1, by which momentum grows and shrinks.
-        momentum_range: (μ_min, μ_max), each in [0, 1); it starts at μ_min.
-        normalize: divide the direction by its length.
-        lookahead: take the first gradient at w + μ v rather than at w.
-        second_gradient: ask for g⁺ at the new weights, as in the paper; without, g takes its place
-            and a step costs one gradient.
-        error_control: test the loss of each average, and go back if it is worse.
-        curvature: "fisher", y = Σ F_i (F_i·s) / |F| every L steps; "difference", y = g⁺ - g +
-            difference_shift·s with s = α d at every step, as in the authors' oLNAQ.
-        scaling: H0 from "history", all squares; "window", those of the stored gradients;
-            "identity".
-        average_of: whether w_s sums the weights "before" or "after" each update.
-        anchor_moves: w_o becomes w_n "always", or only "on_pair", with a pair that was kept.
-        fisher_mean: divide y by |F|.
-        clear: what a rejection empties: "all" memories, "pairs", "nothing".
-        curvature_epsilon: ε of the test s·y > ε y·y.
-        scaling_epsilon: ε in H0.
-        difference_shift: λ of curvature="difference".
-        fisher_dtype: "same" as the weights, or "bfloat16", which halves the memory of F.
         weight_decay: decoupled, lr · weight_decay of the weights a step.
         maximize: climb what the closure and the monitor return, and the gradients, instead.
         process_group: the processes whose mean loss decides; None is torch.distributed's default
             group, where one is up. A copy of the optimizer has None.
-        options: foreach, capturable, differentiable and fused, as long as they ask for nothing.
+        options: the rest, such as ASNAQOptions(update_every=50); PRESETS has the paper's.
+        keywords: foreach, capturable, differentiable and fused, as long as they ask for nothing;
+            for one release, with a warning, what is in `options` now.
 
     Raises:
         ValueError: for an option outside its range, complex tensors or sparse gradients.
 
     Example:
-        >>> optimizer = ASNAQ(model.parameters(), lr=0.01)
+        >>> optimizer = ASNAQ(model.parameters(), lr=0.03)
         >>> loss = optimizer.step(closure)  # closure: zero_grad, forward, backward, return loss
     """
 
@@ -126,45 +116,23 @@ class ASNAQ(AveragedQuasiNewton):
     def __init__(
         self,
         params: ParamsT,
-        lr: float | Tensor = 0.01,
+        lr: float | Tensor = 0.03,
         memory: int = 10,
         fisher_memory: int = 100,
-        update_every: int = 20,
-        tolerance: float = 1.01,
-        momentum_factor: float = 1.1,
-        momentum_range: tuple[float, float] = (0.1, 0.99),
         *,
-        normalize: bool = True,
-        lookahead: bool = True,
-        second_gradient: bool = False,
-        error_control: bool = True,
-        curvature: str = "fisher",
-        scaling: str = "history",
-        average_of: str = "before",
-        anchor_moves: str = "always",
-        fisher_mean: bool = True,
-        clear: str = "all",
-        curvature_epsilon: float = 1e-4,
-        scaling_epsilon: float = 1e-4,
-        difference_shift: float = 1.0,
-        fisher_dtype: str = "same",
+        tolerance: float = 1.01,
         weight_decay: float = 0.0,
         maximize: bool = False,
         process_group: Group = None,
-        **options: Unpack[StepOptions],
+        options: ASNAQOptions = DEFAULT,
+        **keywords: Any,
     ):
-        defaults: dict[str, Any] = dict(
-            lr=lr, memory=memory, fisher_memory=fisher_memory, update_every=update_every,
-            tolerance=tolerance, momentum_factor=momentum_factor, momentum_range=momentum_range,
-            normalize=normalize, lookahead=lookahead, second_gradient=second_gradient,
-            error_control=error_control,
-            curvature=curvature, scaling=scaling, average_of=average_of,
-            anchor_moves=anchor_moves, fisher_mean=fisher_mean, clear=clear,
-            curvature_epsilon=curvature_epsilon, scaling_epsilon=scaling_epsilon,
-            difference_shift=difference_shift, fisher_dtype=fisher_dtype,
-            weight_decay=weight_decay, maximize=maximize,
+        options = with_moved(ASNAQOptions, options, keywords)
+        defaults = dict(
+            lr=lr, memory=memory, fisher_memory=fisher_memory, tolerance=tolerance,
+            weight_decay=weight_decay, maximize=maximize, **options,
         )  # fmt: skip
-        super().__init__(params, defaults, process_group, options)
+        super().__init__(params, defaults, process_group, keywords)
 
     def starting_counters(self, group: dict[str, Any]) -> Mapping[str, Any]:
         """Momentum starts at μ_min."""
@@ -301,7 +269,7 @@ class ASNAQ(AveragedQuasiNewton):
         if first["curvature"] == "difference" and first["memory"] and after is not gradient:
             taken = [d * alpha for d, alpha in zip(*change, strict=True)]
             difference = torch._foreach_sub(after, gradient)
-            torch._foreach_add_(difference, taken, alpha=first["difference_shift"])
+            torch._foreach_add_(difference, taken, alpha=DIFFERENCE_SHIFT)
             self._remember_pair(flat, taken, difference)
 
     def _accept(self) -> None:

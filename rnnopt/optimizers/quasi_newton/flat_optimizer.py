@@ -13,7 +13,7 @@ from rnnopt.distributed import Group, check_group
 from rnnopt.optimizers.loaded_state import types_kept, unwrap_
 from rnnopt.optimizers.quasi_newton.flat_state import FlatState
 from rnnopt.optimizers.sharding import groups_of, is_sharded
-from rnnopt.optimizers.shared_options import StepOptions, check_keywords, settle_group
+from rnnopt.optimizers.shared_options import check_keywords, settle_group
 
 
 class FlatOptimizer(Optimizer, ABC):
@@ -23,7 +23,7 @@ class FlatOptimizer(Optimizer, ABC):
         params: tensors to train, or torch parameter groups.
         defaults: every option of a group; counters are added.
         process_group: the processes whose losses are averaged.
-        options: what the constructor got besides.
+        keywords: what the constructor got besides.
     """
 
     # What the training loop asks (rnnopt.training.learner.Learner).
@@ -41,10 +41,10 @@ class FlatOptimizer(Optimizer, ABC):
         params: ParamsT,
         defaults: dict[str, Any],
         process_group: Group = None,
-        options: StepOptions | None = None,
+        keywords: Mapping[str, Any] | None = None,
     ):
         check_group(process_group)
-        check_keywords(type(self).__name__, options or {})
+        check_keywords(type(self).__name__, keywords or {})
         self.process_group = process_group
         self._flat: FlatState | None = None
         super().__init__(params, defaults | dict(self.counters))

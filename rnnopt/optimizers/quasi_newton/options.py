@@ -4,10 +4,13 @@ The authors' code is `_minimize_adaNAQ` of https://github.com/indra-ipd/scipy.
 """
 
 import math
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor
+
+from rnnopt.config.options import Options
 
 # Numbers that every group holds, all groups the same.
 COUNTERS: dict[str, Any] = dict(
@@ -23,28 +26,90 @@ COUNTERS: dict[str, Any] = dict(
     skipped=0,  # steps with a gradient that was not finite
     skipped_in_a_row=0,
 )
-PRESETS: dict[str, dict[str, Any]] = {
-    "paper": dict(
-        memory=10, fisher_memory=100, update_every=5, tolerance=1.01, momentum_factor=1.1,
-        momentum_range=(0.1, 0.99), normalize=True, lookahead=True,
-        second_gradient=True, error_control=True,
-        curvature="fisher", scaling="history", average_of="before", anchor_moves="always",
-        fisher_mean=True, clear="all",
+DIFFERENCE_SHIFT = 1.0  # λ of curvature="difference", as in the authors' oLNAQ
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaQNOptions(Options):
+    """What few users set of `AdaQN`.
+
+    Args:
+        update_every: L, steps between averages.
+        normalize: divide the direction by its length, so that lr is the length of a step.
+        error_control: test the loss of each average, and go back if it is worse.
+        scaling: H0 from "history", all squares, or "window", those of the stored gradients.
+        average_of: whether w_s sums the weights "before" or "after" each update.
+        anchor_moves: w_o becomes w_n "always", or only "on_pair", with a pair that was kept.
+        fisher_mean: divide y by |F|.
+        curvature_epsilon: ε of the test s·y > ε y·y.
+        scaling_epsilon: ε in H0.
+        fisher_dtype: "same" as the weights, or "bfloat16", which halves the memory of F.
+    """
+
+    removed: ClassVar[Mapping[str, Any]] = {"clear": "all"}
+
+    update_every: int = 5
+    normalize: bool = False
+    error_control: bool = True
+    scaling: Literal["history", "window"] = "history"
+    average_of: Literal["before", "after"] = "before"
+    anchor_moves: Literal["always", "on_pair"] = "always"
+    fisher_mean: bool = True
+    curvature_epsilon: float = 1e-4
+    scaling_epsilon: float = 1e-4
+    fisher_dtype: Literal["same", "bfloat16"] = "same"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ASNAQOptions(AdaQNOptions):
+    """What few users set of `ASNAQ`: that of `AdaQNOptions` with other defaults, and more.
+
+    Args:
+        update_every: L, steps between averages.
+        normalize: divide the direction by its length.
+        momentum_factor: φ ≥ 1, by which momentum grows and shrinks.
+        momentum_range: (μ_min, μ_max), each in [0, 1); it starts at μ_min.
+        lookahead: take the first gradient at w + μ v rather than at w.
+        second_gradient: ask for g⁺ at the new weights, as in the paper; without, g takes its place
+            and a step costs one gradient.
+        curvature: "fisher", y = Σ F_i (F_i·s) / |F| every L steps; "difference", y = g⁺ - g + s
+            with s = α d at every step, as in the authors' oLNAQ.
+
+    Example:
+        >>> optimizer = ASNAQ(model.parameters(), options=ASNAQOptions(update_every=50))
+    """
+
+    removed: ClassVar[Mapping[str, Any]] = {
+        **AdaQNOptions.removed,
+        "difference_shift": DIFFERENCE_SHIFT,
+    }
+
+    update_every: int = 20
+    normalize: bool = True
+    momentum_factor: float = 1.1
+    momentum_range: tuple[float, float] = (0.1, 0.99)
+    lookahead: bool = True
+    second_gradient: bool = False
+    curvature: Literal["fisher", "difference"] = "fisher"
+
+
+PRESETS = {
+    "paper": ASNAQOptions(update_every=5, second_gradient=True),
+    "authors_code": ASNAQOptions(
+        update_every=5,
+        second_gradient=True,
+        momentum_factor=1.01,
+        scaling="window",
+        average_of="after",
+        anchor_moves="on_pair",
+        fisher_mean=False,
     ),
-    "authors_code": dict(
-        memory=10, fisher_memory=100, update_every=5, tolerance=1.01, momentum_factor=1.01,
-        momentum_range=(0.1, 0.99), normalize=True, lookahead=True,
-        second_gradient=True, error_control=True,
-        curvature="fisher", scaling="window", average_of="after", anchor_moves="on_pair",
-        fisher_mean=False, clear="all",
-    ),
-}  # fmt: skip
+}
 CHOICES = {
-    "scaling": ("history", "window", "identity"),
+    "scaling": ("history", "window"),
     "curvature": ("fisher", "difference"),
     "average_of": ("before", "after"),
     "anchor_moves": ("always", "on_pair"),
-    "clear": ("all", "pairs", "nothing"),
     "fisher_dtype": ("same", "bfloat16"),
 }
 FLAGS = ("normalize", "lookahead", "second_gradient", "error_control", "fisher_mean")
@@ -62,7 +127,7 @@ def check_group(
         if name in group and group[name] not in allowed:
             wanted = ", ".join(repr(choice) for choice in allowed)
             raise ValueError(f"{name} must be one of {wanted}, got {name}={group[name]!r}.")
-    for name in ("lr", "weight_decay", "curvature_epsilon", "scaling_epsilon", "difference_shift"):
+    for name in ("lr", "weight_decay", "curvature_epsilon", "scaling_epsilon"):
         if name in group:
             check_number(who, name, group[name])
     for name in ("tolerance", "momentum_factor"):

@@ -29,7 +29,7 @@ from rnnopt.optimizers.quasi_newton.limited_memory import (
     pair_products,
     products,
 )
-from rnnopt.optimizers.quasi_newton.options import COUNTERS, check_group
+from rnnopt.optimizers.quasi_newton.options import COUNTERS, ASNAQOptions, check_group
 
 Evaluate = Callable[[], Tensor]
 
@@ -41,7 +41,7 @@ class AveragedQuasiNewton(FlatOptimizer, ABC):
         params: tensors to train, or torch parameter groups, which may differ in lr and
             weight_decay alone.
         defaults: every option of the group.
-        process_group, options: as in `FlatOptimizer`.
+        process_group, keywords: as in `FlatOptimizer`.
     """
 
     counters: Mapping[str, Any] = COUNTERS
@@ -56,6 +56,12 @@ class AveragedQuasiNewton(FlatOptimizer, ABC):
         own = (*self.counters, "differentiable")  # the last is torch's, and in no group
         options = [name for name in self.defaults if name not in own]
         check_group(type(self).__name__, group, first, options)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As torch's; ValueError for an option that is gone, unless it has the value all have."""
+        for group in state_dict["param_groups"]:
+            ASNAQOptions.drop_removed(dict(group))
+        super().load_state_dict(state_dict)
 
     def make_state(self) -> FlatState:
         """The state of the weights that have had a gradient."""
@@ -120,7 +126,7 @@ class AveragedQuasiNewton(FlatOptimizer, ABC):
         """The diagonal of H0; None is the identity, as long as no gradient is stored."""
         first = self.param_groups[0]
         stored = {"history": "gradients_seen", "window": "gradients"}.get(first["scaling"])
-        if stored is None or not first[stored]:
+        if stored is None or not first[stored]:  # the first in a state of an earlier version
             return None
         epsilon = first["scaling_epsilon"]
         if first["scaling"] == "history":
@@ -267,14 +273,11 @@ class AveragedQuasiNewton(FlatOptimizer, ABC):
 
     def _reject(self, flat: FlatState) -> None:
         """Back to the last average, with empty memories."""
-        first = self.param_groups[0]
         flat.set_weights(flat.buffers("anchor"))
-        if first["clear"] in ("all", "pairs"):
-            self._forget_pairs()
-        if first["clear"] == "all":
-            self.count(gradients=0, next_gradient=0)
+        self._forget_pairs()
+        self.count(gradients=0, next_gradient=0)
         self._clear_sums(flat)
-        self.count(rejections=first["rejections"] + 1)
+        self.count(rejections=self.param_groups[0]["rejections"] + 1)
 
     def _accept(self) -> None:
         """Called for every average that was not rejected, from the second on."""

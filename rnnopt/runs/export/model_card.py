@@ -6,10 +6,10 @@ from importlib.metadata import version as installed_version
 from typing import Any
 
 from rnnopt.config.specs import parse
-from rnnopt.optimizers.registry import OPTIMIZERS
 from rnnopt.runs.export.export import ALLOWED, Checked, Source
 from rnnopt.runs.export.formats import Format
 from rnnopt.tasks.names import for_markdown
+from rnnopt.training.registry import OPTIMIZERS
 from rnnopt.training.resolve import resolve
 
 LOAD: dict[Format, str] = {

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from rnnopt.admm.lagrangian import Variables
 from rnnopt.admm.network import read_weights
+from rnnopt.admm.options import ADMMOptions
 from rnnopt.admm.trainer import ADMM
 from rnnopt.experiments.reproduce.engine import Tell
 from rnnopt.experiments.reproduce.results import Table, write_table
@@ -20,17 +21,18 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 NAME, TITLE = "admm/convergence", "block-wise ADMM on one batch of MNIST rows"
+PAPER = ADMMOptions(coupling=False, inner_penalty=1e-2)
 VARIANTS: dict[str, dict[str, Any]] = {
     "blocks, backward": dict(variant="blocks"),
     "blocks, r = 10": dict(variant="blocks", proximal_weight=10.0),
-    "blocks, parallel": dict(variant="blocks", order="parallel"),
-    "blocks, multipliers at all steps": dict(variant="blocks", multipliers="all"),
-    "blocks, balanced, relaxed 1.5": dict(variant="blocks", balance=True, relaxation=1.5),
-    "paper": dict(variant="paper", coupling=False, inner_penalty=1e-2),
-    "paper, r = 1": dict(variant="paper", coupling=False, inner_penalty=1e-2, proximal_weight=1.0),
-    "paper, r = 10": dict(
-        variant="paper", coupling=False, inner_penalty=1e-2, proximal_weight=10.0
+    "blocks, parallel": dict(variant="blocks", options=ADMMOptions(order="parallel")),
+    "blocks, multipliers at all steps": dict(
+        variant="blocks", options=ADMMOptions(multipliers="all")
     ),
+    "blocks, relaxed 1.5": dict(variant="blocks", options=ADMMOptions(relaxation=1.5)),
+    "paper": dict(variant="paper", options=PAPER),
+    "paper, r = 1": dict(variant="paper", proximal_weight=1.0, options=PAPER),
+    "paper, r = 10": dict(variant="paper", proximal_weight=10.0, options=PAPER),
 }
 # Samples and iterations.
 SIZES = {"cpu": (200, 60), "full": (5000, 1000), "quick": (20, 3)}

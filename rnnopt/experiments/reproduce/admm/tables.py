@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from rnnopt.admm.lagrangian import Variables
+from rnnopt.admm.options import ADMMOptions
 from rnnopt.admm.trainer import ADMM
 from rnnopt.experiments.reproduce.engine import Tell
 from rnnopt.experiments.reproduce.results import Table, write_table
@@ -59,8 +60,11 @@ def trained(rho: tuple[float, ...], batch: Batch, hidden: int, iterations: int) 
     torch.manual_seed(0)
     model = SequenceModel(batch.inputs.shape[-1], hidden, 10)
     trainer = ADMM(
-        model, "cross-entropy", variant="paper", keep_batch=True, coupling=False,
-        penalty_a=rho[0], penalty_s=rho[1], penalty_o=rho[2], inner_penalty=1e-2,
+        model, "cross-entropy", variant="paper", keep_batch=True,
+        options=ADMMOptions(
+            coupling=False, penalty_a=rho[0], penalty_s=rho[1], penalty_o=rho[2],
+            inner_penalty=1e-2,
+        ),
     )  # fmt: skip
     for _ in range(iterations):
         trainer.step(batch)

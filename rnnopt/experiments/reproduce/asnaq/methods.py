@@ -5,7 +5,8 @@ from typing import Any
 from rnnopt.experiments.reproduce.frank_wolfe.methods import HEAD_START, rnnopts
 from rnnopt.experiments.reproduce.study import Row
 
-# The algorithm with the options as the paper prints them (PRESETS["paper"]).
+# The algorithm with the options as the paper prints them (PRESETS["paper"]). `clear` is no option
+# any more; it stands here so that a reproduction begun with it goes on.
 PAPER = "asnaq:second_gradient=true,clear=all,update_every=5,fisher_memory=100,scaling=history"
 PRINTED_RATE = 0.01
 # "All weights are initialised with random normal distribution with zero mean and 0.01 deviation."

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from rnnopt.config.options import call_flat
 from rnnopt.experiments.reproduce.engine import Tell
 from rnnopt.experiments.reproduce.results import Table, write_table
 from rnnopt.optimizers.quasi_newton.adaqn import AdaQN
@@ -78,7 +79,7 @@ def build(method: str, size: int, memory: int, history: int, every: int) -> Any:
         options: dict[str, Any] = dict(memory=memory, fisher_memory=history, update_every=every)
         if kind is ASNAQ:
             options["second_gradient"] = True
-        return kind(params, lr=1e-3, **options), params
+        return call_flat(kind, params, lr=1e-3, **options), params
     whole: Any = BFGS if method == "BFGS" else NAQ
     return whole(params, lr=1e-3, line_search="fixed"), params
 

@@ -52,6 +52,12 @@ def summary_of(function: Callable[..., Any]) -> str:
     return (without_partial(function).__doc__ or "").strip().partition("\n")[0]
 
 
+def description_of(function: Callable[..., Any]) -> str:
+    """A docstring before its sections, a paragraph a line."""
+    found = parse(inspect.cleandoc(function.__doc__ or "")).description or ""
+    return "\n\n".join(" ".join(part.split()) for part in found.split("\n\n"))
+
+
 def examples_of(function: Callable[..., Any]) -> list[str]:
     """The lines of a docstring's section of examples."""
     parts = parse(inspect.cleandoc(function.__doc__ or "")).examples

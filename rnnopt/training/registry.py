@@ -11,6 +11,7 @@ from torch import Tensor
 
 from rnnopt.admm.trainer import ADMM
 from rnnopt.config.errors import UserError, unknown_name
+from rnnopt.config.options import parameters_of
 from rnnopt.config.specs import call_with, parse
 from rnnopt.layers.sequence_model import SequenceModel
 from rnnopt.optimizers import baselines
@@ -28,18 +29,21 @@ class OptimizerEntry:
     """An optimizer by name.
 
     Args:
-        build: (params, lr=…, options) → optimizer.
-        lr: learning rate unless told otherwise.
+        build: (params, lr=…, options) → optimizer; its own lr is the rate unless told otherwise.
         summary: one line for people.
         named: whether `build` takes (name, tensor) pairs.
         of_model: whether `build` takes (model, loss) in place of params.
     """
 
     build: Callable[..., Any]
-    lr: float
     summary: str
     named: bool = False
     of_model: bool = False
+
+    @property
+    def lr(self) -> float:
+        """Learning rate unless told otherwise."""
+        return float(parameters_of(self.build)["lr"].default)
 
     @property
     def positional(self) -> int:
@@ -70,63 +74,59 @@ def adam_of_indrnn(
     return torch.optim.Adam([g for g in groups if g["params"]], lr=lr)
 
 
-# The learning rates of frank-wolfe, adam and muon are those that learnt best in
-# benchmarks/choose_defaults.py; Adam's relatives share its own.
+# Those that this library defines have the lr of their signature, torch's own get one here.
+# frank-wolfe, adam and muon have what learnt best in benchmarks/choose_defaults.py; Adam's
+# relatives share its own.
 OPTIMIZERS: dict[str, OptimizerEntry] = {
     "frank-wolfe": OptimizerEntry(
-        FrankWolfe, 1e-3, "Frank-Wolfe steps inside a small ball, then one step along their mean"
+        FrankWolfe, "Frank-Wolfe steps inside a small ball, then one step along their mean"
     ),
     "frank-wolfe-long": OptimizerEntry(
-        partial(FrankWolfe, **PRESETS["long_memory"]),
-        3e-2,
+        partial(FrankWolfe, lr=3e-2, **PRESETS["long_memory"]),
         "frank-wolfe, set for events to be remembered over many steps (PRESETS['long_memory'])",
     ),
-    "asnaq": OptimizerEntry(
-        ASNAQ, 3e-2, "quasi-Newton with look-ahead, curvature from stored gradients"
-    ),
+    "asnaq": OptimizerEntry(ASNAQ, "quasi-Newton with look-ahead, curvature from stored gradients"),
     "asnaq-paper": OptimizerEntry(
-        partial(ASNAQ, **ASNAQ_PRESETS["paper"]), 1e-2, "asnaq as its paper prints it"
+        partial(ASNAQ, lr=1e-2, options=ASNAQ_PRESETS["paper"]), "asnaq as its paper prints it"
     ),
     "asnaq-authors": OptimizerEntry(
-        partial(ASNAQ, **ASNAQ_PRESETS["authors_code"]), 1e-2, "asnaq as its authors' code"
+        partial(ASNAQ, lr=1e-2, options=ASNAQ_PRESETS["authors_code"]), "asnaq as its authors' code"
     ),
-    "adaqn": OptimizerEntry(AdaQN, 1e-2, "quasi-Newton, curvature from stored gradients"),
-    "bfgs": OptimizerEntry(
-        BFGS, 1.0, "quasi-Newton with a line search, the whole data at each step"
-    ),
-    "lbfgs": OptimizerEntry(LBFGS, 1.0, "bfgs from the last pairs of weight and gradient changes"),
-    "naq": OptimizerEntry(NAQ, 1.0, "BFGS with Nesterov's look-ahead"),
-    "lnaq": OptimizerEntry(LNAQ, 1.0, "LBFGS with Nesterov's look-ahead"),
+    "adaqn": OptimizerEntry(AdaQN, "quasi-Newton, curvature from stored gradients"),
+    "bfgs": OptimizerEntry(BFGS, "quasi-Newton with a line search, the whole data at each step"),
+    "lbfgs": OptimizerEntry(LBFGS, "bfgs from the last pairs of weight and gradient changes"),
+    "naq": OptimizerEntry(NAQ, "BFGS with Nesterov's look-ahead"),
+    "lnaq": OptimizerEntry(LNAQ, "LBFGS with Nesterov's look-ahead"),
     "admm": OptimizerEntry(
-        ADMM,
-        1.0,
-        "ridge solves without an autograd graph; Elman, LSTM and GRU layers",
-        of_model=True,
+        ADMM, "ridge solves without an autograd graph; Elman, LSTM and GRU layers", of_model=True
     ),
-    "sgd": OptimizerEntry(torch.optim.SGD, 1e-1, "stochastic gradient descent"),
+    "sgd": OptimizerEntry(partial(torch.optim.SGD, lr=1e-1), "stochastic gradient descent"),
     "momentum": OptimizerEntry(
-        partial(torch.optim.SGD, momentum=0.9), 1e-2, "gradient descent with momentum 0.9"
+        partial(torch.optim.SGD, lr=1e-2, momentum=0.9), "gradient descent with momentum 0.9"
     ),
-    "adagrad": OptimizerEntry(torch.optim.Adagrad, 1e-2, "rates from the sum of squared gradients"),
+    "adagrad": OptimizerEntry(torch.optim.Adagrad, "rates from the sum of squared gradients"),
     "rmsprop": OptimizerEntry(
-        torch.optim.RMSprop, 1e-3, "rates from the mean of squared gradients"
+        partial(torch.optim.RMSprop, lr=1e-3), "rates from the mean of squared gradients"
     ),
-    "adam": OptimizerEntry(torch.optim.Adam, 3e-3, "adaptive moments; the paper's baseline"),
+    "adam": OptimizerEntry(
+        partial(torch.optim.Adam, lr=3e-3), "adaptive moments; the paper's baseline"
+    ),
     "indrnn-adam": OptimizerEntry(
-        adam_of_indrnn, 2e-4, "Adam as released with IndRNN, L2 on some weights", named=True
+        adam_of_indrnn, "Adam as released with IndRNN, L2 on some weights", named=True
     ),
-    "adamw": OptimizerEntry(torch.optim.AdamW, 3e-3, "Adam with decoupled weight decay"),
-    "nadam": OptimizerEntry(torch.optim.NAdam, 3e-3, "Adam with Nesterov momentum"),
+    "adamw": OptimizerEntry(
+        partial(torch.optim.AdamW, lr=3e-3), "Adam with decoupled weight decay"
+    ),
+    "nadam": OptimizerEntry(partial(torch.optim.NAdam, lr=3e-3), "Adam with Nesterov momentum"),
     "muon": OptimizerEntry(
-        baselines.MuonWithAdamW, 3e-3, "orthogonalised momentum for matrices, AdamW for the rest"
+        baselines.MuonWithAdamW, "orthogonalised momentum for matrices, AdamW for the rest"
     ),
-    "soap": OptimizerEntry(baselines.soap, 3e-3, "Adam in Shampoo's eigenbasis (extra: baselines)"),
+    "soap": OptimizerEntry(baselines.soap, "Adam in Shampoo's eigenbasis (extra: baselines)"),
     "psgd-kron": OptimizerEntry(
-        baselines.psgd_kron, 1e-3, "learnt Kronecker preconditioner (extra: baselines)"
+        baselines.psgd_kron, "learnt Kronecker preconditioner (extra: baselines)"
     ),
     "schedule-free": OptimizerEntry(
         baselines.ScheduleFreeAdamW,
-        3e-3,
         "AdamW that averages its weights instead of a schedule (extra: baselines)",
     ),
 }
@@ -163,7 +163,8 @@ def _build(
     entry = OPTIMIZERS.get(name)
     if entry is None:
         raise unknown_name("optimizer", name, OPTIMIZERS)
-    options.setdefault("lr", entry.lr if lr is None else lr)
+    if lr is not None:
+        options.setdefault("lr", lr)
     arguments: tuple[Any, ...] = (params if entry.named else [p for _, p in params],)
     if entry.of_model:
         if model_and_loss is None:

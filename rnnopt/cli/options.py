@@ -1,0 +1,125 @@
+"""The options of a verb, from the signature and the docstring of its function.
+
+A config among the parameters stands for its fields, each of which is an option. A parameter `given`
+is none: it gets the names of the options that the command line has.
+"""
+
+import inspect
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import fields, is_dataclass, replace
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+from cyclopts import App, CoercionError, Group, Parameter, Token
+
+from rnnopt.cli.docstrings import arguments_of, description_of, examples_of
+from rnnopt.config.data_config import DataConfig
+from rnnopt.config.errors import UserError
+from rnnopt.config.run_config import MODELS
+from rnnopt.tasks import TASKS
+from rnnopt.training.registry import OPTIMIZERS
+
+Verb = Callable[..., int]
+GROUPS = {
+    "Data": ("task", *(one.name for one in fields(DataConfig))),
+    "Model": ("model", "hidden", "layers", "batch_norm", "dropout", "readout", "initialization"),
+    "Optimizer": (
+        "optimizer", "lr", "schedule", "decay", "patience", "clip", "clip_value", "tbptt",
+        "tbptt_backward",
+    ),
+    "Training loop": (
+        "budget", "batch_size", "seed", "evaluate_every", "watch_test", "stop_at_target",
+        "on_nonfinite", "device", "threads",
+    ),
+    "Output": ("out", "resume", "log", "quiet", "as_json"),
+}  # fmt: skip
+OF_OPTION = {
+    name: Group(title, sort_key=number)
+    for number, (title, names) in enumerate(GROUPS.items(), 1)
+    for name in names
+}
+# Names that a shell offers, which may go on with options of their own. Those of another parameter
+# stand in its annotation, as a tuple.
+KNOWN: dict[str, Collection[str]] = {
+    "task": TASKS, "model": MODELS, "optimizer": OPTIMIZERS, "optimizers": OPTIMIZERS,
+    "name": (*TASKS, *MODELS, *OPTIMIZERS),
+}  # fmt: skip
+
+
+def parser_of(verb: Verb, name: str) -> App:
+    """What reads the options of a verb that the command line calls by a name."""
+    examples = "".join(f"\n  {line}" for line in examples_of(verb))
+    app = App(name=name, help=description_of(verb), help_epilogue=f"Examples:{examples}")
+    app.default(_from_options(verb))
+    return app
+
+
+def _from_options(verb: Verb) -> Verb:
+    """`verb` as a function of its options alone."""
+    signature, texts = inspect.signature(verb), arguments_of(verb)
+    hints = get_type_hints(verb, include_extras=True)
+    config = next((name for name in signature.parameters if is_dataclass(hints[name])), "")
+    options = [p for p in signature.parameters.values() if p.name not in (config, "given")]
+    start: Any = None
+    if config:
+        kind, start = hints[config], signature.parameters[config].default
+        start = kind() if start is inspect.Parameter.empty else start
+        hints, texts = hints | get_type_hints(kind), arguments_of(kind) | texts
+        only = inspect.Parameter.KEYWORD_ONLY
+        options += [
+            inspect.Parameter(one.name, only, default=getattr(start, one.name))
+            for one in fields(kind)
+        ]
+    places = list(OF_OPTION)
+    options.sort(key=lambda p: (p.kind, places.index(p.name) if p.name in places else -1))
+    options = [p.replace(annotation=_explained(p, hints[p.name], texts[p.name])) for p in options]
+
+    def call(*args: Any, **kwargs: Any) -> int:
+        named = taken.bind(*args, **kwargs).arguments
+        given = set(named)
+        if {"data", "task"} <= given:
+            raise UserError("--data takes the place of --task: give one of them.")
+        if start is not None:
+            own = {one.name: named.pop(one.name) for one in fields(start) if one.name in given}
+            named[config] = replace(start, **own)
+        if "given" in signature.parameters:
+            named["given"] = given
+        bound = inspect.BoundArguments(signature, OrderedDict(named))
+        return verb(*bound.args, **bound.kwargs)
+
+    taken = call.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
+    call.__annotations__ = {p.name: p.annotation for p in options}
+    return call
+
+
+def _explained(parameter: inspect.Parameter, hint: Any, text: str) -> Any:
+    """The annotation of an option: its type, text, group and default, and known names."""
+    name, default = parameter.name, parameter.default
+    if isinstance(default, tuple):
+        shown: str | bool = " ".join(map(str, default)) or False
+    else:
+        shown = default is not None and default is not False
+    more = [Parameter(group=OF_OPTION[name])] if name in OF_OPTION else []
+    if {int, float} & {hint, *get_args(hint)}:
+        more.append(Parameter(converter=_number))
+    metadata = getattr(hint, "__metadata__", ())
+    known = KNOWN.get(name) or next((one for one in metadata if isinstance(one, tuple)), ())
+    if known:
+        word = Literal[tuple(known)]  # type: ignore[valid-type]
+        hint = tuple[word | str, ...] if get_origin(hint) is tuple else word | hint  # type: ignore
+        more.append(Parameter(show_choices=False, metavar="NAME"))
+    return Annotated[hint, Parameter(help=text, show_default=shown), *more]
+
+
+def _number(kind: Any, tokens: Sequence[Token]) -> Any:
+    """A number, or several; cyclopts would take 1.5 for 2 where whole numbers are wanted."""
+    whole = int in (kind, *get_args(kind))
+    numbers = []
+    for token in tokens:
+        try:
+            numbers.append(int(token.value) if whole else float(token.value))
+        except ValueError:
+            wanted = "a whole number" if whole else "a number"
+            sentence = f"{wanted} is needed, got {token.value!r}."
+            raise CoercionError(sentence, token=token) from None
+    return tuple(numbers) if get_origin(kind) is tuple else numbers[0]

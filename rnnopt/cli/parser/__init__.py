@@ -1,1 +1,0 @@
-"""Options of a verb from the signature and docstring of its function."""
