@@ -11,6 +11,8 @@ from messages import naming
 
 pytest.importorskip("optuna")
 
+import quick_sqlite  # noqa: F401
+
 from rnnopt.config.errors import UserError
 from rnnopt.experiments.leases import DEATHS, Claims
 

@@ -17,6 +17,7 @@ from cases import partly
 pytest.importorskip("optuna")
 
 import forks
+import quick_sqlite  # noqa: F401
 import sqlalchemy.exc
 from same_runs import curves, result_of, without_clock
 from waiting import wait_for
