@@ -10,8 +10,13 @@ PARAM = type(pytest.param())
 
 
 def partly(values: Iterable[Any], chosen: Collection[Any]) -> list[Any]:
-    """The values for parametrize; all that are not chosen are marked."""
-    return [pytest.param(v, marks=[] if v in chosen else pytest.mark.full) for v in values]
+    """The values, or tuples of values, for parametrize; all that are not chosen are marked."""
+    found = []
+    for value in values:
+        marks = [] if value in chosen else [pytest.mark.full]
+        several = value if isinstance(value, tuple) else (value,)
+        found.append(pytest.param(*several, marks=marks))
+    return found
 
 
 def crossed(*parameters: tuple[str, Collection[Any]], rest: bool = True) -> pytest.MarkDecorator:

@@ -1,5 +1,6 @@
 """What every test file shares: one thread, a seeded generator, repeatable hypothesis examples."""
 
+import os
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,6 +22,14 @@ def no_worker_processes() -> Iterator[None]:
     from pools import in_this_process
 
     with in_this_process():
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_waiting_for_the_disk() -> Iterator[None]:
+    """No test takes the power away, and thousands of writes would wait for the disk."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
         yield
 
 

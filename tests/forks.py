@@ -9,6 +9,7 @@ reads a line of JSON for each process to begin, or a process's number to ask for
 
 import atexit
 import importlib
+import itertools
 import json
 import os
 import runpy
@@ -25,11 +26,14 @@ from functools import cache
 from pathlib import Path
 from typing import Self
 
+import pytest
+
+NUMBERS = itertools.count()
 LATER = (  # what commands would else import each for itself
+    "quick_sqlite",
     "torch._dynamo",
     "torch.distributed.fsdp",
     "torch.distributed.checkpoint.state_dict",
-    "pytest",
     "rnnopt.cli.commands.compare",
     "rnnopt.runs.runner",
     "optuna",
@@ -129,10 +133,14 @@ def ask(question: object) -> int | None:
 
 def begin(call: str, *arguments: object, environment: dict[str, str] | None = None) -> Process:
     """A fork that calls a function, "module:name", where this process is and in its environment."""
+    if not hasattr(os, "fork"):
+        pytest.skip("needs os.fork")
     given = [str(argument) for argument in arguments]
     own = dict(os.environ) | {"OMP_NUM_THREADS": "1"} | (environment or {})
-    number = len(list(Path(outputs().name).iterdir()))
+    number = next(NUMBERS)
     out, error = (Path(outputs().name, f"{number}.{kind}") for kind in ("out", "error"))
+    for file in (out, error):
+        file.touch()
     process = ask([call, given, os.getcwd(), own, str(out), str(error)])
     assert process is not None
     return Process(process, out, error)
@@ -233,7 +241,8 @@ def main() -> None:
     torch.set_num_threads(1)
     sys.modules["forks"] = sys.modules["__main__"]
     for name in LATER:
-        importlib.import_module(name)
+        with suppress(ImportError):
+            importlib.import_module(name)
     os.fsync = lambda descriptor: None  # SIGKILL takes nothing from the system's buffers
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal: the tests end it
     begun = []

@@ -24,7 +24,7 @@ WAIT = 30  # seconds that a process waits for the others
 
 def started(call, size, folder, *arguments):
     """Calls a function, "module:name", in so many processes; exit codes, and what they printed."""
-    store = f"store.{len(list(folder.iterdir()))}"
+    store = f"store.{next(forks.NUMBERS)}"
     processes = [
         forks.begin(
             "processes:join", call, rank, size, folder, store, *arguments,

@@ -9,6 +9,7 @@ import math
 import pytest
 import torch
 from admm_cases import ADMM, FEATURES, OUTPUTS, a_batch, a_model, assert_same_weights, weights_of
+from messages import naming
 from torch.nn import functional
 
 from rnnopt.admm import (
@@ -314,7 +315,7 @@ def test_fit_stops_where_all_residuals_are_within_the_tolerance(rng):
 
 @pytest.mark.parametrize("options", [dict(), dict(variant="blocks")])
 def test_a_tolerance_needs_kept_variables(rng, options):
-    with pytest.raises(ValueError, match="tolerance needs variant 'blocks' or 'paper' and keep"):
+    with pytest.raises(ValueError, match=naming("'blocks'", "'paper'", "tolerance", "variant")):
         ADMM(a_model(), "cross-entropy", **options).fit([a_batch(rng)], tolerance=0.1)
 
 

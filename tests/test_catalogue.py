@@ -8,6 +8,7 @@ import json
 import re
 
 import pytest
+from messages import naming
 
 from rnnopt.cli.commands import catalogue
 from rnnopt.cli.docstrings import arguments_of
@@ -110,7 +111,7 @@ def test_an_unknown_name_brings_the_nearest(command):
     assert (code, out) == (2, "")
     assert len(error.splitlines()) == 1
     assert "Did you mean 'adamw'" in error
-    with pytest.raises(UserError, match="without its options: 'adam', got 'adam:lr=1'"):
+    with pytest.raises(UserError, match=naming("'adam'", "'adam:lr=1'")):
         catalogue.describe("adam:lr=1")
 
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from messages import naming
 from test_readers import LABELS, VALUES, assert_wide, lines, series_of
 
 from rnnopt.config.errors import UserError
@@ -30,9 +31,7 @@ def test_decimal_commas_are_found_in_what_spreadsheets_write(tmp_path, separator
 def test_decimal_commas_between_blanks_or_in_quotes_can_be_said(tmp_path):
     blanks = lines(tmp_path / "a.txt", "1 0,5 1,25", "0 2,5 -1,0", "1 ,5 1,5e1")
     assert series_of(blanks, decimal=",").series[2][:, 0].tolist() == [0.5, 15]
-    with pytest.raises(
-        UserError, match="must be a number, got '5 1' .say --decimal , where blanks"
-    ):
+    with pytest.raises(UserError, match=naming("'5 1'", "--decimal")):
         series_of(blanks, header="no")
     quoted = lines(tmp_path / "b.csv", '1,"0,5","1,25"', '0,"2,5","-1,0"')
     assert series_of(quoted, decimal=",").series[1][:, 0].tolist() == [2.5, -1]

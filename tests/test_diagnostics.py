@@ -427,6 +427,7 @@ def test_the_hook_says_what_it_cannot_do():
         layer(torch.ones(2, 3, 2))
 
 
+@pytest.mark.process
 def test_it_is_public_and_needs_torch_alone():
     assert rnnopt.GradientFlow is GradientFlow
     heavy = "cyclopts", "rich", "matplotlib", "sklearn", "scipy"

@@ -16,6 +16,7 @@ import torch
 from cases import crossed
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from messages import naming
 from plain_recurrent import (
     LAYOUTS,
     LENGTHS,
@@ -856,7 +857,7 @@ def test_lengths_need_a_batch_and_none_of_their_own():
     with pytest.raises(ValueError, match="lengths need a batch .*got \\(7, 3\\)"):
         layer(x[:, 0], lengths=torch.tensor([7]))
     packed = pack_padded_sequence(x, LENGTHS, enforce_sorted=False)
-    with pytest.raises(ValueError, match="PackedSequence has its own lengths"):
+    with pytest.raises(ValueError, match=naming("PackedSequence", "lengths")):
         layer(packed, lengths=LENGTHS)
 
 

@@ -22,6 +22,7 @@ import forks
 import numpy as np
 import pytest
 import torch
+from messages import naming
 from same_runs import assert_equal_states, what_came
 
 from rnnopt.config.errors import UserError
@@ -37,14 +38,6 @@ CONFIG = RunConfig(
 )
 CHECKPOINTS = ("checkpoint.pt", "checkpoint-previous.pt")
 linux = pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def no_waiting_for_the_disk():
-    """No test here takes the power away, and hundreds of writes would wait for the disk."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "fsync", lambda descriptor: None)
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -452,7 +445,7 @@ def test_a_run_whose_best_weights_are_gone_has_those_of_its_checkpoint(whole, tm
     assert_equal_states(RunFolder(path).read_weights(), expected)
     assert "the weights are taken from checkpoint.pt" in caplog.text
     (path / "checkpoint.pt").unlink()
-    with pytest.raises(UserError, match=r"best\.pt is not a readable checkpoint"):
+    with pytest.raises(UserError, match=naming("best.pt", "checkpoint")):
         RunFolder(path).read_weights()
 
 
@@ -461,7 +454,7 @@ def test_metrics_without_a_checkpoint_are_not_begun_anew(halfway, tmp_path):
     before = (path / "metrics.jsonl").read_bytes()
     for name in CHECKPOINTS:
         (path / name).unlink()
-    with pytest.raises(UserError, match=r"must have checkpoint\.pt, .* has 3 lines, got none"):
+    with pytest.raises(UserError, match=naming("checkpoint.pt", "3")):
         run(CONFIG, path, resume=True)
     assert (path / "metrics.jsonl").read_bytes() == before
 
@@ -472,7 +465,7 @@ def test_a_line_of_metrics_that_is_gone_is_missed_wherever_it_was(whole, over, t
     lines = (path / "metrics.jsonl").read_text().splitlines(keepends=True)
     (path / "metrics.jsonl").write_text("".join(lines[:1] + lines[2:]))
     if over:
-        with pytest.raises(UserError, match=r"metrics\.jsonl, cut short, must have 5 lines, got 4"):
+        with pytest.raises(UserError, match=naming("metrics.jsonl", "5", "4")):
             run(CONFIG, path, resume=True)
         return
     # The four lines are as many as the checkpoint before had, but not those.

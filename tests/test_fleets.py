@@ -12,10 +12,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from cases import partly
 
 pytest.importorskip("optuna")
 
 import forks
+import quick_sqlite  # noqa: F401
 import sqlalchemy.exc
 from same_runs import curves, result_of, without_clock
 from waiting import wait_for
@@ -168,7 +170,7 @@ def lines(out):
         return []
 
 
-@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("shared", partly([True, False], [True]))
 @pytest.mark.process
 def test_the_run_of_a_killed_worker_goes_on_with_another(postgresql, commands, shared):
     command = ["compare", *LONG, "--storage", postgresql, "--heartbeat", "2", "--quiet", "--out"]

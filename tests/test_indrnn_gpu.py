@@ -423,6 +423,14 @@ def test_interpreter(report_of_interpreter, name):
 
 
 @needs_triton
+@pytest.mark.process
+def test_a_few_checks_of_the_interpreter(tmp_path):
+    report = reported("interpreted_reads", tmp_path, TRITON_INTERPRET="1")
+    assert len(report) == 2
+    assert set(report.values()) == {None}, report
+
+
+@needs_triton
 @pytest.mark.parametrize("name", checks_named("compiled"))
 @pytest.mark.process
 @pytest.mark.full

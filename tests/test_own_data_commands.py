@@ -15,7 +15,7 @@ import pytest
 from rnnopt.config.data_config import data_name
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig, SharedConfig
-from rnnopt.experiments import jobs as comparison
+from rnnopt.experiments.jobs import plan_jobs
 from rnnopt.runs.folder import RunFolder
 from rnnopt.runs.runner import run as run_one
 
@@ -108,17 +108,17 @@ def test_resume_refuses_a_file_that_has_changed(run, command):
 def test_compare_takes_data_too(waves):
     announced = []
     shared = SharedConfig(data="waves.csv", hidden=4, budget="6gradients")
-    jobs = comparison.plan_jobs(
+    jobs = plan_jobs(
         shared, ["adam", "sgd"], [0, 1], Path("c"), False, lambda task, told: announced.append(task)
     )
     assert [job.config.optimizer for job in jobs] == ["adam", "sgd"] * 2
     assert announced[0].name == "waves"
     run_one(jobs[0].config, jobs[0].path)
-    again = comparison.plan_jobs(shared, ["adam", "sgd"], [0, 1], Path("c"), True)
+    again = plan_jobs(shared, ["adam", "sgd"], [0, 1], Path("c"), True)
     assert again == jobs
     write_waves("waves.csv", seed=1)
     with pytest.raises(UserError, match="waves.csv has changed"):
-        comparison.plan_jobs(shared, ["adam", "sgd"], [0, 1], Path("c"), True)
+        plan_jobs(shared, ["adam", "sgd"], [0, 1], Path("c"), True)
 
 
 def test_a_test_file_takes_the_place_of_the_split(waves, command):

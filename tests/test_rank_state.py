@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from messages import naming
 
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
@@ -58,7 +59,7 @@ def test_one_changed_weight_is_another_place(training):
 
 def test_a_checkpoint_that_one_process_cannot_read_is_an_error_of_all(training, monkeypatch):
     beside(lambda own: "checkpoint.pt is damaged.", monkeypatch)
-    of_one = pytest.raises(UserError, match=r"process 1: checkpoint\.pt is damaged\.")
+    of_one = pytest.raises(UserError, match=naming("process 1", "checkpoint.pt"))
     with of_one, rank_state.same_place(training):
         pass
     beside(lambda own: own, monkeypatch)

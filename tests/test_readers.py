@@ -5,6 +5,7 @@ What is made of the series is promised in test_own_arrays.py.
 
 import numpy as np
 import pytest
+from messages import naming
 
 from rnnopt.config.errors import UserError
 from rnnopt.tasks.user_data.readers import read, sha256
@@ -214,7 +215,7 @@ def test_what_is_wrong_in_other_files_is_said_in_a_sentence(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="a folder needs X.npy.*got neither"):
         read(tmp_path / "empty", Columns())
-    with pytest.raises(UserError, match="no column 'kind', only label, a, b"):
+    with pytest.raises(UserError, match=naming("'kind'", "column", "label")):
         read(lines(tmp_path / "c.csv", "label,a,b", "1,2,3"), Columns(label="kind"))
 
 
@@ -324,14 +325,14 @@ def test_a_place_that_a_line_lacks_is_refused(tmp_path):
     path = lines(tmp_path / "a.csv", *LAST)
     with pytest.raises(UserError, match=r"line 1: there is no column 3, only 0 … 2 \(1.5, 2, walk"):
         series_of(path, label="3")
-    with pytest.raises(UserError, match="no column 'kind'.*a label has a place, 0 for the first"):
+    with pytest.raises(UserError, match=naming("'kind'", "0", "column", "label")):
         series_of(path, label="kind")
 
 
 def test_a_label_that_nobody_looked_for_last_is_pointed_at(tmp_path):
-    with pytest.raises(UserError, match=r"value 2 must be a number, got 'walk' \(say --label last"):
+    with pytest.raises(UserError, match=naming("2", "'walk'", "--label")):
         series_of(lines(tmp_path / "a.csv", *LAST))
-    with pytest.raises(UserError, match="the last cell of each line is empty: --label -2"):
+    with pytest.raises(UserError, match=naming("--label -2")):
         series_of(lines(tmp_path / "b.csv", *[f"{row}," for row in LAST]), label="last")
-    with pytest.raises(UserError, match="column 'kind', value 1 must.*say --label 'kind'"):
+    with pytest.raises(UserError, match=naming("'kind'", "1", "--label", "column")):
         series_of(lines(tmp_path / "c.csv", "id,x,kind", "a,1,u", "a,2,u", "b,3,v"))

@@ -48,6 +48,7 @@ def close(found, expected):
         torch.testing.assert_close(found[name], expected[name], rtol=1e-5, atol=1e-7, msg=name)
 
 
+@pytest.mark.full
 def test_a_distributed_checkpoint_resumes_to_the_bit_with_as_many_processes(ends, of_two):
     resumed = ends(2, "two", "-")
     for name, weights in of_two.items():

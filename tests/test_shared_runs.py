@@ -16,6 +16,7 @@ from rnnopt.runs.folder import RunFolder
 from rnnopt.runs.runner import run
 
 pytestmark = [
+    pytest.mark.full,
     pytest.mark.process,
     pytest.mark.skipif(
         sys.platform != "linux" or not torch.distributed.is_gloo_available(),

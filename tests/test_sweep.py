@@ -18,6 +18,7 @@ import pytest
 pytest.importorskip("optuna")
 
 import forks
+import quick_sqlite  # noqa: F401
 from optuna.trial import TrialState
 
 from rnnopt.cli.commands import sweep as sweeping

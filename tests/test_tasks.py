@@ -21,6 +21,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from messages import naming
 from sklearn.datasets import load_digits
 
 from rnnopt.config.errors import UserError
@@ -819,7 +820,7 @@ def test_other_pools_are_refused_in_one_line_before_data_are_read(name, pool, mo
 
 
 def test_rows_are_not_pooled():
-    with pytest.raises(UserError, match=r"'mnist-rows' has no options, got 'pool'"):
+    with pytest.raises(UserError, match=naming("'mnist-rows'", "'pool'")):
         build_task("mnist-rows:pool=2")
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from messages import naming
 from torch import nn
 
 from rnnopt.config.errors import UserError
@@ -317,7 +318,7 @@ def test_a_window_longer_than_the_evaluated_text_is_refused(put, monkeypatch):
     monkeypatch.setattr(text_module, "EVALUATED", 30)
     put(TEXT)
     assert len(build_task("metamorphosis:length=30").validation) == 1
-    with pytest.raises(UserError, match="from 1 to 30, got length=31"):
+    with pytest.raises(UserError, match=naming("1", "30", "length=31")):
         build_task("metamorphosis:length=31")
 
 

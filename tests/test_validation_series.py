@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from messages import naming
 
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
@@ -98,18 +99,18 @@ def test_inspect_shows_them(tmp_path, parts, command, monkeypatch):
 
 def test_what_contradicts_them_is_refused(tmp_path, parts):
     save(tmp_path / "a.npz", parts)
-    with pytest.raises(UserError, match="holds validation series of its own: leave out --valida"):
+    with pytest.raises(UserError, match=naming("--validation", "validation")):
         task_of(data=str(tmp_path / "a.npz"), validation=0.3)
     np.savez(tmp_path / "b.npz", X=parts["train"][0], y=parts["train"][1], X_val=parts["val"][0])
     with pytest.raises(UserError, match="needs a target for each series"):
         task_of(data=str(tmp_path / "b.npz"))
     x, y = parts["train"]
     np.savez(tmp_path / "c.npz", X=x, y=y, X_val=x, y_val=y, X_valid=x, y_valid=y)
-    with pytest.raises(UserError, match="must stand in one array, got X_val and X_valid"):
+    with pytest.raises(UserError, match=naming("X_val", "X_valid")):
         task_of(data=str(tmp_path / "c.npz"))
     parts["val"] = parts["val"][0], np.array(["middle"] * 8)
     save(tmp_path / "d.npz", parts)
-    with pytest.raises(UserError, match="the validation data: class 'middle' is not in the train"):
+    with pytest.raises(UserError, match=naming("'middle'", "validation")):
         task_of(data=str(tmp_path / "d.npz"))
     with pytest.raises(ValueError, match="validation needs \\(inputs, targets\\)"):
         from_arrays(*parts["train"], validation=(parts["val"][0],))

@@ -53,8 +53,8 @@ class SequenceModel(nn.Module):
             recurrent matrices, gate by gate; "identity", identity recurrent matrices (Le et al.,
             https://arxiv.org/abs/1504.00941); "normal", every weight and bias N(0, 0.01²), as in
             the aSNAQ paper; "indrnn", like "default" with He's rule and bias 0 for the read-out, as
-            in the code of IndRNN's authors; "indrnn-paper", like "indrnn" with the recurrent weights
-            of the last layer between magnitude^(-1/steps) and the bound instead of between 0 and
+            in the code of IndRNN's authors; "indrnn-paper", "indrnn" with the recurrent weights of
+            the last layer between magnitude^(-1/steps) and the bound instead of between 0 and
             the bound, as in their paper. IndRNN has no recurrent matrices: it does not take
             "orthogonal" or "identity".
         steps: length of the sequences, which sets IndRNN's recurrent bound; unset means no bound.
