@@ -1,4 +1,4 @@
-"""Every optimizer with every seed on one task; worker_pool.py does the runs."""
+"""The jobs of a comparison: every optimizer with every seed on one task."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -24,8 +24,8 @@ def plan_jobs(
 ) -> list[Job]:
     """The runs of a comparison, seed by seed, after checking that each can be built.
 
-    With `resume` the folder may hold some of them already; their settings must be the same.
-    `announce` is called with the task, and with what to warn of.
+    With `resume` the folder may already hold some of them; their settings must be the same.
+    `announce` is called with the task and the warnings.
     """
     for name, values in (("optimizers", optimizers), ("seeds", seeds)):
         if not values:
@@ -48,12 +48,12 @@ def plan_jobs(
 
 
 def folder_of(optimizer: str) -> str:
-    """The name of the folder of an optimizer's runs."""
+    """Name of the folder of an optimizer's runs."""
     return "".join(c if c.isalnum() or c in ".=-" else "_" for c in optimizer)
 
 
 def check_saved(jobs: list[Job], task: Task, out: Path, resume: bool) -> None:
-    """Raises UserError if a run stands there already, with `resume` if its settings differ."""
+    """Raises UserError if a run already exists; with `resume`, only if its settings differ."""
     for job in jobs:
         if not (job.path / "config.json").exists():
             continue

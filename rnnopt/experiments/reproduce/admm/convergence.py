@@ -1,4 +1,4 @@
-"""What Theorems 1 to 3 are about: Lagrangian, residuals and change of ADMM on one batch."""
+"""The subject of Theorems 1 to 3: Lagrangian, residuals and change of ADMM on one batch."""
 
 import math
 import threading
@@ -32,9 +32,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
         variant="paper", coupling=False, inner_penalty=1e-2, proximal_weight=10.0
     ),
 }
-# Samples and iterations.
+# Number of samples and of iterations.
 SIZES = {"cpu": (200, 60), "full": (5000, 1000), "quick": (20, 3)}
-DIVERGED = 1e3  # loss of the network
+DIVERGED = 1e3  # loss of a diverged network
 HEADINGS = (
     "variant", "Lagrangian", "relative residuals of a, s, o", "relative dual residuals",
     "least change of θ squared",
