@@ -329,9 +329,11 @@ def test_a_place_that_a_line_lacks_is_refused(tmp_path):
 
 
 def test_a_label_that_nobody_looked_for_last_is_pointed_at(tmp_path):
-    with pytest.raises(UserError, match=r"value 2 must be a number, got 'walk' \(say --label last"):
+    with pytest.raises(
+        UserError, match=r"value 2 must be a number, got 'walk' \(pass --label last"
+    ):
         series_of(lines(tmp_path / "a.csv", *LAST))
     with pytest.raises(UserError, match="the last cell of each line is empty: --label -2"):
         series_of(lines(tmp_path / "b.csv", *[f"{row}," for row in LAST]), label="last")
-    with pytest.raises(UserError, match="column 'kind', value 1 must.*say --label 'kind'"):
+    with pytest.raises(UserError, match="column 'kind', value 1 must.*pass --label 'kind'"):
         series_of(lines(tmp_path / "c.csv", "id,x,kind", "a,1,u", "a,2,u", "b,3,v"))

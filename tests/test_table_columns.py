@@ -268,7 +268,7 @@ def test_a_folder_takes_times_that_are_named(tmp_path):
         "column 'time' is taken for a channel (--time time takes it for the time)",
     )
     text(tmp_path / "2.csv", "time,x", "2024-03-10,1")
-    with pytest.raises(UserError, match="2.csv: column 'time' has no numbers: say --time time if"):
+    with pytest.raises(UserError, match="2.csv: column 'time' has no numbers: pass --time time if"):
         series_of(tmp_path)
     text(tmp_path / "2.csv", "0,1")
     with pytest.raises(UserError, match="2.csv: there is no column 'time': the first line has no"):
@@ -338,7 +338,7 @@ def test_the_layout_can_be_said(tmp_path):
     assert [one[:, 0].tolist() for one in found.series] == [[1, 2], [3, 4]]
     rows = ["id,time,a", "p,0,1", "q,0,2"]
     assert len(series_of(text(tmp_path / "b.csv", *rows), layout="long")) == 2
-    with pytest.raises(UserError, match="which with --id"):
+    with pytest.raises(UserError, match="--id"):
         series_of(text(tmp_path / "c.csv", "label,a,b", "1,2,3"), layout="long")
 
 

@@ -28,7 +28,9 @@ def check_folder(out: Path | None, workers: int, resume: bool) -> None:
     if out is not None:  # a run of `train`, which a comparison cannot resume
         RunFolder(out).refuse_run("choose another --out")
     if out is not None and not resume and is_begun(out):
-        raise UserError(f"{out} already holds runs: go on with --resume or choose another --out.")
+        raise UserError(
+            f"{out} already holds runs: continue with --resume or choose another --out."
+        )
 
 
 def is_begun(out: Path) -> bool:

@@ -113,8 +113,10 @@ def check_same(saved: dict[str, Any], now: dict[str, Any], place: str) -> None:
             if before.get(name) != after.get(name):
                 changes.append(f"{name} was {before.get(name)}, is {after.get(name)}")
     if changes:
-        told = "; ".join(changes)
-        raise UserError(f"{place} was begun with other settings ({told}): choose another --out.")
+        differences = "; ".join(changes)
+        raise UserError(
+            f"{place} was begun with other settings ({differences}): choose another --out."
+        )
 
 
 def database_errors() -> tuple[type[Exception], ...]:

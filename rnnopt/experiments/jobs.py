@@ -20,7 +20,7 @@ def plan_jobs(
     seeds: list[int],
     out: Path,
     resume: bool,
-    announce: Announce = lambda task, told: None,
+    announce: Announce = lambda task, warnings: None,
 ) -> list[Job]:
     """The runs of a comparison, seed by seed, after checking that each can be built.
 
@@ -33,16 +33,16 @@ def plan_jobs(
         if len(set(values)) < len(values):
             raise UserError(f"--{name} must differ from each other, got {values}.")
     task = task_of(shared)
-    jobs, told = [], []
+    jobs, warnings = [], []
     for seed in seeds:
         for optimizer in optimizers:
             config = fill_from_task(
                 RunConfig(**asdict(shared), optimizer=optimizer, seed=seed), task
             )
             if seed == seeds[0]:
-                told += warnings_of(config, build_training(config, task))
+                warnings += warnings_of(config, build_training(config, task))
             jobs.append(Job(config, out / folder_of(optimizer) / f"seed-{seed}"))
-    announce(task, list(dict.fromkeys(told)))
+    announce(task, list(dict.fromkeys(warnings)))
     check_saved(jobs, task, out, resume)
     return jobs
 
@@ -59,7 +59,7 @@ def check_saved(jobs: list[Job], task: Task, out: Path, resume: bool) -> None:
             continue
         if not resume:
             raise UserError(
-                f"{out} already holds runs: go on with --resume or choose another --out."
+                f"{out} already holds runs: continue with --resume or choose another --out."
             )
         begun = RunFolder.open(job.path)
         saved = fill_from_task(begun.read_config(), task)

@@ -77,8 +77,8 @@ def line_of(study: Study, form: Form, column: Column, row: Row, out: Path) -> di
     )
     if line["published"] is not None:
         # The paper prints the best of a run, too.
-        alike = mean if line["best_of_run"] is None else line["best_of_run"]
-        line["difference"] = alike - line["published"]
+        comparable = mean if line["best_of_run"] is None else line["best_of_run"]
+        line["difference"] = comparable - line["published"]
     return line
 
 

@@ -90,8 +90,8 @@ def run(
              f"{last['loss']:.4f}", f"{last['auxiliary_loss']:.4f}", f"{last['accuracy']:.1f}"]
         )  # fmt: skip
     remarks = [
-        f"{samples} training images, {iterations} iterations, ν = ρ = 1 and r = 0.1 unless told;"
-        " paper: ν = 0.01 and the least r that cannot raise the Lagrangian, unless told.",
+        f"{samples} training images, {iterations} iterations, ν = ρ = 1 and r = 0.1 unless stated;"
+        " paper: ν = 0.01 and the least r that cannot raise the Lagrangian, unless stated.",
         "The rate O(1/k) of Theorem 3 applies to the least squared change of θ, because its"
         " printed form is zero by definition.",
         "The auxiliary o has seen the label; the network's loss is the one that counts.",

@@ -147,12 +147,12 @@ def run(
                 return [], []
             if whole and (case[0] > LARGEST_MATRIX or case[1:] != MIDDLE):
                 continue
-            told, room = printed(method, *case)
+            published, room = printed(method, *case)
             counted, moved, kept = cost(method, *case)
-            points[(method, *case)] = (told, counted)
+            points[(method, *case)] = (published, counted)
             setting = "–" if whole else ", ".join(map(str, case[1:]))
             rows.append(
-                [method, f"{case[0]:,}", setting, f"{told:,.1f}", f"{counted:,.1f}",
+                [method, f"{case[0]:,}", setting, f"{published:,.1f}", f"{counted:,.1f}",
                  f"{moved:,.1f}", f"{room:,.0f}", f"{kept:,.1f}", str(GRADIENTS[method])]
             )  # fmt: skip
     remarks = [
