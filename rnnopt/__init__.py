@@ -11,6 +11,8 @@ from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from typing import TYPE_CHECKING, Any
 
+from rnnopt.config.version import VERSION
+
 if TYPE_CHECKING:
     from rnnopt.admm.options import ADMMOptions as ADMMOptions
     from rnnopt.admm.trainer import ADMM as ADMM
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
     from rnnopt.optimizers.quasi_newton.options import AdaQNOptions as AdaQNOptions
     from rnnopt.optimizers.quasi_newton.options import ASNAQOptions as ASNAQOptions
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 PLACES = {
     "ADMM": "admm.trainer",

@@ -697,8 +697,8 @@ def test_curvature_uses_the_points_at_which_weights_were_clipped():
 TINY = RunConfig(task="digits-rows", hidden=6, budget="20gradients", dropout=0.2, batch_norm=True)
 
 
-def watch(config, looks=4, task=None, **options):
-    diagnosis = Diagnosis(build_training(config, task), looks, **options)
+def watch(config, snapshots=4, task=None, **options):
+    diagnosis = Diagnosis(build_training(config, task), snapshots, **options)
     for _ in diagnosis.run():
         pass
     return diagnosis
@@ -750,7 +750,7 @@ def tensors_of(state):
 
 
 def test_looks_are_spread_over_the_budget_and_hold_every_figure():
-    diagnosis = watch(TINY, looks=5)
+    diagnosis = watch(TINY, snapshots=5)
     at = [look["gradient_evaluations"] for look in diagnosis.snapshots]
     assert at == [0, 5, 10, 15, 20]
     for look in diagnosis.snapshots:
@@ -767,10 +767,10 @@ def test_looks_are_spread_over_the_budget_and_hold_every_figure():
 
 
 def test_one_look_is_at_both_ends():
-    assert [look["gradient_evaluations"] for look in watch(TINY, looks=1).snapshots] == [0, 20]
+    assert [look["gradient_evaluations"] for look in watch(TINY, snapshots=1).snapshots] == [0, 20]
 
 
-@pytest.mark.parametrize("options", [dict(looks=0), dict(noise_batches=1)])
+@pytest.mark.parametrize("options", [dict(snapshots=0), dict(noise_batches=1)])
 def test_diagnosis_refuses_numbers_that_mean_nothing(options):
     with pytest.raises(ValueError, match=">= "):
         Diagnosis(build_training(TINY), **options)
@@ -1024,7 +1024,7 @@ def test_any_run_can_be_drawn(layers):
 
 # -- the verb --------------------------------------------------------------------------------------
 
-SMALL = ["--task", "digits-rows", "--hidden", "4", "--budget", "12gradients", "--looks", "3"]
+SMALL = ["--task", "digits-rows", "--hidden", "4", "--budget", "12gradients", "--snapshots", "3"]
 
 
 def test_the_verb_writes_two_files_and_prints_table_and_verdict(command, workplace):
@@ -1073,7 +1073,7 @@ def test_a_run_that_diverges_is_told_and_exits_with_one(command, workplace):
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [
-        (["--looks", "0"], "looks must be at least 1, got 0"),
+        (["--looks", "0"], "snapshots must be at least 1, got 0"),
         (["--model", "tree"], "unknown model 'tree'"),
         (["--budget", "soon"], "budget must read like"),
         (["--optimizer", "magic"], "unknown optimizer 'magic'"),
@@ -1085,7 +1085,9 @@ def test_bad_input_is_refused_in_one_sentence(command, workplace, arguments, wor
     (workplace / "taken").mkdir()
     (workplace / "taken" / "diagnosis.json").write_text("{}")
     (workplace / "file").write_text("in the way")
-    settings = SMALL[: -2 if "--looks" in arguments else None]
+    pairs = zip(SMALL[::2], SMALL[1::2], strict=True)
+    alone = {"--looks": "--snapshots"}.get(arguments[0], arguments[0])
+    settings = [word for pair in pairs if pair[0] != alone for word in pair]
     code, out, error = command("diagnose", *settings, *arguments, "--quiet")
     assert (code, out) == (2, "")
     assert len(error.strip().splitlines()) == 1, error

@@ -135,7 +135,7 @@ def test_both_consoles_are_plain():
         ("result.json", {"status": "over", "best": {"a": 1}}, "must have a validation_metric"),
         ("result.json", {"status": "over", "summary": {}}, "summary must be a text"),
         ("result.json", {"status": "over", "target": 10**400}, "target must be a number"),
-        ("metrics.jsonl", {"gradient_evaluations": "many"}, "look 1 must be an object"),
+        ("metrics.jsonl", {"gradient_evaluations": "many"}, "line 1 must be an object"),
     ],
 )
 def test_a_saved_run_of_another_form_is_refused(tmp_path, file, content, sentence):

@@ -114,7 +114,7 @@ def test_every_setting_of_a_run_is_in_one_group():
         (["train", "--budgt", "3epochs"], "--budget"),
         (["compare", "--optimizer", "adam"], "--optimizers"),
         (["sweep", "--trial", "3"], "--trials"),
-        (["diagnose", "--look", "3"], "--looks"),
+        (["diagnose", "--snapshot", "3"], "--snapshots"),
     ],
 )
 def test_a_misspelt_option_brings_the_nearest(command, workplace, arguments, near):
@@ -171,7 +171,7 @@ def test_what_cannot_be_read_is_one_sentence(command, workplace, arguments, word
 def test_a_misspelt_verb_brings_the_nearest(command):
     code, out, error = command("trian", "--task", "adding")
     assert (code, out) == (2, "")
-    assert 'Did you mean "train"?' in error
+    assert "Did you mean 'train'?" in error
     assert len(error.splitlines()) == 1
 
 

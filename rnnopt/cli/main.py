@@ -8,12 +8,12 @@ import sys
 from collections.abc import Callable, Collection
 from functools import partial
 from importlib import import_module
-from importlib.metadata import version as installed_version
 from types import MethodType
 
 from cyclopts import App, CycloptsError, Group, Parameter, UnusedCliTokensError
 
-from rnnopt.config.errors import UserError
+from rnnopt.config.errors import UserError, unknown_name
+from rnnopt.config.version import VERSION
 
 # A verb's function in commands/, which is imported when it is asked for, and what help says of it.
 VERBS = {
@@ -30,6 +30,7 @@ VERBS = {
     "export": ("export:export_run", "Write a trained network as a file for other programs."),
     "completion": ("completion:completion", "Print the completion script of a shell."),
 }
+USAGE = "rnnopt VERB [OPTIONS]"
 MORE = "`rnnopt VERB --help` names the options of a verb, with examples."
 
 
@@ -40,8 +41,8 @@ def parser(wanted: Collection[str]) -> App:
         help="Train recurrent networks where ordinary training struggles.",
         help_epilogue=MORE,
         help_format="plaintext",
-        usage="Usage: rnnopt VERB [OPTIONS]",
-        version=f"rnnopt {installed_version('rnnopt')}",
+        usage=f"Usage: {USAGE}",
+        version=f"rnnopt {VERSION}",
         group_commands=Group.create_default_commands("Verbs"),
         group_parameters=Group.create_default_parameters("Options"),
         default_parameter=Parameter(
@@ -73,6 +74,10 @@ def read(arguments: list[str]) -> Callable[[], int]:
         SystemExit: it asks for help or the version, which has been printed.
     """
     verb = next((word for word in arguments if word[:1] != "-"), "")
+    if verb and verb not in VERBS:
+        return partial(_refuse, str(unknown_name("verb", verb, VERBS)))
+    if verb and verb != arguments[0]:
+        return partial(_refuse, f"a verb comes first, got {arguments[0]!r}: {USAGE}.")
     app = parser({verb} & VERBS.keys())
     try:
         call, bound, _ = app.parse_args(arguments, exit_on_error=False, print_error=False)

@@ -67,10 +67,10 @@ class SharedConfig(DataConfig):
             otherwise.
         tbptt_backward: Steps that a gradient goes back in truncated back-propagation (k2). Unset:
             as many as --tbptt.
-        evaluate_every: Number of gradients between looks at the validation set. Unset: an epoch,
+        evaluate_every: Number of gradients between evaluations on validation data. Unset: an epoch,
             or a twentieth of the budget where that is shorter.
-        watch_test: Record of the test metric at every look, for comparison with publications that
-            report the best of them. Nothing depends on it.
+        watch_test: Record of the test metric at every evaluation, for comparison with publications
+            that report the best of them. Nothing depends on it.
         stop_at_target: End of a run as soon as the task's target is met on the validation set.
         on_nonfinite: Reaction to a loss or gradient that is not finite: stop (the run ends as
             diverged), raise (an error that names the step), skip (that minibatch is left out) or

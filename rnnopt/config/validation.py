@@ -129,7 +129,7 @@ def checked_records(records: Sequence[Any], folder: Path) -> list[dict[str, floa
         UserError: what is not.
     """
     for number, record in enumerate(records, start=1):
-        converted(record, Numbers, f"{folder / 'metrics.jsonl'}: look {number}")
+        converted(record, Numbers, f"{folder / 'metrics.jsonl'}: line {number}")
     return list(records)
 
 

@@ -37,7 +37,7 @@ class Diagnosis:
 
     Args:
         training: the run, not started.
-        looks: number of snapshots, spread evenly over the budget; there is always one at the
+        snapshots: number of snapshots, spread evenly over the budget; there is always one at the
             beginning and one at the end.
         seed: seed of the snapshots' minibatches.
         noise_batches: number of minibatches for the noise scale, ≥ 2.
@@ -58,16 +58,16 @@ class Diagnosis:
     def __init__(
         self,
         training: Training,
-        looks: int = 20,
+        snapshots: int = 20,
         seed: int = 0,
         noise_batches: int = 8,
         curvature_steps: int | None = None,
     ):
-        if looks < 1:
-            raise ValueError(f"Diagnosis needs looks >= 1, got looks={looks}.")
+        if snapshots < 1:
+            raise ValueError(f"Diagnosis needs snapshots >= 1, got snapshots={snapshots}.")
         if noise_batches < 2:
             raise ValueError(f"Diagnosis needs noise_batches >= 2, got {noise_batches}.")
-        self.training, self.count, self.noise_batches = training, looks, noise_batches
+        self.training, self.count, self.noise_batches = training, snapshots, noise_batches
         inner_steps = training.optimizer.param_groups[0].get("inner_steps", 1)
         self.curvature_steps = curvature_steps or (inner_steps if inner_steps > 1 else 5)
         self.snapshots: list[dict[str, Any]] = []

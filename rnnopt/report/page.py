@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
 from importlib import resources
-from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from markupsafe import Markup, escape
 
 from rnnopt.config.data_config import DataConfig
 from rnnopt.config.run_config import RunConfig
+from rnnopt.config.version import VERSION
 from rnnopt.report.best_weights import Findings, best_run, examine
 from rnnopt.report.charts import curves, heat_map, profile, time_to_target
 from rnnopt.report.figures import target_label
@@ -70,7 +70,7 @@ def page(runs: Sequence[Run], made: datetime, scores: bool = True) -> str:
         differing=differing,
         system=system,
         css=resources.files("rnnopt.report").joinpath("templates/report.css").read_text("utf-8"),
-        version=installed_version("rnnopt"),
+        version=VERSION,
     )
 
 

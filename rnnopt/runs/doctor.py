@@ -4,11 +4,11 @@ import os
 import platform
 import time
 from dataclasses import dataclass
-from importlib.metadata import version as installed_version
 
 import torch
 from torch import nn
 
+from rnnopt.config.version import VERSION
 from rnnopt.layers.elman import ElmanRNN
 from rnnopt.layers.kernels import cpu
 from rnnopt.layers.kernels.build import read_record
@@ -28,7 +28,7 @@ class Finding:
 def examine() -> list[Finding]:
     """All findings; takes about a second, because it measures a time."""
     return [
-        Finding("rnnopt", installed_version("rnnopt")),
+        Finding("rnnopt", VERSION),
         Finding("Python, torch", f"{platform.python_version()}, {torch.__version__}"),
         Finding("processor", f"{processor_name()}, {torch.backends.cpu.get_cpu_capability()}"),
         Finding("threads", f"{torch.get_num_threads()} (torch.set_num_threads changes it)"),

@@ -2,12 +2,12 @@
 
 import platform
 import sys
-from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from rnnopt.config.version import VERSION
 from rnnopt.layers.kernels import cpu
 
 
@@ -15,7 +15,7 @@ def environment() -> dict[str, Any]:
     """Versions and machine, as stored with a run."""
 
     return {
-        "rnnopt": installed_version("rnnopt"),
+        "rnnopt": VERSION,
         "torch": torch.__version__,
         "python": sys.version.split()[0],
         "system": platform.platform(),

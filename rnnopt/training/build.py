@@ -17,7 +17,7 @@ from rnnopt.training.data_parallel import SharedBatches, check_shareable
 from rnnopt.training.learner import Learner, as_learner
 from rnnopt.training.loop import Training
 from rnnopt.training.registry import build_learner
-from rnnopt.training.resolve import _refuse, fill_from_task, resolve
+from rnnopt.training.resolve import fill_from_task, refuse_gradient_options, resolve
 from rnnopt.training.schedules import Plateau
 from rnnopt.training.tbptt import Truncation
 
@@ -52,7 +52,7 @@ def build_training(
     optimizer = _build_optimizer(config, model, truncation, task)
     learner = as_learner(optimizer)
     if learner.refuses_gradient_options:
-        _refuse(config, learner.refuses_gradient_options)
+        refuse_gradient_options(config, learner.refuses_gradient_options)
     plateau = None
     if config.schedule.startswith("plateau"):
         restart = config.schedule == "plateau-restart"

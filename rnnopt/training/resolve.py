@@ -84,7 +84,7 @@ def fill_from_task(config: RunConfig, task: Task) -> RunConfig:
     return replace(config, readout=config.readout or task.readout)
 
 
-def _refuse(config: RunConfig, reason: str) -> None:
+def refuse_gradient_options(config: RunConfig, reason: str) -> None:
     """Raises UserError for options that change gradients, if the optimizer does not allow them."""
     for name in OF_GRADIENTS:
         if getattr(config, name) is not None:

@@ -2,7 +2,9 @@
 
 from collections.abc import Collection
 from pathlib import Path
+from typing import Annotated
 
+from cyclopts import Parameter
 from rich.table import Table
 
 from rnnopt.cli.commands.train import EXIT_CODES
@@ -28,7 +30,7 @@ def diagnose(
     config: RunConfig = SHORT_RUN,
     *,
     out: Path | None = None,
-    looks: int = 20,
+    snapshots: Annotated[int, Parameter(name=("--snapshots", "--looks"))] = 20,
     quiet: bool = False,
     given: Collection[str] = (),
 ) -> int:
@@ -37,21 +39,20 @@ def diagnose(
     They may vanish, explode or drown in noise. Writes diagnosis.json and diagnosis.png: the norm of
     dL/dh_t at every time step t of every layer over training, spectral radius of the recurrent
     matrices, saturated units, gradient noise scale, angle between steps and gradient, curvature. A
-    look at them costs about twenty gradient evaluations; the run is bit for bit that of `rnnopt
-    train`.
+    snapshot costs about twenty gradient evaluations; the run is bit for bit that of `rnnopt train`.
 
     Args:
         config: The run.
         out: Folder to write to. Unset: a new one below runs/.
-        looks: Number of looks at the gradients, evenly over the budget.
+        snapshots: Number of snapshots of the gradients, spread evenly over the budget.
         quiet: Output of the verdict and the last lines only.
 
     Examples:
         rnnopt diagnose --task adding --model rnn
-        rnnopt diagnose --data train.csv --model lstm --budget 2m --looks 10
+        rnnopt diagnose --data train.csv --model lstm --budget 2m --snapshots 10
     """
-    if looks < 1:
-        raise UserError(f"--looks must be at least 1, got {looks}.")
+    if snapshots < 1:
+        raise UserError(f"--snapshots must be at least 1, got {snapshots}.")
     check_conflicts(config, given)
     refuse_contradictions(config, given)
     out = out or new_folder(f"diagnose-{parse(config.task)[0]}")
@@ -60,7 +61,7 @@ def diagnose(
     refuse_splits(training.task, given)
     for sentence in () if quiet else warnings_of(config, training):
         print_error(f"warning: {sentence}.")
-    watched = Diagnosis(training, looks, config.seed)
+    watched = Diagnosis(training, snapshots, config.seed)
     diagnosis_report.create_folder(out)
     with interruptible() as stop, progress_bars(quiet) as bars:
         show = RunProgressBar(bars, bars.add_task("diagnosing", total=1.0, note="", visible=False))
@@ -70,7 +71,7 @@ def diagnose(
         watched, fill_from_task(resolve(config), watched.training.task), out
     )
     if not quiet:
-        _print_looks(config, watched)
+        _print_snapshots(config, watched)
     for finding in findings:
         print_line(finding.sentence)
         for advice in finding.advice:
@@ -81,8 +82,8 @@ def diagnose(
     return EXIT_CODES.get(watched.training.status, 0)
 
 
-def _print_looks(config: RunConfig, watched: Diagnosis) -> None:
-    """A table of what was seen, a row a look."""
+def _print_snapshots(config: RunConfig, watched: Diagnosis) -> None:
+    """Prints a table of the snapshots."""
     table = Table(title=f"{config.task}, {config.model}, {config.optimizer}")
     for i, heading in enumerate(diagnosis_report.columns(watched.snapshots)):
         table.add_column(heading, justify="right" if i else "left", overflow="fold")

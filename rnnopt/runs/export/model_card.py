@@ -2,10 +2,10 @@
 
 import math
 from collections.abc import Iterable
-from importlib.metadata import version as installed_version
 from typing import Any
 
 from rnnopt.config.specs import parse
+from rnnopt.config.version import VERSION
 from rnnopt.runs.export.export import ALLOWED, Checked, Source
 from rnnopt.runs.export.formats import Format
 from rnnopt.tasks.names import for_markdown
@@ -53,7 +53,7 @@ def model_card(source: Source, form: Format, file: str, checked: Checked) -> str
     steps = p.longest if p else source.settings["steps"]
     sections = [
         f"# {config.task}: {config.model}",
-        f"A recurrent network trained with rnnopt {installed_version('rnnopt')}:"
+        f"A recurrent network trained with rnnopt {VERSION}:"
         f" {result.get('summary', '')}."
         f" File: `{file}` ({form}).",
         "## Answers\n\n" + answers(source, form),
