@@ -93,6 +93,7 @@ class ASNAQOptions(AdaQNOptions):
     curvature: Literal["fisher", "difference"] = "fisher"
 
 
+# Published settings; both were run at lr=0.01.
 PRESETS = {
     "paper": ASNAQOptions(update_every=5, second_gradient=True),
     "authors_code": ASNAQOptions(

@@ -53,6 +53,7 @@ class AveragedQuasiNewton(FlatOptimizer, ABC):
 
     def check_group(self, group: dict[str, Any], first: dict[str, Any]) -> None:
         """Raises ValueError that names the first option outside its range."""
+        ASNAQOptions.drop_removed(dict(group))
         own = (*self.counters, "differentiable")  # the last is torch's, and in no group
         options = [name for name in self.defaults if name not in own]
         check_group(type(self).__name__, group, first, options)
