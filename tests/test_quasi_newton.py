@@ -1133,5 +1133,5 @@ def test_a_rate_of_zero_asks_once_and_changes_nothing(optimizer_class):
 @pytest.mark.parametrize("kind", [ASNAQ, AdaQN])
 def test_an_option_that_is_gone_is_refused_in_a_group_too(kind):
     weight = torch.nn.Parameter(torch.ones(2))
-    with pytest.raises(ValueError, match="has no clear any more: it is 'all', got 'pairs'"):
+    with pytest.raises(ValueError, match="clear, always 'all' now, got 'pairs'"):
         kind([dict(params=[weight], clear="pairs")])
