@@ -1,8 +1,8 @@
-"""What several processes of torch.distributed agree on: sums, means and decisions.
+"""Sums, means and decisions over the processes of torch.distributed.
 
-Every function returns at once what it was given where no process group is up, or one of a single
-process. Else all processes of the group must call it, in the same order: a decision that one of
-them takes alone leaves the others waiting.
+Without an initialized process group, or with a single process, every function returns its argument
+at once. Otherwise all processes of the group must call the functions, in the same order: if one
+process skips a call, the others wait for it.
 """
 
 from collections.abc import Iterable, Sequence
@@ -12,12 +12,12 @@ import torch
 import torch.distributed
 from torch import Tensor
 
-# None means the default group, if one is up. Who wants no company takes a group of one process.
+# None means the default group, if initialized. A group of one process communicates with no other.
 Group: TypeAlias = "torch.distributed.ProcessGroup | None"
 
 
 def check_group(process_group: Any) -> None:
-    """Raises ValueError unless it is a process group or None."""
+    """Raises ValueError unless `process_group` is a process group or None."""
     if process_group is None:
         return
     kind = getattr(torch.distributed, "ProcessGroup", None)
@@ -29,7 +29,7 @@ def check_group(process_group: Any) -> None:
 
 
 def processes(group: Group = None) -> int:
-    """How many work together: 1 where no process group is up."""
+    """Number of processes in the group; 1 without an initialized process group."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return 1
     return max(1, torch.distributed.get_world_size(group))
@@ -37,9 +37,10 @@ def processes(group: Group = None) -> int:
 
 @torch.no_grad()
 def sums(tensors: Sequence[Tensor], group: Group = None) -> list[Tensor]:
-    """Each tensor's sum over the processes, from one all-reduce a device and working type.
+    """Each tensor's sum over the processes, with one all-reduce per device and working type.
 
-    Half-precision tensors are summed in float32. Shapes and types must be the same everywhere.
+    Half-precision tensors are summed in float32. Shapes and types must be the same in all
+    processes.
     """
     if processes(group) == 1 or not tensors:
         return list(tensors)
@@ -58,7 +59,7 @@ def sums(tensors: Sequence[Tensor], group: Group = None) -> list[Tensor]:
 
 
 def means(tensors: Sequence[Tensor], group: Group = None) -> list[Tensor]:
-    """Each tensor's mean over the processes, as `sums`."""
+    """Each tensor's mean over the processes, computed like `sums`."""
     count = processes(group)
     if count == 1:
         return list(tensors)
@@ -66,9 +67,9 @@ def means(tensors: Sequence[Tensor], group: Group = None) -> list[Tensor]:
 
 
 def mean_numbers(numbers: Sequence[float], group: Group = None) -> list[float]:
-    """Each number's mean over the processes, to the bit the same in all of them.
+    """Each number's mean over the processes, bit for bit the same in all processes.
 
-    NaN or infinite in one process is so in all: what is decided from these is decided by all.
+    A NaN or infinity in one process reaches all, so that all take the same decisions.
     """
     if processes(group) == 1:
         return list(numbers)
@@ -77,21 +78,22 @@ def mean_numbers(numbers: Sequence[float], group: Group = None) -> list[float]:
 
 
 def any_of(decision: bool, group: Group = None) -> bool:
-    """Whether any process says so."""
+    """Whether `decision` is true in any process."""
     return decision if processes(group) == 1 else mean_numbers([float(decision)], group)[0] > 0
 
 
 def share(count: int, group: Group = None) -> float:
-    """By what to multiply a mean over `count` sequences, so that the mean over processes is right.
+    """Factor of this process's mean over `count` sequences.
 
-    That is count · processes / total, 1 where all have as many. A process that has run out of data
-    takes any batch, with count 0.
+    With it, the mean over the processes is the mean over all sequences. It is count · processes /
+    total: 1 if all processes have the same count. A process without data left takes any batch, with
+    count 0.
 
     Example:
         >>> loss = share(len(batch)) * task.loss_of(model(batch.inputs), batch)
 
     Raises:
-        ValueError: if no process has a sequence.
+        ValueError: no process has a sequence.
     """
     if processes(group) == 1:
         return 1.0
@@ -103,9 +105,9 @@ def share(count: int, group: Group = None) -> float:
 
 @torch.no_grad()
 def average_gradients(params: Iterable[Tensor], group: Group = None) -> None:
-    """Gradients ← their means over the processes, in one all-reduce: for models without DDP.
+    """Gradients ← their means over the processes, in one all-reduce; for models without DDP.
 
-    A missing gradient counts as zero, and stays away where all miss it.
+    A gradient missing in some processes counts as zero there; missing in all, it stays None.
     """
     if processes(group) == 1:
         return
@@ -122,7 +124,7 @@ def average_gradients(params: Iterable[Tensor], group: Group = None) -> None:
 
 @torch.no_grad()
 def copy_from_first(model: torch.nn.Module, group: Group = None) -> None:
-    """Parameters and buffers ← those of the group's first process, as DDP does when it is built."""
+    """Parameters and buffers ← those of the group's first process, as DDP does at construction."""
     if processes(group) == 1:
         return
     for tensor in (*model.parameters(), *model.buffers()):
@@ -130,6 +132,6 @@ def copy_from_first(model: torch.nn.Module, group: Group = None) -> None:
 
 
 def _device(group: Group) -> torch.device:
-    """Where numbers of the host go to be reduced."""
+    """The device on which Python numbers are reduced."""
     on_gpu = torch.distributed.get_backend(group) == "nccl"
     return torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")

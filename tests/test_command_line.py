@@ -670,7 +670,7 @@ def test_compare_resumes_with_what_it_was_asked_for(command, workplace, compared
     assert (code, [run["seed"] for run in json.loads(printed)["runs"]]) == (0, [3, 3])
     assert json.loads((out / "comparison.json").read_text())["seeds"] == [0, 3]  # all it ever had
     result = command("compare", "--out", out, "--resume", "--budget", "9gradients")
-    assert_refused(result, "begun with --budget", "cannot go on with 9gradients")
+    assert_refused(result, "begun with --budget", "cannot resume with 9gradients")
 
 
 def test_a_comparison_of_before_is_resumed_when_all_is_said(command, workplace, compared):
@@ -719,7 +719,7 @@ def test_compare_says_which_runs_diverged(command, workplace, policy):
 def test_compare_does_not_resume_with_other_settings(command, compared):
     settings = [*TINY, "--optimizers", *PAIR, "--seeds", "0", "3", "--out", compared, "--resume"]
     refused = command("compare", *settings, "--layers", "2")
-    assert_refused(refused, "begun with --layers None", "cannot go on with 2")
+    assert_refused(refused, "begun with --layers None", "cannot resume with 2")
     (compared / "comparison.json").unlink()  # as versions before left it
     assert_refused(command("compare", *settings, "--layers", "2"), "other settings (layers=None)")
 

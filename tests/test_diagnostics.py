@@ -752,23 +752,23 @@ def tensors_of(state):
 
 def test_looks_are_spread_over_the_budget_and_hold_every_figure():
     diagnosis = watch(TINY, looks=5)
-    at = [look["gradient_evaluations"] for look in diagnosis.looks]
+    at = [look["gradient_evaluations"] for look in diagnosis.snapshots]
     assert at == [0, 5, 10, 15, 20]
-    for look in diagnosis.looks:
+    for look in diagnosis.snapshots:
         record = look["layers"]["recurrent.0"]
         assert len(record["norms"]) == 8
         assert record["ratio"] == pytest.approx(record["norms"][0] / record["norms"][-1])
         assert look["noise"]["trace"] > 0
         assert len(look["curvature"]) == 5
-    assert math.isnan(diagnosis.looks[0]["angle"])
-    assert all(0 < look["angle"] < 90 for look in diagnosis.looks[1:])
+    assert math.isnan(diagnosis.snapshots[0]["angle"])
+    assert all(0 < look["angle"] < 90 for look in diagnosis.snapshots[1:])
     assert len(diagnosis.directions.records) == 20
     assert diagnosis.records
-    json.dumps(diagnosis.looks)  # plain numbers alone
+    json.dumps(diagnosis.snapshots)  # plain numbers alone
 
 
 def test_one_look_is_at_both_ends():
-    assert [look["gradient_evaluations"] for look in watch(TINY, looks=1).looks] == [0, 20]
+    assert [look["gradient_evaluations"] for look in watch(TINY, looks=1).snapshots] == [0, 20]
 
 
 @pytest.mark.parametrize("options", [dict(looks=0), dict(noise_batches=1)])
@@ -780,7 +780,7 @@ def test_diagnosis_refuses_numbers_that_mean_nothing(options):
 def test_looks_are_at_the_committed_weights():
     # More inner steps than the budget has: nothing is ever committed.
     config = replace(TINY, optimizer="frank-wolfe:inner_steps=1000", batch_norm=False, lr=0.1)
-    losses = [look["loss"] for look in watch(config, curvature_steps=2).looks]
+    losses = [look["loss"] for look in watch(config, curvature_steps=2).snapshots]
     assert losses == [losses[0]] * 4
 
 
@@ -798,7 +798,7 @@ def padded_task(lengths):
 def test_lengths_are_respected(model, readout):
     config = RunConfig(model=model, readout=readout, budget="4gradients", hidden=3, layers=2)
     diagnosis = watch(config, 2, padded_task(torch.arange(48) % 5 + 1))
-    for look in diagnosis.looks:
+    for look in diagnosis.snapshots:
         assert math.isfinite(look["loss"])
         assert all(layer["finite"] for layer in look["layers"].values())
         assert list(look["layers"]) == ["recurrent.0", "recurrent.1"]
@@ -811,7 +811,7 @@ def test_the_last_step_is_each_sequences_own():
     for model in ("rnn", "lstm"):
         config = RunConfig(model=model, budget="4gradients", hidden=3)
         task = padded_task(torch.ones(48, dtype=torch.long))
-        for look in watch(config, 2, task).looks:
+        for look in watch(config, 2, task).snapshots:
             assert look["layers"]["recurrent.0"]["ratio"] == 1.0
 
 
@@ -823,12 +823,12 @@ def test_noise_is_measured_on_full_minibatches_alone():
 
 def test_sequences_of_one_step_and_batches_larger_than_the_data():
     config = RunConfig(task="counting:length=1", budget="4gradients", hidden=3)
-    for look in watch(config, 2).looks:
+    for look in watch(config, 2).snapshots:
         assert look["layers"]["recurrent.0"]["ratio"] == 1.0
     config = RunConfig(budget="4gradients", hidden=3, batch_size=1000)
     diagnosis = watch(config, 2, padded_task(None))
     assert diagnosis.batch_size == 48
-    assert diagnosis.looks[0]["noise"]["trace"] == pytest.approx(0, abs=1e-9)  # all the data
+    assert diagnosis.snapshots[0]["noise"]["trace"] == pytest.approx(0, abs=1e-9)  # all the data
 
 
 def test_known_noise_of_a_model_that_only_adds_is_found():
@@ -838,7 +838,7 @@ def test_known_noise_of_a_model_that_only_adds_is_found():
     with torch.no_grad():
         for parameter in diagnosis.training.model.parameters():
             parameter.zero_()
-    look = diagnosis._look(0)
+    look = diagnosis._snapshot(0)
     assert look["noise"]["trace"] == pytest.approx(4 / 6, rel=0.5)
     assert look["noise"]["squared_norm"] == pytest.approx(4, rel=0.2)  # the mean target is 1
 
@@ -899,7 +899,7 @@ def test_looks_without_an_estimate_do_not_count_as_noise():
     for looks in ([drowned, noisy, drowned], [drowned] * 3):
         (finding,) = verdict(looks, "out of budget", 100, RunConfig())
         assert finding.kind == "healthy"
-        assert f"too few looks with an estimate ({looks.count(noisy)} of 3)" in finding.sentence
+        assert f"too few snapshots with an estimate ({looks.count(noisy)} of 3)" in finding.sentence
         assert "inf" not in finding.sentence
 
 
@@ -924,7 +924,7 @@ def test_the_median_look_decides_and_the_gravest_comes_first():
 
 def test_the_sentence_has_its_numbers():
     (finding,) = verdict([look_at(ratio=2.5e-7)] * 3, "out of budget", 100, RunConfig())
-    for part in ("recurrent.0", "2.5e-07", "3 looks", "0.0001", "0.5", "25% of the states"):
+    for part in ("recurrent.0", "2.5e-07", "3 snapshots", "0.0001", "0.5", "25% of the states"):
         assert part in finding.sentence
     (finding,) = verdict([look_at(scale=2500.0)] * 2, "out of budget", 100, RunConfig())
     for part in ("2.5e+03 sequences", "25 times", "size 100"):

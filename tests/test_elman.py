@@ -831,12 +831,15 @@ def test_an_empty_batch_gives_empty_results():
 @pytest.mark.parametrize(
     ("lengths", "message"),
     [
-        ([3.0, 7.0, 1.0, 5.0], "4 whole numbers, one a sequence, got torch.float32 of shape (4,)"),
-        ([True, True, True, True], "4 whole numbers, one a sequence, got torch.bool"),
-        ([1j, 1, 1, 1], "4 whole numbers, one a sequence, got torch.complex64"),
-        ([3, 7, 1], "4 whole numbers, one a sequence, got torch.int64 of shape (3,)"),
-        ([[3, 7, 1, 5]], "4 whole numbers, one a sequence, got torch.int64 of shape (1, 4)"),
-        (7, "4 whole numbers, one a sequence, got torch.int64 of shape ()"),
+        (
+            [3.0, 7.0, 1.0, 5.0],
+            "4 whole numbers, one per sequence, got torch.float32 of shape (4,)",
+        ),
+        ([True, True, True, True], "4 whole numbers, one per sequence, got torch.bool"),
+        ([1j, 1, 1, 1], "4 whole numbers, one per sequence, got torch.complex64"),
+        ([3, 7, 1], "4 whole numbers, one per sequence, got torch.int64 of shape (3,)"),
+        ([[3, 7, 1, 5]], "4 whole numbers, one per sequence, got torch.int64 of shape (1, 4)"),
+        (7, "4 whole numbers, one per sequence, got torch.int64 of shape ()"),
         ([3, 0, 1, 5], "lengths must be in 1 … 7 (time), got 0 … 5"),
         ([3, -2, 1, 5], "lengths must be in 1 … 7 (time), got -2 … 5"),
         ([3, 8, 1, 5], "lengths must be in 1 … 7 (time), got 1 … 8"),

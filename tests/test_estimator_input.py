@@ -118,7 +118,7 @@ BAD_OPTIONS = [
     (dict(optimizer="lbfgs", clip=1.0), "cannot go with clip"),
     (dict(batch_size=0), "batch_size must be at least 1, got 0"),
     (dict(hidden=0), "hidden must be at least 1, got 0"),
-    (dict(hidden="8"), "hidden must be int | None, got '8'"),
+    (dict(hidden="8"), "hidden must be a whole number or null, got '8'"),
     (dict(epochs=0), "epochs must be a whole number of at least 1, got 0"),
     (dict(epochs=1.5), "epochs must be a whole number of at least 1, got 1.5"),
     (dict(lr=-1.0), "lr must be a positive number, got -1.0"),
@@ -346,5 +346,5 @@ def test_what_early_stopping_cannot_hold_out_is_said_in_its_own_words(data):
 
 
 def test_rows_of_lengths_are_refused_by_from_arrays_too(data):
-    with pytest.raises(ValueError, match="one a series, got rows of different lengths"):
+    with pytest.raises(ValueError, match="one per series, got rows of different lengths"):
         from_arrays(*data, lengths=[[1], [1, 2]] * 15)

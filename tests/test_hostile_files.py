@@ -425,8 +425,13 @@ def test_a_saved_preparation_must_divide_by_something():
     for change in (
         {"deviation": [0.0, 1.0]},
         {"mean": [0.0]},
+        {"fill": [np.nan, 1.0]},
         {"subsample": 0},
+        {"shortest": 10**400},
         {"channels": "ab"},
+        {"kind": "words"},
+        {"table": {"layout": "high"}},
+        {"padded": None},
     ):
         with pytest.raises(UserError, match="must") as error:
             Preparation.from_dict(saved | change)

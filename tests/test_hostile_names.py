@@ -131,11 +131,11 @@ def test_both_consoles_are_plain():
     ("file", "content", "sentence"),
     [
         ("result.json", {"status": "over", "test_metric": "x"}, "test_metric must be a number"),
-        ("result.json", {"status": "over", "best": [1]}, "best must hold numbers by name"),
+        ("result.json", {"status": "over", "best": [1]}, "best must be an object"),
         ("result.json", {"status": "over", "best": {"a": 1}}, "must have a validation_metric"),
-        ("result.json", {"status": "over", "summary": {}}, "summary must be a word"),
+        ("result.json", {"status": "over", "summary": {}}, "summary must be a text"),
         ("result.json", {"status": "over", "target": 10**400}, "target must be a number"),
-        ("metrics.jsonl", {"gradient_evaluations": "many"}, "look 1 must hold numbers by name"),
+        ("metrics.jsonl", {"gradient_evaluations": "many"}, "look 1 must be an object"),
     ],
 )
 def test_a_saved_run_of_another_form_is_refused(tmp_path, file, content, sentence):

@@ -1018,8 +1018,11 @@ def test_wrong_first_states_are_refused(shape):
 @pytest.mark.parametrize(
     ("lengths", "message"),
     [
-        ([3.0, 7.0, 1.0, 5.0], "4 whole numbers, one a sequence, got torch.float32 of shape (4,)"),
-        ([3, 7, 1], "4 whole numbers, one a sequence, got torch.int64 of shape (3,)"),
+        (
+            [3.0, 7.0, 1.0, 5.0],
+            "4 whole numbers, one per sequence, got torch.float32 of shape (4,)",
+        ),
+        ([3, 7, 1], "4 whole numbers, one per sequence, got torch.int64 of shape (3,)"),
         ([3, 0, 1, 5], "lengths must be in 1 … 7 (time), got 0 … 5"),
         ([3, 8, 1, 5], "lengths must be in 1 … 7 (time), got 1 … 8"),
     ],

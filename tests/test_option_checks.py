@@ -31,8 +31,8 @@ def files(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["own.npz", "--test", "apart.npz", "--test-fraction", 0.2], "give one of them"),
-        (["own.npz", "--label", "y"], "--label says how a table is read"),
+        (["own.npz", "--test", "apart.npz", "--test-fraction", 0.2], "--test-fraction"),
+        (["own.npz", "--label", "y"], "--label is for tables"),
         (["apart.npz", "--test-fraction", 0.2], "leave out --test-fraction"),
         (["apart.npz", "--validation", 0.2], "leave out --validation"),
         (["apart.npz", "--split-seed", 0], "leave out --split-seed"),
@@ -59,7 +59,7 @@ def test_heartbeats_need_a_database(command, verb):
 def test_inspect_refuses_columns_of_arrays(command):
     code, _, error = command("inspect", "own.npz", "--time", "t")
     assert (code, error.count("\n")) == (2, 1)
-    assert "--time says how a table is read" in error
+    assert "--time is for tables" in error
 
 
 @pytest.mark.parametrize("verb", VERBS)

@@ -207,7 +207,7 @@ BAD = {
     "one dimension": (dict(inputs=np.ones(40)), r"inputs must be \(count, time\)"),
     "words": (dict(inputs=[["a"]] * 40), "series 1 must be an array of numbers"),
     "channels": (dict(inputs=[np.ones((3, 1)), np.ones((3, 2))] * 20), r"same number.*\[1, 2\]"),
-    "targets": (dict(targets=WORDS[:5]), r"targets must be 40, one a series, got shape \(5,\)"),
+    "targets": (dict(targets=WORDS[:5]), r"targets must be 40, one per series, got shape \(5,\)"),
     "a missing target": (dict(targets=[NAN, 1.0] * 20), "targets must be finite"),
     "one class": (dict(targets=["a"] * 40), "two classes at least, got 'a' only"),
     "lengths": (dict(inputs=np.ones((40, 5)), lengths=[6] * 40), r"in 1 … 5 \(time\), series 1"),

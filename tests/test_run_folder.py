@@ -231,7 +231,7 @@ def test_two_damaged_checkpoints_are_an_error_that_names_them(interrupted, conte
         run(CONFIG, interrupted, resume=True)
     for name in ("checkpoint.pt", "checkpoint-previous.pt"):
         assert f"{interrupted / name} is not a readable checkpoint" in str(raised.value)
-    assert "begin anew with another --out" in str(raised.value)
+    assert "begin again with another --out" in str(raised.value)
 
 
 def test_a_checkpoint_of_another_run_is_an_error_that_names_it(interrupted, tmp_path):
@@ -438,7 +438,7 @@ def test_going_on_with_a_finished_run_changes_nothing(finished):
 
 @pytest.mark.parametrize(("name", "value"), [("lr", 0.5), ("seed", 6), ("task", "counting")])
 def test_going_on_with_other_settings_is_refused(interrupted, name, value):
-    with pytest.raises(UserError, match=f"begun with {name}=.*cannot go on with {name}={value}"):
+    with pytest.raises(UserError, match=f"begun with {name}=.*cannot resume with {name}={value}"):
         run(replace(CONFIG, **{name: value}), interrupted, resume=True)
 
 

@@ -237,8 +237,12 @@ def test_seed_is_in_the_range_of_the_generators(seed):
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("model", "lstn"), ("schedule", "cosin"), ("budget", "often")]
-)
+    ("name", "value"),
+    [
+        ("model", "lstn"), ("schedule", "cosin"), ("budget", "often"), ("on_nonfinite", "go"),
+        ("readout", "first"), ("initialization", "zero"),
+    ],
+)  # fmt: skip
 def test_a_bad_word_is_quoted(name, value):
     with pytest.raises(UserError, match=f"'{value}'"):
         SharedConfig(**{name: value})
@@ -253,6 +257,11 @@ def test_a_saved_config_may_lack_fields_but_not_have_others():
     assert RunConfig.from_dict({"seed": 3}) == RunConfig(seed=3)
     with pytest.raises(UserError, match=naming("'sede'", "'seed'")):
         RunConfig.from_dict({"sede": 3})
+
+
+def test_a_saved_config_may_name_a_file_whose_name_is_no_unicode():
+    config = RunConfig(data="/data/caf\udce9.csv")  # as Python reads the bytes caf\xe9
+    assert RunConfig.from_dict(config.to_dict()) == config
 
 
 # -- options of the loop that stand with the optimizer --------------------------------------------

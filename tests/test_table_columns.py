@@ -284,7 +284,7 @@ def test_an_index_without_a_name_is_no_channel_and_no_step(tmp_path, name):
     rows = [(name, *LONG[0])] + [(i % 7, *row) for i, row in enumerate(LONG[1:])]
     found = series_of(write(tmp_path / "long.csv", rows))
     assert found.channels == ("a", "b")
-    assert "left out: the index" in found.table.told()
+    assert "left out: the index" in found.table.describe()
     rows = [(name, *WIDE[0])] + [(i, *row) for i, row in enumerate(WIDE[1:])]
     found = series_of(write(tmp_path / "wide.csv", rows))
     assert found.table.steps == ("first", "second", "third")
@@ -330,7 +330,7 @@ def test_a_long_table_without_a_usual_id_asks_for_it(tmp_path):
         series_of(path)
     found = series_of(path, id="subject")
     assert len(found) == 2
-    assert found.table.told() == "long table; label 'label'; id 'subject'; time 'time'"
+    assert found.table.describe() == "long table; label 'label'; id 'subject'; time 'time'"
 
 
 def test_the_layout_can_be_said(tmp_path):

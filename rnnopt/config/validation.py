@@ -3,11 +3,21 @@
 A folder may come from anybody, and JSON holds anything where a number is expected.
 """
 
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypedDict, TypeVar, get_type_hints
+from types import NoneType, UnionType
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    TypedDict,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 import msgspec
 from msgspec import Meta
@@ -16,12 +26,20 @@ from rnnopt.config.errors import UserError, unknown_name
 
 T = TypeVar("T")
 
-Count = Annotated[int, Meta(ge=1, lt=2**53)]
-Finite = Annotated[float, Meta(ge=-sys.float_info.max, le=sys.float_info.max)]
-Positive = Annotated[float, Meta(gt=0, le=sys.float_info.max)]
+Count = Annotated[int, Meta(ge=1, lt=2**53, description="a whole number of at least 1")]
+Finite = Annotated[
+    float, Meta(ge=-sys.float_info.max, le=sys.float_info.max, description="a finite number")
+]
+Positive = Annotated[
+    float, Meta(gt=0, le=sys.float_info.max, description="a positive finite number")
+]
 # A number that float64 holds, NaN and infinity among them.
 Number = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | float
 Numbers = dict[str, Number]
+NEEDED = {
+    bool: "true or false", int: "a whole number", float: "a number", str: "a text", Path: "a path",
+    NoneType: "null",
+}  # fmt: skip
 
 
 class Result(TypedDict, total=False):
@@ -50,9 +68,28 @@ def converted(value: Any, kind: type[T], name: str) -> T:
     try:
         return msgspec.convert(value, kind)
     except (msgspec.ValidationError, UnicodeError, RecursionError) as error:
-        said = r"typing\.|rnnopt[\w.]*\.|<class '|'>|Annotated\[(\w+), [^]]*\)\]"
-        needed = re.sub(said, r"\1", str(kind))
-        raise UserError(f"{name} must be {needed}, got {shown(value)}: {error}.") from error
+        raise UserError(f"{name} must be {needed(kind)}, got {shown(value)}.") from error
+
+
+def needed(kind: Any) -> str:
+    """A type in words."""
+    kinds = get_args(kind)
+    match get_origin(kind):
+        case None:
+            return NEEDED.get(kind, "an object")
+        case origin if origin is Annotated:
+            return getattr(kinds[1], "description", None) or needed(kinds[0])
+        case origin if origin is Literal:
+            return " or ".join(map(repr, kinds))
+        case origin if origin is dict:
+            return f"an object, each value {needed(kinds[1])}"
+        case origin if origin in (Union, UnionType):
+            words = [needed(one) for one in kinds]
+            if "a number" in words and "a whole number" in words:
+                words.remove("a whole number")
+            return " or ".join(words)
+        case _:
+            return f"a list, each value {needed(kinds[0])}"
 
 
 def checked(saved: Any, kind: type[T], what: str) -> T:

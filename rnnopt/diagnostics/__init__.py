@@ -1,4 +1,4 @@
-"""Measurements of a training run: gradients through time, noise, curvature, what they mean.
+"""Measurements of a training run (gradients through time, noise, curvature) and their verdict.
 
 Nothing here trains or writes files.
 """

@@ -2,8 +2,8 @@
 
     M_F = sup 2/γ² (F(y) - F(x) - ⟨y - x, ∇F(x)⟩)   over y = x + γ(s - x), x and s in the ball
 
-taken at the points x = Δ_{k-1}, y = Δ_k and γ = 1/k that the inner steps visit. Each value is a
-lower bound of M_F, on which the rate of the inner loop depends.
+evaluated at the points x = Δ_{k-1}, y = Δ_k and γ = 1/k of the inner steps. Each value is a lower
+bound of M_F, which determines the convergence rate of the inner loop.
 
 Yue, Li, Saligrama and Zhang, "RNN Training along Locally Optimal Trajectories via Frank-Wolfe
 Algorithm", ICPR 2020, https://arxiv.org/abs/2010.05397, Eq. 2.
@@ -19,29 +19,29 @@ from torch.optim.optimizer import ParamsT
 
 from rnnopt.optimizers.frank_wolfe.optimizer import FrankWolfe
 
-ROUNDING = 1000  # roundings of the loss that a difference of two must exceed
+ROUNDING = 1000  # rounding errors of the loss that a difference of two losses must exceed
 
 
 def ball_curvature(
     loss: Callable[[], Tensor], params: ParamsT, steps: int = 5, **options: Any
 ) -> list[dict[str, float]]:
-    """Curvature at each of `steps` inner steps of FrankWolfe on one and the same loss.
+    """Curvature at each of `steps` inner steps of FrankWolfe on the same loss.
 
     With Δ_k the displacement, F_k = loss at weights + Δ_k and γ_k = 1/k, `curvature` is
-    2/γ_k² (F_k - F_{k-1} - ⟨Δ_k - Δ_{k-1}, ∇F_{k-1}⟩), a lower bound of M_F; `directional` divides
-    by ‖Δ_k - Δ_{k-1}‖² instead of γ_k², which is comparable between balls of different size; NaN
-    where rounding would decide. In float32 small balls drown in it: use double precision.
+    2/γ_k² (F_k - F_{k-1} - ⟨Δ_k - Δ_{k-1}, ∇F_{k-1}⟩), a lower bound of M_F. `directional` divides
+    by ‖Δ_k - Δ_{k-1}‖² instead of γ_k², so that balls of different sizes can be compared. Both are
+    NaN where rounding errors dominate, as for small balls in float32: use double precision.
 
     Args:
-        loss: of the weights as they stand; differentiated here. Deterministic.
-        params: tensors or groups for FrankWolfe, whose ball is meant. Weights and their .grad are
-            as before afterwards.
-        steps: how many.
-        options: of FrankWolfe, such as lr, norm, radius.
+        loss: returns the loss at the current weights, to be differentiated here; deterministic.
+        params: tensors or groups for FrankWolfe, which define the ball. Weights and their .grad are
+            restored afterwards.
+        steps: number of inner steps.
+        options: options of FrankWolfe, such as lr, norm, radius.
     """
     fixed = dict(momentum=0.0, weight_decay=0.0, nesterov=False, inner_steps=steps + 1)
     search = FrankWolfe(params, **(options | fixed), outer="plain")
-    for group in search.param_groups:  # the groups' own options count before `options`
+    for group in search.param_groups:  # the groups' own options override `options`
         group.update(fixed, inner_weights="uniform", inner_iterate="paper")
     weights = [p for group in search.param_groups for p in group["params"]]
     kept = [(p.detach().clone(), p.grad) for p in weights]
@@ -54,7 +54,7 @@ def ball_curvature(
                 p.grad = gradient
             before = [p.detach().clone() for p in weights]
             search.step()
-            new = loss()  # which may clip weights: the points are those that were evaluated
+            new = loss()  # may clip weights: the points used are the evaluated ones
             moved = [p.detach() - other for p, other in zip(weights, before, strict=True)]
             slope = sum(float((m * g).sum()) for m, g in zip(moved, gradients, strict=True))
             excess = 2 * (float(new.detach()) - float(value.detach()) - slope)

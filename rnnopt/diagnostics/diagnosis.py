@@ -1,11 +1,12 @@
-"""A run under observation: the loop of training.py, with looks at it at regular moments.
+"""Diagnosis of a run: the training loop, with snapshots of its gradients at regular intervals.
 
-A look is taken of a copy of the model, with the committed weights and in double precision, on
-minibatches of its own stream. The run itself is bit for bit what it is unobserved, and neither its
-clock nor its counters move. In the copy dropout is off and batch normalisation uses the statistics
-of the minibatch, as in training; sequences are whole, even where training truncates gradients.
+A snapshot measures a copy of the model, with the committed weights and in double precision, on its
+own stream of minibatches. The run stays bit for bit the same, and its clock and counters stand
+still meanwhile. In the copy dropout is off, batch normalisation uses the statistics of the
+minibatch, as in training, and sequences are whole, even if the run truncates gradients.
 
-A look costs about `noise_batches` + `curvature_steps` + 4 gradient evaluations in double precision.
+A snapshot costs about `noise_batches` + `curvature_steps` + 4 gradient evaluations in double
+precision.
 """
 
 import copy
@@ -27,30 +28,31 @@ from rnnopt.tasks.examples import Batch, Examples
 from rnnopt.tasks.task import Task
 from rnnopt.training.loop import Progress, Training
 
-# What of a FrankWolfe's group says which ball is searched.
+# Options of a FrankWolfe group that define the ball.
 BALL = ("lr", "norm", "ball", "radius", "radius_scale", "scale", "spectral", "gates")
 
 
 class Diagnosis:
-    """Looks at what the gradients of a run do; `looks`, `records` and `directions` hold the answer.
+    """Measures the gradients of a run; the results are `snapshots`, `records` and `directions`.
 
     Args:
-        training: the run, not begun.
-        looks: how often to look, evenly over the budget; always at the beginning and the end.
-        seed: of the minibatches that are looked at.
-        noise_batches: minibatches from which the noise scale is estimated, ≥ 2.
+        training: the run, not started.
+        looks: number of snapshots, spread evenly over the budget; there is always one at the
+            beginning and one at the end.
+        seed: seed of the snapshots' minibatches.
+        noise_batches: number of minibatches for the noise scale, ≥ 2.
         curvature_steps: inner steps along which the curvature is measured; unset means those of a
-            FrankWolfe with more than one, else 5. Its ball is the optimizer's own before radii
-            adapt, and for another optimizer FrankWolfe's default one at the current learning rate.
+            FrankWolfe with more than one, else 5. The ball is the optimizer's own, before radii
+            adapt; for another optimizer it is FrankWolfe's default at the current learning rate.
 
-    A look is a dict, ready for JSON:
-        gradient_evaluations: of the run so far.
-        loss: on the minibatch that every look shares.
+    A snapshot is a dict, ready for JSON:
+        gradient_evaluations: gradient evaluations of the run so far.
+        loss: loss on the minibatch that all snapshots share.
         layers: for each recurrent layer a record of `GradientFlow` on that minibatch.
         spectra: `recurrent_spectra` of each recurrent layer.
-        noise: trace, squared_norm and scale of `noise_scale`, on minibatches new at each look.
-        curvature: of `ball_curvature` on the shared minibatch, a dict an inner step.
-        angle: median of `directions` since the last look, in degrees; NaN where there is none.
+        noise: trace, squared_norm and scale of `noise_scale`, on new minibatches each time.
+        curvature: `ball_curvature` on the shared minibatch, one dict per inner step.
+        angle: median of `directions` since the last snapshot, in degrees; NaN without any.
     """
 
     def __init__(
@@ -68,45 +70,45 @@ class Diagnosis:
         self.training, self.count, self.noise_batches = training, looks, noise_batches
         inner_steps = training.optimizer.param_groups[0].get("inner_steps", 1)
         self.curvature_steps = curvature_steps or (inner_steps if inner_steps > 1 else 5)
-        self.looks: list[dict[str, Any]] = []
+        self.snapshots: list[dict[str, Any]] = []
         self.records: list[dict[str, float]] = []
         self.directions = StepDirectionRecorder(training.optimizer)
         task = training.task
-        # Full minibatches alone: the noise of a short one is another.
+        # Only full minibatches: a short one has another noise.
         self.batch_size = training.batches.batch_size
         if isinstance(task.train, Examples):
             self.batch_size = min(self.batch_size, len(task.train))
         self._batches = Batches(task, self.batch_size, seed + seeds.DIAGNOSIS)
         self._shared = self._draw()
-        self._angles_told = 0
+        self._angles_used = 0
 
     def run(self, stop_requested: Callable[[], bool] = lambda: False) -> Iterator[Progress]:
-        """Trains as `Training.run` does, looking between the steps."""
+        """Trains like `Training.run`, with snapshots between the steps."""
         with self.directions:
             for progress in self.training.run(stop_requested):
                 over = self.training.status != "running"
-                due = progress.fraction * max(self.count - 1, 1) >= len(self.looks)
+                due = progress.fraction * max(self.count - 1, 1) >= len(self.snapshots)
                 new = (
-                    not self.looks
-                    or progress.gradient_evaluations > self.looks[-1]["gradient_evaluations"]
+                    not self.snapshots
+                    or progress.gradient_evaluations > self.snapshots[-1]["gradient_evaluations"]
                 )
-                if new and (over or (due and len(self.looks) < self.count)):
-                    self.looks.append(self._look(progress.gradient_evaluations))
+                if new and (over or (due and len(self.snapshots) < self.count)):
+                    self.snapshots.append(self._snapshot(progress.gradient_evaluations))
                 if progress.record:
                     self.records.append(progress.record)
                 yield progress
 
-    # -- one look ----------------------------------------------------------------------------------
+    # -- one snapshot ------------------------------------------------------------------------------
 
-    def _look(self, spent: float) -> dict[str, Any]:
+    def _snapshot(self, spent: float) -> dict[str, Any]:
         with self.training.learner.committed():
             twin = double_precision_copy(self.training.model)
         loss, layers = layer_flow(twin, self.training.task, self._shared)
         spectra = {name: recurrent_spectra(layer) for name, layer in recurrent_layers(twin).items()}
         gradients = [self._gradient(twin, self._draw()) for _ in range(self.noise_batches)]
         noise = noise_scale(gradients, self.batch_size)
-        new = self.directions.records[self._angles_told :]
-        self._angles_told = len(self.directions.records)
+        new = self.directions.records[self._angles_used :]
+        self._angles_used = len(self.directions.records)
         return dict(
             gradient_evaluations=spent,
             loss=loss,
@@ -163,7 +165,7 @@ def loss_in_precision_of(twin: nn.Module, task: Task, batch: Batch) -> Tensor:
 def layer_flow(
     twin: nn.Module, task: Task, batch: Batch
 ) -> tuple[float, dict[str, dict[str, Any]]]:
-    """Loss of a model on a minibatch, and the record of `GradientFlow` of each recurrent layer."""
+    """Loss of a model on a minibatch, and each recurrent layer's record of `GradientFlow`."""
     with GradientFlow(twin, lengths=batch.lengths) as flow:
         loss = loss_in_precision_of(twin, task, batch)
         torch.autograd.grad(loss, list(twin.parameters()), allow_unused=True)
@@ -176,17 +178,17 @@ def layer_flow(
 
 
 def _order(name: str) -> list[tuple[int, str]]:
-    """Layers as they follow each other; autograd meets the last first."""
+    """Sort key for the order of layers; autograd reaches the last layer first."""
     return [(int(part) if part.isdigit() else -1, part) for part in name.split(".")]
 
 
 def double_precision_copy(model: nn.Module) -> nn.Module:
-    """A copy to measure: double precision, no dropout, batch statistics."""
+    """A copy for measurements: double precision, no dropout, batch statistics."""
     twin = copy.deepcopy(model).eval()
-    if next(twin.parameters()).device.type != "mps":  # which has no double precision
+    if next(twin.parameters()).device.type != "mps":  # MPS has no double precision
         twin = twin.double()
     for module in twin.modules():
-        # cuDNN's recurrent layers differentiate in training mode alone.
+        # cuDNN's recurrent layers are differentiable only in training mode.
         if isinstance(module, (nn.modules.batchnorm._BatchNorm, nn.RNNBase)):
             module.training = True
     return twin

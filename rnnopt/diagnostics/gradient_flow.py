@@ -1,13 +1,13 @@
-"""Where the gradient goes in time: ‖dL/dh_t‖ at every step t of every recurrent layer.
+"""Gradient flow through time: ‖dL/dh_t‖ at every step t of every recurrent layer.
 
 dL/dh_t is the total derivative, through all later steps. With e_t the gradient that reaches h_t
-directly, from what reads the layer's output, and J_t = ∂h_t/∂h_{t-1},
+directly, from the users of the layer's output, and J_t = ∂h_t/∂h_{t-1},
 
     dL/dh_T = e_T,   dL/dh_t = e_t + J_{t+1}ᵀ dL/dh_{t+1}
 
-It vanishes when the products of J_t shrink and explodes when they grow. Fused layers give autograd
-e_t alone, so the layer is run again, step by step, from its own inputs, and differentiated there:
-every cell in the same way, exactly, and without a trace in the training itself.
+It vanishes when the products of J_t shrink and explodes when they grow. Fused layers expose only
+e_t to autograd. So the layer runs again from its inputs, step by step, and this second run is
+differentiated: exactly, in the same way for every cell, and without any effect on the training.
 """
 
 import math
@@ -25,37 +25,37 @@ from rnnopt.layers.elman import ElmanRNN
 from rnnopt.layers.indrnn import IndRNN
 from rnnopt.layers.kernels.portable import true_steps
 
-SATURATED = 0.97  # a state of tanh beyond it passes on less than 6 % of a gradient: 1 - 0.97²
+SATURATED = 0.97  # a tanh state beyond it passes on less than 6 % of a gradient: 1 - 0.97²
 LAYERS = (nn.RNN, nn.LSTM, nn.GRU, ElmanRNN, IndRNN)
 
 
 class GradientFlow:
     """Records ‖dL/dh_t‖ of every recurrent layer of a model after each `loss.backward()`.
 
-    For nn.RNN, nn.LSTM, nn.GRU, ElmanRNN and IndRNN anywhere in the model. Weights, gradients and
-    random numbers are as without it. A recorded pass costs about one more of a plain torch loop;
-    `every` thins them out.
+    It records nn.RNN, nn.LSTM, nn.GRU, ElmanRNN and IndRNN layers anywhere in the model, and does
+    not change weights, gradients or random numbers. A recorded pass costs about one more pass of a
+    plain torch loop; `every` reduces their number.
 
     Args:
-        model: any module that has recurrent layers.
-        every: record every so many backward passes of each layer.
-        lengths: (batch,) true steps of padded sequences, for layers that are not told; unset means
-            all steps. Set `flow.lengths` anew for each minibatch.
+        model: any module with recurrent layers.
+        every: record every `every`-th backward pass of each layer.
+        lengths: (batch,) true steps of padded sequences, for layers that are called without
+            lengths; unset means all steps. Set `flow.lengths` for each minibatch.
 
     Raises:
-        ValueError: no recurrent layer in the model, one with `proj_size`, `every` below 1; in a
-            forward pass, dropout inside a layer, whose mask cannot be repeated.
+        ValueError: the model has no recurrent layer or one with `proj_size`, or `every` is below 1;
+            in a forward pass, a layer has dropout inside, whose mask cannot be repeated.
 
     `records` has a dict for each layer and recorded pass:
-        layer: its name in the model; `.l1`, `.l0_reverse` behind it where it holds several.
+        layer: name of the layer in the model, with `.l1`, `.l0_reverse`, … for a part of a layer.
         backward: number of the layer's backward pass, from 0.
-        norms: (time,) mean over the sequences that have step t of ‖dL/dh_t‖₂, h_t being the state
-            that the layer puts out; on the CPU, float64. L is the loss as given: the mean over a
-            batch of B makes each norm smaller by B.
-        first, last: the same at the first step that the layer takes and at each sequence's last.
-        ratio: first / last; 0 where neither gets any gradient.
-        saturated: share of states |h| > 0.97; with relu the share of units that are 0 throughout.
-        finite: whether every entry of every dL/dh_t is a finite number.
+        norms: (time,) mean of ‖dL/dh_t‖₂ over the sequences that have step t, with h_t the layer's
+            output state; float64, on the CPU. L is the loss as given: if it is a mean over B
+            sequences, each norm is B times smaller than that of a sum.
+        first, last: the same at the layer's first step and at each sequence's last step.
+        ratio: first / last; 0 where both gradients are zero.
+        saturated: share of states |h| > 0.97; with relu the share of units that are always 0.
+        finite: whether every entry of every dL/dh_t is finite.
 
     Example:
         >>> flow = GradientFlow(model, every=100)
@@ -85,14 +85,14 @@ class GradientFlow:
         self._passes = dict.fromkeys(self.layers, 0)
 
     def attach(self) -> Self:
-        """Begins to record; so does `with flow:`."""
+        """Starts recording; `with flow:` does the same."""
         self.detach()
         for name, layer in self.layers.items():
             self._handles.append(layer.register_forward_hook(self._hook(name), with_kwargs=True))
         return self
 
     def detach(self) -> None:
-        """Stops recording, also the passes whose forward half is done."""
+        """Stops recording, also in passes that have only run forward."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
@@ -104,7 +104,7 @@ class GradientFlow:
         self.detach()
 
     def summary(self) -> dict[str, dict[str, float]]:
-        """For each layer the medians over its records of first, last, ratio and saturated."""
+        """Medians of first, last, ratio and saturated over each layer's records."""
         result: dict[str, dict[str, float]] = {}
         for name in dict.fromkeys(record["layer"] for record in self.records):
             mine = [record for record in self.records if record["layer"] == name]
@@ -143,7 +143,7 @@ class GradientFlow:
 
 
 def finite_median(values: Sequence[float]) -> float:
-    """The median of the values that are numbers; NaN if none is."""
+    """Median of the values that are not NaN; NaN if all are."""
     numbers = [value for value in values if not math.isnan(value)]
     return median(numbers) if numbers else math.nan
 
@@ -161,7 +161,7 @@ def _label(name: str, place: str, layer: Any) -> str:
 def _measure(
     gradients: Tensor, states: Tensor, lengths: Tensor | None, reverse: bool, layer: Any
 ) -> dict[str, Any]:
-    """The figures of a record from dL/dh_t and h_t, (time, batch, hidden)."""
+    """The values of a record, from dL/dh_t and h_t (time, batch, hidden)."""
     gradients, states = gradients.cpu().double(), states.cpu()  # squares of float32 underflow
     steps, batch = gradients.shape[:2]
     lengths = torch.full((batch,), steps) if lengths is None else lengths.cpu()

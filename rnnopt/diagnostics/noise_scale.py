@@ -2,8 +2,8 @@
 
 Minibatch gradients g_1 … g_m of B sequences each have mean G and covariance
 Σ/B. With ḡ their mean and S = Σ_i ‖g_i - ḡ‖² / (m - 1), E[B S] = tr Σ and E[‖ḡ‖² - S/m] = ‖G‖²:
-both estimates are unbiased, their ratio B_simple = tr Σ / ‖G‖² is not, but consistent. It is the
-batch size below which more sequences a step pay in full.
+both estimates are unbiased; their ratio B_simple = tr Σ / ‖G‖² is only consistent. Below this batch
+size, more sequences per step save steps in proportion.
 McCandlish, Kaplan, Amodei et al., "An Empirical Model of Large-Batch Training", 2018,
 https://arxiv.org/abs/1812.06162, section 2.2 and appendix A.1.
 """
@@ -25,7 +25,7 @@ class NoiseScale:
 
     @property
     def scale(self) -> float:
-        """B_simple, in sequences; ∞ where the mean gradient drowns in the noise."""
+        """B_simple, in sequences; ∞ where noise hides the mean gradient."""
         if self.squared_norm > 0:
             return self.trace / self.squared_norm
         return math.nan if math.isnan(self.trace + self.squared_norm) else math.inf
@@ -35,8 +35,8 @@ def noise_scale(gradients: Sequence[Sequence[Tensor]], batch_size: int) -> Noise
     """The gradient noise scale from the gradients of ≥ 2 minibatches of one size.
 
     Args:
-        gradients: for each minibatch the gradient of its mean loss, one tensor a weight tensor.
-        batch_size: sequences a minibatch.
+        gradients: for each minibatch the gradient of its mean loss, one tensor per weight tensor.
+        batch_size: sequences per minibatch.
     """
     count = len(gradients)
     if count < 2:

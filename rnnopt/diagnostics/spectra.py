@@ -17,8 +17,8 @@ GATES: dict[type, tuple[str, ...]] = {
 def recurrent_spectra(layer: Any) -> dict[str, dict[str, float]]:
     """Spectral radius and spectral norm of each recurrent matrix of a layer.
 
-    Keys are "l0", "l0_reverse", …, with the gate behind it for nn.LSTM and nn.GRU: "l0.forget".
-    IndRNN's matrix is the diagonal one of u, bounded as in its forward pass: both are max |u|.
+    Keys are "l0", "l0_reverse", …, followed by the gate for nn.LSTM and nn.GRU: "l0.forget".
+    IndRNN's matrix is the diagonal of u, bounded as in its forward pass: both values are max |u|.
     NaN where the weights are not finite.
     """
     gates = next((names for kind, names in GATES.items() if isinstance(layer, kind)), ("",))

@@ -1,7 +1,7 @@
-"""Total derivatives dL/dh_t of a recurrent layer, from the layer run once more in plain torch.
+"""Total derivatives dL/dh_t of a recurrent layer, from a second run of the layer in plain torch.
 
-The same few lines for every cell, one step at a time, so that autograd sees every state; batch
-normalisation leaves its running statistics alone. See gradient_flow.py for what it is for.
+The same few lines run every cell, one step at a time, so that autograd sees every state. Batch
+normalisation does not update its running statistics. gradient_flow.py uses this.
 """
 
 from collections.abc import Sequence
@@ -17,12 +17,12 @@ from rnnopt.layers.kernels.portable import true_steps
 
 
 class Call:
-    """One call of a layer, to be run again.
+    """One call of a layer, to be repeated.
 
     Args:
         layer: nn.RNN, nn.LSTM, nn.GRU, ElmanRNN or IndRNN.
-        args, kwargs: what it was called with.
-        packed: its output if that was packed.
+        args, kwargs: arguments of the call.
+        packed: output of the call if it was packed.
 
     Raises:
         ValueError: dropout inside the layer, whose mask cannot be repeated.
@@ -55,10 +55,10 @@ class Call:
     def state_gradients(
         self, gradients: Sequence[Tensor | None]
     ) -> dict[str, tuple[Tensor, Tensor]]:
-        """(dL/dh_t, h_t), each (time, batch, hidden), of every layer and direction inside.
+        """(dL/dh_t, h_t), each (time, batch, hidden), of every layer and direction.
 
         Args:
-            gradients: that reach the output and the last states directly; None for zero.
+            gradients: direct gradients of the output and the last states; None for zero.
         """
         direct, *lasts = gradients
         if direct is not None and self.packed is not None:
@@ -82,7 +82,7 @@ class Call:
         }
 
     def _run(self) -> tuple[dict[str, list[Tensor]], tuple[Tensor, ...]]:
-        """States by layer and direction; output and last states as the layer gave them."""
+        """States by layer and direction; output and last states as the layer returned them."""
         layer = self.layer
         valid = None
         if self.lengths is not None:
@@ -123,12 +123,12 @@ class Call:
             state = tuple(inputs.new_zeros(shape) for _ in range(1 + isinstance(layer, nn.LSTM)))
         else:
             state = tuple(h[number].to(inputs.dtype) for h in self.first)
-        # What is differentiated must hang on something that asks for a gradient.
+        # Autograd needs a leaf that requires a gradient.
         state = (state[0].clone().requires_grad_(), *state[1:])
         track: list[Tensor] = [state[0]] * len(inputs)
         for t in reversed(range(len(inputs))) if suffix else range(len(inputs)):
             new = _step(layer, reaching[t], state, w_hh, b_hh)
-            if valid is not None:  # a sequence that ended, or did not yet begin, stays as it is
+            if valid is not None:  # the state stays before a sequence's first and after its end
                 kept = zip(new, state, strict=True)
                 new = tuple(torch.where(valid[t], one, other) for one, other in kept)
             state = new
@@ -156,7 +156,7 @@ def _step(
 
 
 def _normalized(norm: Any, states: Tensor, valid: Tensor | None) -> Tensor:
-    """Batch normalisation that leaves the running statistics alone."""
+    """Batch normalisation that does not update the running statistics."""
     chosen = torch.ones_like(states[..., 0], dtype=torch.bool) if valid is None else valid[..., 0]
     mean, variance = (None, None) if norm.training else (norm.running_mean, norm.running_var)
     rows = functional.batch_norm(

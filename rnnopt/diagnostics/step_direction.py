@@ -1,8 +1,8 @@
 """Directions of steps: pure functions, and `StepDirectionRecorder`, which records an optimizer's.
 
-Measured are the angle between the gradient g at the weights left and minus the change Δω, and the
-ratio ‖g + Δω‖ / ‖Δω‖. Assumption A5 of Yue et al. bounds the ratio by √(1 - Lη). Their signed mean
-angle has no meaning above two dimensions, so angles here are unsigned.
+They measure the angle between the gradient g at the weights before a step and minus the change Δω,
+and the ratio ‖g + Δω‖ / ‖Δω‖. Assumption A5 of Yue et al. bounds the ratio by √(1 - Lη). Their
+signed mean angle has no meaning above two dimensions, so angles here are unsigned.
 Yue, Li, Saligrama and Zhang, ICPR 2020, https://arxiv.org/abs/2010.05397.
 """
 
@@ -20,8 +20,8 @@ from rnnopt.optimizers.frank_wolfe.optimizer import FrankWolfe
 def direction_angle(gradients: Sequence[Tensor | None], changes: Sequence[Tensor]) -> float:
     """Degrees in 0 … 180 between a gradient and minus a change, all tensors as one vector.
 
-    A missing gradient counts as zero; the angle to or from zero is NaN. Accurate near 0 and 180,
-    where an arccos is not.
+    A missing gradient counts as zero; the angle to or from zero is NaN. Unlike an arccos, it is
+    accurate near 0 and 180.
 
     Example:
         >>> direction_angle([torch.tensor([1.0, 0.0])], [torch.tensor([-1.0, 1.0])])
@@ -49,22 +49,22 @@ def _vector(tensors: Sequence[Tensor | None], like: Sequence[Tensor]) -> Tensor:
 
 
 class StepDirectionRecorder:
-    """Records how the steps of an optimizer point relative to the gradient.
+    """Records the direction of an optimizer's steps relative to the gradient.
 
-    For FrankWolfe a step is K inner ones: the gradient is that of the first, taken at the committed
-    weights, and the change is Δω_K, as it stands before an outer optimizer makes something else of
-    it; with `vertex_momentum` the mean D of these that the weights follow, except for K > 1 and a
-    plain step. For every other optimizer it is the weights' actual change. Gradients are as the
-    optimizer gets them, clipped ones clipped, which leaves the angle. The training is not touched.
+    For FrankWolfe a step is a commit of K inner steps. Its gradient is that of the first inner
+    step, at the committed weights. Its change is Δω_K before any outer optimizer; with
+    `vertex_momentum` it is the mean D, except for K > 1 and a plain outer step. For every other
+    optimizer it is the actual change of the weights. Gradients are those that the optimizer gets;
+    clipping their norm does not change the angle. Recording does not change the training.
 
     Args:
-        optimizer: any torch optimizer, or one made of `parts` that have disjoint weights; its
-            `step` is called without a closure.
-        every: record every so many steps, for FrankWolfe commits.
+        optimizer: any torch optimizer, or one made of `parts` with disjoint weights; its `step` is
+            called without a closure.
+        every: record every `every`-th step; for FrankWolfe, every `every`-th commit.
 
-    `records` has a dict a step: `step`, its number from 1; `angle` in degrees and `ratio`, see
+    `records` has a dict per step: `step`, its number from 1; `angle` in degrees and `ratio`, see
     `direction_angle` and `direction_ratio`. For FrankWolfe with K = 1 and outer="plain", Δω is the
-    rounded difference of two weights: in float32 angles below about 0.1° are rounding.
+    rounded difference of two weights: in float32 angles below about 0.1° are rounding errors.
 
     Example:
         >>> with StepDirectionRecorder(optimizer) as directions:
@@ -75,7 +75,7 @@ class StepDirectionRecorder:
 
     def __init__(self, optimizer: Any, every: int = 1):
         if every < 1:
-            raise ValueError(f"Directions needs every >= 1, got every={every}.")
+            raise ValueError(f"StepDirectionRecorder needs every >= 1, got every={every}.")
         self.optimizer, self.every = optimizer, every
         self.parts: list[Optimizer] = getattr(optimizer, "parts", [optimizer])
         self.records: list[dict[str, float]] = []
@@ -87,7 +87,7 @@ class StepDirectionRecorder:
         self._outer_watched: Optimizer | None = None
 
     def attach(self) -> Self:
-        """Begins to record; so does `with directions:`."""
+        """Starts recording; `with directions:` does the same."""
         self.detach()
         first, last = self.parts[0], self.parts[-1]
         self._handles.append(first.register_step_pre_hook(self._before))
@@ -112,7 +112,7 @@ class StepDirectionRecorder:
 
     def _before(self, part: Optimizer, args: tuple, kwargs: dict) -> None:
         if any(callable(one) for one in (*args[1:], *kwargs.values())):
-            raise ValueError("Directions needs step() without a closure.")
+            raise ValueError("StepDirectionRecorder needs step() without a closure.")
         if isinstance(part, FrankWolfe):
             self._watch_outer(part)
             if part.inner_step > 0:
@@ -124,13 +124,13 @@ class StepDirectionRecorder:
             self._weights = [p.detach().clone() for p in params]
 
     def _watch_outer(self, part: FrankWolfe) -> None:
-        """Looks at the outer optimizer's steps; loading a state puts a new one in its place."""
+        """Hooks the outer optimizer's steps; loading a state replaces that optimizer."""
         if part.outer != "plain" and part.outer_optimizer is not self._outer_watched:
             self._outer_watched = part.outer_optimizer
             self._handles.append(self._outer_watched.register_step_pre_hook(self._outer))
 
     def _outer(self, outer: Optimizer, args: tuple, kwargs: dict) -> None:
-        """The outer optimizer is about to step on -Δω_K/δ."""
+        """Records -Δω_K/δ before the outer optimizer's step."""
         self._pseudo_gradients = [
             None if p.grad is None else p.grad.clone() for p in self._params()
         ]

@@ -1,7 +1,7 @@
-"""What the measurements of a diagnosis mean: findings, the gravest first, each with advice.
+"""The verdict of a diagnosis: findings, the gravest first, each with advice.
 
-THRESHOLDS defines vanishing, exploding and noisy. Values are medians over the measurements; of
-several layers the worst one counts.
+THRESHOLDS defines vanishing, exploding and noisy. Values are medians over the snapshots; of several
+layers the worst one counts.
 """
 
 import math
@@ -14,28 +14,28 @@ from rnnopt.config.specs import parse
 from rnnopt.diagnostics.gradient_flow import finite_median
 
 THRESHOLDS = {
-    "vanishing": 1e-4,  # ‖dL/dh_1‖ / ‖dL/dh_T‖ below it
-    "exploding": 1e4,  # the same above it
-    "noisy": 10.0,  # noise scale above so many minibatches
+    "vanishing": 1e-4,  # ‖dL/dh_1‖ / ‖dL/dh_T‖ below this
+    "exploding": 1e4,  # the same above this
+    "noisy": 10.0,  # noise scale above this many minibatches
 }
 
 
-ESTIMATES = 2  # looks with an estimate of the noise scale, at least, to judge by
+ESTIMATES = 2  # least number of snapshots with an estimate of the noise scale
 
 
 BOUNDED = ("rnn", "lstm", "gru")  # cells with states in -1 … 1
 
 
-Look = dict[str, Any]
+Snapshot = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is the matter, or that nothing is.
+    """One problem of a run, or the finding that it has none.
 
     Args:
         kind: "not finite", "learns", "exploding", "vanishing", "noisy" or "healthy".
-        sentence: what was found, with the numbers it rests on.
+        sentence: the finding with its numbers.
         advice: what to try, the most promising first.
     """
 
@@ -45,28 +45,28 @@ class Finding:
 
 
 def verdict(
-    looks: Sequence[Look], status: str, batch_size: int, config: RunConfig
+    snapshots: Sequence[Snapshot], status: str, batch_size: int, config: RunConfig
 ) -> list[Finding]:
-    """What is the matter with a run, the gravest first; one healthy finding if nothing is.
+    """The problems of a run, the gravest first; one healthy finding if there is none.
 
-    Of a run that reached its target it is said first that it learns. Looks at which the mean
-    gradient drowned in the noise give no estimate of the noise scale: its median is without them.
+    If a run reached its target, the first finding is that it learns. Snapshots in which noise hides
+    the mean gradient give no estimate of the noise scale and do not enter its median.
 
     Args:
-        looks: of `Diagnosis`, at least one.
-        status: how the run ended.
-        batch_size: sequences a minibatch of it.
-        config: the run, so that nothing is advised that it already does.
+        snapshots: those of a `Diagnosis`, at least one.
+        status: status with which the run ended.
+        batch_size: sequences per minibatch of the run.
+        config: config of the run, so that the advice leaves out what it already does.
     """
-    found = [_not_finite(looks, status, config)]
-    sound = [look for look in looks if _is_finite(look)]
+    found = [_not_finite(snapshots, status, config)]
+    sound = [snapshot for snapshot in snapshots if _is_finite(snapshot)]
     learns = status == "reached target" and not found[0]
     if learns:
         found.append(Finding("learns", "learns: the run reached its target on validation data."))
     grave = len(found)
     if sound:
         ratios = {
-            name: finite_median([look["layers"][name]["ratio"] for look in sound])
+            name: finite_median([snapshot["layers"][name]["ratio"] for snapshot in sound])
             for name in sound[0]["layers"]
         }
         high, low = max(ratios, key=ratios.__getitem__), min(ratios, key=ratios.__getitem__)
@@ -74,7 +74,7 @@ def verdict(
             found.append(_of_flow("exploding", "above", high, ratios[high], sound, config))
         if ratios[low] < THRESHOLDS["vanishing"]:
             found.append(_of_flow("vanishing", "below", low, ratios[low], sound, config))
-        scales = [look["noise"]["scale"] for look in sound]
+        scales = [snapshot["noise"]["scale"] for snapshot in sound]
         scales = [scale for scale in scales if math.isfinite(scale)]
         scale = finite_median(scales) if len(scales) >= ESTIMATES else math.nan
         if scale > THRESHOLDS["noisy"] * batch_size:
@@ -82,7 +82,9 @@ def verdict(
         if not any(found[grave:]) and not found[0]:
             noise = f"is {scale:.3g} sequences at a batch size of {batch_size}"
             if math.isnan(scale):
-                noise = f"has too few looks with an estimate ({len(scales)} of {len(looks)})"
+                noise = (
+                    f"has too few snapshots with an estimate ({len(scales)} of {len(snapshots)})"
+                )
             sentence = (
                 f"healthy: the gradient at the first step is {ratios[low]:.2g} of that at the last"
                 f" in {low}, where it is weakest (median of {_count(sound)}), and the noise scale"
@@ -92,20 +94,20 @@ def verdict(
     return [finding for finding in found if finding]
 
 
-def _is_finite(look: Look) -> bool:
-    whole = all(layer["finite"] for layer in look["layers"].values())
-    return whole and math.isfinite(look["loss"])
+def _is_finite(snapshot: Snapshot) -> bool:
+    whole = all(layer["finite"] for layer in snapshot["layers"].values())
+    return whole and math.isfinite(snapshot["loss"])
 
 
-def _count(looks: Sequence[Look]) -> str:
-    return "1 look" if len(looks) == 1 else f"{len(looks)} looks"
+def _count(snapshots: Sequence[Snapshot]) -> str:
+    return "1 snapshot" if len(snapshots) == 1 else f"{len(snapshots)} snapshots"
 
 
-def _not_finite(looks: Sequence[Look], status: str, config: RunConfig) -> Finding | None:
-    bad = [look["gradient_evaluations"] for look in looks if not _is_finite(look)]
+def _not_finite(snapshots: Sequence[Snapshot], status: str, config: RunConfig) -> Finding | None:
+    bad = [snapshot["gradient_evaluations"] for snapshot in snapshots if not _is_finite(snapshot)]
     if not bad and status != "diverged":
         return None
-    where = bad[0] if bad else looks[-1]["gradient_evaluations"]
+    where = bad[0] if bad else snapshots[-1]["gradient_evaluations"]
     what = "the gradients" if bad else "the loss of the run"
     sentence = f"not finite: at {where:g} gradients {what} held NaN or infinity"
     sentence += f", and the run ended with status {status}."
@@ -114,18 +116,18 @@ def _not_finite(looks: Sequence[Look], status: str, config: RunConfig) -> Findin
 
 
 def _of_flow(
-    kind: str, side: str, name: str, ratio: float, looks: Sequence[Look], config: RunConfig
+    kind: str, side: str, name: str, ratio: float, snapshots: Sequence[Snapshot], config: RunConfig
 ) -> Finding:
     """Vanishing or exploding."""
-    layers = [look["layers"][name] for look in looks]
-    spectra = [look["spectra"].get(name, {}).values() for look in looks]
+    layers = [snapshot["layers"][name] for snapshot in snapshots]
+    spectra = [snapshot["spectra"].get(name, {}).values() for snapshot in snapshots]
     radius = finite_median([max((s["radius"] for s in one), default=math.nan) for one in spectra])
     saturated = finite_median([layer["saturated"] for layer in layers])
     part = "states are saturated" if _kind(config) in BOUNDED else "units are dead"
     sentence = (
         f"{kind}: in {name} the gradient at the first step is {ratio:.2g} of that at the last"
-        f" (median of {_count(looks)}; {side} {THRESHOLDS[kind]:g} counts as {kind}), the spectral"
-        f" radius is {radius:.3g} and {saturated:.0%} of the {part}."
+        f" (median of {_count(snapshots)}; {side} {THRESHOLDS[kind]:g} counts as {kind}), the"
+        f" spectral radius is {radius:.3g} and {saturated:.0%} of the {part}."
     )
     advice = _advice_vanishing(config) if kind == "vanishing" else _advice_exploding(config)
     if saturated > 0.5:
@@ -134,11 +136,11 @@ def _of_flow(
 
 
 def _noisy(scale: float, batch_size: int, config: RunConfig, learns: bool) -> Finding:
-    """Of a run that learns a remark: there is nothing to mend."""
+    """A noisy finding; for a run that learns only a remark, because nothing needs a fix."""
     sentence = (
         f"the noise scale is {scale:.3g} sequences, {scale / batch_size:.3g} times the batch"
-        f" size {batch_size} (median over the looks; above {THRESHOLDS['noisy']:g} times counts as"
-        " noisy)"
+        f" size {batch_size} (median over the snapshots; above {THRESHOLDS['noisy']:g} times counts"
+        " as noisy)"
     )
     if learns:
         return Finding("noisy", f"a remark: {sentence}, as is usual once little is left to learn.")

@@ -1,4 +1,4 @@
-"""Recurrent layers and models, which need torch alone; `kernels/` makes them fast.
+"""Recurrent layers and models, which need only torch; `kernels/` makes them fast.
 
-Nothing here knows optimizers, tasks or training.
+Nothing here depends on optimizers, tasks or training.
 """

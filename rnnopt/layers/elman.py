@@ -1,4 +1,4 @@
-"""Elman networks that take torch's place: `torch.nn.RNN` with a fused forward and backward."""
+"""Elman layers that replace `torch.nn.RNN`, with fused forward and backward passes."""
 
 from collections.abc import Callable
 from typing import Any, Literal, Self
@@ -15,11 +15,10 @@ from rnnopt.layers.plain import script_refused
 class ElmanRNN(nn.RNNBase):
     """`torch.nn.RNN` with the same arguments, weights and results, several times as fast on CPUs.
 
-    Where the fused kernels do not apply it runs torch's own code: on a GPU, where cuDNN is the
-    fastest there is; under autocast and the transforms of torch.func; in half precision; for a
-    PackedSequence; in graphs that leave torch (torch.jit.trace, torch.export, torch.onnx.export);
-    where no kernels were built (see `rnnopt doctor`). The outputs must not be changed in place
-    before the backward pass.
+    It runs torch's own code where the fused kernels do not apply: on a GPU, where cuDNN is fastest;
+    under autocast and the transforms of torch.func; in half precision; for a PackedSequence; in
+    exported graphs (torch.jit.trace, torch.export, torch.onnx.export); and if no kernels were built
+    (see `rnnopt doctor`). Do not change the outputs in place before the backward pass.
 
     Args:
         input_size, hidden_size, num_layers, nonlinearity, bias, batch_first, dropout,
@@ -32,7 +31,7 @@ class ElmanRNN(nn.RNNBase):
         (torch.Size([128, 64, 80]), torch.Size([1, 64, 80]))
     """
 
-    # Not a subclass of nn.RNN, which torch.compile refuses to look into.
+    # Not a subclass of nn.RNN, which torch.compile does not trace.
 
     def __init__(
         self,
@@ -69,19 +68,19 @@ class ElmanRNN(nn.RNNBase):
         hx: Tensor | None = None,
         lengths: Tensor | None = None,
     ) -> tuple[Tensor | PackedSequence, Tensor]:
-        """States of the last layer at every step, and last states of every layer.
+        """The last layer's states at every step, and each layer's last states.
 
         Args:
             input: (time, batch, input), (batch, time, input) with `batch_first`, (time, input), or
                 a PackedSequence.
-            hx: first states (layers × directions, batch, hidden), or None for zeros.
+            hx: initial states (layers × directions, batch, hidden), or None for zeros.
             lengths: (batch,) true steps of sequences padded at the end, each in 1 … time. As for a
-                PackedSequence, states after the end are zero and the last state is the one at the
-                last true step.
+                PackedSequence, states after the end are zero and the last state is that of the last
+                true step.
 
         Returns:
-            Shaped as from `torch.nn.RNN`. A loss that reads the last states alone is cheapest: it
-            spares the gradient of all the others.
+            The same shapes as `torch.nn.RNN`. A loss that reads only the last states is cheapest:
+            it needs no gradient of the other states.
 
         Raises:
             ValueError: lengths of the wrong shape, type or range.
@@ -92,7 +91,7 @@ class ElmanRNN(nn.RNNBase):
             return _torch_forward(self, input, hx)
         if lengths is not None:
             lengths = check_lengths(lengths, input, self.batch_first)
-        # By name, for functional_call swaps them.
+        # By name, because functional_call swaps them.
         weights = [getattr(self, name) for name in self._flat_weights_names]
         if cpu.leaving_torch():
             return self._layer_by_layer(portable.elman, input, hx, lengths, weights)
@@ -103,8 +102,8 @@ class ElmanRNN(nn.RNNBase):
         if lengths is None:
             return _torch_forward(self, input, hx)
         if self.num_layers == 1 and not self.bidirectional:
-            # As good as packing, which sorts and, on a GPU, waits: the steps before an end do not
-            # depend on what follows.
+            # Equal to packing, which sorts and synchronises a GPU: the steps before an end do not
+            # depend on later steps.
             return self._layer_by_layer(portable.elman, input, hx, lengths, weights)
         packed = pack_padded_sequence(
             input, lengths.cpu(), batch_first=self.batch_first, enforce_sorted=False
@@ -128,7 +127,7 @@ class ElmanRNN(nn.RNNBase):
             if input.ndim != 2 or (hx is not None and hx.ndim != 2):
                 _torch_forward(self, input, hx)  # raises torch's own error
             input, hx = input.unsqueeze(int(not self.batch_first)), _unsqueeze(hx)
-        if not cpu.leaving_torch():  # sizes that are compared would become part of the graph
+        if not cpu.leaving_torch():  # comparing sizes would put them into the graph
             self._check_sizes(input, hx)
         states = input.transpose(0, 1) if self.batch_first else input
         each = 4 if self.bias else 2  # weights of a layer and direction, in torch's order
@@ -171,7 +170,7 @@ class ElmanRNN(nn.RNNBase):
         """A layer with a copy of the weights of a `torch.nn.RNN`.
 
         Raises:
-            TypeError: `layer` is no `torch.nn.RNN`.
+            TypeError: `layer` is not a `torch.nn.RNN`.
         """
         if not isinstance(layer, (nn.RNN, ElmanRNN)):
             raise TypeError(f"from_torch needs a torch.nn.RNN, got {type(layer).__name__}.")
@@ -186,7 +185,7 @@ class ElmanRNN(nn.RNNBase):
 
 
 def _torch_forward(layer: ElmanRNN, input: Any, hx: Tensor | None) -> tuple[Any, Tensor]:
-    """What torch.nn.RNN does with the same weights."""
+    """`torch.nn.RNN.forward` with the layer's weights."""
     forward: Any = nn.RNN.forward
     return forward(layer, input, hx)
 
@@ -218,8 +217,8 @@ def _copy(layer: Any, kind: Any) -> Any:
 def check_lengths(lengths: Tensor, input: Tensor, batch_first: bool = False) -> Tensor:
     """`lengths` as int64 on the input's device.
 
-    Their range is checked on the CPU alone: on a GPU, and while torch.compile looks on, it would
-    have to wait for them. A graph that leaves torch checks neither range nor number.
+    Their range is checked only on the CPU: on a GPU and under torch.compile it would need a
+    synchronisation. An exported graph checks neither range nor number.
 
     Raises:
         ValueError: not one whole number in 1 … time for each sequence of a batch.
@@ -231,10 +230,10 @@ def check_lengths(lengths: Tensor, input: Tensor, batch_first: bool = False) -> 
         raise ValueError(f"lengths must be a tensor, got {type(lengths).__name__}.")
     whole = not (lengths.is_floating_point() or lengths.is_complex() or lengths.dtype == torch.bool)
     if whole and lengths.ndim == 1 and cpu.leaving_torch():
-        return lengths.to(input.device, torch.long)  # what is compared would be part of the graph
+        return lengths.to(input.device, torch.long)  # comparing sizes would put them into the graph
     if lengths.shape != (batch,) or not whole:
         raise ValueError(
-            f"lengths must be {batch} whole numbers, one a sequence, got {lengths.dtype} of shape"
+            f"lengths must be {batch} whole numbers, one per sequence, got {lengths.dtype} of shape"
             f" {tuple(lengths.shape)}."
         )
     if lengths.device.type == "cpu" and batch and not torch.compiler.is_compiling():

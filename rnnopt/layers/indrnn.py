@@ -1,10 +1,9 @@
-"""IndRNN layers: each unit remembers itself alone, which many layers and long sequences survive.
+"""IndRNN layers: each unit's recurrence has one weight, which suits deep nets and long sequences.
 
     h_t = f(W x_t + b + u ⊙ h_{t-1}),   f = relu or tanh,   |u| ≤ U
 
-with, around each layer, what the authors' networks have: batch normalisation of what reaches the
-units or of their states (statistics over batch and time), and dropout whose mask is shared over
-time.
+Around each layer, as in the authors' networks: batch normalisation of the units' inputs or of their
+states (statistics over batch and time), and dropout with one mask for all steps.
 
 | paper | here | | paper | here |
 |---|---|---|---|---|
@@ -48,13 +47,13 @@ class IndRNN(nn.Module):
         nonlinearity: "relu" or "tanh".
         bias: whether the input products have a bias.
         batch_first: input and output are (batch, time, feature).
-        dropout: probability in [0, 1) of a unit being zero for a whole sequence, after every layer.
-        batch_norm: normalise what reaches the units ("before" the recurrence), their states
-            ("after") or nothing (None).
-        recurrent_bound: largest |u| that counts; training puts larger ones back. None for no bound.
-            See `bound_for`.
-        recurrent_range: the first u are uniform in it; unset means from 0 to the bound, or to 1.
-        device, dtype: of the weights.
+        dropout: probability in [0, 1) that a unit is zero for a whole sequence, after every layer.
+        batch_norm: normalise the units' inputs ("before" the recurrence), their states ("after") or
+            nothing (None).
+        recurrent_bound: largest |u|, see `bound_for`; each forward pass in training clips the
+            weights to it. None for no bound.
+        recurrent_range: range of the uniform initial u; unset means from 0 to the bound, or to 1.
+        device, dtype: device and type of the weights.
 
     Example:
         >>> bound = IndRNN.bound_for(steps=784)
@@ -116,16 +115,16 @@ class IndRNN(nn.Module):
 
     @staticmethod
     def bound_for(steps: int, magnitude: float = 5.0) -> float:
-        """The |u| whose powers over `steps` steps grow by `magnitude` at most: magnitude^(1/steps).
+        """Bound of |u| with which a state grows at most `magnitude`-fold: magnitude^(1/steps).
 
-        The authors' released code has magnitude 5, their paper 2.
+        The authors' released code uses magnitude 5, their paper 2.
         """
         if steps < 1 or not magnitude > 0:
             raise ValueError(f"Needs steps >= 1 and magnitude > 0, got {steps} and {magnitude}.")
         return magnitude ** (1 / steps)
 
     def reset_parameters(self) -> None:
-        """Draws the first weights."""
+        """Draws the initial weights."""
         for name, parameter in self.named_parameters():
             if name.startswith("weight_ih"):
                 nn.init.kaiming_uniform_(parameter, a=8)
@@ -139,24 +138,24 @@ class IndRNN(nn.Module):
     def forward(
         self, input: Tensor, hx: Tensor | None = None, lengths: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """What the last layer gives at every step, and the last states of every layer.
+        """The last layer's output at every step, and each layer's last states.
 
         Args:
             input: (time, batch, input), or (batch, time, input) with `batch_first`.
-            hx: first states (layers, batch, hidden), or None for zeros.
+            hx: initial states (layers, batch, hidden), or None for zeros.
             lengths: (batch,) true steps of sequences padded at the end, each in 1 … time. Outputs
-                after the end are zero and enter no statistics.
+                after the end are zero and do not enter the batch statistics.
 
         Returns:
-            output (time, batch, hidden), normalised and dropped out as asked, and last
-            (layers, batch, hidden), the states themselves at the last true step.
+            output (time, batch, hidden), after normalisation and dropout, and last (layers, batch,
+            hidden), the states at the last true step, before both.
 
         Raises:
-            ValueError: a wrong shape.
+            ValueError: an input of a wrong shape.
         """
         if lengths is not None:
             lengths = check_lengths(lengths, input, self.batch_first)
-        if not cpu.leaving_torch():  # sizes that are compared would become part of the graph
+        if not cpu.leaving_torch():  # comparing sizes would put them into the graph
             self._check_sizes(input, hx)
         states = input.transpose(0, 1) if self.batch_first else input
         valid = None if lengths is None else true_steps(states.shape[0], lengths)
@@ -203,14 +202,14 @@ class IndRNN(nn.Module):
         if bound is None:
             return u
         if not (self.training and torch.is_grad_enabled() and cpu.own_operators()):
-            return u.clamp(-bound, bound)  # no stored weights to change there
-        # Through .data: clamping again what a graph has saved changes nothing, and must not count
-        # as a change of it.
+            return u.clamp(-bound, bound)  # there are no stored weights to change
+        # Through .data: clamping twice changes nothing, so autograd must not count it as a change
+        # of a saved tensor.
         u.data.clamp_(-bound, bound)
         return u
 
     def to_torch(self) -> PlainIndRNN:
-        """A copy in torch's own operators, called as this one, for TorchScript and the like."""
+        """A copy in torch's own operators with the same call, for TorchScript and export."""
         return PlainIndRNN(self)
 
     def __prepare_scriptable__(self) -> nn.Module:

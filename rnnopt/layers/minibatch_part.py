@@ -1,8 +1,8 @@
-"""The part of a minibatch that one of several processes takes, and what belongs to all of it.
+"""The part of a minibatch that one of several processes computes.
 
-Each process draws the whole minibatch and keeps every n-th sequence. Two things of a network
-depend on the others: dropout, whose mask is drawn for all and cut, and batch statistics, which are
-sums over the processes. With them a process computes what one that has it all would, to rounding.
+Each process draws the whole minibatch and keeps every n-th sequence. Two operations of a network
+depend on the other sequences: dropout, whose mask is drawn for all and cut, and batch statistics,
+which are summed over the processes. So the result equals that of one process up to rounding.
 """
 
 from collections.abc import Iterator
@@ -21,14 +21,14 @@ PART = "_minibatch_part"  # the attribute of a SequenceModel
 
 @dataclass(frozen=True)
 class MinibatchPart:
-    """Which sequences of a minibatch a process has.
+    """The sequences of a minibatch that a process has.
 
     Args:
-        rows: (batch,) their places in the whole.
-        count: sequences of the whole.
-        lengths: (count,) true steps of these, or None when all are of one length.
-        counts: False for a process that has no sequence and runs another's, of which nothing
-            counts, so that it takes part in every sum.
+        rows: (batch,) their positions in the whole minibatch.
+        count: sequences of the whole minibatch.
+        lengths: (count,) true steps of each, or None when all have the same length.
+        counts: False for a process without a sequence. It runs another process's sequence with
+            weight 0, so that it takes part in every sum.
     """
 
     rows: Tensor
@@ -38,7 +38,7 @@ class MinibatchPart:
 
     @classmethod
     def of(cls, count: int, lengths: Tensor | None, rank: int, processes: int) -> "MinibatchPart":
-        """Every n-th sequence of `count`, from the process's own number on."""
+        """Every n-th sequence of `count`, beginning at the process's rank."""
         rows = torch.arange(count)[rank::processes]
         return (
             cls(rows, count, lengths)
@@ -47,11 +47,11 @@ class MinibatchPart:
         )
 
     def alive(self, step: int) -> tuple["MinibatchPart", Tensor]:
-        """The part of the sequences that have not ended before a step.
+        """The part that holds only the sequences that reach a step.
 
         Returns:
-            the part, and (batch,) which of this process's sequences are in it: one that does not
-            count where all its own have ended.
+            The part, and (batch,) which of this process's sequences are in it. If all of them have
+            ended, one stays that does not count.
         """
         if self.lengths is None:
             return self, torch.ones(len(self.rows), dtype=torch.bool)
@@ -65,7 +65,7 @@ class MinibatchPart:
         return part, mine
 
     def between(self, start: int, end: int) -> "MinibatchPart":
-        """The same sequences, of which only the steps from `start` to `end` are looked at."""
+        """The same sequences, cut to the steps from `start` to `end`."""
         if self.lengths is None:
             return self
         return replace(self, lengths=self.lengths.clamp(max=end) - start)
@@ -75,11 +75,11 @@ class MinibatchPart:
         return time * self.count if self.lengths is None else int(self.lengths.sum())
 
     def share(self, each_step: bool, processes: int) -> float:
-        """By what to multiply the mean loss of this part for the mean over processes to be right.
+        """Weight of this part's mean loss, with which the mean over processes is the total mean.
 
         Args:
             each_step: whether the loss is a mean over true steps rather than over sequences.
-            processes: how many take part.
+            processes: number of processes.
         """
         if not self.counts:
             return 0.0
@@ -90,7 +90,7 @@ class MinibatchPart:
 
 @contextmanager
 def taking(model: nn.Module, part: MinibatchPart | None) -> Iterator[None]:
-    """Tells `model` that the inputs it gets are a part of a minibatch; None says all of one."""
+    """Marks the inputs of `model` as a part of a minibatch; None means a whole one."""
     if part is None:
         yield
         return
@@ -103,7 +103,7 @@ def taking(model: nn.Module, part: MinibatchPart | None) -> Iterator[None]:
 
 
 class _Sum(torch.autograd.Function):
-    """The sum over processes of what each has, with the gradient of the sum of their losses."""
+    """The sum over processes, with the gradient of the sum of their losses."""
 
     @staticmethod
     def forward(ctx: Any, own: Tensor) -> Tensor:
@@ -117,13 +117,13 @@ class _Sum(torch.autograd.Function):
 def normalize_part(
     norm: nn.BatchNorm1d, states: Tensor, valid: Tensor | None, part: MinibatchPart
 ) -> Tensor:
-    """As `norm` in training mode on the true steps of the whole minibatch; padding becomes zero.
+    """`norm` in training mode on the true steps of the whole minibatch; padding becomes zero.
 
     Args:
-        norm: batch normalisation over `hidden` features; its running statistics follow.
+        norm: batch normalisation over `hidden` features; its running statistics are updated.
         states: (time, batch, hidden), this process's part.
         valid: (time, batch, 1), which steps are true, or None for all.
-        part: which part it is.
+        part: this process's part.
 
     Raises:
         ValueError: all processes together have a single step, which has no variance.

@@ -1,8 +1,8 @@
-"""The networks of rnnopt as modules of torch's own layers and operators, for other programs.
+"""The networks of rnnopt in torch's own layers and operators, for export to other programs.
 
-`to_torch()` of a layer or a `SequenceModel` gives these (an `ElmanRNN` becomes a `torch.nn.RNN`).
-They hold copies of the weights, answer the same, in training as well, and are what TorchScript
-reads; no fused kernel is in them.
+`to_torch()` of a layer or a `SequenceModel` returns these (an `ElmanRNN` becomes a `torch.nn.RNN`).
+They hold copies of the weights, give the same results, also in training, and use no fused kernel,
+so that TorchScript can read them.
 """
 
 import copy
@@ -26,19 +26,19 @@ if TYPE_CHECKING:
 
 
 def script_refused(layer: nn.Module) -> TypeError:
-    """The error of a layer that torch.jit.script wants."""
+    """The error raised when torch.jit.script is called on a layer."""
     name = type(layer).__name__
     return TypeError(
-        f"torch.jit.script needs torch's own operators: give it what to_torch() of the layer"
-        f" returns, got {name}."
+        f"torch.jit.script needs torch's own operators: pass it the result of the layer's"
+        f" to_torch(), got {name}."
     )
 
 
 class PlainIndRNN(nn.Module):
-    """An `IndRNN` in torch's own operators: one loop over time a layer.
+    """An `IndRNN` in torch's own operators: one loop over time per layer.
 
     Args:
-        layer: its weights, bound, batch normalisation and dropout are copied.
+        layer: layer whose weights, bound, batch normalisation and dropout are copied.
     """
 
     def __init__(self, layer: "IndRNN"):
@@ -50,11 +50,11 @@ class PlainIndRNN(nn.Module):
     def forward(
         self, input: Tensor, hx: Tensor | None = None, lengths: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """As `IndRNN.forward`: output (time, batch, hidden), and last (layers, batch, hidden).
+        """Like `IndRNN.forward`: output (time, batch, hidden), and last (layers, batch, hidden).
 
         Args:
             input: (time, batch, input), or (batch, time, input) with `batch_first`.
-            hx: first states (layers, batch, hidden), or None for zeros.
+            hx: initial states (layers, batch, hidden), or None for zeros.
             lengths: (batch,) true steps of sequences padded at the end, int64, or None.
         """
         states = input.transpose(0, 1) if self.batch_first else input
@@ -71,7 +71,7 @@ class PlainIndRNN(nn.Module):
 
 
 class PlainIndRNNLayer(nn.Module):
-    """One layer, h_t = f(W x_t + b + u ⊙ h_{t-1}), with what is around it."""
+    """One layer, h_t = f(W x_t + b + u ⊙ h_{t-1}), with its batch normalisation and dropout."""
 
     def __init__(self, layer: "IndRNN", k: int):
         super().__init__()
@@ -93,7 +93,7 @@ class PlainIndRNNLayer(nn.Module):
     def forward(
         self, inputs: Tensor, first: Tensor | None, lengths: Tensor | None, valid: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """What the layer gives at every step, and its states at the last true one."""
+        """The layer's output at every step, and its states at the last true step."""
         reaching = self.input(inputs)
         if self.before:
             normal = self.norm(chosen(reaching, valid, self.training))
@@ -113,15 +113,15 @@ class PlainIndRNNLayer(nn.Module):
         return dropped(states, self.dropout, self.training), last
 
     def bounded(self) -> Tensor:
-        """The recurrent weights that count."""
+        """The recurrent weights, clipped to the bound."""
         return self.u.clamp(-self.bound, self.bound)
 
 
 class PlainSequenceModel(nn.Module):
-    """A `SequenceModel` in torch's own layers; the names of layers and read-out are the same.
+    """A `SequenceModel` in torch's own layers, with the same names of layers and read-out.
 
     Args:
-        model: its weights are copied.
+        model: model whose weights are copied.
     """
 
     def __init__(self, model: "SequenceModel"):
@@ -159,15 +159,15 @@ class PlainSequenceModel(nn.Module):
 
 
 def to_torch(layer: nn.Module) -> nn.Module:
-    """A copy of a recurrent layer that has none of our classes' kernels."""
+    """A copy of a recurrent layer without rnnopt's kernels."""
     convert: Any = getattr(layer, "to_torch", None)
     return copy.deepcopy(layer) if convert is None else convert()
 
 
 def chosen(states: Tensor, valid: Tensor | None, training: bool) -> Tensor:
-    """(n, hidden), what batch normalisation gets: in training the true steps alone.
+    """Inputs (n, hidden) of batch normalisation: in training the true steps alone.
 
-    In evaluation padding changes nothing, and is left where it is.
+    In evaluation padding changes nothing and stays in place.
     """
     if valid is None or not training:
         return states.flatten(0, 1)
@@ -175,7 +175,7 @@ def chosen(states: Tensor, valid: Tensor | None, training: bool) -> Tensor:
 
 
 def masked(flat: Tensor, states: Tensor, valid: Tensor | None, training: bool) -> Tensor:
-    """What became of `chosen` (n, hidden) in the place of `states`; padding becomes zero."""
+    """The results for `chosen` (n, hidden), put back in place; padding becomes zero."""
     if valid is None:
         return flat.view_as(states)
     if not training:

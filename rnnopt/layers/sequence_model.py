@@ -1,9 +1,8 @@
-"""One model for sequences: recurrent layers, batch normalisation between them, a linear read-out.
+"""The sequence model: recurrent layers, batch normalisation between them and a linear read-out.
 
-Shapes are (time, batch, feature) throughout. Sequences of different lengths are padded at the end;
-a network that runs forward in time computes the same states on the true steps whatever follows, so
-the padding only has to be kept out of the read-out and the batch statistics, which costs less than
-packing.
+Shapes are (time, batch, feature) throughout. Sequences of different lengths are padded at the end.
+In a network that runs forward in time, padding does not change the states on the true steps, so it
+only has to stay out of the read-out and the batch statistics. That costs less than packing.
 """
 
 import warnings
@@ -25,7 +24,7 @@ from rnnopt.layers.plain import PlainSequenceModel, script_refused
 Cell = Literal["rnn", "lstm", "gru", "indrnn"]
 Readout = Literal["last", "every", "mean"]
 Initialization = Literal["default", "orthogonal", "identity", "normal", "indrnn", "indrnn-paper"]
-# What one layer carries from step to step: (1, batch, hidden), for LSTM a pair of them.
+# State of one layer between steps: (1, batch, hidden), for LSTM a pair of them.
 State = Tensor | tuple[Tensor, Tensor]
 CELLS: dict[str, Callable[..., nn.Module]] = {
     "rnn": ElmanRNN,
@@ -41,27 +40,26 @@ class SequenceModel(nn.Module):
     Args:
         input_size: features of each step.
         hidden_size: units of each layer.
-        output_size: classes, or numbers to predict.
+        output_size: number of classes, or of values to predict.
         cell: "rnn" (Elman), "lstm", "gru" or "indrnn".
-        nonlinearity: "tanh" or, for Elman and IndRNN cells alone, "relu"; unset means relu for
-            IndRNN and tanh for the others.
-        layers: recurrent layers, ≥ 1.
-        batch_norm: normalise each layer's states over time and batch.
-        dropout: probability in [0, 1) of a unit being zero for a whole sequence, after each layer.
-        readout: "last", the state at a sequence's last true step; "every", each step; "mean", the
-            mean state over the true steps.
-        initialization: "default", torch's, and for IndRNN its authors'; "orthogonal", recurrent
-            matrices (gate by gate) orthogonal; "identity", recurrent matrices the identity (Le et
-            al., https://arxiv.org/abs/1504.00941); "normal", every weight and bias N(0, 0.01²), as
-            in the aSNAQ paper; "indrnn", besides "default" a read-out drawn by He's rule with
-            bias 0, as IndRNN's authors released; "indrnn-paper", besides that the recurrent weights
-            of the last layer between magnitude^(-1/steps) and the bound instead of between 0 and
-            the bound, as in their paper. IndRNN has no recurrent matrices: neither "orthogonal" nor
-            "identity" there.
-        steps: length of the sequences, from which IndRNN's recurrent bound is taken; unset means
-            no bound.
-        magnitude: how much IndRNN's bound lets a state grow over `steps` steps: 5 in the authors'
-            released code, 2 in their paper.
+        nonlinearity: "tanh" or, only for "rnn" and "indrnn", "relu"; unset means relu for "indrnn"
+            and tanh for the others.
+        layers: number of recurrent layers, ≥ 1.
+        batch_norm: whether to normalise each layer's states over time and batch.
+        dropout: probability in [0, 1) that a unit is zero for a whole sequence, after each layer.
+        readout: states that the linear read-out gets: "last", the one at a sequence's last true
+            step; "every", those at each step; "mean", their mean over the true steps.
+        initialization: "default", torch's, and for IndRNN its authors'; "orthogonal", orthogonal
+            recurrent matrices, gate by gate; "identity", identity recurrent matrices (Le et al.,
+            https://arxiv.org/abs/1504.00941); "normal", every weight and bias N(0, 0.01²), as in
+            the aSNAQ paper; "indrnn", like "default" with He's rule and bias 0 for the read-out, as
+            in the code of IndRNN's authors; "indrnn-paper", "indrnn" with the recurrent weights of
+            the last layer between magnitude^(-1/steps) and the bound instead of between 0 and
+            the bound, as in their paper. IndRNN has no recurrent matrices: it does not take
+            "orthogonal" or "identity".
+        steps: length of the sequences, which sets IndRNN's recurrent bound; unset means no bound.
+        magnitude: factor by which a state may grow over `steps` steps under IndRNN's bound: 5 in
+            the authors' released code, 2 in their paper.
         keywords: for one release, with a warning, last_layer_remembers, which is a part of
             initialization="indrnn-paper" now.
 
@@ -71,7 +69,7 @@ class SequenceModel(nn.Module):
         torch.Size([32, 6])
     """
 
-    # Which sequences of a minibatch the inputs are; None is all. Set by `taking`.
+    # The part of a minibatch that the inputs are; None for a whole one. Set by `taking`.
     _minibatch_part: MinibatchPart | None = None
 
     def __init__(
@@ -151,16 +149,16 @@ class SequenceModel(nn.Module):
     def advance(
         self, inputs: Tensor, state: list[State] | None = None, lengths: Tensor | None = None
     ) -> tuple[Tensor, list[State]]:
-        """As `forward`, from the states where an earlier part of the sequences ended.
+        """Like `forward`, continuing from the states after an earlier part of the sequences.
 
         Args:
             inputs: (time, batch, input), the next steps.
-            state: what the call on the steps before returned; None means the beginning.
+            state: states returned for the previous steps; None at the beginning.
             lengths: (batch,) true steps among these, each in 1 … time; None when all are true.
 
         Returns:
-            outputs as from `forward`, and the states after these steps, one a layer. A sequence
-            whose end was among them has no state to go on from.
+            Outputs as from `forward`, and the states after these steps, one per layer. The state of
+            a sequence that ended among these steps must not be used further.
         """
         if inputs.ndim != 3:
             raise ValueError(f"inputs must be (time, batch, feature), got {tuple(inputs.shape)}.")
@@ -189,9 +187,9 @@ class SequenceModel(nn.Module):
         return self.output(states), ends
 
     def to_torch(self) -> PlainSequenceModel:
-        """A copy in torch's own layers and operators, called as this one.
+        """A copy in torch's own layers and operators, with the same call.
 
-        It takes the same `state_dict`, except that of IndRNN layers.
+        It takes the same `state_dict`, except for IndRNN layers.
         """
         return PlainSequenceModel(self)
 
@@ -199,7 +197,7 @@ class SequenceModel(nn.Module):
         raise script_refused(self)
 
     def _dropout_mask(self, states: Tensor) -> Tensor | None:
-        """(batch, hidden), what to multiply states by at every step; None without dropout."""
+        """Factors (batch, hidden) of the states at every step; None without dropout."""
         if not (self.dropout and self.training):
             return None
         part = self._minibatch_part
@@ -219,7 +217,7 @@ class SequenceModel(nn.Module):
 
 
 def _check_choices(cell: str, nonlinearity: str, readout: str, initialization: str) -> None:
-    """Raises ValueError for an unknown choice, and for two that do not go together."""
+    """Raises ValueError for an unknown choice, and for two that exclude each other."""
     choices: list[tuple[str, str, tuple[str, ...]]] = [
         ("cell", cell, get_args(Cell)),
         ("nonlinearity", nonlinearity, ("tanh", "relu")),
@@ -239,15 +237,15 @@ def _check_choices(cell: str, nonlinearity: str, readout: str, initialization: s
     if initialization in ("orthogonal", "identity") and cell == "indrnn":
         raise ValueError(
             f"initialization={initialization!r} needs recurrent matrices, which"
-            " cell='indrnn' has not; take default or normal."
+            " cell='indrnn' does not have; choose default or normal."
         )
 
 
 def _run(
     layer: nn.Module, states: Tensor, first: State | None, lengths: Tensor | None
 ) -> tuple[Tensor, Tensor, State]:
-    """States at every step, at the last true one (a loss that reads only these is cheaper), and
-    what the layer carries on."""
+    """States at every step, those at the last true step (a loss that reads only these is cheaper),
+    and the state to continue from."""
     if isinstance(layer, (ElmanRNN, IndRNN)):
         states, last = layer(states, first, lengths)
         return states, last[0], last

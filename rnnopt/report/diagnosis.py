@@ -11,28 +11,31 @@ from rnnopt.config.errors import UserError, writing
 from rnnopt.config.run_config import RunConfig
 from rnnopt.diagnostics.diagnosis import Diagnosis
 from rnnopt.diagnostics.gradient_flow import finite_median
-from rnnopt.diagnostics.verdict import THRESHOLDS, Finding, Look, verdict
+from rnnopt.diagnostics.verdict import THRESHOLDS, Finding, Snapshot, verdict
 from rnnopt.report.style import any_script
 from rnnopt.runs.files import finite, write_atomically
 
 # -- table and file --------------------------------------------------------------------------------
 
 
-def columns(looks: Sequence[Look]) -> list[str]:
-    """Headings of `rows`: the first, the middle and the last look."""
-    return ["what", *(f"at {look['gradient_evaluations']:g}" for look in _chosen(looks))]
+def columns(snapshots: Sequence[Snapshot]) -> list[str]:
+    """Headings of `rows`: the first, the middle and the last snapshot."""
+    return [
+        "what",
+        *(f"at {snapshot['gradient_evaluations']:g}" for snapshot in _chosen(snapshots)),
+    ]
 
 
-def rows(looks: Sequence[Look]) -> list[list[str]]:
+def rows(snapshots: Sequence[Snapshot]) -> list[list[str]]:
     """The table as text, one row a quantity."""
-    chosen = _chosen(looks)
-    table = [["loss of a fixed minibatch", *(_text(look["loss"]) for look in chosen)]]
-    for name in looks[0]["layers"]:
-        layers = [look["layers"][name] for look in chosen]
+    chosen = _chosen(snapshots)
+    table = [["loss of a fixed minibatch", *(_text(snapshot["loss"]) for snapshot in chosen)]]
+    for name in snapshots[0]["layers"]:
+        layers = [snapshot["layers"][name] for snapshot in chosen]
         table.append([f"{name}: ‖dL/dh‖ first / last step", *(_text(x["ratio"]) for x in layers)])
         table.append([f"{name}: saturated share", *(f"{x['saturated']:.0%}" for x in layers)])
         for key, title in (("radius", "spectral radius"), ("norm", "spectral norm")):
-            spectra = [look["spectra"].get(name, {}).values() for look in chosen]
+            spectra = [snapshot["spectra"].get(name, {}).values() for snapshot in chosen]
             if all(spectra):
                 values = [_text(max(s[key] for s in one)) for one in spectra]
                 table.append([f"{name}: {title}", *values])
@@ -43,9 +46,9 @@ def rows(looks: Sequence[Look]) -> list[list[str]]:
     return table
 
 
-def _chosen(looks: Sequence[Look]) -> list[Look]:
-    places = sorted({0, len(looks) // 2, len(looks) - 1})
-    return [looks[place] for place in places]
+def _chosen(snapshots: Sequence[Snapshot]) -> list[Snapshot]:
+    places = sorted({0, len(snapshots) // 2, len(snapshots) - 1})
+    return [snapshots[place] for place in places]
 
 
 def _text(value: float, unit: str = "") -> str:
@@ -73,7 +76,7 @@ def write(diagnosis: Diagnosis, config: RunConfig, out: Path) -> tuple[list[Find
     from rnnopt.report.diagnosis_figure import figure
 
     training = diagnosis.training
-    found = verdict(diagnosis.looks, training.status, diagnosis.batch_size, config)
+    found = verdict(diagnosis.snapshots, training.status, diagnosis.batch_size, config)
     content = dict(
         config=config.to_dict(),
         status=training.status,
@@ -81,14 +84,14 @@ def write(diagnosis: Diagnosis, config: RunConfig, out: Path) -> tuple[list[Find
         batch_size=diagnosis.batch_size,
         thresholds=THRESHOLDS,
         verdict=[asdict(finding) for finding in found],
-        looks=diagnosis.looks,
+        looks=diagnosis.snapshots,
         directions=diagnosis.directions.records,
         records=diagnosis.records,
     )
     paths = [out / "diagnosis.json", out / "diagnosis.png"]
     image = io.BytesIO()
     title = f"{config.task}, {config.model}, {config.optimizer}: {found[0].kind}"
-    drawn = figure(diagnosis.looks, diagnosis.records, diagnosis.directions.records, title)
+    drawn = figure(diagnosis.snapshots, diagnosis.records, diagnosis.directions.records, title)
     with any_script():
         drawn.savefig(image)
     with writing(f"the diagnosis to {out}"):

@@ -13,19 +13,22 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MAPS = 4  # heat maps that there is room for
-CURVES = 5  # looks whose curvature is drawn
+CURVES = 5  # snapshots whose curvature is drawn
 
-Look = dict[str, Any]
+Snapshot = dict[str, Any]
 Record = dict[str, float]
 
 
 def figure(
-    looks: Sequence[Look], records: Sequence[Record], directions: Sequence[Record], title: str
+    snapshots: Sequence[Snapshot],
+    records: Sequence[Record],
+    directions: Sequence[Record],
+    title: str,
 ) -> "Figure":
     """Heat maps of up to four layers; spectral radius, saturation, loss, noise, angle, curvature.
 
     Args:
-        looks, records, directions: of `Diagnosis`; at least one look.
+        snapshots, records, directions: of `Diagnosis`; at least one snapshot.
         title: above all.
     """
     from matplotlib.figure import Figure
@@ -34,20 +37,20 @@ def figure(
     result.suptitle(plain(title, 300), fontsize=11, wrap=True)
     parts: Any = result.subfigures(2, 1, height_ratios=(1, 1.6))
     upper, lower = parts
-    names = list(looks[0]["layers"])
+    names = list(snapshots[0]["layers"])
     last = len(names) - 1
     shown = names if last < MAPS else [names[i * last // (MAPS - 1)] for i in range(MAPS)]
     for axis, name in zip(upper.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
-        _heat_map(axis, looks, name)
+        _heat_map(axis, snapshots, name)
     axes = lower.subplots(2, 3)
-    _spectra(axes[0][0], looks)
-    _lines(axes[0][1], looks, "saturated", "saturated states, dead units")
-    _losses(axes[0][2], looks, records)
-    _noise(axes[1][0], looks)
-    _angles(axes[1][1], looks, directions)
+    _spectra(axes[0][0], snapshots)
+    _lines(axes[0][1], snapshots, "saturated", "saturated states, dead units")
+    _losses(axes[0][2], snapshots, records)
+    _noise(axes[1][0], snapshots)
+    _angles(axes[1][1], snapshots, directions)
     for axis in axes.flat:
-        axis.set_xlim(0, max(looks[-1]["gradient_evaluations"], 1))
-    _curvature(axes[1][2], looks)
+        axis.set_xlim(0, max(snapshots[-1]["gradient_evaluations"], 1))
+    _curvature(axes[1][2], snapshots)
     axes[1][2].autoscale(axis="x")
     for axis in axes.flat:
         axis.grid(alpha=0.3)
@@ -56,18 +59,18 @@ def figure(
     return result
 
 
-def _heat_map(axis: "Axes", looks: Sequence[Look], name: str) -> None:
+def _heat_map(axis: "Axes", snapshots: Sequence[Snapshot], name: str) -> None:
     """One layer's norms, time step against evaluations, the colour their logarithm."""
     import numpy as np
     from matplotlib.ticker import MaxNLocator
 
-    norms = np.array([look["layers"][name]["norms"] for look in looks], dtype=float).T
+    norms = np.array([snapshot["layers"][name]["norms"] for snapshot in snapshots], dtype=float).T
     with np.errstate(divide="ignore", invalid="ignore"):
         logarithms = np.log10(norms)
     colors = np.ma.masked_invalid(logarithms)
-    places = [float(look["gradient_evaluations"]) for look in looks]
+    places = [float(snapshot["gradient_evaluations"]) for snapshot in snapshots]
     middles = [(a + b) / 2 for a, b in pairwise(places)]
-    # A column reaches half way to its neighbours, the outer ones from 0 and to the last look.
+    # A column reaches half way to its neighbours, the outer ones from 0 and to the last snapshot.
     left, right = 0.0, max(places[-1], 1.0)
     steps = np.arange(len(norms) + 1) + 0.5
     axis.set_facecolor("#cccccc")  # shows where there is no number, or zero
@@ -91,25 +94,25 @@ def _points(axis: "Axes", xs: Sequence[float], ys: Sequence[float], **style: Any
         axis.plot(*zip(*pairs, strict=True), **style)
 
 
-def _lines(axis: "Axes", looks: Sequence[Look], key: str, title: str) -> None:
+def _lines(axis: "Axes", snapshots: Sequence[Snapshot], key: str, title: str) -> None:
     """A number of each layer over training."""
-    at = [look["gradient_evaluations"] for look in looks]
-    for i, name in enumerate(looks[0]["layers"]):
-        values = [look["layers"][name][key] for look in looks]
+    at = [snapshot["gradient_evaluations"] for snapshot in snapshots]
+    for i, name in enumerate(snapshots[0]["layers"]):
+        values = [snapshot["layers"][name][key] for snapshot in snapshots]
         _points(axis, at, values, color=COLORS[i % len(COLORS)], marker=".", label=name)
     axis.set_ylabel(title)
     axis.set_xlabel("gradient evaluations")
     axis.set_ylim(-0.03, 1.03)
 
 
-def _spectra(axis: "Axes", looks: Sequence[Look]) -> None:
+def _spectra(axis: "Axes", snapshots: Sequence[Snapshot]) -> None:
     """Spectral radius of each recurrent matrix; that of the gates of a layer in one colour."""
-    at = [look["gradient_evaluations"] for look in looks]
+    at = [snapshot["gradient_evaluations"] for snapshot in snapshots]
     styles = ("-", "--", ":", "-.")
-    several = len(looks[0]["spectra"]) > 1
-    for i, (layer, matrices) in enumerate(looks[0]["spectra"].items()):
+    several = len(snapshots[0]["spectra"]) > 1
+    for i, (layer, matrices) in enumerate(snapshots[0]["spectra"].items()):
         for j, matrix in enumerate(matrices):
-            values = [look["spectra"][layer][matrix]["radius"] for look in looks]
+            values = [snapshot["spectra"][layer][matrix]["radius"] for snapshot in snapshots]
             gate = matrix.partition(".")[2] if len(matrices) > 1 else ""
             name = " ".join(filter(None, (layer if several or not gate else "", gate)))
             color = COLORS[(i if several else j) % len(COLORS)]
@@ -120,24 +123,30 @@ def _spectra(axis: "Axes", looks: Sequence[Look]) -> None:
     axis.set_xlabel("gradient evaluations")
 
 
-def _losses(axis: "Axes", looks: Sequence[Look], records: Sequence[Record]) -> None:
+def _losses(axis: "Axes", snapshots: Sequence[Snapshot], records: Sequence[Record]) -> None:
     at = [record["gradient_evaluations"] for record in records]
     for i, (key, name) in enumerate(
         (("train_loss", "training"), ("validation_loss", "validation"))
     ):
         _points(axis, at, [record[key] for record in records], color=COLORS[i], label=name)
-    places = [look["gradient_evaluations"] for look in looks]
+    places = [snapshot["gradient_evaluations"] for snapshot in snapshots]
     style: dict[str, Any] = dict(color=COLORS[2], linestyle=":", label="fixed minibatch")
-    _points(axis, places, [look["loss"] for look in looks], **style)
+    _points(axis, places, [snapshot["loss"] for snapshot in snapshots], **style)
     axis.set_ylabel("loss")
     axis.set_xlabel("gradient evaluations")
 
 
-def _noise(axis: "Axes", looks: Sequence[Look]) -> None:
+def _noise(axis: "Axes", snapshots: Sequence[Snapshot]) -> None:
     from matplotlib.ticker import LogFormatter
 
-    at = [look["gradient_evaluations"] for look in looks]
-    _points(axis, at, [look["noise"]["scale"] for look in looks], color=COLORS[0], marker=".")
+    at = [snapshot["gradient_evaluations"] for snapshot in snapshots]
+    _points(
+        axis,
+        at,
+        [snapshot["noise"]["scale"] for snapshot in snapshots],
+        color=COLORS[0],
+        marker=".",
+    )
     if axis.lines:
         axis.set_yscale("log")
         axis.yaxis.set_major_formatter(LogFormatter())
@@ -146,9 +155,9 @@ def _noise(axis: "Axes", looks: Sequence[Look]) -> None:
     axis.set_xlabel("gradient evaluations")
 
 
-def _angles(axis: "Axes", looks: Sequence[Look], directions: Sequence[Record]) -> None:
-    """Every step's angle, and the median since the last look."""
-    spent = looks[-1]["gradient_evaluations"]
+def _angles(axis: "Axes", snapshots: Sequence[Snapshot], directions: Sequence[Record]) -> None:
+    """Every step's angle, and the median since the last snapshot."""
+    spent = snapshots[-1]["gradient_evaluations"]
     scale = spent / directions[-1]["step"] if directions else 1.0  # evaluations a step
     _points(
         axis,
@@ -156,27 +165,29 @@ def _angles(axis: "Axes", looks: Sequence[Look], directions: Sequence[Record]) -
         [record["angle"] for record in directions],
         marker=".", linestyle="none", color=COLORS[5], markersize=3, label="a step",
     )  # fmt: skip
-    at = [look["gradient_evaluations"] for look in looks]
-    _points(axis, at, [look["angle"] for look in looks], color=COLORS[0], label="median")
+    at = [snapshot["gradient_evaluations"] for snapshot in snapshots]
+    _points(
+        axis, at, [snapshot["angle"] for snapshot in snapshots], color=COLORS[0], label="median"
+    )
     axis.set_ylim(0, 185)
     axis.set_yticks(range(0, 181, 45))
     axis.set_ylabel("angle of step to gradient, degrees")
     axis.set_xlabel("gradient evaluations")
 
 
-def _curvature(axis: "Axes", looks: Sequence[Look]) -> None:
-    """Curvature along the inner steps at a few looks, early ones pale."""
+def _curvature(axis: "Axes", snapshots: Sequence[Snapshot]) -> None:
+    """Curvature along the inner steps at a few snapshots, early ones pale."""
     from matplotlib.ticker import MaxNLocator
 
-    last = len(looks) - 1
+    last = len(snapshots) - 1
     chosen = sorted({i * last // (CURVES - 1) for i in range(CURVES)})
     for number, i in enumerate(chosen):
-        values = [step["directional"] for step in looks[i]["curvature"]]
+        values = [step["directional"] for step in snapshots[i]["curvature"]]
         shade = 0.25 + 0.75 * (number + 1) / len(chosen)
-        label = f"at {looks[i]['gradient_evaluations']:g}"
+        label = f"at {snapshots[i]['gradient_evaluations']:g}"
         at = range(1, len(values) + 1)
         _points(axis, at, values, color=COLORS[0], alpha=shade, marker=".", label=label)
-    drawn = [abs(step["directional"]) for i in chosen for step in looks[i]["curvature"]]
+    drawn = [abs(step["directional"]) for i in chosen for step in snapshots[i]["curvature"]]
     drawn = [size for size in drawn if 0 < size < math.inf]
     if drawn and max(drawn) > 100 * min(drawn):
         axis.set_yscale("symlog", linthresh=max(drawn) / 1000)

@@ -1,4 +1,4 @@
 """One run in its folder: files, checkpoints, resuming, loggers, predictions, export.
 
-No other room opens run files. How training works belongs to `training/`.
+No other package opens run files. `training/` has the training itself.
 """

@@ -1,10 +1,10 @@
-"""Checksums in the files of a run: what is read is what was written, or it is not used.
+"""Checksums in the files of a run: a file that is not as written is not used.
 
-A file of tensors is a zip archive. Its comment, which ends it, holds the sha256 of all before it:
-it stays a file that torch.load and zip programs read. A JSON object holds under "check" the first
-sixteen hexadecimal digits of the sha256 of the rest.
+A file of tensors is a zip archive. Its comment, at the end, holds the SHA-256 of all bytes before
+it, so that torch.load and zip programs can still read the file. A JSON object holds under "check"
+the first sixteen hexadecimal digits of the SHA-256 of the rest.
 
-Files of folders begun before there were checksums have none; `required` says whether one must be.
+Files of older run folders have no checksums; `required` states whether one is required.
 """
 
 import hashlib
@@ -19,11 +19,11 @@ LENGTH = len(MARK) + 64
 
 
 class Damaged(Exception):
-    """What was read is not what was written; says how that shows."""
+    """A file is not as it was written; the message states the evidence."""
 
 
 def pack(value: dict[str, Any]) -> bytes:
-    """Tensors and plain values as a file, with its checksum."""
+    """Tensors and plain values as the bytes of a file, with its checksum."""
     buffer = io.BytesIO()
     torch.save(value, buffer)
     # The archive ends in the length of its comment, two bytes, which torch leaves at zero.
@@ -32,10 +32,10 @@ def pack(value: dict[str, Any]) -> bytes:
 
 
 def unpack(content: bytes, required: bool, device: torch.device | None = None) -> Any:
-    """What `pack` was given; nothing is loaded before the checksum fits, nothing is executed.
+    """The value that `pack` packed; the checksum is verified first, and no code is executed.
 
     Raises:
-        Damaged: the checksum does not fit, is missing though `required`, or there are no tensors.
+        Damaged: the checksum is wrong, or missing though `required`, or there are no tensors.
     """
     body, mark = content[:-LENGTH], content[-LENGTH:]
     if mark.startswith(MARK):
@@ -45,9 +45,9 @@ def unpack(content: bytes, required: bool, device: torch.device | None = None) -
         raise Damaged("its checksum is missing")
     try:
         return torch.load(io.BytesIO(content), weights_only=True, map_location=device)
-    except Exception as error:  # torch.load raises many kinds for a damaged file
+    except Exception as error:  # torch.load raises many kinds of errors for a damaged file
         reason = str(error).partition("\n")[0] or type(error).__name__
-        # torch then tells how to unpickle it after all, or what went wrong inside.
+        # torch's message explains how to unpickle it nevertheless, or an internal error.
         if not isinstance(error, OSError | RuntimeError):
             reason = "it is damaged, or holds Python objects, which are never unpickled"
         raise Damaged(reason) from error
@@ -59,10 +59,10 @@ def with_check(value: dict[str, Any]) -> dict[str, Any]:
 
 
 def without_check(value: dict[str, Any], required: bool) -> dict[str, Any]:
-    """The object that `with_check` was given.
+    """The object without its checksum, after verifying it.
 
     Raises:
-        Damaged: the checksum does not fit or is missing though `required`.
+        Damaged: the checksum is wrong, or missing though `required`.
     """
     value = dict(value)
     check = value.pop("check", None)

@@ -1,4 +1,4 @@
-"""Runs that are read back, and groups of runs that differ in the seed alone."""
+"""Runs read from their folders, and groups of runs that differ only in the seed."""
 
 import math
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from rnnopt.tasks.task import lower_is_better
 
 @dataclass(frozen=True)
 class Run:
-    """One run folder, read."""
+    """The contents of one run folder."""
 
     config: RunConfig
     records: list[dict[str, float]]
@@ -24,7 +24,7 @@ class Run:
 
     @property
     def rank(self) -> Rank:
-        """By which the best of several runs is found: that of its best look, if there is one."""
+        """Rank among several runs: that of its best evaluation, if there is one."""
         best = self.result.get("best")
         if not best:
             return WORST
@@ -34,17 +34,17 @@ class Run:
 
 @dataclass(frozen=True)
 class Group:
-    """Runs that differ in the seed alone."""
+    """Runs that differ only in the seed."""
 
     label: str
     runs: list[Run]
 
 
 def read_runs(folders: Sequence[RunFolder]) -> list[Run]:
-    """What the folders hold.
+    """Reads the run folders.
 
     Raises:
-        UserError: something in one is not what a run writes.
+        UserError: a folder has content that a run does not write.
     """
     return [
         Run(
@@ -60,7 +60,7 @@ def read_runs(folders: Sequence[RunFolder]) -> list[Run]:
 def group_runs(runs: Sequence[Run]) -> dict[str, list[Group]]:
     """The groups of each task, in order of first appearance.
 
-    A group is labelled by its optimizer and whatever else sets it apart from its task's others.
+    A group's label is its optimizer and every other setting in which the task's groups differ.
     """
     by_task: dict[str, dict[tuple, list[Run]]] = {}
     for run in runs:
@@ -84,7 +84,7 @@ def _label(settings: dict[str, Any], differing: list[str]) -> str:
 
 
 def facts_of(groups: Sequence[Group]) -> dict[str, Any]:
-    """Summary, loss, metric and target of the groups' task, as its runs noted them."""
+    """Summary, loss, metric and target of the groups' task, as recorded in its runs."""
     facts: dict[str, Any] = dict(summary="", loss="loss", metric="metric", target=math.nan)
     for run in (run for group in groups for run in group.runs):
         facts |= {name: run.result[name] for name in facts if name in run.result}

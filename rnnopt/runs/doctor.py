@@ -1,4 +1,4 @@
-"""What rnnopt finds on this machine: which code runs the layers, why, and what would help."""
+"""Examines this machine: which code runs the layers, why, and what would make them faster."""
 
 import os
 import platform
@@ -18,7 +18,7 @@ from rnnopt.runs.environment import processor_name
 
 @dataclass(frozen=True)
 class Finding:
-    """One answer: about what, what was found, and what to do about it, if anything."""
+    """One finding: its subject, the result, and advice, if any."""
 
     subject: str
     answer: str
@@ -26,7 +26,7 @@ class Finding:
 
 
 def examine() -> list[Finding]:
-    """Everything there is to say; takes about a second, for a measurement."""
+    """All findings; takes about a second, because it measures a time."""
     return [
         Finding("rnnopt", installed_version("rnnopt")),
         Finding("Python, torch", f"{platform.python_version()}, {torch.__version__}"),
@@ -42,7 +42,7 @@ def _cpu() -> list[Finding]:
     try:
         record = read_record(cpu.FOLDER)
     except (OSError, ValueError):
-        record = None  # the reason says so
+        record = None  # `found.reason` reports it
     built = "nothing"
     if record and record["built"]:
         built = f"{', '.join(record['built'])}, by {record['compiler']}"
@@ -97,12 +97,12 @@ def _gpu() -> list[Finding]:
 
 
 def measure(repetitions: int = 15) -> tuple[float, float]:
-    """Best seconds of a forward and backward pass of our layer and of torch's, on one thread."""
+    """Best seconds of a forward and backward pass of ElmanRNN and torch.nn.RNN, on one thread."""
     torchs = nn.RNN(28, 100)
     ours = ElmanRNN.from_torch(torchs)
     inputs = torch.zeros(28, 128, 28)
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # several would tell more of what else runs here
+    torch.set_num_threads(1)  # several would measure the machine's other load
     try:
         taken = [(_seconds(ours, inputs), _seconds(torchs, inputs)) for _ in range(repetitions)]
     finally:

@@ -1,4 +1,4 @@
-"""What a run is done with: versions, processor, threads."""
+"""The environment of a run: versions, processor, threads."""
 
 import platform
 import sys
@@ -12,7 +12,7 @@ from rnnopt.layers.kernels import cpu
 
 
 def environment() -> dict[str, Any]:
-    """Versions and machine, for the record."""
+    """Versions and machine, as stored with a run."""
 
     return {
         "rnnopt": installed_version("rnnopt"),
@@ -27,7 +27,7 @@ def environment() -> dict[str, Any]:
 
 
 def processor_name() -> str:
-    """The processor's model where the system tells, else its architecture."""
+    """The processor's model if the system reports it, else its architecture."""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):

@@ -1,4 +1,4 @@
-"""Files that are replaced whole or not at all, JSON and pictures."""
+"""Files that are replaced atomically: JSON and figures."""
 
 import io
 import json
@@ -35,7 +35,7 @@ def finite(value: Any) -> Any:
 
 
 def json_bytes(value: dict[str, Any]) -> bytes:
-    """What a JSON file holds."""
+    """The bytes of a JSON file."""
     return (json.dumps(value, indent=2) + "\n").encode()
 
 
@@ -49,13 +49,13 @@ def write_atomically(path: Path, content: bytes, keep: Path | None = None) -> No
 
     Args:
         path: the file.
-        content: all of it.
-        keep: what the file that stood there is renamed to; None replaces it. Between the two
-            renames there is no file at `path`, and the one before is at `keep`.
+        content: its whole content.
+        keep: new name of the old file; None replaces the old file. Between the two renames there is
+            no file at `path`, and the old file is at `keep`.
 
     Raises:
-        OSError: with `path` as its filename; the file is then what it was, and what was called
-            `keep` before may be gone.
+        OSError: with `path` as its filename; the file is then unchanged, but an earlier file at
+            `keep` may be gone.
     """
     part = path.with_name(f".{path.name}.part")
     try:
@@ -72,7 +72,7 @@ def write_atomically(path: Path, content: bytes, keep: Path | None = None) -> No
                 os.replace(keep, path)
             raise
     except BaseException as error:
-        with suppress(OSError):  # which has the same cause
+        with suppress(OSError):  # it has the same cause
             part.unlink(missing_ok=True)
         if isinstance(error, OSError):
             raise named(error, path) from error
@@ -80,10 +80,10 @@ def write_atomically(path: Path, content: bytes, keep: Path | None = None) -> No
 
 
 def append(path: Path, content: bytes) -> None:
-    """Adds to a file.
+    """Appends to a file.
 
     Raises:
-        OSError: with `path` as its filename; part of `content` may stand there.
+        OSError: with `path` as its filename; part of `content` may have been written.
     """
     try:
         with path.open("ab") as file:
@@ -94,22 +94,22 @@ def append(path: Path, content: bytes) -> None:
 
 
 def sync(file: IO[Any]) -> None:
-    """Waits until what was written is on the disk."""
+    """Waits until the written data are on the disk."""
     file.flush()
     os.fsync(file.fileno())
 
 
 def named(error: OSError, path: Path) -> OSError:
-    """The same error with the file that it is about: a full disk does not say which."""
+    """The same error with its file name, which the error of a full disk does not have."""
     return OSError(error.errno, error.strerror or str(error), str(path))
 
 
 def write_figure(path: Path, figure: "Figure") -> None:
-    """Replaces a picture; the ending of `path` says of which format."""
+    """Writes a figure; the suffix of `path` determines the format."""
     buffer = io.BytesIO()
     try:
         figure.savefig(buffer, format=path.suffix[1:].lower() or None, dpi=130)
-    except ValueError as error:  # a format that matplotlib has not
+    except ValueError as error:  # a format that matplotlib does not have
         raise UserError(f"{path} must end in .png, .pdf or .svg: {error}") from error
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, buffer.getvalue())

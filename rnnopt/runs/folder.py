@@ -1,19 +1,19 @@
 """The folder of a run: the only module that opens run files.
 
-    config.json        what was asked for; the run can be repeated from it alone
-    data.json          of a user's own data: files and sha256, class names, statistics
+    config.json        the settings; they suffice to repeat the run
+    data.json          for the user's own data: files and SHA-256, class names, statistics
     environment.json   versions, machine, threads
-    metrics.jsonl      one line per evaluation on validation data, null for no number
-    checkpoint.pt      everything to go on bit for bit
+    metrics.jsonl      one line per evaluation on validation data, null for NaN and infinity
+    checkpoint.pt      everything needed to resume bit for bit
     checkpoint-previous.pt  the checkpoint before it
-    best.pt            the weights that were best on validation data, once the run is over
-    result.json        status, and at the end the final figures
+    best.pt            the weights that were best on validation data, of a finished run
+    result.json        status, and at the end the final metrics
     error.txt          the traceback of a run that failed
     lock               held by the process that works on the run
 
-Files are written under a temporary name and renamed, so a crash leaves the old or the new one.
-Checkpoints, weights, metrics and result have checksums (`checksums`): one that is damaged is not
-used. Checkpoints are read with weights_only=True: nothing in them is executed.
+Files are written under a temporary name and renamed, so a crash leaves the old or the new file.
+Checkpoints, weights, metrics and result have checksums (`checksums`): a damaged file is not used.
+Checkpoints are read with weights_only=True: nothing in them is executed.
 """
 
 import json
@@ -33,7 +33,7 @@ from rnnopt.config.old_names import RECORD, renamed
 from rnnopt.config.run_config import RunConfig
 from rnnopt.runs.checkpoints import (
     CHECKPOINT,
-    LAST_LOOK,
+    LAST_EVALUATION,
     PREVIOUS,
     SETTINGS,
     last_good,
@@ -50,12 +50,12 @@ from rnnopt.runs.files import (
 from rnnopt.runs.metrics import NAME as METRICS
 from rnnopt.runs.metrics import Record, as_lines, read_history
 
-TUNING = "tuning"  # the folder, in a comparison's, of the runs that chose its learning rates
+TUNING = "tuning"  # subfolder of a comparison with the runs that chose its learning rates
 BEST = "best.pt"
-UNFINISHED = ("running", "interrupted", "failed")  # statuses of a run with something left to do
-notes = logging.getLogger("rnnopt")  # a warning goes to standard error where nobody says otherwise
+UNFINISHED = ("running", "interrupted", "failed")  # statuses of a run that can be resumed
+logger = logging.getLogger("rnnopt")  # without configuration, warnings go to standard error
 
-GO_ON = "go on with --resume or choose another --out"  # with a folder that holds a run
+GO_ON = "go on with --resume or choose another --out"  # advice for a folder that holds a run
 
 
 class CannotWrite(UserError):
@@ -75,21 +75,22 @@ class RunFolder:
 
     def __init__(self, path: Path):
         self.path = path
-        self._newest_is_good = True  # so that it is kept when the next checkpoint is written
-        self._last_look: float | None = None  # evaluations of the last line of metrics.jsonl
+        self._newest_is_good = True  # whether the next checkpoint keeps the newest one
+        # Gradient evaluations at the last line of metrics.jsonl.
+        self._last_evaluation: float | None = None
 
     @classmethod
     def create(
         cls, path: Path, config: RunConfig, data: dict[str, Any] | None = None
     ) -> "RunFolder":
-        """A new folder for `config`; refuses one that holds a run.
+        """Creates a folder for `config`; raises UserError if it already holds a run.
 
         `config.json` is written last: with it the folder holds a run.
 
         Args:
             path: the folder.
-            config: of the run.
-            data: what data.json is to say of data of the user's own.
+            config: config of the run.
+            data: content of data.json, for the user's own data.
         """
         folder = cls(path)
         folder.refuse_run()
@@ -103,13 +104,13 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: Path) -> "RunFolder":
-        """The folder of a run that was begun."""
+        """Opens the folder of an existing run."""
         if not (path / "config.json").is_file():
             raise UserError(f"{path} must be a run folder, but it has no config.json.")
         return cls(path)
 
     def refuse_run(self, advice: str = GO_ON) -> None:
-        """Raises UserError, which ends with `advice`, if the folder holds a run."""
+        """Raises UserError with `advice` at its end if the folder holds a run."""
         try:
             begun = (self.path / "config.json").exists()
         except OSError as error:
@@ -120,9 +121,9 @@ class RunFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keeps other processes off the run; the system lifts the lock when the process ends."""
+        """Locks out other processes; the system releases the lock when this process ends."""
         self._make()
-        # The file is kept, for without locks in the file system its existence would stand for one.
+        # The file stays: without locks in the file system, its existence would count as a lock.
         lock = FileLock(self.path / "lock", blocking=False, preserve_lock_file=True)
         try:
             held = lock.acquire()
@@ -139,7 +140,7 @@ class RunFolder:
     # -- reading -----------------------------------------------------------------------------------
 
     def read_config(self) -> RunConfig:
-        """What was asked for."""
+        """The settings of the run."""
         saved = read_json(self.path / "config.json")
         try:
             return RunConfig.from_dict(saved)
@@ -147,20 +148,20 @@ class RunFolder:
             raise UserError(f"{self.path / 'config.json'}: {error}") from error
 
     def read_environment(self) -> dict[str, Any]:
-        """Versions and machine, as noted when the run began; {} if that file is gone."""
+        """Versions and machine, as recorded when the run began; {} if the file is gone."""
         path = self.path / "environment.json"
         return read_json(path) if path.exists() else {}
 
     @cached_property
     def has_checksums(self) -> bool:
-        """Whether the run was begun by a version that writes them."""
+        """Whether the run was begun by a version that writes checksums."""
         try:
             return "checksums" in self.read_environment()
         except UserError:  # damaged
             return True
 
     def read_result(self) -> dict[str, Any]:
-        """Status and, once the run is over, its figures; {} before it began."""
+        """Status and, for a finished run, its final metrics; {} before it began."""
         path = self.path / "result.json"
         if not path.exists():
             return {"status": "running"}
@@ -176,21 +177,21 @@ class RunFolder:
         return renamed(result, RECORD)
 
     def is_over(self) -> bool:
-        """Whether nothing is left to do; a damaged result is said, and to be made anew."""
+        """Whether the run is finished; with a damaged result it warns and returns False."""
         try:
             status = self.read_result()["status"]
         except UserError as error:
-            notes.warning(f"{str(error).rstrip('.')}; it is made anew.")
+            logger.warning(f"{str(error).rstrip('.')}; the run writes it again.")
             return False
         return status not in UNFINISHED
 
     def read_records(self) -> list[Record]:
-        """The lines of metrics.jsonl; a torn last line, from a crash, is left out.
+        """The lines of metrics.jsonl, without an incomplete last line from a crash.
 
         Raises:
-            UserError: a line is damaged, or a run that is over lacks one.
+            UserError: a line is damaged, or missing in a finished run.
         """
-        wanted = self.read_result().get("records", 0)  # first, for the run may end in between
+        wanted = self.read_result().get("records", 0)  # first, because the run may end in between
         history = read_history(self.path, self.has_checksums)
         damage = history.damage or history.lack(wanted if isinstance(wanted, int) else 0)
         if damage:
@@ -198,32 +199,32 @@ class RunFolder:
         return history.records
 
     def read_checkpoint(self) -> dict[str, Any] | None:
-        """The last checkpoint that is whole, and whose lines of metrics.jsonl are; None before any.
+        """The last checkpoint that is intact, with its lines of metrics.jsonl; None before any.
 
-        What is passed over is said in a warning.
+        A damaged checkpoint gives a warning.
 
         Raises:
-            UserError: there are checkpoints, but no good one, or one of another run.
+            UserError: no checkpoint is intact, or one belongs to another run.
         """
         state, damage = last_good(self.path, self.has_checksums, self.read_config())
         self._newest_is_good = not damage
         if damage:
-            notes.warning(f"{damage[0]}; going on from the checkpoint before it.")
+            logger.warning(f"{damage[0]}; resuming from the checkpoint before it.")
         return state
 
     def read_data(self) -> dict[str, Any]:
-        """What `create` was given of a user's own data."""
+        """The content of data.json, for the user's own data."""
         return read_json(self.path / "data.json")
 
     def read_weights(self) -> dict[str, Tensor]:
-        """The best weights of a run that is over; the checkpoint's where best.pt is no good."""
+        """The best weights of a finished run; if best.pt is damaged, those of the checkpoint."""
         if not (self.path / BEST).exists() and not self.is_over():
             status = self.read_result()["status"]
             raise UserError(
                 f"{self.path} must hold a run that is over, but it has no best.pt (status:"
                 f" {status}): finish it with rnnopt train --resume --out {self.path}."
             )
-        on_cpu = torch.device("cpu")  # wherever it was trained
+        on_cpu = torch.device("cpu")  # whatever device it was trained on
         try:
             return read_tensors(self.path / BEST, self.has_checksums, on_cpu)
         except Damaged as error:
@@ -232,30 +233,30 @@ class RunFolder:
                 weights = state["best_weights"]
             except (Damaged, LookupError, TypeError):
                 raise UserError(f"{error}.") from error
-            notes.warning(f"{error}; the weights are taken from {CHECKPOINT}.")
+            logger.warning(f"{error}; the weights are taken from {CHECKPOINT}.")
             return weights
 
     # -- writing -----------------------------------------------------------------------------------
 
     def keep_records(self, count: int) -> None:
-        """Forgets the lines of metrics.jsonl after the first `count`, newer than the checkpoint."""
+        """Removes the lines of metrics.jsonl after the first `count`, newer than the checkpoint."""
         records = read_history(self.path, self.has_checksums).records[:count]
         self._write(METRICS, as_lines(records))
-        self._last_look = records[-1].get("gradient_evaluations") if records else None
+        self._last_evaluation = records[-1].get("gradient_evaluations") if records else None
 
     def append_record(self, record: Record) -> None:
-        """Adds a line to metrics.jsonl."""
+        """Appends a line to metrics.jsonl."""
         try:
             append(self.path / METRICS, as_lines([record]))
         except OSError as error:
             raise self._cannot_write(error) from error
-        self._last_look = record.get("gradient_evaluations")
+        self._last_evaluation = record.get("gradient_evaluations")
 
     def write_checkpoint(self, state: dict[str, Any]) -> None:
-        """Writes the checkpoint; the one before is kept, as `checkpoint-previous.pt`."""
+        """Writes the checkpoint and keeps the previous one as `checkpoint-previous.pt`."""
         settings = json.dumps(self._config.to_dict())
         keep = PREVIOUS if self._newest_is_good else None
-        about = {SETTINGS: settings, LAST_LOOK: self._last_look}
+        about = {SETTINGS: settings, LAST_EVALUATION: self._last_evaluation}
         self._write(CHECKPOINT, pack(state | about), keep)
         self._newest_is_good = True
 
@@ -268,7 +269,7 @@ class RunFolder:
         self._write(BEST, pack(weights))
 
     def write_error(self, text: str) -> None:
-        """Keeps the traceback of a failure."""
+        """Stores the traceback of a failure."""
         self._write("error.txt", text.encode())
 
     def write_result(self, result: dict[str, Any]) -> None:
@@ -279,7 +280,7 @@ class RunFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            error.filename = None  # a folder on the way, perhaps
+            error.filename = None  # it may name a parent folder
             raise self._cannot_write(error) from error
 
     def _write(self, name: str, content: bytes, keep: str | None = None) -> None:
@@ -297,7 +298,7 @@ class RunFolder:
 
 
 def find_runs(paths: list[Path]) -> list[RunFolder]:
-    """The run folders at or below `paths`, sorted by path; not the tuning runs of a comparison."""
+    """The run folders at or below `paths`, sorted, without the tuning runs of a comparison."""
     found: set[Path] = set()
     for path in paths:
         if not path.exists():
@@ -310,7 +311,7 @@ def find_runs(paths: list[Path]) -> list[RunFolder]:
 
 
 def new_folder(name: str) -> Path:
-    """runs/NAME, with a number behind it if that is taken."""
+    """runs/NAME, with a number appended if that exists."""
     number, path = 1, Path("runs") / name
     while path.exists():
         number += 1

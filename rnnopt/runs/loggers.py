@@ -1,9 +1,9 @@
-"""Keeps a run's curves with TensorBoard or MLflow, beside the run folder's own metrics.jsonl.
+"""Logs a run's curves to TensorBoard or MLflow, beside the run folder's own metrics.jsonl.
 
-A tracker is told each evaluation record: losses, metric, lr, seconds and epochs against gradient
-evaluations, and once the run's settings as hyperparameters. One that is opened on a folder with
-records first logs those that its log lacks, so a run that goes on, or was begun without, has one
-whole curve.
+A tracker logs each evaluation record (losses, metric, lr, seconds and epochs against gradient
+evaluations) and once the run's settings as hyperparameters. When opened on a folder with records,
+it first logs those missing in its log. So a run that is resumed, or was begun without a tracker,
+has a complete curve.
 """
 
 import math
@@ -24,7 +24,7 @@ Kind = Literal["tensorboard", "mlflow"]
 
 
 class Log(Protocol):
-    """Where curves go."""
+    """Destination of the curves."""
 
     def last_step(self) -> int:
         """The greatest step in the log, -1 in a new one."""
@@ -33,7 +33,7 @@ class Log(Protocol):
         """Adds a point to each named curve."""
 
     def close(self, status: str) -> None:
-        """Writes what is left."""
+        """Writes the remaining data and the status."""
 
 
 class TensorBoard:
@@ -53,7 +53,9 @@ class TensorBoard:
         if fresh:
             settings = {k: _text(v) for k, v in _settings(path).items()}
             for summary in hparams(settings, {"validation_metric": math.nan}):
-                self.writer._get_file_writer().add_summary(summary)  # in this folder, not below it
+                self.writer._get_file_writer().add_summary(
+                    summary
+                )  # in this folder, not in a subfolder
 
     def last_step(self) -> int:
         """The greatest step in the event files."""
@@ -67,18 +69,18 @@ class TensorBoard:
         return max((e.step for name in curves for e in events.Scalars(name)), default=-1)
 
     def add(self, step: int, values: dict[str, float]) -> None:
-        """Adds a point to each curve, readable at once."""
+        """Adds a point to each curve and flushes the file."""
         for name, value in values.items():
             self.writer.add_scalar(name, value, step)
         self.writer.flush()
 
     def close(self, status: str) -> None:
-        """Ends the event file."""
+        """Closes the event file."""
         self.writer.close()
 
 
 class MLflow:
-    """A run in MLflow's store; its id stands in the run folder's mlflow.json.
+    """A run in MLflow's store; the run folder's mlflow.json has its id.
 
     Args:
         path: the run folder.
@@ -117,14 +119,14 @@ class MLflow:
             self.client.log_batch(self.run_id, metrics=metrics)
 
     def close(self, status: str) -> None:
-        """Tells how the run ended."""
+        """Logs how the run ended."""
         ended = {"interrupted": "KILLED", "failed": "FAILED"}.get(status, "FINISHED")
         with self._reached():
             self.client.set_terminated(self.run_id, ended)
 
     @contextmanager
     def _reached(self) -> Iterator[None]:
-        """Turns MLflow's errors into one sentence."""
+        """Turns MLflow's errors into a UserError of one sentence."""
         from mlflow.exceptions import MlflowException
 
         try:
@@ -135,7 +137,7 @@ class MLflow:
 
 
 def _settings(path: Path) -> dict[str, Any]:
-    """The run's settings that are set."""
+    """The run's settings that are not None."""
     config = RunFolder.open(path).read_config().to_dict()
     return {name: value for name, value in config.items() if value is not None}
 
@@ -145,23 +147,23 @@ def _text(value: Any) -> Any:
 
 
 class Trackers:
-    """Listens to a run and tells its logs.
+    """A listener of a run that writes its logs.
 
     Args:
-        kinds: which logs to keep.
-        path: the run folder, which need not stand yet.
+        kinds: kinds of logs.
+        path: the run folder, which need not exist yet.
     """
 
     def __init__(self, kinds: Sequence[Kind], path: Path):
         self.kinds, self.path = kinds, path
         self.logs: list[tuple[Log, int]] | None = None
         self.status = "failed"
-        self.lost: list[str] = []  # a sentence for each log that was given up
+        self.lost: list[str] = []  # a sentence for each abandoned log
 
     def __call__(self, progress: Progress) -> None:
         if progress.record and self.kinds:
             if self.logs is None:
-                self._open()  # and logs this record too: the folder has it
+                self._open()  # logs this record too: the folder has it
             else:
                 self._add(progress.record)
 
@@ -184,7 +186,7 @@ class Trackers:
                 self._tell(log, partial(log.add, step, values))
 
     def _tell(self, log: Log, what: Callable[[], None]) -> None:
-        """Does something to a log; one that is lost is given up, the training is not."""
+        """Writes to a log; if that fails, the log is abandoned and the training continues."""
         try:
             what()
         except UserError as error:
@@ -192,7 +194,7 @@ class Trackers:
             self.logs = [pair for pair in self.logs or [] if pair[0] is not log]
 
     def finish(self, result: dict[str, Any]) -> None:
-        """Logs the test metric of a run that is over."""
+        """Logs the test metric of a finished run."""
         self.status = result["status"]
         metric = result.get("test_metric", math.nan)
         if math.isfinite(metric):
@@ -208,7 +210,7 @@ class Trackers:
 
 @contextmanager
 def trackers(kinds: Sequence[Kind], path: Path) -> Iterator[Trackers]:
-    """Trackers of a run, closed at the end whatever ends it."""
+    """Trackers of a run, closed at its end in any case."""
     for kind in kinds:
         _check_installed(kind)
     with ExitStack() as stack:
@@ -222,7 +224,7 @@ def _check_installed(kind: Kind) -> None:
         if kind == "tensorboard":
             import torch.utils.tensorboard  # noqa: F401
         else:
-            # MLflow would report its use over the network; only who asks for that shall have it.
+            # MLflow would report its use over the network; that must be opt-in.
             os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
             os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
             os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")  # 7 take four minutes

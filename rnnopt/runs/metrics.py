@@ -1,4 +1,4 @@
-"""metrics.jsonl: a line per evaluation on validation data, with a checksum of its own."""
+"""metrics.jsonl: a line per evaluation on validation data, each with its own checksum."""
 
 import json
 import math
@@ -15,25 +15,25 @@ NAME = "metrics.jsonl"
 
 @dataclass(frozen=True)
 class History:
-    """What the file says.
+    """The content of the file.
 
     Args:
-        records: of the lines up to the first that is damaged.
-        damage: which line that is and how it shows; "" where all lines are as they were written.
+        records: records of the lines before the first damaged one.
+        damage: the damaged line and its fault; "" if all lines are as written.
     """
 
     records: list[Record]
     damage: str = ""
 
     def lack(self, wanted: int) -> str:
-        """How it shows that there must be more records; "" where there are `wanted`."""
+        """Why records are missing; "" if there are `wanted`."""
         if len(self.records) >= wanted:
             return ""
         return self.damage or f"cut short, must have {wanted} lines, got {len(self.records)}"
 
 
 def read_history(path: Path, required: bool) -> History:
-    """The records of a run folder; a torn last line, from a crash, is left out.
+    """The records of a run folder, without an incomplete last line from a crash.
 
     Args:
         path: the run folder.
@@ -43,7 +43,7 @@ def read_history(path: Path, required: bool) -> History:
         content = (path / NAME).read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         return History([])
-    *lines, _ = content.split(b"\n")  # what follows the last line's end is torn
+    *lines, _ = content.split(b"\n")  # the rest after the last line end is incomplete
     records: list[Record] = []
     for number, line in enumerate(lines, start=1):
         try:
@@ -59,6 +59,6 @@ def read_history(path: Path, required: bool) -> History:
 
 
 def as_lines(records: list[Record]) -> bytes:
-    """The lines of records; JSON has no NaN and no infinity, so they are null."""
+    """The lines of records; NaN and infinity become null, because JSON does not have them."""
     rows = (with_check(finite(record)) for record in records)
     return "".join(json.dumps(row) + "\n" for row in rows).encode()

@@ -1,4 +1,4 @@
-"""What a trained network answers to new series: classes with probabilities, or numbers."""
+"""Predictions of a trained network for new series: class probabilities, or numbers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,13 +22,13 @@ from rnnopt.tasks.user_data.splits import members
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A run on a user's own data that is over: its network with the best weights.
+    """The network of a finished run on the user's own data, with the best weights.
 
     Args:
-        model: in evaluation mode, on the CPU.
-        preparation: of the series.
-        config: of the run.
-        settings: what the model was built with.
+        model: network in evaluation mode, on the CPU.
+        preparation: preparation of the series.
+        config: config of the run.
+        settings: arguments of the model.
     """
 
     model: SequenceModel
@@ -41,7 +41,7 @@ class TrainedModel:
         """The network of a run folder.
 
         Raises:
-            UserError: no run folder, not over, or not on a user's own data.
+            UserError: not a run folder, or the run is not finished or not on the user's own data.
         """
         folder = RunFolder.open(path)
         config = folder.read_config()
@@ -62,12 +62,12 @@ class TrainedModel:
         return cls(model.eval(), preparation, config, settings)
 
     def answer(self, data: Recordings) -> np.ndarray:
-        """Probabilities (count, classes), or numbers (count, outputs) at the targets' own scale.
+        """Probabilities (count, classes), or numbers (count, outputs) at the targets' scale.
 
-        Where the network answers at every step, its last answer counts.
+        If the network has outputs at every step, the last one is used.
 
         Raises:
-            ValueError: series of another shape than those of the training data.
+            ValueError: the series do not have the shape of the training data.
         """
         inputs, lengths = self.preparation.stored(data)
         examples = Examples(inputs, torch.zeros(len(data)), lengths)
@@ -81,11 +81,11 @@ class TrainedModel:
 def network(settings: Any, weights: Any) -> SequenceModel:
     """The network of saved settings with saved weights.
 
-    Nothing of its size is reserved before it is known that the weights have it.
+    No memory for it is allocated before the weights are known to have its size.
 
     Raises:
-        ValueError: settings and weights are not of one network.
-        TypeError: settings are of another type than they should be.
+        ValueError: settings and weights do not belong to the same network.
+        TypeError: a setting has the wrong type.
     """
     if not isinstance(weights, dict) or not all(map(_is_whole, weights.values())):
         raise ValueError("the weights must be tensors by name.")
@@ -102,19 +102,19 @@ def network(settings: Any, weights: Any) -> SequenceModel:
 
 
 def _is_whole(weight: Any) -> bool:
-    """Whether it is a tensor of which every entry is there."""
+    """Whether it is a tensor with all its entries stored."""
     return isinstance(weight, Tensor) and weight.layout == torch.strided and weight.is_contiguous()
 
 
 def scores(preparation: Preparation, answers: np.ndarray, data: Recordings) -> dict[str, float]:
-    """How good answers are, by name.
+    """Scores of the predictions, by name.
 
-    A label that is not one of the run's classes is answered wrongly, and left out of the mean
-    negative log-likelihood.
+    A label that is not one of the run's classes counts as a wrong prediction, and does not enter
+    the mean negative log-likelihood.
 
     Args:
-        preparation: of the run.
-        answers: from `TrainedModel.answer`.
+        preparation: preparation of the run.
+        answers: predictions of `TrainedModel.answer`.
         data: labelled series.
     """
     assert data.targets is not None
@@ -143,7 +143,7 @@ def scores(preparation: Preparation, answers: np.ndarray, data: Recordings) -> d
 def rows(
     preparation: Preparation, answers: np.ndarray, data: Recordings
 ) -> tuple[list[str], list[list[str]]]:
-    """Headings and lines of a table of answers."""
+    """Headings and lines of a table of predictions."""
     count = len(answers)
     names: Sequence[str] = data.names or [str(i + 1) for i in range(count)]
     headings, columns = ["series"], [list(names)]

@@ -1,4 +1,4 @@
-"""One run from its config: trains and keeps the run folder up to date."""
+"""Trains a run from its config and keeps its run folder up to date."""
 
 import traceback
 from collections.abc import Callable, Collection, Sequence
@@ -21,7 +21,7 @@ from rnnopt.training.rank_state import same_place, to_load, to_save
 from rnnopt.training.resolve import fill_from_task, resolve
 
 Listener = Callable[[Progress], None]
-Announce = Callable[[Task, Sequence[str]], None]  # a task, and what to warn of
+Announce = Callable[[Task, Sequence[str]], None]  # called with the task and the warnings
 
 
 def run(
@@ -31,29 +31,29 @@ def run(
     listener: Listener = lambda progress: None,
     stop_requested: Callable[[], bool] = lambda: False,
     given: Collection[str] = (),
-    announce: Announce = lambda task, told: None,
+    announce: Announce = lambda task, warnings: None,
 ) -> dict[str, Any]:
-    """Trains as `config` says and keeps everything in the folder `path`.
+    """Trains a run and stores everything in the folder `path`.
 
     Args:
-        config: the run; with `resume` the folder's own config counts, and an option that was given
-            must agree with it.
+        config: config of the run; with `resume` the folder's own config is used, and options that
+            the user passed must agree with it.
         path: the run folder; must be new unless `resume`.
-        resume: go on where the folder's checkpoint stands; a finished run is left as it is.
+        resume: resume from the folder's checkpoint; a finished run is left as it is.
         listener: called after every step.
-        stop_requested: asked before every step; True interrupts the run.
-        given: fields of `config` that were asked for, even where they are the defaults.
-        announce: called with the task, and with what to warn of, before training begins.
+        stop_requested: called before every step; True interrupts the run.
+        given: fields of `config` that the user passed, even with the default value.
+        announce: called with the task and the warnings before training begins.
 
     Returns:
-        The result, as `RunFolder.read_result` gives it.
+        The result, as returned by `RunFolder.read_result`.
     """
     if not resume:
         training = build_training(config)
         announce(training.task, warnings_of(config, training))
         kind = folder_kind()
         kind(path).refuse_run()
-        with kind(path).locked():  # before anything is written: another may have the same idea
+        with kind(path).locked():  # before writing: another process may do the same
             data = None
             if training.task.data is not None:
                 model = model_settings(resolve(config), training.task)
@@ -64,7 +64,7 @@ def run(
     _check_resumable(config, folder.read_config(), given)
     with folder.locked():
         if folder.is_over():
-            folder.read_records()  # or what is wrong with them
+            folder.read_records()  # raises an error if they are damaged
             return folder.read_result()
         try:
             training = build_training(folder.read_config())
@@ -77,7 +77,7 @@ def run(
 
 
 def check_same_data(task: Task, folder: RunFolder) -> None:
-    """Raises UserError if a file of the user's own has changed since the run was begun."""
+    """Raises UserError if a file of the user's own data has changed since the run was begun."""
     if task.data is None:
         return
     before = folder.read_data().get("sources", {})
@@ -91,10 +91,10 @@ def check_same_data(task: Task, folder: RunFolder) -> None:
 
 
 def _continue(training: Training, folder: RunFolder) -> None:
-    """Puts `training` where the folder's checkpoint stands, the same in all processes."""
+    """Loads the folder's checkpoint into `training`, the same in all processes."""
     with same_place(training):
         _load(training, folder)
-    folder.keep_records(training.records)  # once all have read what is newer than the checkpoint
+    folder.keep_records(training.records)  # once all have read the lines after the checkpoint
 
 
 def _load(training: Training, folder: RunFolder) -> None:
@@ -104,7 +104,7 @@ def _load(training: Training, folder: RunFolder) -> None:
         wrong = (AttributeError, LookupError, TypeError, ValueError, RuntimeError)
         try:
             training.load_state_dict(to_load(checkpoint, training))
-            # In files of before without its loss.
+            # Older files do not have its loss.
             if training.best and "validation_loss" not in training.best:
                 training.best["validation_loss"] = loss_of_best(
                     training.best, folder.read_records()
@@ -112,13 +112,13 @@ def _load(training: Training, folder: RunFolder) -> None:
         except wrong as error:
             reason = str(error).splitlines()[0]
             place = folder.path / CHECKPOINT
-            raise UserError(f"{place} is no checkpoint of this run: {reason}") from error
+            raise UserError(f"{place} is not a checkpoint of this run: {reason}") from error
 
 
 def _train(
     training: Training, folder: RunFolder, listener: Listener, stop_requested: Callable[[], bool]
 ) -> dict[str, Any]:
-    """Trains to the end; whatever ends it before is noted in the folder."""
+    """Trains to the end; an interruption or error is recorded in the folder."""
     facts = training.task.facts()
     try:
         return _train_to_the_end(training, folder, listener, stop_requested)
@@ -132,7 +132,7 @@ def _train(
             folder.write_error(traceback.format_exc())
         if isinstance(error, CannotWrite):
             raise CannotWrite(
-                f"{str(error).rstrip('.')}; what was saved before is whole: --resume goes on there."
+                f"{str(error).rstrip('.')}; the files saved before are intact: use --resume."
             ) from error
         raise
 
@@ -167,13 +167,13 @@ def _train_to_the_end(
 
 
 def _check_resumable(config: RunConfig, saved: RunConfig, given: Collection[str]) -> None:
-    """Raises UserError if an option was given that is not the one the run was begun with."""
+    """Raises UserError if the user passed an option with which the run was not begun."""
     default = RunConfig()
     for field in fields(RunConfig):
         now, before = getattr(config, field.name), getattr(saved, field.name)
         asked = field.name in given or now != getattr(default, field.name)
         if asked and now != before:
             raise UserError(
-                f"the run was begun with {field.name}={before}, it cannot go on with"
+                f"the run was begun with {field.name}={before}, it cannot resume with"
                 f" {field.name}={now}."
             )

@@ -1,6 +1,6 @@
-"""The run folder where several processes share a run: one writes, the others read.
+"""The run folder of several processes that share a run: one process writes, the others read.
 
-The first process broadcasts how each of its file operations ended: an error is raised in all.
+The first process broadcasts the outcome of each of its file operations: an error is raised in all.
 """
 
 import os
@@ -19,11 +19,11 @@ from rnnopt.runs.files import json_bytes, read_json
 from rnnopt.runs.folder import GO_ON, RunFolder
 from rnnopt.training.data_parallel import _restarts, rank, started
 
-NOTE = "torchrun.json"  # in the run folder: who began it
+NOTE = "torchrun.json"  # file in the run folder that identifies the torchrun that began it
 
 
 def goes_on(path: Path | None, resume: bool) -> bool:
-    """Whether to resume: when asked to, and after torchrun has started the processes again."""
+    """Whether to resume: with `resume`, and after torchrun has restarted the processes."""
     if started() == 1:
         return resume
     if path is None:
@@ -38,28 +38,28 @@ def goes_on(path: Path | None, resume: bool) -> bool:
 
 
 def _agent() -> dict[str, Any]:
-    """What tells this torchrun, which outlives its processes, from any other."""
+    """Identifies this torchrun, which outlives its processes."""
     names = (os.environ["TORCHELASTIC_RUN_ID"], platform.node(), os.getppid())
     return {"processes": started(), "torchrun": " ".join(map(str, names))}
 
 
 def _begun_by(path: Path) -> dict[str, Any] | None:
-    """Who began the run; None where there is none, be it that it ended before its config."""
+    """The torchrun that began the run; None without a run, or if it ended before its config."""
     begun = (path / "config.json").exists() and (path / NOTE).exists()
     return read_json(path / NOTE) if begun else None
 
 
 class LeaderFolder(RunFolder):
-    """The run folder of the first process, which tells the others how it went."""
+    """The run folder of the first process, which broadcasts errors to the others."""
 
     @classmethod
     def create(cls, path: Path, config: RunConfig, data: dict[str, Any] | None = None) -> RunFolder:
-        """A new folder, or a UserError in all processes."""
+        """Creates the folder, or raises UserError in all processes."""
         folder = cls(path)
         with broadcast_error():
             RunFolder.refuse_run(folder)
             folder._make()
-            folder._write(NOTE, json_bytes(_agent()))  # first: with a config it is a run
+            folder._write(NOTE, json_bytes(_agent()))  # first: the config makes it a run
             RunFolder.create(path, config, data)
         return folder
 
@@ -70,7 +70,7 @@ class LeaderFolder(RunFolder):
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keeps other runs off the folder, or raises in all processes."""
+        """Locks the folder against other runs, or raises in all processes."""
         with ExitStack() as stack:
             with broadcast_error():
                 stack.enter_context(super().locked())
@@ -82,12 +82,12 @@ class FollowerFolder(RunFolder):
 
     @classmethod
     def create(cls, path: Path, config: RunConfig, data: dict[str, Any] | None = None) -> RunFolder:
-        """The folder that the first process has made."""
+        """Opens the folder that the first process has created."""
         receive_error()
         return cls(path)
 
     def refuse_run(self, advice: str = GO_ON) -> None:
-        """Waits for what the first process finds."""
+        """Waits for the outcome in the first process."""
         receive_error()
 
     @contextmanager
@@ -97,14 +97,14 @@ class FollowerFolder(RunFolder):
         yield
 
     def _nothing(self, *_: Any) -> None:
-        """What the first process does."""
+        """Does nothing: the first process does it."""
 
     keep_records = append_record = write_checkpoint = _write = _nothing  # type: ignore[assignment]
     write_error = write_result = write_weights = _nothing  # type: ignore[assignment]
 
 
 def folder_kind() -> type[RunFolder]:
-    """What this process takes for the run folder."""
+    """The class of run folder for this process."""
     if processes() == 1:
         return RunFolder
     return LeaderFolder if distributed.get_rank() == 0 else FollowerFolder
@@ -112,14 +112,14 @@ def folder_kind() -> type[RunFolder]:
 
 @contextmanager
 def broadcast_error() -> Iterator[None]:
-    """Tells the other processes how what is done inside ended."""
+    """Broadcasts an error inside the block, or its success, to the other processes."""
     message: list[str | None] = [None]
     try:
         yield
     except UserError as error:
         message = [str(error)]
         raise
-    except BaseException as error:  # the others must not wait for what this process never does
+    except BaseException as error:  # the others must not wait forever
         message = [f"the first process failed with {type(error).__name__}: {error}"]
         raise
     finally:
@@ -127,7 +127,7 @@ def broadcast_error() -> Iterator[None]:
 
 
 def receive_error() -> None:
-    """Waits for what the first process tells; raises the UserError that it met."""
+    """Waits for the broadcast of the first process; raises its UserError, if any."""
     message: list[str | None] = [None]
     distributed.broadcast_object_list(message, src=0)
     if message[0] is not None:

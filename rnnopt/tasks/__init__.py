@@ -1,6 +1,6 @@
-"""Tasks by name: data, loss, metric and target; `user_data/` makes a task of a user's own.
+"""Tasks by name: data, loss, metric and target; `user_data/` builds a task from the user's data.
 
-Names and summaries cost nothing: data are loaded when a task is built. Nothing here trains.
+Listing names and summaries is cheap: data are loaded when a task is built. Nothing here trains.
 """
 
 from collections.abc import Callable
@@ -50,7 +50,7 @@ TASKS: dict[str, Callable[..., Task]] = {
 
 
 def build_task(specification: str) -> Task:
-    """The task of "name" or "name:option=value,…", such as "adding:length=400"."""
+    """Builds the task "name" or "name:option=value,…", such as "adding:length=400"."""
     name, options = parse(specification)
     if name not in TASKS:
         raise unknown_name("task", name, TASKS)

@@ -1,13 +1,14 @@
-"""What a person with a smartphone at the waist is doing: 128 steps of 9 channels, at 50 Hz.
+"""Activity of a person with a smartphone at the waist: 128 steps of 9 channels, at 50 Hz.
 
-The channels are body acceleration, angular speed and total acceleration, x y z each. Six classes
-(walking, upstairs, downstairs, sitting, standing, laying) or, as in the FastGRNN paper, two: 1 for
-upstairs, sitting and laying, the even labels of the files, and 0 for the rest. Noise is added after
-standardisation, as the Frank-Wolfe RNN paper's "variance of two" would be many times the signal
-before it.
+The channels are body acceleration, angular speed and total acceleration, each in x, y and z. There
+are six classes (walking, upstairs, downstairs, sitting, standing, laying) or, as in the FastGRNN
+paper, two: 1 for upstairs, sitting and laying, the even labels of the files, and 0 for the rest.
+Noise is added after standardisation: before it, the "variance of two" of the Frank-Wolfe RNN paper
+would be many times the signal.
 
-The parts differ in persons: 9 are the published test set, 4 of the other 21 are for validation, the
-same in every run. Neighbouring windows overlap by half, so windows split at random would leak.
+No person is in two parts: 9 persons are the published test set, and 4 of the other 21 are for
+validation, the same in every run. Neighbouring windows overlap by half, so a random split would
+leak.
 
 Anguita, Ghio, Oneto, Parra and Reyes-Ortiz, "A Public Domain Dataset for Human Activity Recognition
 Using Smartphones", ESANN 2013. Kusupati et al., "FastGRNN", NeurIPS 2018, appendix B.
@@ -26,14 +27,14 @@ from rnnopt.tasks.hapt import read_hapt
 from rnnopt.tasks.task import Loss, Task
 from rnnopt.tasks.uci_har import read_uci_har
 
-# What the option `loss` calls the losses of the binary tasks.
+# Names of the binary tasks' losses in the option `loss`.
 LOSSES: dict[str, Loss] = {
     "mse": "binary-mse",
     "bce": "binary-cross-entropy",
     "cross-entropy": "cross-entropy",
 }
 NOISES = ("fixed", "fresh")
-VALIDATION = 0.2  # of the training persons
+VALIDATION = 0.2  # fraction of the training persons
 NOISE_SEED = 20_201_010
 
 
@@ -42,7 +43,7 @@ def hapt2(loss: str = "mse", folder: str | None = None) -> Task:
 
     Args:
         loss: mse, bce (binary cross-entropy) or cross-entropy (over two outputs).
-        folder: where the recordings are; unset means where data files are kept.
+        folder: folder of the recordings; unset means the folder of the data files.
     """
     return _activity("hapt2", 0.87, loss, folder)
 
@@ -80,8 +81,8 @@ def noisy_hapt2(
     """HAPT windows in noise, two classes.
 
     Args:
-        variance: of the noise on every standardised channel.
-        noise: fixed, drawn once, or fresh for every batch.
+        variance: variance of the noise on every standardised channel.
+        noise: fixed (drawn once) or fresh (drawn for every batch).
         loss, folder: as in `hapt2`.
     """
     return add_noise(_activity("noisy-hapt2", 0.85, loss, folder), variance, noise)
@@ -149,7 +150,7 @@ def _activity(name: str, target: float, loss: str | None, folder: Any) -> Task:
 
 
 def answers(labels: Tensor, binary: bool, loss: Loss) -> Tensor:
-    """Targets of the labels 1 … 6, in the form that the loss takes."""
+    """Targets for the labels 1 … 6, in the form required by the loss."""
     if not binary:
         return labels - 1
     even = labels % 2 == 0
@@ -157,7 +158,7 @@ def answers(labels: Tensor, binary: bool, loss: Loss) -> Tensor:
 
 
 def validation_persons(persons: Tensor) -> Tensor:
-    """Mask of the windows whose persons are kept for validation."""
+    """Mask of the windows of the validation persons."""
     people = persons.unique()  # in ascending order
     order = torch.randperm(len(people), generator=torch.Generator().manual_seed(0))
     return torch.isin(persons, people[order[: max(1, round(VALIDATION * len(people)))]])
@@ -166,8 +167,8 @@ def validation_persons(persons: Tensor) -> Tensor:
 def add_noise(task: Task, variance: float, noise: str) -> Task:
     """The task with Gaussian noise on every input.
 
-    Validation and test noise is drawn once, from a fixed seed; training noise as well if `noise` is
-    "fixed", and for every batch from the run's own generator if it is "fresh".
+    Validation and test noise is drawn once, from a fixed seed. So is training noise if `noise` is
+    "fixed"; if it is "fresh", it is drawn for every batch from the run's own generator.
     """
     number = isinstance(variance, int | float) and not isinstance(variance, bool)
     if not number or not 0 <= variance < math.inf:

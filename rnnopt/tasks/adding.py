@@ -1,9 +1,10 @@
 """The adding problem: sum the two marked numbers of a long sequence.
 
-Each step holds a number from U[0, 1) and a mark; the two marked steps lie anywhere in the first and
-in the second half. Always answering 1 has a mean squared error of 1/6 = 0.167. Hochreiter and
-Schmidhuber 1997, in the form of https://arxiv.org/abs/1511.06464. The Frank-Wolfe RNN paper's text
-asks for the sum of *all* numbers between the marks instead: `answer="between"`, both ends included.
+Each step holds a number from U[0, 1) and a mark. One marked step lies anywhere in the first half,
+the other in the second half. The constant output 1 has a mean squared error of 1/6 = 0.167.
+Hochreiter and Schmidhuber 1997, in the form of https://arxiv.org/abs/1511.06464. The text of the
+Frank-Wolfe RNN paper requires the sum of *all* numbers between the marks instead:
+`answer="between"`, both ends included.
 """
 
 from functools import partial
@@ -38,9 +39,9 @@ def adding(length: int = 100, answer: str = "marked") -> Task:
     """The adding problem over `length` ≥ 2 steps; answer "marked" or "between".
 
     Args:
-        length: steps of a sequence.
-        answer: "marked", the sum of the two marked numbers, or "between", of all from the first
-            mark to the second.
+        length: steps of each sequence.
+        answer: "marked", the sum of the two marked numbers, or "between", the sum of all numbers
+            from the first mark to the second.
     """
     if not isinstance(length, int) or length < 2:
         raise UserError(f"adding needs an integer length >= 2, got length={length!r}.")
@@ -50,7 +51,7 @@ def adding(length: int = 100, answer: str = "marked") -> Task:
     summed = "two marked numbers" if answer == "marked" else "the numbers between two marks"
     return Task(
         name="adding",
-        summary=f"sum of {summed} among {length} steps (drawn anew)",
+        summary=f"sum of {summed} among {length} steps (drawn for each batch)",
         input_size=2,
         output_size=1,
         loss="mse",

@@ -1,4 +1,4 @@
-"""Training minibatches of a task, which can be saved and continued at any batch."""
+"""Training minibatches of a task; the stream can be saved and continued at any batch."""
 
 from dataclasses import replace
 from typing import Any
@@ -11,18 +11,19 @@ from rnnopt.tasks.task import Task
 
 
 class Batches:
-    """Endless training batches; saved and continued exactly.
+    """An endless stream of training batches, which can be saved and continued exactly.
 
-    Stored examples are shuffled anew each epoch, and the last batch of an epoch may be smaller.
+    Stored examples are shuffled again for each epoch, and the last batch of an epoch may be
+    smaller.
 
     Args:
-        task: where the sequences come from.
-        batch_size: sequences a batch.
-        seed: of this stream alone.
+        task: source of the sequences.
+        batch_size: sequences per batch.
+        seed: seed of this stream.
     """
 
-    shared = False  # whether several processes take parts of each batch, as `SharedBatches`
-    part: MinibatchPart | None = None  # which of the latest batch this process has; None is all
+    shared = False  # whether several processes take parts of each batch, see `SharedBatches`
+    part: MinibatchPart | None = None  # this process's part of the latest batch; None is all
 
     def __init__(self, task: Task, batch_size: int, seed: int):
         self.task, self.batch_size = task, batch_size
@@ -31,12 +32,12 @@ class Batches:
         self.cursor = 0
 
     def share(self, part: MinibatchPart) -> float:
-        """By what to multiply the mean loss of a part, so that the mean over processes is right."""
+        """Weight of a part's mean loss, with which the mean over processes is the total mean."""
         return 1.0
 
     @property
     def per_epoch(self) -> int:
-        """Batches an epoch."""
+        """Batches per epoch."""
         return -(-self.task.epoch_size // self.batch_size)
 
     def draw(self) -> Batch:
@@ -55,12 +56,12 @@ class Batches:
         return replace(batch, inputs=batch.inputs + train.noise * noise)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything `load_state_dict` needs to draw the same batches on."""
+        """Everything `load_state_dict` needs to continue with the same batches."""
         return dict(
             generator=self.generator.get_state(), order=self.order.clone(), cursor=self.cursor
         )
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on where `state` was taken."""
+        """Continues from a saved `state`."""
         self.generator.set_state(state["generator"])
         self.order, self.cursor = state["order"].clone(), state["cursor"]

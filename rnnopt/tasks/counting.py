@@ -1,6 +1,7 @@
-"""Sequence counting: how many ones does a binary string hold (the aSNAQ paper's first experiment).
+"""Sequence counting: the number of ones in a binary string (the aSNAQ paper's first experiment).
 
-One number in, one out, mean squared error; always answering length/2 has an error of length/4.
+One number in, one number out, mean squared error. The constant output length/2 has an error of
+length/4.
 """
 
 from functools import partial
@@ -23,14 +24,14 @@ def counting(length: int = 20) -> Task:
     """Counting ones in strings of `length` ≥ 1 steps.
 
     Args:
-        length: steps of a string.
+        length: steps of each string.
     """
     if not isinstance(length, int) or length < 1:
         raise UserError(f"counting needs an integer length >= 1, got length={length!r}.")
     draw_batch = partial(draw, length=length)
     return Task(
         name="counting",
-        summary=f"number of ones in a binary string of {length} steps (drawn anew)",
+        summary=f"number of ones in a binary string of {length} steps (drawn for each batch)",
         input_size=1,
         output_size=1,
         loss="mse",

@@ -1,4 +1,4 @@
-"""Real 8 x 8 handwritten digits that ship with scikit-learn: nothing to download.
+"""Real 8 x 8 handwritten digits that ship with scikit-learn, without a download.
 
 1,797 images of the test part of the UCI "Optical Recognition of Handwritten Digits" set (Alpaydin
 and Kaynak 1998), read row by row (8 steps of 8 features) or pixel by pixel (64 steps of one).
@@ -11,7 +11,7 @@ from rnnopt.tasks.task import Task
 
 
 def _digits(name: str, summary: str, steps: int, target: float) -> Task:
-    from sklearn.datasets import load_digits  # heavy: only when the task is asked for
+    from sklearn.datasets import load_digits  # slow to import: only when the task is built
 
     images, labels = load_digits(return_X_y=True)
     inputs = torch.from_numpy(images).float().view(len(images), steps, -1)
@@ -34,10 +34,10 @@ def _digits(name: str, summary: str, steps: int, target: float) -> Task:
 
 
 def digits_rows() -> Task:
-    """Digits, a row of 8 pixels a step."""
+    """Digits, with a row of 8 pixels per step."""
     return _digits("digits-rows", "8 x 8 handwritten digits, a row a step (8 steps)", 8, 0.95)
 
 
 def digits_pixels() -> Task:
-    """Digits, a pixel a step."""
+    """Digits, with one pixel per step."""
     return _digits("digits-pixels", "8 x 8 handwritten digits, a pixel a step (64 steps)", 64, 0.9)

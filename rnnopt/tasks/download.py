@@ -1,10 +1,10 @@
-"""Where data files are, and how they get there: the only module that touches the network.
+"""Finds and downloads data files: the only module that uses the network.
 
-A file is looked for in the folder that the environment variable RNNOPT_DATA names, then in the
-cache (XDG_CACHE_HOME or ~/.cache, folder rnnopt), then downloaded into the cache from the first
-mirror that answers. Size and sha256 are checked before a download gets its name: no more than the
-size is read, in no more than the time that a slow line takes. A redirection may not leave https.
-Archives are read where they are; nothing is ever unpacked to disk.
+A file is searched in the folder that the environment variable RNNOPT_DATA names, then in the cache
+(XDG_CACHE_HOME or ~/.cache, folder rnnopt). Otherwise it is downloaded into the cache from the
+first mirror that answers. Size and SHA-256 are checked before a download gets its name; it may not
+exceed that size or the time of a slow connection. A redirection may not leave https. Archives are
+read in place; nothing is ever unpacked to disk.
 """
 
 import hashlib
@@ -22,19 +22,19 @@ from urllib.parse import urlsplit
 
 from rnnopt.config.errors import UserError, writing
 
-# Called with (file name, bytes so far, bytes in all) during a download; the command line draws it.
+# Called with (file name, bytes so far, total bytes) during a download; the command line shows it.
 listener: Callable[[str, int, int], None] = lambda name, done, total: None  # noqa: E731
 
-here_alone = False  # whether a file that is not here is refused instead of downloaded
+here_alone = False  # whether a missing file raises an error instead of being downloaded
 
 PATIENCE = 30.0  # seconds for a connection, and for each answer
-SLOWEST = 20_000  # bytes a second, below which a download is given up
+SLOWEST = 20_000  # bytes per second; a slower download is aborted
 CHUNK = 1 << 18  # bytes
 
 
 @contextmanager
 def offline() -> Iterator[None]:
-    """Inside, nothing is downloaded: a file that is not here is refused."""
+    """Disables downloads inside the block: a missing file raises UserError."""
     global here_alone
     before, here_alone = here_alone, True
     try:
@@ -44,13 +44,13 @@ def offline() -> Iterator[None]:
 
 
 def find(name: str, mirrors: list[str], size: int, sha256: str) -> Path:
-    """Path of the data file `name`, downloaded if need be.
+    """Path of the data file `name`, downloaded if necessary.
 
     Args:
         name: path inside a data folder, such as "mnist/train-images-idx3-ubyte.gz".
         mirrors: addresses to try in turn.
-        size, sha256: of the file as the mirrors serve it. A file found in RNNOPT_DATA may be packed
-            differently: whoever reads it checks its contents.
+        size, sha256: of the file on the mirrors. A file found in RNNOPT_DATA may be packed
+            differently: the code that reads it checks its contents.
     """
     chosen = os.environ.get("RNNOPT_DATA")
     if chosen:
@@ -73,7 +73,7 @@ def _download(path: Path, mirrors: list[str], size: int, sha256: str) -> None:
     for address in mirrors:
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            # A name of its own, as others may download the same.
+            # A unique name, because other processes may download the same file.
             temporary = tempfile.NamedTemporaryFile(dir=path.parent, delete=False)  # noqa: SIM115
         try:
             with writing(path):
@@ -93,7 +93,7 @@ def _download(path: Path, mirrors: list[str], size: int, sha256: str) -> None:
 
 
 def _fetch(address: str, file: IO[bytes], name: str, size: int, sha256: str) -> str | None:
-    """Writes what is at `address` into a file; says what was wrong with it, None if nothing."""
+    """Downloads `address` into a file; returns what was wrong, or None."""
     digest, done = hashlib.sha256(), 0
     latest = time.monotonic() + PATIENCE + size / SLOWEST
     try:
@@ -121,18 +121,18 @@ def _fetch(address: str, file: IO[bytes], name: str, size: int, sha256: str) -> 
 
 
 def _reason(error: Exception) -> str:
-    """Why there was no answer, in one line."""
+    """The reason for a failure, in one line."""
     told = str(getattr(error, "reason", None) or error) or type(error).__name__
     return told.splitlines()[0][:200]
 
 
 class OnlySafer(urllib.request.HTTPRedirectHandler):
-    """Follows a redirection to https, or from http to http; to nothing else."""
+    """Follows only redirections to https, or from http to http."""
 
     def redirect_request(
         self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
     ) -> urllib.request.Request | None:
-        """The request for the other place; URLError if nobody should go there."""
+        """The request for the new address; raises URLError if it is not allowed."""
         old, new = urlsplit(req.full_url).scheme, urlsplit(newurl).scheme
         if new != "https" and (old, new) != ("http", "http"):
             raise urllib.error.URLError(f"redirected from {old} to {new[:20]}, which is refused")

@@ -1,7 +1,7 @@
-"""Sequences: a minibatch of them, and stored ones that minibatches are drawn from.
+"""Sequences: a minibatch of them, and the stored examples from which minibatches are drawn.
 
-Stored sequences of different lengths need no padding: they stand one behind the other. A minibatch
-is padded when it is drawn, to its own longest sequence.
+Stored sequences of different lengths need no padding: they are stored one after the other. A
+minibatch is padded when it is drawn, to the length of its longest sequence.
 """
 
 from collections.abc import Callable
@@ -16,9 +16,9 @@ from torch import Tensor
 class Batch:
     """Sequences (time, batch, feature), targets (batch, …), true lengths (batch,) or None.
 
-    A target is a class (batch,) or numbers (batch, output); where each step has one of its own, a
-    class (batch, time) or numbers (batch, time, output). `weights` (batch,), 1 on average over all
-    examples, say how much each sequence counts; None means all alike.
+    A target is a class (batch,) or numbers (batch, output). With a target at each step, it is a
+    class (batch, time) or numbers (batch, time, output). `weights` (batch,) weight the sequences
+    and have mean 1 over all examples; None means equal weights.
     """
 
     inputs: Tensor
@@ -39,10 +39,10 @@ class Batch:
 class Examples:
     """Stored sequences: inputs (count, time, feature), targets (count, …), lengths (count,).
 
-    Of sequences of different lengths the inputs may also be (steps, feature), without padding: the
-    steps of the first sequence, then those of the second, …, as `lengths` divides them.
+    The inputs of sequences of different lengths may also be (steps, feature), without padding: the
+    steps of the first sequence, then those of the second, …, divided by `lengths`.
 
-    `noise` is the deviation of Gaussian noise that `Batches` draws anew for every batch; `weights`
+    `noise` is the deviation of the Gaussian noise that `Batches` draws for every batch; `weights`
     (count,) are as in `Batch`.
     """
 
@@ -67,19 +67,19 @@ class Examples:
 
     @property
     def steps(self) -> int:
-        """Length of the longest sequence, or that to which all are padded."""
+        """Length of the longest sequence, or the padded length."""
         if self.inputs.ndim == 2 and self.lengths is not None:
             return int(self.lengths.max())
         return self.inputs.shape[1]
 
     @cached_property
     def starts(self) -> Tensor:
-        """Where each sequence (count,) begins in inputs (steps, feature)."""
+        """First step of each sequence (count,) in inputs (steps, feature)."""
         assert self.lengths is not None
         return self.lengths.cumsum(0) - self.lengths
 
     def batch(self, index: Tensor | slice) -> Batch:
-        """The sequences at `index`, time first, as long as the longest of them.
+        """The sequences at `index`, time first, padded to the longest of them.
 
         Sequences without lengths are not copied: the batch is a view of them.
         """
@@ -106,12 +106,12 @@ class Examples:
 
 
 def padded(values: Tensor, starts: Tensor, lengths: Tensor, time: int) -> Tensor:
-    """Sequences (time, batch, feature) out of values (steps, feature); zeros behind their ends.
+    """Sequences (time, batch, feature) from values (steps, feature), padded with zeros.
 
     Args:
         values: the steps of all sequences.
-        starts, lengths: (batch,) where those that are wanted begin, and how long they are.
-        time: of the result, at least the largest of `lengths`.
+        starts, lengths: (batch,) first steps and lengths of the sequences to return.
+        time: length of the result, at least the largest of `lengths`.
     """
     steps = torch.arange(time, device=values.device)[:, None]
     valid = steps < lengths
@@ -147,8 +147,8 @@ def select(examples: Examples, index: Tensor) -> Examples:
 def standardize(parts: list[Examples], per_channel: bool = False) -> list[Examples]:
     """Subtracts the mean and divides by the deviation of the first part, in its precision.
 
-    They are of all its entries, or of each channel alone. What is constant there becomes 0. Series
-    of a user's own, which may have any offset, go through `rnnopt.tasks.moments`.
+    Both are computed over all its entries, or for each channel. Constant values become 0. The
+    user's own series, which may have any offset, use `rnnopt.tasks.moments` instead.
     """
     deviation, mean = torch.std_mean(parts[0].inputs, (0, 1) if per_channel else (0, 1, 2))
     deviation = torch.where(deviation == 0, torch.ones_like(deviation), deviation)
@@ -156,5 +156,5 @@ def standardize(parts: list[Examples], per_channel: bool = False) -> list[Exampl
 
 
 def _each(change: Callable[[Tensor], Tensor], *tensors: Tensor | None) -> list[Tensor | None]:
-    """The tensors changed, where there is one."""
+    """Applies `change` to the tensors that are not None."""
     return [None if tensor is None else change(tensor) for tensor in tensors]

@@ -1,14 +1,14 @@
-"""Windows of the HAPT recordings: a prepared file, or cut here from the raw signals.
+"""Windows of the HAPT recordings: from a prepared file, or cut from the raw signals.
 
-Over each whole recording: median filter of 3 samples, then a third-order low-pass Butterworth at
-20 Hz; gravity is the acceleration after another at 0.3 Hz, and the body's acceleration is the rest.
-All run forward only and start in the steady state of the first sample. Windows of 128 samples
-(2.56 s) begin every 64 samples inside each labelled segment; the six postural transitions are left
-out. Values are rounded to multiples of 2⁻¹⁵, finer than the sensors resolve.
+Each whole recording passes a median filter of 3 samples, then a third-order low-pass Butterworth
+filter at 20 Hz. Another such filter at 0.3 Hz separates gravity; the rest is the body acceleration.
+All filters run forward only and start in the steady state of the first sample. Windows of 128
+samples (2.56 s) begin every 64 samples inside each labelled segment; the six postural transitions
+are left out. Values are rounded to multiples of 2⁻¹⁵, finer than the sensors resolve.
 
-The windows are not those of UCI HAR, which were cut from the same recordings in another way: scores
-on them are not UCI HAR scores. Reyes-Ortiz, Oneto, Samà, Parra and Anguita, "Transition-Aware Human
-Activity Recognition Using Smartphones", Neurocomputing 2016.
+UCI HAR cut the same recordings in another way: scores on these windows are not UCI HAR scores.
+Reyes-Ortiz, Oneto, Samà, Parra and Anguita, "Transition-Aware Human Activity Recognition Using
+Smartphones", Neurocomputing 2016.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ from rnnopt.tasks.user_data.readers.numpy_files import read_members
 
 ADDRESS = "https://archive.ics.uci.edu/ml/machine-learning-databases/00341/HAPT%20Data%20Set.zip"
 PREPARED, TOP = "har.npz", "HAPT Data Set"
-# Of the prepared file: the arrays in the order of their hash, with shape and type.
+# Arrays of the prepared file, in the order of their hash, with shape and type.
 ARRAYS = {
     "X_train": ((7415, 128, 9), "float32"),
     "y_train": ((7415,), "int64"),
@@ -45,7 +45,7 @@ def read_hapt(folder: str | None = None) -> Windows:
 
     Args:
         folder: a folder with the prepared file, the archive of the recordings or their folder
-            RawData, or one of these files; without it, they are looked for where data are kept.
+            RawData, or one of these files; unset means the data folders.
     """
     places = [Path(folder).expanduser()] if folder else local_folders()
     for place in places:
@@ -66,7 +66,7 @@ def read_hapt(folder: str | None = None) -> Windows:
 
 
 def local_folders() -> list[Path]:
-    """Where the files of people's activities are kept: below RNNOPT_DATA, then in the cache."""
+    """Folders of the activity files: below RNNOPT_DATA, then in the cache."""
     chosen = os.environ.get("RNNOPT_DATA")
     if chosen and not Path(chosen).is_dir():
         raise UserError(f"RNNOPT_DATA must name a folder, got {chosen!r}.")
@@ -98,7 +98,7 @@ def read_prepared(path: Path) -> Windows:
 
 
 def build(files: TextFiles) -> Windows:
-    """The windows of all recordings, which must be as many as there are."""
+    """The windows of all recordings, after a check of their number."""
     windows = cut(files)
     for name, (shape, _) in ARRAYS.items():
         if windows[name].shape != shape:
@@ -110,7 +110,7 @@ def build(files: TextFiles) -> Windows:
 
 
 def cut(files: TextFiles) -> Windows:
-    """The windows of the recordings that there are, in their order."""
+    """The windows of the existing recordings, in their order."""
     import numpy as np
 
     name = "RawData/labels.txt"
@@ -158,7 +158,7 @@ def filtered(acceleration: Any, speed: Any) -> Any:
 
 
 def low_pass(signals: Any, hertz: float) -> Any:
-    """Third-order Butterworth filter over the samples, as if the first had always been there."""
+    """Third-order Butterworth filter over the samples, in the steady state of the first sample."""
     from scipy.signal import butter, sosfilt, sosfilt_zi
 
     sections = butter(3, hertz, fs=SAMPLES_A_SECOND, output="sos")

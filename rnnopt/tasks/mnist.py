@@ -1,9 +1,9 @@
 """MNIST as sequences: 28 rows of 28 pixels, 784 pixels, or 784 pixels in a fixed random order.
 
-60,000 training images, of which 3,000 are kept for validation (the same in every run), and 10,000
-test images. Pixels are standardised by one mean and deviation over the training pixels. The order
-of permuted MNIST is numpy's RandomState(92916).permutation(784), as published with scoRNN and
-expRNN. LeCun, Cortes and Burges, "The MNIST database of handwritten digits".
+There are 60,000 training images, of which 3,000 are kept for validation (the same in every run),
+and 10,000 test images. Pixels are standardised by one mean and deviation over the training pixels.
+The order of permuted MNIST is numpy's RandomState(92916).permutation(784), as published with scoRNN
+and expRNN. LeCun, Cortes and Burges, "The MNIST database of handwritten digits".
 """
 
 import gzip
@@ -22,7 +22,7 @@ MIRRORS = (
     "https://ossci-datasets.s3.amazonaws.com/mnist/",
     "https://storage.googleapis.com/cvdf-datasets/mnist/",
 )
-# Of the published archives: size, sha256; and of what they hold: size, sha256.
+# Size and SHA-256 of the published archives, and of their contents.
 FILES = {
     "train-images-idx3-ubyte": (
         9_912_422,
@@ -106,12 +106,12 @@ def _mnist(
 
 
 def mnist_rows() -> Task:
-    """MNIST, a row of 28 pixels a step."""
+    """MNIST, with a row of 28 pixels per step."""
     return _mnist("mnist-rows", "MNIST, a row a step (28 steps)", True, 0.97)
 
 
 def mnist_pixels(pool: int = 1) -> Task:
-    """MNIST, a pixel a step; `pool` = 2 averages blocks of 2 x 2 pixels: 196 steps.
+    """MNIST, with one pixel per step; `pool` = 2 averages blocks of 2 x 2 pixels: 196 steps.
 
     Args:
         pool: side of the blocks of pixels whose mean is one step, a divisor of 28.
@@ -120,7 +120,7 @@ def mnist_pixels(pool: int = 1) -> Task:
 
 
 def mnist_permuted(pool: int = 1) -> Task:
-    """MNIST, a pixel a step in a fixed random order; `pool` as in mnist-pixels.
+    """MNIST, with one pixel per step in a fixed random order.
 
     Args:
         pool: as in `mnist_pixels`.

@@ -1,12 +1,12 @@
-"""From series in float64, whatever their offset and unit, to what a network takes in float32.
+"""Standardises series in float64, whatever their offset and unit, to float32 inputs of a network.
 
-Mean and deviation are found, and taken away and divided by, in float64; only what comes out becomes
-float32. Series are gone through in blocks, so that little more memory is needed than they take.
+Mean and deviation are computed and applied in float64; only the result becomes float32. Series are
+processed in blocks, which need little additional memory.
 
-Deviations are those of the corrected two-pass algorithm (Chan, Golub and LeVeque, "Algorithms for
-computing the sample variance", The American Statistician 1983): the second pass also finds by how
-much the first one's mean is wrong, which matters where it is large. Each channel is first divided
-by a power of two near its largest value, which loses nothing and keeps squares within float64.
+Deviations use the corrected two-pass algorithm (Chan, Golub and LeVeque, "Algorithms for computing
+the sample variance", The American Statistician 1983): the second pass also measures the error of
+the first pass's mean, which matters for large means. Each channel is first divided by a power of
+two near its largest value, which is exact and keeps squares within float64.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,8 +19,8 @@ from rnnopt.tasks.user_data.limits import check_memory
 from rnnopt.tasks.user_data.recordings import LARGEST
 
 BLOCK = 1 << 16  # values
-CONSTANT = 1e-14  # of the largest value: what varies by less does so by rounding alone
-FINE = 0.1  # of the deviation: the largest rounding to float32 that leaves something to learn
+CONSTANT = 1e-14  # of the largest value: a smaller variation is only rounding
+FINE = 0.1  # of the deviation: the largest tolerable rounding to float32
 SINGLE = np.finfo(np.float32)
 
 
@@ -31,7 +31,7 @@ def moments(
 
     Args:
         series: (time, channel) arrays of any type, without gaps.
-        weights: (count,) how much each series counts; None means all alike.
+        weights: (count,) weight of each series; None means equal weights.
 
     Raises:
         ValueError: values beyond 1e100.
@@ -58,16 +58,16 @@ def moments(
 def standardized(
     series: Sequence[np.ndarray], mean: np.ndarray, deviation: np.ndarray, what: str = "values"
 ) -> tuple[Tensor, Tensor | None]:
-    """Series as a network takes them: less `mean`, over `deviation`, in float32.
+    """Inputs of a network: the series minus `mean`, divided by `deviation`, in float32.
 
     Args:
         series: (time, channel) arrays of any type.
         mean, deviation: (channel,)
-        what: the series are, for the sentence if they do not fit.
+        what: name of the series for the error message.
 
     Returns:
-        inputs and lengths as in `Examples`: (count, time, channel) and None where all series are of
-        one length, else (steps, channel) and (count,).
+        Inputs and lengths as in `Examples`: (count, time, channel) and None if all series have the
+        same length, else (steps, channel) and (count,).
 
     Raises:
         ValueError: values that float32 cannot hold; more memory than is free.
@@ -94,12 +94,12 @@ def standardized(
 def check_plain(
     series: Sequence[np.ndarray], what: str = "values", names: Sequence[str] | None = None
 ) -> None:
-    """Raises ValueError for series that lose what varies in them if float32 holds them as they are.
+    """Raises ValueError if unchanged series would lose their variation in float32.
 
     Args:
         series: (time, channel) arrays of any type.
-        what: the series are, for the sentence.
-        names: of the channels; None means channel 1, … of values, and output 1, … of targets.
+        what: name of the series for the error message.
+        names: names of the channels; None means channel 1, … for values, output 1, … for targets.
     """
     mean, deviation = moments(series)
     largest = np.max([np.abs(block).max(0) for block, _ in _blocks(series)], 0)
@@ -121,7 +121,7 @@ def check_plain(
 def _blocks(
     series: Sequence[np.ndarray], weights: np.ndarray | None = None
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """The steps (steps, channel) of all series in float64, some at a time, and what each counts."""
+    """Blocks of all series' steps (steps, channel) in float64, with the weight of each step."""
     counts = np.ones(len(series)) if weights is None else weights
     most = max(1, BLOCK // series[0].shape[1])
     parts, of, steps = [], [], 0

@@ -1,10 +1,10 @@
-"""How many sequences a network looks at together when it only answers: the one rule for that.
+"""Splits sequences into pieces that a network evaluates together, without training.
 
-Nothing is trained on, so the answers do not depend on it; memory and time do. A step of a sequence
-takes as many numbers as the network's widest layer has rows of weights (an LSTM's has four a unit),
-or as a step has features. `AT_ONCE` of these numbers are looked at together, which is what a
-minibatch of ordinary size takes in training (128 sequences of 784 steps and 128 units: 1.3e7), and
-one sequence at least. Sequences of different lengths are sorted, so that few are padded by much.
+The size of a piece does not change the outputs, only memory and time. A step of a sequence takes as
+many numbers as the network's widest layer has rows of weights (an LSTM has four per unit), or as
+the step has features. A piece has up to `AT_ONCE` of these numbers, as many as an ordinary
+minibatch takes in training (128 sequences of 784 steps and 128 units: 1.3e7), and at least one
+sequence. Sequences of different lengths are sorted, so that few need much padding.
 """
 
 from collections.abc import Iterator
@@ -20,23 +20,23 @@ MOST = 1000  # sequences
 
 
 def width(model: nn.Module, features: int) -> int:
-    """Numbers that a step of a sequence takes, at the widest place."""
+    """Numbers per step of a sequence, in the widest layer."""
     return max([features, *(p.shape[0] for p in model.parameters() if p.ndim > 1)])
 
 
 def together(lengths: Tensor, wide: int) -> int:
-    """How many of sequences, shortest first, to look at together, of so many numbers a step."""
+    """How many sequences, shortest first, fit into a piece at `wide` numbers per step."""
     some = lengths[:MOST]
     sizes = torch.arange(1, len(some) + 1) * some * wide  # of the first, the first two, …
     return max(1, int((sizes <= AT_ONCE).sum()))
 
 
 def pieces(examples: Examples, model: nn.Module) -> Iterator[tuple[Tensor, Batch]]:
-    """All examples, a piece at a time: their positions (batch,) and the sequences.
+    """All examples, piece by piece: their positions (batch,) and the sequences.
 
     Args:
-        examples: to look at.
-        model: that is to answer.
+        examples: sequences to evaluate.
+        model: model that evaluates them.
     """
     wide = width(model, examples.inputs.shape[-1])
     if examples.lengths is None:
@@ -53,14 +53,14 @@ def pieces(examples: Examples, model: nn.Module) -> Iterator[tuple[Tensor, Batch
 
 @torch.no_grad()
 def outputs_of(model: nn.Module, examples: Examples, device: torch.device) -> Tensor:
-    """What a model answers to each sequence: (count, output) on the CPU.
+    """A model's outputs for all sequences: (count, output) on the CPU.
 
-    Where it answers at every step, a sequence's last true answer counts.
+    If it has outputs at every step, the one at a sequence's last true step is returned.
 
     Args:
-        model: in the mode that is wanted, evaluation as a rule.
-        examples: to answer to; their targets are not looked at.
-        device: where the model is.
+        model: model in the desired mode, usually evaluation.
+        examples: input sequences; their targets are not used.
+        device: device of the model.
     """
     places, found = [], []
     for index, batch in pieces(examples, model):

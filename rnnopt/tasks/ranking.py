@@ -1,9 +1,8 @@
-"""Which of several looks at the validation data is the best, and so which weights, rate or trial.
+"""Ranks evaluations on the validation set, and so selects weights, learning rates and trials.
 
-The metric decides, and between level metrics the validation loss: accuracy on few series, or of
-classes of which one is rare, is often the same at many looks while the network still learns. What
-is not a number wins nothing: a network whose outputs are NaN may well have the accuracy of the
-commonest class.
+The metric decides; for equal metrics the validation loss does. On few series or with a rare class,
+the accuracy is often the same at many evaluations while the network still learns. A NaN loss never
+wins: a network whose outputs are NaN may still have the accuracy of the most frequent class.
 """
 
 import math
@@ -14,11 +13,11 @@ WORST: Rank = (-math.inf, -math.inf)
 
 
 def rank(metric: float, loss: float, lower_is_better: bool) -> Rank:
-    """What the best look has most of; two are compared by < and >, level ones are equal.
+    """Rank of an evaluation: the greater the better; equally good evaluations are equal.
 
     Args:
-        metric, loss: on the validation data; where the loss is not known, infinity stands for it.
-        lower_is_better: whether a lower metric is the better one, as it is of errors.
+        metric, loss: on the validation set; infinity for an unknown loss.
+        lower_is_better: whether a lower metric is better, as for errors.
     """
     if math.isnan(metric) or math.isnan(loss):
         return WORST
@@ -26,11 +25,11 @@ def rank(metric: float, loss: float, lower_is_better: bool) -> Rank:
 
 
 def loss_of_best(best: Mapping[str, float], records: Iterable[Mapping[str, float]]) -> float:
-    """The validation loss at a run's best look; infinity where it is not known.
+    """The validation loss at a run's best evaluation; infinity if it is unknown.
 
     Args:
-        best: the best look, as result.json has it; files of before have no loss there.
-        records: the history of the run, where that look stands too.
+        best: the best evaluation, as in result.json; older files have no loss there.
+        records: history of the run, which includes that evaluation.
     """
     if "validation_loss" in best:
         return best["validation_loss"]

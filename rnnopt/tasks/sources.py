@@ -1,10 +1,10 @@
-"""Where the data of each task come from, in words."""
+"""The source of each task's data, in words."""
 
 FOLDER = "in the folder that RNNOPT_DATA names"
-DRAWN = "drawn anew for every batch: there are no files"
-DIGITS = "scikit-learn brings them: there is nothing to download"
+DRAWN = "generated for every batch, without files"
+DIGITS = "part of scikit-learn, without a download"
 MNIST = f"mnist/*.gz {FOLDER}, else downloaded once (11 MB)"
-HAPT = f"har/ {FOLDER}; not downloaded: `rnnopt train` says what to put there"
+HAPT = f"har/ {FOLDER}; not downloaded: `rnnopt train` prints what to put there"
 HAR = f"har/UCI HAR Dataset.zip {FOLDER}, or unpacked there, else downloaded once (61 MB)"
 TEXT = f"text/{{}}.txt {FOLDER}; not downloaded"
 SOURCES = {

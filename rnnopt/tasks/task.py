@@ -1,4 +1,4 @@
-"""What a task is: a loss, a metric, a target declared in advance, and three splits.
+"""A task: a loss, a metric, a target declared in advance, and three splits.
 
 The splits and the validation and test sequences are the same in every run.
 """
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 Loss = Literal["cross-entropy", "mse", "binary-mse", "binary-cross-entropy"]
 Metric = Literal["accuracy", "mse", "nats"]
-# Draws that many sequences from a generator.
+# Draws a number of sequences from a generator.
 Draw = Callable[[int, torch.Generator], Batch]
 
 
@@ -31,20 +31,20 @@ class Task:
     """A problem to train on.
 
     Args:
-        name: as on the command line.
-        summary: one line for people.
-        input_size, output_size: features a step; classes or numbers to predict.
+        name: name on the command line.
+        summary: description in one line.
+        input_size, output_size: features per step; number of classes or of values to predict.
         loss: "cross-entropy" (targets are classes), "mse", or one output for two classes (targets
-            (count, 1) of 0.0 and 1.0): "binary-mse" calls it 1 above 1/2, "binary-cross-entropy",
-            which takes a logit, above 0.
+            (count, 1) of 0.0 and 1.0): "binary-mse" predicts class 1 above 1/2,
+            "binary-cross-entropy", whose output is a logit, above 0.
         target: the metric to reach, declared in advance: mean squared error for mse, else
             accuracy in 0 … 1, or nats.
         train: stored examples, or a function that draws new ones.
         validation, test: stored examples.
-        epoch_size: sequences that count as one epoch when they are drawn anew.
-        hidden_size, batch_size: sizes to use unless told otherwise.
+        epoch_size: sequences per epoch, if `train` draws them.
+        hidden_size, batch_size: default sizes.
         in_nats: whether the metric is the cross-entropy instead of accuracy.
-        data: what is known of a user's own data; None for the tasks on board.
+        data: facts about the user's own data; None for built-in tasks.
     """
 
     name: str
@@ -63,12 +63,12 @@ class Task:
     data: "OwnData | None" = None
 
     def facts(self) -> dict[str, str | float]:
-        """What a report needs to know of the task; kept with each run."""
+        """The facts that a report needs about the task; stored with each run."""
         names = ("summary", "loss", "metric", "target")
         return {name: getattr(self, name) for name in names}
 
     def to(self, device: torch.device) -> "Task":
-        """The same task with its stored sequences on `device`: no batch travels again."""
+        """The same task with its stored sequences on `device`, so that no batch is copied there."""
         train = self.train.to(device) if isinstance(self.train, Examples) else self.train
         return replace(
             self, train=train, validation=self.validation.to(device), test=self.test.to(device)
@@ -76,24 +76,24 @@ class Task:
 
     @property
     def steps(self) -> int:
-        """Length of the longest sequence to learn from or to validate on."""
+        """Length of the longest training or validation sequence."""
         parts = [self.train, self.validation]
         return max(part.steps for part in parts if isinstance(part, Examples))
 
     @property
     def ragged(self) -> bool:
-        """Whether sequences may end before the others of their minibatch."""
+        """Whether the sequences of a minibatch may have different lengths."""
         parts = [self.train, self.validation]
         return any(isinstance(part, Examples) and part.lengths is not None for part in parts)
 
     @property
     def readout(self) -> Readout:
-        """Where models answer unless told otherwise; "every" if each step has its own target."""
+        """Default read-out of models; "every" if each step has its own target."""
         return "every" if each_step(self.validation.targets) else "last"
 
     @property
     def metric(self) -> Metric:
-        """Name of the metric; `lower_is_better` tells in which direction."""
+        """Name of the metric; `lower_is_better` has its direction."""
         if self.loss == "mse":
             return "mse"
         return "nats" if self.in_nats else "accuracy"
@@ -103,7 +103,7 @@ class Task:
         return metric < other if lower_is_better(self.metric) else metric > other
 
     def reached(self, metric: float) -> bool:
-        """Whether a metric meets the target."""
+        """Whether a metric reaches the target."""
         return metric == self.target or self.is_better(metric, self.target)
 
     def loss_of(self, outputs: Tensor, batch: Batch) -> Tensor:
@@ -123,21 +123,21 @@ class Task:
         return (weights * losses.reshape(len(losses), -1).mean(1)).mean()
 
     def right(self, answers: Tensor, targets: Tensor) -> Tensor:
-        """Which answers (count, output) name the class of their targets."""
+        """Which outputs (count, output) predict the class of their targets."""
         classes = targets if self.loss == "cross-entropy" else targets > 0.5
         return self.predicted(answers) == classes
 
     def predicted(self, answers: Tensor) -> Tensor:
-        """The classes that answers (count, output) name; True is the second of two."""
+        """Classes predicted by outputs (count, output); True is the second of two classes."""
         if self.loss == "cross-entropy":
             return answers.argmax(-1)
         return answers > (0.0 if self.loss == "binary-cross-entropy" else 0.5)
 
     def _counted(self, outputs: Tensor, batch: Batch) -> Tensor:
-        """The outputs that a metric counts.
+        """The outputs that enter a metric.
 
-        A series of a user's own has one target: where the model answers at every step, the last
-        true one is its answer, as in `rnnopt predict`.
+        The user's own series have one target each: if the model has outputs at every step, only the
+        one at the last true step counts, as in `rnnopt predict`.
         """
         if self.data is None or outputs.ndim == 2 or each_step(batch.targets):
             return outputs
@@ -156,7 +156,7 @@ class Task:
             outputs = self._counted(model(batch.inputs, batch.lengths), batch)
             answers, targets, weights = _pairs(outputs, batch)
             loss += float(self.loss_of(outputs, batch)) * len(answers)
-            # Sequences, or true steps where the model answers at each.
+            # Number of sequences, or of true steps if the model has outputs at each.
             count += len(answers) if weights is None else float(weights.sum())
             if self.metric == "accuracy":
                 right = self.right(answers, targets)
@@ -171,7 +171,7 @@ class Task:
     ) -> tuple[Tensor, Tensor]:
         """Predicted and true classes (count,) of all examples, by `model` in evaluation mode.
 
-        Where the model answers at every step there is one of each a true step, in no certain order.
+        If the model has outputs at every step, there is one pair per true step, in any order.
 
         Raises:
             ValueError: the task has no classes.
@@ -199,15 +199,15 @@ class Task:
 
 
 def lower_is_better(metric: str | None) -> bool:
-    """Whether a metric of that name is the better the lower."""
+    """Whether a lower value of the metric of that name is better."""
     return metric in ("mse", "nats")
 
 
 def _pairs(outputs: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Outputs, the targets they answer to and their weights, one a row.
+    """Outputs, their targets and their weights, one per row.
 
-    Where the model answers at every step, a sequence's target stands at each of its true steps,
-    unless these have targets of their own; its weight always does.
+    If the model has outputs at every step, a sequence's weight applies to each of its true steps,
+    and so does its target, unless the steps have their own targets.
     """
     if outputs.ndim == 2:
         return outputs, batch.targets, batch.weights

@@ -1,13 +1,13 @@
 """Next-character prediction: after every character of a text, which one follows?
 
 Inputs are the characters of a window, one-hot over those of the whole text in sorted order; the
-target of each step is the next character. The loss is the cross-entropy, a mean over steps and
-sequences, and so is the metric, in nats a character. Each window begins in the zero state.
+target of each step is the next character. Loss and metric are the cross-entropy, a mean over steps
+and sequences, in nats per character. Each window begins in the zero state.
 
 The first 90 % of the text are for training, the next 5 % for validation, the last 5 % for the test.
-A training window begins anywhere, validation and test are cut into consecutive windows. Two marks
-to read the metric by, both in-sample: who knows only how frequent each character is scores the
-unigram entropy, who knows the present character as well the bigram entropy.
+A training window begins anywhere; validation and test texts are cut into consecutive windows. Two
+in-sample references for the metric: a model that knows only the frequency of each character scores
+the unigram entropy, one that also knows the current character scores the bigram entropy.
 
 "Metamorphosis" is the text of ADMMiRNN (https://github.com/TonyTangYu/ADMMiRNN), whose windows have
 25 steps; tiny Shakespeare is that of char-rnn (https://github.com/karpathy/char-rnn). Neither is
@@ -30,7 +30,7 @@ from rnnopt.config.errors import UserError
 from rnnopt.tasks.examples import Batch, Examples
 from rnnopt.tasks.task import Task
 
-# Of each text: what it is, sha256 of its file.
+# Description of each text, and SHA-256 of its file.
 TEXTS = {
     "metamorphosis": (
         "Kafka's Metamorphosis",
@@ -41,7 +41,7 @@ TEXTS = {
         "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
     ),
 }
-EVALUATED = 20_000  # characters of validation and of test data, at most
+EVALUATED = 20_000  # largest number of characters of validation and of test data
 
 
 def unigram_entropy(text: str) -> float:
@@ -55,8 +55,9 @@ def unigram_entropy(text: str) -> float:
 
 
 def bigram_entropy(text: str) -> float:
-    """Entropy of a character of `text` given the one before, in nats: that of pairs less that of
-    their first characters.
+    """Entropy of a character of `text` given the previous one, in nats.
+
+    It is the entropy of pairs minus the entropy of their first characters.
 
     Example:
         >>> bigram_entropy("abab")
@@ -66,14 +67,14 @@ def bigram_entropy(text: str) -> float:
 
 
 def _entropy(things: Iterable[object]) -> float:
-    """Entropy of the frequencies of `things`, in nats; of nothing 0."""
+    """Entropy of the frequencies of `things`, in nats; 0 if there are none."""
     counts = Counter(things).values()
     total = sum(counts)
     return math.fsum(n / total * math.log(total / n) for n in counts)
 
 
 def encode(text: str) -> Tensor:
-    """The place of each character among those of `text`, sorted: (time,)."""
+    """Index of each character in the sorted characters of `text`: (time,)."""
     places = {character: i for i, character in enumerate(sorted(set(text)))}
     return torch.tensor([places[character] for character in text])
 
@@ -89,7 +90,7 @@ def draw(count: int, generator: torch.Generator, codes: Tensor, symbols: int, le
 
 
 def consecutive(codes: Tensor, symbols: int, length: int) -> Examples:
-    """Windows that lie end to end from the beginning of `codes`, of EVALUATED characters at most.
+    """Consecutive windows from the beginning of `codes`, of at most EVALUATED characters.
 
     Inputs are (count, length, symbols), targets (count, length).
     """
@@ -99,12 +100,12 @@ def consecutive(codes: Tensor, symbols: int, length: int) -> Examples:
 
 
 def next_character(name: str, about: str, text: str, length: int) -> Task:
-    """The task of any text of at least 40 characters.
+    """The next-character task of a text of at least 40 characters.
 
     Args:
-        name, about: of the text, as on the command line and for people.
-        text: all of it.
-        length: steps of a window, ≥ 1; one must fit into a twentieth of the text.
+        name, about: name on the command line, and description of the text.
+        text: the whole text.
+        length: steps of a window, ≥ 1; a window must fit into a twentieth of the text.
     """
     if len(text) < 40:
         raise UserError(f"{name} needs a text of at least 40 characters, got {len(text)}.")
@@ -112,7 +113,7 @@ def next_character(name: str, about: str, text: str, length: int) -> Task:
     train, validation, test = codes.tensor_split([len(text) * 9 // 10, len(text) * 19 // 20])
     longest = min(
         len(validation) - 1, EVALUATED
-    )  # no longer than the test data; each needs a character after
+    )  # fits into the test data, with one more character
     if type(length) is not int or not 1 <= length <= longest:
         raise UserError(
             f"{name} needs an integer length from 1 to {longest}, got length={length!r}."
@@ -137,7 +138,7 @@ def next_character(name: str, about: str, text: str, length: int) -> Task:
 
 
 def read_text(name: str) -> str:
-    """The text of that name, from the folder that RNNOPT_DATA names."""
+    """Reads a text by name from the folder that RNNOPT_DATA names."""
     chosen = os.environ.get("RNNOPT_DATA")
     path = Path(chosen or "", "text", f"{name}.txt")
     if not chosen or not path.is_file():
@@ -157,7 +158,7 @@ def metamorphosis(length: int = 25) -> Task:
     """Next character of Kafka's Metamorphosis, in windows of `length` steps.
 
     Args:
-        length: steps of a window.
+        length: steps of each window.
     """
     return next_character(
         "metamorphosis", TEXTS["metamorphosis"][0], read_text("metamorphosis"), length

@@ -1,4 +1,4 @@
-"""Tables of numbers in text files, of a folder or straight out of a zip archive."""
+"""Tables of numbers in text files, from a folder or directly from a zip archive."""
 
 import lzma
 import struct
@@ -9,8 +9,8 @@ from typing import Any
 
 from rnnopt.config.errors import UserError
 
-LARGEST = 1 << 26  # bytes of a file, four times the largest of UCI HAR; no archive may inflate more
-# What zipfile raises for archives that are broken, encrypted or packed in a way it does not know.
+LARGEST = 1 << 26  # largest file in bytes, also unpacked: four times the largest of UCI HAR
+# Errors of zipfile for broken or encrypted archives, or an unknown compression.
 BAD_ZIP = (
     zipfile.BadZipFile, zlib.error, RuntimeError, struct.error, EOFError, OverflowError, KeyError,
     ValueError, lzma.LZMAError,
@@ -18,11 +18,11 @@ BAD_ZIP = (
 
 
 class TextFiles:
-    """The text files of a folder, or of a zip archive, of which nothing is unpacked to disk.
+    """The text files of a folder, or of a zip archive, without unpacking it to disk.
 
     Args:
         path: the folder or the archive.
-        top: a folder that the files may stand in there, or may not.
+        top: name of a folder inside that may contain the files.
     """
 
     def __init__(self, path: Path, top: str):
@@ -57,15 +57,15 @@ class TextFiles:
         return numbers.astype("int64")
 
     def text(self, name: str) -> str:
-        """The text of a file: UTF-8, or UTF-16 as one mirror of UCI HAR has it."""
+        """The text of a file: UTF-8, or UTF-16 as on one mirror of UCI HAR."""
         try:
             content = self._content(name)
         except (OSError, *BAD_ZIP) as error:
             raise UserError(f"{self._where(name)} cannot be read: {error}.") from error
         encoding = "utf-8-sig"
         if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
-            encoding = "utf-16"  # which takes the order of bytes from this mark
-        elif b"\0" in content[:2]:  # no mark: of the two bytes of a digit, one is zero
+            encoding = "utf-16"  # this mark determines the byte order
+        elif b"\0" in content[:2]:  # no mark: one of the two bytes of a digit is zero
             encoding = "utf-16-be" if content[0] == 0 else "utf-16-le"
         try:
             return content.decode(encoding)
@@ -73,7 +73,7 @@ class TextFiles:
             raise UserError(f"{self._where(name)} must be text, but {error}.") from error
 
     def _content(self, name: str) -> bytes:
-        """The bytes of a file, which are refused if there are too many."""
+        """The bytes of a file; raises an error if there are too many."""
         if self.path.is_dir():
             paths = [self.path / name, self.path / self.top / name]
             path = next((path for path in paths if path.is_file()), None)
@@ -90,7 +90,7 @@ class TextFiles:
                 size = archive.getinfo(member).file_size
                 if size > LARGEST:
                     raise OSError(f"it unpacks to {size} bytes, and {LARGEST} are allowed")
-                with archive.open(member) as file:  # its announced size may be a lie
+                with archive.open(member) as file:  # the declared size may be false
                     content = file.read(LARGEST + 1)
         if len(content) > LARGEST:
             raise OSError(f"it has more than the {LARGEST} bytes allowed")

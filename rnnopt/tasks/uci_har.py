@@ -28,8 +28,8 @@ def read_uci_har(folder: str | None = None) -> dict[str, Any]:
     """Numpy arrays X (windows, steps, channels), y and subject of both parts, such as "X_train".
 
     Args:
-        folder: the unpacked archive or the archive itself, or a folder with one of them; without
-            it, the archive is looked for where data files are kept, and downloaded if need be.
+        folder: the unpacked archive or the archive itself, or a folder with one of them; unset
+            means the archive in the data folders, downloaded if necessary.
     """
     import numpy as np
 

@@ -1,4 +1,4 @@
-"""The training loop and what it needs: learners, closures, truncation, schedules, processes.
+"""The training loop and its parts: learners, closures, truncation, schedules, processes.
 
-Nothing here opens run files or knows the command line.
+Nothing here opens run files or depends on the command line.
 """

@@ -1,4 +1,4 @@
-"""Everything a run needs, built from its config by name."""
+"""Builds a run from the names in its config: task, model, optimizer and training."""
 
 from typing import Any
 
@@ -23,19 +23,19 @@ from rnnopt.training.tbptt import Truncation
 
 
 def task_of(config: SharedConfig) -> Task:
-    """The task that a config names, or that of its own data."""
+    """The task that a config names, or the task of its data files."""
     return build_task(config.task) if config.data is None else own_task(config, config.task)
 
 
 def build_training(
     config: RunConfig, task: Task | None = None, every_epoch: bool = False
 ) -> Training:
-    """Everything a run needs, ready to train; the same for the same config.
+    """A run that is ready to train; the same for the same config.
 
     Args:
-        config: the run.
-        task: the config's task if it was built before.
-        every_epoch: look at the validation set once an epoch, not when `config` says.
+        config: config of the run.
+        task: the config's task if it is already built.
+        every_epoch: evaluate on the validation set once per epoch, instead of as in `config`.
     """
     config = resolve(config)
     device = _device(config.device)
@@ -85,16 +85,16 @@ def build_training(
 
 
 def _batch_size(task: Task, learner: Learner) -> int:
-    """The task's own, or all its sequences where the optimizer works on the whole data."""
+    """The task's batch size, or all its sequences if the optimizer works on the whole data."""
     return task.epoch_size if learner.full_batch else task.batch_size
 
 
 def _check_memory(
     task: Task, batch_size: int, model: SequenceModel, truncation: Truncation | None
 ) -> None:
-    """Raises UserError if the minibatch with the longest sequence cannot fit, before it comes.
+    """Raises UserError if the minibatch with the longest sequence does not fit into memory.
 
-    Counted are the inputs and the states of each layer that a gradient needs, which is the least.
+    It counts the inputs and the states of each layer that a gradient needs: a lower bound.
     """
     steps, count = task.steps, min(batch_size, task.epoch_size)
     reach = steps if truncation is None else min(steps, truncation.backward)
@@ -113,7 +113,7 @@ def _check_memory(
 def _build_optimizer(
     config: RunConfig, model: SequenceModel, truncation: Truncation | None, task: Task
 ) -> Any:
-    """The optimizer; FrankWolfe's inner steps are the chunks unless their number is given."""
+    """The optimizer; FrankWolfe's inner_steps defaults to the number of chunks."""
     name, options = parse(config.optimizer)
     specification = config.optimizer
     if truncation is not None and name.startswith("frank-wolfe") and "inner_steps" not in options:
@@ -123,10 +123,10 @@ def _build_optimizer(
 
 
 def model_settings(config: RunConfig, task: Task) -> dict[str, Any]:
-    """What to build the run's SequenceModel with.
+    """Arguments of the run's SequenceModel.
 
     Raises:
-        UserError: a setting that the model of that name has another of.
+        UserError: a setting contradicts the model's name.
     """
     preset = MODELS[config.model][0]
     names = ("layers", "dropout", "initialization")
@@ -153,12 +153,12 @@ def _build_model(config: RunConfig, task: Task) -> SequenceModel:
     settings = model_settings(config, task)
     try:
         return SequenceModel(**settings)
-    except ValueError as error:  # options that do not go together
+    except ValueError as error:  # options that exclude each other
         raise UserError(f"model {config.model!r}: {error}") from error
 
 
 def _device(name: str) -> torch.device:
-    """The torch device of that name, or a UserError when this machine lacks it."""
+    """The torch device of that name; raises UserError if this machine does not have it."""
     try:
         device = torch.device(name)
     except RuntimeError as error:

@@ -1,4 +1,4 @@
-"""What a learner asks for loss and gradient: one minibatch after the other, or chunk by chunk."""
+"""The closure that gives a learner loss and gradient: minibatch by minibatch or chunk by chunk."""
 
 import math
 from collections.abc import Iterable
@@ -19,14 +19,14 @@ class Closure:
     """Loss and gradient on the current minibatch, or chunk of one; `advance` moves to the next.
 
     Args:
-        model: what is trained.
-        batches: where the minibatches come from.
-        device: where the model is.
+        model: model to train.
+        batches: source of the minibatches.
+        device: device of the model.
         clip: largest norm of the gradient of all weights, or None.
-        clip_value: largest size of an entry of the gradient, or None.
-        truncation: how sequences are cut into chunks, or None for whole ones.
-        full_batch: the first batch, which stands for all data, is used throughout; one pass over it
-            costs as many gradient evaluations as it has minibatches of the task's size.
+        clip_value: largest absolute value of an entry of the gradient, or None.
+        truncation: how to cut sequences into chunks, or None for whole sequences.
+        full_batch: whether to use the first batch, which holds all data, throughout; one pass over
+            it costs as many gradient evaluations as it has minibatches of the task's size.
     """
 
     def __init__(
@@ -42,28 +42,28 @@ class Closure:
         self.model, self.batches, self.device = model, batches, device
         self.full_batch = full_batch
         size = batches.batch_size
-        if isinstance(batches.task.train, Examples):  # it may be more than there are
+        if isinstance(batches.task.train, Examples):  # the batch size may exceed the data
             size = min(size, len(batches.task.train))
         self.weight = size / batches.task.batch_size if full_batch else 1.0
         self._drawn_from: dict[str, Any] | None = None
         self.clip, self.clip_value = clip, clip_value
         self.chunks = None if truncation is None else Chunks(model, batches, truncation, device)
-        self.averages = batches.shared  # gradients over the processes that share each minibatch
+        self.averages = batches.shared  # whether to average gradients over the processes
         self.calls = 0
-        self.finished = 0  # minibatches
-        self.watched = False  # whether `trouble` is looked for at each call
-        self.judged_by_first = False  # of the calls on a minibatch
+        self.finished = 0  # minibatches finished
+        self.watched = False  # whether each call checks that loss and gradient are finite
+        self.judged_by_first = False  # whether only the first call on a minibatch checks
         self.trouble = ""  # what was not finite on this minibatch
         self.losses_alone = 0.0  # losses without gradients, in minibatches
         self._random: list[Tensor] | None = None  # generators before this minibatch's first call
         self._monitored: Batch | None = None
-        # Evaluations that a minibatch costs.
+        # Gradient evaluations per minibatch.
         self.price = self.weight if truncation is None else truncation.price(batches.task.steps)
         self._batch: Batch | None = None
 
     @property
     def gradient_evaluations(self) -> float:
-        """Gradient evaluations spent: whole sequences, forward and backward; forward is a third."""
+        """Gradient evaluations spent: forward and backward passes; a forward pass is a third."""
         if self.chunks is not None:
             return self.chunks.gradient_evaluations
         if self.full_batch:
@@ -72,7 +72,7 @@ class Closure:
 
     @property
     def minibatches(self) -> float:
-        """Minibatches spent, the present one by the share of its chunks."""
+        """Minibatches spent; the current one counts by its finished chunks."""
         if self.full_batch:
             return self.calls
         return self.finished if self.chunks is None else self.chunks.minibatches
@@ -93,9 +93,9 @@ class Closure:
         return self._batch
 
     def __call__(self) -> Tensor:
-        """Leaves the gradient in the weights, returns the loss.
+        """Computes the gradient into the weights' .grad and returns the loss.
 
-        Every call on one minibatch draws the same dropout masks.
+        All calls on one minibatch draw the same dropout masks.
         """
         self.model.zero_grad()
         first = self._random is None
@@ -110,10 +110,10 @@ class Closure:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
         self.calls += 1
         if self.watched and not self.trouble and (first or not self.judged_by_first):
-            self.trouble = self._look_for_trouble(loss.detach())
+            self.trouble = self._find_nonfinite(loss.detach())
         return loss.detach()
 
-    def _look_for_trouble(self, loss: Tensor) -> str:
+    def _find_nonfinite(self, loss: Tensor) -> str:
         number = self.number(loss)
         if not math.isfinite(number):
             return f"the loss is {number}"
@@ -132,7 +132,7 @@ class Closure:
 
     @torch.no_grad()
     def monitored_loss(self) -> Tensor:
-        """The loss of a fixed set of training sequences, as many as a minibatch has."""
+        """The loss of a fixed minibatch of training sequences."""
         if self._monitored is None:
             fixed = Batches(self.batches.task, self.batches.batch_size, seeds.MONITOR)
             self._monitored = fixed.draw().to(self.device)
@@ -141,21 +141,21 @@ class Closure:
         return self._loss(self._monitored)
 
     def _own_loss(self) -> Tensor:
-        """The minibatch's loss, by this process's share where several take part."""
+        """The minibatch's loss, weighted by this process's share if several processes share it."""
         batch, part = self.batch, self.batches.part
         with taking(self.model, part):
             loss = self._loss(batch)
         return loss if part is None else loss * self.batches.share(part)
 
     def number(self, loss: Tensor) -> float:
-        """A loss, or the mean of those of all processes that share the minibatch."""
+        """A loss, averaged over the processes if they share the minibatch."""
         return mean_numbers([float(loss)])[0] if self.batches.shared else float(loss)
 
     def _loss(self, batch: Batch) -> Tensor:
         return self.batches.task.loss_of(self.model(batch.inputs, batch.lengths), batch)
 
     def rewind(self) -> None:
-        """Puts torch's generators where they stood at the first call on this minibatch."""
+        """Resets torch's generators to their state at the first call on this minibatch."""
         on_gpu = self.device.type == "cuda"
         if self._random is None:
             self._random = [torch.get_rng_state()]
@@ -167,7 +167,7 @@ class Closure:
             torch.cuda.set_rng_state(self._random[1], self.device)
 
     def advance(self) -> None:
-        """Moves to the next minibatch, which is drawn when first needed, or to the next chunk."""
+        """Moves to the next chunk or minibatch; a minibatch is drawn when first needed."""
         self._random, self.trouble = None, ""
         if not self.full_batch:
             self._batch = None
@@ -176,21 +176,21 @@ class Closure:
             self.chunks.advance()
 
     def leave_out(self) -> None:
-        """Moves to the next minibatch, whatever chunks are left of this one."""
+        """Moves to the next minibatch and skips the remaining chunks of this one."""
         if self.chunks is not None:
             self.chunks.leave_out()
         self.advance()
 
     def state_dict(self) -> dict[str, Any]:
-        """Where it stands, between two calls."""
+        """Everything `load_state_dict` needs; call it between two calls of the closure."""
         counts = {name: getattr(self, name) for name in ("calls", "finished", "losses_alone")}
         if self.chunks is None:
-            # Of a batch that is kept, where it was drawn, so that it is drawn again.
+            # For a kept batch, the state before it was drawn, so that it is drawn again.
             return counts | dict(batches=self._drawn_from or self.batches.state_dict())
         return counts | dict(chunks=self.chunks.state_dict())
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on where `state` was taken."""
+        """Continues from a saved `state`."""
         for name in ("calls", "finished", "losses_alone"):
             setattr(self, name, state[name])
         if self.chunks is None:
@@ -200,9 +200,9 @@ class Closure:
 
 
 def first_nonfinite(tensors: Iterable[tuple[str, Tensor]]) -> str:
-    """The name of the first of named tensors that is not finite; "" where all are."""
+    """Name of the first tensor that is not finite; "" if all are finite."""
     named = dict(tensors)
-    # The largest entry is finite where the norm of large ones would overflow.
+    # The largest entry stays finite where the Euclidean norm would overflow.
     if not named or math.isfinite(float(nn.utils.get_total_norm(named.values(), math.inf))):
         return ""
     return next(name for name, tensor in named.items() if not bool(tensor.isfinite().all()))

@@ -1,9 +1,9 @@
 """One run of `rnnopt train` in the processes that torchrun started.
 
-All processes draw the same minibatches and take a share of each; gradients are averaged, so that
-every process has the weights of one process that trains by itself. Losses, times and scores are
-averaged before anything is decided from them. The first process keeps the run folder, which the
-others must be able to read.
+All processes draw the same minibatches, and each takes a share of every minibatch. Gradients are
+averaged, so that every process has the weights that a single process would have. Losses, times and
+scores are averaged before any decision. The first process writes the run folder, which the others
+must be able to read.
 """
 
 import os
@@ -26,33 +26,33 @@ from rnnopt.tasks.examples import Batch, Examples
 from rnnopt.tasks.task import Task
 from rnnopt.training.learner import Learner
 
-SAID = "sentence"  # in the store: the error that the first process says
-WAIT = timedelta(seconds=3)  # for the first process to meet the error that another has met
+ERROR_KEY = "sentence"  # key in the store of the error that the first process prints
+WAIT = timedelta(seconds=3)  # time for the first process to raise the same error as another
 
 
 class RankError(UserError):
-    """An error of one of the other processes alone; says of which."""
+    """An error that the first process does not have; names the process that has it."""
 
     def __init__(self, sentence: str):
         super().__init__(f"process {rank()}: {sentence}")
 
 
 def started() -> int:
-    """How many processes torchrun started for this program; 1 without it."""
+    """Number of processes that torchrun started for this program; 1 without torchrun."""
     return int(os.environ.get("WORLD_SIZE", 1)) if "TORCHELASTIC_RUN_ID" in os.environ else 1
 
 
 def rank() -> int:
-    """Number of this process among them, from 0."""
+    """Rank of this process, from 0."""
     return int(os.environ.get("RANK", 0)) if started() > 1 else 0
 
 
 @contextmanager
 def joined(device: str) -> Iterator[None]:
-    """Brings up the process group as long as the run lasts; nothing without torchrun.
+    """Initializes the process group for the time of the run; does nothing without torchrun.
 
     Raises:
-        RankError: in place of an error that the first process does not say.
+        RankError: replaces an error that the first process does not print.
     """
     if started() == 1:
         yield
@@ -63,21 +63,21 @@ def joined(device: str) -> Iterator[None]:
     from torch.distributed.rendezvous import rendezvous  # not in every build of torch
 
     store, place, count = next(rendezvous("env://"))
-    # torchrun may keep the store over a restart, with the addresses of processes that are gone.
+    # torchrun may keep the store over a restart, with addresses of processes that have ended.
     store = distributed.PrefixStore(f"start {_restarts()}", store)
     backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
     distributed.init_process_group(backend, store=store, rank=place, world_size=count)
     try:
         yield
-    except (UserError, FloatingPointError) as error:  # the other is --on-nonfinite raise
+    except (UserError, FloatingPointError) as error:  # FloatingPointError: --on-nonfinite raise
         if place == 0:
-            with suppress(RuntimeError):  # the store is gone: then all say it
-                store.set(SAID, str(error))
-        elif not _says(store, str(error)):
+            with suppress(RuntimeError):  # the store is closed: then all processes print it
+                store.set(ERROR_KEY, str(error))
+        elif not _first_prints(store, str(error)):
             raise RankError(str(error)) from error
         raise
     except RuntimeError as error:
-        if not _lost_another(error):
+        if not _is_lost_process(error):
             raise
         reason = str(error).strip().partition("\n")[0]
         raise RankError(f"another process has ended, the checkpoint stays ({reason}).") from error
@@ -85,27 +85,27 @@ def joined(device: str) -> Iterator[None]:
         distributed.destroy_process_group()
 
 
-def _lost_another(error: RuntimeError) -> bool:
-    """Whether it is what waiting for a process that is gone ends with."""
+def _is_lost_process(error: RuntimeError) -> bool:
+    """Whether an error means that another process has ended."""
     words = (
         "connection closed", "connection reset", "socket closed", "broken pipe",
         "caused pair closure", "remote process exited", "communicator was aborted",
     )  # fmt: skip
-    said = str(error).lower()
-    return isinstance(error, distributed.DistNetworkError) or any(word in said for word in words)
+    message = str(error).lower()
+    return isinstance(error, distributed.DistNetworkError) or any(word in message for word in words)
 
 
-def _says(store: distributed.Store, sentence: str) -> bool:
-    """Whether the first process says it, or soon will."""
+def _first_prints(store: distributed.Store, sentence: str) -> bool:
+    """Whether the first process prints this error, now or soon."""
     try:
-        store.wait([SAID], WAIT)
-        return store.get(SAID) == sentence.encode()
-    except RuntimeError:  # it has met none, or the store is gone
+        store.wait([ERROR_KEY], WAIT)
+        return store.get(ERROR_KEY) == sentence.encode()
+    except RuntimeError:  # the first process has no error, or the store is closed
         return False
 
 
 def _restarts() -> int:
-    """How often torchrun has started the processes again."""
+    """Number of times that torchrun has restarted the processes."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
 
 
@@ -115,21 +115,21 @@ def check_shareable(
     """Raises UserError for a run that several processes cannot share.
 
     Args:
-        config: the run.
-        model: settings of its SequenceModel.
-        learner: as built.
-        batches: of the run.
+        config: config of the run.
+        model: arguments of its SequenceModel.
+        learner: learner of the run.
+        batches: batches of the run.
     """
     count, size = processes(), batches.batch_size
-    drawn_anew = not isinstance(batches.task.train, Examples)
-    last = size if drawn_anew else batches.task.epoch_size % size or size  # of an epoch
+    generated = not isinstance(batches.task.train, Examples)
+    last = size if generated else batches.task.epoch_size % size or size  # last of an epoch
     commits = learner.local_steps is not None
     draws = learner.needs_own_sequences and not learner.full_batch
     reasons = {
         f"minibatches of {size}, too few for each to get one": size < count,
         f"{parse(config.optimizer)[0]}, whose last minibatch of an epoch has {last}, too few"
         " for each to get one": (draws and last < count),
-        'communicate="commit" and batch normalisation, which looks at whole minibatches': (
+        'communicate="commit" and batch normalisation, which needs whole minibatches': (
             commits and model.get("batch_norm")
         ),
         f'communicate="commit" and on-nonfinite {config.on_nonfinite}, which is decided at every'
@@ -141,10 +141,10 @@ def check_shareable(
 
 
 class SharedBatches(Batches):
-    """The batches of `Batches`, of which each process takes its share.
+    """The minibatches of `Batches`; each process gets its share of each.
 
     Args:
-        task, batch_size, seed: as in `Batches`, of whole minibatches.
+        task, batch_size, seed: as in `Batches`, for whole minibatches.
         answers_each_step: whether the loss is a mean over steps rather than over sequences.
     """
 
@@ -155,7 +155,7 @@ class SharedBatches(Batches):
         self.answers_each_step = answers_each_step
 
     def draw(self) -> Batch:
-        """This process's part of the next batch; where there is none, a sequence that counts 0."""
+        """This process's part of the next batch; if it is empty, a sequence with weight 0."""
         whole = super().draw()
         lengths = None if whole.lengths is None else whole.lengths.cpu()
         self.part = MinibatchPart.of(len(whole), lengths, distributed.get_rank(), processes())
@@ -166,5 +166,5 @@ class SharedBatches(Batches):
         return replace(whole, inputs=inputs, targets=targets, lengths=lengths, weights=weights)
 
     def share(self, part: MinibatchPart) -> float:
-        """By what to multiply the mean loss of a part, so that the mean over processes is right."""
+        """Weight of a part's mean loss, with which the mean over processes is the total mean."""
         return part.share(self.answers_each_step, processes())

@@ -1,7 +1,7 @@
-"""What the training loop asks of a learner, and plain optimizers made to offer it.
+"""The interface `Learner` of the training loop, and an adapter for plain optimizers.
 
-`ADMM` and the quasi-Newton optimizers are learners. Any other optimizer (of torch.optim, of another
-library, FrankWolfe) becomes one by `as_learner`.
+`ADMM` and the quasi-Newton optimizers are learners. `as_learner` adapts any other optimizer (of
+torch.optim, of another library, FrankWolfe).
 """
 
 from contextlib import AbstractContextManager, nullcontext
@@ -15,14 +15,14 @@ from rnnopt.training.closure import Closure
 
 @runtime_checkable
 class Learner(Protocol):
-    """What is trained with, whatever it needs of a minibatch.
+    """An algorithm that trains the model, with or without gradients.
 
     Attributes:
-        needs_closure: whether it asks for its gradients itself, and is judged after its step.
+        needs_closure: whether its step calls the closure itself, and is checked afterwards.
         full_batch: whether its minibatch should be all the training data.
-        evaluations_per_step: gradient evaluations that a step costs, or what takes their place.
-        refuses_gradient_options: why gradients cannot be clipped or truncated; "" where they can.
-        local_steps: gradient evaluations between two communications of a process; None where
+        evaluations_per_step: gradient evaluations per step, or their equivalent.
+        refuses_gradient_options: why gradients cannot be clipped or truncated; "" if they can.
+        local_steps: gradient evaluations between two communications of a process; None if
             gradients are averaged over the processes.
         needs_own_sequences: whether each process must have sequences of every minibatch.
     """
@@ -36,33 +36,33 @@ class Learner(Protocol):
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
-        """As of a torch optimizer; the loop sets their lr."""
+        """Parameter groups as in a torch optimizer; the loop sets their lr."""
 
     def step(self, closure: Closure) -> Tensor:
-        """One step; the loss before it.
+        """Takes one step; returns the loss before it.
 
-        The closure leaves the gradient and returns the loss; it offers `batch`, `loss()` of the
-        same minibatch without gradient, and `monitored_loss()` of a fixed set of sequences.
+        The closure computes the gradient and returns the loss. It has `batch`, `loss()` of the same
+        minibatch without gradient, and `monitored_loss()` of a fixed set of sequences.
         """
 
     def committed(self) -> AbstractContextManager[None]:
-        """The context in which the model has the weights to evaluate and to save."""
+        """Context in which the model has the weights to evaluate and to save."""
 
     def metrics(self) -> dict[str, float]:
-        """Figures of its own for a record of the history."""
+        """Additional values for a record of the history."""
 
     def state_dict(self) -> dict[str, Any]:
-        """As of a torch optimizer."""
+        """The state, as in a torch optimizer."""
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As of a torch optimizer."""
+        """Loads a state, as in a torch optimizer."""
 
 
 class GradientLearner:
-    """An optimizer that takes the gradient it finds, as a `Learner`.
+    """Adapts an optimizer that uses the gradients in .grad to `Learner`.
 
     Args:
-        optimizer: of torch's interface; may have `committed()`, and `communicate="commit"`.
+        optimizer: torch optimizer; may have `committed()`, and `communicate="commit"`.
     """
 
     needs_closure = full_batch = needs_own_sequences = False
@@ -79,11 +79,11 @@ class GradientLearner:
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
-        """The optimizer's, which loading a state replaces."""
+        """The optimizer's groups, which loading a state replaces."""
         return self.optimizer.param_groups
 
     def step(self, closure: Closure) -> Tensor:
-        """Nothing but the loss where the closure found trouble, which it looks for if told to."""
+        """Takes one step, unless the closure found a loss or gradient that is not finite."""
         loss = closure()
         if not closure.trouble:
             self.optimizer.step()
@@ -95,5 +95,5 @@ class GradientLearner:
 
 
 def as_learner(optimizer: Any) -> Learner:
-    """The optimizer itself if it is a learner, else as one."""
+    """The optimizer itself if it is a learner, else adapted to one."""
     return optimizer if isinstance(optimizer, Learner) else GradientLearner(optimizer)

@@ -1,8 +1,8 @@
-"""The one training loop: yields progress, prints nothing, opens no file.
+"""The training loop: yields progress, prints nothing, opens no file.
 
-Its order is fixed: evaluate if due → stop if target, budget, interruption or divergence → one
+Its order is fixed: evaluate if due → stop at target, budget, interruption or divergence → one
 learner step → yield. One gradient evaluation is one minibatch forward and backward; the clock and
-the counters stop during validation. A `Training` saved after any step goes on bit for bit.
+the counters stop during validation. A `Training` saved after any step resumes bit for bit.
 """
 
 import math
@@ -28,16 +28,16 @@ from rnnopt.training.schedules import Plateau, rate_factor
 from rnnopt.training.tbptt import Truncation
 
 Status = Literal["running", "reached target", "out of budget", "diverged", "interrupted"]
-CHECK_EVERY = 10  # gradient evaluations between checks of the loss, each of which waits for a GPU
+CHECK_EVERY = 10  # gradient evaluations between checks of the loss, which synchronise with a GPU
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands after a step.
+    """Progress of a run after a step.
 
     Args:
         gradient_evaluations, epochs, seconds: spent on training so far.
-        fraction: of the budget that is spent, 0 … 1.
+        fraction: fraction of the budget spent, 0 … 1.
         record: a line of the run's history if the model was just evaluated, else None.
     """
 
@@ -52,21 +52,21 @@ class Training:
     """One run in progress.
 
     Args:
-        model: as built.
-        optimizer: a `Learner`, or any optimizer of torch's interface.
-        task: what to learn.
-        batches: the run's own training batches.
-        budget: how long.
-        schedule: course of the learning rate over the budget.
-        plateau: what the plateau schedules wait for; needed with them alone.
+        model: model to train.
+        optimizer: a `Learner` or any torch optimizer.
+        task: task to learn.
+        batches: training batches of the run.
+        budget: length of the run.
+        schedule: schedule of the learning rate over the budget.
+        plateau: state of the plateau schedules; needed only with them.
         clip, clip_value, truncation: as in `Closure`.
-        watch_test: also record the test metric at each evaluation, for comparison with publications
-            that report the best of them.
-        every_epoch: evaluate once per epoch, in place of `evaluate_every`.
-        evaluate_every: gradients between two evaluations on validation data; None for an epoch or a
-            twentieth of the budget.
-        stop_at_target: whether meeting the target ends the run.
-        device: where the model is.
+        watch_test: whether each evaluation also records the test metric, for comparison with
+            publications that report its best value.
+        every_epoch: whether to evaluate once per epoch, instead of by `evaluate_every`.
+        evaluate_every: gradient evaluations between two evaluations on the validation set; None for
+            an epoch or a twentieth of the budget, whichever is shorter.
+        stop_at_target: whether reaching the target ends the run.
+        device: device of the model.
         on_nonfinite: what to do when a loss or a gradient is not finite, see `nonfinite`.
     """
 
@@ -101,9 +101,9 @@ class Training:
             model, batches, self.device, clip, clip_value, truncation, full_batch
         )
         self.closure.averages = batches.shared and learner.local_steps is None
-        # Gradient evaluations between the times when processes agree on losses and seconds.
+        # Gradient evaluations between two averages of losses and seconds over the processes.
         self.agree_every = learner.local_steps or 1
-        self.own_sums = [0.0, 0.0, 0.0]  # losses, their number and seconds not agreed on yet
+        self.own_sums = [0.0, 0.0, 0.0]  # losses, their number and seconds since the last average
         self.nonfinite = NonFinite(on_nonfinite, model, learner, self.closure)
         self.base_lrs = [group["lr"] for group in learner.param_groups]
         if evaluate_every is None:
@@ -115,7 +115,7 @@ class Training:
         self.evaluate_every = batches.per_epoch if every_epoch else evaluate_every
         self.status: Status = "running"
         self.seconds = 0.0
-        self.next_evaluation = 0.0  # on `_clock`
+        self.next_evaluation = 0.0  # in units of `_clock`
         self.records = 0
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
         self.loss_count = 0
@@ -126,7 +126,7 @@ class Training:
     # -- the loop ----------------------------------------------------------------------------------
 
     def run(self, stop_requested: Callable[[], bool] = lambda: False) -> Iterator[Progress]:
-        """Trains until the status is no longer "running"; `stop_requested` interrupts."""
+        """Trains until the status is no longer "running"; `stop_requested` interrupts it."""
         self.status = "running"
         while True:
             fraction = self._fraction()
@@ -175,14 +175,14 @@ class Training:
         self.seconds += seconds
 
     def _add_own(self, loss: Tensor | None, seconds: float) -> None:
-        """Adds what one of several processes has spent, for all to agree on when it is time."""
+        """Adds this process's loss and seconds; averages them over the processes if due."""
         found = (0.0, 0) if loss is None else (float(loss), 1)
         self.own_sums = [a + b for a, b in zip(self.own_sums, (*found, seconds), strict=True)]
         if self.closure.calls % self.agree_every == 0:
             self._agree()
 
     def _agree(self) -> None:
-        """Adds the means over the processes, from which all decide alike."""
+        """Adds the means over the processes, so that all processes take the same decisions."""
         loss, count, seconds = mean_numbers(self.own_sums)
         self.loss_sum += loss
         self.loss_count += round(count)
@@ -195,16 +195,16 @@ class Training:
         return self.own_sums[1] == 0 and any_of(stop_requested())
 
     def _learn(self) -> Tensor | None:
-        """The learner's step and its loss; None if it was left out."""
+        """Takes the learner's step; returns its loss, or None if the step is skipped."""
         self.nonfinite.before_step()
         calls = self.closure.calls
         loss = self.learner.step(self.closure).detach()
-        if self.closure.calls == calls:  # it needs no gradients
+        if self.closure.calls == calls:  # the learner needs no gradients
             self.closure.calls += self.learner.evaluations_per_step
         return None if self.nonfinite.refuses(loss) else loss
 
     def _evaluate(self) -> dict[str, float]:
-        """Scores the committed weights on the validation set; keeps them if they are the best."""
+        """Evaluates the committed weights on the validation set; keeps the best ones."""
         self.next_evaluation = self._clock + self.evaluate_every
         if self.batches.shared:
             self._agree()
@@ -254,12 +254,12 @@ class Training:
         if not self.best:
             return True
         lower = lower_is_better(self.task.metric)
-        known = self.best.get("validation_loss", math.inf)  # not in files of before
+        known = self.best.get("validation_loss", math.inf)  # missing in older files
         best = rank(self.best["validation_metric"], known, lower)
         return rank(metric, loss, lower) > best
 
     def test(self) -> tuple[float, float]:
-        """Loss and metric on the test set of the best weights on the validation set."""
+        """Loss and metric on the test set, with the weights that were best on validation data."""
         current = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
         self.model.load_state_dict(self.best_weights)
         result = self.task.evaluate(self.model, self.task.test, self.device)
@@ -269,7 +269,7 @@ class Training:
     # -- counting ----------------------------------------------------------------------------------
 
     def allowed(self) -> tuple[float, float] | None:
-        """Evaluations and epochs that the budget has; None where it is in seconds."""
+        """Gradient evaluations and epochs of the budget; None if it is in seconds."""
         if self.budget.unit == "seconds":
             return None
         evaluations = self._evaluations_allowed()
@@ -292,7 +292,7 @@ class Training:
 
     @property
     def _clock(self) -> float:
-        """What evaluations are timed by."""
+        """The count that schedules evaluations."""
         return self.closure.minibatches if self.every_epoch else self.closure.gradient_evaluations
 
     def _evaluation_is_due(self, fraction: float) -> bool:
@@ -316,7 +316,7 @@ class Training:
     # -- saving ------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that `load_state_dict` needs to go on bit for bit."""
+        """Everything that `load_state_dict` needs to resume bit for bit."""
         state: dict[str, Any] = {name: getattr(self, name) for name in self.SAVED}
         return state | dict(
             model=self.model.state_dict(),
@@ -329,7 +329,7 @@ class Training:
         )
 
     def _device_random(self) -> Tensor | None:
-        """The state of the GPU's generator, which draws dropout's masks there."""
+        """State of the GPU's generator, which draws the dropout masks there."""
         return torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
 
     SAVED = (
@@ -338,7 +338,7 @@ class Training:
     )  # fmt: skip
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on where `state` was taken."""
+        """Continues from a saved `state`."""
         state = renamed(state, old_names.TRAINING)
         for name in self.SAVED:
             setattr(self, name, state[name])
@@ -348,7 +348,7 @@ class Training:
         self.model.load_state_dict(state["model"])
         self.learner.load_state_dict(state["optimizer"])
         self.closure.load_state_dict(state["closure"])
-        if "nonfinite" in state:  # not in files of before
+        if "nonfinite" in state:  # missing in older files
             self.nonfinite.load_state_dict(state["nonfinite"])
         if self.plateau is not None:
             self.plateau.load_state_dict(state["plateau"])

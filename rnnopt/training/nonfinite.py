@@ -1,20 +1,20 @@
-"""What a run does when a loss or a gradient is not finite.
+"""Policies for a loss or a gradient that is not finite.
 
-    stop      nothing by itself: the run goes on and ends as "diverged" within ten gradients
-    raise     an error that names the step and says what to try
-    skip      the minibatch is left out: weights, optimizer, running statistics and generators are
-              put back where they stood before it
-    restore   weights and optimizer go back to the last evaluation on validation data, where the
-              last checkpoint was written; minibatches, generators, counters and the course of
-              the learning rate go on
+    stop      the run continues and ends as "diverged" within ten gradient evaluations
+    raise     an error names the step and what to try
+    skip      the minibatch is skipped: weights, optimizer, running statistics and generators return
+              to their state before it
+    restore   weights and optimizer return to the last evaluation on the validation set, where the
+              last checkpoint was written; minibatches, generators, counters and the learning-rate
+              schedule continue
 
-A run that ends before it is given up has diverged all the same if not one step was taken, or if its
-last steps were left out and its loss on the validation set is not finite.
+A run also counts as diverged if no step was taken, or if its last steps were skipped and its loss
+on the validation set is not finite.
 
-A step that is left out has been paid for: it counts in gradients, minibatches and seconds. The rest
-of a minibatch in chunks is left out with the chunk. A learner that asks for its gradients
-itself is judged by all of them, one that searches a line by the first alone: there an infinite loss
-further along is a length that is refused.
+A skipped step still counts in gradient evaluations, minibatches and seconds. A skipped chunk skips
+the rest of its minibatch. If a learner calls the closure itself, all its gradients are checked; for
+a line search only the first one, because there an infinite loss further along only rejects a step
+length.
 """
 
 import math
@@ -29,16 +29,16 @@ from rnnopt.config.run_config import OnNonfinite
 from rnnopt.training.closure import Closure, first_nonfinite
 from rnnopt.training.learner import Learner
 
-MOST_CONSECUTIVE = 20  # steps left out one after the other: the weights themselves are the trouble
+MOST_CONSECUTIVE = 20  # consecutive skipped steps; after more, the weights must be the cause
 MOST_RESTORES = 10
 
 
 class NonFinite:
-    """Looks at every step of a run for numbers that are not finite, and acts.
+    """Checks every step of a run for values that are not finite, and applies the policy.
 
     Args:
-        policy: what to do; with "stop" nothing is looked at, and nothing costs anything.
-        model, learner, closure: of the run.
+        policy: what to do; with "stop" nothing is checked and no time is spent.
+        model, learner, closure: parts of the run.
     """
 
     def __init__(self, policy: OnNonfinite, model: nn.Module, learner: Learner, closure: Closure):
@@ -48,44 +48,45 @@ class NonFinite:
         self.skipped = 0
         self.consecutive = 0
         self.taken = 0
-        self.last_loss = math.nan  # on the validation set
+        self.last_loss = math.nan  # last loss on the validation set
         self.point: dict[str, Any] = {}  # model and optimizer at the last evaluation, to restore
         self._before: dict[str, Any] | list[Tensor] = []
 
     @property
     def gave_up(self) -> bool:
-        """Whether it was too often, so that the run has diverged."""
+        """Whether too many steps were skipped or restored, so that the run has diverged."""
         too_often = self.policy == "restore" and self.skipped > MOST_RESTORES
         return too_often or self.consecutive > MOST_CONSECUTIVE
 
     @property
     def lost(self) -> bool:
-        """Whether a run that is over now has diverged, though its budget was too short to give up.
+        """Whether a finished run has diverged although its budget was too short to give up.
 
-        No step was taken, or the last ones were left out and the weights are no better than that.
+        That is so if no step was taken, or if the last steps were skipped and the last validation
+        loss is not finite.
         """
         return self.skipped > 0 and (
             self.taken == 0 or (self.consecutive > 0 and not math.isfinite(self.last_loss))
         )
 
     def counts(self) -> dict[str, int]:
-        """For records and result: the steps met; nothing where they end the run."""
+        """The number of skipped steps, for records and result; empty if the first ends the run."""
         return {"nonfinite": self.skipped} if self.policy in ("skip", "restore") else {}
 
     def before_step(self) -> None:
-        """Keeps what a step changes before it can be judged, if it might have to be left out."""
+        """Saves what a step changes before it can be checked, if it may be skipped."""
         if self.policy == "skip":
             of_norms = [buffer.clone() for buffer in self.model.buffers()]
             self._before = self._state() if self.learner.needs_closure else of_norms
 
     def refuses(self, loss: Tensor) -> bool:
-        """Whether the step just taken is left out, or the one about to be taken on its gradient.
+        """Checks a step and undoes it if something is not finite; returns whether it is skipped.
 
         Args:
-            loss: of the step.
+            loss: loss of the step.
 
         Raises:
-            FloatingPointError: it would be, and the policy is "raise".
+            FloatingPointError: something is not finite, and the policy is "raise".
         """
         if self.policy == "stop":
             return False
@@ -106,13 +107,13 @@ class NonFinite:
         return True
 
     def after_evaluation(self, validation_loss: float) -> None:
-        """Keeps a point to go back to, if the validation loss is finite."""
+        """Saves the point to restore, if the validation loss is finite."""
         self.last_loss = validation_loss
         if self.policy == "restore" and (not self.point or math.isfinite(validation_loss)):
             self.point = self._state()
 
     def _trouble(self, loss: Tensor) -> str:
-        """What is not finite, in words; "" where all is."""
+        """What is not finite, in words; "" if everything is finite."""
         if self.closure.trouble:
             return self.closure.trouble
         number = self.closure.number(loss)
@@ -128,7 +129,7 @@ class NonFinite:
         lr = float(self.learner.param_groups[0]["lr"])
         return (
             f"step {step} ({spent:g} gradients): {trouble}. Take a smaller lr than {lr:g}, clip"
-            " the gradient (clip=1), or leave such steps out (--on-nonfinite skip or restore)."
+            " the gradient (clip=1), or skip such steps (--on-nonfinite skip or restore)."
         )
 
     def _state(self) -> dict[str, Any]:
@@ -153,7 +154,7 @@ class NonFinite:
     SAVED = ("skipped", "consecutive", "taken", "last_loss", "point")
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on where `state` was taken."""
-        before = dict(taken=1, last_loss=0.0)  # what files of before lack: all is well
+        """Continues from a saved `state`."""
+        before = dict(taken=1, last_loss=0.0)  # missing in older files; means no trouble
         for name in self.SAVED:
             setattr(self, name, (before | renamed(state, NONFINITE))[name])

@@ -1,7 +1,7 @@
-"""Options that do not go together, and those that change nothing beside the others.
+"""Options that exclude each other, and options that have no effect beside others.
 
-What cannot mean anything is refused before anything is written. What can be done but is hardly
-meant, such as a minibatch of more sequences than there are, is told.
+Contradictions raise an error before anything is written. Options that are possible but probably not
+intended, such as a minibatch of more sequences than there are, give a warning.
 """
 
 from collections.abc import Collection, Sequence
@@ -16,23 +16,23 @@ from rnnopt.tasks.task import Task
 from rnnopt.training.loop import Training
 from rnnopt.training.resolve import resolve
 
-# Options that say how tables are read, and those that a folder of texts takes, too.
+# Options for reading tables, and those of them that a folder of texts also takes.
 OF_TABLES = ("label", "id", "time", "layout", "header", "decimal")
 OF_FOLDERS = ("time", "decimal")
-ARRAYS = (".npz", ".ts")  # no tables
+ARRAYS = (".npz", ".ts")  # files that are not tables
 
 
 def refuse_contradictions(config: SharedConfig, given: Collection[str]) -> None:
     """Raises UserError for options that contradict each other.
 
     Args:
-        config: the run, or what the runs of a comparison have in common.
-        given: fields of `config` that were asked for, even where they are the defaults.
+        config: config of the run, or the common part of a comparison's configs.
+        given: fields of `config` that the user passed, even with the default value.
     """
     if {"test", "test_fraction"} <= set(given):
         raise UserError(
-            "--test has the series to test on, and --test-fraction would hold some of --data out:"
-            " give one of them."
+            "--test has the test series, and --test-fraction would hold out some of --data: pass"
+            " only one of them."
         )
     if config.data is not None:
         paths = [Path(path) for path in (config.data, config.test) if path is not None]
@@ -48,11 +48,11 @@ def refuse_contradictions(config: SharedConfig, given: Collection[str]) -> None:
 
 
 def refuse_columns(paths: Sequence[Path], given: Collection[str]) -> None:
-    """Raises UserError for options that say how tables are read, with data that are none.
+    """Raises UserError for options of tables if the data are not tables.
 
     Args:
-        paths: the data to learn from and, where they are apart, to test on.
-        given: names of the options that were asked for.
+        paths: the training data and, if separate, the test data.
+        given: names of the options that the user passed.
     """
     if any(not path.is_dir() and path.suffix.lower() not in ARRAYS for path in paths):
         return
@@ -60,22 +60,22 @@ def refuse_columns(paths: Sequence[Path], given: Collection[str]) -> None:
     option = next((name for name in OF_TABLES if name in given and name not in taken), None)
     if option:
         raise UserError(
-            f"{as_option(option)} says how a table is read, and {paths[0]} is none: leave it out."
+            f"{as_option(option)} is for tables, and {paths[0]} is not a table: leave it out."
         )
 
 
 def refuse_heartbeat(storage: str | None, given: Collection[str]) -> None:
-    """Raises UserError for signs of life that nobody would see."""
+    """Raises UserError for a heartbeat that no other process could read."""
     if storage is None and "heartbeat" in given:
         raise UserError("--heartbeat needs --storage, the database of workers on many machines.")
 
 
 def refuse_splits(task: Task, given: Collection[str]) -> None:
-    """Raises UserError for options that hold out series where the user's data have them apart.
+    """Raises UserError for options that hold out series if the user's data are already split.
 
     Args:
-        task: the task.
-        given: fields of the config that were asked for, even where they are the defaults.
+        task: task of the run.
+        given: fields of the config that the user passed, even with the default value.
     """
     if task.data is None:
         return
@@ -92,41 +92,41 @@ def refuse_splits(task: Task, given: Collection[str]) -> None:
 
 
 def warnings_of(config: RunConfig, training: Training) -> list[str]:
-    """A sentence for each option that is hardly meant as it stands: most change nothing.
+    """A sentence for each option that is probably not intended; most have no effect.
 
     Args:
-        config: the run.
-        training: built from it.
+        config: config of the run.
+        training: the run built from it.
     """
     config, task = resolve(config), training.task
-    count, told = task.epoch_size, []
+    count, sentences = task.epoch_size, []
     if config.batch_size and isinstance(task.train, Examples) and config.batch_size > count:
-        told.append(
+        sentences.append(
             f"--batch-size {config.batch_size} is more than the {count} training sequences: a"
             " minibatch has all of them"
         )
     chunks = training.closure.chunks
     if chunks is not None and min(config.tbptt or 0, chunks.truncation.backward) >= task.steps:
-        told.append(
+        sentences.append(
             f"--tbptt {config.tbptt} cuts nothing: sequences have at most {task.steps} steps"
         )
     allowed = training.allowed()
     if allowed is not None and config.evaluate_every and config.evaluate_every > allowed[0]:
-        told.append(
+        sentences.append(
             f"--evaluate-every {config.evaluate_every} is beyond the budget of {allowed[0]:.6g}"
-            " gradients: the validation data are looked at before training and at the end alone"
+            " gradients: evaluation takes place only before training and at the end"
         )
     if allowed is not None and training.plateau is not None and config.patience >= allowed[1]:
-        told.append(
+        sentences.append(
             f"the schedule {config.schedule} waits for {config.patience:g} epochs, and the budget"
             f" has {allowed[1]:.3g}: the learning rate never falls"
         )
     if config.subsample > 1 and task.steps == 1:
-        told.append(f"--subsample {config.subsample} leaves one step of each series")
+        sentences.append(f"--subsample {config.subsample} leaves one step of each series")
     groups = training.optimizer.param_groups
     if config.clip is not None and all(group.get("normalize") for group in groups):
-        told.append(
+        sentences.append(
             f"--clip {config.clip:g} changes nothing: {parse(config.optimizer)[0]} divides each"
             " gradient by its norm"
         )
-    return told
+    return sentences

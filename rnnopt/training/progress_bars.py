@@ -10,7 +10,7 @@ from rnnopt.training.loop import Progress as TrainingProgress
 
 
 class Bars(Progress):
-    """As rich draws them, without the empty line in a file where no bar was drawn."""
+    """Bars of rich, without the empty line in a file if no bar was drawn."""
 
     def stop(self) -> None:
         if self.console.is_interactive or any(task.visible for task in self.tasks):
@@ -20,7 +20,7 @@ class Bars(Progress):
 
 
 def bars_on(console: Console, quiet: bool = False) -> Progress:
-    """Bars with a description, the share done, the time left and a note."""
+    """Bars with a description, the fraction done, the time left and a note."""
     return Bars(
         TextColumn(
             "{task.description}",
@@ -37,15 +37,15 @@ def bars_on(console: Console, quiet: bool = False) -> Progress:
 
 
 class RunProgressBar:
-    """Draws one run's progress: loss, metric, evaluations a second, time left.
+    """Draws one run's progress: loss, metric, gradient evaluations per second, time left.
 
     Args:
-        bars, bar: where.
-        looked_at: the sequences that the metric is of.
+        bars, bar: the bars, and the one to update.
+        evaluated_on: name of the set on which the metric is evaluated.
     """
 
-    def __init__(self, bars: Progress, bar: TaskID, looked_at: str = "validation"):
-        self.bars, self.bar, self.looked_at = bars, bar, looked_at
+    def __init__(self, bars: Progress, bar: TaskID, evaluated_on: str = "validation"):
+        self.bars, self.bar, self.evaluated_on = bars, bar, evaluated_on
         self.note, self.moved, self.calls = "", False, 0
 
     def __call__(self, progress: TrainingProgress) -> None:
@@ -53,7 +53,7 @@ class RunProgressBar:
         if progress.record:
             loss = progress.record["train_loss"]
             shown = "" if math.isnan(loss) else f"loss {loss:.4g}  "
-            self.note = f"{shown}{self.looked_at} {progress.record['validation_metric']:.4f}"
+            self.note = f"{shown}{self.evaluated_on} {progress.record['validation_metric']:.4f}"
         elif self.calls % 10:
             return
         rate = progress.gradient_evaluations / progress.seconds if progress.seconds else 0.0

@@ -1,8 +1,8 @@
-"""What processes that share a run have each of its own, as the run's checkpoint keeps it.
+"""The state of a shared run that differs between processes, as stored in its checkpoint.
 
-Weights and optimizer are mostly the same in all. With communicate="commit" each has a probe point
-of its own between commits, truncation carries the states of a process's own sequences from chunk to
-chunk, and ADMM may keep its part of a minibatch.
+Weights and optimizer are mostly the same in all processes. But with communicate="commit" each
+process has its own probe point between commits, truncation carries the states of a process's
+sequences from chunk to chunk, and ADMM may keep its part of a minibatch.
 """
 
 import hashlib
@@ -17,11 +17,11 @@ from rnnopt.config.errors import UserError
 from rnnopt.distributed import processes
 from rnnopt.training.loop import Training
 
-OWN = "of_processes"  # in a checkpoint: for each process what differs
+OWN = "of_processes"  # key in a checkpoint: for each process, the state that differs
 
 
 def to_save(training: Training) -> dict[str, Any]:
-    """The state of a run, in the first of the processes with what the others have of their own.
+    """The state of a run; in the first process it includes the state of the others.
 
     All processes must call it.
     """
@@ -38,7 +38,7 @@ def to_load(state: dict[str, Any], training: Training) -> dict[str, Any]:
     """The state for this process.
 
     Raises:
-        UserError: it was saved by another number of processes, which each had a state of its own.
+        UserError: it was saved by another number of processes with states of their own.
     """
     every, names = state.get(OWN), _own_parts(training)
     if every is None and (processes() == 1 or not names):
@@ -46,12 +46,12 @@ def to_load(state: dict[str, Any], training: Training) -> dict[str, Any]:
     if every is None:
         begun = "one process"
     elif not isinstance(every, list) or not all(isinstance(own, dict) for own in every):
-        raise ValueError(f"{OWN} must be a list of what each process has of its own")
+        raise ValueError(f"{OWN} must be a list with the state of each process")
     else:
         begun = f"{len(every)} processes with states of their own"
     if every is None or len(every) != processes():
         raise UserError(
-            f"the run was begun by {begun}: it needs as many to go on, got {processes()}."
+            f"the run was begun by {begun}: it needs as many to resume, got {processes()}."
         )
     own = every[distributed.get_rank()]
     if set(own) != set(names):
@@ -62,7 +62,7 @@ def to_load(state: dict[str, Any], training: Training) -> dict[str, Any]:
 def _own_parts(training: Training) -> list[str]:
     """Names of the parts of a run's state that differ between its processes.
 
-    Plateau and what to do about numbers that are not finite keep optimizers as they were.
+    The plateau schedule and the policy for non-finite values store earlier optimizer states.
     """
     learner, parts = training.learner, []
     if training.batches.shared and not training.closure.averages:
@@ -73,7 +73,7 @@ def _own_parts(training: Training) -> list[str]:
 
 
 def _on_host(state: Any) -> Any:
-    """A nested state with its tensors in the memory of the host, which any process can take."""
+    """A nested state with its tensors in host memory, so that any process can load it."""
     if isinstance(state, Tensor):
         return state.cpu()
     if isinstance(state, dict):
@@ -84,11 +84,11 @@ def _on_host(state: Any) -> Any:
 
 
 class Place(NamedTuple):
-    """Where a process stands."""
+    """Position of a process in the run."""
 
     gradient_evaluations: float
     records: int
-    weights: str  # their checksum
+    weights: str  # checksum of the weights
 
     def __str__(self) -> str:
         place = f"{self.gradient_evaluations:.6g} gradients and {self.records} records"
@@ -97,10 +97,10 @@ class Place(NamedTuple):
 
 @contextmanager
 def same_place(training: Training) -> Iterator[None]:
-    """Around what puts `training` where the run stands; all processes wait for each other there.
+    """Wraps the code that resumes `training`; all processes wait for each other at its end.
 
     Raises:
-        UserError: in all processes, if some met one inside or they stand at different places.
+        UserError: in all processes, if one raised it inside or their positions differ.
     """
     if processes() == 1:
         yield
@@ -118,13 +118,13 @@ def same_place(training: Training) -> Iterator[None]:
             "all processes must resume from the same place, got"
             f" {'; '.join(f'process {i}: {place}' for i, place in enumerate(every))}"
         )
-    if isinstance(own, str):  # which all have met
+    if isinstance(own, str):  # an error that all processes have
         raise UserError(own)
 
 
 def _place(training: Training) -> Place:
     digest = hashlib.sha256()
-    with training.learner.committed():  # between commits each process may be elsewhere
+    with training.learner.committed():  # between commits their weights may differ
         for name, value in training.model.state_dict().items():
             flat = value.detach().cpu().contiguous().flatten()
             digest.update(name.encode() + flat.view(torch.uint8).numpy().tobytes())

@@ -1,4 +1,4 @@
-"""Completes a run's settings: options given with the optimizer, sizes that the task has."""
+"""Completes a run's settings: options passed with the optimizer, sizes set by the task."""
 
 from collections.abc import Collection
 from dataclasses import replace
@@ -10,14 +10,14 @@ from rnnopt.config.specs import option_names, parse, write
 from rnnopt.tasks import Task
 from rnnopt.training.registry import OPTIMIZERS
 
-# Options of the loop that may stand with the optimizer, so that `compare` can vary them.
+# Options of the loop that may be passed with the optimizer, so that `compare` can vary them.
 LOOP_OPTIONS = (
     "lr", "clip", "clip_value", "schedule", "decay", "patience", "batch_size", "tbptt",
     "tbptt_backward",
 )  # fmt: skip
 
 
-OF_GRADIENTS = ("clip", "clip_value", "tbptt")  # options that change them
+OF_GRADIENTS = ("clip", "clip_value", "tbptt")  # options that change gradients
 
 
 def resolve(config: RunConfig) -> RunConfig:
@@ -34,27 +34,27 @@ def resolve(config: RunConfig) -> RunConfig:
 
 
 def options_of_optimizer(name: str) -> list[str]:
-    """Names of the options of an optimizer by name, without those of the loop."""
+    """Names of an optimizer's own options, without those of the loop."""
     entry = OPTIMIZERS[name]
     known = option_names(entry.build, entry.positional)
     return [option for option in known if option not in LOOP_OPTIONS]
 
 
 def loop_options_of(name: str) -> list[str]:
-    """Which of the loop's options may stand with an optimizer, besides lr."""
+    """The loop's options that may be passed with an optimizer, besides lr."""
     without = getattr(OPTIMIZERS[name].build, "refuses_gradient_options", "")
     left_out = {"lr", *((*OF_GRADIENTS, "tbptt_backward") if without else ())}
     return [option for option in LOOP_OPTIONS if option not in left_out]
 
 
 def check_conflicts(config: RunConfig, given: Collection[str] = ()) -> None:
-    """Raises UserError if a setting of the loop has one value and with the optimizer another.
+    """Raises UserError if a loop option and the same option of the optimizer differ.
 
-    In a comparison an optimizer's own counts, which is how they may differ.
+    In a comparison the optimizer's value is used, so that optimizers may differ.
 
     Args:
-        config: the run.
-        given: fields of `config` that were asked for, even where they are the defaults.
+        config: config of the run.
+        given: fields of `config` that the user passed, even with the default value.
     """
     own = parse(config.optimizer)[1]
     for option in LOOP_OPTIONS:
@@ -69,7 +69,7 @@ def check_conflicts(config: RunConfig, given: Collection[str] = ()) -> None:
 
 
 def fill_from_task(config: RunConfig, task: Task) -> RunConfig:
-    """`config` with the read-out that it leaves to its task, as a run folder keeps it."""
+    """`config` with the read-out filled in from its task, as stored in a run folder."""
     if task.readout == "every":
         if config.readout not in (None, "every"):
             raise UserError(
@@ -78,14 +78,14 @@ def fill_from_task(config: RunConfig, task: Task) -> RunConfig:
             )
         if config.tbptt is not None:
             raise UserError(
-                f"--tbptt needs one target a sequence, and {task.name} has one at every step: leave"
-                " it out, and cut the sequences shorter by the task's length."
+                f"--tbptt needs one target per sequence, and {task.name} has one at every step:"
+                " leave it out, and shorten the sequences by the task's length."
             )
     return replace(config, readout=config.readout or task.readout)
 
 
 def _refuse(config: RunConfig, reason: str) -> None:
-    """Raises UserError for what changes gradients, with optimizers that cannot have that."""
+    """Raises UserError for options that change gradients, if the optimizer does not allow them."""
     for name in OF_GRADIENTS:
         if getattr(config, name) is not None:
             optimizer = parse(config.optimizer)[0]

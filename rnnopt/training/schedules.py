@@ -1,4 +1,4 @@
-"""Courses of the learning rate: by the share of the budget that is spent, or by validation data."""
+"""Learning-rate schedules: by the fraction of the budget spent, or by validation results."""
 
 import math
 from copy import deepcopy
@@ -10,36 +10,35 @@ from rnnopt.config.run_config import Schedule
 
 
 def rate_factor(schedule: Schedule, fraction: float) -> float:
-    """What the learning rate is multiplied by when `fraction` of the budget is spent."""
+    """Factor of the learning rate when `fraction` of the budget is spent."""
     if schedule == "cosine":
         return 0.5 * (1 + math.cos(math.pi * fraction))
     return 1 - fraction if schedule == "linear" else 1.0
 
 
 class Plateau:
-    """Multiplies the rate by `decay` once no look at the validation data was the best for a while.
+    """Multiplies the rate by `decay` if no evaluation was the best so far for `patience` epochs.
 
     Args:
         decay: factor in (0, 1).
         patience: epochs to wait.
-        restart: as the code released with IndRNN: at each decay also go back to the weights and
-            the optimizer of the best look, and wait half, a quarter, … as long: int(patience / 2^n
-            + 1/2) epochs after n decays. Unlike there, a lower loss is an improvement where the
-            metric is level, and a run does not end when the rate has become tiny: the budget ends
-            it.
+        restart: as in the code released with IndRNN: each decay also restores weights and optimizer
+            of the best evaluation, and halves the wait: int(patience / 2^n + 1/2) epochs after n
+            decays. Unlike there, at the same metric a lower loss is an improvement, and the budget
+            ends a run, not a tiny rate.
     """
 
     def __init__(self, decay: float, patience: float, restart: bool = False):
         self.decay, self.patience, self.restart = decay, patience, restart
         self.factor = 1.0
         self.decays = 0
-        self.waiting_since = 0.0  # epochs
+        self.waiting_since = 0.0  # in epochs
         self.best: dict[str, Any] = {}  # model and optimizer, with `restart`
 
     def after_evaluation(
         self, epochs: float, improved: bool, model: nn.Module, optimizer: Any
     ) -> None:
-        """Told after each look at the validation set whether it was the best so far."""
+        """Updates the rate after an evaluation; `improved` if it was the best so far."""
         if improved:
             self.waiting_since = epochs
             if self.restart:
@@ -64,6 +63,6 @@ class Plateau:
         return {name: getattr(self, name) for name in self.SAVED}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on where `state` was taken."""
+        """Continues from a saved `state`."""
         for name in self.SAVED:
             setattr(self, name, state[name])

@@ -1,20 +1,20 @@
 """Truncated back-propagation through time: an update every k1 steps, gradients k2 steps back.
 
-A sequence of T steps is cut at e_1 = k1, e_2 = 2 k1, …, e_n = T. Chunk j scores the answer at e_j
-against the sequence's target and takes the gradient k2 steps back, where the state enters as a
-constant. With k1 = k2, the usual form, the chunks lie end to end and the states are carried on.
-With k2 > k1 they overlap, each reaching k2 - k1 steps behind the last update, and the states
-between are run once more, without gradients, with the newest weights and in evaluation mode; with
-k2 < k1 the first steps of a chunk are run so. The last chunk is shorter where k1 does not divide T.
-With readout "every" a chunk scores all its answers after the last update.
+A sequence of T steps is cut at e_1 = k1, e_2 = 2 k1, …, e_n = T. Chunk j compares the output at e_j
+with the sequence's target and takes the gradient k2 steps back, where the state enters as a
+constant. With k1 = k2, the usual form, the chunks lie end to end and the states are carried over.
+With k2 > k1 the chunks overlap: each reaches k2 - k1 steps behind the last update, and the states
+between are computed again, without gradients, with the newest weights and in evaluation mode. With
+k2 < k1 the first steps of a chunk run that way. The last chunk is shorter if k1 does not divide T.
+With readout "every" a chunk uses all outputs after the last update.
 
 Williams and Peng, "An efficient gradient-based algorithm for on-line training of recurrent network
-trajectories", Neural Computation 1990. What the first chunks of a classified sequence are scored
-against is left open by the Frank-Wolfe RNN paper; here it is the label, at the end of each chunk.
+trajectories", Neural Computation 1990. The Frank-Wolfe RNN paper does not define the targets of the
+first chunks of a classified sequence; here every chunk has the label at its end.
 
 One gradient evaluation is one minibatch forward and backward over all its T steps, those of its
-longest sequence, so a chunk counts the share of these that it runs, and a third of it for steps
-that are run without gradients.
+longest sequence. So a chunk counts the fraction of these steps that it runs; steps without
+gradients count a third.
 """
 
 import math
@@ -56,7 +56,7 @@ class Truncation:
         ]
 
     def check_reach(self) -> None:
-        """Raises UserError if a sequence that ends early might have no gradient at its end."""
+        """Raises UserError if sequences that end early could have no gradient at their end."""
         if self.backward < self.forward:
             raise UserError(
                 "sequences of different lengths need gradients that reach as far back as the last"
@@ -64,7 +64,7 @@ class Truncation:
             )
 
     def price(self, steps: int) -> float:
-        """Gradient evaluations that a whole sequence of `steps` steps costs."""
+        """Gradient evaluations per minibatch of sequences of `steps` steps."""
         chunks = self.chunks(steps)
         with_gradient = sum(end - start for start, _, end in chunks)
         without = chunks[0][0]
@@ -74,13 +74,13 @@ class Truncation:
 
 
 class Chunks:
-    """A minibatch chunk by chunk: the loss of the current one, the states carried between.
+    """Minibatches chunk by chunk: the loss of the current chunk and the states between chunks.
 
     Args:
-        model: what is trained.
-        batches: where the minibatches come from; its task has the loss.
-        truncation: how sequences are cut.
-        device: where the model is.
+        model: model to train.
+        batches: source of the minibatches; its task has the loss.
+        truncation: how to cut the sequences.
+        device: device of the model.
     """
 
     def __init__(
@@ -92,11 +92,11 @@ class Chunks:
         self.truncation = truncation
         self._batch: Batch | None = None
         self._drawn_from = batches.state_dict()
-        self.chunk = 0  # of the current minibatch
-        self.position = 0  # the step before which `state` is
+        self.chunk = 0  # number of the chunk in the current minibatch
+        self.position = 0  # the step that follows `state`
         self.state: list[State] | None = None
-        self.finished = 0  # minibatches
-        # Steps that were run, three for one with a gradient, by the length of their minibatch.
+        self.finished = 0  # minibatches finished
+        # Steps run, by the length of their minibatch; a step with a gradient counts three.
         self.spent: dict[int, int] = {}
         self._after: tuple[int, list[State]] | None = None  # position and state after this chunk
 
@@ -110,19 +110,19 @@ class Chunks:
 
     @property
     def gradient_evaluations(self) -> float:
-        """Gradient evaluations spent; a step run without gradients counts a third."""
+        """Gradient evaluations spent; a step without gradients counts a third."""
         return math.fsum(thirds / (3 * steps) for steps, thirds in self.spent.items())
 
     @property
     def minibatches(self) -> float:
-        """Minibatches finished, and the share of the present one's chunks."""
+        """Minibatches finished, plus the fraction of the current one's chunks."""
         if not self.chunk:
             return self.finished
         return self.finished + self.chunk / len(self._chunks())
 
     @torch.no_grad()
     def loss_alone(self) -> Tensor:
-        """The current chunk's loss; what `loss` found out about the next chunk stays."""
+        """The current chunk's loss; keeps the state that `loss` stored for the next chunk."""
         after = self._after
         loss = self._loss(1)
         self._after = after
@@ -133,7 +133,7 @@ class Chunks:
         return self._loss(3)
 
     def _loss(self, thirds: int) -> Tensor:
-        """The current chunk's loss, of which each step costs so many thirds of one."""
+        """The current chunk's loss; each step counts `thirds` thirds."""
         batch, chunks = self.batch, self._chunks()
         start, scored_from, end = chunks[self.chunk]
         scored_from = max(start, scored_from)
@@ -143,7 +143,7 @@ class Chunks:
         self._run_to(start)
         part = _part(batch, start, end, alive)
         mine = None if whole is None else whole.between(start, end)
-        # Batch statistics need two values: a single last step is normalised by the running ones.
+        # Batch statistics need two values: a single last step uses the running statistics.
         if mine is not None:
             values = mine.steps(end - start)
         else:
@@ -154,7 +154,7 @@ class Chunks:
                 part.inputs, _chosen(self.state, alive), part.lengths
             )
         self._spend(thirds * (end - start))
-        if outputs.ndim == 3:  # an answer at every step: those before are scored already
+        if outputs.ndim == 3:  # an output at every step: earlier chunks used the earlier ones
             part, outputs = _part(batch, scored_from, end, alive), outputs[scored_from - start :]
         following = chunks[self.chunk + 1 :]
         self._after = None
@@ -164,7 +164,7 @@ class Chunks:
         return loss if whole is None else loss * self.batches.share(whole.between(scored_from, end))
 
     def advance(self) -> None:
-        """Moves to the next chunk, of the next minibatch where all sequences have ended."""
+        """Moves to the next chunk, or to the next minibatch if all sequences have ended."""
         if self._after is not None:
             self.position, self.state = self._after
         self.chunk, self._after = self.chunk + 1, None
@@ -179,17 +179,14 @@ class Chunks:
             self.finished += 1
 
     def leave_out(self) -> None:
-        """Makes the current chunk the last of its minibatch, whose states are of no use."""
+        """Makes the current chunk the last of its minibatch; its states are not used."""
         self.chunk, self._after = len(self._chunks()) - 1, None
 
     def _chunks(self) -> list[tuple[int, int, int]]:
         return self.truncation.chunks(len(self.batch.inputs))
 
     def _alive(self, step: int) -> tuple[MinibatchPart | None, Tensor | None]:
-        """Which of all processes' sequences have not ended before a step, and (batch,) which here.
-
-        None stands for all.
-        """
+        """Which sequences reach a step: of all processes, and (batch,) of this one; None is all."""
         lengths, part = self.batch.lengths, self.batches.part
         if part is not None:
             part, here = part.alive(step)
@@ -198,7 +195,7 @@ class Chunks:
 
     @torch.no_grad()
     def _run_to(self, step: int) -> None:
-        """Brings the state to where the gradient starts, with the weights of this moment."""
+        """Runs the state to the start of the gradient, with the current weights."""
         if step <= self.position:
             return
         batch, (_, alive) = self.batch, self._alive(step)
@@ -215,7 +212,7 @@ class Chunks:
         self.spent[time] = self.spent.get(time, 0) + thirds
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything `load_state_dict` needs to go on at this chunk."""
+        """Everything `load_state_dict` needs to resume at this chunk."""
         counts = {"finished": self.finished, "spent": dict(self.spent)}
         if self._batch is None:
             return dict(
@@ -230,7 +227,7 @@ class Chunks:
         )
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on where `state` was taken; the minibatch is drawn again."""
+        """Continues from a saved `state`; the minibatch is drawn again."""
         self.batches.load_state_dict(state["batches"])
         self._batch = self._after = None
         if state["chunk"]:
@@ -244,7 +241,7 @@ class Chunks:
 
 @contextmanager
 def _evaluation_mode(module: nn.Module | None) -> Iterator[None]:
-    """Puts a module and its parts in evaluation mode, and each back in the mode it had."""
+    """Puts a module and its parts in evaluation mode, and restores their modes afterwards."""
     modes = [] if module is None else [(part, part.training) for part in module.modules()]
     for part, _ in modes:
         part.training = False
@@ -263,17 +260,17 @@ def _moved(state: State, device: torch.device) -> State:
 
 
 def _part(batch: Batch, start: int, end: int, alive: Tensor | None) -> Batch:
-    """Steps start … end of the sequences that have not ended before."""
+    """Steps start … end of the sequences that have not ended earlier."""
     if alive is None or batch.lengths is None:
         return Batch(batch.inputs[start:end], batch.targets, weights=batch.weights)
-    # One that stands in for those of a process that have all ended has no step left.
+    # If all sequences of a process have ended, the one that stays has no step left.
     lengths = (batch.lengths[alive].clamp(max=end) - start).clamp(min=1)
     weights = None if batch.weights is None else batch.weights[alive]
     return Batch(batch.inputs[start:end, alive], batch.targets[alive], lengths, weights)
 
 
 def _chosen(state: list[State] | None, alive: Tensor | None) -> list[State] | None:
-    """The states of the sequences that go on."""
+    """The states of the sequences that continue."""
     if state is None or alive is None:
         return state
     return [
@@ -282,7 +279,7 @@ def _chosen(state: list[State] | None, alive: Tensor | None) -> list[State] | No
 
 
 def _placed(state: list[State], alive: Tensor | None, count: int) -> list[State]:
-    """The states, detached, each at its sequence's place; those that have ended have zeros."""
+    """The detached states at their sequences' places; zeros for sequences that have ended."""
 
     def place(value: Tensor) -> Tensor:
         if alive is None:

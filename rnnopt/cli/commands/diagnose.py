@@ -84,8 +84,8 @@ def diagnose(
 def _print_looks(config: RunConfig, watched: Diagnosis) -> None:
     """A table of what was seen, a row a look."""
     table = Table(title=f"{config.task}, {config.model}, {config.optimizer}")
-    for i, heading in enumerate(diagnosis_report.columns(watched.looks)):
+    for i, heading in enumerate(diagnosis_report.columns(watched.snapshots)):
         table.add_column(heading, justify="right" if i else "left", overflow="fold")
-    for row in diagnosis_report.rows(watched.looks):
+    for row in diagnosis_report.rows(watched.snapshots):
         table.add_row(*row)
     console.print(table)

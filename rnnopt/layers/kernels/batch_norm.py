@@ -2,13 +2,13 @@
 
     y = m ⊙ (γ ⊙ n + β),   n = (x - mean) / sqrt(variance + ε)        m one mask for all steps
 
-with mean and variance over time and batch for each unit. Backward, with d = m ⊙ ∂L/∂y and the
-averages over time and batch:
+with each unit's mean and variance over time and batch. Backward, with d = m ⊙ ∂L/∂y and averages
+over time and batch:
 
     ∂x = γ / sqrt(variance + ε) ⊙ (d - average(d) - n ⊙ average(d ⊙ n)),   ∂γ = Σ d ⊙ n,   ∂β = Σ d
 
-`torch.ops.rnnopt.batch_norm` is this for training; evaluation is torch's own. Its gradient can be
-differentiated again: with `create_graph`, backward runs in torch's own operators.
+`torch.ops.rnnopt.batch_norm` computes this in training; evaluation uses torch's own code. Its
+gradient is differentiable: with `create_graph`, backward runs in torch's own operators.
 """
 
 from typing import Any, TypeGuard
@@ -33,7 +33,7 @@ torch.library.define(
 def plain_backward(
     grad_y: Tensor, x: Tensor, gain: Tensor | None, mask: Tensor | None, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients of x, gain and shift, in operators that torch differentiates."""
+    """Gradients of x, gain and shift, in operators that torch differentiates."""
     variance, mean = torch.var_mean(x, (0, 1), correction=0)
     scale = (variance + eps).rsqrt()
     normal = (x - mean) * scale
@@ -44,7 +44,7 @@ def plain_backward(
 
 
 def _call(x: Tensor, backward: bool, tensors: tuple[Tensor | None, ...]) -> None:
-    # Elementwise, three times over: about as much as two dozen multiplications a number.
+    # Three elementwise passes: about as much work as two dozen multiplications per number.
     threads = cpu.threads_for(24 * x.numel())
     cpu.call("batch_norm", x.dtype, backward, (*x.shape, threads), tensors)
 
@@ -111,10 +111,10 @@ torch.library.register_autograd("rnnopt::batch_norm", _differentiate, setup_cont
 def normalize(
     norm: nn.Module, states: Tensor, valid: Tensor | None, mask: Tensor | None = None
 ) -> Tensor:
-    """What `norm` makes of the true steps, times a mask; padding becomes zero.
+    """`norm` of the true steps, times a mask; padding becomes zero.
 
     Args:
-        norm: batch normalisation over `hidden` features. The kernel stands in for nn.BatchNorm1d
+        norm: batch normalisation over `hidden` features. The kernel replaces only nn.BatchNorm1d
             itself, without hooks; anything else is called.
         states: (time, batch, hidden).
         valid: (time, batch, 1), which steps are true, or None for all.
@@ -125,7 +125,7 @@ def normalize(
     if valid is None:
         states = norm(states.flatten(0, 1)).view_as(states)
     elif isinstance(norm, nn.BatchNorm1d) and not norm.training and norm.track_running_stats:
-        # Every step by itself: padding changes nothing, and leaving it out would take longer.
+        # Each step is computed by itself: padding changes nothing, and removing it takes longer.
         states = norm(torch.where(valid, states, 0).flatten(0, 1)).view_as(states)
         states = torch.where(valid, states, 0)
     else:
@@ -134,7 +134,7 @@ def normalize(
 
 
 def _fits(norm: nn.Module, states: Tensor) -> TypeGuard[nn.BatchNorm1d]:
-    """Whether the kernel does just what calling `norm` would."""
+    """Whether the kernel computes the same as a call of `norm`."""
     return (
         type(norm) is nn.BatchNorm1d
         and not (norm._forward_hooks or norm._forward_pre_hooks)
@@ -157,10 +157,10 @@ def _fused(norm: nn.BatchNorm1d, states: Tensor, mask: Tensor | None) -> Tensor:
 
 @torch.no_grad()
 def follow(norm: nn.BatchNorm1d, mean: Tensor, variance: Tensor, count: int) -> None:
-    """Moves the running statistics towards those of `count` values a unit.
+    """Moves the running statistics towards those of `count` values per unit.
 
-    The variance is over all values; the running one is that over one less, as torch's. Infinite
-    statistics stay infinite, which a `lerp_` would make NaN.
+    `variance` divides by the number of values, the running variance by one less, as in torch.
+    Infinite statistics stay infinite; `lerp_` would make them NaN.
     """
     assert norm.running_mean is not None
     assert norm.running_var is not None

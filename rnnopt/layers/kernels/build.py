@@ -1,9 +1,9 @@
-"""Compiles the CPU kernels, once for each kind of processor; needs the standard library alone.
+"""Compiles the CPU kernels, once for each kind of processor; needs only the standard library.
 
-`pip install` runs it (from setup.py), and so does `python -m rnnopt.layers.kernels` later on,
-for instance after a compiler was installed; importing rnnopt never does. A build that fails leaves
-rnnopt whole: the layers then use torch's own code. What happened is kept in `build.json` beside the
-libraries, where `rnnopt doctor` reads it.
+`pip install` runs it (from setup.py), and `python -m rnnopt.layers.kernels` runs it later, for
+instance after a compiler was installed. Importing rnnopt never does. After a failed build the
+layers use torch's own code. The result is stored in `build.json` beside the libraries, where
+`rnnopt doctor` reads it.
 """
 
 import hashlib
@@ -25,8 +25,8 @@ FLAGS = [
     "-std=c++20", "-O3", "-fPIC", "-shared", "-fvisibility=hidden",
     "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast",
 ]  # fmt: skip
-# Named as torch names what a processor can do (torch.backends.cpu.get_cpu_capability), and asking
-# for no more than torch has checked when it says so.
+# Named as torch's CPU capabilities (torch.backends.cpu.get_cpu_capability); each requires no more
+# than torch checks for that name.
 X86_VARIANTS = {
     "AVX512": [
         "-mavx2", "-mfma", "-mavx512f", "-mavx512vl", "-mavx512bw", "-mavx512dq",
@@ -43,13 +43,13 @@ def library_name(variant: str) -> str:
 
 
 def source_hash() -> str:
-    """sha256 of the sources; a library built from others is not used."""
+    """SHA-256 of the sources; a library built from other sources is not used."""
     files = [SOURCE, *sorted(SOURCE.parent.glob("*.h"))]
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
 def find_compiler() -> list[str] | None:
-    """The C++ compiler's command: $CXX, else the first of g++, clang++, c++ that is there."""
+    """The C++ compiler's command: $CXX, else the first of g++, clang++, c++ that is installed."""
     if os.environ.get("CXX"):
         try:
             command = shlex.split(os.environ["CXX"])
@@ -63,7 +63,7 @@ def find_compiler() -> list[str] | None:
 
 
 def _write(target: Path, content: bytes) -> None:
-    """Puts a whole file in place at once; a process that has the old one loaded keeps it."""
+    """Replaces a file atomically; a process that has loaded the old one keeps it."""
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f"{target.name}.{os.getpid()}.part")
     try:
@@ -74,7 +74,7 @@ def _write(target: Path, content: bytes) -> None:
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:
-    """What the last build left in `folder`; None if nothing was built.
+    """The record of the last build in `folder`; None if nothing was built.
 
     Raises:
         ValueError: the record is damaged.
@@ -117,7 +117,7 @@ def build(folder: Path) -> dict[str, Any]:
 
 
 def _compile_all(compiler: list[str], folder: Path, record: dict[str, Any]) -> None:
-    # An x86 processor without AVX2 is better off with torch's own products.
+    # On an x86 processor without AVX2, torch's own products are faster.
     is_x86 = platform.machine().lower() in ("x86_64", "amd64")
     variants: dict[str, list[str]] = X86_VARIANTS if is_x86 else {ANY_VARIANT: []}
     with tempfile.TemporaryDirectory() as scratch:
@@ -140,7 +140,7 @@ def _compile_all(compiler: list[str], folder: Path, record: dict[str, Any]) -> N
 
 
 def _can_use_openmp(compiler: list[str], scratch: Path) -> bool:
-    """Apple's compiler has none; the kernels then use one thread."""
+    """Whether the compiler has OpenMP; without it, as on macOS, the kernels use one thread."""
     probe = scratch / "probe.cpp"
     probe.write_text("#include <omp.h>\nint f() { return omp_get_max_threads(); }\n")
     try:
@@ -158,7 +158,7 @@ def _run(command: list[str]) -> str:
 
 
 def _first_line(error: BaseException) -> str:
-    """The compiler's own words where it said any."""
+    """First line of the compiler's message, if it printed any."""
     failed = isinstance(error, subprocess.CalledProcessError)
     said = str(getattr(error, "stderr", None) or ("" if failed else error))
     if isinstance(error, subprocess.CalledProcessError) and not said.strip():
@@ -169,7 +169,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def main() -> int:
-    """Builds in place; 0 if the kernels are there."""
+    """Builds in place; returns 0 if the kernels were built."""
     record = build(SOURCE.parent)
     if record["built"]:
         print(f"Built for {', '.join(record['built'])} with {record['compiler']}.")

@@ -1,7 +1,7 @@
 """The compiled CPU kernels: finds the library for this processor and calls it.
 
-Nothing is loaded on import, only when a layer first runs or a run notes its environment. The
-environment variable RNNOPT_KERNELS=plain keeps them off, for comparison; see `rnnopt doctor`.
+The library is not loaded on import, but when a layer first runs or a run records its environment.
+The environment variable RNNOPT_KERNELS=plain turns it off, for comparison; see `rnnopt doctor`.
 """
 
 import ctypes
@@ -26,17 +26,17 @@ SWITCH = "RNNOPT_KERNELS"
 UNSUITABLE = "none was built for this processor"
 REBUILD = "python -m rnnopt.layers.kernels"
 DTYPES = {torch.float32: "float32", torch.float64: "float64"}
-# Multiplications below which a thread costs more than it saves: some 10 microseconds' worth.
+# Multiplications below which a thread costs more than it saves: about 10 microseconds of work.
 WORK_OF_A_THREAD = 1_000_000
 
 
 @dataclass(frozen=True)
 class Kernels:
-    """What was found.
+    """The kernels found for this processor.
 
     Args:
-        variant: kind of processor the loaded library is for, or None for the plain path.
-        reason: in words, why this path is in use.
+        variant: kind of processor of the loaded library, or None for the plain path.
+        reason: why this path is in use.
         library: the loaded library, or None.
     """
 
@@ -46,10 +46,10 @@ class Kernels:
 
 
 def switched_off() -> bool:
-    """Whether the environment asks for the plain path.
+    """Whether the environment selects the plain path.
 
     Raises:
-        ValueError: it asks for something unknown.
+        ValueError: the variable has an unknown value.
     """
     switch = os.environ.get(SWITCH, "")
     if switch not in ("", "plain"):
@@ -59,7 +59,7 @@ def switched_off() -> bool:
 
 @cache
 def kernels() -> Kernels:
-    """The kernels of this process; found once."""
+    """The kernels of this process, searched once."""
     if switched_off():
         return Kernels(None, f"{SWITCH}=plain is set")
     try:
@@ -73,7 +73,7 @@ def kernels() -> Kernels:
     if record["source"] != source_hash():
         return Kernels(None, "they were built from another version of the source")
     able = torch.backends.cpu.get_cpu_capability()
-    # A processor that can do AVX512 can do AVX2. Which one is not x86 torch calls the default.
+    # A processor with AVX512 has AVX2. For a processor that is not x86, torch reports "default".
     order = ["AVX512", "AVX2"]
     suitable = order[order.index(able) :] if able in order else [ANY_VARIANT]
     problem = f"{UNSUITABLE} ({able})"
@@ -81,7 +81,7 @@ def kernels() -> Kernels:
         if variant in record["built"]:
             path = FOLDER / library_name(variant)
             try:
-                # Loading a truncated one would end the process.
+                # Loading a truncated library would crash the process.
                 if path.stat().st_size != record["built"][variant]:
                     problem = f"{path.name} is not as it was built"
                     continue
@@ -98,13 +98,13 @@ def available() -> bool:
     return kernels().library is not None
 
 
-# What torch.compiler.assume_constant_result does; calling that would load torch's compiler, which
-# takes over a second, whenever rnnopt is imported.
+# Same as torch.compiler.assume_constant_result, which would load torch's compiler on every import
+# of rnnopt and take over a second.
 available._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def ordinary_autograd() -> bool:
-    """Whether gradients flow backward through the ordinary graph, or not at all.
+    """Whether gradients, if any, flow backward through the ordinary graph.
 
     The transforms of torch.func and forward-mode derivatives need torch's own operators.
     """
@@ -115,29 +115,29 @@ def ordinary_autograd() -> bool:
 
 
 def exporting() -> bool:
-    """Whether torch.export is at work, or torch.onnx.export by it."""
+    """Whether torch.export is running, directly or in torch.onnx.export."""
     return torch.compiler.is_exporting()
 
 
-# Asked for real: read by torch.compile, torch 2.10 would answer yes to everybody.
+# A constant too: traced by torch.compile, torch 2.10 would always answer yes.
 exporting._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def leaving_torch() -> bool:
-    """Whether a graph for other programs is being made, which know nothing of our operators.
+    """Whether a graph is being exported to programs that do not have rnnopt's operators.
 
-    That is so under torch.jit.trace, torch.export and torch.onnx.export, not under torch.compile.
+    True under torch.jit.trace, torch.export and torch.onnx.export, not under torch.compile.
     """
     return torch.jit.is_tracing() or exporting()
 
 
 def own_operators() -> bool:
-    """Whether operators of our own may stand for torch's."""
+    """Whether rnnopt's operators may replace torch's."""
     return ordinary_autograd() and not leaving_torch()
 
 
 def usable(*tensors: Tensor | None) -> bool:
-    """Whether the kernels take these: on the CPU, all float32 or all float64, no autocast."""
+    """Whether the kernels accept these: on the CPU, all float32 or all float64, no autocast."""
     given = [one for one in tensors if one is not None]
     dtype = given[0].dtype
     return (
@@ -150,7 +150,7 @@ def usable(*tensors: Tensor | None) -> bool:
 
 
 def threads_for(work: int) -> int:
-    """Threads worth starting for `work` multiplications; torch.get_num_threads() at most."""
+    """Threads worth starting for `work` multiplications, at most torch.get_num_threads()."""
     return max(1, min(torch.get_num_threads(), work // WORK_OF_A_THREAD))
 
 
@@ -161,7 +161,7 @@ def call(
     numbers: Sequence[int],
     tensors: Sequence[Tensor | int | None],
 ) -> None:
-    """Runs a kernel; `numbers` and `tensors` as recurrent.cpp reads them.
+    """Runs a kernel with `numbers` and `tensors` in the order of recurrent.cpp.
 
     Args:
         tensors: tensors, addresses or None.
@@ -182,14 +182,14 @@ def call(
 
 
 def check(operator: str, **arguments: tuple[Tensor | None, tuple[int, ...], torch.dtype]) -> None:
-    """Refuses what a kernel would read beyond.
+    """Checks shapes and types, so that a kernel never reads beyond a tensor.
 
     Args:
-        operator: its name.
-        arguments: of each, the tensor or None, and the shape and type it must have.
+        operator: name of the operator.
+        arguments: for each, the tensor or None, and its required shape and type.
 
     Raises:
-        ValueError: one has another shape or type.
+        ValueError: a tensor has another shape or type.
     """
     for name, (tensor, shape, dtype) in arguments.items():
         if tensor is not None and (tuple(tensor.shape) != shape or tensor.dtype != dtype):
@@ -200,10 +200,10 @@ def check(operator: str, **arguments: tuple[Tensor | None, tuple[int, ...], torc
 
 
 def rows(sequence: Tensor) -> Tensor:
-    """`sequence` (time, batch, feature) itself if features are next to one another, else a copy."""
+    """`sequence` (time, batch, feature) itself if its features are contiguous, else a copy."""
     return sequence if sequence.stride(2) == 1 or sequence.shape[2] == 1 else sequence.contiguous()
 
 
 def contiguous(tensor: Tensor | None) -> Tensor | None:
-    """`tensor` in one piece, or None."""
+    """`tensor` in contiguous memory, or None."""
     return None if tensor is None else tensor.contiguous()

@@ -7,11 +7,11 @@ Backward, with e_t the gradient before the nonlinearity and e_{T+1} = 0:
     e_t = (∂L/∂h_t + W_hhᵀ e_{t+1}) ⊙ f'(h_t)         f' = 1 - h² for tanh, h > 0 for relu
     ∂x_t = W_ihᵀ e_t     ∂W_ih = Σ e_t x_tᵀ     ∂W_hh = Σ e_t h_{t-1}ᵀ     ∂b = Σ e_t
 
-Sequences that end early (`lengths`) have zero states and gradients after their end, and their last
-state is the one of their last true step.
+Sequences that end early (`lengths`) have zero states and gradients after their end; their last
+state is that of their last true step.
 
-`torch.ops.rnnopt.elman` is the fused form for tensors on the CPU. Its gradient can be
-differentiated again: with `create_graph`, backward runs step by step in torch's own operators.
+`torch.ops.rnnopt.elman` is the fused form for tensors on the CPU. Its gradient is differentiable:
+with `create_graph`, backward runs step by step in torch's own operators.
 """
 
 from collections.abc import Callable
@@ -23,8 +23,8 @@ from torch import Tensor
 from rnnopt.layers.kernels import cpu
 from rnnopt.layers.kernels.portable import last_state, true_steps
 
-# With fewer sequences, one product over all steps does the inputs faster than the fused kernel,
-# which multiplies a step's few rows at a time and gains only by leaving the projection unstored.
+# With fewer sequences, one product of the inputs over all steps is faster than the fused kernel,
+# which multiplies a step's few rows at a time and gains only by not storing the projection.
 FUSED_BATCH = 8
 FUSED_INPUT = 16
 
@@ -53,14 +53,14 @@ def plain_backward(
     relu: bool,
     reverse: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The gradients of x, w_ih, w_hh, either bias and h0, in operators that torch differentiates.
+    """Gradients of x, w_ih, w_hh, either bias and h0, in operators that torch differentiates.
 
-    As a function of the states `out`, which carry their own history: so its derivatives are the
+    They are functions of the states `out`, which have their own graph: their derivatives are the
     second derivatives of the layer, without a second forward pass.
     """
     states, grads = (one if one is None or not reverse else one.flip(0) for one in (out, grad_out))
     assert states is not None
-    slope = ~(states <= 0) if relu else 1 - states * states  # a NaN is let through
+    slope = ~(states <= 0) if relu else 1 - states * states  # NaN stays NaN
     errors = backward_in_time(grads, grad_hn, slope, lengths, lambda e: e @ w_hh)
     errors = errors.flip(0) if reverse else errors
     weights = weight_gradients(errors, x, h0, lengths, out, reverse)
@@ -75,13 +75,13 @@ def weight_gradients(
     out: Tensor,
     reverse: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients of w_ih, w_hh and either bias, one product over all steps each.
+    """Gradients of w_ih, w_hh and either bias, each by one product over all steps.
 
     Args:
         errors: (time, batch, hidden), the gradients before the nonlinearity.
         x, h0, lengths, out, reverse: as for `plain_backward`.
     """
-    if lengths is not None:  # whatever padding holds, NaN too, must not reach the sums
+    if lengths is not None:  # values in the padding, even NaN, must not reach the sums
         x = torch.where(true_steps(len(x), lengths), x, 0)
     flat = errors.flatten(0, 1)
     later, earlier = (slice(-1), slice(1, None)) if reverse else (slice(1, None), slice(-1))
@@ -102,9 +102,9 @@ def backward_in_time(
 
     Args:
         grad_out, grad_hn: gradients of all states and of the last ones; None is zero.
-        slope: (time, batch, hidden), f', or of truth values where it is 1 or 0.
+        slope: (time, batch, hidden), f', as truth values where it is 1 or 0.
         lengths: (batch,) or None; e_t is zero beyond, and grad_hn enters at the last true step.
-        carry: from the gradient before a nonlinearity to the state before.
+        carry: maps the gradient before a nonlinearity to that of the previous state.
     """
     steps = len(slope)
     given = grad_hn if grad_out is None else grad_out
@@ -121,7 +121,7 @@ def backward_in_time(
                 total = total + grad_hn
         if error is not None:
             total = total + carry(error)
-        # Chosen, not multiplied: what is cut off may be infinite.
+        # Selected, not multiplied: a masked value may be infinite.
         error = torch.where(slope[t], total, 0) if slope.dtype == torch.bool else total * slope[t]
         if lengths is not None:
             error = torch.where((t < lengths)[:, None], error, 0)
@@ -130,12 +130,12 @@ def backward_in_time(
 
 
 def hoists(x: Tensor) -> bool:
-    """Whether the products with the inputs are done over all steps at once, by torch."""
+    """Whether torch multiplies the inputs of all steps in one product."""
     return x.shape[1] < FUSED_BATCH and x.shape[2] > FUSED_INPUT
 
 
 def _place(sequence: Tensor | None, reverse: bool) -> tuple[int | None, int, int]:
-    """Address of the first step to run, and strides over time and batch."""
+    """Address of the first step, and strides over time and batch."""
     if sequence is None:
         return None, 0, 0
     time, batch, _ = sequence.stride()
@@ -279,7 +279,7 @@ def _backward_fake(  # type: ignore[no-untyped-def]
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     x, w_ih, w_hh, _, _, h0, lengths, ctx.relu, ctx.reverse = inputs
     ctx.save_for_backward(x, w_ih, w_hh, h0, lengths, output[0])
-    # A missing gradient stays None: reading zeros for it would cost as much as the states.
+    # A missing gradient stays None: reading zeros would cost as much as reading the states.
     ctx.set_materialize_grads(False)
 
 
@@ -300,5 +300,5 @@ def _differentiate(ctx: Any, grad_out: Tensor | None, grad_hn: Tensor | None) ->
 
 torch.library.register_autograd("rnnopt::elman", _differentiate, setup_context=_save)
 
-# What a layer calls; with this import of it the operator is there.
+# Called by the layers; importing it registers the operator.
 fused = torch.ops.rnnopt.elman

@@ -1,18 +1,18 @@
-"""The IndRNN recurrence as torch operators: fused on CPU and GPU, with a plain twin.
+"""The IndRNN recurrence as torch operators, fused on CPU and GPU, with a plain version.
 
-    h_t = f(z_t + u ⊙ h_{t-1}),   f = relu or tanh,   t = 1 … T,   z_t = W x_t + b from outside
+    h_t = f(z_t + u ⊙ h_{t-1}),   f = relu or tanh,   t = 1 … T,   z_t = W x_t + b
 
 Backward, with e_t the gradient before the nonlinearity and e_{T+1} = 0:
 
     e_t = (∂L/∂h_t + u ⊙ e_{t+1}) ⊙ f'(h_t)
     ∂z_t = e_t     ∂u = Σ e_t ⊙ h_{t-1}     ∂h_0 = u ⊙ e_1
 
-Sequences that end early (`lengths`) have zero states and gradients after their end, and their last
-state is the one of their last true step.
+Sequences that end early (`lengths`) have zero states and gradients after their end; their last
+state is that of their last true step.
 
 `torch.ops.rnnopt.indrnn` runs the compiled kernels on the CPU (float32, float64), Triton on a GPU,
-and otherwise this file's loops. Its gradient can be differentiated again: with `create_graph`,
-backward runs step by step in torch's own operators.
+and otherwise this file's loops. Its gradient is differentiable: with `create_graph`, backward runs
+step by step in torch's own operators.
 
 Li, Li, Cook, Zhu and Gao, "Independently Recurrent Neural Network (IndRNN): Building A Longer and
 Deeper RNN", CVPR 2018, https://arxiv.org/abs/1803.04831
@@ -57,7 +57,7 @@ def plain(
     """States (time, batch, hidden) and last states (batch, hidden), step by step.
 
     Args:
-        z: (time, batch, hidden), what reaches the units from outside.
+        z: (time, batch, hidden), the units' inputs W x + b.
         u: (hidden,) recurrent weights.
         h0: (batch, hidden), or None for zeros.
         lengths: (batch,) true steps of each sequence, or None when all are true.
@@ -78,12 +78,12 @@ def plain_backward(
     out: Tensor,
     relu: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients of z, u and h0, in operators that torch differentiates.
+    """Gradients of z, u and h0, in operators that torch differentiates.
 
-    As a function of the states `out`, which carry their own history: so its derivatives are the
+    They are functions of the states `out`, which have their own graph: their derivatives are the
     second derivatives of the layer, without a second forward pass.
     """
-    slope = ~(out <= 0) if relu else 1 - out * out  # a NaN is let through
+    slope = ~(out <= 0) if relu else 1 - out * out  # NaN stays NaN
     errors = backward_in_time(grad_out, grad_hn, slope, lengths, lambda e: u * e)
     before = torch.cat((torch.zeros_like(out[:1]) if h0 is None else h0[None], out[:-1]))
     return errors, (errors * before).sum((0, 1)), u * errors[0]
@@ -113,7 +113,7 @@ def _check(
 
 
 def _threads(out: Tensor) -> int:
-    # Elementwise: a number costs about as much as eight multiplications of a matrix product.
+    # One number costs about as much as eight multiplications of a matrix product.
     return cpu.threads_for(8 * out.numel())
 
 
@@ -200,7 +200,7 @@ def _differentiate(ctx: Any, grad_out: Tensor | None, grad_hn: Tensor | None) ->
 torch.library.register_autograd("rnnopt::indrnn", _differentiate, setup_context=_save)
 
 
-# -- the same with the product with the inputs, on the CPU ---------------------------------------
+# -- the same including the product with the inputs, on the CPU ----------------------------------
 
 
 def layer(
@@ -212,7 +212,7 @@ def layer(
     lengths: Tensor | None,
     relu: bool,
 ) -> tuple[Tensor, Tensor]:
-    """States and last states of h_t = f(W x_t + b + u ⊙ h_{t-1}), by the fastest way there is.
+    """States and last states of h_t = f(W x_t + b + u ⊙ h_{t-1}), by the fastest available code.
 
     Args:
         x: (time, batch, input).
@@ -230,7 +230,7 @@ def layer(
 def recurrence(
     z: Tensor, u: Tensor, h0: Tensor | None, lengths: Tensor | None, relu: bool
 ) -> tuple[Tensor, Tensor]:
-    """What `plain` gives, by the fastest way there is."""
+    """The results of `plain`, by the fastest available code."""
     if cpu.own_operators():
         return torch.ops.rnnopt.indrnn(z, u, h0, lengths, relu)
     return plain(z, u, h0, lengths, relu)

@@ -2,7 +2,7 @@
 # (Inside a kernel everything is a Triton tensor, and tuples grow.)
 """The IndRNN recurrence on GPUs: two Triton kernels, one forward and one backward in time.
 
-For every sample and unit of its own, with ⊙ the elementwise product and f tanh or relu,
+For each sample and unit, with ⊙ the elementwise product and f tanh or relu,
 
     h_t = f(z_t + u ⊙ h_{t-1})                                  t = 1 … T, h_0 given or zero
     e_t = (∂L/∂h_t + u ⊙ e_{t+1}) ⊙ f'(h_t)                     t = T … 1, e_{T+1} = 0
@@ -14,18 +14,18 @@ gradients of zero after its last step, and the gradient of its final state enter
 Li, Li, Cook, Zhu and Gao, "Independently Recurrent Neural Network", CVPR 2018,
 https://arxiv.org/abs/1803.04831, equations 4 and 5.
 
-How the time goes. Each of the batch × hidden columns is one lane, walked through time by one
-thread, and neighbours in memory are neighbours in a warp. Nothing is used twice, so the memory's
-bandwidth is the bound; but 128 × 128 lanes are only four warps a multiprocessor, too few to hide
-the memory's latency by taking turns. Therefore
+Performance. Each of the batch × hidden columns is one lane: one thread walks it through time, and
+neighbours in memory are neighbours in a warp. Nothing is used twice, so memory bandwidth is the
+limit. But 128 × 128 lanes are only four warps per multiprocessor, too few to hide the memory
+latency by taking turns. Therefore
 
-1. UNROLL steps are loaded into registers at once, and the next UNROLL are asked for before the
-   first of these is computed, so that many loads of each lane are on their way at any time;
-2. the chain from state to state is short: what does not depend on the previous state is kept out
-   of it, and tanh costs it two special function calls and five multiply-adds, no division.
+1. UNROLL steps are loaded into registers together, and the next UNROLL are requested before the
+   first of these is computed, so that each lane always has many loads in flight;
+2. the chain from state to state is short: it leaves out everything that does not depend on the
+   previous state, and tanh costs it two special function calls and five multiply-adds, no division.
 
-Values of 16 bits are computed in float32: the forward state is carried unrounded from step to
-step, the backward pass sees it as it was stored.
+16-bit values are computed in float32: the forward pass carries the unrounded state from step to
+step, the backward pass reads the state as stored.
 """
 
 from typing import Any
@@ -37,13 +37,13 @@ from torch import Tensor
 
 NONLINEARITIES = ("tanh", "relu")
 
-# Loads on their way at a time, over all lanes: latency times bandwidth is 0.7 µs × 3.35 TB/s on an
-# H100, 2.3 MB; twice that in float32 because they come and go in chunks.
+# Loads in flight over all lanes: latency times bandwidth is 0.7 µs × 3.35 TB/s on an H100, 2.3 MB;
+# twice that in float32 because they are issued in chunks.
 VALUES_IN_FLIGHT = 2**20
-# Chunks: longer than 32 steps spills registers backward, shorter than 8 saves none worth having.
+# Chunks: more than 32 steps spill registers in the backward pass, fewer than 8 save few registers.
 LONGEST_CHUNK, SHORTEST_CHUNK = 32, 8
-# Programs of one warp spread evenly over the multiprocessors, which hold at most 32 of them; with
-# more lanes than this on 132 multiprocessors, programs of four warps let more warps be resident.
+# Programs of one warp spread evenly over the multiprocessors, each of which holds at most 32. With
+# more lanes than this on 132 multiprocessors, programs of four warps allow more resident warps.
 LANES_OF_SMALL_PROGRAMS = 132 * 32 * 32
 
 
@@ -53,7 +53,7 @@ def _tanh(x, arithmetic: tl.constexpr):
 
     Away from zero it is sgn x (1 - 2 / (1 + exp 2|x|)). Near zero that cancels: there float32 uses
     x + x³ p(x²), with p the minimax polynomial of degree 4 for the relative error (2e-8), and
-    float64 Lambert's continued fraction cut after 15 (6e-17). Both sides are computed at once.
+    float64 Lambert's continued fraction cut after 15 (6e-17). Both sides are always computed.
     """
     size = tl.abs(x)
     square = x * x
@@ -67,7 +67,7 @@ def _tanh(x, arithmetic: tl.constexpr):
         tail = -0.053558856711 + square * (0.0200919596656 + square * -0.00513865393646)
         slope = -0.333331898955 + square * (0.133291106563 + square * tail)
         near = x + x * (square * slope)
-        # A division would scale its operands first, which the chain of states has to wait for.
+        # A division would scale its operands first, which would lengthen the chain of states.
         inverse = tl.rsqrt(power * power)
     sign = tl.where(x < 0, -1.0, 1.0).to(arithmetic)
     far = sign - (2.0 * sign) * inverse
@@ -76,7 +76,7 @@ def _tanh(x, arithmetic: tl.constexpr):
 
 @triton.jit
 def _load_ahead(pointers, stride, left, UNROLL: tl.constexpr):
-    """Steps 0 … UNROLL - 1 from `pointers` on, zero from `left` on; and the pointers after them."""
+    """Steps 0 … UNROLL - 1 at `pointers`, zero from `left` on; and the pointers after them."""
     values = ()
     for i in tl.static_range(UNROLL):
         values = values + (tl.load(pointers, mask=left > i, other=0.0),)
@@ -96,7 +96,7 @@ def _load_back(states, gradients, state_stride, gradient_stride, left, first, UN
     """
     befores, grads = (), ()
     for i in tl.static_range(UNROLL - 1, -1, -1):
-        # The state before step `left` is the last true one, which step left - 1 needs.
+        # The state before step `left` is the last true one; step left - 1 needs it.
         if i == 0:
             befores = befores + (tl.load(states, mask=(left >= i) & (first > 0), other=0.0),)
         else:
@@ -108,7 +108,7 @@ def _load_back(states, gradients, state_stride, gradient_stride, left, first, UN
     return befores, grads, states, gradients
 
 
-# Sizes change with every batch: without this each value of a special kind would be compiled anew.
+# Sizes change with every batch: without this, some of their values would trigger a compilation.
 @triton.jit(do_not_specialize=["T", "H", "lanes", "z_time", "z_row"])
 def _forward_kernel(
     z,
@@ -191,7 +191,7 @@ def _backward_kernel(
         end = tl.load(lengths + row, mask=inside, other=0).to(tl.int32)
     weight = tl.load(u + unit, mask=inside, other=0.0).to(arithmetic)
     total = tl.zeros((BLOCK,), arithmetic)
-    # What reaches the state from later steps: the final state's gradient, until a true step is met.
+    # Gradient from later steps: the final state's gradient, until a true step is reached.
     carry = tl.zeros((BLOCK,), arithmetic)
     if grad_hn is not None:
         carry = tl.load(grad_hn + lane, mask=inside, other=0.0).to(arithmetic)
@@ -239,11 +239,11 @@ def _backward_kernel(
 
 
 def _launch(kernel: Any, arguments: tuple, like: Tensor, lanes: int, relu: bool) -> None:
-    """Runs `kernel` over all lanes, in a shape that follows from their number.
+    """Runs `kernel` over all lanes; their number determines the launch shape.
 
     Args:
         kernel: one of the two above.
-        arguments: its tensors and sizes.
+        arguments: tensors and sizes of the kernel.
         like: a tensor (time, batch, hidden) of the dtype and on the device in question.
         lanes: batch × hidden.
         relu: whether f is relu.
@@ -329,13 +329,13 @@ def backward(
         grad_out: ∂L/∂h_t, (time, batch, hidden), any strides whose last is 1; None is zero. What it
             holds after a sample's last step is not read.
         grad_hn: gradient of each sample's state at its last true step, (batch, hidden); None is
-            zero. A sample without steps hands it to h0.
+            zero. In a sample without steps it is the gradient of h0.
         out: what `forward` returned.
         u, h0, lengths, nonlinearity: as `forward` got them.
 
     Returns:
         grad_z (time, batch, hidden), contiguous; grad_u (hidden,); grad_h0 (batch, hidden), also
-        where h0 was None. Each of the dtype of what it is the gradient of.
+        where h0 was None. Each has the dtype of its tensor.
 
     Example:
         >>> grad_z, grad_u, grad_h0 = backward(grad_out, None, out, u, None, None, "tanh")

@@ -1,12 +1,12 @@
-"""The recurrences in torch's own operators, in forms that leave torch.
+"""The recurrences in torch's own operators, in forms that can be exported.
 
-`torch.jit.trace` would unroll a loop of Python, `torch.export` as well: the graph then takes one
-number of steps and grows with it. So the loop over time is
+`torch.jit.trace` and `torch.export` would unroll a Python loop: the graph would grow with the
+number of steps and accept only that number. So the loop over time is
 
 - under torch.jit.trace: torch's own operator (Elman), or a loop that TorchScript keeps (IndRNN);
 - under torch.export: torch's own operator where the number of steps is fixed (Elman), else `scan`,
   which becomes one Scan in ONNX;
-- else a loop of Python.
+- otherwise a Python loop.
 """
 
 import warnings
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from rnnopt.layers.kernels import cpu
 
-# What is done at a step: (state, what comes from outside, weights) to the new state.
+# One step: from the state, the step's inputs and the weights to the new state.
 Step = Callable[..., Tensor]
 
 
@@ -43,9 +43,9 @@ def indrnn_loop(z: Tensor, u: Tensor, state: Tensor, relu: bool) -> Tensor:
     """States (time, batch, hidden) of h_t = f(z_t + u ⊙ h_{t-1}); TorchScript reads this.
 
     Args:
-        z: (time, batch, hidden), what reaches the units from outside.
+        z: (time, batch, hidden), the units' inputs W x + b.
         u: (hidden,) recurrent weights.
-        state: (batch, hidden), the first.
+        state: (batch, hidden), the initial state.
         relu: relu, else tanh.
     """
     states: list[Tensor] = []
@@ -57,7 +57,7 @@ def indrnn_loop(z: Tensor, u: Tensor, state: Tensor, relu: bool) -> Tensor:
 
 
 def indrnn_masked_loop(z: Tensor, u: Tensor, state: Tensor, valid: Tensor, relu: bool) -> Tensor:
-    """As `indrnn_loop`, with states of zero where `valid` (time, batch, 1) is false."""
+    """Like `indrnn_loop`, with zero states where `valid` (time, batch, 1) is false."""
     states: list[Tensor] = []
     zero = torch.zeros_like(state)
     for t in range(z.shape[0]):
@@ -70,13 +70,13 @@ def indrnn_masked_loop(z: Tensor, u: Tensor, state: Tensor, valid: Tensor, relu:
 
 @cache
 def _scripted(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    with warnings.catch_warnings():  # as deprecated as the tracing that it is for
+    with warnings.catch_warnings():  # deprecated, as is the tracing that needs it
         warnings.filterwarnings("ignore", ".*torch.jit.script")
         return torch.jit.script(function)
 
 
 def indrnn_states(z: Tensor, u: Tensor, first: Tensor, valid: Tensor | None, relu: bool) -> Tensor:
-    """As `indrnn_loop`, or `indrnn_masked_loop` unless `valid` is None, in the form that is due."""
+    """`indrnn_loop`, or with `valid` `indrnn_masked_loop`, in the form for the current export."""
     if cpu.exporting():
         return _indrnn_scan(z, u, first, valid, relu)
     tracing = torch.jit.is_tracing()
@@ -111,9 +111,9 @@ def elman(
     relu: bool,
     reverse: bool,
 ) -> tuple[Tensor, Tensor]:
-    """As `torch.ops.rnnopt.elman`, and `reverse` goes with `lengths`."""
+    """Like `torch.ops.rnnopt.elman`, and `reverse` is allowed with `lengths`."""
     valid = None if lengths is None else true_steps(x.shape[0], lengths)
-    x = x if valid is None else torch.where(valid, x, 0)  # whatever padding holds, NaN too
+    x = x if valid is None else torch.where(valid, x, 0)  # the padding may hold NaN
     x = _reversed(x, lengths) if reverse else x
     first = x.new_zeros(1, x.shape[1], w_hh.shape[0]) if h0 is None else h0[None].contiguous()
     weights = [w_ih, w_hh] if b_ih is None or b_hh is None else [w_ih, w_hh, b_ih, b_hh]
@@ -128,12 +128,12 @@ def elman(
 
 
 def _steps_vary(x: Tensor) -> bool:
-    # Under torch.export(strict=True) every size looks like an int.
+    # Under torch.export(strict=True) every size is an int.
     return torch.compiler.is_dynamo_compiling() or isinstance(x.shape[0], torch.SymInt)
 
 
 def _reversed(sequence: Tensor, lengths: Tensor | None) -> Tensor:
-    """The true steps of (time, batch, feature) the other way round; padding stays at the end."""
+    """The true steps of (time, batch, feature) in reverse order; padding stays at the end."""
     if lengths is None:
         return sequence.flip(0)
     steps = torch.arange(sequence.shape[0], device=sequence.device)[:, None]
@@ -154,10 +154,10 @@ def _elman_scan(x: Tensor, weights: list[Tensor], first: Tensor, relu: bool) -> 
 def _scan(step: Step, first: Tensor, sequences: list[Tensor], weight: Tensor) -> Tensor:
     """States (time, …) of state_t = step(state_{t-1}, *sequences[:, t], weight), for torch.export.
 
-    The operator itself is called where that can be: torch's function around it compiles the loop,
-    and a second export with other sizes dynamic than the first then fails.
+    The operator itself is called where possible: torch's function around it compiles the loop, and
+    then a second export with other dynamic sizes fails.
     """
-    from torch._higher_order_ops.scan import scan  # loads torch's compiler, and the operator
+    from torch._higher_order_ops.scan import scan  # loads torch's compiler
 
     def twice(state: Tensor, *others: Tensor) -> tuple[Tensor, Tensor]:
         new = step(state, *others)

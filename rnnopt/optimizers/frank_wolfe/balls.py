@@ -1,4 +1,4 @@
-"""The balls of a Frank-Wolfe step: what the oracle sees of each, and where its vertex goes."""
+"""The balls of a Frank-Wolfe step: each ball's oracle input, and the target of its vertex."""
 
 from dataclasses import dataclass, field
 
@@ -10,15 +10,15 @@ from rnnopt.optimizers.sharding import Part, Shards
 
 @dataclass
 class Balls:
-    """One ball a tensor, or a gate.
+    """One ball per tensor, or per gate.
 
     Args:
-        sources: what the oracle sees of each.
+        sources: the oracle's input for each ball.
         targets: views of the displacements.
-        gates: how many balls each tensor has.
-        wholes: tensors of the shapes that the radii are for.
-        parts: where processes hold parts of the targets, which; else none.
-        gathered: whether the sources are whole even so.
+        gates: number of balls of each tensor.
+        wholes: tensors of the shapes for which the radii hold.
+        parts: this process's parts of the targets, if processes hold parts of them.
+        gathered: whether the sources are nevertheless whole.
     """
 
     sources: list[Tensor]
@@ -30,18 +30,18 @@ class Balls:
 
     @property
     def joint(self) -> Joint | None:
-        """How numbers of the whole tensors come about, where the sources are parts of them."""
+        """How to combine numbers of the whole tensors, if the sources are parts of them."""
         return Shards(self.parts) if self.parts and not self.gathered else None
 
     def cut(self, vertices: Tensors) -> list[Tensor]:
-        """From the vertices at the sources to those at the targets."""
+        """Cuts the vertices of the sources to the targets."""
         if not self.gathered:
             return list(vertices)
         return [part.cut(vertex) for part, vertex in zip(self.parts, vertices, strict=True)]
 
 
 def together(each: list[Balls]) -> Balls:
-    """The balls of several groups as those of one."""
+    """Merges the balls of several groups."""
 
     def every(name: str) -> list:
         return [item for balls in each for item in getattr(balls, name)]

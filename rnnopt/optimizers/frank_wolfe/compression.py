@@ -1,10 +1,10 @@
-"""Vectors in one byte or one bit an entry, and their mean over processes in one byte.
+"""Vectors in one byte or one bit per entry, and their mean over processes in one byte.
 
-A vector of several tensors, each with a scale of its own: "int8" rounds x to a whole multiple of
-max|x| / 127, "sign" keeps the sign and the mean size of an entry: one bit cannot hold 0, which
+A vector consists of several tensors, each with its own scale. "int8" rounds x to a whole multiple
+of max|x| / 127. "sign" keeps the sign and the mean size of an entry; one bit cannot hold 0, which
 counts as positive. The mean over processes is rounded to 127ths of the mean scale, which bounds it,
-so that it travels in a byte an entry, too. What was lost in either is the caller's to add to the
-next vector: what the mean lost, times the number of processes, to that of one of them.
+so that it also takes a byte per entry. The caller adds both rounding errors to the next vector: the
+error of the mean, times the number of processes, to the vector of one process.
 """
 
 import torch
@@ -15,7 +15,7 @@ LEVELS = 127
 
 
 def encode(vector: Tensor, sizes: list[int], kind: str) -> tuple[Tensor, Tensor]:
-    """Codes (size,) int8 and a scale of each tensor (tensors,), by which a code of 1 counts.
+    """Codes (size,) int8, and the value of code 1 for each tensor (tensors,).
 
     Args:
         vector: (size,), the tensors one after another.
@@ -33,26 +33,26 @@ def encode(vector: Tensor, sizes: list[int], kind: str) -> tuple[Tensor, Tensor]
 
 
 def decode(codes: Tensor, scales: Tensor, sizes: list[int]) -> Tensor:
-    """The vector that codes and scales stand for; not finite where a scale is not."""
+    """The vector of codes and scales; not finite where a scale is not."""
     return codes.to(scales.dtype) * of_entries(scales, sizes)
 
 
 def mean_scales(scales: Tensor, kind: str) -> Tensor:
-    """The scales (tensors,) in which the mean is rounded, from those of all processes (n, tensors).
+    """Scales (tensors,) for rounding the mean, from those of all processes (n, tensors).
 
-    No entry of the mean is larger than 127 of them.
+    No entry of the mean is larger than 127 scales.
     """
     return scales.mean(0) / LEVELS if kind == "sign" else scales.mean(0)
 
 
 def round_mean(mean: Tensor, scales: Tensor) -> Tensor:
-    """Codes (size,) int8 of a mean whose entries have these scales (size,)."""
+    """Codes (size,) int8 of a mean, for scales (size,) of its entries."""
     steps = (mean / torch.where(scales > 0, scales, 1.0)).round()
     return steps.nan_to_num(0.0, 0.0, 0.0).clamp(-LEVELS, LEVELS).to(torch.int8)
 
 
 def chunk_size(size: int, count: int) -> int:
-    """Entries that each of so many processes averages, padded to whole bytes of signs."""
+    """Entries that each of `count` processes averages, padded to whole bytes of signs."""
     return 8 * -(-size // (8 * count))
 
 
@@ -64,7 +64,7 @@ def pack(codes: Tensor) -> Tensor:
 
 
 def unpack(packed: Tensor) -> Tensor:
-    """The signs, int8, that `pack` was given."""
+    """The signs (int8) that `pack` packed."""
     places = torch.arange(8, device=packed.device)
     bits = (packed[:, None] >> places) & 1
     return (2 * bits.to(torch.int8) - 1).flatten()

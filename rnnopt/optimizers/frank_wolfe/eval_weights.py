@@ -1,13 +1,13 @@
-"""Which weights a model shows: the ones that are trained, or the ones to evaluate.
+"""Which weights the model holds: the training weights, or the weights to evaluate.
 
-A step leaves those in the model from which training goes on. The ones to evaluate lie in the
-optimizer's state: the mean of the committed weights, or between two commits the weights of the last
-one. `show` puts them in place, and `take_away` undoes that. Neither touches what somebody else has
-put into the model meanwhile: weights that were loaded are evaluated, and trained on, as they are.
+A step leaves the training weights in the model. The weights to evaluate are in the optimizer's
+state: the mean of the committed weights, or between two commits the last committed weights. `show`
+puts them into the model, and `take_away` undoes that. Neither changes weights that were written
+from outside meanwhile: loaded weights are evaluated, and trained on, as they are.
 
-In the state of a tensor: `written` is what the last step left in it, by which a change since is
-told, and what to go back to after `show`; `shown` is whether `show` has replaced it. Both exist
-from the first step on, as torch's distributed checkpoints load no entry that is not there.
+In the state of a tensor, `written` is its value after the last step: a difference reveals a later
+change, and `take_away` restores it. `shown` is whether `show` has replaced it. Both exist from the
+first step on, because torch's distributed checkpoints load only existing entries.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -25,9 +25,9 @@ State = dict[str, Any]
 
 
 def best_known(state: State, group: dict[str, Any]) -> Tensor | None:
-    """The value to evaluate of a tensor that nobody changed since the last step; None is its own.
+    """The value to evaluate of a tensor unchanged since the last step; None means its own value.
 
-    One that got no gradient there was left alone, and shows its own value, as a frozen one should.
+    A tensor that had no gradient in the last step shows its own value, as a frozen one should.
     """
     if state.get("at_rest"):
         return None
@@ -37,19 +37,19 @@ def best_known(state: State, group: dict[str, Any]) -> Tensor | None:
 
 
 def show(p: Tensor, state: State, group: dict[str, Any]) -> bool:
-    """Puts the value to evaluate in place; returns whether p was changed since the last step."""
+    """Puts the value to evaluate into p; returns whether p was changed since the last step."""
     changed = "written" in state and differ(p, state["written"])
     value = None if changed else best_known(state, group)
     state["shown"] = value is not None
     if value is not None:
-        if "written" not in state:  # of a state saved before there was one
+        if "written" not in state:  # in states saved by older versions
             state["written"] = p.detach().clone(memory_format=torch.preserve_format)
         p.copy_(value)
     return changed
 
 
 def take_away(p: Tensor, state: State, group: dict[str, Any]) -> bool:
-    """Puts back what `show` replaced, unless p was changed since; returns whether it was."""
+    """Restores what `show` replaced, unless p was changed since; returns whether it was."""
     value = best_known(state, group) if state.get("shown") else state.get("written")
     changed = value is not None and differ(p, value)
     if state.get("shown") and not changed:
@@ -59,10 +59,10 @@ def take_away(p: Tensor, state: State, group: dict[str, Any]) -> bool:
 
 
 def differ(one: Tensor, other: Tensor) -> bool:
-    """Whether some entry of two tensors that lie alike is not the same; waits for a GPU.
+    """Whether two tensors of the same layout differ; synchronises with a GPU.
 
-    `other` is compared as `one` would hold it: a model that was moved to another device or type
-    since has not been changed. All processes that hold a part of them must ask.
+    `other` is converted to the device and type of `one` first: moving a model is no change. All
+    processes that hold a part of the tensors must call this.
     """
     part = local(one.detach())
     count = (part != local(other).to(part)).sum()
@@ -72,28 +72,30 @@ def differ(one: Tensor, other: Tensor) -> bool:
 
 
 class EvalMode(Optimizer):
-    """An optimizer with a mode, `train_mode` of its groups, in which the weights to evaluate stand.
+    """An optimizer with an eval mode, in which the model holds the weights to evaluate.
 
-    The names are those of schedule-free optimizers, which other people's loops call.
+    The groups' `train_mode` stores the mode. The method names are those of schedule-free
+    optimizers, which existing training loops call.
     """
 
     _versions: "Versions"  # noted after each step
 
     @torch.no_grad()
     def eval(self) -> None:
-        """Puts the weights to evaluate in place, until `train()`; a second call changes nothing.
+        """Puts the weights to evaluate into the model until `train()`.
 
-        With `average` these are the mean of the committed weights, else the committed weights
-        themselves; a tensor that was changed since the last step, loaded say, stays as it is. The
-        running statistics of batch normalisation are those of the weights trained with.
+        With `average` these are the mean of the committed weights, else the committed weights. A
+        tensor that was changed since the last step, by loading for example, stays as it is. The
+        running statistics of batch normalisation stay those of the training weights. A second call
+        changes nothing.
         """
         self._switch(show, train_mode=False)
 
     @torch.no_grad()
     def train(self) -> None:
-        """Puts the weights back that are trained; a second call changes nothing.
+        """Puts the training weights back into the model; a second call changes nothing.
 
-        A tensor that was changed since `eval()` stays as it is: training goes on from there.
+        A tensor that was changed since `eval()` stays as it is: training continues from it.
         """
         self._switch(take_away, train_mode=True)
 
@@ -107,7 +109,7 @@ class EvalMode(Optimizer):
 
     @contextmanager
     def committed(self) -> Iterator[None]:
-        """Eval mode inside the `with`, and the mode of before after it."""
+        """Eval mode inside the `with` block; the previous mode afterwards."""
         before = self.param_groups[0]["train_mode"]
         self.eval()
         try:
@@ -117,7 +119,7 @@ class EvalMode(Optimizer):
                 self.train()
 
     def check_train_mode(self) -> None:
-        """Raises RuntimeError in eval mode, where no step can be taken."""
+        """Raises RuntimeError in eval mode, in which no step can be taken."""
         if not self.param_groups[0]["train_mode"]:
             raise RuntimeError(
                 "step() in eval mode, where gradients are not those of the weights that are"
@@ -126,26 +128,26 @@ class EvalMode(Optimizer):
 
 
 class Versions:
-    """Tells which tensors may have been changed since they were noted, without looking at them.
+    """Detects which tensors may have changed since they were noted, without reading their values.
 
-    In-place operations and rebinding of `.data` are seen, writes through `.data` are not: layers
-    use those to keep weights in bounds, which is no change of what is trained. Who compares values
-    and sees such a write says `forget`.
+    It detects in-place operations and rebinding of `.data`, but not writes through `.data`: layers
+    clip weights that way, which does not count as a change. Code that compares values and finds
+    such a write calls `forget`.
     """
 
     def __init__(self) -> None:
         self._noted: dict[Tensor, tuple[int, ...]] = {}
 
     def note(self, params: Iterable[Tensor]) -> None:
-        """Takes these tensors as they are."""
+        """Records the tensors' current versions."""
         self._noted.update((p, _version(p)) for p in params)
 
     def forget(self, p: Tensor) -> None:
-        """Takes this one to be changed."""
+        """Marks a tensor as changed."""
         self._noted.pop(p, None)
 
     def changed(self, p: Tensor) -> bool:
-        """Whether it may differ from what was noted; true of a tensor never noted."""
+        """Whether a tensor may have changed since it was noted; true if it never was."""
         return self._noted.get(p) != _version(p)
 
 

@@ -1,4 +1,4 @@
-"""How many gates a tensor stacks: nn.LSTM keeps 4 matrices in one tensor, nn.GRU 3."""
+"""Number of gates stacked in a tensor: nn.LSTM keeps 4 matrices in one tensor, nn.GRU 3."""
 
 import re
 from functools import lru_cache
@@ -10,21 +10,21 @@ NAME = re.compile(
 )  # of nn.LSTM, nn.GRU, their cells
 
 
-@lru_cache(maxsize=64)  # asked at every step, with the same shapes
+@lru_cache(maxsize=64)  # called at every step with the same shapes
 def count_gates(
     shapes: tuple[Size, ...], gates: int | str, names: tuple[str, ...] = ()
 ) -> tuple[int, ...]:
-    """Gates stacked along the first dimension of each tensor.
+    """Number of gates stacked along the first dimension of each tensor.
 
-    A layer of nn.LSTM or nn.GRU (or of their cells) registers input weights (gH, d), recurrent
-    weights (gH, H) and two biases (gH) in a row, g = 4 or 3. With gates="auto" a layer is
-    recognised by its names, as long as its recurrent weights are among the tensors, or without
-    names by that run of shapes; anything else counts 1. Layers without biases or names, and with
-    `proj_size`, are not recognised: put them in a parameter group with `gates=4`.
+    A layer of nn.LSTM or nn.GRU (or of their cells) registers four consecutive tensors: input
+    weights (gH, d), recurrent weights (gH, H) and two biases (gH), g = 4 or 3. gates="auto"
+    recognises a layer by its names, if its recurrent weights are among the tensors, or without
+    names by these consecutive shapes; any other tensor has 1. Layers with neither biases nor names,
+    and layers with `proj_size`, are not recognised: put them in a parameter group with `gates=4`.
 
     Args:
         shapes: shapes of a parameter group's tensors, in order.
-        gates: "auto", or one number for every tensor whose rows it divides.
+        gates: "auto", or one number for every tensor whose row count it divides.
         names: the tensors' names, or none.
 
     Returns:

@@ -1,8 +1,8 @@
 """One inner step of Frank-Wolfe on a parameter group: oracle input, vertex, displacement, probe.
 
-The equations and the paper's letters are in frank_wolfe.py, the vertices in linear_minimization.py.
-Here they meet the tensors: foreach operations over all tensors of a group, views of the single
-gates where a tensor stacks several, and vertex 0 for a tensor without a gradient.
+optimizer.py has the equations and the paper's letters, lmo.py the vertices. This file applies them
+to tensors: foreach operations over all tensors of a group, views of the gates where a tensor stacks
+several, and vertex 0 for a tensor without a gradient.
 """
 
 import math
@@ -22,8 +22,8 @@ from rnnopt.optimizers.frank_wolfe.lmo import (
     vertices,
 )
 
-LARGEST = math.log(16)  # of a tensor's adapted radius, and its inverse the smallest
-# State that is kept in float32 at least, whatever the weights are.
+LARGEST = math.log(16)  # bound of |log ρ|, ρ the factor of a tensor's adapted radius
+# State that is kept in at least float32, whatever the weights' type.
 WIDE = frozenset(("average", "vertex_buffer", "log_radius", "unsent", "outer"))
 
 
@@ -32,8 +32,8 @@ class Search:
 
     Args:
         group: the parameter group.
-        params: its tensors that have a gradient, or of which other processes may have one.
-        states: the optimizer's state of each.
+        params: its tensors with a gradient, here or possibly in another process.
+        states: the optimizer's state of each tensor.
     """
 
     def __init__(self, group: dict[str, Any], params: list[Tensor], states: list[dict[str, Any]]):
@@ -46,13 +46,13 @@ class Search:
         self.direction: list[Tensor] = []  # of the outer step, in radii
 
     def start(self) -> None:
-        """At the first inner step: fixes the radius and the anchor. Notes who has a gradient."""
+        """Fixes radius and anchor at the first inner step; records which tensors have gradients."""
         group, states = self.group, self.states
         first = group["inner_step"] == 0
         if first:
             group["probe_radius"] = radius_in_force(group)
         if group["inner_steps"] == 1:
-            self.displacements = [torch.empty_like(p) for p in self.params]  # set at once
+            self.displacements = [torch.empty_like(p) for p in self.params]  # set below
         else:
             self.displacements = [state["displacement"] for state in states]
             if first and states:
@@ -62,10 +62,9 @@ class Search:
             state["at_rest"] = False
 
     def adopt(self, indices: Sequence[int]) -> None:
-        """Takes over what somebody else has written into these tensors since the last step.
+        """Adopts values written into these tensors from outside since the last step.
 
-        The entries that were changed, found without waiting for them, begin their mean and their
-        cycle anew.
+        Changed entries restart their mean and their cycle. No host synchronisation is needed.
         """
         for i in indices:
             p, state = self.params[i], self.states[i]
@@ -82,11 +81,11 @@ class Search:
             torch._foreach_copy_([copy for copy, _ in noted], [p for _, p in noted])
 
     def joint(self, indices: Sequence[int]) -> Joint | None:
-        """How numbers of these tensors come about, if processes hold parts of them."""
+        """How to combine numbers of these tensors if processes hold parts of them."""
         return None
 
     def has_direction(self) -> bool:
-        """Whether some gradient has an entry that is not zero."""
+        """Whether some gradient has a non-zero entry."""
         indices, gradients = self._with_gradients()
         return bool(indices) and any(_present(gradients, self.joint(indices)))
 
@@ -95,12 +94,12 @@ class Search:
         return torch._foreach_neg([self.direction[i] for i in indices])
 
     def _with_gradients(self) -> tuple[list[int], Tensors]:
-        """Which tensors have a gradient, and these."""
+        """Indices of the tensors with a gradient, and the gradients."""
         indices = [i for i, g in enumerate(self.gradients) if g is not None]
         return indices, [g for g in self.gradients if g is not None]
 
     def oracle_input(self) -> tuple[list[int], Tensors]:
-        """Which tensors have a gradient, and what the oracle sees of each."""
+        """Indices of the tensors with a gradient, and the oracle's input for each."""
         group = self.group
         indices, gradients = self._with_gradients()
         if not indices:
@@ -118,7 +117,7 @@ class Search:
                 gradients = units if group["normalize"] else gradients
             averages: Tensors = [self.states[i]["momentum_buffer"] for i in indices]
             torch._foreach_lerp_(averages, gradients, 1 - group["momentum"])
-            # A zero gradient moves nothing, although the oracle sees an average that is not zero.
+            # A zero gradient moves nothing, even where its average is not zero.
             present = _present(gradients, joint)
             if group["nesterov"] and not group["vertex_momentum"]:
                 averages = torch._foreach_lerp(gradients, averages, group["momentum"])
@@ -141,7 +140,7 @@ class Search:
             self.states[i]["log_radius"].add_(change).clamp_(-LARGEST, LARGEST)
 
     def adapted(self, indices: list[int]) -> Tensors | None:
-        """What each tensor's radius is multiplied by, or None for 1."""
+        """Factor of each tensor's radius, or None for 1."""
         group = self.group
         if not (indices and group["adapt"] and group["momentum"]):
             return None
@@ -154,7 +153,7 @@ class Search:
         self.average_in(missing, [torch.zeros_like(d) for d in missing])
 
     def leave_alone(self, p: Tensor, state: dict[str, Any]) -> None:
-        """A tensor without a gradient stays where it is, and its mean begins anew there."""
+        """Leaves a tensor without a gradient in place and restarts its mean there."""
         _rest(p, state)
         if "displacement" in state:
             if self.group["inner_step"] == 0:
@@ -162,7 +161,7 @@ class Search:
             self.average_in([state["displacement"]], [torch.zeros_like(p)])
 
     def leave_unmoved(self) -> None:
-        """The same at a commit, for tensors of which no process had a gradient in this cycle."""
+        """The same at a commit, for tensors that had no gradient in any process in this cycle."""
         for p, state in zip(self.params, self.states, strict=True):
             if not state["has_gradient"]:
                 _rest(p, state)
@@ -192,7 +191,7 @@ class Search:
             torch._foreach_copy_(self.params, [state["anchor"] for state in self.states])
 
     def with_gradient(self) -> list[int]:
-        """The tensors that had a gradient at some inner step of this cycle."""
+        """Indices of the tensors that had a gradient in this cycle."""
         return [i for i, state in enumerate(self.states) if state["has_gradient"]]
 
     def decay_weights(self) -> None:
@@ -203,7 +202,7 @@ class Search:
                 p.mul_(1 - float(group["lr"]) * group["weight_decay"])
 
     def find_direction(self) -> None:
-        """The mean of this and earlier commits' displacements, or this one itself."""
+        """Sets the direction: the mean of the commits' displacements, or this commit's alone."""
         group, indices = self.group, self.with_gradient()
         self.direction, beta = self.displacements, group["vertex_momentum"]
         if not beta or not indices:
@@ -215,7 +214,7 @@ class Search:
         moves = torch._foreach_mul(means, 1 / (1 - beta ** group["commits"]))
         if group["nesterov"]:
             torch._foreach_lerp_(moves, new, 1 - beta)
-        # A zero gradient moves nothing, although the mean is not zero.
+        # A zero gradient moves nothing, even where the mean is not zero.
         torch._foreach_mul_(moves, _present(new, self.joint(indices)))
         self.direction = list(self.displacements)
         for i, move in zip(indices, moves, strict=True):
@@ -247,7 +246,7 @@ class Search:
             )
 
     def balls(self, indices: list[int], sources: Tensors) -> Balls:
-        """The balls of the tensors that have a gradient, from what the oracle sees of them."""
+        """The balls of the tensors with a gradient, from the oracle's input."""
         targets = [self.displacements[i] for i in indices]
         gates = self.count_gates(indices)
         if all(count == 1 for count in gates):
@@ -274,7 +273,7 @@ class Search:
 
 
 def _rest(p: Tensor, state: dict[str, Any]) -> None:
-    """Notes that a tensor is left alone."""
+    """Records that the step left a tensor alone."""
     if not rests(state):
         state["at_rest"], state["has_gradient"] = True, False
         for name in ("average", "written"):
@@ -296,11 +295,11 @@ def rests(state: dict[str, Any]) -> bool:
 
 
 def create_state(p: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
-    """Adds to `state` what a tensor with a gradient needs and does not have."""
+    """Adds the missing entries to the state of a tensor."""
     if p.grad is not None and p.grad.is_sparse:
         raise ValueError("FrankWolfe needs dense gradients, got a sparse one.")
     if not state:
-        state["has_gradient"] = False  # in this cycle
+        state["has_gradient"] = False  # whether it had a gradient in this cycle
         state["at_rest"] = False  # whether the last step left it alone
         state["shown"] = False  # see eval_weights
         state["outer"] = {}
@@ -324,7 +323,7 @@ def create_state(p: Tensor, state: dict[str, Any], group: dict[str, Any]) -> Non
 
 
 def move_displacements(searches: list[Search]) -> None:
-    """displacement ← its average with the newest vertex, in every group."""
+    """Displacement ← its average with the newest vertex, in every group."""
     for search in searches:
         search.forget_missing()
     if searches[0].group["ball"] == "global":
@@ -346,7 +345,7 @@ def move_displacements(searches: list[Search]) -> None:
 
 
 def _move_in_global_ball(searches: list[Search]) -> None:
-    """As above with one ball for all tensors, whose semi-axes are the groups' radii."""
+    """The same with one ball for all tensors, whose semi-axes are the groups' radii."""
     group = searches[0].group
     each = [search.balls(*search.oracle_input()) for search in searches]
     every = together(each)
@@ -363,13 +362,13 @@ def _move_in_global_ball(searches: list[Search]) -> None:
     new = every.cut(
         global_vertices(every.sources, group["norm"], radii, group["spectral"], every.joint)
     )
-    # The displacement is kept in radii, so the vertex is too: r_i z_i becomes z_i.
+    # Displacements are stored in radii, so the vertex is too: r_i z_i becomes z_i.
     torch._foreach_mul_(new, [size / r if r > 0 else 0.0 for r in radii])
     searches[0].average_in(every.targets, new)
 
 
 def radius_in_force(group: dict[str, Any]) -> float:
-    """The radius in force: fixed, or tied to the learning rate. A group at lr = 0 stays put."""
+    """The current radius, fixed or tied to the learning rate; 0 for a group with lr = 0."""
     if group["radius"] is not None and float(group["lr"]) > 0:
         return float(group["radius"])
     return group["radius_scale"] * float(group["lr"])

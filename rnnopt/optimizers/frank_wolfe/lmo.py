@@ -19,8 +19,8 @@ Algorithm", ICPR 2020, https://arxiv.org/abs/2010.05397, section III. Departures
 1. Its Eq. 5 prints the exponent p/q with ‖s‖_q = δ, which is the oracle of the dual ball. The
    exponent here is q/p = 1/(p-1) with ‖s‖_p = δ, from equality in Hölder's inequality. Both agree
    at p = 2.
-2. The spectral ball is not in the paper. `polar_express` is the default way to U Vᵀ; see there for
-   how near the sphere it ends.
+2. The spectral ball is not in the paper. `polar_express` is the default way to compute U Vᵀ; its
+   docstring states how close to the sphere it ends.
 """
 
 import math
@@ -35,13 +35,13 @@ Norm = float | str  # a float p ≥ 1 (math.inf included) or "spectral"
 
 
 class Joint(Protocol):
-    """How the numbers of tensors come about of which each process holds a part; see shards.py."""
+    """Combines numbers of tensors of which each process holds a part; see sharding.py."""
 
     def join(self, numbers: Tensors, order: float) -> Tensors:
-        """The norms of the tensors from those of the parts."""
+        """Norms of the tensors from the norms of the parts."""
 
     def first(self, sizes: Tensors) -> list[Tensor]:
-        """1.0 for each tensor whose largest entry is here, from the largest ones of the parts."""
+        """1.0 for each tensor whose largest entry is in this process, else 0.0."""
 
 
 # Quintic coefficients (a, b, c) of p(x) = a x + b x³ + c x⁵, from Amsel, Persson, Musco and Gower,
@@ -67,21 +67,21 @@ def check_norm(norm: Norm) -> None:
 
 
 def is_matrix(tensor: Tensor) -> bool:
-    """Whether the spectral ball sees a matrix; convolution kernels are flattened to one."""
+    """Whether the spectral ball applies; convolution kernels are flattened to matrices."""
     return tensor.ndim >= 2
 
 
 def ball_scale(tensor: Tensor, norm: Norm, scale: str) -> float:
-    """Norm of the ball's surface when its radius is 1, in the unit that `scale` names.
+    """Norm of the points on a ball's surface when its radius is 1 in the unit of `scale`.
 
     Args:
         tensor: any tensor of the shape in question.
         norm: as in `vertices`.
-        scale: "norm", the radius is the norm itself (the paper); or "entry", the radius is the size
-            of a typical entry: the ball touches the tensor of all ones, n^{1/p}, and a spectral
-            vertex r √max(rows, columns) U Vᵀ has root-mean-square entry r, as r √n g/‖g‖₂ has; or
-            "muon", for the spectral norm, r √max(1, rows/columns) U Vᵀ as in Muon's first code, so
-            that input weights move further than square ones; vectors as for "norm".
+        scale: "norm", the radius is the norm itself (the paper). "entry", the radius is the size of
+            a typical entry: the ball touches the tensor of all ones, n^{1/p}, and a spectral vertex
+            r √max(rows, columns) U Vᵀ has root-mean-square entry r, like r √n g/‖g‖₂. "muon", for
+            the spectral norm, r √max(1, rows/columns) U Vᵀ as in Muon's first code, so that input
+            weights move further than square ones; vectors as for "norm".
     """
     if scale == "norm":
         return 1.0
@@ -105,14 +105,14 @@ def vertices(
     spectral: str = "polar-express",
     joint: Joint | None = None,
 ) -> Tensors:
-    """One vertex per tensor, each tensor with a ball of its own.
+    """One vertex per tensor; each tensor has its own ball.
 
     Args:
         gradients: tensors of any shape, device and floating dtype; not written to.
         norm: p ≥ 1, inf or "spectral".
         radii: radius of each tensor's ball, ≥ 0.
-        spectral: how U Vᵀ is found: "polar-express", "svd" (exact) or "newton-schulz" (Muon's).
-        joint: where the tensors are parts of larger ones; not for the spectral norm.
+        spectral: method for U Vᵀ: "polar-express", "svd" (exact) or "newton-schulz" (Muon's).
+        joint: given where the tensors are parts of larger ones; not for the spectral norm.
 
     Returns:
         New tensors s_i = argmin_{‖s‖ ≤ radii_i} ⟨s, gradients_i⟩.
@@ -158,7 +158,7 @@ def global_vertices(
     """The vertex of one ball around all tensors together, Σ_i ‖s_i / radii_i‖_p^p ≤ 1.
 
     With equal radii r this is ‖(s_1, s_2, …)‖_p ≤ r. For p = ∞ and for the spectral norm (the
-    largest of all singular values) it is the same as a ball a tensor.
+    largest of all singular values) it is the same as one ball per tensor.
 
     Args:
         gradients, norm, spectral, joint: as in `vertices`.
@@ -168,7 +168,7 @@ def global_vertices(
         return vertices(gradients, norm, radii, spectral, joint)
     if not gradients:
         return []
-    # s_i = r_i z_i, z the unit vertex at (r_i g_i); dividing the r_i by the largest is scale-free.
+    # s_i = r_i z_i, z the unit vertex at (r_i g_i); dividing all r_i by the largest leaves z.
     largest_radius = max(radii) or 1.0
     weighted = torch._foreach_mul(gradients, [r / largest_radius for r in radii])
     results = torch._foreach_abs(weighted)
@@ -198,11 +198,11 @@ def global_vertices(
 def polar_express(matrices: Tensor) -> Tensor:
     """U Vᵀ of each matrix by matrix products alone, with singular values never above 1.
 
-    Six minimax quintics lift every singular value of G/‖G‖_F that is ≥ 1e-3 to within 1 % of 1; two
+    Six minimax quintics lift every singular value of G/‖G‖_F that is ≥ 1e-3 to within 1 % of 1. Two
     classical steps x (3 - x²)/2, which map [0, √3] into [0, 1], then take those to 1 - 1e-7 and
-    bring any overshoot back into the ball. Smaller singular values end below 1: they add little to
-    ⟨s, g⟩, so the point found is a near-optimal, always feasible vertex. Half precision is computed
-    in float32.
+    bring any overshoot back into the ball. Smaller singular values end below 1, but they add little
+    to ⟨s, g⟩: the point is always in the ball and nearly optimal. Half precision is computed in
+    float32.
 
     Args:
         matrices: (count, rows, columns).
@@ -241,9 +241,9 @@ def muon_newton_schulz(matrices: Tensor) -> Tensor:
 def svd_polar(matrices: Tensor) -> Tensor:
     """U Vᵀ over the non-zero singular values, exactly; non-finite matrices become NaN.
 
-    Those below max(rows, columns) times the largest one's rounding count as zero, so that no
-    direction of the null space enters. Rows and columns of zeros stay so to the bit, which the
-    rounding in U and V would not leave them.
+    Singular values below max(rows, columns) times the rounding of the largest count as zero, so
+    that no direction of the null space enters. Rows and columns of zeros stay exactly zero, in
+    spite of the rounding in U and V.
 
     Args:
         matrices: (count, rows, columns).
@@ -269,7 +269,7 @@ SPECTRAL_METHODS = {
 
 
 def _spectral_vertices(gradients: Tensors, radii: Sequence[float], method: str) -> Tensors:
-    """Matrices of one shape are orthogonalised as one batch; vectors and scalars use p = 2."""
+    """Orthogonalises matrices of one shape as one batch; vectors and scalars use p = 2."""
     results = list(gradients)
     by_shape: dict[tuple, list[int]] = {}
     others = []
@@ -291,7 +291,7 @@ def _spectral_vertices(gradients: Tensors, radii: Sequence[float], method: str) 
 def _euclidean_vertices(
     gradients: Tensors, radii: Sequence[float], joint: Joint | None = None
 ) -> Tensors:
-    """-r g/‖g‖₂. The norm is in float64, where the square of no float32 gradient underflows."""
+    """-r g/‖g‖₂, with the norm in float64, in which squares of float32 do not underflow."""
     if not gradients:
         return []
     norms = _divisors(_norms(gradients, 2, joint))
@@ -301,7 +301,7 @@ def _euclidean_vertices(
 
 
 def _divide_by_frobenius(matrices: Tensor) -> Tensor:
-    """Each matrix over its Frobenius norm; zero matrices stay zero, tiny ones do not underflow."""
+    """Each matrix divided by its Frobenius norm; zeros stay zero, tiny ones do not underflow."""
     for order in (torch.inf, 2):
         size = torch.linalg.vector_norm(matrices, order, dim=(-2, -1), keepdim=True)
         matrices = matrices / torch.where(size == 0, 1.0, size)
@@ -327,7 +327,7 @@ def _signs(gradients: Tensors) -> Tensors:
 
 
 def _wide(tensor: Tensor) -> torch.dtype:
-    """The dtype in which squares are summed; MPS has no float64."""
+    """The dtype for sums of squares; MPS has no float64."""
     return torch.float32 if tensor.device.type == "mps" else torch.float64
 
 
@@ -337,13 +337,13 @@ def _norms(tensors: Tensors, order: float, joint: Joint | None = None) -> Tensor
 
 
 def _maxima(sizes: Tensors, joint: Joint | None = None) -> Tensors:
-    """The largest entry of each tensor of non-negative entries; 0 for an empty one."""
+    """Largest entry of each tensor with non-negative entries; 0 for an empty tensor."""
     maxima = [t.amax() if t.numel() else t.sum() for t in sizes]
     return maxima if joint is None else joint.join(maxima, math.inf)
 
 
 def _divisors(norms: Tensors) -> Tensors:
-    """New norms with 1 in place of 0, so that a zero gradient divides to a zero vertex."""
+    """The norms with 1 in place of 0, so that a zero gradient gives a zero vertex."""
     if len({n.device for n in norms}) > 1:
         return [torch.where(n == 0, 1.0, n) for n in norms]
     stacked = torch.stack(list(norms))

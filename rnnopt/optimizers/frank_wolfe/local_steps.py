@@ -1,10 +1,10 @@
-"""What FrankWolfe(communicate="commit") sends: each process's displacement, for their mean.
+"""Communication of FrankWolfe(communicate="commit"): the mean of the processes' displacements.
 
-Compressed displacements are sent with what rounding lost of earlier ones and of their means, which
-may lie outside of the ball; so the mean is shrunk to the mean of the processes' own norms, where it
-is longer, and is a point of the ball again. What that cuts off is not sent later: it could pile up.
-With `overlap` the mean arrives while the next cycle's gradients are computed, and the weights move
-by it one commit later.
+A compressed displacement includes the rounding errors of earlier displacements and of their means
+(error feedback), so the mean may lie outside of the ball. A mean longer than the mean of the
+processes' norms is shrunk to that length and so lies in the ball again. The part cut off is not
+sent later: it could pile up. With `overlap` the mean arrives while the next cycle's gradients are
+computed, and the weights move by it one commit later.
 """
 
 from functools import reduce
@@ -29,7 +29,7 @@ from rnnopt.optimizers.frank_wolfe.inner_loop import Search
 from rnnopt.optimizers.frank_wolfe.lmo import Norm, is_matrix
 from rnnopt.optimizers.sharding import groups_of, is_sharded
 
-MOST = 128  # processes that may send bytes; from 254 on what rounding loses could pile up
+MOST = 128  # processes with "int8"; from 254 on rounding errors could pile up
 
 
 class CommitExchange:
@@ -37,10 +37,10 @@ class CommitExchange:
 
     Args:
         compression: "none", "int8" or "sign".
-        overlap: hand out the mean of the commit before.
+        overlap: return the mean of the previous commit.
 
     Raises:
-        ValueError: for options that do not go together.
+        ValueError: options that exclude each other.
     """
 
     def __init__(self, compression: str = "none", overlap: bool = False):
@@ -54,7 +54,7 @@ class CommitExchange:
         self._under_way: tuple[Any, Tensor, list[dict[str, Any]]] | None = None
 
     def check(self, group: dict[str, Any], communicate: str, process_group: Group) -> None:
-        """Raises ValueError for options, or tensors, of a param group that do not go together."""
+        """Raises ValueError if options or tensors of a parameter group exclude each other."""
         if communicate not in ("gradient", "commit"):
             raise ValueError(
                 f'communicate must be "gradient" or "commit", got communicate={communicate!r}.'
@@ -62,7 +62,7 @@ class CommitExchange:
         if communicate == "gradient" and (self.compression != "none" or self.overlap):
             raise ValueError('compression and overlap need communicate="commit".')
         for p in group["params"]:
-            groups_of(p)  # raises for placements that cannot be trained
+            groups_of(p)  # raises for unsupported placements
         if self.compression != "none" and any(map(is_sharded, group["params"])):
             raise ValueError("compression needs plain tensors, got a DTensor.")
         if self.compression != "none" and group["ball"] == "global":
@@ -72,21 +72,21 @@ class CommitExchange:
 
     @staticmethod
     def check_parts(group: dict[str, Any], process_group: Group) -> None:
-        """Raises ValueError where different parts of tensors would be averaged.
+        """Raises ValueError if different parts of tensors would be averaged.
 
-        Also before every step: a copy of the optimizer has no process group.
+        Called before every step too: a copy of the optimizer has no process group.
         """
         if process_group is None and any(map(is_sharded, group["params"])):
             raise ValueError(
                 'DTensor parameters with communicate="commit" need the process_group of those'
-                " processes that hold the same parts, got process_group=None: a copy of an"
-                " optimizer needs it anew, optimizer.process_group = …"
+                " processes that hold the same parts, got process_group=None: set it again in a"
+                " copy of an optimizer, optimizer.process_group = …"
             )
 
     def average(self, searches: list[Search], group: Group) -> None:
-        """Every displacement ← its mean over the processes; without a gradient it counts as 0.
+        """Displacements ← their means over the processes; without a gradient one counts as 0.
 
-        A tensor had a gradient if it had one in some process.
+        A tensor counts as having a gradient if it had one in any process.
         """
         self.group = group
         displacements = [d for search in searches for d in search.displacements]
@@ -121,7 +121,7 @@ class CommitExchange:
     def _compressed(
         self, displacements: list[Tensor], states: list[Any], had: Tensor, norms: Tensor
     ) -> list[Tensor]:
-        """Means of displacements, of who had a gradient and of norms; renews what was lost."""
+        """Means of displacements, gradient flags and norms; updates the rounding errors."""
         sizes = [d.numel() for d in displacements]
         vector = torch.cat([d.flatten().float() for d in displacements])
         lost = [state["unsent"] for state in states]
@@ -141,11 +141,11 @@ class CommitExchange:
         return [*parts, *(other.mean(0) for other in others)]
 
     def _mean(self, codes: Tensor, scales: Tensor, sizes: list[int]) -> tuple[Tensor, Tensor]:
-        """The mean of all processes' vectors: each averages a chunk, and sends it to all.
+        """The mean of all processes' vectors: each process averages a chunk and sends it to all.
 
         Returns:
-            The mean (size,), and what this process is to send with its next vector (size,): what
-            rounding lost of its chunk, as often as there are processes to divide it by.
+            The mean (size,), and the error to add to this process's next vector (size,): the
+            rounding error of its chunk times the number of processes, by which the mean divides.
         """
         count, place = processes(self.group), torch.distributed.get_rank(self.group)
         chunk, size = chunk_size(len(codes), count), len(codes)
@@ -171,7 +171,7 @@ class CommitExchange:
     # -- one commit late ---------------------------------------------------------------------------
 
     def _swap(self, displacements: list[Tensor], states: list[Any], had: Tensor) -> None:
-        """Sends these displacements and hands out the mean of those before; first of all zero."""
+        """Sends these displacements and returns the previous mean, zero at the first commit."""
         self.settle()
         dtype = reduce(torch.promote_types, {d.dtype for d in displacements}, torch.float32)
         bucket = torch.cat([*(d.flatten().to(dtype) for d in displacements), had.to(dtype)])
@@ -183,7 +183,7 @@ class CommitExchange:
         self._under_way = work, bucket, states
 
     def settle(self) -> None:
-        """Waits for a mean that is under way, and keeps it in the state."""
+        """Waits for a pending mean and stores it in the state."""
         if self._under_way is None:
             return
         work, bucket, states = self._under_way
@@ -195,7 +195,7 @@ class CommitExchange:
         self._under_way = None
 
     def create_state(self, p: Tensor, state: dict[str, Any]) -> None:
-        """Adds to a tensor's state what is kept from one commit to the next."""
+        """Adds the entries that a tensor keeps between commits."""
         if self.compression != "none" and "unsent" not in state:
             state["unsent"] = torch.zeros_like(p, dtype=torch.float32)
         if self.overlap and "pending" not in state:
@@ -204,16 +204,16 @@ class CommitExchange:
 
 
 def balls_of(search: Search) -> list[Tensor]:
-    """Views of the displacements, one a ball."""
+    """Views of the displacements, one per ball."""
     every = list(range(len(search.params)))
     return search.balls(every, search.displacements).targets
 
 
 def norm_of(ball: Tensor, search: Search) -> Tensor:
-    """A displacement's norm, in which its ball is one."""
+    """A displacement's norm, the one that defines its ball."""
     norm: Norm = search.group["norm"]
     if norm == "spectral" and is_matrix(ball) and ball.numel():
-        finite = ball.float().nan_to_num(0.0, 0.0, 0.0)  # the decomposition refuses others
+        finite = ball.float().nan_to_num(0.0, 0.0, 0.0)  # the SVD needs finite entries
         return torch.linalg.matrix_norm(finite.flatten(1), 2)
     if not ball.numel():
         return ball.float().sum()
@@ -221,7 +221,7 @@ def norm_of(ball: Tensor, search: Search) -> Tensor:
 
 
 def shrink(searches: list[Search], limits: Tensor) -> None:
-    """Makes each ball's displacement no longer than its limit."""
+    """Shortens each ball's displacement to its limit."""
     pairs = [(ball, search) for search in searches for ball in balls_of(search)]
     for (ball, search), limit in zip(pairs, limits, strict=True):
         size = norm_of(ball, search)

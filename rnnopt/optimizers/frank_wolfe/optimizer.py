@@ -1,9 +1,9 @@
-"""Frank-Wolfe RNN optimizer: search a small ball around the weights, step towards what was found.
+"""Frank-Wolfe RNN optimizer: search a small ball around the weights, step to the point found.
 
 At weights ω the local problem is  min F(ω + Δω) over ‖Δω‖_p ≤ δ.  From Δω_0 = 0, for k = 1 … K:
 
     g_k  = ∇F_k(ω + Δω_{k-1})                  one minibatch gradient
-    s_k  = argmin_{‖s‖_p ≤ δ} ⟨s, g_k⟩           the vertex, see linear_minimization.py
+    s_k  = argmin_{‖s‖_p ≤ δ} ⟨s, g_k⟩           the vertex, see lmo.py
     Δω_k = (1 - 1/k) Δω_{k-1} + (1/k) s_k        so Δω_K is the mean of the K vertices
 
 and then ω ← ω + η Δω_K, or a step of another optimizer (Adam in the paper's experiments) whose
@@ -20,14 +20,15 @@ point ω + Δω_k, inside the ball; the committed ω is kept in `anchor`.
 Yue, Li, Saligrama and Zhang, "RNN Training along Locally Optimal Trajectories via Frank-Wolfe
 Algorithm", ICPR 2020, https://arxiv.org/abs/2010.05397, Algorithm 1. Departures from the paper:
 
-1. The oracle's exponent is corrected (linear_minimization.py, departure 1).
-2. One ball a weight matrix, as in the authors' code, instead of one for the vector of all weights:
-   `ball`.
+1. The oracle's exponent is corrected (lmo.py, departure 1).
+2. Each weight matrix has its own ball, as in the authors' code, instead of one ball for the vector
+   of all weights (`ball`).
 3. The spectral norm, `momentum`, and the unit of the radius (`scale`) are ours.
 4. Weight decay, which the paper does not mention, is decoupled and part of the outer step.
-Every choice the paper leaves open is an option. The defaults are among those that learnt best at
-equal gradient evaluations (docs/experiment-log.md), not the paper's; PRESETS holds the paper's and
-its authors' code's: `FrankWolfe(params, lr=1e-3, **PRESETS["paper"])`.
+
+Every choice the paper leaves open is an option. The defaults are not the paper's: they are among
+the settings that learnt best at equal gradient evaluations (docs/experiment-log.md). PRESETS holds
+the settings of the paper and of its code: `FrankWolfe(params, lr=1e-3, **PRESETS["paper"])`.
 """
 
 from collections.abc import Callable
@@ -60,108 +61,108 @@ from rnnopt.optimizers.shared_options import StepOptions, check_keywords, settle
 
 
 class FrankWolfe(EvalMode):
-    """Steps along the mean of the ball vertices that `inner_steps` minibatches ask for.
+    """Steps along the mean of `inner_steps` ball vertices, one per minibatch gradient.
 
-    For any network, recurrent ones above all: the length of a step does not depend on the size of
-    the gradient, whether it vanished or exploded. Evaluate, save and export the model in eval mode,
-    after `optimizer.eval()` or inside `with optimizer.committed():`: the weights there are the mean
-    of the latest ones, better than any of them until the learning rate has decayed. Call
-    `optimizer.train()` before the next forward pass to train on. Weights that you load are the ones
-    evaluated and trained on. A checkpoint of model and optimizer resumes to the bit in either mode.
+    For any network, above all recurrent ones: the length of a step does not depend on the size of
+    the gradient, so vanished and exploded gradients do no harm. Let lr decay towards the end of
+    training, because the step length does not fall with the gradient.
 
-    Without a closure, `loss.backward(); optimizer.step()` is one inner step and every
-    `inner_steps`-th call commits. With a closure, one call goes on to the next commit; the closure
-    is called once per inner step and decides whether it draws a new minibatch. Between commits the
-    weights are a probe point.
+    Without a closure, `loss.backward(); optimizer.step()` is one inner step, and every
+    `inner_steps`-th call commits. With a closure, one call runs up to the next commit; it calls the
+    closure once per inner step, and the closure decides whether to draw a new minibatch. Between
+    commits the weights are a probe point.
 
-    Good to know: the length of a step does not fall with the gradient, so let lr decay towards the
-    end. A tensor without a gradient is left alone, at a commit too, and from then on shows its own
-    value. Weights whose lr reaches 0 between commits stay at the probe. Under GradScaler use no
-    closure. A tensor that is changed after every step, clamped say, is evaluated without the mean.
-    OneCycleLR cycles `momentum`, even from 0, unless told cycle_momentum=False.
+    Evaluate, save and export the model in eval mode: after `optimizer.eval()`, or inside
+    `with optimizer.committed():`. Eval mode shows the mean of the latest committed weights, which
+    is better than any of them until the learning rate has decayed. Call `optimizer.train()` before
+    the next forward pass of training. Weights that you load are evaluated and trained as loaded. A
+    checkpoint of model and optimizer resumes bit for bit in either mode.
 
-    With several processes and their mean gradient (DistributedDataParallel's), all take the steps
-    of one process on the whole batch. With communicate="commit" each searches with gradients of its
-    own (a model without DDP, or under `no_sync`), and the displacements are averaged at the commit:
-    a mean of points of the ball is one of its points, and 1/K as much is sent. Each process then
-    keeps momentum and radii of its own, and a checkpoint of its own.
+    A tensor without a gradient does not move, and eval mode shows its own value. Weights whose lr
+    reaches 0 between commits stay at the probe point. A tensor that is changed after every step,
+    clamped for example, is evaluated without the mean. Use no closure under GradScaler. OneCycleLR
+    cycles `momentum`, even from 0, unless cycle_momentum=False.
 
-    Options that all groups must share: inner_steps, ball="global" with its norm, outer.
+    With several processes and averaged gradients (DistributedDataParallel), every process takes the
+    steps that one process would take on the whole batch. With communicate="commit" each process
+    searches with its own gradients (a model without DDP, or under `no_sync`), and each commit
+    averages the displacements. Their mean lies in the ball too, and 1/K as much data is sent. Each
+    process then has its own momentum, radii and checkpoint.
+
+    All groups must share inner_steps, outer, and ball="global" with its norm.
 
     Args:
         params: tensors to train, (name, tensor) pairs, or torch parameter groups.
-        lr: learning rate. With outer="plain" the length of a step in the unit that `scale` names;
-            else the rate of the outer optimizer.
-        inner_steps: K, minibatch gradients spent on each step.
-        radius: radius of the ball in the unit of `scale`; None ties it to `radius_scale * lr`, so
-            that a learning-rate schedule shrinks the ball. Read at the first inner step.
-        norm: p ≥ 1, math.inf or "spectral" (matrices; vectors and scalars get p = 2).
-        ball: "gate", one ball a weight matrix, where the 3 or 4 gates stacked in one tensor of an
-            nn.GRU or nn.LSTM count as matrices of their own; "tensor", one ball a tensor as stored
-            (the spectral norm goes gate by gate even so); "global", one ball for all tensors.
+        lr: learning rate. With outer="plain" the length of a step in the unit of `scale`, else the
+            learning rate of the outer optimizer.
+        inner_steps: K, number of minibatch gradients per commit.
+        radius: radius of the ball in the unit of `scale`, read at the first inner step. None means
+            `radius_scale * lr`, so that a learning-rate schedule shrinks the ball.
+        norm: p ≥ 1, math.inf or "spectral" (matrices; vectors and scalars use p = 2).
+        ball: "gate", one ball per weight matrix, where each of the 3 or 4 gates stacked in a tensor
+            of nn.GRU or nn.LSTM is a matrix; "tensor", one ball per stored tensor (the spectral
+            norm still works gate by gate); "global", one ball for all tensors.
         outer: "adam", "plain", or a callable (groups, lr=…) → torch optimizer that takes the outer
-            steps, such as `functools.partial(torch.optim.SGD, momentum=0.9)`. Its state is saved
-            with ours; its options come from the callable.
-        weight_decay: λ; each commit shrinks the weights by lr λ of them, or λ times the weights are
-            added to each inner gradient, as `decoupled_weight_decay` says; 0 is off.
-        momentum: μ of the average m ← μ m + (1-μ) g that the oracle sees in place of g; 0 is off.
-        normalize: divide each tensor's gradient by its Euclidean norm before it enters m, so that a
-            rare large gradient counts no more than another; without momentum it changes nothing.
-        adapt: κ by which each tensor's radius follows its gradients, log ρ ← log ρ + κ cos(g, m),
-            m the average before this gradient, ρ in 1/16 … 16: it grows while gradients agree and
-            shrinks where steps overshoot. 0 is off; without momentum, and in a global ball, it
-            changes nothing.
-        vertex_momentum: β of the average D ← β D + (1-β) Δω_K over commits, along which the weights
-            move in place of Δω_K; 0 is off. D, divided by 1-β^t after t commits, is a mean of
-            vertices and so a point of the ball. Where minibatches agree it is as long as a vertex,
-            where they do not it is shorter. A tensor whose gradients begin later than its group's
-            begins with shorter steps.
-        nesterov: the weights move along β D + (1-β) Δω_K instead of D; without vertex_momentum the
-            oracle sees μ m + (1-μ) g instead of m; without either it changes nothing.
-        average: r of the mean of the committed weights, x ← x + (r+1)/(t+r) (ω - x), that
-            eval mode shows: commit t has a weight near t^r, so 0 is the plain mean and a greater r
-            forgets earlier ones. None is off. It needs twice as much memory as the weights, the
-            mean and what tells weights that were loaded.
-        scale: unit of the radius, and of lr with outer="plain": "norm", the norm itself, as in the
-            paper; "entry", the size of a typical entry, n^{1/p} norms, for the spectral norm
-            √max(rows, columns), so that one radius means the same for every norm and shape; "muon",
-            for the spectral norm alone, √max(1, rows/columns) and 1 for vectors, so that the
-            weights of few inputs move further than recurrent ones.
+            steps, such as `functools.partial(torch.optim.SGD, momentum=0.9)`. The callable sets its
+            options; its state is saved with this optimizer's.
+        weight_decay: λ. Each commit subtracts lr λ times the weights, or each inner gradient gets λ
+            times the weights added, see `decoupled_weight_decay`. 0 is off.
+        momentum: μ of the average m ← μ m + (1-μ) g that the oracle sees instead of g. 0 is off.
+        normalize: whether to divide each tensor's gradient by its Euclidean norm before it enters
+            m, so that a rare large gradient counts no more than others. No effect without momentum.
+        adapt: κ of log ρ ← log ρ + κ cos(g, m), with ρ in 1/16 … 16 the factor of each tensor's
+            radius and m the average before g. The radius grows while gradients agree and shrinks
+            where steps overshoot. 0 is off. No effect without momentum or in a global ball.
+        vertex_momentum: β of the average D ← β D + (1-β) Δω_K over commits; the weights move along
+            D / (1-β^t) at commit t, which is a mean of vertices and so a point of the ball. It is
+            as long as a vertex where minibatches agree, else shorter. 0 is off. A tensor whose
+            gradients begin later than its group's first takes shorter steps.
+        nesterov: whether the weights move along β D + (1-β) Δω_K instead of D; without
+            vertex_momentum, whether the oracle sees μ m + (1-μ) g instead of m. No effect without
+            either momentum.
+        average: r of the mean x ← x + (r+1)/(t+r) (ω - x) of the committed weights, shown in eval
+            mode. Commit t has a weight near t^r: 0 is the plain mean, a greater r forgets earlier
+            weights. None is off. It needs two copies of the weights: the mean, and one that detects
+            loaded weights.
+        scale: unit of the radius, and of lr with outer="plain". "norm", the norm itself, as in the
+            paper; "entry", the size of a typical entry, n^{1/p} norms (spectral norm: √max(rows,
+            columns)), so that one radius suits every norm and shape; "muon", for the spectral norm
+            alone, √max(1, rows/columns) and 1 for vectors, so that input weights move further than
+            recurrent ones.
         radius_scale: radius per lr when radius is None.
         eta: step length of outer="plain" in radii; None means lr/radius, a step of length lr.
         inner_weights: "uniform" 1/k, or "increasing" 2/(k+1), which favours later vertices.
-        inner_iterate: "paper", probe at anchor + displacement; "cumulative", every displacement is
-            added to the last probe, up to K radii from the anchor (the authors' code).
+        inner_iterate: "paper", probe at anchor + displacement; "cumulative" (the authors' code),
+            each displacement is added to the last probe, up to K radii from the anchor.
         decoupled_weight_decay: whether weight_decay shrinks the weights at each commit; false adds
             it to each inner gradient instead (L2).
         spectral: "polar-express" (default), "svd" (exact) or "newton-schulz" (Muon's, which may
             leave the ball by 20 %).
-        gates: gates stacked in each tensor of a group, or "auto" to recognise the tensors of
-            nn.LSTM and nn.GRU, and their cells: by their names where (name, tensor) pairs are
-            given, else by the shapes of four tensors in a row, which must then be in one group.
-        communicate: "gradient", which leaves it to whoever computes gradients, or "commit".
-        compression: what a commit sends: "none", the displacements as they are; "int8", a byte a
-            weight, for 128 processes or fewer; "sign", a bit a weight and process and a byte of
-            the mean, where an entry of 0 moves, too, to and fro. What rounding loses is sent with
-            the next commit. The mean stays in the ball; what it is shortened by is lost. Sent and
-            kept in float32, whatever the weights are.
-        overlap: a commit sends its displacements and moves by the mean of those sent before, which
-            has arrived in the meantime; the first commit moves nothing.
+        gates: number of gates stacked in each tensor of a group. "auto" recognises the tensors of
+            nn.LSTM, nn.GRU and their cells: by name if (name, tensor) pairs are given, else by the
+            shapes of four consecutive tensors, which must then be in one group.
+        communicate: "gradient", whoever computes gradients averages them, or "commit".
+        compression: what a commit sends. "none", the displacements; "int8", a byte per weight, for
+            at most 128 processes; "sign", a bit per weight and process and a byte of the mean,
+            where entries of 0 move to and fro. The next commit sends what rounding lost. The mean
+            is shortened to stay in the ball; that part is lost. Always float32.
+        overlap: whether a commit sends its displacements while it applies the mean of the previous
+            ones, which has arrived meanwhile. The first commit moves nothing.
         maximize: go up the gradient instead of down.
-        process_group: of communicate="commit"; None is torch.distributed's default group, where one
-            is up. A copy of the optimizer has None, until `process_group` is set anew.
+        process_group: processes of communicate="commit"; None is torch.distributed's default group,
+            if initialized. A copy of the optimizer has None until `process_group` is set again.
 
     Raises:
-        ValueError: for an option outside its range, complex tensors or sparse gradients.
+        ValueError: an option outside its range, a complex tensor or a sparse gradient.
 
     Example:
         >>> optimizer = FrankWolfe(model.parameters(), lr=1e-3)
         >>> loss = optimizer.step(closure)  # closure: next minibatch, zero_grad, backward
     """
 
-    communicate = "gradient"  # of copies made before there was a choice
+    communicate = "gradient"  # for copies made before this option existed
     compression, overlap = "none", False
-    process_group: Group = None  # of a copy, too: a group cannot be pickled
+    process_group: Group = None  # also in a copy: a group cannot be pickled
 
     def __init__(
         self,
@@ -197,7 +198,7 @@ class FrankWolfe(EvalMode):
     ):
         check_process_group(process_group)
         check_keywords("FrankWolfe", options)
-        self._exchange = CommitExchange(compression, overlap)  # the one of all groups to come
+        self._exchange = CommitExchange(compression, overlap)  # shared by all groups
         self.communicate, self.process_group = communicate, process_group
         self.compression, self.overlap = compression, overlap
         if not (callable(outer) or outer in ("adam", "plain")):
@@ -212,10 +213,10 @@ class FrankWolfe(EvalMode):
             inner_weights=inner_weights, inner_iterate=inner_iterate,
             decoupled_weight_decay=decoupled_weight_decay, spectral=spectral, gates=gates,
             maximize=maximize,
-            train_mode=True,  # whether the weights are those that are trained
+            train_mode=True,  # whether the model holds the training weights
             inner_step=0,  # inner gradients taken since the last commit
-            commits=0,  # those that moved the group's weights
-            probe_radius=0.0,  # radius in force since the first of them
+            commits=0,  # commits that moved the group's weights
+            probe_radius=0.0,  # radius of this cycle, fixed at its first inner step
             outer=outer if isinstance(outer, str) else "callable",
         )  # fmt: skip
         super().__init__(params, defaults)
@@ -223,7 +224,7 @@ class FrankWolfe(EvalMode):
     # -- the torch contract ------------------------------------------------------------------------
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Adds a group; it joins the cycle under way, its missing gradients counting as zero."""
+        """Adds a group to the current cycle; the gradients it missed count as zero."""
         first = self.param_groups[0] if self.param_groups else self.defaults
         joins_at = first["inner_step"]
         self._exchange.settle()
@@ -236,7 +237,7 @@ class FrankWolfe(EvalMode):
         except ValueError:
             self.param_groups.pop()
             raise
-        # Those of a group that another optimizer had would belong to a state that is not here.
+        # A group taken from another optimizer has counters that belong to that one's state.
         group |= dict(inner_step=joins_at, train_mode=first["train_mode"], commits=0)
         group["probe_radius"] = radius_in_force(group) if joins_at else 0.0
         self._adopt_params()
@@ -249,7 +250,7 @@ class FrankWolfe(EvalMode):
     def __setstate__(self, state: dict[str, Any]) -> None:
         unwrap_(state)
         super().__setstate__(state)
-        self.__dict__.setdefault("process_group", None)  # which a copy has to be given anew
+        self.__dict__.setdefault("process_group", None)  # must be set again in a copy
         self._exchange = CommitExchange(self.compression, self.overlap)
         self._adopt_params()
         self._versions = Versions()
@@ -263,11 +264,11 @@ class FrankWolfe(EvalMode):
             entries.update(fitted(p, means))
         for group in self.param_groups:
             for name, default in self.defaults.items():
-                if name != "differentiable":  # torch's own, which is in no group of ours
+                if name != "differentiable":  # torch's own option, unused here
                     group.setdefault(name, default)
 
     def _adopt_params(self) -> None:
-        """What depends on which tensors there are."""
+        """Rebuilds what depends on the set of tensors."""
         self._outer_step = OuterStep(self.outer, self.param_groups)
         every = [p for group in self.param_groups for p in group["params"]]
         self._search_kind = ShardedSearch if any(map(is_sharded, every)) else Search
@@ -276,7 +277,7 @@ class FrankWolfe(EvalMode):
         """Loads a copy of `state_dict`; later steps never write into the caller's tensors.
 
         Raises:
-            ValueError: if it was taken with another kind of outer optimizer.
+            ValueError: the state was saved with another kind of outer optimizer.
         """
         ours = self.param_groups[0]["outer"]
         for group in state_dict["param_groups"]:
@@ -289,31 +290,31 @@ class FrankWolfe(EvalMode):
             super().load_state_dict(state_dict)
 
     def state_dict(self) -> dict[str, Any]:
-        """The whole state, legal at every inner step and in either mode.
+        """The whole state, at any inner step and in either mode.
 
-        Save the model's weights at the same moment. A checkpoint of eval mode holds the weights to
-        evaluate in the model and those that are trained here; loaded, it is in eval mode.
+        Save the model's weights at the same time. In eval mode the model holds the weights to
+        evaluate and this state holds the training weights; once loaded, it is in eval mode again.
         """
         self._exchange.settle()
         return super().state_dict()
 
-    # -- where the weights stand -------------------------------------------------------------------
+    # -- phase of the cycle ------------------------------------------------------------------------
 
     @property
     def inner_step(self) -> int:
-        """Inner gradients taken since the last commit; 0 means the weights are committed ones."""
+        """Inner steps since the last commit; at 0 the weights are the committed ones."""
         return self.param_groups[0]["inner_step"]
 
     # -- the step ----------------------------------------------------------------------------------
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:  # type: ignore[override]
-        """One inner step on the gradients in place, or with a closure all up to the next commit.
+        """One inner step; with a closure, all inner steps up to the next commit.
 
-        A step with lr = 0 in every group creates the state and moves nothing, not even the phase.
+        With lr = 0 in every group it creates the state and changes neither weights nor phase.
 
         Returns:
-            The closure's first loss, which is that of the committed weights.
+            The closure's first loss, evaluated at the committed weights.
 
         Raises:
             RuntimeError: in eval mode, unless every lr is 0.
@@ -334,7 +335,7 @@ class FrankWolfe(EvalMode):
         return loss
 
     def _inner_step(self) -> bool:
-        """Uses the gradients in place; returns whether the cycle needs more of them."""
+        """Takes one inner step; returns whether the cycle needs more gradients."""
         searches = [self._search(group) for group in self.param_groups]
         if self._stands_still():
             self._outer_step.create_state(searches)
@@ -364,10 +365,10 @@ class FrankWolfe(EvalMode):
         return all(float(group["lr"]) == 0 for group in self.param_groups)
 
     def _search(self, group: dict[str, Any]) -> Search:
-        """The tensors of a group to move; creates the state of new ones."""
+        """The tensors of a group that may move; creates missing state."""
         params, states = [], []
         for p in group["params"]:
-            # Whether another process has a gradient of it shows at the commit.
+            # Another process may have a gradient of it, which is known only at the commit.
             shared = self.communicate == "commit" and p.requires_grad
             if p.grad is None and not shared:
                 continue
@@ -384,7 +385,7 @@ class FrankWolfe(EvalMode):
         if self.communicate == "commit":
             self._exchange.average(searches, self.process_group)
         for search in searches:
-            if search.with_gradient():  # else nothing moves: so the first commit with overlap
+            if search.with_gradient():  # else nothing moves, as in the first commit with overlap
                 search.group["commits"] += 1
             search.find_direction()
             search.decay_weights()

@@ -1,4 +1,4 @@
-"""Options of FrankWolfe: the presets of the paper and its authors' code, and what is allowed."""
+"""Options of FrankWolfe: presets of the paper and its authors' code, and the allowed values."""
 
 import math
 from typing import Any
@@ -7,7 +7,7 @@ from torch import Tensor
 
 from rnnopt.optimizers.frank_wolfe.lmo import SPECTRAL_METHODS, check_norm
 
-# The algorithm as printed, without what this library adds to it.
+# The algorithm as printed, without this library's additions.
 PLAIN: dict[str, Any] = dict(
     norm=2,
     scale="norm",
@@ -19,14 +19,14 @@ PLAIN: dict[str, Any] = dict(
     nesterov=False,
     average=None,
 )
-# `authors_code` is https://github.com/YunYunY/FW_RNN_optimizer: the weights drift by every partial
-# mean instead of standing at the latest one, and K = 10.
+# `authors_code` is https://github.com/YunYunY/FW_RNN_optimizer: K = 10, and every partial mean is
+# added to the weights, instead of the latest one to the anchor.
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": PLAIN | dict(ball="global", inner_steps=5),
     "authors_code": PLAIN | dict(ball="tensor", inner_steps=10, inner_iterate="cumulative"),
 }
-# For sequences over which a network must remember rare events, such as the adding problem: mean of
-# vertices in place of mean of gradients, and input weights that move faster than recurrent ones.
+# For long sequences with rare events to remember, such as the adding problem: averages vertices
+# instead of gradients, and moves input weights faster than recurrent ones.
 PRESETS["long_memory"] = dict(
     norm="spectral",
     momentum=0.0,
@@ -46,7 +46,7 @@ CHOICES = {
 
 
 def check_group(group: dict[str, Any], first: dict[str, Any]) -> None:
-    """Raises ValueError that names the first option outside its range."""
+    """Raises a ValueError that names the first option outside its range."""
     check_norm(group["norm"])
     for name, allowed in CHOICES.items():
         if group[name] not in allowed:

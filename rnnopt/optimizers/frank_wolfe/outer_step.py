@@ -1,4 +1,4 @@
-"""FrankWolfe's outer step by another torch optimizer, whose gradient is -displacement."""
+"""FrankWolfe's outer step by another torch optimizer, with -displacement as gradient."""
 
 from collections.abc import Callable
 from copy import deepcopy
@@ -16,11 +16,11 @@ Groups = list[dict[str, Any]]
 
 
 class OuterStep:
-    """Another optimizer, built at first use; its state lives in that of FrankWolfe.
+    """Another optimizer, built at first use; its state is part of FrankWolfe's state.
 
     Args:
         outer: "adam" or a callable (groups, lr=…) → torch optimizer; "plain" has none.
-        groups: FrankWolfe's param groups.
+        groups: FrankWolfe's parameter groups.
     """
 
     def __init__(self, outer: Outer, groups: Groups):
@@ -30,7 +30,7 @@ class OuterStep:
 
     @property
     def optimizer(self) -> Optimizer:
-        """The torch optimizer that takes the steps."""
+        """The torch optimizer that takes the outer steps."""
         if self._optimizer is None:
             if self.outer == "plain":
                 raise ValueError('FrankWolfe(outer="plain") has no outer optimizer.')
@@ -40,9 +40,9 @@ class OuterStep:
                 self._optimizer = self.outer(groups, lr=lr)
             else:
                 kinds = {is_sharded(p) for group in groups for p in group["params"]}
-                # foreach operations refuse lists in which plain tensors and DTensors are mixed.
+                # foreach operations reject lists that mix plain tensors and DTensors.
                 self._optimizer = torch.optim.Adam(groups, lr=lr, foreach=len(kinds) == 1)
-            # Some make their state with themselves, as Adagrad did before torch 2.13.
+            # Some create their state in the constructor, as Adagrad did before torch 2.13.
             self._made = dict(self._optimizer.state)
         return self._optimizer
 
@@ -59,7 +59,7 @@ class OuterStep:
             stepped = self._hand_over(searches, outer)
             for group, own in zip(outer.param_groups, self.groups, strict=True):
                 group["lr"] = float(own["lr"])
-                # Anew at every step: torch may have swapped them.
+                # Set at every step: torch may have swapped them.
                 group["params"] = [stepped.get(p, p) for p in own["params"]]
             outer.step()
             for search, i in moving:
@@ -74,7 +74,7 @@ class OuterStep:
                 p.grad = gradient
 
     def _hand_over(self, searches: list[Search], outer: Optimizer) -> dict[Tensor, Tensor]:
-        """Gives gradients and state to the tensors that the outer optimizer steps with."""
+        """Sets gradients and state of the tensors that the outer optimizer updates."""
         stepped = {}
         for search in searches:
             indices = search.with_gradient()
@@ -89,8 +89,11 @@ class OuterStep:
         return stepped
 
     def create_state(self, searches: list[Search]) -> None:
-        """torch's distributed checkpoints make a fresh optimizer create its whole state with one
-        step at lr = 0 and zero gradients: lets the outer optimizer do the same."""
+        """Creates the outer optimizer's state by a step with zero gradients, if there is none.
+
+        torch's distributed checkpoints take such a step at lr = 0 to create a fresh optimizer's
+        whole state.
+        """
         states = [state for search in searches for state in search.states]
         if self.outer == "plain" or not states or any(state["outer"] for state in states):
             return
@@ -104,15 +107,15 @@ class OuterStep:
 
 
 def working_type(p: Tensor) -> torch.dtype:
-    """The type in which the outer optimizer steps and keeps its state.
+    """The type in which the outer optimizer computes and keeps its state.
 
-    In half precision the squares of small entries are zero, by which Adam divides.
+    In half precision the squares of small entries are zero, and Adam divides by them.
     """
     return torch.promote_types(p.dtype, torch.float32)
 
 
 def fitted(p: Tensor, state: dict[str, Any]) -> dict[str, Any]:
-    """State of a tensor that is kept in its working type, and may have been saved for another."""
+    """Converts a tensor's state to its working type; it may have been saved in another type."""
     return {
         name: value.to(working_type(p))
         if name != "step" and isinstance(value, Tensor) and value.is_floating_point()

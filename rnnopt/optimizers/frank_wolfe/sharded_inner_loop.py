@@ -1,7 +1,7 @@
-"""An inner step of Frank-Wolfe on tensors of which each process holds a part, see shards.py.
+"""An inner step of Frank-Wolfe on tensors of which each process holds a part, see sharding.py.
 
-Norms, products and largest entries are joined over the processes. The spectral norm needs whole
-matrices: each process gathers what the oracle sees, finds all vertices and keeps its parts of them.
+Norms, products and largest entries are combined over the processes. The spectral norm needs whole
+matrices: each process gathers the oracle's input, computes all vertices and keeps its parts.
 """
 
 from collections.abc import Sequence
@@ -16,10 +16,10 @@ from rnnopt.optimizers.sharding import Part, Shards, gather, local, local_like, 
 
 
 class LocalState:
-    """A tensor's state, as this process's parts.
+    """A tensor's state, reduced to this process's parts.
 
     Args:
-        state: the optimizer's, in which the tensors lie as the parameter does.
+        state: the optimizer's state, whose tensors are sharded like the parameter.
     """
 
     def __init__(self, state: dict[str, Any]):
@@ -37,7 +37,7 @@ class LocalState:
 
 
 class ShardedSearch(Search):
-    """`Search` on the parts that this process holds; the arguments are the whole tensors'."""
+    """`Search` on this process's parts; the arguments are those of the whole tensors."""
 
     def __init__(self, group: dict[str, Any], params: list[Tensor], states: list[Any]):
         super().__init__(group, params, [LocalState(state) for state in states])  # type: ignore[misc]
@@ -47,7 +47,7 @@ class ShardedSearch(Search):
         self.shards = Shards([Part.of(p) for p in params])
 
     def joint(self, indices: Sequence[int]) -> Shards:
-        """How numbers of these tensors come about."""
+        """How to combine numbers of these tensors."""
         return self.shards.of(indices)
 
     def pseudo_gradients(self, indices: list[int]) -> list[Tensor]:
@@ -56,7 +56,7 @@ class ShardedSearch(Search):
         return [wrap(g, self.owners[i]) for g, i in zip(negatives, indices, strict=True)]
 
     def balls(self, indices: list[int], sources: Tensors) -> Balls:
-        """The balls of the tensors that have a gradient; with whole sources for the spectral."""
+        """The balls of the tensors with a gradient; the spectral norm gets whole sources."""
         gates, gathered = self.count_gates(indices), self.group["norm"] == "spectral"
         every = Balls([], [], gates, [], gathered=gathered)
         for i, source, count in zip(indices, sources, gates, strict=True):

@@ -1,4 +1,4 @@
-"""A run's network as a file for other programs, checked on the run's own data."""
+"""Exports a run's network to a file for other programs, and checks it on the run's own data."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,23 +25,23 @@ from rnnopt.tasks.user_data.series import cut_padding
 from rnnopt.training.build import model_settings, task_of
 from rnnopt.training.resolve import resolve
 
-ALLOWED = 1e-4  # of difference between the exported network's answers and ours
-COARSE = 1e-2  # of difference that rounding raw series and answers to float32 may make
-SERIES = 256  # that are compared at most
+ALLOWED = 1e-4  # largest difference between the outputs of the exported network and the run's
+COARSE = 1e-2  # largest difference from rounding raw series and outputs to float32
+SERIES = 256  # largest number of series compared
 
 
 @dataclass(frozen=True)
 class Source:
-    """A run's network with all that is needed to export it.
+    """A run's network with everything needed to export it.
 
     Args:
-        model: in evaluation mode.
-        settings: what it was built with.
-        preparation: of its series; None for tasks on board.
-        loss: of its task.
-        config: of the run.
-        result: of the run.
-        data: what is known of its data.
+        model: network in evaluation mode.
+        settings: arguments of the network.
+        preparation: preparation of its series; None for built-in tasks.
+        loss: loss of its task.
+        config: config of the run.
+        result: result of the run.
+        data: content of the run's data.json.
     """
 
     model: SequenceModel
@@ -55,14 +55,15 @@ class Source:
 
 @dataclass(frozen=True)
 class Checked:
-    """An exported file and how far its answers are from ours.
+    """An exported file and the difference between its outputs and the run's network.
 
     Args:
-        content: of the file.
-        difference: the largest, of probabilities or of numbers in units of the targets' deviation.
-        series: how many were compared.
-        on: what they were.
-        rounding: how far float32, of raw series and of answers, can move an answer; same units.
+        content: bytes of the file.
+        difference: largest difference of probabilities, or of numbers in units of the targets'
+            deviation.
+        series: number of series compared.
+        on: description of these series.
+        rounding: largest change of an output by float32 series and outputs; same units.
     """
 
     content: bytes
@@ -73,12 +74,12 @@ class Checked:
 
 
 def open_run(path: Path) -> tuple[Source, tuple[Tensor, Tensor], str]:
-    """The network of a run folder, raw series (inputs, lengths) to check it on, and what they are.
+    """The network of a run folder, raw series (inputs, lengths) to check it, and their description.
 
-    Series of a user's own are float64, as they were read.
+    Series of the user's own data are float64, as they were read.
 
     Raises:
-        UserError: no run folder, or not over.
+        UserError: not a run folder, or the run is not finished.
     """
     folder = RunFolder.open(path)
     config, result = folder.read_config(), folder.read_result()
@@ -104,13 +105,13 @@ def open_run(path: Path) -> tuple[Source, tuple[Tensor, Tensor], str]:
 
 
 def _some(source: Source, lengths: Tensor) -> int:
-    """How many series to compare, of those with such lengths: no more than are answered at once."""
+    """How many series of these lengths to compare: at most as many as fit into one piece."""
     wide = width(source.model, source.settings["input_size"])
     return min(SERIES, together(lengths.cummax(0).values, wide))
 
 
 def _own_series(source: Source, p: Preparation) -> tuple[tuple[Tensor, Tensor], str]:
-    """Series of the run's own files, or random ones where these are not what they were."""
+    """Series of the run's own files, or random series if the files have changed."""
     happened = _what_happened(source)
     if happened:
         generator = torch.Generator().manual_seed(0)
@@ -122,7 +123,7 @@ def _own_series(source: Source, p: Preparation) -> tuple[tuple[Tensor, Tensor], 
     data, test = read_parts(source.config)
     part = test or data
     part = part.select(range(_some(source, torch.tensor([len(one) for one in part.series]))))
-    if p.missing == "interpolate":  # which no graph does
+    if p.missing == "interpolate":  # an exported graph cannot interpolate
         series = p.ragged(part)
     else:
         series = list(cut_padding(part.series) if p.padded else part.series)
@@ -132,7 +133,7 @@ def _own_series(source: Source, p: Preparation) -> tuple[tuple[Tensor, Tensor], 
 
 
 def _what_happened(source: Source) -> Literal["gone", "changed"] | None:
-    """What the run's files have done since, if anything."""
+    """Whether the run's files are gone or have changed since; None if neither."""
     noted = source.data.get("sources", {})
     for role, path in (("data", source.config.data), ("test", source.config.test)):
         if path is None:
@@ -145,7 +146,7 @@ def _what_happened(source: Source) -> Literal["gone", "changed"] | None:
 
 
 def reference(source: Source, raw: tuple[Tensor, Tensor]) -> Tensor:
-    """What the run's own network answers to raw series prepared as in training, kernels and all."""
+    """Outputs of the run's own network, with kernels, for raw series prepared as in training."""
     inputs, lengths = raw
     p, model = source.preparation, source.model
     given: Tensor | None = lengths
@@ -164,18 +165,18 @@ def reference(source: Source, raw: tuple[Tensor, Tensor]) -> Tensor:
 
 
 def export(source: Source, form: Format, raw: tuple[Tensor, Tensor], on: str) -> Checked:
-    """The file, checked.
+    """The exported file, after a check.
 
     Raises:
-        UserError: it does not answer as the run's network does; float32 is too coarse for the raw
-            data; a package is missing.
+        UserError: its outputs differ from those of the run's network; float32 is too coarse for the
+            raw data; a package is missing.
     """
     inputs, lengths = raw
     p = source.preparation
     note: dict[str, Any] = {"task": source.config.task}
     if p is not None:
         note["preparation"] = p.to_dict()
-    narrow = (inputs.float(), lengths)  # as the file takes them
+    narrow = (inputs.float(), lengths)  # the file takes float32
     expected = reference(source, narrow)
     allowed, rounding = ALLOWED, 0.0
     try:
@@ -187,7 +188,7 @@ def export(source: Source, form: Format, raw: tuple[Tensor, Tensor], on: str) ->
             content, answer = (onnx_file if form == "onnx" else torchscript_file)(plain, note)
             found = answer(*narrow)
             if p is not None and p.kind == "regression":
-                # float32 knows a number to this part of its size alone.
+                # The relative precision of float32.
                 size = double(p.target_mean).abs() / double(p.target_deviation)
                 rounding = torch.finfo(torch.float32).eps * float(size.max())
                 allowed += rounding
@@ -214,7 +215,7 @@ def export(source: Source, form: Format, raw: tuple[Tensor, Tensor], on: str) ->
 
 
 def _difference(source: Source, one: Tensor, other: Tensor, lengths: Tensor) -> float:
-    """The largest between two sets of answers; those of padding do not count."""
+    """The largest difference between two sets of outputs, without padding."""
     if one.ndim == 3:
         p = source.preparation
         seen = lengths if p is None else -(-lengths // p.subsample)

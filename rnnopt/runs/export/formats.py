@@ -1,6 +1,6 @@
 """The formats of an exported network: each is written to memory, loaded from there and run.
 
-So what reaches the disk is what was checked.
+So the file on the disk is exactly the file that was checked.
 """
 
 import io
@@ -17,13 +17,13 @@ from rnnopt.runs.export.plain_model import PlainModel
 
 Format = Literal["onnx", "torchscript", "safetensors"]
 ENDINGS: dict[Format, str] = {"onnx": ".onnx", "torchscript": ".pt", "safetensors": ".safetensors"}
-# What a loaded file answers to raw series (batch, time, channel) and lengths (batch,).
+# Runs a loaded file on raw series (batch, time, channel) and lengths (batch,).
 Answer = Callable[[Tensor, Tensor], Tensor]
 Note = Mapping[str, Any]
 
 
 def onnx_file(model: PlainModel, note: Note) -> tuple[bytes, Answer]:
-    """An ONNX file, and what onnxruntime answers with it."""
+    """An ONNX file, and a function that runs it with onnxruntime."""
     import onnxruntime
 
     from rnnopt.runs.export.onnx_graph import to_onnx
@@ -43,9 +43,9 @@ def onnx_file(model: PlainModel, note: Note) -> tuple[bytes, Answer]:
 
 
 def torchscript_file(model: PlainModel, note: Note) -> tuple[bytes, Answer]:
-    """A TorchScript file, and what it answers when loaded again."""
+    """A TorchScript file, and a function that runs the loaded file."""
     buffer = io.BytesIO()
-    with warnings.catch_warnings():  # deprecated, and still what C++ and old programs load
+    with warnings.catch_warnings():  # deprecated, but C++ and old programs still load it
         warnings.filterwarnings("ignore", ".*torch.jit.*deprecated")
         extra = {"note.json": json.dumps(note)}
         torch.jit.save(torch.jit.script(model), buffer, _extra_files=extra)
@@ -56,9 +56,9 @@ def torchscript_file(model: PlainModel, note: Note) -> tuple[bytes, Answer]:
 def safetensors_file(
     model: SequenceModel, settings: Mapping[str, Any], note: Note
 ) -> tuple[bytes, SequenceModel]:
-    """A safetensors file with the weights, and the network built anew from it.
+    """A safetensors file with the weights, and the network rebuilt from it.
 
-    It holds no preparation: that is in its metadata, as JSON.
+    The preparation is not part of this network; it is in the metadata, as JSON.
     """
     from safetensors.torch import load, save
 

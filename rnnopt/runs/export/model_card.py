@@ -1,4 +1,4 @@
-"""The model card beside an exported network: what it is and learnt from, how good, its limits."""
+"""The model card of an exported network: its use, training data, quality and limits."""
 
 import math
 from collections.abc import Iterable
@@ -72,7 +72,7 @@ def model_card(source: Source, form: Format, file: str, checked: Checked) -> str
 
 
 def answers(source: Source, form: Format) -> str:
-    """What its outputs mean."""
+    """The meaning of its outputs."""
     p = source.preparation
     if form == "safetensors":
         return "The weights alone; normalisation and class names are in the metadata, as JSON."
@@ -85,7 +85,7 @@ def answers(source: Source, form: Format) -> str:
 
 
 def metrics(result: dict[str, Any]) -> list[tuple[str, str]]:
-    """The figures of the run."""
+    """The final metrics of the run."""
     name = result.get("metric", "metric")
     best = result.get("best") or {}
     rows = [
@@ -103,7 +103,7 @@ def metrics(result: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def data_rows(source: Source) -> list[tuple[str, str]]:
-    """What is known of the data."""
+    """The known facts about the data."""
     rows = list(source.data.get("understood", {}).items()) or [("task", source.config.task)]
     for role, file in source.data.get("sources", {}).items():
         rows.append((f"{role} file", f"{file['path'].rpartition('/')[2]}, sha256 {file['sha256']}"))
@@ -111,13 +111,13 @@ def data_rows(source: Source) -> list[tuple[str, str]]:
 
 
 def limits(source: Source, form: Format, checked: Checked) -> list[str]:
-    """What not to expect of it."""
+    """The limits of the network."""
     p = source.preparation
     found = [
         "One run with one seed: another would end a little higher or lower.",
         "The figures hold for data of the same kind as the training data, and for no other.",
         "Weights were chosen by the validation series; the test series chose nothing"
-        + (", but were looked at during training." if source.config.watch_test else "."),
+        + (", but were evaluated during training." if source.config.watch_test else "."),
     ]
     if p is None:
         return [*found, "Inputs must be given as the task gives them, already normalised."]
@@ -132,8 +132,8 @@ def limits(source: Source, form: Format, checked: Checked) -> list[str]:
         found.append(f"Rounding of series and answers to float32 can move an answer by"
                      f" {checked.rounding:.2g}.")  # fmt: skip
     if form == "onnx":
-        found.append("OpenVINO computes in bf16 where the processor has it, unless it is told"
-                     " INFERENCE_PRECISION_HINT=f32.")  # fmt: skip
+        found.append("OpenVINO computes in bf16 where the processor has it, unless"
+                     " INFERENCE_PRECISION_HINT=f32 is set.")  # fmt: skip
     if form == "safetensors":
         found.append("Series must be prepared as in training before they are given to it.")
     elif p.missing == "error":
@@ -153,7 +153,7 @@ def table(headings: tuple[str, str], rows: Iterable[tuple[str, str]]) -> str:
 
 
 def settings_used(source: Source) -> list[tuple[str, str]]:
-    """The settings of the run; where it left one to its optimizer or task, what that was."""
+    """The settings of the run, with the values that its optimizer or task filled in."""
     config = resolve(source.config)
     name, options = parse(config.optimizer)
     used = {n: getattr(config, n) for n in SETTINGS}

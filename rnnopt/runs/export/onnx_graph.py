@@ -1,8 +1,8 @@
-"""A `PlainModel` as an ONNX graph: one RNN, LSTM or GRU operator a layer, whatever the lengths.
+"""A `PlainModel` as an ONNX graph: one RNN, LSTM or GRU operator per layer, for any lengths.
 
-Written operator by operator: exporters that trace unroll the steps, so that a graph takes sequences
-of one length alone and grows with it. Gates are put in ONNX's order: LSTM (i, o, f, g), torch has
-(i, f, g, o); GRU (z, r, n), torch has (r, z, n).
+The graph is written operator by operator: exporters that trace unroll the steps, so that a graph
+accepts only one length and grows with it. Gates are reordered for ONNX: LSTM (i, o, f, g), in torch
+(i, f, g, o); GRU (z, r, n), in torch (r, z, n).
 
 https://onnx.ai/onnx/operators/
 """
@@ -19,43 +19,45 @@ from rnnopt.layers.plain import PlainIndRNN, PlainIndRNNLayer
 from rnnopt.runs.export.plain_model import PlainModel
 
 OPSET = 17
-IR_VERSION = 8  # that runtimes of 2022 read
+IR_VERSION = 8  # runtimes since 2022 read it
 GATES = {"LSTM": (0, 3, 1, 2), "GRU": (1, 0, 2)}
 
 
 class Graph:
-    """Collects operators and constants under names of its own."""
+    """Collects operators and constants under generated names."""
 
     def __init__(self) -> None:
         self.nodes: list[onnx.NodeProto] = []
         self.constants: list[onnx.TensorProto] = []
 
     def add(self, operator: str, *inputs: str, outputs: int = 1, **attributes: Any) -> str:
-        """An operator; the name of its first output."""
+        """Adds an operator; returns the name of its first output."""
         names = [f"{operator.lower()}_{len(self.nodes)}_{i}" for i in range(outputs)]
         self.nodes.append(helper.make_node(operator, inputs, names, **attributes))
         return names[0]
 
     def constant(self, value: Any, dtype: Any = None) -> str:
-        """A constant; its name."""
+        """Adds a constant; returns its name."""
         array = value.detach().numpy() if isinstance(value, Tensor) else np.array(value, dtype)
         name = f"constant_{len(self.constants)}"
         self.constants.append(numpy_helper.from_array(np.asarray(array, order="C"), name))
         return name
 
     def whole(self, *values: int) -> str:
-        """A constant of whole numbers (n,)."""
+        """Adds a constant of whole numbers (n,); returns its name."""
         return self.constant(list(values), np.int64)
 
 
 def to_onnx(model: PlainModel) -> onnx.ModelProto:
-    """The graph: inputs (batch, time, channel) and lengths (batch,) to answers, as `model` does."""
+    """The graph of `model`: from inputs (batch, time, channel) and lengths (batch,) to outputs."""
     g = Graph()
     states, lengths, time = "inputs", "lengths", _size(g, "inputs", 1)
     zero = g.constant(0.0, np.float32)
     valid = _true_steps(g, lengths, time)
     states = g.add("Sub", states, g.constant(model.mean))
-    states = g.add("Where", valid, states, zero)  # and keeps the two apart, see plain_model
+    states = g.add(
+        "Where", valid, states, zero
+    )  # also separates the two subtractions, see plain_model
     states = g.add("Sub", states, g.constant(model.mean_rest))
     states = g.add("Div", states, g.constant(model.deviation))
     if model.missing_filled:
@@ -87,7 +89,7 @@ def to_onnx(model: PlainModel) -> onnx.ModelProto:
 
 def _read_out(g: Graph, model: PlainModel, states: str, lengths: str) -> str:
     weight, bias = model.network.output.weight.double(), model.network.output.bias.double()
-    if model.answer == "numbers":  # at the scale of the targets, in one product and sum
+    if model.answer == "numbers":  # at the scale of the targets, by one product and one sum
         deviation = model.target_deviation.double()
         weight, bias = weight * deviation[:, None], bias * deviation + model.target_mean_rest
     outputs = g.add("MatMul", states, g.constant(weight.t().float()))
@@ -104,7 +106,7 @@ def _read_out(g: Graph, model: PlainModel, states: str, lengths: str) -> str:
 
 
 def _affine(norm: nn.BatchNorm1d) -> tuple[Tensor, Tensor]:
-    """Batch normalisation with the statistics of training: one scale and shift a unit."""
+    """Batch normalisation with the training statistics: one scale and shift per unit."""
     assert norm.running_mean is not None
     assert norm.running_var is not None
     scale = norm.weight / (norm.running_var + norm.eps).sqrt()
@@ -133,13 +135,13 @@ def _finished(g: Graph, model: PlainModel) -> onnx.ModelProto:
 
 
 def _size(g: Graph, name: str, axis: int) -> str:
-    """The size of an axis, a whole number without dimensions."""
+    """The size of an axis, a scalar whole number."""
     shape = g.add("Shape", name)
     return g.add("Gather", shape, g.constant(axis, np.int64))
 
 
 def _true_steps(g: Graph, lengths: str, time: str) -> str:
-    """Which steps are no padding, (batch, time, 1)."""
+    """Which steps are not padding, (batch, time, 1)."""
     steps = g.add("Range", g.constant(0, np.int64), time, g.constant(1, np.int64))
     row = g.add("Unsqueeze", steps, g.whole(0))
     valid = g.add("Less", row, g.add("Unsqueeze", lengths, g.whole(1)))
@@ -181,7 +183,7 @@ def _layer(g: Graph, layer: nn.Module, states: str) -> str:
     if operator == "RNN":
         attributes["activations"] = ["Relu" if torch_layer.nonlinearity == "relu" else "Tanh"]
     if operator == "GRU":
-        attributes["linear_before_reset"] = 1  # as torch's
+        attributes["linear_before_reset"] = 1  # as in torch
     inputs = [g.constant(one[None]) for one in (w, r, torch.cat((b_w, b_r)))]
     found = g.add(operator, states, *inputs, **attributes)
     return g.add("Squeeze", found, g.whole(1))  # (time, directions, batch, hidden)

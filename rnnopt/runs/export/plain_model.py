@@ -1,15 +1,15 @@
-"""A trained network in torch's own operators, from raw series to answers, ready for export.
+"""A trained network in torch's own operators, from raw series to outputs, ready for export.
 
     raw series → subtract mean, divide by deviation → fill missing values → average steps
     → recurrent layers, normalisation, read-out → softmax, or the targets' own scale
 
-A mean is kept as the sum of two float32 numbers, taken away one after the other: that of a channel
-around 1e6 would else be wrong by up to 0.03. The first difference has no rounding where values are
-near the mean. Programs that optimise a graph (OpenVINO) make one of two subtractions of constants
-that follow each other, and have one float32 number again; so the choice of the true steps stands
-between them, which depends on the input. So it is where the mean of the targets is put back.
+A mean is stored as the sum of two float32 numbers, which are subtracted one after the other:
+otherwise the mean of a channel around 1e6 would be wrong by up to 0.03. The first difference has no
+rounding error for values near the mean. Programs that optimise a graph (OpenVINO) merge two
+consecutive subtractions of constants into one float32 number. So the selection of the true steps,
+which depends on the input, stands between them. The mean of the targets is added in the same way.
 
-None of the fused kernels is in it: the network is what `SequenceModel.to_torch` gives.
+The network is the result of `SequenceModel.to_torch`, without fused kernels.
 """
 
 from typing import Any
@@ -23,12 +23,12 @@ from rnnopt.tasks.user_data.preparation import Preparation
 
 
 class PlainModel(nn.Module):
-    """A network with its preparation, which `torch.jit.script` takes.
+    """A network with its preparation, which `torch.jit.script` accepts.
 
     Args:
         model: a trained network; its weights are copied.
-        preparation: of its series; None where they are given as the network takes them.
-        loss: of its task, which says what the outputs mean.
+        preparation: preparation of its series; None if inputs are already prepared.
+        loss: loss of its task, which determines the meaning of the outputs.
     """
 
     fill: Tensor
@@ -64,12 +64,12 @@ class PlainModel(nn.Module):
         self.register_buffer(name, torch.as_tensor(values, dtype=torch.float32))
 
     def _in_two(self, name: str, values: Tensor) -> None:
-        """Numbers of float64 as the sum of two of float32."""
+        """Stores float64 numbers as the sum of two float32 numbers."""
         self._constant(name, values)
         self._constant(f"{name}_rest", values - values.float())
 
     def forward(self, inputs: Tensor, lengths: Tensor) -> Tensor:
-        """Answers (batch, output), or (batch, time, output) with the read-out "every".
+        """Outputs (batch, output), or (batch, time, output) with the read-out "every".
 
         Args:
             inputs: (batch, time, channel), raw.
@@ -102,7 +102,7 @@ def double(values: object) -> Tensor:
 
 
 def true_steps(states: Tensor, lengths: Tensor) -> Tensor:
-    """Which steps of (batch, time, …) are no padding: (batch, time, 1)."""
+    """Which steps of (batch, time, …) are not padding: (batch, time, 1)."""
     steps = torch.arange(states.shape[1], device=states.device)
     return (steps[None] < lengths[:, None])[..., None]
 

@@ -1,4 +1,4 @@
-"""A user's own data: files and arrays into a `Task`, checked and prepared.
+"""The user's own data: checks and prepares files and arrays and builds a `Task` from them.
 
-`readers/` open files; nothing here trains.
+`readers/` opens the files; nothing here trains.
 """

@@ -1,4 +1,4 @@
-"""New series in the order of the training data: channels by name, and steps in wide tables."""
+"""Sorts new series as the training data: channels by name, and steps of wide tables."""
 
 from dataclasses import replace
 
@@ -11,15 +11,15 @@ SHOWN = 10  # names
 
 
 def aligned(data: Recordings, channels: tuple[str, ...], table: TableSchema | None) -> Recordings:
-    """The same series with channels and steps by name, where both sides have names.
+    """The same series with channels and steps matched by name, if both sides have names.
 
     Args:
         data: series as they were read.
-        channels: names in the training data.
-        table: how that was read, if it was a table.
+        channels: channel names of the training data.
+        table: schema of the training data, if they were a table.
 
     Raises:
-        ValueError: a name is missing or not known, or without names the channels are more or fewer.
+        ValueError: a name is missing or unknown, or without names the number of channels differs.
     """
     if table is not None and data.table is not None and table.steps and data.table.steps:
         order = _order(data.table.steps, table.steps, "step")
@@ -45,7 +45,7 @@ def _named(channels: tuple[str, ...]) -> bool:
 
 
 def _order(got: tuple[str, ...], needed: tuple[str, ...], what: str) -> np.ndarray:
-    """Where each needed name stands."""
+    """Position of each required name."""
     had, wanted = set(got), set(needed)
     lacking = [name for name in needed if name not in had]
     extra = [name for name in got if name not in wanted]

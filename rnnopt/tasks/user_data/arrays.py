@@ -1,8 +1,8 @@
-"""A task from a user's own arrays: split, prepared with the statistics of the training part.
+"""A task from the user's arrays: split, and prepared with the statistics of the training part.
 
 In classification the loss is the cross-entropy and the metric the accuracy. In regression both are
-the mean squared error of the standardised targets, so that 1 is what their mean would get; without
-`normalize` it is that of the targets as they are.
+the mean squared error of the standardised targets, so that predicting their mean scores 1; without
+`normalize` it is that of the unchanged targets.
 """
 
 from dataclasses import replace
@@ -41,23 +41,23 @@ def from_arrays(
         inputs: (count, time), (count, time, features), or a list of (time,) or (time, features).
         targets: (count,) classes (words or whole numbers), or numbers (count,) or (count, outputs).
         lengths: (count,) true steps of series padded at the end; None when all are true.
-        test: (inputs, targets) or (inputs, targets, lengths) to test on; None means that
+        test: test series (inputs, targets) or (inputs, targets, lengths); None means that
             `test_fraction` is held out.
-        validation: part of the training series held out for validation, class by class; 0 means
-            none: the training series stand in for it. Or validation series as in `test`.
-        test_fraction: part held out for testing without `test`, 0.2 unless told otherwise; 0 means
-            none: the validation series stand in for it.
+        validation: fraction of the training series held out for validation, class by class; 0
+            means none, the training series are used instead. Or validation series as in `test`.
+        test_fraction: fraction held out for testing if `test` is None, by default 0.2; 0 means
+            none, the validation series are used instead.
         kind, missing, padded, normalize, subsample, target: as in `DataConfig`.
-        seed: of what is held out.
-        name: of the task.
+        seed: seed of the split.
+        name: name of the task.
 
     Returns:
-        The task; `task.data.preparation` has the class names and statistics, prepares new series
-        and scales answers back. Series of different lengths are stored without padding, see
+        The task. `task.data.preparation` has the class names and statistics, prepares new series
+        and scales outputs back. Series of different lengths are stored without padding, see
         `rnnopt.tasks.examples.Examples`.
 
     Raises:
-        ValueError: wrong shapes or values; the sentence says where.
+        ValueError: a wrong shape or value, with its position.
 
     Example:
         >>> task = from_arrays(np.random.rand(40, 25, 3), ["a", "b"] * 20)
@@ -66,7 +66,7 @@ def from_arrays(
     """
     if test is not None and test_fraction is not None:
         raise ValueError(
-            "test has the series to test on, and test_fraction would hold some of inputs out: give"
+            "test has the test series, and test_fraction would hold out some of inputs: pass only"
             " one of them."
         )
     data = recordings(inputs, targets, lengths)
@@ -91,7 +91,7 @@ def from_arrays(
 
 
 def _given(part: str, arrays: tuple[Any, ...]) -> Recordings:
-    """Series that are given apart."""
+    """Series that the user passed separately."""
     found = recordings(*arrays)
     if found.targets is None:
         raise ValueError(f"{part} needs (inputs, targets) or (inputs, targets, lengths).")
@@ -110,9 +110,9 @@ def build(
     sources: dict[str, dict[str, str]] | None = None,
     **how: Any,
 ) -> Task:
-    """As `from_arrays`, of labelled recordings; `how` is for `Preparation.learn`."""
+    """Like `from_arrays`, for labelled recordings; `how` goes to `Preparation.learn`."""
     how["kind"] = kind_of(data, how.get("kind"))
-    # Before the split, so that what is wrong is told by its place in the file.
+    # Before the split, so that errors name the position in the file.
     whole = cut_padding(data.series) if how.get("padded") else data.series
     check_missing(whole, data.channels, how.get("missing", "error"), bool(how.get("padded")))
     parts = _divide(data, test, validation, test_fraction, seed, how["kind"])
@@ -147,14 +147,14 @@ def build(
 def _prepare(
     parts: dict[str, Recordings], how: dict[str, Any]
 ) -> tuple[Preparation, list[Examples]]:
-    """The preparation learnt from the training series, and what the network gets of each part."""
+    """The preparation learnt from the training series, and the prepared examples of each part."""
     preparation = Preparation.learn(parts["training"], **how)
-    prepared: dict[int, Examples] = {}  # a part that stands in for another is prepared once
+    prepared: dict[int, Examples] = {}  # a part used for another one is prepared once
     for which, part in parts.items():
         if id(part) not in prepared:
             prepared[id(part)] = _examples(preparation, which, part)
     examples = [prepared[id(part)] for part in parts.values()]
-    # Training and validation series together say how long sequences are; test series do not.
+    # Training and validation series determine the length of sequences; test series do not.
     return replace(preparation, steps=max(part.steps for part in examples[:2])), examples
 
 
@@ -166,7 +166,7 @@ def _divide(
     seed: int,
     kind: Kind,
 ) -> dict[str, Recordings]:
-    """The training, validation and test series; what is not given apart is held out."""
+    """The training, validation and test series; parts that were not passed are held out."""
     apart, rest = data.validation, replace(data, validation=None)
     if test is None and test_fraction > 0:
         rest, test = _split(rest, test_fraction, seed, kind)
@@ -179,7 +179,7 @@ def _divide(
 
 
 def _examples(preparation: Preparation, part: str, data: Recordings) -> Examples:
-    """What the network gets of a part."""
+    """The prepared examples of a part."""
     try:
         inputs, lengths = preparation.stored(data)
         return Examples(inputs, preparation.targets(data), lengths)
@@ -188,7 +188,7 @@ def _examples(preparation: Preparation, part: str, data: Recordings) -> Examples
 
 
 def batch_size(count: int) -> int:
-    """A power of two from 16 to 128 with which an epoch has ten batches or more, if it can."""
+    """A power of two from 16 to 128, if possible with at least ten batches per epoch."""
     return next((size for size in (128, 64, 32) if 10 * size <= count), 16)
 
 

@@ -1,4 +1,4 @@
-"""Sentences for data that a network could be trained on, but to no good."""
+"""Error messages for data on which training would be possible but useless."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ MANY_CLASSES = 20
 
 
 def refuse_unlikely(data: Recordings, targets: np.ndarray) -> None:
-    """Raises ValueError for rows of targets (count, several) that hardly are numbers to predict."""
+    """Raises ValueError for rows of targets (count, several) that are unlikely to be numbers."""
     width = targets.shape[1]
     escape = f"say kind regression if they are {width} numbers to predict for each series."
     if targets.dtype.kind != "f":
@@ -26,11 +26,11 @@ def refuse_unlikely(data: Recordings, targets: np.ndarray) -> None:
 
 
 def rows_of_classes(targets: np.ndarray, name: str = "targets") -> str:
-    """What to do about several classes a series, without a full stop.
+    """Advice for several classes per series, without a full stop.
 
     Args:
-        targets: (count, several) numbers, truths or words.
-        name: what they are called.
+        targets: (count, several) numbers, truth values or words.
+        name: name of the targets.
     """
     rows = f"the rows of the {name} {targets.shape}".replace("the y", "y")
     if _are_one_hot(targets):
@@ -44,12 +44,12 @@ def rows_of_classes(targets: np.ndarray, name: str = "targets") -> str:
 
 
 def _are_one_hot(targets: np.ndarray) -> bool:
-    """Whether each row is one 1 and else 0."""
+    """Whether each row has one 1 and otherwise zeros."""
     numeric = targets.dtype.kind in "biuf"
     return bool(numeric and np.isin(targets, (0, 1)).all() and (targets.sum(1) == 1).all())
 
 
-# What to do about several labels a series.
+# Advice for several labels per series.
 ONE_EACH = (
     "train one classifier for each column (from Python, scikit-learn's MultiOutputClassifier around"
     " an RNNClassifier does)"
@@ -64,16 +64,16 @@ def _are_classes(targets: np.ndarray) -> bool:
 
 # -- series of other lengths ----------------------------------------------------------------------
 
-NEARLY = 0.1  # of the training series' length: less beyond it is nothing to speak of
+NEARLY = 0.1  # of the training series' length: a smaller difference is ignored
 SINGLE = "a single series goes in a list, [X], or as X[None]"
 
 
 def one_step_each(lengths: Sequence[int], shortest: int) -> str | None:
-    """What is odd about many series of one step, without a full stop; None where nothing is.
+    """Warning about many series of one step, without a full stop; None if there is no reason.
 
     Args:
-        lengths: of series of one channel.
-        shortest: of the training series.
+        lengths: lengths of series with one channel.
+        shortest: length of the shortest training series.
     """
     if len(lengths) == 1 or shortest == 1 or max(lengths) > 1:
         return None
@@ -84,11 +84,11 @@ def one_step_each(lengths: Sequence[int], shortest: int) -> str | None:
 
 
 def far_lengths(lengths: Sequence[int], shortest: int, longest: int) -> str | None:
-    """What to warn of where series are much shorter or longer than those trained on.
+    """Warning if series are much shorter or longer than the training series, else None.
 
     Args:
-        lengths: of the series.
-        shortest, longest: of the training series.
+        lengths: lengths of the series.
+        shortest, longest: least and greatest length of the training series.
     """
     far = [n for n in lengths if not (1 - NEARLY) * shortest <= n <= (1 + NEARLY) * longest]
     if not far:

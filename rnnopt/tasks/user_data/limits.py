@@ -1,20 +1,20 @@
-"""What a file may ask for: so much memory as its size and this machine warrant, and no more.
+"""Limits the memory that a file may require, by its size and by this machine's free memory.
 
-A header can claim any number of values, and a minibatch of series is as large as the longest one
-makes it. Both are counted before anything is reserved.
+A header can claim any number of values, and the longest series determines the size of a minibatch.
+Both are checked before memory is allocated.
 """
 
 import sys
 from pathlib import Path
 
-PACKED = 1100  # bytes that a packed one may become; deflate cannot do more than 1032
-ALWAYS = 1 << 26  # bytes that any file may take, however small: 64 MiB
+PACKED = 1100  # largest expansion of a packed byte; deflate reaches at most 1032
+ALWAYS = 1 << 26  # bytes allowed for any file, however small: 64 MiB
 
 
 def free_memory() -> int:
-    """Bytes that this process may still take; without an answer from the system, very many.
+    """Bytes that this process may still allocate; a very large number if unknown.
 
-    The least of what the machine has free and what limits on this process leave.
+    It is the least of the machine's free memory and the limits on this process.
     """
     found = [1 << 62]
     if (available := _table("/proc/meminfo").get("MemAvailable:")) is not None:
@@ -22,7 +22,7 @@ def free_memory() -> int:
     group = Path("/sys/fs/cgroup")
     if (most := _number(group / "memory.max")) is not None:
         facts = _table(str(group / "memory.stat"))
-        kept = facts.get("inactive_file", 0) + facts.get("active_file", 0)  # given back when needed
+        kept = facts.get("inactive_file", 0) + facts.get("active_file", 0)  # freed when needed
         found.append(most - (_number(group / "memory.current") or 0) + kept)
     if sys.platform != "win32":
         import resource
@@ -35,7 +35,7 @@ def free_memory() -> int:
 
 
 def _table(path: str) -> dict[str, int]:
-    """Numbers by name, as Linux tells them; {} where it does not."""
+    """Numbers by name from a file of Linux; {} if there is none."""
     try:
         lines = [line.split() for line in Path(path).read_text("ascii").splitlines()]
         return {line[0]: int(line[1]) for line in lines if len(line) > 1}
@@ -44,7 +44,7 @@ def _table(path: str) -> dict[str, int]:
 
 
 def _number(path: Path) -> int | None:
-    """The first number in a file; None where there is none."""
+    """The first number in a file; None if there is none."""
     try:
         return int(path.read_text("ascii").split()[0])
     except (OSError, ValueError, IndexError):
@@ -55,8 +55,8 @@ def check_memory(needed: int, what: str) -> None:
     """Raises ValueError if something needs more memory than is free.
 
     Args:
-        needed: bytes.
-        what: what needs them, such as "the padded series".
+        needed: bytes needed.
+        what: what needs the memory, such as "the padded series".
     """
     free = free_memory()
     if needed > free:
@@ -64,12 +64,12 @@ def check_memory(needed: int, what: str) -> None:
 
 
 def check_declared(declared: int, stored: int, what: str) -> None:
-    """Raises ValueError if a file says that it holds more than one of its size can, or than fits.
+    """Raises ValueError if a file declares more data than its size allows or memory can hold.
 
     Args:
-        declared: bytes, as the file has it.
-        stored: bytes of the file, or of the part of it that holds them.
-        what: whose bytes they are.
+        declared: bytes that the file declares.
+        stored: bytes of the file, or of its relevant part.
+        what: name of the data.
     """
     most = ALWAYS + PACKED * stored
     if declared > most:

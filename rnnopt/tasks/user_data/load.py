@@ -1,4 +1,4 @@
-"""A task from a user's own files, as a run's config names them."""
+"""Builds a task from the user's files that a run's config names."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ def own_task(config: DataConfig, name: str) -> Task:
     """The task of a config with `data`.
 
     Raises:
-        UserError: a file is missing or does not hold what it should; the sentence says what.
+        UserError: a file is missing or has wrong content; the message states which.
     """
     data, test = read_parts(config)
     assert config.data is not None
@@ -41,7 +41,7 @@ def own_task(config: DataConfig, name: str) -> Task:
 
 
 def read_parts(config: DataConfig) -> Parts:
-    """The series to learn from and those to test on, if these are apart."""
+    """The training series, and the test series if they are separate."""
     assert config.data is not None
     columns = Columns(
         config.label,

@@ -1,4 +1,4 @@
-"""What was understood of a user's data, in lines for people."""
+"""An overview of the user's data as understood, in readable lines."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -11,18 +11,18 @@ from rnnopt.tasks.user_data.recordings import Recordings, default_names
 from rnnopt.tasks.user_data.series import cut_padding
 
 Lines = tuple[tuple[str, str], ...]
-MANY = 12  # entries of a list that are shown
+MANY = 12  # largest number of list entries shown
 
 
 def understood(
     parts: Mapping[str, Recordings], preparation: Preparation, how: Mapping[str, Any]
 ) -> Lines:
-    """What a task was made of, after the split.
+    """An overview of a task's data after the split.
 
     Args:
         parts: the training, validation and test series.
-        preparation: learnt from the training series.
-        how: what `Preparation.learn` was told.
+        preparation: preparation learnt from the training series.
+        how: arguments of `Preparation.learn`.
     """
     train = parts["training"]
     counts = ", ".join(f"{len(part)} {name}" for name, part in parts.items())
@@ -50,7 +50,7 @@ def understood(
 
 
 def described(data: Recordings, padded: bool = False) -> Lines:
-    """What a file holds, before anything is done to it."""
+    """An overview of a file, before any preparation."""
     series = list(cut_padding(data.series) if padded else data.series)
     lines = [
         *read_as(data),
@@ -73,15 +73,15 @@ def described(data: Recordings, padded: bool = False) -> Lines:
 
 
 def read_as(data: Recordings) -> list[tuple[str, str]]:
-    """What the file, its columns and times were taken for, if there is anything to say."""
-    told = [data.table.told()] if data.table is not None else []
+    """How the file, its columns and times were interpreted; empty without such information."""
+    told = [data.table.describe()] if data.table is not None else []
     told += data.notes
     lines = [("read as", "; ".join(told))] if told else []
     return lines + ([("times", data.times)] if data.times is not None else [])
 
 
 def _other_times(parts: Mapping[str, Recordings]) -> list[tuple[str, str]]:
-    """What is not regular about the times of parts that come from other files."""
+    """Irregular times of the parts that come from other files."""
     said, lines = {parts["training"].times, None}, []
     for name, part in parts.items():
         if part.times not in said:
@@ -91,13 +91,13 @@ def _other_times(parts: Mapping[str, Recordings]) -> list[tuple[str, str]]:
 
 
 def channels_of(channels: tuple[str, ...]) -> tuple[str, str]:
-    """How many channels, and their names if they have any."""
+    """The number of channels, and their names if they have any."""
     named = channels != default_names(len(channels))
     return "channels", f"{len(channels)}" + (f": {some(channels)}" if named else "")
 
 
 def targets_of(targets: np.ndarray, classes: tuple[str, ...]) -> list[tuple[str, str]]:
-    """The classes with their shares, or the range of the numbers."""
+    """The classes with their frequencies, or the range of the numbers."""
     if not classes:
         numbers = numbers_of(targets)
         told = ", ".join(
@@ -121,7 +121,7 @@ def targets_of(targets: np.ndarray, classes: tuple[str, ...]) -> list[tuple[str,
 
 
 def lengths_of(series: list[np.ndarray]) -> str:
-    """How long the series are."""
+    """The lengths of the series."""
     lengths = [len(one) for one in series]
     if min(lengths) == max(lengths):
         return f"{lengths[0]}, all alike"
@@ -129,7 +129,7 @@ def lengths_of(series: list[np.ndarray]) -> str:
 
 
 def missing_of(series: list[np.ndarray], filled: str = "") -> str:
-    """How many values are missing, and what stands for them."""
+    """The number of missing values, and how they are filled."""
     gaps = np.array([np.isnan(one).sum() for one in series])
     if not gaps.any():
         return "none"
@@ -139,7 +139,7 @@ def missing_of(series: list[np.ndarray], filled: str = "") -> str:
 
 
 def some(entries: tuple[str, ...]) -> str:
-    """The first entries of a list, and how many there are."""
+    """The first entries of a list, and their total number."""
     shown = ", ".join(entries[:MANY])
     more = f", … ({len(entries)} in all)" if len(entries) > MANY else ""
     return shown + more

@@ -1,9 +1,9 @@
-"""What is done to series before a network sees them, learnt from the training data alone.
+"""Prepares series for a network, with statistics of the training data alone.
 
-In order: the end of a padded series is cut off, missing values are filled, steps are averaged
-(`subsample`), each channel is brought to mean 0 and deviation 1. All this is done in float64, and
-what comes out is stored in float32. A `Preparation` is kept with the run, so that new data go the
-same way.
+The order: the padding at the end of a series is cut off, missing values are filled, steps are
+averaged (`subsample`), each channel is scaled to mean 0 and deviation 1. All this is computed in
+float64, and the result is stored in float32. A `Preparation` is saved with the run, so that new
+data are prepared in the same way.
 """
 
 from collections.abc import Sequence
@@ -33,19 +33,19 @@ from rnnopt.tasks.user_data.series import check_missing, cut_padding, fill_missi
 
 @dataclass(frozen=True)
 class Preparation:
-    """From recordings to tensors, and from outputs back to answers.
+    """Converts recordings to tensors, and a network's outputs to predictions.
 
     Args:
-        kind: of the targets.
+        kind: kind of the targets.
         channels: names of the channels.
         classes: names of the classes, in the order of the network's outputs; () in regression.
         missing, padded, subsample: as in `DataConfig`.
-        fill: of each channel, what stands for a missing value.
-        mean, deviation: of each channel, taken away and divided by.
-        target_mean, target_deviation: of each number to predict, in regression.
-        steps: of the longest training or validation series, as the network gets it.
-        shortest, longest: of the training series as recorded.
-        table: what the columns of the training data were taken for, if they were a table.
+        fill: value of each channel that replaces missing values.
+        mean, deviation: statistics of each channel for its standardisation.
+        target_mean, target_deviation: the same for each number to predict, in regression.
+        steps: steps of the longest training or validation series, as the network gets it.
+        shortest, longest: least and greatest length of the training series as recorded.
+        table: schema of the training data, if they were a table.
     """
 
     kind: Kind
@@ -66,7 +66,7 @@ class Preparation:
 
     @property
     def outputs(self) -> int:
-        """Numbers that the network gives for a series."""
+        """Number of the network's outputs per series."""
         return len(self.classes) or len(self.target_mean)
 
     @classmethod
@@ -79,11 +79,11 @@ class Preparation:
         normalize: bool = True,
         subsample: int = 1,
     ) -> Self:
-        """The preparation that suits training data.
+        """The preparation for training data.
 
         Raises:
-            ValueError: missing values that nobody said what to do with; targets that fit no kind;
-                without `normalize`, data of which float32 would lose what varies.
+            ValueError: missing values without a choice of `missing`; targets that fit no kind;
+                without `normalize`, data that would lose their variation in float32.
         """
         assert data.targets is not None
         kind = kind_of(data, kind)
@@ -122,11 +122,11 @@ class Preparation:
         )
 
     def ragged(self, data: Recordings) -> list[np.ndarray]:
-        """The series (time, channel), filled but at their own rate and scale.
+        """The series (time, channel), filled, at their original rate and scale.
 
         Raises:
-            ValueError: other channels than in training; missing values that were to be refused;
-                what looks like a single series without its first axis.
+            ValueError: other channels than in training; missing values that are not allowed; an
+                array that looks like a single series without its first axis.
         """
         data = aligned(data, self.channels, self.table)
         if len(self.channels) == 1:
@@ -138,7 +138,7 @@ class Preparation:
         return [fill_missing(one, self.missing, np.array(self.fill)) for one in series]
 
     def stored(self, data: Recordings) -> tuple[Tensor, Tensor | None]:
-        """Inputs and lengths as `Examples` keeps them: without padding.
+        """Inputs and lengths as stored in `Examples`: without padding.
 
         Args:
             data: series with the channels of the training data.
@@ -150,7 +150,7 @@ class Preparation:
         return standardized(series, np.array(self.mean), np.array(self.deviation))
 
     def inputs(self, data: Recordings) -> tuple[Tensor, Tensor | None]:
-        """Padded inputs (count, time, channel), and lengths (count,), None where all are equal.
+        """Padded inputs (count, time, channel), and lengths (count,), None if all are equal.
 
         Args:
             data: series with the channels of the training data.
@@ -189,23 +189,23 @@ class Preparation:
         return standardized([numbers], mean, deviation, "targets")[0][0]
 
     def positions(self, targets: np.ndarray) -> np.ndarray:
-        """The output of each target's class, (count,); -1 where there is none."""
+        """Index of the output for each target's class, (count,); -1 for an unknown class."""
         places = {name: i for i, name in enumerate(self.classes)}
-        for i, name in enumerate(self.classes):  # a file with no other words has these as numbers
+        for i, name in enumerate(self.classes):  # without other words, names are numbers
             if name.lower() in TRUTHS:
                 places.setdefault(f"{TRUTHS[name.lower()]:g}", i)
         return np.array([places.get(name, -1) for name in label_names(targets)])
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it, ready for JSON."""
+        """All fields, ready for JSON."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, saved: dict[str, Any]) -> Self:
-        """What `to_dict` gave.
+        """The preparation from the result of `to_dict`.
 
         Raises:
-            UserError: it is not of that form.
+            UserError: `saved` does not have that form.
         """
         found = checked(saved, cls, "a preparation")
         lengths = {len(found.channels), len(found.fill), len(found.mean), len(found.deviation)}
@@ -218,10 +218,10 @@ class Preparation:
 
 
 def kind_of(data: Recordings, said: Kind | None) -> Kind:
-    """What the targets are: as said, else as the file says, else as they look.
+    """The kind of targets: as passed, else as declared in the file, else as they look.
 
     Raises:
-        ValueError: they cannot be what was said, or look like both.
+        ValueError: they cannot be of the kind passed, or look like both kinds.
     """
     targets = data.targets
     assert targets is not None
@@ -239,7 +239,7 @@ def kind_of(data: Recordings, said: Kind | None) -> Kind:
     if numeric and (targets != np.round(targets)).any():
         return "regression"
     different = len(np.unique(targets))
-    # More classes than many, and a mean of fewer than two series a class.
+    # More classes than MANY, and on average fewer than two series per class.
     if numeric and different > MANY_CLASSES and 2 * different > len(targets):
         raise ValueError(
             f"the {len(targets)} targets are {different} different whole numbers: say which kind"
@@ -268,7 +268,7 @@ def class_names(targets: np.ndarray) -> tuple[str, ...]:
 
 
 def _observed_mean(series: Sequence[np.ndarray]) -> np.ndarray:
-    """Mean (channel,) of the values that are there; 0 where none is."""
+    """Mean (channel,) of the values that are not missing; 0 if all are."""
     total, seen = np.zeros(series[0].shape[1]), np.zeros(series[0].shape[1])
     for one in series:
         total += np.nansum(one, 0)
@@ -279,7 +279,7 @@ def _observed_mean(series: Sequence[np.ndarray]) -> np.ndarray:
 def _moments(
     series: list[np.ndarray], normalize: bool, names: tuple[str, ...] | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and deviation of each channel, or of each target where there are no names."""
+    """Mean and deviation of each channel, or of each target if there are no names."""
     if normalize:
         return moments(series)
     check_plain(series, "values" if names else "targets", names)
@@ -288,13 +288,13 @@ def _moments(
 
 @dataclass(frozen=True)
 class OwnData:
-    """What is known of a task's data: kept with a run.
+    """Facts about the user's data of a task, stored with a run.
 
     Args:
-        preparation: what was done to them, and is to be done to new data.
-        understood: (subject, answer) lines for people.
+        preparation: preparation of these and of new data.
+        understood: readable lines (subject, finding).
         sources: for each of "data" and "test", the file's path and sha256; {} without files.
-        held_out: which of "validation" and "test" were held out of the data, not given apart.
+        held_out: those of "validation" and "test" that were held out of the data.
     """
 
     preparation: Preparation
@@ -303,7 +303,7 @@ class OwnData:
     held_out: frozenset[str] = frozenset()
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it, ready for JSON."""
+        """All fields, ready for JSON."""
         return dict(
             sources=self.sources,
             preparation=self.preparation.to_dict(),

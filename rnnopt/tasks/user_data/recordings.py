@@ -1,6 +1,6 @@
-"""Series as users have them, before anything is done to them: ragged, named, with missing values.
+"""Series before any preparation: with different lengths, names and missing values.
 
-Every reader gives `Recordings`; `preparation.py` makes them what a network takes.
+Every reader returns `Recordings`; `preparation.py` converts them to inputs of a network.
 """
 
 from collections.abc import Sequence
@@ -12,23 +12,23 @@ import numpy as np
 from rnnopt.config.data_config import Kind, Layout
 from rnnopt.tasks.names import check_names
 
-# How files and people write that a value is missing, in lower case.
+# Marks of missing values, in lower case.
 MISSING = ("", "nan", "na", "n/a", "null", "none", "?", "nat", "<na>")
 TRUTHS = {"false": 0.0, "true": 1.0}
-LARGEST = 1e100  # whose square, a million times, is still a number
-EXACT = 2**53  # up to which float64 has every whole number
+LARGEST = 1e100  # a sum of a million squares is still finite
+EXACT = 2**53  # float64 represents every whole number up to it
 
 
 @dataclass(frozen=True)
 class TableSchema:
-    """What the columns of a table with names were taken for.
+    """The interpretation of the columns of a table with names.
 
     Args:
-        layout: wide, a series a row, or long, a step a row.
-        label, id, time: names of columns, None where there is none.
+        layout: wide, a row per series, or long, a row per step.
+        label, id, time: names of columns, None if there is none.
         steps: names of the columns that are steps, in a wide table; () in a long one.
         dropped: names of the columns left out.
-        first: the label is the first column for want of a usual name.
+        first: whether the label is the first column because no column has a usual name.
     """
 
     layout: Layout
@@ -39,7 +39,7 @@ class TableSchema:
     dropped: tuple[str, ...] = ()
     first: bool = False
 
-    def told(self) -> str:
+    def describe(self) -> str:
         """In words."""
         label = repr(self.label) if self.label is not None else "none"
         parts = [f"{self.layout} table", f"label {label}" + ", the first column" * self.first]
@@ -57,15 +57,15 @@ class Recordings:
     """Labelled or unlabelled series.
 
     Args:
-        series: (time, channel) arrays of float64, NaN where a value is missing; ≥ 1 of ≥ 1 step.
-        targets: (count,) words, or numbers (count,) or (count, outputs), or None where unlabelled.
+        series: ≥ 1 arrays (time, channel) of float64 with ≥ 1 step; NaN is a missing value.
+        targets: (count,) words, or numbers (count,) or (count, outputs), or None if unlabelled.
         channels: names of the channels.
-        kind: what the file itself says of its targets, if it does.
-        names: what the file calls each series, if it does.
-        table: what the columns were taken for, if it is a table with names.
-        notes: what else to say of how the file was read.
-        times: what is not regular about its times, in words, if anything is.
-        validation: series that the file keeps apart to choose the weights by, if it does.
+        kind: kind of the targets, if the file declares it.
+        names: names of the series, if the file has them.
+        table: interpretation of the columns, if it is a table with names.
+        notes: further notes on how the file was read.
+        times: description of irregular times, if there are any.
+        validation: separate validation series, if the file has them.
     """
 
     series: tuple[np.ndarray, ...]
@@ -101,7 +101,7 @@ def recordings(
 
     Args:
         inputs: (count, time), (count, time, feature), or a list of (time,) or (time, feature).
-        targets: one a series: words, numbers, or rows of numbers; None where unlabelled.
+        targets: one per series: words, numbers, or rows of numbers; None if unlabelled.
         lengths: (count,) true steps of padded series; None when all are true.
         channels: names; unset means channel 1, channel 2, …
         kind, names: as in `Recordings`.
@@ -139,7 +139,7 @@ def recordings(
 
 
 def default_names(width: int) -> tuple[str, ...]:
-    """What channels are called that have no names."""
+    """Default names of channels."""
     return tuple(f"channel {i + 1}" for i in range(width))
 
 
@@ -161,7 +161,7 @@ def _series(inputs: Any) -> list[np.ndarray]:
             f"inputs must be (count, time) or (count, time, feature), got shape {array.shape}"
             + (": a single series goes in a list, [X], or as X[None]." if array.ndim == 1 else ".")
         )
-    if not array.size:  # with no step, there might be any number of series
+    if not array.size:  # without a step, the number of series is arbitrary
         raise ValueError(
             "inputs need at least one series of at least one step and one channel, got shape"
             f" {array.shape}."
@@ -176,7 +176,7 @@ def _numbers(values: Any, what: str) -> np.ndarray:
             f"{what} must be an array of numbers, got type {array.dtype}; series of different"
             " lengths go in a list, or padded with their lengths."
         )
-    with np.errstate(over="ignore", invalid="ignore"):  # of wider types; infinity is refused later
+    with np.errstate(over="ignore", invalid="ignore"):  # infinity is checked later
         return array.astype(np.float64)
 
 
@@ -185,12 +185,12 @@ def _cut(series: list[np.ndarray], lengths: Any) -> list[np.ndarray]:
         lengths = np.asarray(lengths)
     except ValueError:
         raise ValueError(
-            f"lengths must be {len(series)} whole numbers, one a series, got rows of different"
+            f"lengths must be {len(series)} whole numbers, one per series, got rows of different"
             " lengths."
         ) from None
     if lengths.shape != (len(series),) or lengths.dtype.kind not in "iu":
         raise ValueError(
-            f"lengths must be {len(series)} whole numbers, one a series, got {lengths.dtype} of"
+            f"lengths must be {len(series)} whole numbers, one per series, got {lengths.dtype} of"
             f" shape {lengths.shape}."
         )
     for i, (one, length) in enumerate(zip(series, lengths, strict=True)):
@@ -212,7 +212,7 @@ def _targets(targets: Any, count: int) -> np.ndarray:
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
     if array.ndim not in (1, 2) or len(array) != count:
-        raise ValueError(f"targets must be {count}, one a series, got shape {array.shape}.")
+        raise ValueError(f"targets must be {count}, one per series, got shape {array.shape}.")
     if array.dtype.kind in "biuf":
         whole = array.dtype.kind in "iu" and array.size > 0
         if whole and max(int(array.max()), -int(array.min())) > EXACT:
@@ -234,7 +234,7 @@ def _targets(targets: Any, count: int) -> np.ndarray:
 
 
 def _words(words: list[str], shape: tuple[int, ...]) -> np.ndarray:
-    """Targets that came as words, as numbers where they all are numbers."""
+    """Targets read as words, converted to numbers if all of them are numbers."""
     width = max(1, len(words) // shape[0])
     for i, word in enumerate(words):
         if word.lower() in MISSING:
@@ -244,8 +244,8 @@ def _words(words: list[str], shape: tuple[int, ...]) -> np.ndarray:
             )
     if all(word.lower() in TRUTHS for word in words):
         return np.array([TRUTHS[word.lower()] for word in words]).reshape(shape)
-    check_names(words, "class")  # before an array makes each as long as the longest
-    try:  # numbers written as words, as text files have them
+    check_names(words, "class")  # before an array pads each to the longest
+    try:  # numbers written as words, as in text files
         numbers = np.array([float(word) for word in words])
     except ValueError:
         return np.array(words).reshape(shape)

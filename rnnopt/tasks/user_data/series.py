@@ -1,4 +1,4 @@
-"""What can be done to single series (time, channel), in numpy: cut, fill, average."""
+"""Operations on single series (time, channel) in numpy: cut, fill, average."""
 
 import numpy as np
 
@@ -6,10 +6,10 @@ from rnnopt.config.data_config import Missing
 
 
 def cut_padding(series: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
-    """The series without the steps at their end in which everything is missing.
+    """The series without the steps at their end in which all values are missing.
 
     Raises:
-        ValueError: nothing would be left of one.
+        ValueError: a series has no value.
     """
     cut = []
     for i, one in enumerate(series):
@@ -23,7 +23,7 @@ def cut_padding(series: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
 def check_missing(
     series: tuple[np.ndarray, ...], channels: tuple[str, ...], missing: Missing, padded: bool
 ) -> None:
-    """Raises ValueError, which says where, for missing values that are to be refused."""
+    """Raises ValueError for missing values that are not allowed, with the first position."""
     if missing != "error":
         return
     gaps = [int(np.isnan(one).sum()) for one in series]
@@ -41,7 +41,7 @@ def check_missing(
 
 
 def fill_missing(one: np.ndarray, missing: Missing, fill: np.ndarray) -> np.ndarray:
-    """A series (time, channel) without gaps; a channel without any value gets `fill`."""
+    """A series (time, channel) with filled gaps; a channel without any value gets `fill`."""
     gaps = np.isnan(one)
     if not gaps.any():
         return one
@@ -55,7 +55,7 @@ def fill_missing(one: np.ndarray, missing: Missing, fill: np.ndarray) -> np.ndar
 
 
 def pool(one: np.ndarray, width: int) -> np.ndarray:
-    """The mean of every `width` steps of a series (time, channel), the last of what is left."""
+    """The means of every `width` steps of a series (time, channel); the last may have fewer."""
     if width == 1:
         return one
     starts = np.arange(0, len(one), width)

@@ -1,4 +1,4 @@
-"""Which series are held out: class by class, the same for the same seed."""
+"""Selects the series to hold out: class by class, the same for the same seed."""
 
 import numpy as np
 
@@ -14,14 +14,14 @@ def hold_out(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Positions to keep and positions to hold out, each sorted.
 
-    Every class gives its share, rounded so that the shares add up; a class with one series keeps
-    it. Without classes the positions are drawn from all.
+    Every class contributes its share, rounded so that the shares add up; a class with one series
+    keeps it. Without classes the positions are drawn from all series.
 
     Args:
         classes: (count,) class of each series, or None.
-        count: series.
-        fraction: part to hold out, in (0, 1).
-        seed: of the draw.
+        count: number of series.
+        fraction: fraction to hold out, in (0, 1).
+        seed: seed of the draw.
 
     Raises:
         ValueError: too few series to keep one and hold one out.

@@ -1,4 +1,4 @@
-"""Readers of users' files: each gives `Recordings`, and the file's own test part if it has one."""
+"""Readers of users' files: each returns `Recordings`, and the test series if the file has some."""
 
 import hashlib
 from collections.abc import Callable
@@ -23,14 +23,14 @@ READERS: dict[str, Callable[[Path, Columns], Parts]] = {
 
 
 def read(path: Path, columns: Columns) -> Parts:
-    """What a file or folder holds.
+    """Reads a file or folder.
 
     Args:
-        path: of a kind that `READERS` has, or a folder.
-        columns: where to look in tables.
+        path: a file of a kind in `READERS`, or a folder.
+        columns: the columns to use in tables.
 
     Raises:
-        UserError: it does not exist, is of another kind, or does not hold what it should.
+        UserError: it does not exist, is of another kind, or has wrong content.
     """
     try:
         if not path.exists():
@@ -39,7 +39,7 @@ def read(path: Path, columns: Columns) -> Parts:
         if reader is None:
             kinds = ", ".join(READERS)
             raise UserError(f"{path} must be a folder or end in {kinds}, got {path.suffix!r}.")
-        if not path.is_dir() and not path.is_file():  # it may have no end
+        if not path.is_dir() and not path.is_file():  # reading it may never end
             raise UserError(f"{path} must be a folder or a file, got a device or a pipe.")
         return reader(path, columns)
     except UnicodeDecodeError as error:
@@ -55,7 +55,7 @@ def read(path: Path, columns: Columns) -> Parts:
 
 
 def sha256(path: Path) -> str:
-    """Of a file's content; of a folder, that of its files' names and contents."""
+    """SHA-256 of a file's content; for a folder, of its files' names and contents."""
     if path.is_dir():
         digest = hashlib.sha256()
         for file in sorted(one for one in path.rglob("*") if one.is_file()):

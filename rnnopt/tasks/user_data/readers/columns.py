@@ -1,4 +1,4 @@
-"""Where labels, names and times stand in a file, and how numbers are written there."""
+"""The columns of labels, names and times in a file, and the notation of its numbers."""
 
 import re
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from rnnopt.config.data_config import Decimal, Header, Layout
 from rnnopt.tasks.user_data.readers.decimals import advice
 from rnnopt.tasks.user_data.recordings import MISSING, Recordings, TableSchema
 
-# What a file holds: its series, and those it keeps apart to test on.
+# The content of a file: its series, and separate test series if it has some.
 Parts = tuple[Recordings, Recordings | None]
 
 LABELS = ("label", "class", "target", "y")
@@ -20,20 +20,20 @@ TIMES = ("time", "t", "timestamp", "step")
 
 @dataclass(frozen=True)
 class Columns:
-    """Where to look.
+    """The columns to use.
 
     Args:
-        label: the name of a column, or its place as `place_of` reads it; None means one with a
-            usual name, or else the first.
-        id, time: names of columns; None means one with a usual name.
-        unlabelled: the file has no labels.
-        steps: a line without names of as many values as that has no label.
-        optional: columns that are not there are none that the file needs, and no other is taken for
-            the label in their place: the names are those of the training data.
-        layout: of a table with names; None means what its id column tells.
-        header: whether the first line of a text has names; None means what it looks like.
-        decimal: the sign before decimals in a text; None means what it looks like.
-        place: of the label in lines without names, where `label` is a name.
+        label: name of a column, or its position as in `place_of`; None means a column with a usual
+            name, or else the first.
+        id, time: names of columns; None means a column with a usual name.
+        unlabelled: whether the file has no labels.
+        steps: number of values in a line without names and without a label.
+        optional: whether the columns may be missing, because the names are those of the training
+            data; no other column then becomes the label.
+        layout: layout of a table with names; None means by its id column.
+        header: whether the first line of a text has names; None means by its content.
+        decimal: decimal sign of a text; None means by its content.
+        place: position of the label in lines without names, if `label` is a name.
     """
 
     label: str | None = None
@@ -48,7 +48,7 @@ class Columns:
     place: int = 0
 
     def like(self, table: TableSchema | None) -> "Columns":
-        """Where to look in a file to be read as the training data were."""
+        """The columns of a file that is to be read like the training data."""
         if table is None:
             return self
         return replace(
@@ -63,17 +63,17 @@ class Columns:
 
 
 def place_of(label: str | None) -> int | None:
-    """The place that a label is given as, 0 for the first column, -1 for the last; None if none."""
+    """The position that `label` states: 0 for the first column, -1 for the last; None if none."""
     if label is not None and label.lower() == "last":
         return -1
     return int(label) if label is not None and re.fullmatch(r"-?[0-9]{1,9}", label) else None
 
 
 def at_place(names: Sequence[str], place: int) -> str:
-    """The column at a place, as `place_of` has it.
+    """The column at a position of `place_of`.
 
     Raises:
-        ValueError: there are not as many.
+        ValueError: there are fewer columns.
     """
     if not -len(names) <= place < len(names):
         raise ValueError(
@@ -89,10 +89,10 @@ def _shown(names: Sequence[str]) -> str:
 
 
 def find_label(names: list[str], columns: Columns) -> Columns:
-    """The same, with the name of the label's column for its place; a name goes first.
+    """The same columns, with the label's position replaced by a name; an equal name wins.
 
     Raises:
-        ValueError: there are not as many columns, and the label is not optional.
+        ValueError: there are fewer columns, and the label is not optional.
     """
     place = place_of(columns.label)
     known = {name.lower() for name in names}
@@ -106,9 +106,9 @@ def find_label(names: list[str], columns: Columns) -> Columns:
 def find(
     names: list[str], wanted: str | None, usual: tuple[str, ...], optional: bool = False
 ) -> str | None:
-    """The column that was asked for, or the first with a usual name.
+    """The column `wanted`, or the first column with a usual name.
 
-    A column that was asked for may be written in other capitals, if only one is like that.
+    `wanted` may differ in capitals if only one column matches.
 
     Raises:
         ValueError: there is no such column, and it is not optional.
@@ -121,19 +121,19 @@ def find(
             return None
         raise ValueError(f"there is no column {wanted!r}, only {_shown(names)}.")
     lower = {name.strip().lower(): name for name in reversed(names)}
-    # Beside an x, y is no label but another channel.
+    # Beside an x, y is not a label but another channel.
     return next(
         (lower[one] for one in usual if one in lower and (one, "x" in lower) != ("y", True)), None
     )
 
 
 def to_numbers(cells: list[str], where: str) -> np.ndarray:
-    """Cells as float64, NaN where one says that a value is missing.
+    """Cells as float64, with NaN for missing values.
 
     Raises:
-        ValueError: a cell is no number.
+        ValueError: a cell is not a number.
     """
-    try:  # quick, and right for nearly every row
+    try:  # fast, and correct for nearly every row
         return np.fromiter(map(float, cells), np.float64, len(cells))
     except ValueError:
         return np.array(
@@ -153,7 +153,7 @@ def to_number(cell: str, where: str) -> float:
 
 
 def is_number(cell: str) -> bool:
-    """Whether a cell is a number or says that one is missing."""
+    """Whether a cell is a number or a mark for a missing one."""
     try:
         to_number(cell, "")
     except ValueError:

@@ -1,7 +1,7 @@
 """Decimal commas: much of Europe writes 1,5, and its spreadsheets put semicolons between cells.
 
-A comma is a decimal one if that is said; or, in a file with semicolons or tabs, if numbers have
-commas there and none has a point. Thousands separators are never guessed away.
+A comma is a decimal comma if the user says so; or, in a file with semicolons or tabs, if numbers
+have commas and none has a point. Thousands separators are never removed by a guess.
 """
 
 import re
@@ -12,7 +12,7 @@ Rows = list[list[str]]
 
 COMMA = re.compile(r"[+-]?([0-9]+,[0-9]*|,[0-9]+)([eE][+-]?[0-9]+)?")
 POINT = re.compile(COMMA.pattern.replace(",", r"\."))
-# One that could be a whole number as well: 1,234
+# A number that could also be a whole number: 1,234
 GROUPS = re.compile(r"[+-]?[1-9][0-9]{0,2}(,[0-9]{3})+")
 # With separators between thousands: 1.234,56 or 1 234 or 1'234.5
 THOUSANDS = re.compile(
@@ -25,11 +25,11 @@ def has_commas(rows: Rows, separator: str | None, said: Decimal | None) -> bool:
 
     Args:
         rows: cells of each line, without names.
-        separator: between the cells; None means blanks.
-        said: what the user says.
+        separator: separator between the cells; None means blanks.
+        said: the user's choice, if any.
 
     Raises:
-        ValueError: nothing is said, and commas may as well stand between thousands.
+        ValueError: the user made no choice, and the commas may also separate thousands.
     """
     if said is not None or separator not in (";", "\t"):
         return said == ","
@@ -45,7 +45,7 @@ def has_commas(rows: Rows, separator: str | None, said: Decimal | None) -> bool:
 
 
 def with_points(row: list[str]) -> list[str]:
-    """The cells of a line, decimal commas as points."""
+    """The cells of a line, with points instead of decimal commas."""
     return [
         cell.replace(",", ".") if "," in cell and COMMA.fullmatch(cell.strip()) else cell
         for cell in row
@@ -57,7 +57,7 @@ def refuse_points(rows: Rows, first: int) -> None:
 
     Args:
         rows: cells of each line, as they are written.
-        first: the number of the first line.
+        first: number of the first line.
     """
     for number, row in enumerate(rows, start=first):
         for place, cell in enumerate(row, start=1):
@@ -70,7 +70,7 @@ def refuse_points(rows: Rows, first: int) -> None:
 
 
 def advice(cell: str) -> str:
-    """What to do about a cell that is no number, if it is one in another way of writing."""
+    """Advice for a cell that is a number in another notation; "" for any other cell."""
     cell, told = cell.strip(), []
     if THOUSANDS.fullmatch(cell):
         told.append("write numbers without thousands separators")
@@ -82,6 +82,6 @@ def advice(cell: str) -> str:
 
 
 def _numbers(rows: Rows, sign: str, pattern: re.Pattern[str]) -> list[str]:
-    """The cells that are numbers with a sign."""
+    """The cells that are numbers with the decimal sign `sign`."""
     cells = [cell.strip() for row in rows for cell in row if sign in cell]
     return [cell for cell in cells if pattern.fullmatch(cell)]

@@ -1,5 +1,5 @@
-"""Folders: X.npy and y.npy; a subfolder a class, with a file a series; train and test of these, and
-val for validation series.
+"""Folders: X.npy and y.npy, or a subfolder per class with a file per series, or folders train, test
+and optionally val of either form.
 """
 
 from dataclasses import replace
@@ -31,7 +31,7 @@ NEEDED = (
 
 
 def read_folder(path: Path, columns: Columns) -> Parts:
-    """The series of a folder."""
+    """Reads the series of a folder."""
     saved = [file for file in sorted(path.glob("*.npy")) if file.is_file()]
     arrays = [file for file in saved if known(file.stem)]
     if any(file.stem.lower().startswith("x") for file in arrays):
@@ -72,13 +72,13 @@ def _of_files(path: Path, classes: dict[str, list[Path]], columns: Columns) -> R
         channels=channels,
         names=[file.relative_to(path).as_posix() for file, _ in pairs],
     )
-    return replace(data, notes=tuple(notes), times=clock.told())
+    return replace(data, notes=tuple(notes), times=clock.describe())
 
 
 def _in_one_order(
     found: list[tuple[Path, np.ndarray, tuple[str, ...] | None]],
 ) -> tuple[list[np.ndarray], tuple[str, ...] | None]:
-    """The series with their channels as the first file with names has them, and these names."""
+    """The series with channels in the order of the first file with names, and these names."""
     channels = next((names for _, _, names in found if names is not None), None)
     series = []
     for file, one, names in found:
@@ -102,10 +102,10 @@ def _files(path: Path) -> list[Path]:
 def _series(
     path: Path, columns: Columns, clock: Clock
 ) -> tuple[np.ndarray, tuple[str, ...] | None, tuple[str, ...]]:
-    """One series (time,) or (time, channel), its channels' names, None without, and notes.
+    """One series (time,) or (time, channel), its channels' names or None, and notes.
 
-    It is an array, or text with a line a step; an index without a name is left out, and so are the
-    times, where `--time` names them.
+    It is an array, or text with a line per step. An index without a name is left out, and so is the
+    column that `--time` names.
     """
     if path.suffix.lower() == ".npy":
         return read_file(path), None, ()

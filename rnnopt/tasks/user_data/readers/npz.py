@@ -1,8 +1,8 @@
 """Arrays by name: X and y, or X_train, y_train, X_test and y_test; lengths where they differ.
 
-Validation series may have arrays of their own, X_val and y_val (or …_valid, …_validation).
+Validation series may be in separate arrays, X_val and y_val (or …_valid, …_validation).
 
-Nothing is unpickled: arrays of objects are refused.
+Nothing is unpickled: arrays of objects raise an error.
 """
 
 from collections.abc import Mapping
@@ -20,20 +20,20 @@ NEEDED = "X and y, or X_train and y_train with X_test and y_test"
 
 
 def read_npz(path: Path, columns: Columns) -> Parts:
-    """The arrays of a .npz file."""
+    """Reads the series of a .npz file."""
     found = names_in(path)
     arrays = read_members(path, [name for name in found if known(name)])
     return parts_of({name.lower(): array for name, array in arrays.items()}, found, columns)
 
 
 def known(name: str) -> bool:
-    """Whether an array of that name is one that `parts_of` takes."""
+    """Whether `parts_of` uses an array of that name."""
     base, _, part = name.lower().partition("_")
     return base in ("x", "y", "lengths") and part in ("", "train", "test", *VALIDATION)
 
 
 def parts_of(arrays: Mapping[str, np.ndarray], found: list[str], columns: Columns) -> Parts:
-    """The training and the test series among arrays by name, in lower case."""
+    """The training and the test series from arrays by their names in lower case."""
     suffix = "" if "x" in arrays else "_train"
     if f"x{suffix}" not in arrays:
         raise ValueError(f"it needs {NEEDED}, got {', '.join(found) or 'nothing'}.")

@@ -1,7 +1,7 @@
-"""Arrays as numpy writes them, read without trusting their headers and without unpickling.
+"""Reads numpy's array files without trusting their headers and without unpickling.
 
-numpy reserves what a header claims before it reads a value; here the claim is compared with the
-bytes that are there first.
+numpy allocates the size that a header claims before it reads a value; here the claim is first
+compared with the bytes in the file.
 """
 
 import math
@@ -16,9 +16,9 @@ from numpy.lib import format as npy
 from rnnopt.tasks.text_files import BAD_ZIP
 from rnnopt.tasks.user_data.limits import check_declared
 
-KINDS = "biufSU"  # of the types that are read: truths, numbers, words
-MOST_SIZES = 8  # of a shape; series have three
-# What numpy raises for headers that are none.
+KINDS = "biufSU"  # kinds of supported types: truth values, numbers, words
+MOST_SIZES = 8  # largest number of dimensions; series have three
+# Errors of numpy for invalid headers.
 BAD_HEADER = (
     *BAD_ZIP, SyntaxError, TypeError, AttributeError, IndexError, MemoryError,
     tokenize.TokenError, UserWarning,
@@ -27,7 +27,7 @@ HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 
 
 def read_file(path: Path) -> np.ndarray:
-    """The array of a .npy file; ValueError if it is none that holds numbers or words."""
+    """The array of a .npy file; raises ValueError unless it holds numbers or words."""
     with path.open("rb") as file:
         return read_array(file, path.stat().st_size, path.name)
 
@@ -36,7 +36,7 @@ def read_members(path: Path, wanted: list[str]) -> dict[str, np.ndarray]:
     """Arrays of a .npz file by their names.
 
     Raises:
-        ValueError: one of them is not as it should be.
+        ValueError: an array is invalid.
     """
     found = {}
     with zipfile.ZipFile(path) as archive:
@@ -58,7 +58,7 @@ def names_in(path: Path) -> list[str]:
     """The names of the arrays in a .npz file.
 
     Raises:
-        ValueError: it is no archive, has a name twice, or its members take more room than it has.
+        ValueError: it is not an archive, has a name twice, or its members exceed the file's size.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -77,13 +77,13 @@ def read_array(file: IO[bytes], stored: int, name: str) -> np.ndarray:
     """The array of an open .npy file.
 
     Args:
-        file: at its beginning.
-        stored: bytes that it has.
-        name: of the array.
+        file: the file, at its beginning.
+        stored: size of the file in bytes.
+        name: name of the array.
 
     Raises:
-        ValueError: it is no such file, is of objects or records, or has other sizes than its
-            header claims.
+        ValueError: it is not such a file, has objects or records, or does not have the size that
+            its header claims.
     """
     try:
         shape, in_columns, dtype = HEADERS[npy.read_magic(file)](file)
@@ -104,7 +104,7 @@ def read_array(file: IO[bytes], stored: int, name: str) -> np.ndarray:
         got = f"{claimed:.6g} bytes, and {there} are there" if claimed else "which is nothing"
         raise ValueError(f"{name} claims shape {shape} of {dtype}: {got}.")
     try:
-        content = bytearray(file.read(claimed))  # that torch may share it
+        content = bytearray(file.read(claimed))  # writable, so that torch can share it
         return np.frombuffer(content, dtype).reshape(shape, order="F" if in_columns else "C")
     except BAD_ZIP as error:
         raise ValueError(f"{name} cannot be unpacked: it is damaged or cut off.") from error

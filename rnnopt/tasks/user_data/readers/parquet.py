@@ -1,4 +1,4 @@
-"""Parquet tables, wide (a series a row) or long (a step a row)."""
+"""Parquet tables, wide (a row per series) or long (a row per step)."""
 
 from pathlib import Path
 from typing import Any
@@ -10,12 +10,12 @@ from rnnopt.tasks.user_data.limits import check_declared
 from rnnopt.tasks.user_data.readers.columns import Columns, Parts
 from rnnopt.tasks.user_data.readers.tables import from_table
 
-# What pyarrow raises for damaged files, beside errors of its own.
+# Errors of pyarrow for damaged files, besides its own classes.
 DAMAGED = (OSError, KeyError, MemoryError, OverflowError, RuntimeError, TypeError, UnicodeError)
 
 
 def read_parquet(path: Path, columns: Columns) -> Parts:
-    """The series of a parquet file."""
+    """Reads the series of a parquet file."""
     import pyarrow as pa
 
     try:
@@ -33,19 +33,19 @@ def read_parquet(path: Path, columns: Columns) -> Parts:
 
 
 def _read(path: Path) -> Any:
-    """The file's table, in which words stand once each."""
+    """The file's table, with each word stored once."""
     import pyarrow as pa
     from pyarrow import parquet
 
-    # The file alone: no folder beside it is taken for a partition.
+    # Only the file: a folder beside it does not count as a partition.
     stored = path.stat().st_size
     limits = dict(thrift_string_size_limit=2 * stored, thrift_container_size_limit=2 * stored)
     with parquet.ParquetFile(path, **limits) as file:
         schema, facts = file.schema_arrow, file.metadata
         if facts.num_columns == 0:
             raise ValueError("a table needs a column for each step, got none.")
-        # Not what the parts say of their columns: of a damaged file, asking for that ends the
-        # process (pyarrow 26, an exception of C++ that nobody catches).
+        # Not the column statistics of the parts: reading those of a damaged file ends the process
+        # (pyarrow 26, an uncaught C++ exception).
         parts = [facts.row_group(i) for i in range(facts.num_row_groups)]
         unpacked = sum(max(0, part.total_byte_size) for part in parts)
         rows = max(facts.num_rows, sum(max(0, part.num_rows) for part in parts))

@@ -1,4 +1,4 @@
-"""Tables with named columns: wide, a series a row, or long, a step a row."""
+"""Tables with named columns: wide, a row per series, or long, a row per step."""
 
 import re
 from dataclasses import replace
@@ -19,19 +19,20 @@ from rnnopt.tasks.user_data.readers.times import Clock, parse_timestamps, refuse
 from rnnopt.tasks.user_data.recordings import Recordings, TableSchema, recordings
 
 Table = dict[str, np.ndarray]
-INDEX = ("", "Unnamed: 0")  # what pandas calls an index without a name, as the first column
-PARQUET_INDEX = "__index_level_0__"  # and there wherever it stands
+INDEX = ("", "Unnamed: 0")  # pandas' names of an unnamed index, in the first column
+PARQUET_INDEX = "__index_level_0__"  # the same in parquet files, in any column
 
 
 def from_table(table: Table, columns: Columns) -> Recordings:
     """The series of a table.
 
-    It is long if its id column names a series more than once: then the columns besides id, time and
-    label are channels. Else it is wide: they are the steps. An index without a name is left out.
+    It is long if its id column names a series more than once; the columns besides id, time and
+    label are then channels. Otherwise it is wide, and they are the steps. An index without a name
+    is left out.
 
     Raises:
-        ValueError: a named column is not there, a cell is no number, a label changes in a series, a
-            time is missing, or nothing tells whether the table is long.
+        ValueError: a named column is missing, a cell is not a number, a label changes in a series,
+            a time is missing, or it is unclear whether the table is long.
     """
     columns = find_label([name for name in table if name != PARQUET_INDEX], columns)
     said = (columns.label, columns.id, columns.time)
@@ -104,7 +105,7 @@ def _is_long(table: Table, identity: str | None, time: str | None, columns: Colu
 
 
 def _check_index(values: np.ndarray, repeated: bool) -> None:
-    """Raises ValueError unless a column without a name holds nothing but row numbers."""
+    """Raises ValueError unless a column without a name holds only row numbers."""
     words = [word.removesuffix(".0") for word in _words(values)]
     counts = all(word.strip().isdecimal() for word in words)
     if not counts or (len(set(words)) < len(words) and not repeated):
@@ -139,7 +140,7 @@ def _long(table: Table, reading: TableSchema) -> Recordings:
                 raise ValueError(f"series {name!r} needs one label, got {shown}.")
             targets.append(labels.pop())
     found = recordings(series, targets or None, channels=channels, names=list(rows))
-    return replace(found, table=reading, times=clock.told())
+    return replace(found, table=reading, times=clock.describe())
 
 
 def _numbers(table: Table, name: str) -> np.ndarray:

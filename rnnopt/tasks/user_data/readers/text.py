@@ -1,7 +1,7 @@
-"""Comma, semicolon, tab or blank separated text: as the UCR archive has it, or a named table.
+"""Text with commas, semicolons, tabs or blanks between cells: as in the UCR archive, or a table.
 
-Without names each line is a series, the label first or where `Columns` says; lines may differ in
-length. With names in the first line it is a table, wide or long.
+Without names each line is a series, with the label first or at the position in `Columns`; lines may
+differ in length. With names in the first line it is a table, wide or long.
 """
 
 import csv
@@ -28,7 +28,7 @@ from rnnopt.tasks.user_data.readers.tables import from_table
 from rnnopt.tasks.user_data.recordings import Recordings, recordings
 
 SEPARATORS = ("\t", ";", ",")
-COMMAS = "decimal commas"  # what is said of them
+COMMAS = "decimal commas"  # note about a file that has them
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,9 @@ class Lines:
     """The cells of every line that is not empty.
 
     Args:
-        written: as they are written.
-        rows: with points before decimals.
-        commas: decimals are written with commas.
+        written: the cells as written.
+        rows: the cells with decimal points.
+        commas: whether decimals are written with commas.
     """
 
     written: Rows
@@ -47,17 +47,17 @@ class Lines:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What to say of them."""
+        """Notes about the notation."""
         return (COMMAS,) if self.commas else ()
 
     def check_decimals(self, named: bool) -> None:
-        """Raises ValueError if numbers have points beside commas; names may be as they are."""
+        """Raises ValueError if numbers have points beside commas; names may have both."""
         if self.commas:
             refuse_points(self.written[named:], 1 + named)
 
 
 def read_text(path: Path, columns: Columns) -> Parts:
-    """The series of a text file."""
+    """Reads the series of a text file."""
     lines = read_lines(path, columns.decimal)
     rows = lines.rows
     widths = {len(row) for row in rows}
@@ -85,7 +85,7 @@ def _table(lines: Lines, columns: Columns) -> Recordings:
 
 
 def _series(rows: Rows, columns: Columns, place: int | None) -> Recordings:
-    """The series of lines without names, with the label at a place, or none."""
+    """The series of lines without names, with the label at a position, or without labels."""
     for wanted in (columns.label, columns.id, columns.time):
         unknown = wanted is not None and (wanted != columns.label or place_of(wanted) is None)
         if unknown and not columns.optional:
@@ -113,7 +113,7 @@ def _series(rows: Rows, columns: Columns, place: int | None) -> Recordings:
 
 
 def _label_last(rows: Rows, columns: Columns) -> str:
-    """What to add where lines seem to end with their label, or with nothing."""
+    """A hint if lines seem to end with their label, or with an empty cell."""
     if columns.label is not None and not any(row[-1].strip() for row in rows):
         return " (the last cell of each line is empty: --label -2 is the one before)"
     ends = columns.label is None and all(
@@ -148,15 +148,15 @@ def read_lines(path: Path, decimal: Decimal | None = None) -> Lines:
             "nothing stands between cells where commas stand before decimals, as --decimal , says:"
             " say --decimal . where commas stand between cells."
         )
-    any_comma = any("," in line for line in lines)  # a quick answer for most files
+    any_comma = any("," in line for line in lines)  # fast for most files
     commas = (any_comma or decimal == ",") and has_commas(cells[1:] or cells, separator, decimal)
     return Lines(cells, [with_points(row) for row in cells] if commas else cells, commas)
 
 
 def _separator(line: str, decimal: Decimal | None) -> str | None:
-    """What stands between cells; None means blanks."""
+    """The separator of cells; None means blanks."""
     for one in SEPARATORS:
-        # Beside decimal commas, others stand between cells that are in quotes.
+        # With decimal commas, other commas may separate cells in quotes.
         if one in line and (one != "," or decimal != "," or '"' in line):
             return one
     return None
@@ -166,12 +166,12 @@ def has_names(rows: Rows, bare: bool = False, place: int = 0) -> bool:
     """Whether the first line names columns.
 
     It does if most of its cells but the first are words. A line of numbers does if they count from
-    0 or 1, or follow a word such as label, or nothing, as no series would.
+    0 or 1, or follow a word such as label or an empty cell, which no series would do.
 
     Args:
         rows: cells of each line.
-        bare: lines have no label, so that the first cell may be a value that is missing.
-        place: of the label; what is said of the first cell is then of this one.
+        bare: whether lines have no label, so that the first cell may be a missing value.
+        place: position of the label, used in place of the first cell.
     """
     if not bare and place != 0:
         rows = [_turned(row, place) for row in rows]
@@ -191,14 +191,14 @@ def has_names(rows: Rows, bare: bool = False, place: int = 0) -> bool:
 
 
 def _turned(row: list[str], place: int) -> list[str]:
-    """The same cells with the one at a place first, if there is one."""
+    """The same cells with the one at `place` moved to the front, if there is one."""
     return (
         row if not -len(row) <= place < len(row) else [row[place], *row[:place], *row[place:][1:]]
     )
 
 
 def counts(cells: list[str]) -> bool:
-    """Whether they are 0, 1, 2, … or 1, 2, 3, …"""
+    """Whether the cells are 0, 1, 2, … or 1, 2, 3, …"""
     return cells in [[str(i + start) for i in range(len(cells))] for start in (0, 1)]
 
 

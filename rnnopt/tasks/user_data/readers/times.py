@@ -1,6 +1,6 @@
-"""Times of a column, as numbers or dates that sort rightly; anything else is refused.
+"""Times of a column, as sortable numbers or dates; anything else raises an error.
 
-A network takes steps as equally spaced, so where the times say otherwise, it is told (`Clock`).
+A network treats steps as equally spaced, so `Clock` reports irregular times.
 """
 
 import re
@@ -9,8 +9,7 @@ import numpy as np
 
 from rnnopt.tasks.user_data.recordings import MISSING
 
-# Part of the median gap between two steps by which others may differ and still be called regular:
-# months do by a tenth.
+# Fraction of the median gap by which regular gaps may differ; those of months differ by a tenth.
 TOLERANCE = 0.2
 WHOLE = re.compile(r"[+-]?[0-9]{1,19}")
 UNITS = ((86400.0, "d"), (3600.0, "h"), (60.0, "min"), (1.0, "s"), (1e-3, "ms"), (1e-6, "µs"))
@@ -18,14 +17,14 @@ DATE = re.compile(r"(\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:\.\d{1,9})?)?)?)(
 
 
 def parse_timestamps(values: np.ndarray, column: str) -> np.ndarray:
-    """Times (row,) that sort as they follow each other.
+    """Times (row,) that sort chronologically.
 
     Args:
         values: numbers, dates, or words that are numbers or ISO dates, all of the same kind.
-        column: its name.
+        column: name of the column.
 
     Raises:
-        ValueError: a time is missing, or written in another way; the sentence says in which row.
+        ValueError: a time is missing or has another notation; the message names the row.
     """
     if values.dtype.kind in "iu":
         return values
@@ -37,7 +36,7 @@ def parse_timestamps(values: np.ndarray, column: str) -> np.ndarray:
     words = [str(value).strip() for value in values.tolist()]
     refuse_missing(words, column)
     try:
-        if all(map(WHOLE.fullmatch, words)):  # nanoseconds since 1970 are more than floats hold
+        if all(map(WHOLE.fullmatch, words)):  # floats are too coarse for nanoseconds since 1970
             whole = [int(word) for word in words]
             if min(whole) >= -(2**63) and max(whole) < 2**63:
                 return np.array(whole, dtype=np.int64)
@@ -47,7 +46,7 @@ def parse_timestamps(values: np.ndarray, column: str) -> np.ndarray:
 
 
 def refuse_missing(words: list[str], column: str) -> None:
-    """Raises ValueError if a cell says that it is missing."""
+    """Raises ValueError if a value is missing."""
     for row, word in enumerate(words):
         if word.strip().lower() in MISSING:
             raise _missing(row, column)
@@ -58,7 +57,7 @@ def _missing(row: int, column: str) -> ValueError:
 
 
 def _dates(words: list[str], column: str) -> np.ndarray:
-    """ISO dates as numpy has them, in UTC if they say how far they are from it."""
+    """ISO dates as numpy dates, converted to UTC if they have an offset."""
     found = [DATE.fullmatch(word) for word in words]
     zones = [one[2] is not None for one in found if one is not None]
     try:
@@ -76,28 +75,28 @@ def _dates(words: list[str], column: str) -> np.ndarray:
 
 
 def _minutes(zone: str | None) -> int:
-    """How far a zone such as +01:30 is ahead of UTC."""
+    """Offset of a zone such as +01:30 from UTC, in minutes."""
     if zone is None or zone == "Z":
         return 0
     return int(zone[0] + "1") * (60 * int(zone[1:3]) + int(zone[-2:]))
 
 
 class Clock:
-    """Collects the times of series, and says in words what is not regular about them."""
+    """Collects the times of series and describes their irregularities."""
 
     def __init__(self) -> None:
         self.gaps: list[np.ndarray] = []
         self.dates = False
-        self.unsorted = 0  # series
+        self.unsorted = 0  # number of unsorted series
         self.widest = (-1.0, "", "")  # the largest gap, its series, the time before it
 
     def order(self, moments: np.ndarray, name: str, column: str) -> np.ndarray:
-        """The order (step,) in which the times of a series follow each other.
+        """The chronological order (step,) of a series' times.
 
         Args:
-            moments: (step,), as `parse_timestamps` gives them.
-            name: of the series.
-            column: of the times.
+            moments: (step,) times from `parse_timestamps`.
+            name: name of the series.
+            column: name of the column of times.
 
         Raises:
             ValueError: two times are the same.
@@ -120,7 +119,7 @@ class Clock:
         return order
 
     def _between(self, moments: np.ndarray) -> np.ndarray:
-        """Gaps in seconds where times are dates, else in the unit of the numbers."""
+        """Gaps in seconds if times are dates, else in the unit of the numbers."""
         with np.errstate(over="ignore", invalid="ignore"):
             if self.dates:
                 gaps = np.diff(moments) / np.timedelta64(1, "s")
@@ -128,8 +127,8 @@ class Clock:
                 gaps = np.diff(moments).astype(np.float64)
         return np.where(np.isfinite(gaps), gaps, 0.0)
 
-    def told(self) -> str | None:
-        """What is not regular; None where all is."""
+    def describe(self) -> str | None:
+        """The irregularities; None if there are none."""
         parts = []
         if self.unsorted:
             parts.append(f"rows of {self.unsorted} series were out of order and have been sorted")
@@ -154,5 +153,5 @@ class Clock:
 
 
 def _written(moment: np.generic) -> str:
-    """A time as people write it."""
+    """A time in common notation."""
     return re.sub(r"(:\d\d)\.0+$", r"\1", str(moment))

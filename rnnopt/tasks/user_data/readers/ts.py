@@ -1,4 +1,4 @@
-"""The .ts format of the UEA archive: several channels, lengths that differ, classes or numbers.
+"""The .ts format of the UEA archive: several channels, different lengths, classes or numbers.
 
     # comments
     @univariate false
@@ -24,7 +24,7 @@ STAMPED = (
 
 
 def read_ts(path: Path, columns: Columns) -> Parts:
-    """The series of a .ts file."""
+    """Reads the series of a .ts file."""
     header: dict[str, list[str]] = {}
     series: list[np.ndarray] = []
     targets: list[str] = []
@@ -52,7 +52,7 @@ def read_ts(path: Path, columns: Columns) -> Parts:
 
 
 def _kind(header: dict[str, list[str]]) -> tuple[Kind | None, bool]:
-    """What the targets are, and whether there are any."""
+    """The kind of the targets, and whether there are any."""
     if _true(header.get("timestamps")):
         raise ValueError(STAMPED)
     if _true(header.get("targetlabel")):
