@@ -1,6 +1,6 @@
-"""How long does a step of ADMM take beside a step of Adam on the same minibatches?
+"""How long does a step of ADMM take compared with a step of Adam on the same minibatches?
 
-Both train one layer of tanh units, Adam on the fused layer with back-propagation. They take turns
+Both train one layer of tanh units, Adam with the fused layer and back-propagation. They alternate
 on the same minibatches; the ratio is that of the medians.
 
     python benchmarks/admm_speed.py
@@ -27,7 +27,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 def seconds(task_name: str, options: dict[str, Any], limit: float) -> tuple[float, float]:
-    """Median seconds of a step of Adam and of ADMM."""
+    """Median seconds per step of Adam and of ADMM."""
     task = build_task(task_name)
     batches = Batches(task, task.batch_size, seed=0)
     torch.manual_seed(0)
@@ -58,7 +58,9 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     print(f"torch {torch.__version__}, {processor_name()}, {args.threads} thread(s)\n")
-    print("| task | Adam, ms a step | " + " | ".join(f"{name}, ratio" for name in VARIANTS) + " |")
+    print(
+        "| task | Adam, ms per step | " + " | ".join(f"{name}, ratio" for name in VARIANTS) + " |"
+    )
     print("|---|---|" + "---|" * len(VARIANTS))
     for task in TASKS[1:3] if args.quick else TASKS:
         adam, cells = 0.0, []

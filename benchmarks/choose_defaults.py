@@ -1,16 +1,16 @@
 """Which settings of FrankWolfe, and which optimizer, learn best at equal gradient evaluations?
 
 Every contender gets the same number of tuning trials: one run per learning rate of one grid, on a
-seed of its own, judged by the best validation metric. Then the chosen rate runs on the reported
-seeds; the test set is looked at once a run, at the weights with the best validation metric. All use
-the same network, batches, budget and cosine schedule. Finished runs are kept in the output file and
-not repeated.
+separate seed, ranked by the best validation metric. Then the chosen rate runs on the reported
+seeds; each run evaluates the test set once, with the weights of the best validation metric. All
+runs have the same network, batches, budget and cosine schedule. Finished runs are stored in the
+output file and not repeated.
 
     python benchmarks/choose_defaults.py --task mnist-rows --out runs/mnist-rows.jsonl
     python benchmarks/choose_defaults.py --quick
 
-The runs behind docs/experiment-log.md are in docs/measurements; given as --out, their table is made
-anew without training.
+The runs behind docs/experiment-log.md are in docs/measurements; passed as --out, their table is
+printed again without training.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from rnnopt.training.build import build_training
 
 RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 TUNING_SEED = 1000
-# What FrankWolfe adds to the algorithm as printed, switched off.
+# Switches off what FrankWolfe adds to the algorithm as printed.
 OFF = "normalize=false,adapt=0,nesterov=false,average=none"
 CONTENDERS = [
     "adam",
@@ -69,7 +69,7 @@ def train(task: Task, optimizer: str, rate: float, seed: int, settings: dict[str
         test=training.test()[1] if training.best_weights else math.nan,
         to_target=training.to_target.get("gradient_evaluations"),  # None: missed
         seconds=training.seconds,
-        evaluations=training.closure.gradient_evaluations,  # as docs/measurements has it
+        evaluations=training.closure.gradient_evaluations,  # the key in docs/measurements
     )
 
 
@@ -81,7 +81,7 @@ def study(
     out: Path,
     settings: dict[str, Any],
 ) -> list[dict]:
-    """All runs of the study; appends each to `out` and skips those that stand there."""
+    """All runs of the study; appends each to `out` and skips those already stored there."""
     lines = out.read_text().splitlines() if out.exists() else []
     identity = ("task", "budget", "optimizer", "lr", "seed")
     done = {tuple(r[name] for name in identity): r for r in map(json.loads, lines)}
@@ -106,7 +106,7 @@ def study(
 
 
 def rank(sign: int, trial: dict) -> tuple[float, float]:
-    """The better trial has the greater rank; one without a number has the least."""
+    """Rank of a trial, the greater the better; NaN has the lowest."""
     metric, loss = trial["validation"], trial["last_validation_loss"]
     worst = -math.inf
     return (sign * metric if math.isfinite(metric) else worst, -loss if loss == loss else worst)

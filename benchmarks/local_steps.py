@@ -7,14 +7,15 @@ n workers with minibatches of 16 learn digits-pixels. Contenders, all with plain
 - large batch: synchronous, K = 1, 5 minibatches accumulated: as much traffic as local steps;
 - inner steps: synchronous, K = 5: the local steps' algorithm with 5 times their traffic.
 
-With --compression the local contenders alone, sending whole numbers, bytes, bits (what a commit
-loses is added to the next, and the mean is shrunk into the ball), or moving one commit late.
+With --compression only the local contenders run: they send floats, bytes or bits (the rounding
+error of a commit is added to the next, and the mean is shrunk into the ball), or apply each mean
+one commit late.
 
-Workers are simulated in one process: synchronous ones by one minibatch of all, local ones by
-copies whose weights, and means of weights, are averaged after each commit, which is the same as to
-average displacements; compressed they differ in the unit of what is lost. The learning rate of each
-contender and n is the best of a grid on a seed of its own, by validation accuracy; the table has
-the test accuracy of other seeds.
+Workers are simulated in one process: synchronous ones by one minibatch of all workers, local ones
+by copies whose weights, and means of weights, are averaged after each commit. That is the same as
+averaging displacements; with compression only the unit of the rounding error differs. The learning
+rate of each contender and n is the best of a grid on a separate seed, by validation accuracy; the
+table has the test accuracy of other seeds.
 
     python benchmarks/local_steps.py
     python benchmarks/local_steps.py --compression
@@ -46,7 +47,7 @@ CPU = torch.device("cpu")
 
 
 class Contender(NamedTuple):
-    """How n workers use their minibatches."""
+    """A way in which n workers use their minibatches."""
 
     inner_steps: int
     accumulated: int
@@ -68,10 +69,10 @@ COMPRESSED = {
 
 
 class Exchange:
-    """The commits of local contenders: moves from the last committed weights.
+    """The commits of local contenders, as moves from the last committed weights.
 
     Args:
-        models: the workers', with the same weights.
+        models: models of the workers, with the same weights.
         sends: as in `Contender`.
     """
 
@@ -83,7 +84,7 @@ class Exchange:
         self.lost = [torch.zeros_like(self.weights) for _ in models]
 
     def commit(self, optimizers: list[FrankWolfe]) -> None:
-        """Weights ← those that all workers agree on; so for the running means of weights."""
+        """Weights, and running means of weights ← their averages over the workers."""
         vectors = [parameters_to_vector(m.parameters()).detach() for m in self.models]
         changes = [vector - self.weights for vector in vectors]
         mean = move = torch.stack(changes).mean(0)
@@ -96,7 +97,7 @@ class Exchange:
         self.weights = self.weights + move
         average(self.models, optimizers)
         group = optimizers[0].param_groups[0]
-        if self.sends == "late" and not move.any():  # the first, which is not counted
+        if self.sends == "late" and not move.any():  # the first commit, which does not count
             for optimizer in optimizers:
                 optimizer.param_groups[0]["commits"] = 0
         factor = min(1.0, (group["average"] + 1) / (group["commits"] + group["average"]))
@@ -110,7 +111,7 @@ class Exchange:
                 optimizer.state[p]["average"].add_(correction.view_as(p), alpha=factor)
 
     def _shrunk(self, move: Tensor, changes: list[Tensor]) -> Tensor:
-        """No tensor's move is longer than the workers' own on average."""
+        """Shortens each tensor's move to the mean length of the workers' moves."""
         parts = []
         own = zip(*(change.split(self.sizes) for change in changes), strict=True)
         for p, part, each in zip(
@@ -125,7 +126,7 @@ class Exchange:
 def mean_in_one_process(
     vectors: list[Tensor], sizes: list[int], kind: str
 ) -> tuple[Tensor, list[Tensor]]:
-    """What processes with these vectors would agree on, and what each is to send later."""
+    """The mean of processes with these vectors, and the error that each sends later."""
     coded = [encode(vector, sizes, kind) for vector in vectors]
     sent = [decode(codes, scales, sizes) for codes, scales in coded]
     scales = of_entries(mean_scales(torch.stack([scale for _, scale in coded]), kind), sizes)
@@ -153,7 +154,7 @@ def average(models: list[SequenceModel], optimizers: list[FrankWolfe]) -> None:
 def accuracies(
     task: Task, contender: Contender, workers: int, lr: float, seed: int, sequences: int
 ) -> tuple[float, float]:
-    """Accuracy on validation and test data after so many sequences."""
+    """Accuracy on validation and test data after the given number of sequences."""
     copies = workers if contender.local else 1
     size = BATCH * workers * contender.accumulated // copies
     torch.manual_seed(seed)
@@ -190,7 +191,7 @@ def main() -> None:
     parser.add_argument("--sequences", type=int, default=48_000)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--rates", type=float, nargs="+", default=[1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2])
-    parser.add_argument("--compression", action="store_true", help="the local contenders alone")
+    parser.add_argument("--compression", action="store_true", help="run only the local contenders")
     arguments = parser.parse_args()
     quick = arguments.quick
     workers = [2] if quick else arguments.workers
@@ -202,7 +203,7 @@ def main() -> None:
     seeds = [0] if quick else list(range(arguments.seeds))
     torch.set_num_threads(1)
     task = build_task("digits-pixels")
-    print(f"{sequences} sequences altogether, test accuracy of {len(seeds)} seeds\n")
+    print(f"{sequences} sequences in total, test accuracy of {len(seeds)} seeds\n")
     print("| workers | contender | lr | commits | mean | lowest | highest |")
     print("|---|---|---|---|---|---|---|")
     for n in workers:

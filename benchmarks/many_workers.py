@@ -1,17 +1,17 @@
-"""How does local Frank-Wolfe fare with up to 256 workers?
+"""How well does local Frank-Wolfe learn with up to 256 workers?
 
 n workers with minibatches of 16 learn digits-pixels by local steps, K = 5: one mean of
 displacements every 5 minibatches. Two questions:
 
 - equal gradients: all workers together spend the same number of minibatches, so that n workers need
-  1/n of the time and have 1/n of the commits; synchronous steps with K = 5, whose minibatch is that
-  of all workers, stand beside them with 5 times the traffic;
+  1/n of the time and have 1/n of the commits. For comparison: synchronous steps with K = 5, whose
+  minibatch is that of all workers, with 5 times the traffic;
 - equal cycles: every worker spends the same number of minibatches, so that n workers see n times
   the sequences in the same time.
 
 Workers are simulated in one process, as in local_steps.py, which is exact for plain outer steps.
-The learning rate of each row is the best of a grid on a seed of its own, by validation accuracy;
-the tables have the test accuracy of other seeds.
+The learning rate of each row is the best of a grid on a separate seed, by validation accuracy; the
+tables have the test accuracy of other seeds.
 
     python benchmarks/many_workers.py
     python benchmarks/many_workers.py --quick
@@ -31,7 +31,7 @@ from rnnopt.tasks.task import Task
 def row(
     task: Task, contender: Contender, workers: int, sequences: int, rates: list[float], seeds: int
 ) -> str:
-    """Cells of a line: rate, commits and test accuracy of the best rate."""
+    """Cells of a row: best rate, its commits and its test accuracy."""
 
     def validation(lr: float) -> float:
         return accuracies(task, contender, workers, lr, TUNING_SEED, sequences)[0]
@@ -44,12 +44,12 @@ def row(
 
 
 def main() -> None:
-    """Reads the arguments, prints a Markdown table a question."""
+    """Reads the arguments, prints one Markdown table per question."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="a few steps, to see that it runs")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 4, 16, 64, 256])
-    parser.add_argument("--minibatches", type=int, default=7680, help="of all, at equal gradients")
-    parser.add_argument("--cycles", type=int, default=40, help="of each, at equal cycles")
+    parser.add_argument("--minibatches", type=int, default=7680, help="total, at equal gradients")
+    parser.add_argument("--cycles", type=int, default=40, help="per worker, at equal cycles")
     parser.add_argument("--seeds", type=int, default=3)
     arguments = parser.parse_args()
     quick = arguments.quick

@@ -1,16 +1,16 @@
 """Six-layer IndRNN on MNIST pixel by pixel: how long do 400 passes over the data take on one GPU?
 
 The published network (six layers of 128 units, batch normalisation, dropout 0.1, recurrent bound
-5^(1/784)) took its users 2.5 to 4.8 hours on an RTX 2080 Ti. Here the data lie on the card, and one
-training step, drawing the batch, forward, backward and Adam's update, is one CUDA graph: nothing
-but its launches is left to Python.
+5^(1/784)) took its users 2.5 to 4.8 hours on an RTX 2080 Ti. Here the data are in GPU memory, and
+one training step (drawing the batch, forward, backward and Adam's update) is one CUDA graph: Python
+only launches it.
 
     python benchmarks/pixel_mnist_on_gpu.py                    400 passes, batches of 128
     python benchmarks/pixel_mnist_on_gpu.py --task mnist-permuted --bf16
     python benchmarks/pixel_mnist_on_gpu.py --quick            small digits, a moment, anywhere
 
-Without a GPU the same step runs without the graph. The accuracy told is that on the test images, of
-the weights with the best validation accuracy.
+Without a GPU the same step runs without the graph. The printed accuracy is that on the test images,
+with the weights of the best validation accuracy.
 """
 
 import argparse
@@ -31,13 +31,13 @@ class Step:
     """One training step on the next batch of a shuffled pass; on a GPU one CUDA graph.
 
     Args:
-        model: on its device.
-        task: with its data on the same device.
-        batch_size: sequences a batch; what a pass leaves over at its end is not used.
-        passes: over the data, for the course of the learning rate (cosine).
+        model: model on its device.
+        task: task with its data on the same device.
+        batch_size: sequences per batch; an incomplete last batch of a pass is not used.
+        passes: passes over the data, for the cosine schedule of the learning rate.
         lr, decay: Adam's rate and coupled L2 on all but biases and recurrent weights, as released.
         bf16: matrix products in bfloat16.
-        seed: of the order of the sequences.
+        seed: seed of the order of the sequences.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class Step:
         self.loss.copy_(loss.detach())
 
     def _capture(self) -> torch.cuda.CUDAGraph:
-        """Three steps on a stream of their own, undone again, then the recorded one."""
+        """Takes three steps on a separate stream, undoes them, then records one step."""
         weights = {k: v.clone() for k, v in self.model.state_dict().items()}
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
@@ -111,7 +111,7 @@ class Step:
         return graph
 
     def __call__(self) -> None:
-        """The next step."""
+        """Takes the next step."""
         at = self.done % self.per_pass
         if at == 0:
             self.order = self._shuffle()
@@ -171,7 +171,7 @@ def main() -> None:
         begun = time.perf_counter()
         for _ in range(step.per_pass):
             step()
-        loss = step.loss.item()  # waits for the card
+        loss = step.loss.item()  # waits for the GPU
         seconds += time.perf_counter() - begun
         _, accuracy = task.evaluate(model, task.validation, device)
         if accuracy > best:
@@ -182,7 +182,7 @@ def main() -> None:
             break
     model.load_state_dict(weights)
     _, test = task.evaluate(model, task.test, device)
-    print("\n| passes | training, s | ms a step | getting ready, s | validation | test |")
+    print("\n| passes | training, s | ms per step | preparation, s | validation | test |")
     print("|---|---|---|---|---|---|")
     print(
         f"| {passes} | {seconds:.1f} | {1e3 * seconds / step.done:.2f} | {prepared:.1f}"

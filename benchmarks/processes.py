@@ -1,9 +1,9 @@
 """What does a gradient cost in 1, 2, 4 processes on this machine, and how many bytes does it send?
 
-The minibatch is the same for any number of processes, each takes its share. Processes talk by gloo
-on the loopback and share this machine's cores: with more processes than free cores nothing gets
-faster. The processor time of one process, in brackets, says how the work is divided even where they
-wait for cores. Bytes are what each process hands to all-reduces, per gradient; a ring sends and
+The minibatch is the same for any number of processes, and each takes its share. Processes use gloo
+on the loopback and share this machine's cores: more processes than free cores bring no speed-up.
+The processor time of one process, in brackets, shows how the work is divided even if processes wait
+for cores. Bytes are those that each process passes to all-reduces, per gradient; a ring sends and
 receives 2 (n-1)/n times as many.
 
     python benchmarks/processes.py
@@ -32,7 +32,7 @@ from rnnopt import ADMM, ASNAQ, FrankWolfe, SequenceModel
 from rnnopt.distributed import copy_from_first
 from rnnopt.runs.environment import processor_name
 
-LEARNERS: dict[str, tuple[Callable[..., Any], bool]] = {  # and whether DDP averages gradients
+LEARNERS: dict[str, tuple[Callable[..., Any], bool]] = {  # and whether DDP averages them
     "FrankWolfe": (partial(FrankWolfe, lr=1e-3), True),
     "FrankWolfe, K = 5": (partial(FrankWolfe, lr=1e-3, inner_steps=5), True),
     'FrankWolfe, K = 5, "commit"': (
@@ -45,7 +45,7 @@ LEARNERS: dict[str, tuple[Callable[..., Any], bool]] = {  # and whether DDP aver
 
 
 class Sizes(NamedTuple):
-    """Units, steps a sequence and sequences a minibatch."""
+    """Units, steps per sequence and sequences per minibatch."""
 
     hidden: int
     steps: int
@@ -89,7 +89,7 @@ class Measured:
         return loss.detach()
 
     def gradient(self) -> None:
-        """One gradient, or what takes its place, and its step."""
+        """Computes one gradient, or its equivalent, and takes the step."""
         if isinstance(self.learner, ADMM):
             self.learner.step(self.batch)
         elif isinstance(self.learner, ASNAQ):
@@ -101,7 +101,7 @@ class Measured:
 
 @contextlib.contextmanager
 def counting(measured: Measured) -> Any:
-    """Adds to `sent` what is given to all-reduces other than DDP's."""
+    """Counts in `sent` the bytes passed to all-reduces other than DDP's."""
     original = distributed.all_reduce
 
     def all_reduce(tensor: torch.Tensor, *arguments: Any, **options: Any) -> Any:
@@ -119,7 +119,7 @@ def counting(measured: Measured) -> Any:
 def work(
     rank: int, count: int, folder: str, sizes: Sizes, learners: list[str], repeats: int
 ) -> None:
-    """What each process does; the first writes a line a learner."""
+    """The work of each process; the first process writes one line per learner."""
     warnings.simplefilter("error")
     torch.set_num_threads(1)
     if count > 1:
@@ -134,7 +134,7 @@ def work(
         with counting(measured):
             for _ in range(repeats):
                 started = time.perf_counter()
-                for _ in range(20):  # four cycles of K = 5, and once aSNAQ's loss test
+                for _ in range(20):  # four cycles of K = 5, and one loss test of aSNAQ
                     measured.gradient()
                 times.append((time.perf_counter() - started) / 20)
         processor = (time.process_time() - processor) / 20 / repeats
@@ -147,7 +147,7 @@ def work(
 
 
 def measure(count: int, sizes: Sizes, learners: list[str], repeats: int) -> list[list[str]]:
-    """Milliseconds, those of the processor, and bytes a gradient of each learner."""
+    """Milliseconds, processor milliseconds and bytes per gradient of each learner."""
     with tempfile.TemporaryDirectory() as folder:
         torch.multiprocessing.spawn(
             work, (count, folder, sizes, learners, repeats), nprocs=count, join=True
@@ -170,9 +170,9 @@ def main() -> None:
         sizes = Sizes(8, 4, minibatch) if quick else Sizes(128, 64, minibatch)
         every = [measure(count, sizes, learners, 1 if quick else 3) for count in counts]
         what = f"{minibatch} sequences of {sizes.steps} steps, {sizes.hidden} units"
-        print(f"{what}: ms a gradient (of the processor)\n")
+        print(f"{what}: ms per gradient (of the processor)\n")
         heading = " | ".join(f"{count} processes" for count in counts)
-        print(f"| learner | {heading} | bytes a gradient |")
+        print(f"| learner | {heading} | bytes per gradient |")
         print("|---|" + "---|" * (len(counts) + 1))
         for i, name in enumerate(learners):
             cells = " | ".join(f"{found[i][0]} ({found[i][1]})" for found in every)

@@ -1,10 +1,10 @@
-"""How close does a step of ASNAQ and AdaQN come to what memory allows?
+"""How close is a step of ASNAQ and AdaQN to the limit of the memory bandwidth?
 
-The gradients are in place and the closure does nothing, so that only the optimizer's own work is
-timed, after its memories are full and over whole cycles of L steps. It is compared with the least
-time in which the numbers that a step needs can pass through memory: the bytes below, divided by
-the rate at which one large tensor is copied into another in the same run. Each number counts once
-for each time that it must be read or written:
+The gradients are given and the closure does nothing, so that only the optimizer's own work is
+timed, after its memories are full and over whole cycles of L steps. The lower bound is the time to
+move the numbers of a step through memory: the bytes below, divided by the rate at which one large
+tensor is copied into another in the same run. Each number counts once for each time that it must be
+read or written:
 
 - the pairs, 4 memory · d: S and Y, each once for the products and once for the sums;
 - the history, (2 fisher_memory / L + 1) d: twice every L steps, and one row written;
@@ -32,23 +32,23 @@ BYTES = 4  # of a float32
 
 
 def bytes_per_step(kind: Any, size: int, options: dict[str, int]) -> float:
-    """The least a step reads and writes, averaged over L steps."""
+    """Least number of bytes that a step reads and writes, averaged over L steps."""
     pairs = 4 * options["memory"]
     history = 2 * options["fisher_memory"] / options["update_every"] + 1
     return BYTES * size * (pairs + history + VECTORS[kind])
 
 
 def measure(kind: Any, size: int, options: dict[str, int], limit: float) -> tuple[float, float]:
-    """Seconds of a step over cycles of L steps, memories full, and bytes a second of a copy.
+    """Seconds per step over cycles of L steps, memories full, and bytes per second of a copy.
 
-    Cycles and copies take turns; medians of both.
+    Cycles and copies alternate; both are medians.
     """
     source = torch.randn(max(10**6, size * options["fisher_memory"]))
     target = torch.zeros_like(source)
     generator = torch.Generator().manual_seed(0)
     side = int((size // 4) ** 0.5)
     params = [nn.Parameter(torch.randn(side, side, generator=generator)) for _ in range(4)]
-    # The gradients of a quadratic, so that every pair has positive curvature and is kept.
+    # Gradients of a quadratic, so that every pair has positive curvature and is kept.
     optimizer = call_flat(kind, params, lr=1e-3, **options)
     every = options["update_every"]
 

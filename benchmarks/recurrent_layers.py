@@ -1,9 +1,9 @@
-"""How fast are the recurrent layers beside what a user would take instead?
+"""How fast are the recurrent layers compared with their alternatives?
 
-Every time is of one forward and one backward pass. What is compared takes turns in one process,
-five passes in a row as in a training loop, and the best of each counts, since other work on a
-machine only ever adds time. The rate of large matrix products is measured in the same run, between
-the others. With --keep-memory freed memory is kept, for everybody, as it is in `rnnopt train`.
+Every time is that of one forward and one backward pass. The contenders alternate in one process,
+five consecutive passes each as in a training loop, and the best time counts, because other work on
+a machine only adds time. The rate of large matrix products is measured in the same run, between the
+others. With --keep-memory every contender keeps freed memory, as in `rnnopt train`.
 
     python benchmarks/recurrent_layers.py                        on the CPU, about 20 minutes
     python benchmarks/recurrent_layers.py --threads 2 --out results
@@ -35,15 +35,15 @@ Row = dict[str, str | float]
 # (time, batch, input, hidden): pixel MNIST, activity windows, adding, MNIST row by row.
 NAMED = [(784, 128, 1, 128), (128, 64, 9, 80), (100, 50, 2, 128), (28, 128, 28, 100)]
 GRID_TIME, GRID_BATCH, GRID_HIDDEN = (10, 100, 784, 2000), (1, 8, 32, 128, 512), (16, 64, 128, 512)
-LARGE = 2048  # rows and columns of the matrices whose product gives the rate to compare with
+LARGE = 2048  # rows and columns of the matrices whose product is the reference rate
 
 
 def best_times(
     works: Mapping[str, Callable[[], object]], limit: float, rounds: int = 200
 ) -> dict[str, float]:
-    """Best seconds of each, in turn for `limit` seconds.
+    """Best seconds of each contender; they alternate for `limit` seconds.
 
-    A turn is five passes, fewer if they take over a second; the first does not count.
+    A turn is five passes, fewer if they take over a second; the first turn does not count.
     """
     best = dict.fromkeys(works, float("inf"))
     started = time.perf_counter()
@@ -95,7 +95,7 @@ def elman(shapes: list[tuple[int, int, int, int]], limit: float) -> list[Row]:
 
 
 def training_step(layer: nn.Module, inputs: Tensor) -> Callable[[], None]:
-    """Forward and backward, the loss being the sum of the last states."""
+    """Forward and backward pass; the loss is the sum of the last states."""
 
     def work() -> None:
         for p in layer.parameters():
@@ -106,7 +106,7 @@ def training_step(layer: nn.Module, inputs: Tensor) -> Callable[[], None]:
 
 
 def loop(z: Tensor, u: Tensor) -> Tensor:
-    """The best per-step IndRNN in torch's operators: unbind, never z[t]."""
+    """The fastest per-step IndRNN in torch's operators: unbind, never z[t]."""
     h = torch.zeros_like(z[0])
     states = []
     for step in z.unbind(0):
@@ -116,7 +116,7 @@ def loop(z: Tensor, u: Tensor) -> Tensor:
 
 
 def indrnn(shapes: list[tuple[int, int, int]], limit: float, device: str) -> list[Row]:
-    """The IndRNN recurrence against the loop, and against copying the memory it must move."""
+    """The IndRNN recurrence against the loop, and against a copy of the memory it must move."""
     rows: list[Row] = []
     for steps, batch, hidden in shapes:
         z = torch.randn(steps, batch, hidden, device=device, requires_grad=True)
@@ -160,7 +160,7 @@ def indrnn(shapes: list[tuple[int, int, int]], limit: float, device: str) -> lis
 
 
 def six_layers(batch: int, steps: int, limit: float, device: str) -> list[Row]:
-    """A training step of six IndRNN layers of 128 units, and what of it is matrix products."""
+    """A training step of six IndRNN layers of 128 units, and the time of its matrix products."""
     layer = IndRNN(
         1, 128, 6, batch_norm="after", dropout=0.1, recurrent_bound=IndRNN.bound_for(steps)
     ).to(device)
@@ -197,7 +197,7 @@ def six_layers(batch: int, steps: int, limit: float, device: str) -> list[Row]:
 
 
 def others(shapes: list[tuple[int, int, int, int]], limit: float, device: str) -> list[Row]:
-    """What the other cells cost beside an Elman layer of the same size."""
+    """Times of the other cells beside an Elman layer of the same size."""
     rows: list[Row] = []
     for steps, batch, size, hidden in shapes:
         inputs = torch.randn(steps, batch, size, device=device)
@@ -250,7 +250,7 @@ def table(rows: list[Row]) -> str:
 
 
 def figure(rows: list[Row], title: str, path: Path) -> None:
-    """Times as fast as torch.nn.RNN over the work of a step, one line a length."""
+    """Speed-up over torch.nn.RNN against the work of a step, one line per length."""
     fig, axis = plt.subplots(figsize=(7.5, 4.5), layout="constrained")
     shapes = [[int(n) for n in str(row["time, batch, input, hidden"]).split(", ")] for row in rows]
     for steps in sorted({shape[0] for shape in shapes}):
@@ -265,7 +265,7 @@ def figure(rows: list[Row], title: str, path: Path) -> None:
     axis.set(
         xscale="log",
         yscale="log",
-        xlabel="multiplications a step (batch x hidden x (hidden + input))",
+        xlabel="multiplications per step (batch x hidden x (hidden + input))",
     )
     axis.set_ylabel("times as fast as torch.nn.RNN")
     ticks = [1, 2, 3, 5, 10, 20, 50, 100]

@@ -1,11 +1,11 @@
-"""Does a long run leak: memory, open files, threads, room on the disk?
+"""Does a long run leak memory, open files, threads or disk space?
 
-Each optimizer trains a small network with a look at the validation set, a line of metrics and a
-checkpoint every few gradients, in a run folder that is thrown away. Samples are spread evenly
-over its share of the time. The line of least squares through the memory of the last two thirds
-gives the slope; the first third is warming up. "steady" are those whose memory grew by less than
-1 % along that line, with as many open files and threads and as large a checkpoint at the end as
-after the first third. metrics.jsonl grows by a line a look, as it must.
+Each optimizer trains a small network with an evaluation, a line of metrics and a checkpoint every
+few gradients, in a temporary run folder. Samples are spread evenly over its share of the time. The
+slope is that of the least-squares line through the memory of the last two thirds; the first third
+is the warm-up. A run is "steady" if its memory grew by less than 1 % along that line, and if open
+files, threads and the size of the checkpoint at the end are the same as after the first third.
+metrics.jsonl grows by one line per evaluation, as intended.
 
     python benchmarks/soak.py --quick
     nice -n 10 python benchmarks/soak.py --minutes 120
@@ -35,7 +35,7 @@ EVERY = 10  # gradients between evaluations
 
 @dataclass(frozen=True)
 class Sample:
-    """What a process holds after so many steps: bytes, files, threads, bytes of two files."""
+    """Resources of a process after some steps: memory, files, threads, sizes of two files."""
 
     minutes: float
     steps: int
@@ -46,7 +46,7 @@ class Sample:
     metrics: int
 
     def row(self, name: str) -> str:
-        """As a row of the table of samples."""
+        """A row of the table of samples."""
         return (
             f"| {name} | {self.minutes:.2f} | {self.steps} | {self.memory / 2**20:.1f} |"
             f" {self.files} | {self.threads} | {self.checkpoint / 1024:.1f} |"
@@ -55,24 +55,24 @@ class Sample:
 
 
 class Watch:
-    """Takes samples of this process while a run goes on, and prints them.
+    """Takes samples of this process during a run, and prints them.
 
     Args:
-        name: of the run.
-        path: its folder.
-        seconds: how long it takes.
-        count: samples.
+        name: name of the run.
+        path: folder of the run.
+        seconds: duration of the run.
+        count: number of samples.
     """
 
     def __init__(self, name: str, path: Path, seconds: float, count: int):
         self.name, self.path = name, path
         self.seconds, self.interval = seconds, seconds / count
-        self.started = math.inf  # with the first step
+        self.started = math.inf  # time of the first step
         self.steps = 0
         self.samples: list[Sample] = []
 
     def __call__(self, progress: Progress) -> None:
-        """Told after each step."""
+        """Called after each step."""
         self.steps += 1
         self.started = min(self.started, time.perf_counter())
         spent = time.perf_counter() - self.started
@@ -81,7 +81,7 @@ class Watch:
             print(self.samples[-1].row(self.name), flush=True)
 
     def over(self) -> bool:
-        """Whether its time is over, evaluation and files included."""
+        """Whether its time, including evaluation and files, is over."""
         return time.perf_counter() - self.started >= self.seconds
 
     def _sample(self, minutes: float) -> Sample:
@@ -101,7 +101,7 @@ class Watch:
 
 
 def soak(name: str, seconds: float, count: int) -> list[Sample]:
-    """Trains with one optimizer for so long; the samples."""
+    """Trains with one optimizer for `seconds`; returns the samples."""
     with tempfile.TemporaryDirectory() as folder:
         config = RunConfig(
             "digits-rows", hidden=16, optimizer=name, schedule="constant", evaluate_every=EVERY,
@@ -113,7 +113,7 @@ def soak(name: str, seconds: float, count: int) -> list[Sample]:
 
 
 def verdict(name: str, samples: list[Sample]) -> str:
-    """A row of the last table."""
+    """A row of the table of verdicts."""
     settled = samples[len(samples) // 3 :]
     first, last = settled[0], settled[-1]
     steps = [float(sample.steps) for sample in settled]
@@ -124,7 +124,7 @@ def verdict(name: str, samples: list[Sample]) -> str:
         "memory": grown > 0.01,
         "open files": last.files > first.files,
         "threads": last.threads > first.threads,
-        # Counters in a checkpoint get digits.
+        # Counters in a checkpoint gain digits.
         "checkpoint": last.checkpoint > 1.02 * first.checkpoint,
     }
     growing = [what for what, grows in changes.items() if grows]
@@ -141,11 +141,11 @@ def main() -> None:
     """Reads the arguments, prints a Markdown table of samples and one of verdicts."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="a few seconds, to see it work")
-    parser.add_argument("--minutes", type=float, default=20, help="in all, shared evenly")
+    parser.add_argument("--minutes", type=float, default=20, help="total, shared evenly")
     parser.add_argument("--optimizers", nargs="+", default=OPTIMIZERS)
     args = parser.parse_args()
     if not Path("/proc/self/statm").exists():
-        sys.exit("soak.py reads /proc, which Linux alone has.")
+        sys.exit("soak.py reads /proc, which only Linux has.")
     torch.set_num_threads(1)
     keep_freed_memory()  # as the command line does
     seconds = 1.5 if args.quick else 60 * args.minutes / len(args.optimizers)

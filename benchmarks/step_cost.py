@@ -1,9 +1,9 @@
-"""What does a step of FrankWolfe cost beside a step of torch.optim.Adam?
+"""What does a step of FrankWolfe cost compared with a step of torch.optim.Adam?
 
-Both step on the same tensors with gradients in place, so the model's own time is left out. A cycle
-of FrankWolfe is K inner steps, the last of which commits with Adam outside; its time divided by K
-is compared with one step of Adam(foreach=True). The two alternate, and the ratio is that of the
-medians.
+Both update the same tensors with given gradients, without the time of a model. A cycle of
+FrankWolfe is K inner steps, the last of which commits with Adam as the outer optimizer; its time
+divided by K is compared with one step of Adam(foreach=True). The two alternate, and the ratio is
+that of the medians.
 
     python benchmarks/step_cost.py
     python benchmarks/step_cost.py --quick
@@ -35,7 +35,7 @@ def cases(quick: bool) -> dict[str, list[tuple[int, ...]]]:
     """Shapes of the tensors of each case."""
     if quick:
         return {"10^4 parameters": [(50, 50)] * 4, "20 tensors of 40 x 40": [(40, 40)] * 20}
-    # Square matrices of a size that recurrent networks have, as many as it takes.
+    # As many square matrices of a usual size of recurrent networks as needed.
     squares: dict[int, tuple[int, int]] = {5: (100, 10), 6: (316, 10), 7: (1000, 10), 8: (2000, 25)}
     result: dict[str, list[tuple[int, ...]]] = {
         f"10^{e} parameters": [(side, side)] * n for e, (side, n) in squares.items()
@@ -72,7 +72,7 @@ def ratio(shapes: list[tuple[int, ...]], options: dict, limit: float) -> tuple[f
 
 
 def clock(work: Callable) -> float:
-    """Seconds that one call takes."""
+    """Seconds of one call."""
     started = time.perf_counter()
     work()
     return time.perf_counter() - started

@@ -1,12 +1,12 @@
-"""Which weights of a run are good to evaluate: the trained ones, their mean, or points between?
+"""Which weights of a run are best to evaluate: the training weights, their mean, or points between?
 
-    trained      the weights as FrankWolfe leaves them
+    trained      the training weights of FrankWolfe
     mean         those of its eval mode, a mean in which commit t has a weight near t^8
     ema          torch.optim.swa_utils.AveragedModel with an exponential mean
     between β    trained and evaluated at y = (1-β) z + β x, where schedule-free optimizers train; z
                  takes FrankWolfe's steps and x is their mean; no mode is needed
 
-Every design gets the same network, batches and seeds, and 40 looks at the validation set.
+Every design gets the same network, batches and seeds, and 40 evaluations on the validation set.
 
     python benchmarks/weights_to_evaluate.py
     python benchmarks/weights_to_evaluate.py --quick
@@ -23,7 +23,7 @@ from rnnopt import FrankWolfe, SequenceModel
 from rnnopt.tasks import Batches, Task, build_task
 from rnnopt.training.schedules import rate_factor
 
-# Evaluations, target and units.
+# Gradient evaluations, target and units.
 TASKS: dict[str, tuple[int, float, int]] = {
     "digits-pixels": (1500, 0.9, 64),
     "counting": (3000, 0.1, 24),
@@ -55,12 +55,12 @@ class Between:
 
 
 def metric_of(task: Task, model: nn.Module) -> float:
-    """On the validation set."""
+    """Metric on the validation set."""
     return task.evaluate(model, task.validation, CPU)[1]
 
 
 def curve(name: str, design: str, schedule: str, seed: int, steps: int, lr: float) -> list[float]:
-    """The metric at each look."""
+    """The metric at each evaluation."""
     task, units = build_task(name), TASKS[name][2]
     torch.manual_seed(seed)
     batches = Batches(task, task.batch_size, seed=seed)
@@ -88,13 +88,13 @@ def curve(name: str, design: str, schedule: str, seed: int, steps: int, lr: floa
 
 
 def first_at(target: float, metrics: list[float], smaller: bool, every: int) -> float:
-    """Evaluations to the target; infinite where it is not met."""
+    """Gradient evaluations to the target; infinite if it is not reached."""
     met = (i for i, m in enumerate(metrics, 1) if (m <= target if smaller else m >= target))
     return every * next(met, float("inf"))
 
 
 def main() -> None:
-    """Prints a table a learning rate."""
+    """Prints one table per learning rate."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="one small task, few steps")
     parser.add_argument("--seeds", type=int, default=5)
@@ -113,11 +113,11 @@ def main() -> None:
                 cells = []
                 for design in DESIGNS:
                     curves = [curve(name, design, schedule, s, steps, lr) for s in seeds]
-                    looks = (
+                    hits = (
                         first_at(TASKS[name][1], c, name == "counting", steps // 40) for c in curves
                     )
                     end = statistics.mean(c[-1] for c in curves)
-                    cells.append(f"{statistics.median(looks):g}; {end:.4f}")
+                    cells.append(f"{statistics.median(hits):g}; {end:.4f}")
                 print(f"| {name} | {schedule} | " + " | ".join(cells) + " |", flush=True)
         print()
 

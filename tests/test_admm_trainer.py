@@ -398,7 +398,9 @@ def test_an_option_that_has_moved_is_taken_with_a_warning():
 
 def test_penalties_are_balanced_no_more(rng):
     assert "balance" not in ADMM(a_model(), "cross-entropy", balance=False).param_groups[0]
-    with pytest.raises(ValueError, match="ADMM has no balance any more: it is False, got True"):
+    with pytest.raises(
+        ValueError, match="ADMM no longer has the option balance, always False now, got True"
+    ):
         ADMM(a_model(), "cross-entropy", variant="blocks", balance=True)
     learner = ADMM(a_model(), "cross-entropy", variant="blocks")
     saved = learner.state_dict()
@@ -406,7 +408,7 @@ def test_penalties_are_balanced_no_more(rng):
     learner.load_state_dict(saved)
     learner.step(a_batch(rng))
     saved["param_groups"][0]["balance"] = True
-    with pytest.raises(ValueError, match="ADMM has no balance any more"):
+    with pytest.raises(ValueError, match="ADMM no longer has the option balance"):
         learner.load_state_dict(saved)
 
 

@@ -701,7 +701,7 @@ def test_what_a_comparison_was_asked_for_is_checked(command, workplace, compared
 
 
 def test_compare_does_not_resume_what_is_not_there(command, workplace):
-    assert_refused(command("compare", "--out", "none", "--resume"), "no comparison to go on with")
+    assert_refused(command("compare", "--out", "none", "--resume"), "no comparison to resume")
     assert not (workplace / "none").exists()
 
 

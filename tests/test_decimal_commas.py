@@ -35,7 +35,7 @@ def test_decimal_commas_between_blanks_or_in_quotes_can_be_said(tmp_path):
         series_of(blanks, header="no")
     quoted = lines(tmp_path / "b.csv", '1,"0,5","1,25"', '0,"2,5","-1,0"')
     assert series_of(quoted, decimal=",").series[1][:, 0].tolist() == [2.5, -1]
-    with pytest.raises(UserError, match="got '-1,0' .say --decimal ,|got '2,5' .say --decimal ,"):
+    with pytest.raises(UserError, match="got '-1,0' .pass --decimal ,|got '2,5' .pass --decimal ,"):
         series_of(quoted)
 
 
@@ -81,7 +81,7 @@ def test_commas_that_are_none_before_decimals_stay(tmp_path, rows, targets, firs
 UNCLEAR = {
     "three digits alone": (["u;1,234;2,500", "v;3,000;4,100"], None, "'3,000' may have a decimal"),
     "both": (["u;1.234,50;2,5", "v;3;4"], None, "got '1.234,50' .write numbers without thousands"),
-    "a comma among points": (["u;1.5;2,5", "v;3;4"], None, "got '2,5' .say --decimal , where"),
+    "a comma among points": (["u;1.5;2,5", "v;3;4"], None, "got '2,5' .pass --decimal , where"),
     "a point among commas": (["u;1,5;2,5", "v;1.234;4"], ",", "line 2, value 2: '1.234' has a poi"),
     "points alone": (["u;1.5;2", "v;3;4"], ",", "line 1, value 2: '1.5' has a point"),
     "in the first line": (["u;1.5;2,5", "v;1,5;2,5"], None, "line 1, value 2: '1.5' has a point"),
@@ -89,7 +89,7 @@ UNCLEAR = {
     "groups by points": (["u;1.234.567;2", "v;3;4"], None, "without thousands separators"),
     "groups by blanks": (["u;1 234,5;2,5", "v;3;4"], None, "without thousands separators"),
     "groups by apostrophes": (["u;1'234.5;2.5", "v;3;4"], None, "without thousands separators"),
-    "said otherwise": (["u;1,5;2,5", "v;3;4"], ".", "got '1,5' .say --decimal ,"),
+    "said otherwise": (["u;1,5;2,5", "v;3;4"], ".", "got '1,5' .pass --decimal ,"),
 }
 
 
@@ -110,5 +110,5 @@ def test_three_digits_are_decimals_where_another_number_says_so(tmp_path):
 
 def test_a_number_with_a_comma_at_the_end_is_not_taken_for_a_label(tmp_path):
     path = lines(tmp_path / "mixed.csv", "an;1.5;0,25", "aus;2.5;0,75")
-    with pytest.raises(UserError, match=r"say --decimal , where decimals have a comma\)\.$"):
+    with pytest.raises(UserError, match=r"pass --decimal , where decimals have a comma\)\.$"):
         series_of(path, decimal=".")

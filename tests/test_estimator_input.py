@@ -212,10 +212,10 @@ def test_later_sequences_must_have_the_features_of_the_first(data):
 HOT = np.random.default_rng(2).integers(0, 2, (30, 4))
 SEVERAL = {
     "one-hot": (np.eye(3)[np.arange(30) % 3], r"rows of 0 and 1: .* y\.argmax\(1\)"),
-    "multi-hot": (HOT, "several labels a series.*MultiOutputClassifier"),
-    "multi-hot, truths": (HOT > 0, "several labels a series.*MultiOutputClassifier"),
-    "multi-hot, words": (HOT.astype(str), "several classes a series.*MultiOutputClassifier"),
-    "multi-hot, sparse": (csr_matrix(HOT), "several labels a series.*MultiOutputClassifier"),
+    "multi-hot": (HOT, "several labels per series.*MultiOutputClassifier"),
+    "multi-hot, truths": (HOT > 0, "several labels per series.*MultiOutputClassifier"),
+    "multi-hot, words": (HOT.astype(str), "several classes per series.*MultiOutputClassifier"),
+    "multi-hot, sparse": (csr_matrix(HOT), "several labels per series.*MultiOutputClassifier"),
     "lists of labels": ([["a"], ["a", "b"]] * 15, "MultiOutputClassifier"),
 }
 

@@ -26,7 +26,7 @@ from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
 from rnnopt.experiments import executors as crew
 from rnnopt.experiments.database import with_driver
-from rnnopt.experiments.executors import Shared
+from rnnopt.experiments.executors import LeaseQueue
 from rnnopt.experiments.leases import Claims
 from rnnopt.experiments.worker_pool import Job
 from rnnopt.runs.folder import InUse, RunFolder
@@ -286,12 +286,12 @@ def test_a_folder_in_use_is_no_failure_but_waited_for(workplace, monkeypatch):
     monkeypatch.setattr(crew, "time", SimpleNamespace(monotonic=lambda: now[0]))
     config = RunConfig("counting:length=3", hidden=3, budget="10gradients", optimizer="adam")
     job = Job(config, workplace / "c/run")
-    shared = Shared(claims, {"run": job})
-    shared.look()
+    shared = LeaseQueue(claims, {"run": job})
+    shared.poll()
     assert shared.take() == job
     with RunFolder(job.path).locked():
         shared.ended(job, InUse("in use"))
-        shared.look()
+        shared.poll()
     assert shared.failures() == []
     assert shared.left()
     assert shared.take() is None  # not at once
@@ -299,21 +299,21 @@ def test_a_folder_in_use_is_no_failure_but_waited_for(workplace, monkeypatch):
     assert shared.take() == job
     run(config, job.path)
     shared.ended(job, None)
-    shared.look()
+    shared.poll()
     assert not shared.left()
     claims.close()
 
 
 def test_a_storage_that_is_lost_for_long_ends_the_worker(workplace, monkeypatch):
     claims = Claims("sqlite:///fleet.db", "compare c", {"part": {}}, 0.2)
-    shared = Shared(claims, {"run": Job(RunConfig(), workplace / "c/run")})
+    shared = LeaseQueue(claims, {"run": Job(RunConfig(), workplace / "c/run")})
 
     def lost():
         raise sqlalchemy.exc.OperationalError("select", {}, OSError("server gone"))
 
     monkeypatch.setattr(claims, "read", lost)
-    shared.look()
+    shared.poll()
     time.sleep(0.5)
     with pytest.raises(UserError, match=r"storage was lost \(server gone\).*the same command"):
-        shared.look()
+        shared.poll()
     claims.close()

@@ -212,7 +212,7 @@ BAD = {
     "one class": (dict(targets=["a"] * 40), "two classes at least, got 'a' only"),
     "lengths": (dict(inputs=np.ones((40, 5)), lengths=[6] * 40), r"in 1 … 5 \(time\), series 1"),
     "no targets": (dict(targets=None), "needs targets"),
-    "many whole numbers": (dict(targets=list(range(40))), "say which kind"),
+    "many whole numbers": (dict(targets=list(range(40))), "pass the kind"),
     "words as numbers": (dict(kind="regression"), "regression needs numbers as targets, got 'up'"),
     "another class": (dict(test=(ragged(2), ["up", "left"])), "the test data: class 'left'"),
     "test channels": (dict(test=(ragged(2, 3), WORDS[:2])), "the test data: series need 2"),
@@ -230,13 +230,16 @@ HOT = np.random.default_rng(2).integers(0, 2, (40, 4)).astype(float)
 UNLIKELY = {
     "one-hot": (np.eye(2)[np.arange(40) % 2], r"rows of 0 and 1: .*argmax\(1\)"),
     "one-hot, a column a step": (np.eye(5)[np.arange(40) % 5], r"argmax\(1\)"),
-    "multi-hot": (HOT, "several labels a series.*one classifier for each column.*kind regression"),
-    "multi-hot of truths": (HOT > 0, "several labels a series"),
-    "multi-hot of whole numbers": (HOT.astype(int), "several labels a series"),
-    "multi-hot of words": (HOT.astype(int).astype(str), "several labels a series"),
-    "multi-hot of true and false": ((HOT > 0).astype(str), "several labels a series"),
-    "multi-hot, none or all": (np.ones((40, 3)), "several labels a series"),
-    "plus and minus one": (2 * HOT - 1, "several classes a series"),
+    "multi-hot": (
+        HOT,
+        "several labels per series.*one classifier for each column.*kind regression",
+    ),
+    "multi-hot of truths": (HOT > 0, "several labels per series"),
+    "multi-hot of whole numbers": (HOT.astype(int), "several labels per series"),
+    "multi-hot of words": (HOT.astype(int).astype(str), "several labels per series"),
+    "multi-hot of true and false": ((HOT > 0).astype(str), "several labels per series"),
+    "multi-hot, none or all": (np.ones((40, 3)), "several labels per series"),
+    "plus and minus one": (2 * HOT - 1, "several classes per series"),
     "a target a step": (np.random.default_rng(0).random((40, 5)), "each of the 5 steps"),
 }
 

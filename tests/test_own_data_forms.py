@@ -176,9 +176,7 @@ def test_decimals_can_be_said(command):
     done(command("predict", run, "--data", written))
     expected = answers()
     points = write("b.txt", [["1" if i % 2 else "0", *row] for i, row in enumerate(cells())])
-    assert_refused(
-        command("predict", run, "--data", points), "nothing stands between cells", "--decimal ."
-    )
+    assert_refused(command("predict", run, "--data", points), "no separator", "--decimal .")
     done(command("predict", run, "--data", points, "--decimal", "."))
     assert answers() == expected
     assert_refused(command("train", "--data", written, "--decimal", ";"), "--decimal", '";"')

@@ -133,7 +133,9 @@ def test_a_text_names_arguments_and_fields_of_the_options_object_alike():
 
 def test_an_option_that_is_gone_may_have_the_value_that_all_have_now():
     assert call_with("thing", "x", with_options, {"shape": "round"}, "p")[2] == ThingOptions()
-    with pytest.raises(UserError, match="thing 'x': Thing has no shape any more: it is 'round'"):
+    with pytest.raises(
+        UserError, match="thing 'x': Thing no longer has the option shape, always 'round'"
+    ):
         call_with("thing", "x", with_options, {"shape": "flat"}, "p")
     assert "shape" not in option_names(with_options, 1)
 
@@ -143,7 +145,7 @@ def test_the_options_of_earlier_versions_still_stand_in_texts():
     weight = torch.nn.Parameter(torch.ones(2))
     group = build_optimizer(paper, [("weight", weight)]).param_groups[0]
     assert (group["second_gradient"], group["update_every"], group["lr"]) == (True, 5, 0.03)
-    with pytest.raises(UserError, match="optimizer 'asnaq': ASNAQ has no clear any more"):
+    with pytest.raises(UserError, match="optimizer 'asnaq': ASNAQ no longer has the option clear"):
         build_optimizer("asnaq:clear=pairs", [("weight", weight)])
 
 

@@ -213,12 +213,12 @@ def test_of_level_trials_those_of_a_greater_loss_are_stopped(plan, metric, loss,
     watch = worker.PruningCallback(ask(study), prune=True)
     for step in range(pruning.WARM_UP + 1):
         assert not watch.pruned
-        watch.look(
+        watch.report(
             dict(fraction=step / worker.STEPS, validation_metric=metric, validation_loss=loss)
         )
     assert watch.pruned == stopped
     without = worker.PruningCallback(ask(study), prune=False)
-    without.look(dict(fraction=1.0, validation_metric=metric, validation_loss=loss))
+    without.report(dict(fraction=1.0, validation_metric=metric, validation_loss=loss))
     assert not without.pruned
 
 
@@ -236,7 +236,7 @@ def test_the_median_is_that_of_optunas_pruner(plan):
         pruner = MedianPruner(pruning.COMPARED, pruning.WARM_UP)
         for step in range(worker.STEPS + 1):
             value = float(rng.lognormal() / (step + 1)) if number != 9 else math.nan
-            watch.look(
+            watch.report(
                 dict(fraction=step / worker.STEPS, validation_metric=value, validation_loss=value)
             )
             with warnings.catch_warnings():

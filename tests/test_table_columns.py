@@ -339,7 +339,7 @@ def test_the_layout_can_be_said(tmp_path):
     assert [one[:, 0].tolist() for one in found.series] == [[1, 2], [3, 4]]
     rows = ["id,time,a", "p,0,1", "q,0,2"]
     assert len(series_of(text(tmp_path / "b.csv", *rows), layout="long")) == 2
-    with pytest.raises(UserError, match="which with --id"):
+    with pytest.raises(UserError, match="--id"):
         series_of(text(tmp_path / "c.csv", "label,a,b", "1,2,3"), layout="long")
 
 

@@ -31,7 +31,9 @@ class Options:
         for name, value in cls.removed.items():
             if name in given and (got := given.pop(name)) != value:
                 who = cls.__name__.removesuffix("Options")
-                raise ValueError(f"{who} has no {name} any more: it is {value!r}, got {got!r}.")
+                raise ValueError(
+                    f"{who} no longer has the option {name}, always {value!r} now, got {got!r}."
+                )
 
 
 Given = TypeVar("Given", bound=Options)

@@ -144,7 +144,7 @@ def _noisy(scale: float, batch_size: int, config: RunConfig, learns: bool) -> Fi
     )
     if learns:
         return Finding("noisy", f"a remark: {sentence}, as is usual once little is left to learn.")
-    sentence = f"noisy: {sentence}: a minibatch says little about where the loss falls."
+    sentence = f"noisy: {sentence}: one minibatch hardly shows where the loss falls."
     options = parse(config.optimizer)[1]
     advice = [f"--batch-size {4 * batch_size}"]
     if config.schedule == "constant":

@@ -1,4 +1,4 @@
 """Many runs: comparisons, tuning, sweeps, reproduced papers, on one machine or several.
 
-Each run is done by `runs/`, each table by `report/`. Nothing here prints.
+`runs/` executes each run, `report/` builds each table. Nothing here prints.
 """

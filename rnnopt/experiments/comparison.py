@@ -1,4 +1,4 @@
-"""What `rnnopt compare` is asked for, and its work: tuning first, then the runs."""
+"""A comparison of `rnnopt compare`: its settings, its tuning runs, then the reported runs."""
 
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -16,42 +16,44 @@ from rnnopt.runs.folder import RunFolder
 from rnnopt.runs.runner import Announce
 from rnnopt.training.build import task_of
 
-FILE = "comparison.json"  # in the folder: what was asked for
+FILE = "comparison.json"  # file in the folder with the settings of the comparison
 
 
 def check_folder(out: Path | None, workers: int, resume: bool) -> None:
-    """Raises UserError for a folder that a comparison can neither begin in nor go on with."""
+    """Raises UserError for a folder in which a comparison can neither begin nor resume."""
     if workers < 0:
         raise UserError(f"--workers must be at least 0, got {workers}.")
     if resume and out is None:
         raise UserError("--resume needs the comparison's folder: give --out.")
-    if out is not None:  # a run of `train`, which no comparison goes on with
+    if out is not None:  # a run of `train`, which a comparison cannot resume
         RunFolder(out).refuse_run("choose another --out")
     if out is not None and not resume and is_begun(out):
-        raise UserError(f"{out} already holds runs: go on with --resume or choose another --out.")
+        raise UserError(
+            f"{out} already holds runs: continue with --resume or choose another --out."
+        )
 
 
 def is_begun(out: Path) -> bool:
-    """Whether a comparison was begun in a folder: its settings, a run or a trial are there."""
+    """Whether a comparison was begun in a folder: it has its settings, a run or a trial."""
     places = (FILE, "*/seed-*/config.json", "tuning/*/*/config.json")
     return any(any(out.glob(place)) for place in places)
 
 
 class ComparisonRunner(Protocol):
-    """What does the jobs of a comparison."""
+    """Executes the jobs of a comparison."""
 
     crew: Crew
 
     def stage(self, name: str, jobs: list[Job]) -> list[str]:
-        """Does the jobs of a stage; a sentence for each that failed."""
+        """Executes the jobs of a stage; returns a sentence for each that failed."""
 
     def runs(self, jobs: list[Job]) -> list[str]:
-        """Does the reported runs; a sentence for each that failed."""
+        """Executes the reported runs; returns a sentence for each that failed."""
 
 
 @dataclass
 class ComparisonResult:
-    """The runs of a comparison, what tuning chose for them, and a sentence for each failure."""
+    """The runs of a comparison, the results of tuning, and a sentence for each failure."""
 
     jobs: list[Job]
     tuned: list[Tuned] = field(default_factory=list)
@@ -60,7 +62,7 @@ class ComparisonResult:
 
 @dataclass(frozen=True)
 class ComparisonSpec:
-    """What is to be compared; the fields are the options of `rnnopt compare`."""
+    """The settings of a comparison; the fields are the options of `rnnopt compare`."""
 
     shared: SharedConfig
     optimizers: list[str]
@@ -71,14 +73,14 @@ class ComparisonSpec:
     resume: bool
 
     def check(self) -> None:
-        """Raises UserError for options that do not go together."""
+        """Raises UserError for options that exclude each other."""
         if self.tune_budget is not None and self.tune is None:
             raise UserError("--tune-budget needs --tune, the number of trials.")
         if self.tune is not None and seeds.TUNING in self.seeds:
             raise UserError(f"seed {seeds.TUNING} is for tuning: report others.")
 
     def plan(self, announce: Announce) -> tuple[list[Job], list[Candidate]]:
-        """The runs, and the trials to be made first; for `announce` see `plan_jobs`."""
+        """The runs, and the tuning trials before them; for `announce` see `plan_jobs`."""
         names, out, resume = self.optimizers, self.out, self.resume
         jobs = plan_jobs(self.shared, names, self.seeds, out, resume, announce)
         candidates: list[Candidate] = []
@@ -86,17 +88,17 @@ class ComparisonSpec:
             budget = self.tune_budget or self.shared.budget
             candidates = plan_trials(self.shared, names, self.tune, budget, out, resume)
         if resume and is_begun(out) and not (out / FILE).exists():
-            # Of a version that did not keep what was asked for: it must have been this.
+            # An older version did not store the settings: they must have been these.
             first = [*jobs, *(job for one in candidates for job in one.jobs)]
             if not any((job.path / "config.json").exists() for job in first):
                 raise UserError(
-                    f"{out} holds other runs than these: say what it was begun with, or choose"
-                    " another --out."
+                    f"{out} holds other runs than these: pass the options with which it was begun,"
+                    " or choose another --out."
                 )
         return jobs, candidates
 
     def settings(self) -> dict[str, Any]:
-        """What must be the same for all workers of a comparison."""
+        """The settings that must be the same for all workers of a comparison."""
         own = task_of(self.shared).data if self.shared.data is not None else None
         files = {} if own is None else own.sources
         names = ("optimizers", "seeds", "tune", "tune_budget")
@@ -109,13 +111,13 @@ class ComparisonSpec:
     def train(
         self, jobs: list[Job], candidates: list[Candidate], work: ComparisonRunner
     ) -> ComparisonResult:
-        """Does the trials, if there are any, and the runs with the rates that they chose."""
+        """Executes the tuning trials, if any, and the runs with the chosen rates."""
         done = ComparisonResult(jobs)
         if candidates:
             stage = partial(work.stage, "tuning")
             done.tuned, done.failures = tune(candidates, stage, self.out, work.crew.turn)
             names = [one.specification for one in done.tuned]
-            # The chosen rates stand with the optimizers.
+            # The chosen rates are part of the optimizers' specifications.
             shared = replace(self.shared, lr=None)
             done.jobs = []
             if done.tuned:

@@ -1,4 +1,4 @@
-"""What a comparison was asked for, kept in its folder for --resume."""
+"""The settings of a comparison, stored in its folder for --resume."""
 
 from collections.abc import Collection
 from dataclasses import asdict, fields, replace
@@ -12,14 +12,14 @@ from rnnopt.config.validation import converted
 from rnnopt.experiments.comparison import FILE, ComparisonSpec, is_begun
 from rnnopt.runs.files import read_json, write_json
 
-# What may be other than before, with its type.
+# Settings that may change on resuming, with their types.
 CHOICES: dict[str, Any] = {
     "optimizers": list[str], "seeds": list[int], "tune": int | None, "tune_budget": str | None,
 }  # fmt: skip
 
 
 def keep(asked: ComparisonSpec) -> None:
-    """Writes what was asked for into the folder; optimizers and seeds asked for before stay."""
+    """Writes the settings into the folder; optimizers and seeds of earlier commands stay."""
     content = {"shared": asdict(asked.shared), **{name: getattr(asked, name) for name in CHOICES}}
     path = asked.out / FILE
     if path.exists():
@@ -32,20 +32,20 @@ def keep(asked: ComparisonSpec) -> None:
 
 
 def as_begun(asked: ComparisonSpec, given: Collection[str]) -> ComparisonSpec:
-    """What is asked for, and where nothing was said what the folder was begun with.
+    """The settings passed, completed by those with which the folder was begun.
 
     Args:
-        asked: of a command with --resume.
-        given: names of the options that were said.
+        asked: settings of a command with --resume.
+        given: names of the options that the user passed.
 
     Raises:
-        UserError: there is nothing to resume, or with other settings.
+        UserError: there is nothing to resume, or it was begun with other settings.
     """
     path = asked.out / FILE
     if not path.exists():
         if not is_begun(asked.out):
-            raise UserError(f"{asked.out} holds no comparison to go on with: leave out --resume.")
-        return asked  # begun by a version that did not write it
+            raise UserError(f"{asked.out} holds no comparison to resume: leave out --resume.")
+        return asked  # begun by an older version, which did not write the file
     saved = _read(path)
     begun: SharedConfig = saved.pop("shared")
     for field in fields(SharedConfig):
@@ -53,18 +53,18 @@ def as_begun(asked: ComparisonSpec, given: Collection[str]) -> ComparisonSpec:
         if field.name in given and now != before:
             raise UserError(
                 f"the comparison in {asked.out} was begun with {as_option(field.name)} {before}, it"
-                f" cannot go on with {now}: choose another --out."
+                f" cannot resume with {now}: choose another --out."
             )
     unsaid = {name: value for name, value in saved.items() if name not in given}
     return replace(asked, shared=begun, **unsaid)
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """What the file says: "shared" and the choices."""
+    """The content of the file: "shared" and the choices."""
     saved = read_json(path)
     try:
         found = {name: converted(saved[name], kind, name) for name, kind in CHOICES.items()}
         found["shared"] = SharedConfig.from_dict(saved["shared"])
     except (KeyError, UserError) as error:
-        raise UserError(f"{path} is not what a comparison was asked for: {error}") from error
+        raise UserError(f"{path} does not hold the settings of a comparison: {error}") from error
     return found

@@ -12,14 +12,14 @@ if TYPE_CHECKING:
     from optuna.storages import RDBStorage
 
 PATIENCE = 10  # seconds to wait for a server
-ATTEMPTS = 5  # to open a database whose tables are being made
+ATTEMPTS = 5  # to open a database whose tables another worker is creating
 
 
 def with_driver(storage: str) -> str:
     """A database's address with its driver.
 
     Raises:
-        UserError: it does not read like an address.
+        UserError: it is not an address.
     """
     kind, separator, rest = storage.partition("://")
     if not separator:
@@ -30,11 +30,11 @@ def with_driver(storage: str) -> str:
 
 
 def open_storage(address: str, **options: Any) -> "RDBStorage":
-    """The database.
+    """Opens the database.
 
     Args:
-        address: as `with_driver` gives it.
-        options: of Optuna's RDBStorage.
+        address: address from `with_driver`.
+        options: options of Optuna's RDBStorage.
 
     Raises:
         UserError: it cannot be reached.
@@ -60,7 +60,7 @@ def open_storage(address: str, **options: Any) -> "RDBStorage":
 
 
 def _tables_were_being_made(error: Exception) -> bool:
-    """Whether another worker made the tables of a new database at the same moment."""
+    """Whether another worker created the tables of a new database at the same time."""
     from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
 
     if isinstance(error, OperationalError):
@@ -69,14 +69,14 @@ def _tables_were_being_made(error: Exception) -> bool:
 
 
 def reason_of(error: Exception) -> str:
-    """What a database says, in one line."""
+    """A database's error message in one line."""
     cause = error.__cause__ if getattr(error, "orig", None) is None else error
     text = str(getattr(cause, "orig", None) or cause or error).strip()
     return (text.splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 def _connect(address: str, options: dict[str, Any]) -> "RDBStorage":
-    engine: dict[str, Any] = {"pool_pre_ping": True}  # a server that was restarted is no failure
+    engine: dict[str, Any] = {"pool_pre_ping": True}  # survives a restart of the server
     if address.startswith("sqlite"):
         engine = {"connect_args": {"timeout": 60}}
     elif address.startswith("postgresql+psycopg"):
@@ -86,7 +86,7 @@ def _connect(address: str, options: dict[str, Any]) -> "RDBStorage":
 
 
 def close(storage: "RDBStorage") -> None:
-    """Ends the connections to the database."""
+    """Closes the connections to the database."""
     storage.remove_session()
     storage.engine.dispose()
 
@@ -105,7 +105,7 @@ def quiet() -> Iterator[Any]:
 
 
 def check_same(saved: dict[str, Any], now: dict[str, Any], place: str) -> None:
-    """Raises UserError if what was begun at `place` had other settings, and says which."""
+    """Raises UserError if the settings at `place` differ; the message names the differences."""
     changes = []
     for part in now:
         before, after = saved.get(part, {}), now[part]
@@ -113,12 +113,14 @@ def check_same(saved: dict[str, Any], now: dict[str, Any], place: str) -> None:
             if before.get(name) != after.get(name):
                 changes.append(f"{name} was {before.get(name)}, is {after.get(name)}")
     if changes:
-        told = "; ".join(changes)
-        raise UserError(f"{place} was begun with other settings ({told}): choose another --out.")
+        differences = "; ".join(changes)
+        raise UserError(
+            f"{place} was begun with other settings ({differences}): choose another --out."
+        )
 
 
 def database_errors() -> tuple[type[Exception], ...]:
-    """What is raised where a database does not answer."""
+    """The exceptions of a database that does not answer."""
     from optuna.exceptions import StorageInternalError
     from sqlalchemy.exc import SQLAlchemyError
 

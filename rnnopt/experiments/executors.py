@@ -1,8 +1,9 @@
-"""Does jobs: all of them in this process's workers, or those that no other worker of a fleet does.
+"""Executes jobs in this process's workers: all of them, or a share of those of a fleet.
 
-In a fleet `work` returns once every job is done, by whoever did it, and the small files of all runs
-stand in this machine's folders. So what follows (the choice of a learning rate, tables, figures)
-reads folders as ever and comes to the same everywhere.
+A fleet is several commands, perhaps on several machines, that share the jobs. There `work` returns
+once every job is done by some worker, and the small files of all runs are in this machine's
+folders. So the following stages (choice of a learning rate, tables, figures) read the folders as
+usual and have the same results on every machine.
 """
 
 import threading
@@ -16,69 +17,69 @@ from rnnopt.config.errors import UserError
 from rnnopt.experiments.database import database_errors, quiet, reason_of, with_driver
 from rnnopt.experiments.leases import Claims
 from rnnopt.experiments.result_files import read_texts, write_results
-from rnnopt.experiments.worker_pool import Job, died, empty, work
+from rnnopt.experiments.worker_pool import Job, died, run_queue, work
 from rnnopt.runs.folder import CannotWrite, InUse, RunFolder
 
 Tell = Callable[[list[Job]], None]
-OFTEN = 1.0  # seconds between looks at the claims
+OFTEN = 1.0  # seconds between two readings of the claims
 
 
 class Crew(Protocol):
-    """Who does the jobs of a comparison or a study."""
+    """Executes the jobs of a comparison or a study."""
 
     def work(self, jobs: list[Job], workers: int, tell: Tell, stop: threading.Event) -> list[str]:
-        """As `workers.work`."""
+        """Like `worker_pool.work`."""
 
     def hold(self) -> AbstractContextManager[None]:
-        """Keeps whoever is none of the crew off the folder."""
+        """Locks the folder against processes outside the crew."""
 
     def turn(self) -> AbstractContextManager[None]:
-        """Keeps the others of the crew from writing what is made of all runs."""
+        """Locks out the rest of the crew while results of all runs are written."""
 
 
 class Alone:
-    """This process does everything.
+    """This process alone executes all jobs.
 
     Args:
-        out: the folder below which the runs are.
+        out: parent folder of the runs.
     """
 
     def __init__(self, out: Path):
         self.out = out
 
     def work(self, jobs: list[Job], workers: int, tell: Tell, stop: threading.Event) -> list[str]:
-        """As `workers.work`."""
+        """Like `worker_pool.work`."""
         return work(jobs, workers, tell, stop)
 
     def hold(self) -> AbstractContextManager[None]:
-        """Locks the folder; UserError where another process has."""
+        """Locks the folder; raises UserError if another process has locked it."""
         return RunFolder(self.out).locked()
 
     def turn(self) -> AbstractContextManager[None]:
-        """Nobody else is here."""
+        """Needs no lock: there is no other worker."""
         return nullcontext()
 
 
 class Fleet:
-    """This process and others, perhaps on other machines.
+    """This process and others, perhaps on other machines, share the jobs.
 
     Args:
-        claims: the fleet's.
-        out: the folder below which the runs are; their places in it are their names.
+        claims: claims of the fleet.
+        out: parent folder of the runs; a run's name is its path in this folder.
     """
 
     def __init__(self, claims: Claims, out: Path):
         self.claims, self.out = claims, out
 
     def work(self, jobs: list[Job], workers: int, tell: Tell, stop: threading.Event) -> list[str]:
-        """As `workers.work`, with what others do; their failures count too."""
+        """Like `worker_pool.work`, including the jobs and failures of other workers."""
         runs = {job.path.relative_to(self.out).as_posix(): job for job in jobs}
-        shared = Shared(self.claims, runs)
-        empty(shared, workers, lambda: tell(jobs), stop)
-        return shared.failures()
+        queue = LeaseQueue(self.claims, runs)
+        run_queue(queue, workers, lambda: tell(jobs), stop)
+        return queue.failures()
 
     def hold(self) -> AbstractContextManager[None]:
-        """Runs alone are locked: others of the fleet may work below the same folder."""
+        """Locks nothing: only runs are locked, because the fleet may share the folder."""
         return nullcontext()
 
     @contextmanager
@@ -98,21 +99,21 @@ class Fleet:
 def crew_of(
     storage: str | None, name: str, settings: dict[str, Any], out: Path, heartbeat: float
 ) -> Iterator[Crew]:
-    """A fleet, joined or founded, or this process alone where there is no storage.
+    """Joins or creates a fleet; without a storage, this process works alone.
 
     Args:
         storage: address of the database.
-        name: of the fleet.
-        settings: what must be the same for all its workers, by part and name.
-        out: the folder below which the runs are.
-        heartbeat: seconds between signs of life.
+        name: name of the fleet.
+        settings: settings that must be the same for all its workers, by part and name.
+        out: parent folder of the runs.
+        heartbeat: seconds between heartbeats.
     """
     if storage is None:
         yield Alone(out)
         return
     if heartbeat < 1:
         raise UserError(f"heartbeat must be at least 1, got {heartbeat:g}.")
-    with quiet():  # refuses where Optuna is missing
+    with quiet():  # raises UserError if Optuna is missing
         lost = database_errors()
     try:
         claims = Claims(with_driver(storage), name, settings, heartbeat)
@@ -121,75 +122,75 @@ def crew_of(
     try:
         yield Fleet(claims, out)
     finally:
-        for run in list(claims.mine):  # of a worker that ended by an error
+        for run in list(claims.mine):  # claims left by a worker that raised an error
             with suppress(*lost):
                 claims.release(run)
         claims.close()
 
 
-class Shared:
-    """The jobs of a fleet as a queue: what is free is taken, what others did is brought here.
+class LeaseQueue:
+    """The jobs of a fleet as a queue: it claims free runs and writes the results of other workers.
 
-    While the database does not answer, runs go on and what is to be told is kept.
+    While the database does not answer, runs continue and their results are kept until it does.
 
     Args:
-        claims: the fleet's.
-        jobs: by the names of their runs.
+        claims: claims of the fleet.
+        jobs: jobs by the names of their runs.
     """
 
     def __init__(self, claims: Claims, jobs: dict[str, Job]):
         self._claims, self._jobs = claims, jobs
         self._left = dict(jobs)
         self._under_way: dict[Path, str] = {}
-        self._over: list[tuple[str, BaseException | None]] = []  # to be told to the others
-        self._in_use: dict[str, float] = {}  # by another process here, and when that was seen
+        self._over: list[tuple[str, BaseException | None]] = []  # outcomes not yet reported
+        self._in_use: dict[str, float] = {}  # run locked by a local process → time of detection
         self._open = True
-        self._looked = self._beaten = -OFTEN - claims.heartbeat
+        self._last_read = self._last_beat = -OFTEN - claims.heartbeat
         self._answered = time.monotonic()
 
     def failures(self) -> list[str]:
         """One sentence for each run that failed, here or elsewhere."""
         found = ((job, self._claims.failure(run)) for run, job in self._left.items())
-        told = {job.path: why for job, why in found if why}
-        return [f"{path}: {why}" for path, why in told.items()]
+        failed = {job.path: why for job, why in found if why}
+        return [f"{path}: {why}" for path, why in failed.items()]
 
     def left(self) -> bool:
-        """Whether a run is to be done, here or elsewhere."""
+        """Whether a run is still to be done, here or elsewhere."""
         return bool(self._over) or (self._open and not self._all_settled())
 
     def _all_settled(self) -> bool:
         return all(self._claims.failure(run) for run in self._left)
 
     def close(self) -> None:
-        """Begins nothing more and waits for nobody."""
+        """Begins no more runs and waits for no other worker."""
         self._open = False
 
     def ended(self, job: Job, error: BaseException | None) -> None:
-        """Has the others told at the next look, which is due."""
-        if isinstance(error, CannotWrite):  # here; elsewhere there is room
+        """Reports the outcome to the others at the next poll, which becomes due."""
+        if isinstance(error, CannotWrite):  # another machine may still have space
             raise error
         self._over.append((self._under_way.pop(job.path), error))
-        self._looked = -OFTEN
+        self._last_read = -OFTEN
 
-    def look(self) -> None:
-        """Gives a sign of life, tells what is over, sees what others do."""
+    def poll(self) -> None:
+        """Sends a heartbeat, reports outcomes, and reads the claims of other workers."""
         with self._patience():
             now = time.monotonic()
-            if now - self._beaten > self._claims.heartbeat / 2:
+            if now - self._last_beat > self._claims.heartbeat / 2:
                 self._claims.beat()
-                self._beaten = now
+                self._last_beat = now
             while self._over:
-                self._tell(*self._over[0])
+                self._report(*self._over[0])
                 self._over.pop(0)
-            if now - self._looked > min(OFTEN, self._claims.heartbeat / 4):
+            if now - self._last_read > min(OFTEN, self._claims.heartbeat / 4):
                 self._claims.read()
-                self._looked = now
+                self._last_read = now
                 for run in [run for run in self._left if self._claims.result(run)]:
                     self._bring(run)
             self._answered = time.monotonic()
 
     def take(self) -> Job | None:
-        """Claims a run that nobody does."""
+        """Claims a free run."""
         with self._patience():
             for run in self._left if self._open else ():
                 if self._is_free(run) and self._claims.take(run):
@@ -199,14 +200,14 @@ class Shared:
 
     @contextmanager
     def _patience(self) -> Iterator[None]:
-        """Passes over a database that does not answer, for as long as others hold claims good."""
+        """Ignores a database that does not answer until other workers would end the claims."""
         try:
             yield
         except database_errors() as error:
             if time.monotonic() - self._answered > 2 * self._claims.heartbeat:
                 raise UserError(
-                    f"the storage was lost ({reason_of(error)}): runs under way are saved, the same"
-                    " command goes on."
+                    f"the storage was lost ({reason_of(error)}): current runs are saved, the same"
+                    " command resumes them."
                 ) from error
 
     def _is_free(self, run: str) -> bool:
@@ -216,8 +217,8 @@ class Shared:
         free = job.path not in self._under_way and self._claims.is_free(run)
         return free and not self._claims.failure(run)
 
-    def _tell(self, run: str, error: BaseException | None) -> None:
-        """Tells the others what came of a run."""
+    def _report(self, run: str, error: BaseException | None) -> None:
+        """Reports the outcome of a run to the other workers."""
         job = self._jobs[run]
         if isinstance(error, InUse):
             self._in_use[run] = time.monotonic()
@@ -232,11 +233,11 @@ class Shared:
             self._claims.release(run)
 
     def _bring(self, run: str) -> None:
-        """Has the files of a run that is done stand here."""
+        """Writes the files of a run that another worker has done."""
         claim = self._claims.result(run)
         if claim is None or self._jobs[run].path in self._under_way:
             return
-        with suppress(InUse):  # another worker on this folder brings them
+        with suppress(InUse):  # another worker on this folder writes them
             write_results(
                 self._jobs[run].path, claim.user_attrs["texts"], claim.user_attrs["worker"]
             )

@@ -1,4 +1,4 @@
-"""Every optimizer with every seed on one task; worker_pool.py does the runs."""
+"""The jobs of a comparison: every optimizer with every seed on one task."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -20,12 +20,12 @@ def plan_jobs(
     seeds: list[int],
     out: Path,
     resume: bool,
-    announce: Announce = lambda task, told: None,
+    announce: Announce = lambda task, warnings: None,
 ) -> list[Job]:
     """The runs of a comparison, seed by seed, after checking that each can be built.
 
-    With `resume` the folder may hold some of them already; their settings must be the same.
-    `announce` is called with the task, and with what to warn of.
+    With `resume` the folder may already hold some of them; their settings must be the same.
+    `announce` is called with the task and the warnings.
     """
     for name, values in (("optimizers", optimizers), ("seeds", seeds)):
         if not values:
@@ -33,33 +33,33 @@ def plan_jobs(
         if len(set(values)) < len(values):
             raise UserError(f"--{name} must differ from each other, got {values}.")
     task = task_of(shared)
-    jobs, told = [], []
+    jobs, warnings = [], []
     for seed in seeds:
         for optimizer in optimizers:
             config = fill_from_task(
                 RunConfig(**asdict(shared), optimizer=optimizer, seed=seed), task
             )
             if seed == seeds[0]:
-                told += warnings_of(config, build_training(config, task))
+                warnings += warnings_of(config, build_training(config, task))
             jobs.append(Job(config, out / folder_of(optimizer) / f"seed-{seed}"))
-    announce(task, list(dict.fromkeys(told)))
+    announce(task, list(dict.fromkeys(warnings)))
     check_saved(jobs, task, out, resume)
     return jobs
 
 
 def folder_of(optimizer: str) -> str:
-    """The name of the folder of an optimizer's runs."""
+    """Name of the folder of an optimizer's runs."""
     return "".join(c if c.isalnum() or c in ".=-" else "_" for c in optimizer)
 
 
 def check_saved(jobs: list[Job], task: Task, out: Path, resume: bool) -> None:
-    """Raises UserError if a run stands there already, with `resume` if its settings differ."""
+    """Raises UserError if a run already exists; with `resume`, only if its settings differ."""
     for job in jobs:
         if not (job.path / "config.json").exists():
             continue
         if not resume:
             raise UserError(
-                f"{out} already holds runs: go on with --resume or choose another --out."
+                f"{out} already holds runs: continue with --resume or choose another --out."
             )
         begun = RunFolder.open(job.path)
         saved = fill_from_task(begun.read_config(), task)

@@ -1,13 +1,13 @@
-"""Who does which run: claims, which are trials of one Optuna study.
+"""Claims: they assign runs to workers, and are trials of one Optuna study.
 
-A worker that wants a run adds a trial that names it. The database numbers trials one after the
-other, so of two workers that want the same run the one with the lower number has it, and the other
-lets go. A claim ends as COMPLETE, with the texts of the run, or as FAIL: then the run is free
-again. There is no list of runs that could be lost or doubled: every worker knows them all.
+To claim a run, a worker adds a trial that names it. The database numbers the trials, so if two
+workers claim the same run, the lower number wins and the other claim is released. A claim ends as
+COMPLETE, with the texts of the run, or as FAIL: then the run is free again. No list of runs can be
+lost or duplicated: every worker knows all runs.
 
-A worker changes its claims ("beat") every `heartbeat` seconds. Who has watched a claim for twice as
-long without a change ends it. Each measures that time on a clock of its own, and only while the
-database answers.
+A worker changes its claims ("beat") every `heartbeat` seconds. A worker that has watched a claim
+for twice that time without a change ends the claim. Each worker measures the time on its own clock,
+and only while the database answers.
 """
 
 import os
@@ -21,17 +21,17 @@ from rnnopt.experiments.database import check_same, close, open_storage, quiet
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
-DEATHS = 4  # of the workers on one run, after which it counts as failed
+DEATHS = 4  # a run fails after that many of its workers have died
 
 
 class Claims:
-    """The claims of all workers, and this one's.
+    """The claims of this worker and of all others.
 
     Args:
-        address: of the database, with its driver.
-        name: of the study.
-        settings: what must be the same for all workers, by part and name.
-        heartbeat: seconds between signs of life.
+        address: address of the database, with its driver.
+        name: name of the study.
+        settings: settings that must be the same for all workers, by part and name.
+        heartbeat: seconds between heartbeats.
 
     Raises:
         UserError: the database cannot be reached, or the study was begun with other settings.
@@ -44,10 +44,10 @@ class Claims:
             from optuna.storages import get_storage
 
             self._database = open_storage(address)
-            self._storage = get_storage(self._database)  # reads what is over once
+            self._storage = get_storage(self._database)  # reads finished trials only once
         self._study = self._find(name, settings)
         self.mine: dict[str, int] = {}  # run → id of the trial
-        self._watched: dict[int, tuple[int, float]] = {}  # number → its last beat, seen when
+        self._watched: dict[int, tuple[int, float]] = {}  # number → last beat, time of reading it
         self._beat, self._read = 0, time.monotonic()
         self._begun = len(self._all())
 
@@ -67,7 +67,7 @@ class Claims:
         return study
 
     def close(self) -> None:
-        """Ends the connections to the database."""
+        """Closes the connections to the database."""
         close(self._database)
 
     # -- what others do ----------------------------------------------------------------------------
@@ -80,10 +80,10 @@ class Claims:
         return trials
 
     def read(self) -> None:
-        """Reads all claims; ends those without a sign of life."""
+        """Reads all claims; ends those without a heartbeat."""
         trials = self._all()
         now = time.monotonic()
-        if now - self._read > self.heartbeat:  # nobody watched
+        if now - self._read > self.heartbeat:  # no claim was watched meanwhile
             self._watched.clear()
         self._read = now
         for trial in trials:
@@ -97,17 +97,17 @@ class Claims:
                 self._end(self._id(trial), "lost")
 
     def result(self, run: str) -> "FrozenTrial | None":
-        """The claim under which the run was done."""
+        """The claim with the result of a run, if it is done."""
         return next((t for t in self._of(run) if t.state.name == "COMPLETE"), None)
 
     def is_free(self, run: str) -> bool:
-        """Whether nobody does the run or has done it."""
+        """Whether no worker executes the run or has finished it."""
         return all(trial.state.name == "FAIL" for trial in self._of(run))
 
     def failure(self, run: str) -> str:
-        """Why nobody shall try the run again while this command runs; "" where there is no reason.
+        """Why this command must not try the run again; "" without such a reason.
 
-        What failed before this command began may be tried again.
+        Runs that failed before this command began may be tried again.
         """
         ended = [t for t in self._of(run) if t.number >= self._begun and t.state.name == "FAIL"]
         for trial in ended:
@@ -122,7 +122,7 @@ class Claims:
     # -- what this worker does ---------------------------------------------------------------------
 
     def take(self, run: str) -> bool:
-        """Claims a run; False where another worker was first."""
+        """Claims a run; returns False if another worker was first."""
         from optuna.trial import TrialState, create_trial
 
         facts = {"run": run, "worker": self.worker, "beat": 0, "heartbeat": self.heartbeat}
@@ -137,14 +137,14 @@ class Claims:
         return False
 
     def beat(self) -> None:
-        """Gives a sign of life."""
+        """Sends a heartbeat."""
         self._beat += 1
         for run, claim in list(self.mine.items()):
             if not self._note(claim, beat=self._beat):
-                del self.mine[run]  # it was taken for dead
+                del self.mine[run]  # another worker has ended the claim
 
     def finish(self, run: str, texts: dict[str, str]) -> None:
-        """Hands in what a run came to."""
+        """Stores the result of a run."""
         from optuna.trial import TrialState
 
         claim = self.mine.get(run)
@@ -153,15 +153,15 @@ class Claims:
         self.mine.pop(run, None)
 
     def release(self, run: str) -> None:
-        """Sets a run free."""
+        """Releases a run."""
         self._let_go(run, "released")
 
     def died(self, run: str) -> None:
-        """Sets a run free whose process died."""
+        """Releases a run whose process died."""
         self._let_go(run, "lost")
 
     def fail(self, run: str, error: str) -> None:
-        """Tells all that a run failed."""
+        """Reports to all workers that a run failed."""
         self._let_go(run, "failed", error=error)
 
     def _let_go(self, run: str, end: str, **facts: str) -> None:
@@ -183,7 +183,7 @@ class Claims:
             self._storage.set_trial_state_values(claim, state)
 
     def _note(self, claim: int, **facts: Any) -> bool:
-        """Writes attributes of a claim; False where it is over."""
+        """Writes attributes of a claim; returns False if it has ended."""
         from optuna.exceptions import UpdateFinishedTrialError
 
         try:

@@ -1,7 +1,8 @@
-"""The same number of tuning trials for everybody: a grid of learning rates on a seed of its own.
+"""Tuning with the same number of trials for every optimizer: a grid of learning rates.
 
-`rnnopt compare --tune N` and `rnnopt reproduce` judge trials by `rank`. The grid goes in half
-decades around the optimizer's rate; beyond nine trials it becomes finer instead of wider.
+The trials have a separate seed. `rnnopt compare --tune N` and `rnnopt reproduce` compare them by
+`rank`. The grid has half-decade steps around the optimizer's rate; beyond nine trials it becomes
+finer instead of wider.
 """
 
 import math
@@ -24,16 +25,16 @@ from rnnopt.training.build import task_of
 from rnnopt.training.registry import OPTIMIZERS
 from rnnopt.training.resolve import fill_from_task, resolve
 
-DECADES = 2.0  # to either side at most
+DECADES = 2.0  # largest span to either side
 
 
 def rank(run: Run) -> Rank:
-    """What the best of several trials has most of: `Run.rank`; diverged ones come last."""
+    """Rank of a trial, the greater the better: `Run.rank`, but diverged trials come last."""
     return WORST if run.result["status"] == "diverged" else run.rank
 
 
 def grid(middle: float, trials: int) -> list[float]:
-    """So many rates, from low to high, with `middle` among them."""
+    """`trials` rates, from low to high, with `middle` among them."""
     step = min(0.5, 2 * DECADES / (trials - 1))
     return [float(f"{middle * 10 ** (step * (i - trials // 2)):.4g}") for i in range(trials)]
 
@@ -46,7 +47,7 @@ class Candidate:
     jobs: tuple[Job, ...]
 
     def choose(self) -> "Tuned":
-        """The rate of the best run on validation data, once they are over."""
+        """The rate of the best run on validation data, once all are finished."""
         runs = read_runs([RunFolder.open(job.path) for job in self.jobs])
         best = max(runs, key=rank)
         metrics = [(run.result.get("best") or {}).get("validation_metric") for run in runs]
@@ -58,12 +59,12 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Tuned:
-    """What tuning an optimizer found.
+    """The result of tuning an optimizer.
 
     Args:
-        optimizer: its specification, as it was given.
+        optimizer: its specification, as passed.
         lr: the chosen learning rate.
-        trials: the best validation metric of each rate tried, None where there was none.
+        trials: the best validation metric of each rate tried, None if there was none.
     """
 
     optimizer: str
@@ -78,21 +79,21 @@ class Tuned:
 
     @property
     def at_edge(self) -> bool:
-        """Whether the chosen rate is at an end of the grid: a wider one might hold a better."""
+        """Whether the chosen rate is at an end of the grid: a wider grid may have a better one."""
         return self.lr in (min(self.trials), max(self.trials))
 
 
 def plan_trials(
     shared: SharedConfig, optimizers: list[str], trials: int, budget: str, out: Path, resume: bool
 ) -> list[Candidate]:
-    """The tuning runs of a comparison: as many, and as long, for every optimizer.
+    """The tuning runs of a comparison: the same number and length for every optimizer.
 
     Args:
-        shared: what the reported runs have in common; its lr, or the one that stands with an
-            optimizer, is the middle of the grid in place of the optimizer's default.
-        optimizers: their specifications.
-        trials: rates tried for each.
-        budget: of each trial.
+        shared: common config of the reported runs; its lr, or the lr of an optimizer's
+            specification, is the middle of the grid in place of the optimizer's default.
+        optimizers: specifications of the optimizers.
+        trials: number of rates for each.
+        budget: budget of each trial.
         out: folder of the comparison.
         resume: whether the folder may hold some of the runs.
     """
@@ -127,16 +128,16 @@ def tune(
     out: Path,
     turn: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> tuple[list[Tuned], list[str]]:
-    """Does the tuning runs and chooses the rates, which tuning.json then names.
+    """Executes the tuning runs, chooses the rates and writes them to tuning.json.
 
     Args:
-        candidates: what `plan_trials` gave.
-        do: does jobs and returns a sentence for each that failed.
+        candidates: result of `plan_trials`.
+        do: executes jobs and returns a sentence for each that failed.
         out: folder of the comparison.
-        turn: keeps other workers from writing there.
+        turn: locks out other workers while the file is written.
 
     Returns:
-        What was found, nothing if a run failed or was interrupted; and the failures.
+        The results, none if a run failed or was interrupted; and the failures.
     """
     jobs = [job for candidate in candidates for job in candidate.jobs]
     missing = [job for job in jobs if not _is_over(job)]
@@ -154,7 +155,7 @@ def _is_over(job: Job) -> bool:
 
 
 def facts(tuned: Tuned) -> dict[str, Any]:
-    """What tuning found, as JSON has it."""
+    """The result of tuning, ready for JSON."""
     trials = [{"lr": lr, "validation_metric": metric} for lr, metric in tuned.trials.items()]
     return {"optimizer": tuned.optimizer, "lr": tuned.lr, "at_edge": tuned.at_edge} | {
         "trials": trials

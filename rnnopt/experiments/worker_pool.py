@@ -1,4 +1,4 @@
-"""Many runs at once; a worker process that dies takes its own run along and no other."""
+"""Executes many runs in parallel; a worker process that dies affects only its own run."""
 
 import ctypes
 import os
@@ -23,97 +23,97 @@ from rnnopt.training.malloc import keep_freed_memory
 
 @dataclass(frozen=True)
 class Job:
-    """A run to do and where."""
+    """A run to execute, and its folder."""
 
     config: RunConfig
     path: Path
 
 
 class StopFlag:
-    """What tells worker processes to end: a byte they share, without a lock.
+    """Tells worker processes to stop: a shared byte without a lock.
 
-    An event of multiprocessing has one, which a worker killed at the wrong moment takes with it.
+    An event of multiprocessing has a lock, which a worker killed at the wrong time never releases.
     """
 
     def __init__(self, context: SpawnContext):
-        self._said: Any = context.RawValue(ctypes.c_bool, False)
+        self._flag: Any = context.RawValue(ctypes.c_bool, False)
 
     def set(self) -> None:
-        """Says it."""
-        self._said.value = True
+        """Sets the flag."""
+        self._flag.value = True
 
     def is_set(self) -> bool:
-        """Whether it was said."""
-        return bool(self._said.value)
+        """Whether the flag is set."""
+        return bool(self._flag.value)
 
 
 class Queue(Protocol):
-    """Where jobs come from, and where they go once they have ended."""
+    """Hands out jobs and receives their outcomes."""
 
-    def look(self) -> None:
-        """Is called a few times a second."""
+    def poll(self) -> None:
+        """Called a few times per second."""
 
     def left(self) -> bool:
-        """Whether there is something to do, now or later."""
+        """Whether there is a job to do, now or later."""
 
     def take(self) -> Job | None:
-        """A job to do now."""
+        """A job to do now, or None."""
 
     def ended(self, job: Job, error: BaseException | None) -> None:
-        """Takes note that a job is over, has failed, or was interrupted."""
+        """Records that a job has finished, failed or been interrupted."""
 
     def close(self) -> None:
-        """Nothing shall begin any more."""
+        """Begins no more jobs."""
 
 
-class InTurn:
-    """Jobs one after the other, each once.
+class FifoQueue:
+    """Jobs in their order, each once.
 
     Args:
-        jobs: in their order.
+        jobs: the jobs.
     """
 
     def __init__(self, jobs: list[Job]):
         self._waiting = deque(jobs)
         self.failures: list[str] = []
 
-    def look(self) -> None:
-        """Nothing changes by itself."""
+    def poll(self) -> None:
+        """Does nothing."""
 
     def left(self) -> bool:
         """Whether a job has not begun."""
         return bool(self._waiting)
 
     def take(self) -> Job | None:
-        """The next one."""
+        """The next job, or None."""
         return self._waiting.popleft() if self._waiting else None
 
     def ended(self, job: Job, error: BaseException | None) -> None:
-        """Keeps a sentence on a failure."""
+        """Stores a sentence about a failure."""
         if error is not None:
             self.failures.append(f"{job.path}: {DIED if died(error) else error}")
 
     def close(self) -> None:
-        """Forgets the jobs that have not begun."""
+        """Discards the jobs that have not begun."""
         self._waiting.clear()
 
 
 DIED = (
-    "its worker process died (out of memory?); the same command with --resume goes on where the"
-    " last checkpoint stands."
+    "its worker process died (out of memory?); the same command with --resume continues from the"
+    " last checkpoint."
 )
 
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)  # which the parent alone answers
+SIGNALS = (signal.SIGINT, signal.SIGTERM)  # only the parent handles them
 
 
 @contextmanager
 def signals_wait() -> Iterator[None]:
-    """Holds SIGINT and SIGTERM back; the processes that are started meanwhile never get them.
+    """Blocks SIGINT and SIGTERM; processes started inside the block never receive them.
 
     A terminal sends Ctrl-C to all its processes, also to one that is still importing. A process
-    inherits what its parent holds back, and `ready_worker` then ignores it; where a system cannot
-    hold back, nothing is done.
+    inherits the blocked signals of its parent, and `ready_worker` then ignores them. Does nothing
+    on a system that cannot block signals.
     """
     if not hasattr(signal, "pthread_sigmask"):
         yield
@@ -128,24 +128,24 @@ def signals_wait() -> Iterator[None]:
 def work(
     jobs: list[Job], workers: int, tell: Callable[[list[Job]], None], stop: threading.Event
 ) -> list[str]:
-    """Does the jobs in `workers` processes; those in folders that exist go on where they stand.
+    """Executes jobs in `workers` processes; jobs whose folders exist are resumed.
 
     Args:
-        jobs: what to do.
-        workers: processes at once.
-        tell: called a few times a second with the jobs, to show how far their folders are.
-        stop: set it to interrupt; runs under way save themselves, the others never begin.
+        jobs: the jobs.
+        workers: number of processes.
+        tell: called with the jobs a few times per second, to show the progress of their folders.
+        stop: set it to interrupt; current runs save themselves, the others never begin.
 
     Returns:
         One sentence for each job that failed.
     """
-    queue = InTurn(jobs)
-    empty(queue, workers, lambda: tell(jobs), stop)
+    queue = FifoQueue(jobs)
+    run_queue(queue, workers, lambda: tell(jobs), stop)
     return queue.failures
 
 
-def empty(queue: Queue, workers: int, tell: Callable[[], None], stop: threading.Event) -> None:
-    """Does what a queue has in `workers` processes; the others as of `work`."""
+def run_queue(queue: Queue, workers: int, tell: Callable[[], None], stop: threading.Event) -> None:
+    """Executes the jobs of a queue in `workers` processes; the other arguments as in `work`."""
     context = get_context("spawn")  # forked processes inherit locks that torch's threads hold
     end = StopFlag(context)
     under_way: dict[Future, tuple[Job, ProcessPoolExecutor]] = {}
@@ -159,15 +159,15 @@ def empty(queue: Queue, workers: int, tell: Callable[[], None], stop: threading.
         try:
             while queue.left() or under_way:
                 if stop.is_set():
-                    end.set()  # each run under way ends after its current step
+                    end.set()  # each running job ends after its current step
                     queue.close()
-                queue.look()
+                queue.poll()
                 while free and (job := queue.take()) is not None:
                     pool = free.pop()
                     with signals_wait():  # this starts the pool's process
                         under_way[pool.submit(_do, job)] = job, pool
                 done = _some(under_way, stop)
-                with suppress(UserError):  # a damaged folder is for its own worker to tell of
+                with suppress(UserError):  # its own worker reports a damaged folder
                     tell()
                 for future in done:
                     job, pool = under_way.pop(future)
@@ -175,17 +175,17 @@ def empty(queue: Queue, workers: int, tell: Callable[[], None], stop: threading.
                     lost = died(error)
                     queue.ended(job, None if lost and stop.is_set() else error)
                     free.append(new_pool() if lost else pool)
-        finally:  # before any pool is waited for: runs under way save themselves
+        finally:  # before waiting for any pool: running jobs save themselves
             end.set()
 
 
 def died(error: BaseException | None) -> bool:
-    """Whether a job ended because its worker process did."""
+    """Whether a job ended because its worker process died."""
     return isinstance(error, BrokenProcessPool)
 
 
 def _some(under_way: Collection[Future], stop: threading.Event) -> set[Future]:
-    """Those that ended within a quarter of a second."""
+    """The jobs that end within a quarter of a second."""
     if not under_way:
         stop.wait(0.25)
         return set()
@@ -194,13 +194,13 @@ def _some(under_way: Collection[Future], stop: threading.Event) -> set[Future]:
 
 # -- in a worker process ---------------------------------------------------------------------------
 
-_end: Any = None  # what ends the run under way
-_orphaned = threading.Event()  # the parent died, with all its plans
-busy = threading.Lock()  # to be held while there is something to save
+_end: Any = None  # flag that ends the current run
+_orphaned = threading.Event()  # set when the parent has died
+busy = threading.Lock()  # held while there is something to save
 
 
 def ready_worker(end: Any) -> None:
-    """Prepares a worker process: `end` interrupts what it does, signals do not."""
+    """Prepares a worker process: `end` interrupts its run, signals do not."""
     global _end
     _end = end
     keep_freed_memory()
@@ -212,7 +212,7 @@ def ready_worker(end: Any) -> None:
 
 
 def _outlive_nobody() -> None:
-    """Ends this process, once its run is saved, when the parent was killed; nobody else would."""
+    """Ends this process, once its run is saved, after the parent was killed."""
     parent = parent_process()
     if parent is not None:
         connection.wait([parent.sentinel])
@@ -222,7 +222,7 @@ def _outlive_nobody() -> None:
 
 
 def interrupted() -> bool:
-    """In a worker process: whether it shall end what it does."""
+    """In a worker process: whether to interrupt the current run."""
     return _orphaned.is_set() or bool(_end.is_set())
 
 

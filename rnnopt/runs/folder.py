@@ -55,7 +55,7 @@ BEST = "best.pt"
 UNFINISHED = ("running", "interrupted", "failed")  # statuses of a run that can be resumed
 logger = logging.getLogger("rnnopt")  # without configuration, warnings go to standard error
 
-GO_ON = "go on with --resume or choose another --out"  # advice for a folder that holds a run
+GO_ON = "continue with --resume or choose another --out"  # advice for a folder that holds a run
 
 
 class CannotWrite(UserError):

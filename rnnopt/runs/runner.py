@@ -69,7 +69,9 @@ def run(
         try:
             training = build_training(folder.read_config())
         except UserError as error:
-            raise UserError(f"{folder.path / 'config.json'} asks for this: {error}") from error
+            raise UserError(
+                f"{folder.path / 'config.json'} cannot be used here: {error}"
+            ) from error
         check_same_data(training.task, folder)
         announce(training.task, ())
         _continue(training, folder)

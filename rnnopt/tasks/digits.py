@@ -35,9 +35,11 @@ def _digits(name: str, summary: str, steps: int, target: float) -> Task:
 
 def digits_rows() -> Task:
     """Digits, with a row of 8 pixels per step."""
-    return _digits("digits-rows", "8 x 8 handwritten digits, a row a step (8 steps)", 8, 0.95)
+    return _digits("digits-rows", "8 x 8 handwritten digits, a row per step (8 steps)", 8, 0.95)
 
 
 def digits_pixels() -> Task:
     """Digits, with one pixel per step."""
-    return _digits("digits-pixels", "8 x 8 handwritten digits, a pixel a step (64 steps)", 64, 0.9)
+    return _digits(
+        "digits-pixels", "8 x 8 handwritten digits, a pixel per step (64 steps)", 64, 0.9
+    )

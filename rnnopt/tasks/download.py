@@ -122,8 +122,8 @@ def _fetch(address: str, file: IO[bytes], name: str, size: int, sha256: str) -> 
 
 def _reason(error: Exception) -> str:
     """The reason for a failure, in one line."""
-    told = str(getattr(error, "reason", None) or error) or type(error).__name__
-    return told.splitlines()[0][:200]
+    message = str(getattr(error, "reason", None) or error) or type(error).__name__
+    return message.splitlines()[0][:200]
 
 
 class OnlySafer(urllib.request.HTTPRedirectHandler):

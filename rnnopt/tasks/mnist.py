@@ -107,7 +107,7 @@ def _mnist(
 
 def mnist_rows() -> Task:
     """MNIST, with a row of 28 pixels per step."""
-    return _mnist("mnist-rows", "MNIST, a row a step (28 steps)", True, 0.97)
+    return _mnist("mnist-rows", "MNIST, a row per step (28 steps)", True, 0.97)
 
 
 def mnist_pixels(pool: int = 1) -> Task:
@@ -116,7 +116,7 @@ def mnist_pixels(pool: int = 1) -> Task:
     Args:
         pool: side of the blocks of pixels whose mean is one step, a divisor of 28.
     """
-    return _mnist("mnist-pixels", "MNIST, a pixel a step (784 steps)", False, 0.9, pool=pool)
+    return _mnist("mnist-pixels", "MNIST, a pixel per step (784 steps)", False, 0.9, pool=pool)
 
 
 def mnist_permuted(pool: int = 1) -> Task:
@@ -125,5 +125,5 @@ def mnist_permuted(pool: int = 1) -> Task:
     Args:
         pool: as in `mnist_pixels`.
     """
-    summary = "MNIST, a pixel a step in a fixed random order (784 steps)"
+    summary = "MNIST, a pixel per step in a fixed random order (784 steps)"
     return _mnist("mnist-permuted", summary, False, 0.9, permuted=True, pool=pool)

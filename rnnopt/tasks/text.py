@@ -121,7 +121,7 @@ def next_character(name: str, about: str, text: str, length: int) -> Task:
     unigram, bigram = unigram_entropy(text), bigram_entropy(text)
     return Task(
         name=name,
-        summary=f"next of {symbols} characters in {about}, {length} steps (entropy of a character"
+        summary=f"next of {symbols} characters in {about}, {length} steps (entropy per character"
         f" {unigram:.3f} nats, given the one before {bigram:.3f})",
         input_size=symbols,
         output_size=symbols,

@@ -1,4 +1,4 @@
-"""Published tables and figures by name, and what it takes to repeat them."""
+"""Published tables and figures by name, and the code that reproduces them."""
 
 import threading
 from collections.abc import Callable
@@ -29,13 +29,13 @@ from rnnopt.experiments.reproduce.study import FORMS, Study
 
 @dataclass(frozen=True)
 class Result:
-    """A table or figure that is no comparison of trained rows.
+    """A table or figure that does not compare trained rows.
 
     Args:
-        name, title: as of a Study.
+        name, title: as in a Study.
         run: (form, folder, workers, tell, stop) → tables and failures; writes results.csv,
-            results.md and, where there is one, figure.png.
-        study: whose runs it is made of; `run` then also takes the crew that does them.
+            results.md and, if there is one, figure.png.
+        study: study whose runs it uses; `run` then also takes the crew that executes them.
     """
 
     name: str
@@ -83,18 +83,18 @@ def reproduce(
     storage: str | None = None,
     heartbeat: int = 30,
 ) -> tuple[Path, list[Table], list[str]]:
-    """Does what is missing of a table or figure and writes it.
+    """Executes the missing runs of a table or figure and writes it.
 
     Args:
         name: such as "frank-wolfe/table-3".
         form: "cpu", "full" or "quick".
-        out: its folder; None means runs/reproduce/NAME-FORM, which figures drawn from the same runs
-            share, each with its results in a folder of its own.
-        workers: processes at once.
-        tell: called with the stage and its jobs a few times a second.
+        out: its folder; None means runs/reproduce/NAME-FORM. Figures of the same runs share this
+            folder, each with its own subfolder for the results.
+        workers: number of processes.
+        tell: called with the stage and its jobs a few times per second.
         stop: set it to interrupt.
         storage: address of the database of workers on many machines.
-        heartbeat: seconds between their signs of life.
+        heartbeat: seconds between their heartbeats.
 
     Returns:
         The folder with the results, the tables, one sentence for each run that failed.

@@ -1,7 +1,7 @@
 """Runs a study: tuning runs, the choice of each learning rate, the reported runs.
 
-Every run is a run folder below the study's folder. A finished one is not repeated, one that was
-interrupted goes on where it stands, so the same command continues a study.
+Every run is a run folder below the study's folder. Finished runs are not repeated and interrupted
+runs are resumed, so the same command continues a study.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ Do = Callable[[list[Job], int, Callable[[list[Job]], None], threading.Event], li
 
 
 def chosen_rows(study: Study, form: Form) -> list[Row]:
-    """The rows of a form that are run."""
+    """The rows to run in a form."""
     known = [row.label for row in study.rows]
     for label in form.rows or ():
         if label not in known:
@@ -43,9 +43,9 @@ def chosen_rows(study: Study, form: Form) -> list[Row]:
 
 
 def trials_of(form: Form, row: Row) -> list[tuple[str, float]]:
-    """What the row tries: (optimizer, learning rate) pairs.
+    """The tuning trials of a row: (optimizer, learning rate) pairs.
 
-    As many for every row of a form, but for one where the rate was printed.
+    Every row of a form has the same number, except for a row with a printed rate.
     """
     if row.trials:
         return list(row.trials[: len(form.rates)])
@@ -83,15 +83,15 @@ def run_study(
     stop: threading.Event,
     do: Do = work,
 ) -> list[str]:
-    """Does what is missing of a study's runs.
+    """Executes the missing runs of a study.
 
     Args:
         study, form: what to run.
         out: the study's folder.
-        workers: processes at once.
-        tell: called with the stage and its jobs a few times a second.
+        workers: number of processes.
+        tell: called with the stage and its jobs a few times per second.
         stop: set it to interrupt.
-        do: does the jobs of a stage.
+        do: executes the jobs of a stage.
 
     Returns:
         One sentence for each run that failed.
@@ -121,7 +121,7 @@ def run_study(
 
 
 def settings_of(study: Study, form: Form) -> dict[str, Any]:
-    """What must be the same for all workers of a study: every run that there may be, in short."""
+    """Settings that must be the same for all workers of a study: a digest of all possible runs."""
     runs = [
         _job(form, column, row, trial, seed, Path()).config.to_dict()
         for column in form.columns
@@ -141,7 +141,7 @@ def _job(
 
 
 def _check(form: Form, pairs: list[tuple[Column, Row]], out: Path) -> None:
-    """Raises UserError if a run cannot be built, or stands there with other settings."""
+    """Raises UserError if a run cannot be built, or exists with other settings."""
     tasks = {column.task: build_task(column.task) for column, _ in pairs}
     for column, row in pairs:
         trials = trials_of(form, row)
@@ -156,7 +156,7 @@ def _check(form: Form, pairs: list[tuple[Column, Row]], out: Path) -> None:
 
 
 def _check_saved(job: Job, task: Task, any_optimizer: bool) -> None:
-    """Raises UserError if a run stands there with other settings than a trial may have."""
+    """Raises UserError if a run exists with settings that no trial may have."""
     if not (job.path / "config.json").exists():
         return
     job = replace(job, config=fill_from_task(job.config, task))
@@ -177,7 +177,7 @@ def _difference(saved: RunConfig, job: Job) -> str:
 
 
 def chosen_trial(form: Form, column: Column, row: Row, out: Path) -> tuple[str, float]:
-    """The best trial on validation data; diverged ones come last."""
+    """The best trial on validation data; diverged trials come last."""
     trials = trials_of(form, row)
     if len(trials) == 1:
         return trials[0]
@@ -189,12 +189,12 @@ def chosen_trial(form: Form, column: Column, row: Row, out: Path) -> tuple[str, 
 
 
 def read_run(path: Path) -> Run:
-    """One run folder, read."""
+    """Reads one run folder."""
     return read_runs([RunFolder.open(path)])[0]
 
 
 def finished_runs(form: Form, column: Column, row: Row, out: Path) -> list[Run]:
-    """The reported runs of a row that are over."""
+    """The finished reported runs of a row."""
     runs = []
     for seed in form.seeds:
         path = _job(form, column, row, trials_of(form, row)[0], seed, out).path

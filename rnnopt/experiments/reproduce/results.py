@@ -1,4 +1,4 @@
-"""Published and ours side by side: CSV, Markdown and a figure from a study's run folders."""
+"""Published and reproduced results side by side: CSV, Markdown and a figure of a study's runs."""
 
 import csv
 import io
@@ -29,12 +29,12 @@ FIELDS = (
 
 
 def line_of(study: Study, form: Form, column: Column, row: Row, out: Path) -> dict[str, Any]:
-    """What is known of a row on a column's task, by FIELDS; None where there is nothing.
+    """The results of a row on a column's task, by FIELDS; None for unknown values.
 
-    `difference` is that of `best_of_run` where it is known, else of `ours`, to `published`.
-    `ours` is the test metric at the best look at the validation data, `best_of_run` the best test
-    metric of any look (what some publications print), both means over seeds;
-    `gradient_evaluations_to_target` the median, infinite where half of the runs missed.
+    `ours` is the test metric at the best evaluation on the validation set, `best_of_run` the best
+    test metric of any evaluation (as some publications print), both means over seeds. `difference`
+    compares `best_of_run`, or `ours` if that is unknown, with `published`.
+    `gradient_evaluations_to_target` is the median, infinite if half of the runs missed the target.
     """
     line: dict[str, Any] = dict.fromkeys(FIELDS)
     line.update(data=column.label, method=row.label, published=row.published.get(column.label))
@@ -76,20 +76,20 @@ def line_of(study: Study, form: Form, column: Column, row: Row, out: Path) -> di
         diverged=sum(run.result["status"] == "diverged" for run in runs),
     )
     if line["published"] is not None:
-        # Like with like: the paper prints the best of a run.
-        alike = mean if line["best_of_run"] is None else line["best_of_run"]
-        line["difference"] = alike - line["published"]
+        # The paper prints the best of a run, too.
+        comparable = mean if line["best_of_run"] is None else line["best_of_run"]
+        line["difference"] = comparable - line["published"]
     return line
 
 
 def _at_edge(form: Form, row: Row, run: Run) -> bool:
-    """Whether a grid of several rates ends at the chosen one; trials by hand have no order."""
+    """Whether the chosen rate is at an end of the grid; trials by hand have no order."""
     rates = [lr for _, lr in trials_of(form, row)]
     return not row.trials and len(rates) > 1 and run.config.lr in (min(rates), max(rates))
 
 
 def lines_of(study: Study, form: Form, out: Path) -> list[dict[str, Any]]:
-    """All rows on all columns' tasks, literature included."""
+    """The results of all rows on all columns' tasks, literature included."""
     run = {row.label for row in chosen_rows(study, form)}
     rows = [row for row in study.rows if row.settings is None or row.label in run]
     return [
@@ -123,11 +123,11 @@ HEADINGS = (
     "gradients to target", "seeds", "gradient_evaluations", "seconds",
 )  # fmt: skip
 
-NARROW = (0, 1, 2, 4, 6)  # the columns that a small terminal has room for
+NARROW = (0, 1, 2, 4, 6)  # the columns that fit into a small terminal
 
 
 def _marks(line: dict[str, Any]) -> str:
-    """Which of our presets the trials chose, and whether the rate is at an end of the grid."""
+    """Marks for the chosen preset and for a rate at an end of the grid."""
     long = " long" if line["optimizer"].startswith("frank-wolfe-long") else ""
     return long + ("*" if line["at_edge"] else "")
 
@@ -160,7 +160,7 @@ def cells(line: dict[str, Any]) -> list[str]:
 
 @dataclass(frozen=True)
 class Table:
-    """A table for people: what it is of, headings, rows of text, remarks below it."""
+    """A table to print: title, headings, rows of text, remarks below it."""
 
     title: str
     headings: Sequence[str]
@@ -174,7 +174,7 @@ class Table:
 
 
 def tables_of(form: Form, lines: Sequence[dict[str, Any]]) -> list[Table]:
-    """One table a data set."""
+    """One table per data set."""
     tables = []
     for column in form.columns:
         mine = [line for line in lines if line["data"] == column.label]
@@ -194,7 +194,7 @@ def page(title: str, parts: Sequence[str], remarks: Sequence[str], drawn: bool) 
 
 
 def figure(study: Study, form: Form, out: Path) -> "Figure | None":
-    """Training loss, and the metric below it, against gradient evaluations, a column a data set."""
+    """Training loss, and below it the metric, over gradient evaluations; a column per data set."""
     from matplotlib.figure import Figure
 
     rows = [row for row in chosen_rows(study, form) if row.shown] or chosen_rows(study, form)
@@ -235,7 +235,7 @@ def figure(study: Study, form: Form, out: Path) -> "Figure | None":
 
 
 def rows_index(rows: Sequence[Row], label: str) -> int:
-    """Place of a row, which gives it the same colour in every panel."""
+    """Index of a row, so that it has the same colour in every panel."""
     return next(i for i, row in enumerate(rows) if row.label == label)
 
 
@@ -247,7 +247,7 @@ def write_table(
     remarks: Sequence[str],
     drawn: "Figure | None" = None,
 ) -> list[Table]:
-    """Writes any table and its figure as `write_results` does a study's."""
+    """Writes any table and its figure, like `write_results` for a study."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([headings, *rows])
     table = Table(title, headings, rows, remarks)
@@ -257,8 +257,8 @@ def write_table(
 
 
 def write_results(study: Study, form: Form, out: Path, folder: Path | None = None) -> list[Table]:
-    """Writes results.csv, results.md and figure.png of the runs below `out` into `folder`, which is
-    `out` unless told otherwise; returns the tables."""
+    """Writes results.csv, results.md and figure.png of the runs below `out` into `folder` (default
+    `out`); returns the tables."""
     lines = lines_of(study, form, out)
     tables, drawn = tables_of(form, lines), figure(study, form, out)
     parts = [f"The paper: {study.claim}\n"]

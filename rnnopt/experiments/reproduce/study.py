@@ -1,9 +1,9 @@
-"""What a published table or figure is made of: rows, columns, what was printed, how we repeat it.
+"""A published table or figure: its rows, columns and printed values, and how to reproduce it.
 
 A study trains every row on every column's task: first one run per learning rate of one grid on a
-seed of its own, judged by the validation metric, then the chosen rate on every reported seed. All
-rows have the same budget in gradient evaluations and, but for those with a printed rate, the same
-number of tuning trials.
+separate seed, ranked by the validation metric, then the chosen rate on every reported seed. All
+rows have the same budget in gradient evaluations and, except for those with a printed rate, the
+same number of tuning trials.
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ FormName = Literal["cpu", "full", "quick"]
 
 @dataclass(frozen=True)
 class Column:
-    """A data set: its name in the publication, our task, and a target other than the task's."""
+    """A data set: its name in the publication, the task, and a target other than the task's."""
 
     label: str
     task: str
@@ -28,14 +28,14 @@ class Row:
     """A method.
 
     Args:
-        label: as in the table.
+        label: label in the table.
         settings: fields of RunConfig; None for a number from the literature, which is not run.
-        published: what was printed, by column label, in the table's unit.
-        rate_unit: what the grid of learning rates is multiplied by.
-        shown: whether the figure has a curve of it.
-        trials: (optimizer, learning rate) pairs to try instead of the grid, the first as many as
-            the grid has rates: every row has the same number of trials.
-        rate: the learning rate where it was printed: there is nothing to tune.
+        published: printed values by column label, in the table's unit.
+        rate_unit: factor of the grid of learning rates.
+        shown: whether the figure shows its curve.
+        trials: (optimizer, learning rate) pairs to try instead of the grid; as many as the grid has
+            rates are used, so that every row has the same number of trials.
+        rate: printed learning rate, which is not tuned.
     """
 
     label: str
@@ -49,14 +49,14 @@ class Row:
 
 @dataclass(frozen=True)
 class Form:
-    """How much of a study is run.
+    """The extent of a study.
 
     Args:
         columns: data sets.
-        budget: of each reported run.
-        tuning_budget: of each tuning run.
-        rates: grid of learning rates; one alone is not tuned.
-        seeds: of the reported runs.
+        budget: budget of each reported run.
+        tuning_budget: budget of each tuning run.
+        rates: grid of learning rates; a single rate is not tuned.
+        seeds: seeds of the reported runs.
         settings: fields of RunConfig that all runs share.
         rows: labels of the rows to run; None for all.
         changes: fields of RunConfig that differ from a row's own, by label.
@@ -78,15 +78,15 @@ class Study:
 
     Args:
         name: such as "frank-wolfe/table-3".
-        title: what it shows.
-        claim: what the publication says of it.
+        title: its subject.
+        claim: the publication's claim about it.
         rows: methods, the published ones first.
-        forms: by name: "cpu" finishes on two cores, "full" is the publication's size, "quick" shows
-            in seconds that it works.
-        remarks: what the publication leaves open and how it is settled.
-        runs: folder of the runs, where studies share them; unset means the name.
+        forms: forms by name: "cpu" finishes on two cores, "full" has the publication's size,
+            "quick" runs in seconds, as a test.
+        remarks: what the publication leaves open, and the choices made here.
+        runs: folder of the runs, if studies share them; unset means the name.
         percent: whether accuracies are printed in percent.
-        curve: what the figure draws beside the training loss.
+        curve: the figure's second curve beside the training loss.
     """
 
     name: str

@@ -1,7 +1,7 @@
-"""Which trials are stopped early: those whose best look is worse than the median of the others.
+"""Stops a trial early if its best evaluation is worse than the median of the others.
 
-Optuna's MedianPruner compares one number; here looks are compared by their rank, so that trials of
-a level metric are told apart by their loss.
+Optuna's MedianPruner compares one number; here evaluations are compared by their rank, so that the
+loss decides between trials of the same metric.
 """
 
 import math
@@ -12,18 +12,18 @@ from rnnopt.tasks.ranking import WORST, Rank, rank
 if TYPE_CHECKING:
     from optuna import Study
 
-WARM_UP = 4  # steps in which no trial is stopped
-COMPARED = 5  # trials that must be complete before one is stopped
+WARM_UP = 4  # first steps, in which no trial is stopped
+COMPARED = 5  # complete trials needed before one is stopped
 
 
 def is_worse_than_median(best: Rank, study: "Study", step: int) -> bool:
-    """Whether a trial is to be stopped.
+    """Whether to stop a trial.
 
     Args:
-        best: the rank of its best look so far.
-        study: with the other trials. They report the metric, and keep the loss of each step under
-            "losses"; those of versions that did not are the last among level ones.
-        step: where it stands.
+        best: rank of its best evaluation so far.
+        study: study with the other trials. They report the metric and store the loss of each step
+            under "losses"; trials of older versions without it rank last at the same metric.
+        step: current step of the trial.
     """
     complete = [t for t in study.get_trials(deepcopy=False) if t.state.name == "COMPLETE"]
     if step < WARM_UP or len(complete) < COMPARED:
@@ -45,6 +45,6 @@ def is_worse_than_median(best: Rank, study: "Study", step: int) -> bool:
 
 
 def median(ranks: list[Rank]) -> Rank:
-    """The middle one of sorted ranks, or the mean of the two in the middle, number by number."""
+    """The median of sorted ranks; of an even count, the mean of the middle two by component."""
     low, high = ranks[(len(ranks) - 1) // 2], ranks[len(ranks) // 2]
     return (low[0] + high[0]) / 2, (low[1] + high[1]) / 2

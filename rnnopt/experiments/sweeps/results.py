@@ -1,4 +1,4 @@
-"""What a sweep found: the best trials, the command that repeats the best, two figures."""
+"""Results of a sweep: the best trials, the command that repeats the best one, two figures."""
 
 import io
 import math
@@ -28,7 +28,7 @@ GREY = "#8c8c8c"
 
 
 def complete(study: "Study") -> "list[FrozenTrial]":
-    """The trials that came to their end, the best first; of level ones the less loss first."""
+    """The complete trials, the best first; at the same metric, the lower loss first."""
     trials = [t for t in study.get_trials(deepcopy=False) if t.state.name == "COMPLETE"]
     lower = study.direction.name == "MINIMIZE"
     return sorted(
@@ -39,9 +39,9 @@ def complete(study: "Study") -> "list[FrozenTrial]":
 
 
 def counts(study: "Study") -> dict[str, int]:
-    """How many trials are complete, pruned, failed, under way and waiting.
+    """Numbers of complete, pruned, failed, running and waiting trials.
 
-    Those that were put back in the queue, or came too late, are not among them.
+    Trials that were requeued or came too late do not count.
     """
     result = dict.fromkeys(("complete", "pruned", "failed", "running", "waiting"), 0)
     for trial in study.get_trials(deepcopy=False):
@@ -53,7 +53,7 @@ def counts(study: "Study") -> dict[str, int]:
 
 
 def errors_of(study: "Study") -> list[str]:
-    """One sentence for each trial that failed by an error of its own."""
+    """One sentence for each trial that raised an error."""
     return [
         f"trial {trial.number}: {trial.user_attrs['error']}"
         for trial in study.get_trials(deepcopy=False)
@@ -63,7 +63,7 @@ def errors_of(study: "Study") -> list[str]:
 
 def columns(sweep: Sweep) -> list[str]:
     """Headings of `row`."""
-    loss = ["its loss"] if sweep.metric == "accuracy" else []  # else the metric is the loss
+    loss = ["its loss"] if sweep.metric == "accuracy" else []  # otherwise the metric is the loss
     return ["trial", f"best validation {sweep.metric}", *loss, *sweep.space, "gradient_evaluations"]
 
 
@@ -89,7 +89,7 @@ def command_of(config: RunConfig) -> str:
     for field in fields(RunConfig):
         value = getattr(config, field.name)
         if value == field.default or (field.name == "task" and config.data is not None):
-            continue  # own data name their task
+            continue  # the data determine their task
         option = field.name.replace("_", "-")
         if isinstance(value, bool):
             words.append(f"--{option}" if value else f"--no-{option}")
@@ -99,7 +99,7 @@ def command_of(config: RunConfig) -> str:
 
 
 def best_of(sweep: Sweep, trial: "FrozenTrial") -> dict[str, Any]:
-    """What best.json holds."""
+    """The content of best.json."""
     config = configure(sweep.config, trial.params)
     return {
         "trial": trial.number,
@@ -113,7 +113,7 @@ def best_of(sweep: Sweep, trial: "FrozenTrial") -> dict[str, Any]:
 
 
 def write_results(sweep: Sweep, study: "Study") -> list[Path]:
-    """Writes best.json, slices.png and importance.png; returns what was written."""
+    """Writes best.json, slices.png and importance.png; returns the paths."""
     trials = complete(study)
     if not trials:
         return []
@@ -132,7 +132,7 @@ def write_results(sweep: Sweep, study: "Study") -> list[Path]:
 
 
 def importances(study: "Study") -> dict[str, float]:
-    """Share of each varied name in the variance of the metric (fANOVA); {} where it is unknown."""
+    """Share of each varied name in the variance of the metric (fANOVA); {} if it is unknown."""
     trials = complete(study)
     if len(trials) < 4 or len({trial.value for trial in trials}) < 2:
         return {}
@@ -218,7 +218,7 @@ def _slice(axis: "Axes", sweep: Sweep, study: "Study", name: str) -> Any:
 
 
 def _place(space: Range | Choices, trial: "FrozenTrial", name: str) -> float:
-    """Where a trial stands on the axis of `name`; choices are spread a little, to be told apart."""
+    """Position of a trial on the axis of `name`; equal choices are spread a little."""
     value = trial.params[name]
     if isinstance(space, Choices):
         return space.values.index(value) + (trial.number % 7 - 3) * 0.06

@@ -1,8 +1,8 @@
-"""What `rnnopt sweep` varies: a space for each optimizer, and ranges as the command line has them.
+"""Search spaces of `rnnopt sweep`: one for each optimizer, and ranges from the command line.
 
-The learning rate is always among it, log-uniform from a thirtieth to thirty times the default of
-optimizers/by_name.py; SPACES adds the one to three options that matter most where there are such.
-A name is an option of the optimizer, or a setting of the run from SETTINGS.
+They always include the learning rate, log-uniform from a thirtieth to thirty times the optimizer's
+default. SPACES adds the one to three most important options, if there are any. A name is an option
+of the optimizer, or a setting of the run from SETTINGS.
 """
 
 import math
@@ -18,11 +18,11 @@ from rnnopt.training.resolve import options_of_optimizer, resolve
 
 @dataclass(frozen=True)
 class Range:
-    """Numbers from `low` to `high`, both included; whole ones if both ends are.
+    """Numbers from `low` to `high`, both included; whole numbers if both ends are whole.
 
     Args:
         low, high: the ends.
-        log: whether each factor is as likely as any other, instead of each difference.
+        log: whether the distribution is log-uniform instead of uniform.
     """
 
     low: float
@@ -45,8 +45,8 @@ class Choices:
 
 Space = dict[str, Range | Choices]
 
-SPAN = 30.0  # of the learning rate, to either side of the default
-CLIP = Choices((None, 0.1, 1.0, 10.0))  # without it Adam and its relatives lose long sequences
+SPAN = 30.0  # factor of the learning rate to either side of the default
+CLIP = Choices((None, 0.1, 1.0, 10.0))  # without it Adam and its relatives fail on long sequences
 DECAY = Choices((0.0, 1e-4, 1e-2))
 MOMENTUM = Range(0.8, 0.98)
 MEMORY = Range(5, 50, log=True)
@@ -87,16 +87,16 @@ SETTINGS = (
 
 
 def space_of(config: RunConfig, ranges: list[str], given: Collection[str] = ()) -> Space:
-    """What a sweep of `config` varies.
+    """The search space of a sweep of `config`.
 
     Args:
-        config: what it leaves at its default may vary, what it gives is fixed.
-        ranges: "name=low..high", with ":log" behind it or not, or "name=value,value,…"; they take
-            the place of the optimizer's own, or are added.
-        given: settings that were asked for, and so are fixed even at their defaults.
+        config: settings with default values may vary, the others are fixed.
+        ranges: "name=low..high", optionally followed by ":log", or "name=value,value,…"; they
+            replace the optimizer's own ranges or are added to them.
+        given: settings that the user passed, which are fixed even with default values.
 
     Raises:
-        UserError: for a range that cannot be read, an unknown name, or one that is fixed.
+        UserError: a range that cannot be read, or a name that is unknown or fixed.
     """
     name, options = parse(config.optimizer)
     if name not in OPTIMIZERS:
@@ -169,5 +169,5 @@ def configure(config: RunConfig, values: Mapping[str, Value]) -> RunConfig:
 
 
 def _short(number: float) -> float:
-    """A number with three digits, so that it can be read."""
+    """A number rounded to three digits."""
     return float(f"{number:.3g}")

@@ -1,7 +1,7 @@
-"""The study that all workers of a sweep share: trials, values, and who works on what.
+"""The study that all workers of a sweep share: trials, their values and their workers.
 
-It stands in a database: SQLite in the sweep's folder, or any that Optuna has, which many machines
-may reach. A trial whose worker died (no heartbeat for two intervals) is put back in the queue.
+It is stored in a database: SQLite in the sweep's folder, or any database of Optuna, which many
+machines may share. A trial whose worker died (no heartbeat for two intervals) is requeued.
 """
 
 import weakref
@@ -21,23 +21,23 @@ if TYPE_CHECKING:
     from optuna.storages import RDBStorage
     from optuna.trial import FrozenTrial
 
-RETRIES = 3  # of a trial whose worker died, so that one that kills its workers comes to an end
+RETRIES = 3  # retries of a trial whose worker died, so that no trial kills workers forever
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """What all workers of a sweep need to know.
+    """The settings of a sweep, for all its workers.
 
     Args:
-        config: what the trials have in common.
-        space: what they vary.
-        trials: how many there shall be.
+        config: common settings of the trials.
+        space: search space.
+        trials: number of trials.
         out: folder of the sweep.
-        storage: address of the database, as SQLAlchemy has it.
+        storage: address of the database, for SQLAlchemy.
         metric: name of the validation metric.
-        prune: whether trials worse than the median of the others at the same step are stopped.
-        heartbeat: seconds between a worker's signs of life.
-        files: sha256 of the user's own data by role, as they were when the sweep began.
+        prune: whether to stop trials that are worse than the median of the others at a step.
+        heartbeat: seconds between a worker's heartbeats.
+        files: sha256 of the user's own data by role, at the beginning of the sweep.
     """
 
     config: RunConfig
@@ -52,28 +52,28 @@ class Sweep:
 
     @property
     def name(self) -> str:
-        """The study's name in the database: the folder's."""
+        """The study's name in the database: the name of the folder."""
         return self.out.resolve().name
 
     def settings(self) -> dict[str, Any]:
-        """What must be the same when a sweep goes on."""
+        """The settings that must be the same when a sweep is resumed."""
         space = {name: str(values) for name, values in self.space.items()}
         files = {f"sha256 of {role}": digest for role, digest in self.files.items()}
         return {"config": self.config.to_dict(), "space": space, "files": files}
 
 
 def address(storage: str | None, out: Path) -> str:
-    """The database's address with its driver; SQLite in `out` unless told otherwise."""
+    """The database's address with its driver; by default SQLite in `out`."""
     if storage is None:
         return f"sqlite:///{out.resolve() / 'sweep.db'}"
     return with_driver(storage)
 
 
 def begin(sweep: Sweep) -> "Study":
-    """Creates the sweep's folder and study, or finds them.
+    """Creates the sweep's folder and study, or opens existing ones.
 
     Raises:
-        UserError: if they were begun with other settings, or cannot be written or reached.
+        UserError: they were begun with other settings, or cannot be written or reached.
     """
     file = sweep.out / "sweep.json"
     place = _without_password(sweep)
@@ -104,7 +104,7 @@ def begin(sweep: Sweep) -> "Study":
 
 
 def _without_password(sweep: Sweep) -> str:
-    """The storage as sweep.json names it."""
+    """The storage as written to sweep.json, without a password."""
     from sqlalchemy import make_url
     from sqlalchemy.exc import ArgumentError
 
@@ -117,7 +117,7 @@ def _without_password(sweep: Sweep) -> str:
 
 
 def open_sweep(sweep: Sweep) -> "RDBStorage":
-    """The sweep's database; UserError where it cannot be reached."""
+    """Opens the sweep's database; raises UserError if it cannot be reached."""
     with quiet() as optuna:
         retry = optuna.storages.RetryHeartbeatStaleTrialCallback(RETRIES)
     return open_storage(
@@ -126,22 +126,22 @@ def open_sweep(sweep: Sweep) -> "RDBStorage":
 
 
 def counted(trials: "list[FrozenTrial]") -> int:
-    """How many trials count towards the number asked for.
+    """Number of trials that count towards `Sweep.trials`.
 
-    All do but those whose worker died, that were interrupted or came too late; one that failed by
-    an error of its own counts, or a space that always fails would have no end.
+    Trials whose worker died, that were interrupted or came too late do not count. A trial that
+    raised an error counts: otherwise a space that always fails would never end.
     """
     return sum(trial.state.name != "FAIL" or "error" in trial.user_attrs for trial in trials)
 
 
 def put_back(study: "Study", trial: "FrozenTrial") -> None:
-    """Queues a trial that ended early: with the same values, in the same folder."""
+    """Requeues a trial that ended early, with the same values and folder."""
     with quiet() as optuna:
         optuna.storages.RetryHeartbeatStaleTrialCallback()(study, trial)
 
 
 def put_back_running(study: "Study") -> None:
-    """Queues every trial under way, where it is certain that nobody works on them."""
+    """Requeues every running trial; only for a sweep on which no worker is active."""
     with quiet() as optuna:
         for trial in study.get_trials(states=(optuna.trial.TrialState.RUNNING,)):
             study.tell(trial.number, state=optuna.trial.TrialState.FAIL)

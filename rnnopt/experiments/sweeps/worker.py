@@ -1,8 +1,7 @@
-"""Does a sweep's trials: one after the other in each worker process, each a run folder.
+"""Executes a sweep's trials: one after the other in each worker process, each in a run folder.
 
-A trial that is put back in the queue goes on from its checkpoint where its folder is at hand, else
-from the beginning. A worker that finds as many trials before its own as were asked for came too
-late: others were faster.
+A requeued trial resumes from its checkpoint if its folder is on this machine; otherwise it starts
+again. A worker's trial comes too late if all trials of the sweep were begun before it.
 """
 
 import math
@@ -42,48 +41,48 @@ if TYPE_CHECKING:
     from optuna import Study, Trial
     from optuna.trial import FrozenTrial
 
-STEPS = 20  # of a trial's budget, at which it is compared with the others
+STEPS = 20  # steps of a trial's budget at which it is compared with the others
 
 Stop = Callable[[], bool]
 
 
 class TooLate(Exception):
-    """Others have begun as many trials as were asked for."""
+    """Other workers have already begun all trials."""
 
 
 class Interrupted(Exception):
-    """The run was interrupted; its trial goes back in the queue."""
+    """The run was interrupted; its trial is requeued."""
 
 
 def run_sweep(
     sweep: Sweep, study: "Study", workers: int, tell: Callable[[], None], stop: threading.Event
 ) -> list[str]:
-    """Does what is missing of a sweep in `workers` processes.
+    """Executes the missing trials of a sweep in `workers` processes.
 
     Args:
-        sweep: what to do.
-        study: the sweep's, begun.
-        workers: processes at once.
-        tell: called a few times a second.
-        stop: set it to interrupt; runs under way save themselves and go back in the queue.
+        sweep: the sweep.
+        study: study of the sweep, from `begin`.
+        workers: number of processes.
+        tell: called a few times per second.
+        stop: set it to interrupt; current runs save themselves and are requeued.
 
     Returns:
         One sentence for each worker that failed.
     """
     own = sweep.storage == address(None, sweep.out)
     context = get_context("spawn")
-    end = StopFlag(context)  # without a lock, which a killed worker might hold
+    end = StopFlag(context)  # has no lock, which a killed worker might hold
     failures = []
     with RunFolder(sweep.out).locked() if own else nullcontext(), ExitStack() as stack:
         if own:
-            put_back_running(study)  # their workers died: the lock says that nobody else is here
+            put_back_running(study)  # their workers died: the lock excludes other processes
         tell()
         if not left(sweep, study):
             return []
         pools = [
             stack.enter_context(ProcessPoolExecutor(1, context, ready_worker, (end,)))
             for _ in range(workers)
-        ]  # one each: a worker that dies leaves the others alone
+        ]  # one pool each, so that a worker that dies does not affect the others
         with signals_wait():  # this starts the pools' processes
             pending = {pool.submit(_work, sweep, i) for i, pool in enumerate(pools)}
         try:
@@ -103,7 +102,7 @@ def run_sweep(
 
 
 def left(sweep: Sweep, study: "Study") -> Literal["", "to begin", "under way"]:
-    """What is left of a sweep: trials to begin, else some under way, else nothing."""
+    """What is left of a sweep: trials to begin, else running trials, else nothing."""
     trials = study.get_trials(deepcopy=False)
     states = {trial.state.name for trial in trials}
     if "WAITING" in states or counted(trials) < sweep.trials:
@@ -113,17 +112,17 @@ def left(sweep: Sweep, study: "Study") -> Literal["", "to begin", "under way"]:
 
 def _work(sweep: Sweep, number: int) -> None:
     parent = parent_process()
-    with busy:  # until the trial under way is saved and back in the queue
+    with busy:  # until the current trial is saved and requeued
         work(sweep, number, lambda: interrupted() or not (parent and parent.is_alive()))
 
 
 def work(sweep: Sweep, number: int, stop: Stop) -> None:
-    """Does trials until there are as many as asked for and none is under way.
+    """Executes trials until all are begun and none is running.
 
     Args:
         sweep: the sweep, begun.
-        number: of this worker, 0 and on; it draws other values than its fellows.
-        stop: asked before every step; True interrupts the run under way.
+        number: number of this worker, from 0; each worker draws other values.
+        stop: called before every step; True interrupts the current run.
     """
     with quiet() as optuna:
         study = _load(sweep, number)
@@ -132,7 +131,7 @@ def work(sweep: Sweep, number: int, stop: Stop) -> None:
             if waiting == "to begin":
                 objective = Objective(sweep, stop)
                 study.optimize(objective, 1, catch=(Exception,), callbacks=[objective.afterwards])
-            elif waiting == "under way":  # elsewhere; should its worker die, it is ours to go on
+            elif waiting == "under way":  # elsewhere; if its worker dies, this one resumes it
                 threading.Event().wait(min(1.0, sweep.heartbeat / 2))
                 optuna.storages.fail_stale_trials(study)
             else:
@@ -146,8 +145,8 @@ def _load(sweep: Sweep, number: int) -> "Study":
     storage = open_sweep(sweep)
     study = load_study(study_name=sweep.name, storage=storage)
     weakref.finalize(study, close, storage)
-    # A sampler that begins anew must not draw again what was drawn before, nor what another
-    # machine draws, which counts its workers from 0 too.
+    # A new sampler must not repeat earlier draws, nor those of another machine, whose workers are
+    # also numbered from 0.
     seed = sweep.config.seed + seeds.SWEEP_WORKER * number + len(study.get_trials(deepcopy=False))
     if sweep.storage != address(None, sweep.out):
         seed += zlib.crc32(f"{socket.gethostname()} {os.getpid()} {time.time_ns()}".encode())
@@ -184,14 +183,14 @@ class Objective:
             raise
 
     def afterwards(self, study: "Study", trial: "FrozenTrial") -> None:
-        """Queues the trial again if it was interrupted."""
+        """Requeues the trial if it was interrupted."""
         if self.interrupted:
             put_back(study, trial)
 
     def _train(self, trial: "Trial") -> float:
         from optuna import TrialPruned
 
-        again = "folder" in trial.user_attrs  # it was put back in the queue
+        again = "folder" in trial.user_attrs  # the trial was requeued
         folder = trial.user_attrs.get("folder", f"trial-{trial.number:04d}")
         trial.set_user_attr("folder", folder)
         trial.set_user_attr("worker", f"{socket.gethostname()}:{os.getpid()}")
@@ -201,14 +200,14 @@ class Objective:
         watch = PruningCallback(trial, self.sweep.prune)
         records = RunFolder(path).read_records() if exists else []
         for record in records:
-            watch.look(record)
+            watch.report(record)
         result = runner.run(config, path, exists, watch, lambda: watch.pruned or self.stop())
         for name in ("status", "gradient_evaluations", "seconds"):
             trial.set_user_attr(name, result[name])
         if result["status"] == "interrupted" and not watch.pruned:
             raise Interrupted
         value = result["best"].get("validation_metric", math.nan)
-        # A run that diverged is worth less than any that did not, whatever it reached before.
+        # A diverged run ranks below all others, whatever it reached before.
         if result["status"] in ("interrupted", "diverged") or not math.isfinite(value):
             raise TrialPruned
         loss = loss_of_best(result["best"], records)
@@ -231,11 +230,11 @@ def suggest(trial: "Trial", space: Space) -> dict[str, Value]:
 
 
 class PruningCallback:
-    """Listens to a run, reports its validation metric once a step, and says when it shall stop.
+    """A listener of a run: reports its validation metric once per step and stops bad trials.
 
     Args:
-        trial: what the run is of.
-        prune: whether it shall stop where it is worse than the median of the others.
+        trial: trial of the run.
+        prune: whether to stop the run if it is worse than the median of the others.
     """
 
     def __init__(self, trial: "Trial", prune: bool):
@@ -245,10 +244,10 @@ class PruningCallback:
 
     def __call__(self, progress: Progress) -> None:
         if progress.record:
-            self.look(progress.record)
+            self.report(progress.record)
 
-    def look(self, record: dict[str, float]) -> None:
-        """Reports a record; a step that was reported before counts no more."""
+    def report(self, record: dict[str, float]) -> None:
+        """Reports a record; a step that was already reported is ignored."""
         step = math.floor(STEPS * record["fraction"])
         if step <= self.step:
             return

@@ -160,10 +160,10 @@ def _run(command: list[str]) -> str:
 def _first_line(error: BaseException) -> str:
     """First line of the compiler's message, if it printed any."""
     failed = isinstance(error, subprocess.CalledProcessError)
-    said = str(getattr(error, "stderr", None) or ("" if failed else error))
-    if isinstance(error, subprocess.CalledProcessError) and not said.strip():
-        said = f"{error.cmd[0]} failed with exit code {error.returncode}"
-    lines = [line for line in said.splitlines() if line.strip()]
+    message = str(getattr(error, "stderr", None) or ("" if failed else error))
+    if isinstance(error, subprocess.CalledProcessError) and not message.strip():
+        message = f"{error.cmd[0]} failed with exit code {error.returncode}"
+    lines = [line for line in message.splitlines() if line.strip()]
     wanted = [line for line in lines if "error" in line.lower()]
     return (wanted or lines or [repr(error)])[0].strip()
 

@@ -202,7 +202,7 @@ def export(source: Source, form: Format, raw: tuple[Tensor, Tensor], on: str) ->
         raise UserError(
             f"{form} files take and give float32, which is too coarse for these data: rounding"
             f" moves answers by up to {rounding:.2g}, where {COARSE:g} is allowed. Nothing was"
-            " written. Take a large offset off the data before training, or say --format"
+            " written. Take a large offset off the data before training, or pass --format"
             " safetensors."
         )
     difference = _difference(source, found, expected, lengths)

@@ -50,11 +50,11 @@ def _order(got: tuple[str, ...], needed: tuple[str, ...], what: str) -> np.ndarr
     lacking = [name for name in needed if name not in had]
     extra = [name for name in got if name not in wanted]
     if lacking or extra:
-        told = [f"lacks {_some(lacking)}"] * bool(lacking)
-        told += [f"has {_some(extra)} besides"] * bool(extra)
+        differences = [f"lacks {_some(lacking)}"] * bool(lacking)
+        differences += [f"has {_some(extra)} besides"] * bool(extra)
         raise ValueError(
             f"a column for each {what} of the training data is needed, and no other: the table"
-            f" {' and '.join(told)}."
+            f" {' and '.join(differences)}."
         )
     places = {name: i for i, name in enumerate(got)}
     return np.array([places[name] for name in needed])

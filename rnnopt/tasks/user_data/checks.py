@@ -13,13 +13,13 @@ MANY_CLASSES = 20
 def refuse_unlikely(data: Recordings, targets: np.ndarray) -> None:
     """Raises ValueError for rows of targets (count, several) that are unlikely to be numbers."""
     width = targets.shape[1]
-    escape = f"say kind regression if they are {width} numbers to predict for each series."
+    escape = f"pass kind regression if they are {width} numbers to predict for each series."
     if targets.dtype.kind != "f":
         raise ValueError(f"{rows_of_classes(targets)}.")
     if all(len(one) == width for one in data.series) and not _are_one_hot(targets):
         raise ValueError(
-            f"the targets {targets.shape} look like one for each of the {width} steps, and one"
-            f" a series is needed; {escape}"
+            f"the targets {targets.shape} look like one for each of the {width} steps, and one per"
+            f" series is needed; {escape}"
         )
     if _are_classes(targets):
         raise ValueError(f"{rows_of_classes(targets)}; {escape}")
@@ -35,12 +35,12 @@ def rows_of_classes(targets: np.ndarray, name: str = "targets") -> str:
     rows = f"the rows of the {name} {targets.shape}".replace("the y", "y")
     if _are_one_hot(targets):
         return (
-            f"{rows} look like classes as rows of 0 and 1: give one class a series,"
+            f"{rows} look like classes as rows of 0 and 1: give one class per series,"
             f" {name}.argmax(1)"
         )
     truths = targets.dtype.kind in "biuf" and np.isin(targets, (0, 1)).all()
-    looks = "several labels a series, as 0 and 1" if truths else "several classes a series"
-    return f"{rows} look like {looks}, and a classifier gives each series one class: {ONE_EACH}"
+    kind = "several labels per series, as 0 and 1" if truths else "several classes per series"
+    return f"{rows} look like {kind}, and a classifier gives each series one class: {ONE_EACH}"
 
 
 def _are_one_hot(targets: np.ndarray) -> bool:

@@ -61,31 +61,31 @@ def described(data: Recordings, padded: bool = False) -> Lines:
     values = np.concatenate(series)
     for channel, name in list(enumerate(data.channels))[:MANY]:
         column = values[:, channel][~np.isnan(values[:, channel])]
-        told = "no value"
+        text = "no value"
         if len(column):
-            told = (
+            text = (
                 f"{column.min():.4g} … {column.max():.4g}, mean {column.mean():.4g},"
                 f" deviation {column.std():.4g}"
             )
-        lines.append((f"  {name}", told))
+        lines.append((f"  {name}", text))
     lines.append(("missing values", missing_of(series)))
     return tuple(lines)
 
 
 def read_as(data: Recordings) -> list[tuple[str, str]]:
     """How the file, its columns and times were interpreted; empty without such information."""
-    told = [data.table.describe()] if data.table is not None else []
-    told += data.notes
-    lines = [("read as", "; ".join(told))] if told else []
+    text = [data.table.describe()] if data.table is not None else []
+    text += data.notes
+    lines = [("read as", "; ".join(text))] if text else []
     return lines + ([("times", data.times)] if data.times is not None else [])
 
 
 def _other_times(parts: Mapping[str, Recordings]) -> list[tuple[str, str]]:
     """Irregular times of the parts that come from other files."""
-    said, lines = {parts["training"].times, None}, []
+    seen, lines = {parts["training"].times, None}, []
     for name, part in parts.items():
-        if part.times not in said:
-            said.add(part.times)
+        if part.times not in seen:
+            seen.add(part.times)
             lines.append((f"times, {name}", str(part.times)))
     return lines
 
@@ -100,15 +100,15 @@ def targets_of(targets: np.ndarray, classes: tuple[str, ...]) -> list[tuple[str,
     """The classes with their frequencies, or the range of the numbers."""
     if not classes:
         numbers = numbers_of(targets)
-        told = ", ".join(
+        text = ", ".join(
             f"{low:.4g} … {high:.4g} (mean {mean:.4g}, deviation {deviation:.4g})"
             for low, high, mean, deviation in zip(
                 numbers.min(0), numbers.max(0), numbers.mean(0), numbers.std(0), strict=True
             )
         )
         if (numbers == numbers[0]).all(0).any():
-            told += "; one never varies: there is nothing to learn"
-        return [("targets", f"regression of {numbers.shape[1]}: {told}")]
+            text += "; one never varies: there is nothing to learn"
+        return [("targets", f"regression of {numbers.shape[1]}: {text}")]
     counts = Counter(label_names(targets))
     total = len(targets)
     shares = [f"{name}: {counts[name]} ({counts[name] / total:.0%})" for name in classes]
@@ -134,8 +134,8 @@ def missing_of(series: list[np.ndarray], filled: str = "") -> str:
     if not gaps.any():
         return "none"
     share = gaps.sum() / sum(one.size for one in series)
-    told = f"{gaps.sum()} ({share:.2%}) in {(gaps > 0).sum()} series"
-    return f"{told}, filled by {filled}" if filled else told
+    text = f"{gaps.sum()} ({share:.2%}) in {(gaps > 0).sum()} series"
+    return f"{text}, filled by {filled}" if filled else text
 
 
 def some(entries: tuple[str, ...]) -> str:

@@ -217,7 +217,7 @@ class Preparation:
         return found
 
 
-def kind_of(data: Recordings, said: Kind | None) -> Kind:
+def kind_of(data: Recordings, chosen: Kind | None) -> Kind:
     """The kind of targets: as passed, else as declared in the file, else as they look.
 
     Raises:
@@ -226,7 +226,7 @@ def kind_of(data: Recordings, said: Kind | None) -> Kind:
     targets = data.targets
     assert targets is not None
     numeric = targets.dtype.kind == "f"
-    kind = said or data.kind
+    kind = chosen or data.kind
     if kind == "regression":
         numbers_of(targets)
     if kind == "classification" and targets.ndim != 1:
@@ -242,8 +242,8 @@ def kind_of(data: Recordings, said: Kind | None) -> Kind:
     # More classes than MANY, and on average fewer than two series per class.
     if numeric and different > MANY_CLASSES and 2 * different > len(targets):
         raise ValueError(
-            f"the {len(targets)} targets are {different} different whole numbers: say which kind"
-            " they are, classification or regression."
+            f"the {len(targets)} targets are {different} different whole numbers: pass the kind,"
+            " classification or regression."
         )
     return "classification"
 

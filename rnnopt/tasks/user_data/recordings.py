@@ -238,9 +238,9 @@ def _words(words: list[str], shape: tuple[int, ...]) -> np.ndarray:
     width = max(1, len(words) // shape[0])
     for i, word in enumerate(words):
         if word.lower() in MISSING:
-            told = f", got {word!r} (call a class otherwise)" if word else ""
+            hint = f", got {word!r} (call a class otherwise)" if word else ""
             raise ValueError(
-                f"every series needs a target, series {i // width + 1} has none{told}."
+                f"every series needs a target, series {i // width + 1} has none{hint}."
             )
     if all(word.lower() in TRUTHS for word in words):
         return np.array([TRUTHS[word.lower()] for word in words]).reshape(shape)
@@ -276,6 +276,6 @@ def _refuse_codes(words: list[str], numbers: list[float]) -> None:
             both or any(len(w) > 1 and w[0] == "0" and w[1].isdigit() for w in pair)
         ):
             raise ValueError(
-                f"labels {other!r} and {word!r} are the same number: write them alike, or with a"
-                " letter where they are two classes."
+                f"labels {other!r} and {word!r} are the same number: write them in the same"
+                " way, or add a letter if they are two classes."
             )

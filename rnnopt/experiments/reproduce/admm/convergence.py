@@ -1,4 +1,4 @@
-"""What Theorems 1 to 3 are about: Lagrangian, residuals and change of ADMM on one batch."""
+"""The subject of Theorems 1 to 3: Lagrangian, residuals and change of ADMM on one batch."""
 
 import math
 import threading
@@ -34,9 +34,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "paper, r = 1": dict(variant="paper", proximal_weight=1.0, options=PAPER),
     "paper, r = 10": dict(variant="paper", proximal_weight=10.0, options=PAPER),
 }
-# Samples and iterations.
+# Number of samples and of iterations.
 SIZES = {"cpu": (200, 60), "full": (5000, 1000), "quick": (20, 3)}
-DIVERGED = 1e3  # loss of the network
+DIVERGED = 1e3  # loss of a diverged network
 HEADINGS = (
     "variant", "Lagrangian", "relative residuals of a, s, o", "relative dual residuals",
     "least change of θ squared",
@@ -92,8 +92,8 @@ def run(
              f"{last['loss']:.4f}", f"{last['auxiliary_loss']:.4f}", f"{last['accuracy']:.1f}"]
         )  # fmt: skip
     remarks = [
-        f"{samples} training images, {iterations} iterations, ν = ρ = 1 and r = 0.1 unless told;"
-        " paper: ν = 0.01 and the least r that cannot raise the Lagrangian, unless told.",
+        f"{samples} training images, {iterations} iterations, ν = ρ = 1 and r = 0.1 unless stated;"
+        " paper: ν = 0.01 and the least r that cannot raise the Lagrangian, unless stated.",
         "The rate O(1/k) of Theorem 3 applies to the least squared change of θ, because its"
         " printed form is zero by definition.",
         "The auxiliary o has seen the label; the network's loss is the one that counts.",

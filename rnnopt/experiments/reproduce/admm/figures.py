@@ -13,7 +13,7 @@ INNER_PENALTIES = (1.0, 0.1, 1e-2, 1e-4, 1e-8)
 def row(
     label: str, optimizer: str, unit: float = 1.0, shown: bool = True, model: str = "rnn"
 ) -> Row:
-    """A method; its rates are the grid's times `unit`, but those of ADMM."""
+    """A method; its rates are the grid's times `unit`, except for ADMM."""
     trials = (
         tuple(("admm", rate) for rate in (0.3, 1.0, 3.0, 0.1, 10.0)) if optimizer == "admm" else ()
     )

@@ -1,9 +1,9 @@
 """Tables 2 and 3: losses after 20 iterations and iterations to 100 %, by penalties.
 
-Each is repeated twice. `auxiliary`: loss and accuracy of the variable o, whose update has seen the
-label, in training and on test data alike; `network`: those of the network run forward. A third
-column has no network in it: ten numbers that start at 0 and take 19 gradient steps of 1/ρ3 on
--log softmax of the known label.
+Each is reproduced in two ways. `auxiliary`: loss and accuracy of the variable o, whose update uses
+the label, on training and test data; `network`: those of the network run forward. A third column
+has no network: ten numbers start at 0 and take 19 gradient steps of 1/ρ3 on -log softmax of the
+known label.
 """
 
 import threading
@@ -56,7 +56,7 @@ def label_alone(penalty: float, steps: int = 19, classes: int = 10) -> float:
 
 
 def trained(rho: tuple[float, ...], batch: Batch, hidden: int, iterations: int) -> ADMM:
-    """The paper's variant after some iterations on one batch."""
+    """The paper's variant after `iterations` iterations on one batch."""
     torch.manual_seed(0)
     model = SequenceModel(batch.inputs.shape[-1], hidden, 10)
     trainer = ADMM(
@@ -72,7 +72,7 @@ def trained(rho: tuple[float, ...], batch: Batch, hidden: int, iterations: int) 
 
 
 def accuracy(outputs: Tensor, batch: Batch) -> float:
-    """Share of right answers, in percent."""
+    """Fraction of correct outputs, in percent."""
     return 100 * float((outputs.argmax(-1) == batch.targets).double().mean())
 
 

@@ -1,4 +1,4 @@
-"""Beyond the paper: LSTM and GRU, its stated future work, and what each of its parts is worth."""
+"""Beyond the paper: LSTM and GRU, its stated future work, and an ablation of its parts."""
 
 from rnnopt.experiments.reproduce.asnaq.methods import PAPER, tuned
 from rnnopt.experiments.reproduce.study import Column, Form, Study
@@ -41,7 +41,7 @@ GATED = Study(
     ),
 )  # fmt: skip
 
-# Each part of the printed algorithm switched off in turn, and what this library makes of it.
+# Each part of the printed algorithm is switched off in turn; then this library's own variant.
 PARTS = Study(
     name="asnaq/parts",
     title="which part of aSNAQ earns its cost",

@@ -1,4 +1,4 @@
-"""The paper's methods as settings of runs, and those we compare them with."""
+"""The paper's methods and their competitors as settings of runs."""
 
 from typing import Any
 

@@ -1,6 +1,6 @@
-"""Table 1: what a step costs, printed and counted as torch runs it. Nothing is trained.
+"""Table 1: cost of a step, as printed and as counted in torch. Nothing is trained.
 
-Counted are multiplications and additions, one each, and bytes read and written by every tensor
+It counts multiplications and additions, one each, and the numbers read and written by every tensor
 operation of a step, without the gradients themselves, over whole cycles of L steps once the
 memories are full.
 """
@@ -30,15 +30,15 @@ NAME, TITLE = "asnaq/table-1", "cost of a step, without the gradients"
 SIZES = {"cpu": (10**2, 10**3, 10**4, 10**5), "full": (10**3, 10**4, 10**5, 10**6), "quick": (100,)}
 MIDDLE = (10, 100, 5)  # m_L, m_F, L as in the paper
 SWEEPS = {"m_L": (2, 5, 10, 20), "m_F": (20, 50, 100, 200), "L": (2, 5, 10, 20)}
-LARGEST_MATRIX = 2000  # weights of BFGS and NAQ, which keep their square
-GRADIENTS = {"BFGS": 2, "NAQ": 2, "adaQN": 1, "aSNAQ": 2}  # a step
+LARGEST_MATRIX = 2000  # most weights for BFGS and NAQ, which store a square matrix
+GRADIENTS = {"BFGS": 2, "NAQ": 2, "adaQN": 1, "aSNAQ": 2}  # gradients per step
 METHODS = tuple(GRADIENTS)
 HEADINGS = (
     "method", "weights d", "m_L, m_F, L", "printed, multiply-adds / d",
     "counted, multiply-adds / d", "counted, numbers moved / d", "printed storage / d",
     "kept / d", "gradients a step",
 )  # fmt: skip
-# A multiplication and an addition each; other operations count one for each number they give.
+# These count a multiplication and an addition; other operations count one per result.
 MULTIPLY = dict.fromkeys(("mv", "addmv", "mm", "dot", "addcmul", "addr", "linalg_vector_norm"), 2)
 FREE = ("view", "slice", "select", "detach", "split", "t", "alias", "as_strided", "unsqueeze",
         "_unsafe_view", "expand", "empty", "empty_like", "_local_scalar_dense", "transpose",
@@ -46,7 +46,7 @@ FREE = ("view", "slice", "select", "detach", "split", "t", "alias", "as_strided"
 
 
 class Counter(TorchDispatchMode):
-    """Counts arithmetic and traffic of the tensor operations inside its `with`."""
+    """Counts arithmetic and traffic of the tensor operations inside a `with` block."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ class Counter(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        """Runs the operation and adds what it costs."""
+        """Runs the operation and adds its cost."""
         result = func(*args, **(kwargs or {}))
         name = func.overloadpacket.__name__.removeprefix("_foreach_").rstrip("_")
         if name in FREE:
@@ -87,12 +87,12 @@ def build(method: str, size: int, memory: int, history: int, every: int) -> Any:
 def cost(
     method: str, size: int, memory: int, history: int, every: int
 ) -> tuple[float, float, float]:
-    """Multiply-adds and numbers moved a step, and numbers kept, all divided by the weights."""
+    """Multiply-adds and numbers moved per step, and numbers stored, all per weight."""
     optimizer, params = build(method, size, memory, history, every)
     size = sum(p.numel() for p in params)
 
     def closure() -> Tensor:
-        for p in params:  # of a quadratic, so that every pair is kept
+        for p in params:  # gradients of a quadratic, so that every pair is kept
             p.grad = 1e-3 * p.detach()
         return torch.zeros(())
 
@@ -108,13 +108,13 @@ def cost(
     gradients = GRADIENTS[method]
     kept = sum(t.numel() for s in optimizer.state.values() for t in s.values())
     operations, numbers = counter.operations / every, counter.numbers / every
-    # An operation is half of a multiply-add; the gradients of the quadratic are not the step's.
+    # An operation is half of a multiply-add; the quadratic's gradients are not part of the step.
     own = (operations / size - gradients) / 2
     return own, numbers / size - 2 * gradients, kept / size
 
 
 def printed(method: str, size: int, memory: int, history: int, every: int) -> tuple[float, float]:
-    """Multiply-adds without gradients and losses, and numbers kept, as printed, by weight."""
+    """Multiply-adds without gradients and losses, and numbers stored, per weight, as printed."""
     if method in ("BFGS", "NAQ"):
         return float(size), float(size)
     more = 2 if method == "adaQN" else 3
@@ -122,7 +122,7 @@ def printed(method: str, size: int, memory: int, history: int, every: int) -> tu
 
 
 def settings_of(form: str) -> list[tuple[int, int, int, int]]:
-    """(d, m_L, m_F, L) of every case: one varied at a time."""
+    """(d, m_L, m_F, L) of every case; one number varies at a time."""
     sizes = SIZES[form]
     cases = [(size, *MIDDLE) for size in sizes]
     if form == "quick":
@@ -148,12 +148,12 @@ def run(
                 return [], []
             if whole and (case[0] > LARGEST_MATRIX or case[1:] != MIDDLE):
                 continue
-            told, room = printed(method, *case)
+            published, room = printed(method, *case)
             counted, moved, kept = cost(method, *case)
-            points[(method, *case)] = (told, counted)
+            points[(method, *case)] = (published, counted)
             setting = "–" if whole else ", ".join(map(str, case[1:]))
             rows.append(
-                [method, f"{case[0]:,}", setting, f"{told:,.1f}", f"{counted:,.1f}",
+                [method, f"{case[0]:,}", setting, f"{published:,.1f}", f"{counted:,.1f}",
                  f"{moved:,.1f}", f"{room:,.0f}", f"{kept:,.1f}", str(GRADIENTS[method])]
             )  # fmt: skip
     remarks = [

@@ -34,7 +34,7 @@ INNER_STEPS, BALLS = (1, 5, 10), ("global", "tensor")
 
 
 def measure(task: str, budget: str, inner_steps: int, ball: str, stop: threading.Event) -> Any:
-    """Angles and ratios of one training run at lr 1e-3; None where it was interrupted."""
+    """Angles and ratios of one training run at lr 1e-3; None if it was interrupted."""
     optimizer = f"frank-wolfe:norm=2,outer=adam,scale=norm,momentum=0,inner_steps={inner_steps}"
     config = RunConfig(
         task=task, budget=budget, optimizer=f"{optimizer},ball={ball}", lr=1e-3, schedule="constant"
@@ -104,7 +104,7 @@ def run(
 
 
 def _figure(found: dict[tuple[int, str], dict[str, list[float]]]) -> "Figure":
-    """Histograms of the angles, and their course over training."""
+    """Histograms of the angles, and the angles over the training."""
     from matplotlib.figure import Figure
 
     from rnnopt.report.style import COLORS

@@ -87,7 +87,7 @@ def run(
 
 
 def _write(form: Form, out: Path) -> list[Table]:
-    """The table and the map of the runs that are there."""
+    """Writes the table and the map of the existing runs."""
     column, found = form.columns[0], {}
     for r in GRID.rows:
         for trial in trials_of(form, r):
@@ -119,7 +119,7 @@ def _write(form: Form, out: Path) -> list[Table]:
 
 
 def _map(form: Form, best: dict[tuple[str, float], dict[str, float]]) -> "Figure":
-    """Validation accuracy over learning rate and batch size, a panel a decay factor."""
+    """Validation accuracy over learning rate and batch size, one panel per decay factor."""
     import numpy as np
     from matplotlib.figure import Figure
 

@@ -1,8 +1,8 @@
-"""The paper's methods as settings of runs, and those we compare them with.
+"""The paper's methods and their competitors as settings of runs.
 
-"Adam is used as the optimizer for all the methods": the paper's "SGD" is read as Adam on full
-back-propagation, and its own method as Adam on the pseudo-gradient of K steps with p = 2, one ball
-a tensor and the radius tied to the learning rate, as in the authors' code.
+"Adam is used as the optimizer for all the methods": so the paper's "SGD" is Adam on full
+back-propagation here, and its own method is Adam on the pseudo-gradient of K steps with p = 2, one
+ball per tensor and the radius tied to the learning rate, as in the authors' code.
 """
 
 from typing import Any
@@ -42,8 +42,8 @@ HEAD_START = (
     " data of these tasks, at another seed; the grid of the other rows does not have this head"
     " start."
 )
-# Our own settings of it: the default and the preset for long memories, tried as often as others try
-# learning rates.
+# This library's settings: the default and the preset for long memories, with as many trials as
+# other rows.
 TRIALS = (
     ("frank-wolfe", 1e-3),
     ("frank-wolfe-long", 3e-2),
@@ -60,7 +60,7 @@ def rnnopts(**settings: Any) -> Row:
     )
 
 
-# Not in the paper: today's strongest, at the same budget and number of trials.
+# Not in the paper: today's strongest methods, with the same budget and number of trials.
 STRONGEST = (
     row("Muon", "muon", shown=True),
     row("SOAP", "soap", shown=True),

@@ -9,7 +9,7 @@ from rnnopt.experiments.reproduce.results import Table, write_table
 from rnnopt.tasks import Task, build_task
 from rnnopt.tasks.examples import Examples
 
-# Name in the paper, our task, and what is printed: train, test, steps, features.
+# Name in the paper, task here, and the printed sizes: train, test, steps, features.
 PRINTED: tuple[tuple[str, str, tuple[int, ...] | None], ...] = (
     ("HAR-2", "har2", (7352, 2947, 128, 9)),
     ("Noisy-HAR-2", "noisy-har2", (7352, 2947, 128, 9)),
@@ -28,7 +28,7 @@ HEADINGS = (
 def statistics(task: Task) -> list[str]:
     """Sizes and moments of a task, as the table's cells."""
     if not isinstance(task.train, Examples):
-        raise TypeError(f"{task.name} draws its sequences anew: it has no sizes.")
+        raise TypeError(f"{task.name} generates its sequences: it has no sizes.")
     targets = task.test.targets.flatten()
     majority = max(float((targets == c).float().mean()) for c in targets.unique())
     mean, deviation = float(task.train.inputs.mean()), float(task.train.inputs.std())
@@ -43,7 +43,7 @@ def statistics(task: Task) -> list[str]:
 def run(
     form: str, out: Path, workers: int, tell: Tell, stop: threading.Event
 ) -> tuple[list[Table], list[str]]:
-    """Writes the table; a data set that is not here is named with the reason."""
+    """Writes the table; for a missing data set it names the reason."""
     rows: list[list[str]] = []
     remarks = [
         "Published: training and test sequences, steps, features. Mean and deviation are those"

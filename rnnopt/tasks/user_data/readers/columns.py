@@ -114,9 +114,9 @@ def find(
         ValueError: there is no such column, and it is not optional.
     """
     if wanted is not None:
-        alike = [name for name in names if name.lower() == wanted.lower()]
-        if wanted in names or len(alike) == 1:
-            return wanted if wanted in names else alike[0]
+        matches = [name for name in names if name.lower() == wanted.lower()]
+        if wanted in names or len(matches) == 1:
+            return wanted if wanted in names else matches[0]
         if optional:
             return None
         raise ValueError(f"there is no column {wanted!r}, only {_shown(names)}.")
@@ -148,8 +148,8 @@ def to_number(cell: str, where: str) -> float:
     try:
         return float(cell)
     except ValueError:
-        told = f"{where} must be a number, got {cell.strip()[:40]!r}{advice(cell[:40])}."
-        raise ValueError(told) from None
+        message = f"{where} must be a number, got {cell.strip()[:40]!r}{advice(cell[:40])}."
+        raise ValueError(message) from None
 
 
 def is_number(cell: str) -> bool:

@@ -20,26 +20,26 @@ THOUSANDS = re.compile(
 )
 
 
-def has_commas(rows: Rows, separator: str | None, said: Decimal | None) -> bool:
+def has_commas(rows: Rows, separator: str | None, chosen: Decimal | None) -> bool:
     """Whether decimals have a comma.
 
     Args:
         rows: cells of each line, without names.
         separator: separator between the cells; None means blanks.
-        said: the user's choice, if any.
+        chosen: the user's choice, if any.
 
     Raises:
         ValueError: the user made no choice, and the commas may also separate thousands.
     """
-    if said is not None or separator not in (";", "\t"):
-        return said == ","
+    if chosen is not None or separator not in (";", "\t"):
+        return chosen == ","
     commas = _numbers(rows, ",", COMMA)
     if not commas or _numbers(rows, ".", POINT):
         return False
     if all(map(GROUPS.fullmatch, commas)):
         raise ValueError(
             f"numbers such as {commas[0]!r} may have a decimal comma, or commas between thousands:"
-            " say --decimal , for the first, and write them without these for the second."
+            " pass --decimal , for the first, and write them without these for the second."
         )
     return True
 
@@ -64,21 +64,21 @@ def refuse_points(rows: Rows, first: int) -> None:
             if "." in cell and POINT.fullmatch(cell.strip()):
                 raise ValueError(
                     f"line {number}, value {place}: {cell.strip()[:40]!r} has a point, and decimals"
-                    " have a comma here: write all decimals alike (--decimal says how), and no"
+                    " have a comma here: write all decimals in the same way (see --decimal), and no"
                     " thousands separators."
                 )
 
 
 def advice(cell: str) -> str:
     """Advice for a cell that is a number in another notation; "" for any other cell."""
-    cell, told = cell.strip(), []
+    cell, hints = cell.strip(), []
     if THOUSANDS.fullmatch(cell):
-        told.append("write numbers without thousands separators")
+        hints.append("write numbers without thousands separators")
     if COMMA.fullmatch(cell):
-        told.append("say --decimal , where decimals have a comma")
-    if re.fullmatch(r"[+-]?[0-9]+[ \t]+[+-]?[0-9.]+", cell) and not told:
-        told.append("say --decimal , where blanks stand between cells and decimals have a comma")
-    return f" ({', or '.join(told)})" if told else ""
+        hints.append("pass --decimal , where decimals have a comma")
+    if re.fullmatch(r"[+-]?[0-9]+[ \t]+[+-]?[0-9.]+", cell) and not hints:
+        hints.append("pass --decimal , where blanks stand between cells and decimals have a comma")
+    return f" ({', or '.join(hints)})" if hints else ""
 
 
 def _numbers(rows: Rows, sign: str, pattern: re.Pattern[str]) -> list[str]:

@@ -62,9 +62,9 @@ def _of_files(path: Path, classes: dict[str, list[Path]], columns: Columns) -> R
     clock, found = Clock(), []
     notes: dict[str, None] = {}  # each once, in order
     for file, _ in pairs:
-        values, names, said = _series(file, columns, clock)
+        values, names, new = _series(file, columns, clock)
         found.append((file, values, names))
-        notes |= dict.fromkeys(said)
+        notes |= dict.fromkeys(new)
     series, channels = _in_one_order(found)
     data = recordings(
         series,
@@ -151,8 +151,8 @@ def _named_series(
         raise ValueError("a series needs a column for each channel, got none.")
     usual = None if columns.time is not None else find([names[i] for i in kept], None, TIMES)
     if usual is not None and not is_number(rows[0][names.index(usual)]):
-        raise ValueError(f"column {usual!r} has no numbers: say --time {usual} if it is the time.")
-    told = f"column {usual!r} is taken for a channel (--time {usual} takes it for the time)"
+        raise ValueError(f"column {usual!r} has no numbers: pass --time {usual} if it is the time.")
+    note = f"column {usual!r} is taken for a channel (--time {usual} takes it for the time)"
     values = [to_numbers([row[i] for i in kept], f"line {number}") for number, row in numbered]
-    notes = () if usual is None else (told,)
+    notes = () if usual is None else (note,)
     return np.stack(values), tuple(names[i] for i in kept), notes

@@ -62,7 +62,7 @@ def _column(name: str, column: Any) -> np.ndarray:
 
     kind = column.type
     if pa.types.is_nested(kind):
-        raise ValueError(f"column {name!r} must hold one value a row, got {str(kind)[:60]}.")
+        raise ValueError(f"column {name!r} must hold one value per row, got {str(kind)[:60]}.")
     try:
         if not pa.types.is_dictionary(kind):
             return column.to_numpy()

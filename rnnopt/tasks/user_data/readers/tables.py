@@ -35,8 +35,8 @@ def from_table(table: Table, columns: Columns) -> Recordings:
             a time is missing, or it is unclear whether the table is long.
     """
     columns = find_label([name for name in table if name != PARQUET_INDEX], columns)
-    said = (columns.label, columns.id, columns.time)
-    index = [name for name in index_of(list(table)) if name not in said]
+    chosen = (columns.label, columns.id, columns.time)
+    index = [name for name in index_of(list(table)) if name not in chosen]
     names = [name for name in table if name not in index]
     identity = find(names, columns.id, IDS, columns.optional)
     time = find(names, columns.time, TIMES, columns.optional)
@@ -80,8 +80,8 @@ def _refuse_channels(names: list[str]) -> None:
     if several and None not in found and len(names) > len(steps):
         raise ValueError(
             f"the columns look like the steps of {len(steps)} channels ({', '.join(steps)[:60]}),"
-            " and a wide table has one: write a long table, a row a step and a column a channel,"
-            " or say --layout wide to take them for one channel."
+            " and a wide table has one: write a long table with a row per step,"
+            " or pass --layout wide to take them for one channel."
         )
 
 
@@ -91,15 +91,15 @@ def _is_long(table: Table, identity: str | None, time: str | None, columns: Colu
     if columns.layout == "long":
         if identity is None:
             raise ValueError(
-                "a long table needs a column that names the series: say which with --id, got"
+                "a long table needs a column that names the series: name it with --id, got"
                 f" {', '.join(list(table)[:20])}."
             )
         return True
     repeated = identity is not None and len(set(_words(table[identity]))) < len(table[identity])
     if time is not None and not repeated:
         raise ValueError(
-            f"column {time!r} looks like that of a long table, a step a row: say with --id which"
-            " column names the series (or --layout wide, where each row is a series)."
+            f"column {time!r} looks like that of a long table, a row per step: pass the column that"
+            " names the series with --id (or --layout wide, if each row is a series)."
         )
     return repeated
 
@@ -120,7 +120,7 @@ def _long(table: Table, reading: TableSchema) -> Recordings:
     assert identity is not None
     channels = [name for name in table if name not in (identity, time, label)]
     if not channels:
-        raise ValueError("a table with one row a step needs a column for each channel, got none.")
+        raise ValueError("a table with a row per step needs a column for each channel, got none.")
     values = np.stack([_numbers(table, name) for name in channels], 1)
     words = _words(table[identity])
     refuse_missing(words, identity)
@@ -153,8 +153,8 @@ def _numbers(table: Table, name: str) -> np.ndarray:
     except ValueError as error:
         if any(map(is_number, words)):
             raise
-        told = f" (say --label {name!r}, or --id or --time, if it holds these)"
-        raise ValueError(str(error)[:-1] + told + ".") from error
+        hint = f" (pass --label {name!r}, or --id or --time, if it holds these)"
+        raise ValueError(str(error)[:-1] + hint + ".") from error
 
 
 def _words(values: np.ndarray) -> list[str]:

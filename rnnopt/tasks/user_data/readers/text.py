@@ -119,7 +119,7 @@ def _label_last(rows: Rows, columns: Columns) -> str:
     ends = columns.label is None and all(
         len(row) > 1 and not is_number(row[-1].replace(",", ".")) for row in rows
     )
-    return " (say --label last if lines end with their label)" if ends else ""
+    return " (pass --label last if lines end with their label)" if ends else ""
 
 
 def read_lines(path: Path, decimal: Decimal | None = None) -> Lines:
@@ -129,11 +129,13 @@ def read_lines(path: Path, decimal: Decimal | None = None) -> Lines:
         ValueError: there are none, or a line cannot be cut into cells.
     """
     lines = [line for line in path.read_text("utf-8-sig").splitlines() if line.strip()]
-    said = re.fullmatch(r"(?i)sep=([,;|\t])", lines[0]) if lines else None  # spreadsheets write it
-    lines = lines[1:] if said else lines
+    declared = (
+        re.fullmatch(r"(?i)sep=([,;|\t])", lines[0]) if lines else None
+    )  # spreadsheets write it
+    lines = lines[1:] if declared else lines
     if not lines:
         raise ValueError("data need at least one series, got none.")
-    separator = said[1] if said else _separator(lines[0], decimal)
+    separator = declared[1] if declared else _separator(lines[0], decimal)
     try:
         cells = (
             [line.split() for line in lines]
@@ -145,8 +147,8 @@ def read_lines(path: Path, decimal: Decimal | None = None) -> Lines:
     alone = separator is None and all(len(row) == 1 for row in cells)
     if alone and decimal == "," and any(row[0].count(",") > 1 for row in cells):
         raise ValueError(
-            "nothing stands between cells where commas stand before decimals, as --decimal , says:"
-            " say --decimal . where commas stand between cells."
+            "no separator is left between cells with --decimal , : pass --decimal . if commas"
+            " separate cells."
         )
     any_comma = any("," in line for line in lines)  # fast for most files
     commas = (any_comma or decimal == ",") and has_commas(cells[1:] or cells, separator, decimal)
