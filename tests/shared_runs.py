@@ -7,6 +7,7 @@ loss is not.
 """
 
 import json
+import os
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -86,3 +87,13 @@ def main(folder):
             except FloatingPointError as error:
                 if several_processes.rank() == 0:
                     (folder / name / "sentence").write_text(str(error))
+
+
+def breaks(how):
+    """In one of the processes: it loses the other, or meets an error that is its own."""
+    with several_processes.joined("cpu"):
+        if how == "own":
+            raise RuntimeError("of ours")
+        if several_processes.rank() == 1:
+            os._exit(3)
+        torch.distributed.all_reduce(torch.ones(1))

@@ -14,6 +14,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from cases import partly
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
@@ -714,7 +715,7 @@ def watch(config, snapshots=4, task=None, **options):
         ("rnn-relu", "adam"),
     ],
 )
-@pytest.mark.parametrize("task", ["digits-rows", "adding:length=5"])
+@pytest.mark.parametrize("task", partly(["digits-rows", "adding:length=5"], ["digits-rows"]))
 def test_a_watched_run_is_bit_for_bit_an_unwatched_one(model, optimizer, task):
     config = replace(TINY, model=model, optimizer=optimizer, layers=2, task=task)
     states, random_states = [], []

@@ -480,6 +480,7 @@ def test_torch_finds_the_operators_well_formed(shape, mode):
 @needs_kernels
 @pytest.mark.parametrize("shape", [(4, 9, 3, 5), (4, 2, 17, 5)])
 @pytest.mark.parametrize("wanted", [(True, True, True), (False,) * 3, (True, False, True)])
+@pytest.mark.full
 def test_torch_finds_the_backward_operator_well_formed(shape, wanted):
     arguments = [None if one is None else one.detach() for one in draw_arguments(shape)]
     x, w_ih, w_hh, _, _, h0, lengths = arguments

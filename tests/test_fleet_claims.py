@@ -17,7 +17,7 @@ from rnnopt.config.errors import UserError
 from rnnopt.experiments.leases import DEATHS, Claims
 
 SETTINGS = {"shared": {"hidden": 3}, "comparison": {"seeds": [0, 1]}}
-SHORT = 0.05  # seconds between signs of life
+SHORT = 0.2  # seconds between signs of life
 
 
 @pytest.fixture

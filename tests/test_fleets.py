@@ -216,6 +216,7 @@ def test_ctrl_c_sets_a_run_free_at_once(commands):
 
 
 @pytest.mark.process
+@pytest.mark.full
 def test_a_study_by_two_workers_has_the_table_of_one(commands):
     command = ["reproduce", "frank-wolfe/figure-3", "--quick", "--workers", "1", "--out"]
     commands.do(*command, "plain")

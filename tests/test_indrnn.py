@@ -802,6 +802,7 @@ def test_normalisation_has_first_and_second_derivatives():
 @quiet_opcheck
 @pytest.mark.parametrize("parts", [("gain", "shift", "mask"), ()])
 @pytest.mark.parametrize("layout", ["plain", "transposed"])
+@pytest.mark.full
 def test_torch_finds_the_normalisation_well_formed(parts, layout):
     arguments = draw_norm((4, 2, 3), torch.float64, parts, layout)
     torch.library.opcheck(torch.ops.rnnopt.batch_norm.default, (*arguments, 1e-5))

@@ -347,6 +347,30 @@ def test_every_row_has_the_same_budget_and_number_of_rates(study):
             assert len(set(trials_of(form, row))) == expected
 
 
+CURVES = {
+    PAPER + "figure-3": ["SGD (read as Adam)", "SGD + clipping", "Ours K=1", "Ours K=5"],
+    PAPER + "figure-4": [
+        "SGD (read as Adam)", "TBPTT, 4 segments", "Ours K=1", "Ours K=5", "TBPTT + ours, K=4",
+    ],
+    PAPER + "figure-5": ["IndRNN, Adam", "Ours K=1", "Ours K=5"],
+    PAPER + "figure-6": [
+        "SGD (read as Adam)", "SGD + clipping", "TBPTT, 8 segments of 16", "Ours K=1", "Ours K=5",
+    ],
+    "asnaq/figure-1": [
+        "aSNAQ, as printed", "adaQN, as printed", "Adam, as printed", "Adagrad, as printed",
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CURVES)
+def test_a_figure_has_the_papers_curves_and_beside_them_our_defaults(name):
+    drawn = [row.label for row in reproduce.BY_NAME[name].rows if row.shown]
+    assert drawn[: len(CURVES[name])] == CURVES[name]
+    others = {"Muon", "SOAP", "Adam, tuned", "rnnopt ASNAQ", "rnnopt FrankWolfe"}
+    assert set(drawn[len(CURVES[name]) :]) <= others
+    assert drawn[-1] == "rnnopt FrankWolfe"
+
+
 @every_study
 def test_every_form_names_rows_and_changes_that_exist(study):
     labels = [row.label for row in study.rows]

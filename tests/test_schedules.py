@@ -235,7 +235,7 @@ def test_a_restart_in_a_run_goes_on_from_the_best_weights():
 @pytest.mark.parametrize(
     ("optimizer", "options"),
     [
-        ("adam:lr=0.5", {}),
+        pytest.param("adam:lr=0.5", {}, marks=pytest.mark.full),
         pytest.param(f"frank-wolfe:inner_steps=3,lr=0.5,{EXPLICIT}", {}, marks=pytest.mark.full),
         (f"frank-wolfe:lr=0.5,{EXPLICIT}", dict(tbptt=2)),
     ],

@@ -9,6 +9,7 @@ import time
 from datetime import timedelta
 from pathlib import Path
 
+import forks
 import pytest
 import torch
 from cases import partly
@@ -134,6 +135,16 @@ def test_a_folder_that_holds_a_run_is_refused_once(of_two):
     assert "already holds a run" in printed  # again in each restart: torchrun knows no final error
     assert "rnnopt: failed" not in printed
     assert {path: path.read_bytes() for path in folder.path.iterdir()} == before
+
+
+@pytest.mark.process
+def test_a_process_that_loses_the_other_says_so_and_an_error_of_its_own_stays_what_it_is():
+    left, gone = forks.as_torchrun("shared_runs:breaks", "lost")
+    assert "process 0: another process has ended" in left.communicate()[1]
+    assert gone.wait() == 3
+    for process in forks.as_torchrun("shared_runs:breaks", "own"):
+        error = process.communicate()[1].splitlines()
+        assert error[-1] == "RuntimeError: of ours"
 
 
 def test_other_verbs_are_refused_under_torchrun(command, monkeypatch):

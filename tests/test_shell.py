@@ -224,6 +224,7 @@ zle -N zle-line-init
 
 
 @pytest.mark.process
+@pytest.mark.full
 def test_bash_completes_verbs_options_names_and_files(workplace):
     (workplace / "runs").mkdir()
     script = [IN_BASH]

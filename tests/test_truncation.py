@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from cases import crossed
+from cases import crossed, partly
 from messages import naming
 from same_runs import assert_equal_states, records_of, records_on_the_way
 from stepping import through_a_file
@@ -856,7 +856,8 @@ def test_the_config_says_how_sequences_are_cut(options, truncation):
 
 @pytest.mark.parametrize("optimizer", ["adam", "frank-wolfe"])
 @pytest.mark.parametrize(
-    ("tbptt", "backward", "model"), [(2, None, "lstm"), (2, 3, "gru"), (3, 2, "rnn")]
+    ("tbptt", "backward", "model"),
+    partly([(2, None, "lstm"), (2, 3, "gru"), (3, 2, "rnn")], [(2, 3, "gru")]),
 )
 def test_a_run_goes_on_in_mid_sequence_bit_for_bit(optimizer, tbptt, backward, model):
     config = replace(

@@ -105,8 +105,9 @@ class FrankWolfe(EvalMode):
         outer: "adam", "plain", or a callable (groups, lr=…) → torch optimizer that takes the outer
             steps, such as `functools.partial(torch.optim.SGD, momentum=0.9)`. The callable sets its
             options; its state is saved with this optimizer's.
-        weight_decay: λ. Each commit subtracts lr λ times the weights, or each inner gradient gets λ
-            times the weights added, see `decoupled_weight_decay`. 0 is off.
+        weight_decay: λ, the strength of weight decay. Each commit subtracts lr λ times the weights,
+            or each inner gradient gets λ times the weights added, see `decoupled_weight_decay`. 0
+            is off.
         momentum: μ of the average m ← μ m + (1-μ) g that the oracle sees instead of g. 0 is off.
         normalize: whether to divide each tensor's gradient by its Euclidean norm before it enters
             m, so that a rare large gradient counts no more than others. No effect without momentum.
