@@ -105,7 +105,7 @@ class FrankWolfe(EvalMode):
         outer: "adam", "plain", or a callable (groups, lr=…) → torch optimizer that takes the outer
             steps, such as `functools.partial(torch.optim.SGD, momentum=0.9)`. The callable sets its
             options; its state is saved with this optimizer's.
-        weight_decay: λ. Each commit subtracts lr λ times the weights, or each inner gradient gets λ
+        weight_decay: λ: each commit subtracts lr λ times the weights, or each inner gradient gets λ
             times the weights added, see `decoupled_weight_decay`. 0 is off.
         momentum: μ of the average m ← μ m + (1-μ) g that the oracle sees instead of g. 0 is off.
         normalize: whether to divide each tensor's gradient by its Euclidean norm before it enters
@@ -124,7 +124,7 @@ class FrankWolfe(EvalMode):
             mode. Commit t has a weight near t^r: 0 is the plain mean, a greater r forgets earlier
             weights. None is off. It needs two copies of the weights: the mean, and one that detects
             loaded weights.
-        scale: unit of the radius, and of lr with outer="plain". "norm", the norm itself, as in the
+        scale: unit of the radius, and of lr with outer="plain": "norm", the norm itself, as in the
             paper; "entry", the size of a typical entry, n^{1/p} norms (spectral norm: √max(rows,
             columns)), so that a radius means the same for every norm and shape; "muon", for the
             spectral norm alone, √max(1, rows/columns) and 1 for vectors, so that the weights of few
@@ -142,7 +142,7 @@ class FrankWolfe(EvalMode):
             nn.LSTM, nn.GRU and their cells: by name if (name, tensor) pairs are given, else by the
             shapes of four consecutive tensors, which must then be in one group.
         communicate: "gradient", whoever computes gradients averages them, or "commit".
-        compression: what a commit sends. "none", the displacements; "int8", a byte per weight, for
+        compression: what a commit sends: "none", the displacements; "int8", a byte per weight, for
             at most 128 processes; "sign", a bit per weight and process and a byte of the mean,
             where entries of 0 move to and fro. The next commit adds the rounding errors. The mean
             is shortened into the ball, and the part cut off is lost. Always float32.
