@@ -39,8 +39,7 @@ def processes(group: Group = None) -> int:
 def sums(tensors: Sequence[Tensor], group: Group = None) -> list[Tensor]:
     """Each tensor's sum over the processes, with one all-reduce per device and working type.
 
-    Half-precision tensors are summed in float32. Shapes and types must be the same in all
-    processes.
+    Half-precision tensors are summed in float32. All processes need the same shapes and types.
     """
     if processes(group) == 1 or not tensors:
         return list(tensors)
@@ -83,11 +82,10 @@ def any_of(decision: bool, group: Group = None) -> bool:
 
 
 def share(count: int, group: Group = None) -> float:
-    """Factor of this process's mean over `count` sequences.
+    """Factor of a process's mean over `count` sequences: with it, the mean over processes is right.
 
-    With it, the mean over the processes is the mean over all sequences. It is count · processes /
-    total: 1 if all processes have the same count. A process without data left takes any batch, with
-    count 0.
+    It is count · processes / total, 1 if all processes have the same count. A process without data
+    left takes any batch, with count 0.
 
     Example:
         >>> loss = share(len(batch)) * task.loss_of(model(batch.inputs), batch)

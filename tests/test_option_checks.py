@@ -140,7 +140,7 @@ def test_a_pass_through_all_data_costs_what_they_are(files):
 
 def test_test_series_and_a_part_to_hold_out_are_refused(files):
     X, y = files
-    with pytest.raises(ValueError, match="test_fraction would hold some of inputs out"):
+    with pytest.raises(ValueError, match="test_fraction would hold out"):
         from_arrays(X, y, test=(X, y), test_fraction=0.2)
     assert len(from_arrays(X, y).test) == len(from_arrays(X, y, test_fraction=0.2).test) == 8
 

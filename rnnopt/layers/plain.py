@@ -29,8 +29,8 @@ def script_refused(layer: nn.Module) -> TypeError:
     """The error raised when torch.jit.script is called on a layer."""
     name = type(layer).__name__
     return TypeError(
-        f"torch.jit.script needs torch's own operators: pass it the result of the layer's"
-        f" to_torch(), got {name}."
+        f"torch.jit.script needs torch's own operators: pass it what the layer's to_torch()"
+        f" returns, got {name}."
     )
 
 

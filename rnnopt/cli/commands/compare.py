@@ -160,7 +160,7 @@ def _summary(path: Path) -> dict[str, Any]:
 def _print_tuned(tuned: list[Tuned]) -> None:
     """Prints the chosen rates and what the others led to."""
     names = column_of(one.optimizer for one in tuned)
-    title = "learning rates, by the best look at validation data"
+    title = "learning rates, chosen by the best evaluation on validation data"
     table = Table(names, "chosen lr", "tried", title=title, title_justify="left")
     for one in tuned:
         metrics = ((lr, "–" if m is None else f"{m:.4g}") for lr, m in one.trials.items())

@@ -64,7 +64,7 @@ def errors_of(study: "Study") -> list[str]:
 def columns(sweep: Sweep) -> list[str]:
     """Headings of `row`."""
     loss = ["its loss"] if sweep.metric == "accuracy" else []  # otherwise the metric is the loss
-    return ["trial", f"best validation {sweep.metric}", *loss, *sweep.space, "gradient_evaluations"]
+    return ["trial", f"best validation {sweep.metric}", *loss, *sweep.space, "gradients"]
 
 
 def row(sweep: Sweep, trial: "FrozenTrial") -> list[str]:

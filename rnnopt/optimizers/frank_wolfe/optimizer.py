@@ -64,8 +64,8 @@ class FrankWolfe(EvalMode):
     """Steps along the mean of `inner_steps` ball vertices, one per minibatch gradient.
 
     For any network, above all recurrent ones: the length of a step does not depend on the size of
-    the gradient, so vanished and exploded gradients do no harm. Let lr decay towards the end of
-    training, because the step length does not fall with the gradient.
+    the gradient, whether it vanished or exploded. Let lr decay towards the end of training, because
+    the step length does not fall with the gradient.
 
     Without a closure, `loss.backward(); optimizer.step()` is one inner step, and every
     `inner_steps`-th call commits. With a closure, one call runs up to the next commit; it calls the
@@ -116,8 +116,8 @@ class FrankWolfe(EvalMode):
             where steps overshoot. 0 is off. No effect without momentum or in a global ball.
         vertex_momentum: β of the average D ← β D + (1-β) Δω_K over commits; the weights move along
             D / (1-β^t) at commit t, which is a mean of vertices and so a point of the ball. It is
-            as long as a vertex where minibatches agree, else shorter. 0 is off. A tensor whose
-            gradients begin later than its group's first takes shorter steps.
+            as long as a vertex where minibatches agree, else shorter. 0 is off. If a tensor's
+            gradients begin later than its group's, its first steps are shorter.
         nesterov: whether the weights move along β D + (1-β) Δω_K instead of D; without
             vertex_momentum, whether the oracle sees μ m + (1-μ) g instead of m. No effect without
             either momentum.
@@ -125,11 +125,11 @@ class FrankWolfe(EvalMode):
             mode. Commit t has a weight near t^r: 0 is the plain mean, a greater r forgets earlier
             weights. None is off. It needs two copies of the weights: the mean, and one that detects
             loaded weights.
-        scale: unit of the radius, and of lr with outer="plain". "norm", the norm itself, as in the
+        scale: unit of the radius, and of lr with outer="plain": "norm", the norm itself, as in the
             paper; "entry", the size of a typical entry, n^{1/p} norms (spectral norm: √max(rows,
-            columns)), so that one radius suits every norm and shape; "muon", for the spectral norm
-            alone, √max(1, rows/columns) and 1 for vectors, so that input weights move further than
-            recurrent ones.
+            columns)), so that a radius means the same for every norm and shape; "muon", for the
+            spectral norm alone, √max(1, rows/columns) and 1 for vectors, so that the weights of few
+            inputs move further than recurrent ones.
         radius_scale: radius per lr when radius is None.
         eta: step length of outer="plain" in radii; None means lr/radius, a step of length lr.
         inner_weights: "uniform" 1/k, or "increasing" 2/(k+1), which favours later vertices.
@@ -143,10 +143,10 @@ class FrankWolfe(EvalMode):
             nn.LSTM, nn.GRU and their cells: by name if (name, tensor) pairs are given, else by the
             shapes of four consecutive tensors, which must then be in one group.
         communicate: "gradient", whoever computes gradients averages them, or "commit".
-        compression: what a commit sends. "none", the displacements; "int8", a byte per weight, for
+        compression: what a commit sends: "none", the displacements; "int8", a byte per weight, for
             at most 128 processes; "sign", a bit per weight and process and a byte of the mean,
-            where entries of 0 move to and fro. The next commit sends what rounding lost. The mean
-            is shortened to stay in the ball; that part is lost. Always float32.
+            where entries of 0 move to and fro. The next commit adds the rounding errors. The mean
+            is shortened into the ball, and the part cut off is lost. Always float32.
         overlap: whether a commit sends its displacements while it applies the mean of the previous
             ones, which has arrived meanwhile. The first commit moves nothing.
         maximize: go up the gradient instead of down.
