@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from rnnopt.config.errors import UserError
+from rnnopt.experiments.database import check_same
 from rnnopt.runs.collection import group_runs, read_runs
 from rnnopt.runs.folder import RunFolder
 from rnnopt.runs.runner import run
@@ -47,3 +49,29 @@ def test_an_interrupted_one_is_resumed_to_the_same_end(old, budget):
     assert {name: result[name] for name in TEST} == pytest.approx(TEST, rel=1e-4)
     spent = [record["gradient_evaluations"] for record in RunFolder.open(path).read_records()]
     assert spent == [0, 8, 16, 24, 32, 40]
+
+
+def test_settings_of_a_sweep_or_a_comparison_are_the_same_in_old_words():
+    old = {
+        "run": {"budget": "60evaluations", "lr": None},
+        "comparison": {"tune_budget": "1evaluation"},
+    }
+    now = {"run": {"budget": "60gradients", "lr": None}, "comparison": {"tune_budget": "1gradient"}}
+    check_same(old, now, "out")
+    now["run"]["budget"] = "70gradients"
+    with pytest.raises(UserError, match="budget was 60gradients, is 70gradients"):
+        check_same(old, now, "out")
+
+
+def test_trials_of_a_sweep_are_tabulated():
+    optuna = pytest.importorskip("optuna")
+    from rnnopt.config.run_config import RunConfig
+    from rnnopt.experiments.sweeps.results import row
+    from rnnopt.experiments.sweeps.study import Sweep
+
+    trial = optuna.trial.create_trial(value=0.5, user_attrs={"evaluations": 60.0})
+    sweep = object.__new__(Sweep)
+    object.__setattr__(sweep, "space", {})
+    object.__setattr__(sweep, "metric", "mse")
+    assert row(sweep, trial)[-1] == "60"
+    assert RunConfig(budget="60evaluations").budget == "60gradients"

@@ -3,10 +3,12 @@
 A folder that version 0.1 wrote is read, reported on and resumed like a new one.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
-RECORD = {"evaluations": "gradient_evaluations"}  # lines of metrics.jsonl, result.json
+# Lines of metrics.jsonl, result.json, trials of a sweep.
+RECORD = {"evaluations": "gradient_evaluations"}
 TRAINING = {"next_look": "next_evaluation"}  # of a checkpoint
 NONFINITE = {"met": "skipped", "in_a_row": "consecutive"}  # of a checkpoint
 
@@ -14,3 +16,17 @@ NONFINITE = {"met": "skipped", "in_a_row": "consecutive"}  # of a checkpoint
 def renamed(saved: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
     """`saved` with its old keys replaced."""
     return {names.get(key, key): value for key, value in saved.items()}
+
+
+def current_budget(text: str) -> str:
+    """A budget as it reads now: 1500evaluations are 1500gradients."""
+    return re.sub(r"evaluation(s?)\b", r"gradient\1", text)
+
+
+def current_settings(saved: Mapping[str, Any]) -> dict[str, Any]:
+    """Saved settings with their budgets as they read now."""
+    budgets = ("budget", "tune_budget")
+    return {
+        name: current_budget(value) if name in budgets and isinstance(value, str) else value
+        for name, value in saved.items()
+    }

@@ -7,6 +7,7 @@ from typing import Any, Literal, Self
 
 from rnnopt.config.data_config import DataConfig, data_name
 from rnnopt.config.errors import UserError, option, unknown_name
+from rnnopt.config.old_names import current_budget
 from rnnopt.config.validation import checked
 from rnnopt.layers.sequence_model import Initialization, Readout
 
@@ -110,8 +111,7 @@ class SharedConfig(DataConfig):
         super().__post_init__()
         if self.data is not None:
             object.__setattr__(self, "task", data_name(self.data))
-        # Version 0.1 called gradients evaluations.
-        object.__setattr__(self, "budget", re.sub(r"evaluation(s?)\b", r"gradient\1", self.budget))
+        object.__setattr__(self, "budget", current_budget(self.budget))
         if self.model not in MODELS:
             raise unknown_name("model", self.model, MODELS)
         counts = ("batch_size", "hidden", "layers", "evaluate_every", "threads", "tbptt")

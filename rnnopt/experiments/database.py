@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from rnnopt.config.errors import UserError
+from rnnopt.config.old_names import current_settings
 
 if TYPE_CHECKING:
     from optuna.storages import RDBStorage
@@ -108,7 +109,7 @@ def check_same(saved: dict[str, Any], now: dict[str, Any], place: str) -> None:
     """Raises UserError if the settings at `place` differ; the message names the differences."""
     changes = []
     for part in now:
-        before, after = saved.get(part, {}), now[part]
+        before, after = current_settings(saved.get(part, {})), current_settings(now[part])
         for name in sorted(before.keys() | after.keys()):
             if before.get(name) != after.get(name):
                 changes.append(f"{name} was {before.get(name)}, is {after.get(name)}")

@@ -7,6 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rnnopt.config.old_names import RECORD, renamed
 from rnnopt.config.run_config import RunConfig
 from rnnopt.experiments.database import quiet
 from rnnopt.experiments.sweeps.spaces import Choices, Range, configure
@@ -70,7 +71,7 @@ def columns(sweep: Sweep) -> list[str]:
 def row(sweep: Sweep, trial: "FrozenTrial") -> list[str]:
     """A complete trial as text."""
     values = [_shown(trial.params[name]) for name in sweep.space]
-    spent = f"{trial.user_attrs['gradient_evaluations']:.6g}"
+    spent = f"{renamed(trial.user_attrs, RECORD)['gradient_evaluations']:.6g}"
     found = trial.user_attrs.get("validation_loss")
     shown = "–" if found is None else f"{found:.4g}"
     loss = [shown] if sweep.metric == "accuracy" else []
