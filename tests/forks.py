@@ -116,9 +116,11 @@ def server() -> subprocess.Popen:
 
 
 @cache
-def outputs() -> tempfile.TemporaryDirectory:
+def outputs() -> Path:
     """The folder of what forks print."""
-    return tempfile.TemporaryDirectory(prefix="rnnopt-forks-")
+    folder = tempfile.TemporaryDirectory(prefix="rnnopt-forks-")
+    atexit.register(folder.cleanup)
+    return Path(folder.name)
 
 
 def ask(question: object) -> int | None:
@@ -138,7 +140,7 @@ def begin(call: str, *arguments: object, environment: dict[str, str] | None = No
     given = [str(argument) for argument in arguments]
     own = dict(os.environ) | {"OMP_NUM_THREADS": "1"} | (environment or {})
     number = next(NUMBERS)
-    out, error = (Path(outputs().name, f"{number}.{kind}") for kind in ("out", "error"))
+    out, error = (outputs() / f"{number}.{kind}" for kind in ("out", "error"))
     for file in (out, error):
         file.touch()
     process = ask([call, given, os.getcwd(), own, str(out), str(error)])
