@@ -1033,7 +1033,7 @@ def test_an_option_that_has_moved_is_taken_with_a_warning(optimizer_class):
         assert (group["update_every"], group["second_gradient"]) == (5, True)
     with pytest.raises(TypeError, match="unexpected keyword argument 'updat_every'"):
         plain([torch.nn.Parameter(torch.ones(2))], updat_every=7)
-    with pytest.raises(TypeError, match=f"options must be a {plain.__name__}Options, got"):
+    with pytest.raises(TypeError, match=f"options must be of type {plain.__name__}Options, got"):
         plain([torch.nn.Parameter(torch.ones(2))], options=dict(update_every=7))
 
 

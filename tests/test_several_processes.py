@@ -171,10 +171,10 @@ def test_what_one_process_meets_alone_is_said_with_its_number(command, monkeypat
 def test_the_first_process_says_what_all_meet_and_another_what_it_meets_alone(monkeypatch):
     store = torch.distributed.HashStore()
     monkeypatch.setattr(several_processes, "WAIT", timedelta(seconds=0.05))
-    assert not several_processes._says(store, "a file is missing.")
-    store.set(several_processes.SAID, "a file is missing.")
-    assert several_processes._says(store, "a file is missing.")
-    assert not several_processes._says(store, "another is.")
+    assert not several_processes._first_prints(store, "a file is missing.")
+    store.set(several_processes.ERROR_KEY, "a file is missing.")
+    assert several_processes._first_prints(store, "a file is missing.")
+    assert not several_processes._first_prints(store, "another is.")
 
 
 @pytest.mark.parametrize(
@@ -186,7 +186,7 @@ def test_the_first_process_says_what_all_meet_and_another_what_it_meets_alone(mo
     ],
 )
 def test_a_process_that_is_left_alone_knows_it(error, lost):
-    assert several_processes._lost_another(error) == lost
+    assert several_processes._is_lost_process(error) == lost
 
 
 @pytest.mark.parametrize(

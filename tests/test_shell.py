@@ -132,7 +132,7 @@ def test_a_misspelt_option_brings_the_nearest(command, workplace, arguments, nea
         (["train", "--hidden=x"], ["--hidden", "a whole number", "x"]),
         (["train", "--lr", "fast"], ["--lr", "a number", "fast"]),
         (["compare", "--seeds", "0", "b"], ["--seeds", "a whole number", "b"]),
-        (["train", "--budget"], ["train", "--budget", "requires an argument"]),
+        (["train", "--budget"], ["--budget", "needs a value"]),
         (
             ["train", "--schedule", "cosin"],
             [

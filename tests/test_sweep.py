@@ -269,7 +269,7 @@ def test_the_table_has_the_loss_beside_the_accuracy(plan):
         "trial",
         "best validation accuracy",
         "its loss",
-        "gradient_evaluations",
+        "gradients",
     ]
     rows = [results.row(sweep, trial) for trial in found]
     assert rows == [["0", "0.9", "0.25", "20"], ["1", "0.8", "–", "20"]]

@@ -10,7 +10,14 @@ from functools import partial
 from importlib import import_module
 from types import MethodType
 
-from cyclopts import App, CycloptsError, Group, Parameter, UnusedCliTokensError
+from cyclopts import (
+    App,
+    CycloptsError,
+    Group,
+    MissingArgumentError,
+    Parameter,
+    UnusedCliTokensError,
+)
 
 from rnnopt.config.errors import UserError, unknown_name
 from rnnopt.config.version import VERSION
@@ -84,6 +91,9 @@ def read(arguments: list[str]) -> Callable[[], int]:
     except UnusedCliTokensError as error:
         words = " ".join(error.unused_tokens or ())
         return partial(_refuse, f"{verb} does not know what to do with {words!r}.")
+    except MissingArgumentError as error:
+        option = error.argument.name if error.argument else "a verb"
+        return partial(_refuse, f"{option} needs a value, got none.")
     except CycloptsError as error:
         return partial(_refuse, " ".join(str(error).split()))
     if isinstance(call, MethodType):  # of the parser: help or the version

@@ -82,7 +82,7 @@ def with_moved(kind: type[Given], options: Given, keywords: dict[str, Any]) -> G
         ValueError: as `call_flat`.
     """
     if type(options) is not kind:
-        raise TypeError(f"options must be a {kind.__name__}, got {options!r}.")
+        raise TypeError(f"options must be of type {kind.__name__}, got {options!r}.")
     options, moved = _replaced(options, keywords)
     if moved:
         names = ", ".join(f"{name}=…" for name in moved)

@@ -36,7 +36,7 @@ class Outcome:
         ended: weights and optimizer where training ended, to go on from.
         epochs: passes through the training data.
         losses: mean training loss of each epoch.
-        metrics: metric on the validation set, or the sample looked at, after each epoch.
+        metrics: metric on the validation set, or on the sample that is evaluated, after each epoch.
     """
 
     model: SequenceModel
@@ -49,7 +49,7 @@ class Outcome:
 def build_task(parts: list[Examples], loss: Loss, outputs: int, seed: int) -> Task:
     """The task of learning the first of `parts`, validated on the second.
 
-    If there is no second one, a sample of the first is looked at.
+    Without a second one, a sample of the first is evaluated.
     """
     train = parts[0]
     batch_size = min(BATCH_SIZE, len(train))
@@ -91,7 +91,7 @@ def train(
         config: the run.
         task: what to learn.
         ended: of an earlier outcome, to go on from; None means from new weights.
-        patience: epochs without a better look at the validation data (`rank`) after which to stop,
+        patience: epochs without a better evaluation on validation data (`rank`) after which to stop,
             keeping the best weights; None means to the end of the budget, whose weights are kept.
         show: description of a progress bar; None for no bar.
         warn: whether to warn of settings that are hardly meant as they stand.
@@ -140,13 +140,13 @@ def _network(training: Training) -> SequenceModel:
 
 
 def _run(training: Training, patience: int | None, show: str | None) -> list[dict[str, float]]:
-    """Trains to the end; the records of all looks."""
+    """Trains to the end; the records of all evaluations."""
     stop = _Patience(training, math.inf if patience is None else patience)
     records: list[dict[str, float]] = []
     bars = bars_on(Console(stderr=True), quiet=show is None)
-    looked_at = "training" if patience is None else "validation"
+    evaluated_on = "training" if patience is None else "validation"
     bar = bars.add_task(show or "", total=1.0, note="")
-    listener = RunProgressBar(bars, bar, f"{looked_at} {training.task.metric}")
+    listener = RunProgressBar(bars, bar, f"{evaluated_on} {training.task.metric}")
     with bars:
         for progress in training.run(stop):
             listener(progress)
@@ -156,7 +156,7 @@ def _run(training: Training, patience: int | None, show: str | None) -> list[dic
 
 
 class _Patience:
-    """Whether no look at the validation data was the best for that many epochs."""
+    """Whether no evaluation on validation data was the best for that many epochs."""
 
     def __init__(self, training: Training, epochs: float):
         self.training, self.epochs, self.best_at = training, epochs, 0.0
@@ -178,13 +178,13 @@ def _outcome(training: Training, records: list[dict[str, float]], keep_best: boo
     with training.learner.committed():
         kept = training.best_weights if keep_best else _weights(model)
     model.load_state_dict(kept)
-    looks = [record for record in records if not math.isnan(record["train_loss"])]
+    evaluations = [record for record in records if not math.isnan(record["train_loss"])]
     return Outcome(
         model.eval(),
         ended,
         round(training.closure.epochs),
-        [look["train_loss"] for look in looks],
-        [look["validation_metric"] for look in looks],
+        [record["train_loss"] for record in evaluations],
+        [record["validation_metric"] for record in evaluations],
     )
 
 

@@ -49,7 +49,7 @@ def compare(
     Args:
         shared: What all runs have in common.
         optimizers: Optimizers to compare: names, or name:option=value,… such as
-            adam:lr=0.003,clip=1. What stands there counts before what all have in common.
+            adam:lr=0.003,clip=1. Such an option takes precedence over the common one.
         seeds: Seeds that every optimizer runs with.
         tune: Number of learning rates that each optimizer tries first, in half decades around its
             own, on a seed apart (1000). The reported seeds run with the rate that was best on

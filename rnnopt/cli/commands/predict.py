@@ -38,10 +38,10 @@ def predict_data(
         run: Folder of the run.
         data: File or folder of new series, as for `rnnopt train --data`, with or without labels.
         out: File to write: .csv.
-        unlabelled: File without labels, where nothing else tells. A line of text without column
-            names else begins with its label, or has it where `train --label` said, unless its
-            length says otherwise.
-        decimal: Decimal sign in a text. Unset: as `rnnopt train` was told, else what it looks like.
+        unlabelled: Absence of labels, in a text file without column names. Otherwise each line is
+            expected to have its label first, or where `train --label` placed it.
+        decimal: Decimal sign in a text file. Unset: the one given to `rnnopt train`, else the one
+            that the file seems to use.
 
     Examples:
         rnnopt predict runs/own --data new.csv
