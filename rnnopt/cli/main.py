@@ -92,8 +92,11 @@ def read(arguments: list[str]) -> Callable[[], int]:
         words = " ".join(error.unused_tokens or ())
         return partial(_refuse, f"{verb} does not know what to do with {words!r}.")
     except MissingArgumentError as error:
-        option = error.argument.name if error.argument else "a verb"
-        return partial(_refuse, f"{option} needs a value, got none.")
+        missing = error.argument.name if error.argument else "more"
+        sentence = f"{verb} needs {missing}: `rnnopt {verb} --help` says more."
+        if any(word.partition("=")[0] == missing for word in arguments):
+            sentence = f"{missing} needs a value, got none."
+        return partial(_refuse, sentence)
     except CycloptsError as error:
         return partial(_refuse, " ".join(str(error).split()))
     if isinstance(call, MethodType):  # of the parser: help or the version

@@ -91,7 +91,7 @@ def train(
         config: the run.
         task: what to learn.
         ended: of an earlier outcome, to go on from; None means from new weights.
-        patience: epochs without a better evaluation on validation data (`rank`) after which to stop,
+        patience: epochs without a better evaluation (`rank`) on validation data after which to end,
             keeping the best weights; None means to the end of the budget, whose weights are kept.
         show: description of a progress bar; None for no bar.
         warn: whether to warn of settings that are hardly meant as they stand.
