@@ -114,7 +114,7 @@ def test_settings_that_differ_stand_apart_from_the_shared_ones(tmp_path):
 def test_runs_without_anything_yet_make_a_page(tmp_path):
     found = page_of([make_run(tmp_path, {"status": "running"}, records=[])], scores=True)
     assert "1 running" in found.text
-    assert "No run has looked at the validation set twice yet." in found.text
+    assert "No run has two evaluations on validation data yet." in found.text
     assert "No run reached the target" in found.text
     assert "not examined of adam: no run is over" in found.text
     assert "noted no system" in found.text

@@ -57,7 +57,9 @@ def to_svg(chart: Chart) -> Markup:
     found = found[found.index('<g id="figure_1">') : found.rindex("</svg>")]
     found = found.replace('<g id="', '<g class="')  # a page has several charts
     found = re.sub(r"(\.\d)\d+(?=[ \n])", r"\1", found)  # in paths, a tenth of a unit is enough
-    return Markup(re.sub("#[0-9a-f]{6}", lambda color: f"var(--{NAMES[color[0]]})", found))
+    for color, name in NAMES.items():
+        found = found.replace(color, f"var(--{name})")
+    return Markup(found)
 
 
 def _ticks(low: float, high: float, log: bool) -> list[float]:
