@@ -7,9 +7,13 @@ do not know each other. Imports within functions count, those for type checkers 
 import ast
 import graphlib
 import itertools
+import sys
 from collections.abc import Iterator
 from functools import cache
+from importlib import import_module
 from pathlib import Path
+
+import pytest
 
 import rnnopt
 
@@ -144,3 +148,11 @@ def test_every_room_says_what_it_is_for():
         if not text or not 2 <= len(text.splitlines()) <= 6:
             silent.append(f"{file.relative_to(PACKAGE.parent)}: {text!r}")
     assert silent == [], "\n" + "\n".join(silent)
+
+
+@pytest.mark.parametrize("old", sorted(rnnopt.MOVED))
+def test_a_module_imports_under_its_old_name_with_a_warning(old, monkeypatch):
+    monkeypatch.delitem(sys.modules, old, raising=False)
+    with pytest.warns(DeprecationWarning, match=f"{old} is now {rnnopt.MOVED[old]}"):
+        module = import_module(old)
+    assert module is import_module(rnnopt.MOVED[old])
