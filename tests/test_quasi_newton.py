@@ -1135,3 +1135,40 @@ def test_an_option_that_is_gone_is_refused_in_a_group_too(kind):
     weight = torch.nn.Parameter(torch.ones(2))
     with pytest.raises(ValueError, match="clear, always 'all' now, got 'pairs'"):
         kind([dict(params=[weight], clear="pairs")])
+
+
+class Offering:
+    """A closure that offers losses besides, as the training loop's does."""
+
+    def __init__(self, weight):
+        self.weight, self.asked = weight, []
+
+    def __call__(self):
+        self.weight.grad = 2 * self.weight.detach()
+        return (self.weight.detach() ** 2).sum()
+
+    def loss(self):
+        self.asked.append("loss")
+        return (self.weight.detach() ** 2).sum()
+
+    def monitored_loss(self):
+        self.asked.append("monitored_loss")
+        return (self.weight.detach() ** 2).sum()
+
+
+@pytest.mark.parametrize(("kind", "name"), [(ASNAQ, "loss"), (AdaQN, "monitored_loss")])
+def test_the_loss_that_a_closure_offers_is_the_one_that_is_watched(kind, name):
+    weight = torch.nn.Parameter(torch.tensor([1.0, -2.0]))
+    optimizer = kind([weight], lr=0.01, update_every=2)
+    closure = Offering(weight)
+    for _ in range(6):
+        optimizer.step(closure)
+    assert closure.asked
+    assert set(closure.asked) == {name}
+    # One that is passed takes its place.
+    closure.asked.clear()
+    given = []
+    for _ in range(6):
+        optimizer.step(closure, lambda: given.append(1) or closure())
+    assert given
+    assert not closure.asked
