@@ -28,7 +28,7 @@ import torch
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from rnnopt import ADMM, ASNAQ, FrankWolfe, SequenceModel
+from rnnopt import ADMM, ASNAQ, FrankWolfe, FrankWolfeOptions, SequenceModel
 from rnnopt.distributed import copy_from_first
 from rnnopt.runs.environment import processor_name
 
@@ -36,7 +36,9 @@ LEARNERS: dict[str, tuple[Callable[..., Any], bool]] = {  # and whether DDP aver
     "FrankWolfe": (partial(FrankWolfe, lr=1e-3), True),
     "FrankWolfe, K = 5": (partial(FrankWolfe, lr=1e-3, inner_steps=5), True),
     'FrankWolfe, K = 5, "commit"': (
-        partial(FrankWolfe, lr=1e-3, inner_steps=5, communicate="commit"),
+        partial(
+            FrankWolfe, lr=1e-3, inner_steps=5, options=FrankWolfeOptions(communicate="commit")
+        ),
         False,
     ),
     "ASNAQ": (ASNAQ, True),

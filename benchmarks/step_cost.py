@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from rnnopt import FrankWolfe
+from rnnopt.config.options import call_flat
 from rnnopt.runs.environment import processor_name
 
 CONTENDERS: dict[str, dict] = {
@@ -53,7 +54,7 @@ def ratio(shapes: list[tuple[int, ...]], options: dict, limit: float) -> tuple[f
     for p in params:
         p.grad = torch.randn(p.shape, generator=generator)
     adam = torch.optim.Adam(params, foreach=True)
-    ours = FrankWolfe(params, **options)
+    ours = call_flat(FrankWolfe, params, **options)
     steps = ours.param_groups[0]["inner_steps"]
 
     def cycle() -> None:

@@ -18,7 +18,7 @@ from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, DistributedSampler
 
-from rnnopt import FrankWolfe
+from rnnopt import FrankWolfe, FrankWolfeOptions
 from rnnopt.distributed import copy_from_first, processes
 
 
@@ -34,7 +34,10 @@ def train(communicate: str, inner_steps: int, quick: bool) -> tuple[float, Netwo
     wrap = communicate == "gradient" and processes() > 1
     trained: nn.Module = DistributedDataParallel(network) if wrap else network
     optimizer = FrankWolfe(
-        trained.parameters(), lr=3e-3, inner_steps=inner_steps, communicate=communicate
+        trained.parameters(),
+        lr=3e-3,
+        inner_steps=inner_steps,
+        options=FrankWolfeOptions(communicate=communicate),
     )
     for epoch in range(15 if quick else 30):
         sampler.set_epoch(epoch)

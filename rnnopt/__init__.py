@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from rnnopt.layers.indrnn import IndRNN as IndRNN
     from rnnopt.layers.sequence_model import SequenceModel as SequenceModel
     from rnnopt.optimizers.frank_wolfe.optimizer import FrankWolfe as FrankWolfe
+    from rnnopt.optimizers.frank_wolfe.options import FrankWolfeOptions as FrankWolfeOptions
     from rnnopt.optimizers.quasi_newton.adaqn import AdaQN as AdaQN
     from rnnopt.optimizers.quasi_newton.asnaq import ASNAQ as ASNAQ
     from rnnopt.optimizers.quasi_newton.bfgs import BFGS as BFGS
@@ -45,6 +46,7 @@ PLACES = {
     "BFGS": "optimizers.quasi_newton.bfgs",
     "ElmanRNN": "layers.elman",
     "FrankWolfe": "optimizers.frank_wolfe.optimizer",
+    "FrankWolfeOptions": "optimizers.frank_wolfe.options",
     "GradientFlow": "diagnostics.gradient_flow",
     "IndRNN": "layers.indrnn",
     "LBFGS": "optimizers.quasi_newton.bfgs",
@@ -70,6 +72,7 @@ __all__ = [  # written out, for type checkers
     "AdaQNOptions",
     "ElmanRNN",
     "FrankWolfe",
+    "FrankWolfeOptions",
     "GradientFlow",
     "IndRNN",
     "SequenceModel",

@@ -17,6 +17,7 @@ class Options:
     """Base of all options objects; `dict(**options)` has the fields by name."""
 
     removed: ClassVar[Mapping[str, Any]] = {}  # options that are gone, with the value all have now
+    instead: ClassVar[Mapping[str, str]] = {}  # what to use in place of them, where there is advice
 
     def keys(self) -> list[str]:
         """Names of the fields."""
@@ -31,8 +32,10 @@ class Options:
         for name, value in cls.removed.items():
             if name in given and (got := given.pop(name)) != value:
                 who = cls.__name__.removesuffix("Options")
+                advice = f": {cls.instead[name]}" if name in cls.instead else ""
                 raise ValueError(
-                    f"{who} no longer has the option {name}, always {value!r} now, got {got!r}."
+                    f"{who} no longer has the option {name}, always {value!r} now, got"
+                    f" {got!r}{advice}."
                 )
 
 

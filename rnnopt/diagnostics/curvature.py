@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
+from rnnopt.config.options import call_flat
 from rnnopt.optimizers.frank_wolfe.optimizer import FrankWolfe
 
 ROUNDING = 1000  # rounding errors of the loss that a difference of two losses must exceed
@@ -37,10 +38,10 @@ def ball_curvature(
         params: tensors or groups for FrankWolfe, which define the ball. Weights and their .grad are
             restored afterwards.
         steps: number of inner steps.
-        options: options of FrankWolfe, such as lr, norm, radius.
+        options: arguments of FrankWolfe and fields of its options, such as lr, norm, radius.
     """
     fixed = dict(momentum=0.0, weight_decay=0.0, nesterov=False, inner_steps=steps + 1)
-    search = FrankWolfe(params, **(options | fixed), outer="plain")
+    search = call_flat(FrankWolfe, params, **(options | fixed), outer="plain")
     for group in search.param_groups:  # the groups' own options override `options`
         group.update(fixed, inner_weights="uniform", inner_iterate="paper")
     weights = [p for group in search.param_groups for p in group["params"]]

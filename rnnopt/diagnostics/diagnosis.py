@@ -29,7 +29,7 @@ from rnnopt.tasks.task import Task
 from rnnopt.training.loop import Progress, Training
 
 # Options of a FrankWolfe group that define the ball.
-BALL = ("lr", "norm", "ball", "radius", "radius_scale", "scale", "spectral", "gates")
+BALL = ("lr", "norm", "ball", "radius", "scale", "spectral", "gates")
 
 
 class Diagnosis:

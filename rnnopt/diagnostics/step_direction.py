@@ -52,10 +52,10 @@ class StepDirectionRecorder:
     """Records the direction of an optimizer's steps relative to the gradient.
 
     For FrankWolfe a step is a commit of K inner steps. Its gradient is that of the first inner
-    step, at the committed weights. Its change is Δω_K before any outer optimizer; with
-    `vertex_momentum` it is the mean D, except for K > 1 and a plain outer step. For every other
-    optimizer it is the actual change of the weights. Gradients are those that the optimizer gets;
-    clipping their norm does not change the angle. Recording does not change the training.
+    step, at the committed weights. Its change is Δω_K before any outer optimizer.
+    For every other optimizer it is the actual change of the weights. Gradients are those that the
+    optimizer gets; clipping their norm does not change the angle. Recording does not change the
+    training.
 
     Args:
         optimizer: any torch optimizer, or one made of `parts` with disjoint weights; its `step` is

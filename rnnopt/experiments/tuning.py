@@ -22,7 +22,7 @@ from rnnopt.runs.files import write_json
 from rnnopt.runs.folder import TUNING, UNFINISHED, RunFolder
 from rnnopt.tasks.ranking import WORST, Rank
 from rnnopt.training.build import task_of
-from rnnopt.training.registry import OPTIMIZERS
+from rnnopt.training.registry import entry_of
 from rnnopt.training.resolve import fill_from_task, resolve
 
 DECADES = 2.0  # largest span to either side
@@ -111,7 +111,7 @@ def plan_trials(
                 f"optimizers must differ in more than lr, which --tune chooses: {name}."
             )
         seen.add(without)
-        middle = resolved.lr or OPTIMIZERS[name].lr
+        middle = resolved.lr or entry_of(name).lr
         config = fill_from_task(replace(resolved, budget=budget), task)
         jobs = tuple(
             Job(replace(config, lr=lr), out / TUNING / folder_of(optimizer) / f"lr-{lr:g}")

@@ -9,6 +9,8 @@ import difflib
 from collections.abc import Iterable, Mapping
 from typing import Any, TypedDict
 
+from rnnopt.config.options import Options
+
 
 class StepOptions(TypedDict, total=False):
     """How a step is computed, as torch's optimizers have it; nothing of it is stored."""
@@ -66,11 +68,16 @@ def settle_group(who: str, group: dict[str, Any], options: Iterable[str]) -> Non
 
     Raises:
         ValueError: for `maximize` other than true or false, a step option that asks for what `who`
-            has not, a key that is nearly an option.
+            has not, an options object, a key that is nearly an option.
     """
     if not isinstance(group["maximize"], bool):
         raise ValueError(f"maximize must be true or false, got maximize={group['maximize']!r}.")
     check_step_options(who, group.items())
+    if isinstance(group.get("options"), Options):
+        raise ValueError(
+            f"a parameter group of {who} takes its options one by one, got"
+            f" options={group['options']!r}."
+        )
     known = [*options, *STEP_OPTIONS]
     for name in [name for name in group if name not in ("params", "param_names", *known)]:
         meant = _misspelt(name, known)

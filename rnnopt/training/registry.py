@@ -16,12 +16,11 @@ from rnnopt.config.specs import call_with, parse
 from rnnopt.layers.sequence_model import SequenceModel
 from rnnopt.optimizers import baselines
 from rnnopt.optimizers.frank_wolfe.optimizer import FrankWolfe
-from rnnopt.optimizers.frank_wolfe.options import PRESETS
 from rnnopt.optimizers.quasi_newton.adaqn import AdaQN
 from rnnopt.optimizers.quasi_newton.asnaq import ASNAQ
 from rnnopt.optimizers.quasi_newton.bfgs import BFGS, LBFGS
 from rnnopt.optimizers.quasi_newton.naq import LNAQ, NAQ
-from rnnopt.optimizers.quasi_newton.options import PRESETS as ASNAQ_PRESETS
+from rnnopt.optimizers.quasi_newton.options import PRESETS
 
 
 @dataclass(frozen=True)
@@ -81,16 +80,12 @@ OPTIMIZERS: dict[str, OptimizerEntry] = {
     "frank-wolfe": OptimizerEntry(
         FrankWolfe, "Frank-Wolfe steps inside a small ball, then one step along their mean"
     ),
-    "frank-wolfe-long": OptimizerEntry(
-        partial(FrankWolfe, lr=3e-2, **PRESETS["long_memory"]),
-        "frank-wolfe, set for events to be remembered over many steps (PRESETS['long_memory'])",
-    ),
     "asnaq": OptimizerEntry(ASNAQ, "quasi-Newton with look-ahead, curvature from stored gradients"),
     "asnaq-paper": OptimizerEntry(
-        partial(ASNAQ, lr=1e-2, options=ASNAQ_PRESETS["paper"]), "asnaq as its paper prints it"
+        partial(ASNAQ, lr=1e-2, options=PRESETS["paper"]), "asnaq as its paper prints it"
     ),
     "asnaq-authors": OptimizerEntry(
-        partial(ASNAQ, lr=1e-2, options=ASNAQ_PRESETS["authors_code"]), "asnaq as its authors' code"
+        partial(ASNAQ, lr=1e-2, options=PRESETS["authors_code"]), "asnaq as its authors' code"
     ),
     "adaqn": OptimizerEntry(AdaQN, "quasi-Newton, curvature from stored gradients"),
     "bfgs": OptimizerEntry(BFGS, "quasi-Newton with a line search, the whole data at each step"),
@@ -131,6 +126,27 @@ OPTIMIZERS: dict[str, OptimizerEntry] = {
     ),
 }
 
+# Names that are gone: the rate that runs had unless told otherwise, and what to use.
+REMOVED = {"frank-wolfe-long": (3e-2, "use frank-wolfe with its default options")}
+
+
+def entry_of(name: str) -> OptimizerEntry:
+    """The optimizer of that name.
+
+    Raises:
+        UserError: there is none, or none any more.
+    """
+    if name in REMOVED:
+        raise UserError(f"optimizer {name!r} is gone: {REMOVED[name][1]}.")
+    if name not in OPTIMIZERS:
+        raise unknown_name("optimizer", name, OPTIMIZERS)
+    return OPTIMIZERS[name]
+
+
+def lr_of(name: str) -> float:
+    """The learning rate of its runs unless told otherwise, also of an optimizer that is gone."""
+    return REMOVED[name][0] if name in REMOVED else entry_of(name).lr
+
 
 def build_learner(
     specification: str, model: SequenceModel, loss: str, lr: float | None = None
@@ -160,9 +176,7 @@ def _build(
     lr: float | None,
 ) -> Any:
     name, options = parse(specification)
-    entry = OPTIMIZERS.get(name)
-    if entry is None:
-        raise unknown_name("optimizer", name, OPTIMIZERS)
+    entry = entry_of(name)
     if lr is not None:
         options.setdefault("lr", lr)
     arguments: tuple[Any, ...] = (params if entry.named else [p for _, p in params],)

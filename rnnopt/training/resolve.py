@@ -8,7 +8,7 @@ from rnnopt.config.errors import option as as_option
 from rnnopt.config.run_config import RunConfig
 from rnnopt.config.specs import option_names, parse, write
 from rnnopt.tasks import Task
-from rnnopt.training.registry import OPTIMIZERS
+from rnnopt.training.registry import entry_of
 
 # Options of the loop that may be passed with the optimizer, so that `compare` can vary them.
 LOOP_OPTIONS = (
@@ -35,14 +35,14 @@ def resolve(config: RunConfig) -> RunConfig:
 
 def options_of_optimizer(name: str) -> list[str]:
     """Names of an optimizer's own options, without those of the loop."""
-    entry = OPTIMIZERS[name]
+    entry = entry_of(name)
     known = option_names(entry.build, entry.positional)
     return [option for option in known if option not in LOOP_OPTIONS]
 
 
 def loop_options_of(name: str) -> list[str]:
     """The loop's options that may be passed with an optimizer, besides lr."""
-    without = getattr(OPTIMIZERS[name].build, "refuses_gradient_options", "")
+    without = getattr(entry_of(name).build, "refuses_gradient_options", "")
     left_out = {"lr", *((*OF_GRADIENTS, "tbptt_backward") if without else ())}
     return [option for option in LOOP_OPTIONS if option not in left_out]
 

@@ -16,7 +16,7 @@ from rnnopt.layers.sequence_model import SequenceModel
 from rnnopt.tasks import TASKS, Task, build_task
 from rnnopt.tasks.download import offline
 from rnnopt.tasks.sources import SOURCES
-from rnnopt.training.registry import OPTIMIZERS
+from rnnopt.training.registry import OPTIMIZERS, REMOVED, entry_of
 
 # Settings of a run that make its network.
 NETWORK = ("hidden", "layers", "batch_norm", "dropout", "readout", "initialization")
@@ -78,6 +78,8 @@ def describe(name: str) -> Entry:
     for known, about in ((TASKS, _task), (MODELS, _model), (OPTIMIZERS, _optimizer)):
         if name in known:
             return about(name)
+    if name in REMOVED:
+        entry_of(name)
     bare = name.partition(":")[0]
     if bare in (*TASKS, *MODELS, *OPTIMIZERS):
         raise UserError(f"list takes a name without its options: {bare!r}, got {name!r}.")

@@ -126,12 +126,6 @@ HEADINGS = (
 NARROW = (0, 1, 2, 4, 6)  # the columns that fit into a small terminal
 
 
-def _marks(line: dict[str, Any]) -> str:
-    """Marks for the chosen preset and for a rate at an end of the grid."""
-    long = " long" if line["optimizer"].startswith("frank-wolfe-long") else ""
-    return long + ("*" if line["at_edge"] else "")
-
-
 def cells(line: dict[str, Any]) -> list[str]:
     """A line as the table's cells, under HEADINGS."""
     digits = 4 if lower_is_better(line["metric"]) else 2
@@ -153,7 +147,7 @@ def cells(line: dict[str, Any]) -> list[str]:
     return [
         line["method"], number(line["published"], digits), ours,
         number(line["difference"], digits, "+"), number(line["best_of_run"], digits),
-        "–" if line["lr"] is None else f"{line['lr']:g}" + _marks(line), target, seeds,
+        "–" if line["lr"] is None else f"{line['lr']:g}" + "*" * bool(line["at_edge"]), target, seeds,
         number(line["gradient_evaluations"], 0), number(line["seconds"], 0),
     ]  # fmt: skip
 

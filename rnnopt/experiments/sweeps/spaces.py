@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from rnnopt.config.errors import UserError, unknown_name
 from rnnopt.config.run_config import RunConfig
 from rnnopt.config.specs import INTERNAL, Value, parse, value_of, write
-from rnnopt.training.registry import OPTIMIZERS
+from rnnopt.training.registry import entry_of
 from rnnopt.training.resolve import options_of_optimizer, resolve
 
 
@@ -57,7 +57,6 @@ SPACES: dict[str, Space] = {
         "adapt": Choices((0.0, 0.03, 0.1)),
         "weight_decay": DECAY,
     },
-    "frank-wolfe-long": {"momentum": MOMENTUM, "weight_decay": DECAY},
     "asnaq": {"memory": MEMORY, "update_every": Range(2, 20, log=True)},
     "adaqn": {"memory": MEMORY, "update_every": Range(2, 20, log=True)},
     "bfgs": {"line_search": Choices(("strong-wolfe", "armijo"))},
@@ -99,13 +98,11 @@ def space_of(config: RunConfig, ranges: list[str], given: Collection[str] = ()) 
         UserError: a range that cannot be read, or a name that is unknown or fixed.
     """
     name, options = parse(config.optimizer)
-    if name not in OPTIMIZERS:
-        raise unknown_name("optimizer", name, OPTIMIZERS)
+    lr = entry_of(name).lr
     resolved = resolve(config)
     default = RunConfig()
     changed = {s for s in SETTINGS if getattr(resolved, s) != getattr(default, s)}
     fixed = changed | set(options) | (set(given) & set(SETTINGS))
-    lr = OPTIMIZERS[name].lr
     space: Space = {
         "lr": Range(_short(lr / SPAN), _short(lr * SPAN), log=True),
         **SPACES.get(name, {}),

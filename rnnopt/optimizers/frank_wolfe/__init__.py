@@ -2,3 +2,4 @@
 
 from rnnopt.optimizers.frank_wolfe.optimizer import FrankWolfe as FrankWolfe
 from rnnopt.optimizers.frank_wolfe.options import PRESETS as PRESETS
+from rnnopt.optimizers.frank_wolfe.options import FrankWolfeOptions as FrankWolfeOptions

@@ -6,13 +6,14 @@ several, and vertex 0 for a tensor without a gradient.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from rnnopt.optimizers.frank_wolfe.balls import Balls, together
+from rnnopt.optimizers.frank_wolfe.eval_weights import Versions
 from rnnopt.optimizers.frank_wolfe.gates import count_gates
 from rnnopt.optimizers.frank_wolfe.lmo import (
     Joint,
@@ -24,7 +25,7 @@ from rnnopt.optimizers.frank_wolfe.lmo import (
 
 LARGEST = math.log(16)  # bound of |log ρ|, ρ the factor of a tensor's adapted radius
 # State that is kept in at least float32, whatever the weights' type.
-WIDE = frozenset(("average", "vertex_buffer", "log_radius", "unsent", "outer"))
+WIDE = frozenset(("average", "log_radius", "unsent", "outer"))
 
 
 class Search:
@@ -42,8 +43,7 @@ class Search:
         if group["maximize"]:
             self.gradients = [None if g is None else -g for g in self.gradients]
         self.owners = params  # the parameters themselves, where `params` are parts of them
-        self.displacements: list[Tensor] = []
-        self.direction: list[Tensor] = []  # of the outer step, in radii
+        self.displacements: list[Tensor] = []  # in radii
 
     def start(self) -> None:
         """Fixes radius and anchor at the first inner step; records which tensors have gradients."""
@@ -61,13 +61,14 @@ class Search:
             state["has_gradient"] = gradient is not None or (state["has_gradient"] and not first)
             state["at_rest"] = False
 
-    def adopt(self, indices: Sequence[int]) -> None:
-        """Adopts values written into these tensors from outside since the last step.
+    def adopt(self, versions: Versions) -> None:
+        """Adopts values written into the tensors from outside since the last step.
 
         Changed entries restart their mean and their cycle. No host synchronisation is needed.
         """
-        for i in indices:
-            p, state = self.params[i], self.states[i]
+        for owner, p, state in zip(self.owners, self.params, self.states, strict=True):
+            if not (rests(state) or versions.changed(owner)):
+                continue
             for name in ("average", "anchor"):
                 if name in state and "written" in state:
                     kept, value = p == state["written"], state[name]
@@ -90,8 +91,8 @@ class Search:
         return bool(indices) and any(_present(gradients, self.joint(indices)))
 
     def pseudo_gradients(self, indices: list[int]) -> Sequence[Tensor]:
-        """-direction of these tensors, as gradients of `owners`."""
-        return torch._foreach_neg([self.direction[i] for i in indices])
+        """-displacement of these tensors, as gradients of `owners`."""
+        return torch._foreach_neg([self.displacements[i] for i in indices])
 
     def _with_gradients(self) -> tuple[list[int], Tensors]:
         """Indices of the tensors with a gradient, and the gradients."""
@@ -119,7 +120,7 @@ class Search:
             torch._foreach_lerp_(averages, gradients, 1 - group["momentum"])
             # A zero gradient moves nothing, even where its average is not zero.
             present = _present(gradients, joint)
-            if group["nesterov"] and not group["vertex_momentum"]:
+            if group["nesterov"]:
                 averages = torch._foreach_lerp(gradients, averages, group["momentum"])
             gradients = torch._foreach_mul(averages, present)
         return indices, gradients
@@ -152,8 +153,14 @@ class Search:
         missing = [d for gradient, d in pairs if gradient is None]
         self.average_in(missing, [torch.zeros_like(d) for d in missing])
 
-    def leave_alone(self, p: Tensor, state: dict[str, Any]) -> None:
-        """Leaves a tensor without a gradient in place and restarts its mean there."""
+    def leave_others(self, states: Mapping[Tensor, dict[str, Any]]) -> None:
+        """Leaves the group's other tensors in place and restarts their means there."""
+        moved = set(self.owners)
+        for p in self.group["params"]:
+            if p not in moved and p in states:
+                self._leave_alone(p, states[p])
+
+    def _leave_alone(self, p: Tensor, state: dict[str, Any]) -> None:
         _rest(p, state)
         if "displacement" in state:
             if self.group["inner_step"] == 0:
@@ -201,25 +208,6 @@ class Search:
             for p in params:  # _foreach_mul_ rounds the factor to bfloat16, and 0.998 to 0.996
                 p.mul_(1 - float(group["lr"]) * group["weight_decay"])
 
-    def find_direction(self) -> None:
-        """Sets the direction: the mean of the commits' displacements, or this commit's alone."""
-        group, indices = self.group, self.with_gradient()
-        self.direction, beta = self.displacements, group["vertex_momentum"]
-        if not beta or not indices:
-            return
-        new = [self.displacements[i] for i in indices]
-        means: Tensors = [self.states[i]["vertex_buffer"] for i in indices]
-        new = [d.to(mean.dtype) for d, mean in zip(new, means, strict=True)]
-        torch._foreach_lerp_(means, new, 1 - beta)
-        moves = torch._foreach_mul(means, 1 / (1 - beta ** group["commits"]))
-        if group["nesterov"]:
-            torch._foreach_lerp_(moves, new, 1 - beta)
-        # A zero gradient moves nothing, even where the mean is not zero.
-        torch._foreach_mul_(moves, _present(new, self.joint(indices)))
-        self.direction = list(self.displacements)
-        for i, move in zip(indices, moves, strict=True):
-            self.direction[i] = move.to(self.params[i].dtype)
-
     def average_weights(self) -> None:
         """average ← average + (r+1)/(t+r) (weights - average) at commit t."""
         group, indices = self.group, self.with_gradient()
@@ -235,13 +223,13 @@ class Search:
             torch._foreach_lerp_(means, weights, (r + 1) / (t + r))
 
     def plain_step(self) -> None:
-        """Weights += eta * radius * direction, at most of length lr when eta is None."""
+        """Weights += eta * radius * displacement, at most of length lr when eta is None."""
         group, indices = self.group, self.with_gradient()
         length = group["lr"] if group["eta"] is None else group["eta"] * group["probe_radius"]
         if indices:
             torch._foreach_add_(
                 [self.params[i] for i in indices],
-                [self.direction[i] for i in indices],
+                [self.displacements[i] for i in indices],
                 alpha=float(length),
             )
 
@@ -306,17 +294,13 @@ def create_state(p: Tensor, state: dict[str, Any], group: dict[str, Any]) -> Non
     if group["inner_steps"] > 1 and "anchor" not in state:
         state["anchor"] = torch.clone(p, memory_format=torch.preserve_format).detach()
         state["displacement"] = torch.zeros_like(p, memory_format=torch.preserve_format)
-    wide = torch.promote_types(p.dtype, torch.float32)
     if group["momentum"] and "momentum_buffer" not in state:
         state["momentum_buffer"] = torch.zeros_like(p, memory_format=torch.preserve_format)
     if group["momentum"] and group["adapt"] and "log_radius" not in state:
         state["log_radius"] = torch.zeros((), dtype=torch.float32, device=p.device)
-    if group["vertex_momentum"] and "vertex_buffer" not in state:
-        state["vertex_buffer"] = torch.zeros_like(
-            p, dtype=wide, memory_format=torch.preserve_format
-        )
     if group["average"] is not None and "average" not in state:
         committed = state.get("anchor", p) if group["inner_step"] else p
+        wide = torch.promote_types(p.dtype, torch.float32)
         state["average"] = committed.detach().to(wide, copy=True)
     if (group["average"] is not None or group["inner_steps"] > 1) and "written" not in state:
         state["written"] = torch.clone(p, memory_format=torch.preserve_format).detach()
@@ -330,18 +314,21 @@ def move_displacements(searches: list[Search]) -> None:
         _move_in_global_ball(searches)
         return
     for search in searches:
-        group = search.group
-        indices, gradients = search.oracle_input()
-        balls = search.balls(indices, gradients)
-        radii = [ball_scale(whole, group["norm"], group["scale"]) for whole in balls.wholes]
-        new = balls.cut(
-            vertices(balls.sources, group["norm"], radii, group["spectral"], balls.joint)
-        )
-        factors = search.adapted(indices)
-        if factors is not None and new:
-            each = [f for factor, n in zip(factors, balls.gates, strict=True) for f in [factor] * n]
-            torch._foreach_mul_(new, [f.to(v.dtype) for f, v in zip(each, new, strict=True)])
-        search.average_in(balls.targets, new)
+        indices, inputs = search.oracle_input()
+        balls = search.balls(indices, inputs)
+        search.average_in(balls.targets, _vertices_of(search, indices, balls))
+
+
+def _vertices_of(search: Search, indices: list[int], balls: Balls) -> Tensors:
+    """The newest vertex of each ball of a group, in radii."""
+    group = search.group
+    radii = [ball_scale(whole, group["norm"], group["scale"]) for whole in balls.wholes]
+    new = balls.cut(vertices(balls.sources, group["norm"], radii, group["spectral"], balls.joint))
+    factors = search.adapted(indices)
+    if factors is not None and new:
+        each = [f for factor, n in zip(factors, balls.gates, strict=True) for f in [factor] * n]
+        torch._foreach_mul_(new, [f.to(v.dtype) for f, v in zip(each, new, strict=True)])
+    return new
 
 
 def _move_in_global_ball(searches: list[Search]) -> None:
@@ -371,4 +358,4 @@ def radius_in_force(group: dict[str, Any]) -> float:
     """The current radius, fixed or tied to the learning rate; 0 for a group with lr = 0."""
     if group["radius"] is not None and float(group["lr"]) > 0:
         return float(group["radius"])
-    return group["radius_scale"] * float(group["lr"])
+    return float(group["lr"])

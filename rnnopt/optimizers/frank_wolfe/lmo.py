@@ -79,17 +79,10 @@ def ball_scale(tensor: Tensor, norm: Norm, scale: str) -> float:
         norm: as in `vertices`.
         scale: "norm", the radius is the norm itself (the paper). "entry", the radius is the size of
             a typical entry: the ball touches the tensor of all ones, n^{1/p}, and a spectral vertex
-            r √max(rows, columns) U Vᵀ has root-mean-square entry r, like r √n g/‖g‖₂. "muon", for
-            the spectral norm, r √max(1, rows/columns) U Vᵀ as in Muon's first code, so that input
-            weights move further than square ones; vectors as for "norm".
+            r √max(rows, columns) U Vᵀ has root-mean-square entry r, like r √n g/‖g‖₂.
     """
     if scale == "norm":
         return 1.0
-    if scale == "muon":
-        if not is_matrix(tensor) or not tensor.numel():
-            return 1.0
-        rows = tensor.shape[0]
-        return math.sqrt(max(1.0, rows / (tensor.numel() // rows)))
     if norm == "spectral":
         if is_matrix(tensor):
             rows = tensor.shape[0]

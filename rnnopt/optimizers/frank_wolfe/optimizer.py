@@ -13,7 +13,7 @@ point ω + Δω_k, inside the ball; the committed ω is kept in `anchor`.
 | paper | here | | paper | here |
 |---|---|---|---|---|
 | K, k | `inner_steps`, `inner_step` | | s_k | vertex |
-| δ | `radius`, or `radius_scale * lr` when None | | Δω_k/δ | `displacement` |
+| δ | `radius`, or lr when None | | Δω_k/δ | `displacement` |
 | p | `norm` | | ω, -Δω_K/δ | `anchor`, pseudo-gradient |
 | η | `eta`, or lr/δ when None | | | |
 
@@ -33,12 +33,13 @@ the settings of the paper and of its code: `FrankWolfe(params, lr=1e-3, **PRESET
 
 from collections.abc import Callable
 from copy import deepcopy
-from typing import Any, Unpack
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer, ParamsT
 
+from rnnopt.config.options import with_moved
 from rnnopt.distributed import Group
 from rnnopt.distributed import check_group as check_process_group
 from rnnopt.optimizers.frank_wolfe.eval_weights import EvalMode, Versions
@@ -48,16 +49,22 @@ from rnnopt.optimizers.frank_wolfe.inner_loop import (
     create_state,
     move_displacements,
     radius_in_force,
-    rests,
 )
 from rnnopt.optimizers.frank_wolfe.lmo import Norm
 from rnnopt.optimizers.frank_wolfe.local_steps import CommitExchange
-from rnnopt.optimizers.frank_wolfe.options import check_group
-from rnnopt.optimizers.frank_wolfe.outer_step import Outer, OuterStep, fitted
+from rnnopt.optimizers.frank_wolfe.options import (
+    COUNTERS,
+    FrankWolfeOptions,
+    check_group,
+    check_saved,
+)
+from rnnopt.optimizers.frank_wolfe.outer_step import Outer, OuterStep, check_outer, fit_entries_
 from rnnopt.optimizers.frank_wolfe.sharded_inner_loop import ShardedSearch
 from rnnopt.optimizers.loaded_state import types_kept, unwrap_
 from rnnopt.optimizers.sharding import is_sharded
-from rnnopt.optimizers.shared_options import StepOptions, check_keywords, settle_group
+from rnnopt.optimizers.shared_options import check_keywords, settle_group
+
+DEFAULT = FrankWolfeOptions()
 
 
 class FrankWolfe(EvalMode):
@@ -96,8 +103,6 @@ class FrankWolfe(EvalMode):
         lr: learning rate. With outer="plain" the length of a step in the unit of `scale`, else the
             learning rate of the outer optimizer.
         inner_steps: K, number of minibatch gradients per commit.
-        radius: radius of the ball in the unit of `scale`, read at the first inner step. None means
-            `radius_scale * lr`, so that a learning-rate schedule shrinks the ball.
         norm: p ≥ 1, math.inf or "spectral" (matrices; vectors and scalars use p = 2).
         ball: "gate", one ball per weight matrix, where each of the 3 or 4 gates stacked in a tensor
             of nn.GRU or nn.LSTM is a matrix; "tensor", one ball per stored tensor (the spectral
@@ -108,50 +113,20 @@ class FrankWolfe(EvalMode):
         weight_decay: λ, the strength of weight decay. Each commit subtracts lr λ times the weights,
             or each inner gradient gets λ times the weights added, see `decoupled_weight_decay`. 0
             is off.
-        momentum: μ of the average m ← μ m + (1-μ) g that the oracle sees instead of g. 0 is off.
-        normalize: whether to divide each tensor's gradient by its Euclidean norm before it enters
-            m, so that a rare large gradient counts no more than others. No effect without momentum.
-        adapt: κ of log ρ ← log ρ + κ cos(g, m), with ρ in 1/16 … 16 the factor of each tensor's
-            radius and m the average before g. The radius grows while gradients agree and shrinks
-            where steps overshoot. 0 is off. No effect without momentum or in a global ball.
-        vertex_momentum: β of the average D ← β D + (1-β) Δω_K over commits; the weights move along
-            D / (1-β^t) at commit t, which is a mean of vertices and so a point of the ball. It is
-            as long as a vertex where minibatches agree, else shorter. 0 is off. If a tensor's
-            gradients begin later than its group's, its first steps are shorter.
-        nesterov: whether the weights move along β D + (1-β) Δω_K instead of D; without
-            vertex_momentum, whether the oracle sees μ m + (1-μ) g instead of m. No effect without
-            either momentum.
         average: r of the mean x ← x + (r+1)/(t+r) (ω - x) of the committed weights, shown in eval
             mode. Commit t has a weight near t^r: 0 is the plain mean, a greater r forgets earlier
             weights. None is off. It needs two copies of the weights: the mean, and one that detects
             loaded weights.
-        scale: unit of the radius, and of lr with outer="plain": "norm", the norm itself, as in the
-            paper; "entry", the size of a typical entry, n^{1/p} norms (spectral norm: √max(rows,
-            columns)), so that a radius means the same for every norm and shape; "muon", for the
-            spectral norm alone, √max(1, rows/columns) and 1 for vectors, so that the weights of few
-            inputs move further than recurrent ones.
-        radius_scale: radius per lr when radius is None.
-        eta: step length of outer="plain" in radii; None means lr/radius, a step of length lr.
-        inner_weights: "uniform" 1/k, or "increasing" 2/(k+1), which favours later vertices.
-        inner_iterate: "paper", probe at anchor + displacement; "cumulative" (the authors' code),
-            each displacement is added to the last probe, up to K radii from the anchor.
-        decoupled_weight_decay: whether weight_decay shrinks the weights at each commit; false adds
-            it to each inner gradient instead (L2).
-        spectral: "polar-express" (default), "svd" (exact) or "newton-schulz" (Muon's, which may
-            leave the ball by 20 %).
         gates: number of gates stacked in each tensor of a group. "auto" recognises the tensors of
             nn.LSTM, nn.GRU and their cells: by name if (name, tensor) pairs are given, else by the
             shapes of four consecutive tensors, which must then be in one group.
-        communicate: "gradient", whoever computes gradients averages them, or "commit".
-        compression: what a commit sends: "none", the displacements; "int8", a byte per weight, for
-            at most 128 processes; "sign", a bit per weight and process and a byte of the mean,
-            where entries of 0 move to and fro. The next commit adds the rounding errors. The mean
-            is shortened into the ball, and the part cut off is lost. Always float32.
-        overlap: whether a commit sends its displacements while it applies the mean of the previous
-            ones, which has arrived meanwhile. The first commit moves nothing.
         maximize: go up the gradient instead of down.
         process_group: processes of communicate="commit"; None is torch.distributed's default group,
             if initialized. A copy of the optimizer has None until `process_group` is set again.
+        options: the rest, such as FrankWolfeOptions(radius=0.01); a parameter group sets each by
+            its name.
+        keywords: foreach, capturable, differentiable and fused, as long as they ask for nothing;
+            for one release, with a warning, what is in `options` now.
 
     Raises:
         ValueError: an option outside its range, a complex tensor or a sparse gradient.
@@ -170,54 +145,30 @@ class FrankWolfe(EvalMode):
         params: ParamsT,
         lr: float | Tensor = 1e-3,
         inner_steps: int = 1,
-        radius: float | None = None,
         norm: Norm = "spectral",
         ball: str = "gate",
         outer: Outer = "plain",
         weight_decay: float = 0.0,
         *,
-        momentum: float = 0.9,
-        normalize: bool = True,
-        adapt: float = 0.03,
-        vertex_momentum: float = 0.0,
-        nesterov: bool = True,
         average: float | None = 8.0,
-        scale: str = "entry",
-        radius_scale: float = 1.0,
-        eta: float | None = None,
-        inner_weights: str = "uniform",
-        inner_iterate: str = "paper",
-        decoupled_weight_decay: bool = True,
-        spectral: str = "polar-express",
         gates: int | str = "auto",
-        communicate: str = "gradient",
-        compression: str = "none",
-        overlap: bool = False,
         maximize: bool = False,
         process_group: Group = None,
-        **options: Unpack[StepOptions],
+        options: FrankWolfeOptions = DEFAULT,
+        **keywords: Any,
     ):
+        options = with_moved(FrankWolfeOptions, options, keywords)
         check_process_group(process_group)
-        check_keywords("FrankWolfe", options)
-        self._exchange = CommitExchange(compression, overlap)  # shared by all groups
-        self.communicate, self.process_group = communicate, process_group
-        self.compression, self.overlap = compression, overlap
-        if not (callable(outer) or outer in ("adam", "plain")):
-            raise ValueError(f'outer must be "adam", "plain" or a callable, got outer={outer!r}.')
+        check_keywords("FrankWolfe", keywords)
+        self._exchange = CommitExchange(options.compression, options.overlap)
+        self.communicate, self.process_group = options.communicate, process_group
+        self.compression, self.overlap = options.compression, options.overlap
+        check_outer(outer)
         self.outer = outer
         self._versions = Versions()
         defaults = dict(
-            lr=lr, inner_steps=inner_steps, radius=radius, norm=norm, ball=ball,
-            weight_decay=weight_decay, momentum=momentum, normalize=normalize,
-            adapt=adapt, vertex_momentum=vertex_momentum,
-            nesterov=nesterov, average=average, scale=scale, radius_scale=radius_scale, eta=eta,
-            inner_weights=inner_weights, inner_iterate=inner_iterate,
-            decoupled_weight_decay=decoupled_weight_decay, spectral=spectral, gates=gates,
-            maximize=maximize,
-            train_mode=True,  # whether the model holds the training weights
-            inner_step=0,  # inner gradients taken since the last commit
-            commits=0,  # commits that moved the group's weights
-            probe_radius=0.0,  # radius of this cycle, fixed at its first inner step
+            lr=lr, inner_steps=inner_steps, norm=norm, ball=ball, weight_decay=weight_decay,
+            average=average, gates=gates, maximize=maximize, **options.of_groups(), **COUNTERS,
             outer=outer if isinstance(outer, str) else "callable",
         )  # fmt: skip
         super().__init__(params, defaults)
@@ -232,6 +183,7 @@ class FrankWolfe(EvalMode):
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         try:
+            FrankWolfeOptions.drop_removed(group)
             settle_group("FrankWolfe", group, self.defaults)
             check_group(group, self.param_groups[0])
             self._exchange.check(group, self.communicate, self.process_group)
@@ -256,13 +208,10 @@ class FrankWolfe(EvalMode):
         self._adopt_params()
         self._versions = Versions()
         for p, entries in self.state.items():
-            if not isinstance(p, Tensor):
-                continue
-            entries["outer"] = fitted(p, entries.get("outer", {}))
-            means = {
-                name: entries[name] for name in ("average", "vertex_buffer") if name in entries
-            }
-            entries.update(fitted(p, means))
+            if isinstance(p, Tensor):
+                fit_entries_(p, entries)
+        for options in (self.defaults, *self.param_groups):
+            FrankWolfeOptions.drop_removed(options)
         for group in self.param_groups:
             for name, default in self.defaults.items():
                 if name != "differentiable":  # torch's own option, unused here
@@ -278,13 +227,10 @@ class FrankWolfe(EvalMode):
         """Loads a copy of `state_dict`; later steps never write into the caller's tensors.
 
         Raises:
-            ValueError: the state was saved with another kind of outer optimizer.
+            ValueError: the state was saved with another kind of outer optimizer, or with an option
+                that is gone.
         """
-        ours = self.param_groups[0]["outer"]
-        for group in state_dict["param_groups"]:
-            if group.get("outer", ours) != ours:
-                theirs = group["outer"]
-                raise ValueError(f"the state was saved with outer={theirs!r}, got outer={ours!r}.")
+        check_saved(state_dict["param_groups"], self.param_groups[0]["outer"])
         self._exchange.settle()
         state_dict = deepcopy(state_dict)  # hooks may write into it
         with types_kept(self, WIDE):
@@ -343,9 +289,7 @@ class FrankWolfe(EvalMode):
             return False
         last = self.inner_step + 1 >= self.param_groups[0]["inner_steps"]
         for search in searches:
-            pairs = enumerate(zip(search.owners, search.states, strict=True))
-            changed = [i for i, (p, own) in pairs if rests(own) or self._versions.changed(p)]
-            search.adopt(changed)
+            search.adopt(self._versions)
             search.start()
         move_displacements(searches)
         for search in searches:
@@ -355,10 +299,7 @@ class FrankWolfe(EvalMode):
         for search in searches:
             search.note_written()
             self._versions.note(search.owners)
-            moved = set(search.owners)
-            for p in search.group["params"]:
-                if p not in moved and p in self.state:
-                    search.leave_alone(p, self.state[p])
+            search.leave_others(self.state)
             search.group["inner_step"] = 0 if last else search.group["inner_step"] + 1
         return not last
 
@@ -388,7 +329,6 @@ class FrankWolfe(EvalMode):
         for search in searches:
             if search.with_gradient():  # else nothing moves, as in the first commit with overlap
                 search.group["commits"] += 1
-            search.find_direction()
             search.decay_weights()
             if self.outer == "plain":
                 search.plain_step()

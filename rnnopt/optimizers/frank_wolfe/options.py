@@ -1,44 +1,123 @@
-"""Options of FrankWolfe: presets of the paper and its authors' code, and the allowed values."""
+"""Options of FrankWolfe: what few users set, presets of the paper and its code, what is allowed."""
 
 import math
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
+from rnnopt.config.options import Options
 from rnnopt.optimizers.frank_wolfe.lmo import SPECTRAL_METHODS, check_norm
 
-# The algorithm as printed, without this library's additions.
-PLAIN: dict[str, Any] = dict(
-    norm=2,
-    scale="norm",
-    outer="adam",
-    momentum=0.0,
-    normalize=False,
-    adapt=0.0,
-    vertex_momentum=0.0,
-    nesterov=False,
-    average=None,
+
+@dataclass(frozen=True, kw_only=True)
+class FrankWolfeOptions(Options):
+    """What few users set of `FrankWolfe`.
+
+    Args:
+        radius: radius of the ball in the unit of `scale`, read at the first inner step. None means
+            lr, so that a learning-rate schedule shrinks the ball.
+        momentum: μ of the average m ← μ m + (1-μ) g that the oracle sees instead of g. 0 is off.
+        normalize: whether to divide each tensor's gradient by its Euclidean norm before it enters
+            m, so that a rare large gradient counts no more than others. No effect without momentum.
+        adapt: κ of log ρ ← log ρ + κ cos(g, m), with ρ in 1/16 … 16 the factor of each tensor's
+            radius and m the average before g. The radius grows while gradients agree and shrinks
+            where steps overshoot. 0 is off. No effect without momentum or in a global ball.
+        nesterov: whether the oracle sees μ m + (1-μ) g instead of m. No effect without momentum.
+        scale: unit of the radius, and of lr with outer="plain": "norm", the norm itself, as in the
+            paper; "entry", the size of a typical entry, n^{1/p} norms (spectral norm: √max(rows,
+            columns)), so that a radius means the same for every norm and shape.
+        eta: step length of outer="plain" in radii; None means lr/radius, a step of length lr.
+        inner_weights: "uniform" 1/k, or "increasing" 2/(k+1), which favours later vertices.
+        inner_iterate: "paper", probe at anchor + displacement; "cumulative" (the authors' code),
+            each displacement is added to the last probe, up to K radii from the anchor.
+        decoupled_weight_decay: whether weight_decay shrinks the weights at each commit; false adds
+            it to each inner gradient instead (L2).
+        spectral: "polar-express", "svd" (exact) or "newton-schulz" (Muon's, which may leave the
+            ball by 20 %).
+        communicate: "gradient", whoever computes gradients averages them, or "commit". This and the
+            next two hold for all groups.
+        compression: what a commit sends: "none", the displacements; "int8", a byte per weight, for
+            at most 128 processes; "sign", a bit per weight and process and a byte of the mean,
+            where entries of 0 move to and fro. The next commit adds the rounding errors. The mean
+            is shortened into the ball, and the part cut off is lost. Always float32.
+        overlap: whether a commit sends its displacements while it applies the mean of the previous
+            ones, which has arrived meanwhile. The first commit moves nothing.
+
+    Example:
+        >>> options = FrankWolfeOptions(radius=0.01, momentum=0.95)
+        >>> optimizer = FrankWolfe(model.parameters(), options=options)
+    """
+
+    removed: ClassVar[Mapping[str, Any]] = {"vertex_momentum": 0.0, "radius_scale": 1.0}
+    instead: ClassVar[Mapping[str, str]] = {
+        "vertex_momentum": "use the defaults of frank-wolfe",
+        "radius_scale": "set radius",
+    }
+
+    radius: float | None = None
+    momentum: float = 0.9
+    normalize: bool = True
+    adapt: float = 0.03
+    nesterov: bool = True
+    scale: Literal["entry", "norm"] = "entry"
+    eta: float | None = None
+    inner_weights: Literal["uniform", "increasing"] = "uniform"
+    inner_iterate: Literal["paper", "cumulative"] = "paper"
+    decoupled_weight_decay: bool = True
+    spectral: Literal["polar-express", "svd", "newton-schulz"] = "polar-express"
+    communicate: Literal["gradient", "commit"] = "gradient"
+    compression: Literal["none", "int8", "sign"] = "none"
+    overlap: bool = False
+
+    def of_groups(self) -> dict[str, Any]:
+        """The fields that a parameter group holds, and may override."""
+        return {name: value for name, value in dict(**self).items() if name not in OF_ALL_GROUPS}
+
+
+class Presets(dict[str, dict[str, Any]]):
+    """Presets by name, which say what to use in place of one that is gone."""
+
+    def __missing__(self, name: str) -> dict[str, Any]:
+        if name == "long_memory":
+            raise KeyError(f"{name} is gone: use the defaults, FrankWolfe(params)")
+        raise KeyError(name)
+
+
+OF_ALL_GROUPS = ("communicate", "compression", "overlap")  # attributes of the optimizer
+# What every group holds besides options.
+COUNTERS: dict[str, Any] = dict(
+    train_mode=True,  # whether the model holds the training weights
+    inner_step=0,  # inner gradients taken since the last commit
+    commits=0,  # commits that moved the group's weights
+    probe_radius=0.0,  # radius of this cycle, fixed at its first inner step
 )
-# `authors_code` is https://github.com/YunYunY/FW_RNN_optimizer: K = 10, and every partial mean is
-# added to the weights, instead of the latest one to the anchor.
-PRESETS: dict[str, dict[str, Any]] = {
-    "paper": PLAIN | dict(ball="global", inner_steps=5),
-    "authors_code": PLAIN | dict(ball="tensor", inner_steps=10, inner_iterate="cumulative"),
-}
-# For long sequences with rare events to remember, such as the adding problem: averages vertices
-# instead of gradients, and moves input weights faster than recurrent ones.
-PRESETS["long_memory"] = dict(
-    norm="spectral",
-    momentum=0.0,
-    adapt=0.0,
-    vertex_momentum=0.97,
-    nesterov=True,
-    scale="muon",
-    average=8.0,
+# The algorithm as printed, without this library's additions.
+PLAIN: dict[str, Any] = dict(momentum=0.0, normalize=False, adapt=0.0, nesterov=False, scale="norm")
+# Arguments of FrankWolfe. `authors_code` is https://github.com/YunYunY/FW_RNN_optimizer: K = 10,
+# and every partial mean is added to the weights, instead of the latest one to the anchor.
+PRESETS = Presets(
+    paper=dict(
+        norm=2,
+        outer="adam",
+        average=None,
+        ball="global",
+        inner_steps=5,
+        options=FrankWolfeOptions(**PLAIN),
+    ),
+    authors_code=dict(
+        norm=2,
+        outer="adam",
+        average=None,
+        ball="tensor",
+        inner_steps=10,
+        options=FrankWolfeOptions(**PLAIN, inner_iterate="cumulative"),
+    ),
 )
 CHOICES = {
     "ball": ("tensor", "gate", "global"),
-    "scale": ("norm", "entry", "muon"),
+    "scale": ("norm", "entry"),
     "inner_weights": ("uniform", "increasing"),
     "inner_iterate": ("paper", "cumulative"),
     "spectral": tuple(SPECTRAL_METHODS),
@@ -47,13 +126,13 @@ CHOICES = {
 
 def check_group(group: dict[str, Any], first: dict[str, Any]) -> None:
     """Raises a ValueError that names the first option outside its range."""
+    refuse_removed(group)
     check_norm(group["norm"])
     for name, allowed in CHOICES.items():
         if group[name] not in allowed:
             wanted = ", ".join(repr(choice) for choice in allowed)
             raise ValueError(f"{name} must be one of {wanted}, got {name}={group[name]!r}.")
-    at_least_zero = ["lr", "radius", "eta", "weight_decay", "radius_scale", "average", "adapt"]
-    for name in at_least_zero:
+    for name in ("lr", "radius", "eta", "weight_decay", "average", "adapt"):
         value = group[name]
         if isinstance(value, bool | str):
             raise ValueError(f"FrankWolfe needs a finite {name} >= 0, got {name}={value!r}.")
@@ -63,9 +142,9 @@ def check_group(group: dict[str, Any], first: dict[str, Any]) -> None:
             raise ValueError(f"FrankWolfe needs a finite {name} >= 0, got {name}=None.")
         if value is not None and not 0 <= float(value) < math.inf:
             raise ValueError(f"FrankWolfe needs a finite {name} >= 0, got {name}={value}.")
-    for name in ("momentum", "vertex_momentum"):
-        if not isinstance(group[name], int | float) or not 0 <= group[name] < 1:
-            raise ValueError(f"FrankWolfe needs 0 <= {name} < 1, got {name}={group[name]}.")
+    momentum = group["momentum"]
+    if not isinstance(momentum, int | float) or not 0 <= momentum < 1:
+        raise ValueError(f"FrankWolfe needs 0 <= momentum < 1, got momentum={momentum}.")
     steps = group["inner_steps"]
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
         raise ValueError(f"FrankWolfe needs an integer inner_steps >= 1, got inner_steps={steps}.")
@@ -82,7 +161,26 @@ def check_group(group: dict[str, Any], first: dict[str, Any]) -> None:
             )
     if group["ball"] == "global" and group["norm"] == "spectral" and group["scale"] != "norm":
         raise ValueError('ball="global" with norm="spectral" needs scale="norm".')
-    if group["scale"] == "muon" and group["norm"] != "spectral":
-        raise ValueError('scale="muon" needs norm="spectral".')
     if any(p.is_complex() for p in group["params"]):
         raise ValueError("FrankWolfe needs real tensors, got a complex one.")
+
+
+def check_saved(groups: list[dict[str, Any]], outer: str) -> None:
+    """Raises ValueError for groups of a saved state that `outer` and today's options cannot go on.
+
+    Args:
+        groups: of the state, also of one that an earlier version saved.
+        outer: what the groups have as `outer` here.
+    """
+    for group in groups:
+        refuse_removed(group)
+        theirs = group.get("outer", outer)
+        if theirs != outer:
+            raise ValueError(f"the state was saved with outer={theirs!r}, got outer={outer!r}.")
+
+
+def refuse_removed(group: dict[str, Any]) -> None:
+    """Raises ValueError for options that are gone, unless they have the value that all have now."""
+    FrankWolfeOptions.drop_removed(dict(group))
+    if group.get("scale") == "muon":
+        raise ValueError('FrankWolfe no longer has scale="muon": use scale="entry", the default.')

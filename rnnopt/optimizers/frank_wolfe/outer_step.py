@@ -15,6 +15,12 @@ Outer = Literal["adam", "plain"] | Callable[..., Optimizer]
 Groups = list[dict[str, Any]]
 
 
+def check_outer(outer: Any) -> None:
+    """Raises ValueError unless it is an `Outer`."""
+    if not (callable(outer) or outer in ("adam", "plain")):
+        raise ValueError(f'outer must be "adam", "plain" or a callable, got outer={outer!r}.')
+
+
 class OuterStep:
     """Another optimizer, built at first use; its state is part of FrankWolfe's state.
 
@@ -47,7 +53,7 @@ class OuterStep:
         return self._optimizer
 
     def step(self, searches: list[Search]) -> None:
-        """One step along the directions of the tensors that had a gradient."""
+        """One step along the displacements of the tensors that had a gradient."""
         outer = self.optimizer
         every = [p for group in self.groups for p in group["params"]]
         gradients = [p.grad for p in every]
@@ -100,7 +106,7 @@ class OuterStep:
         if any(search.has_direction() for search in searches):
             return
         for search in searches:
-            search.direction = [torch.zeros_like(p) for p in search.params]
+            search.displacements = [torch.zeros_like(p) for p in search.params]
             for state in search.states:
                 state["has_gradient"] = True
         self.step(searches)
@@ -122,3 +128,10 @@ def fitted(p: Tensor, state: dict[str, Any]) -> dict[str, Any]:
         else value
         for name, value in state.items()
     }
+
+
+def fit_entries_(p: Tensor, entries: dict[str, Any]) -> None:
+    """The same for the entries of FrankWolfe's state of a tensor that outlast a cycle."""
+    entries["outer"] = fitted(p, entries.get("outer", {}))
+    if "average" in entries:
+        entries.update(fitted(p, {"average": entries["average"]}))

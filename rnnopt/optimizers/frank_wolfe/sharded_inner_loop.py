@@ -51,7 +51,7 @@ class ShardedSearch(Search):
         return self.shards.of(indices)
 
     def pseudo_gradients(self, indices: list[int]) -> list[Tensor]:
-        """-direction of these tensors, as gradients of `owners`."""
+        """-displacement of these tensors, as gradients of `owners`."""
         negatives = super().pseudo_gradients(indices)
         return [wrap(g, self.owners[i]) for g, i in zip(negatives, indices, strict=True)]
 

@@ -9,7 +9,7 @@ from rnnopt.config.version import VERSION
 from rnnopt.runs.export.export import ALLOWED, Checked, Source
 from rnnopt.runs.export.formats import Format
 from rnnopt.tasks.names import for_markdown
-from rnnopt.training.registry import OPTIMIZERS
+from rnnopt.training.registry import lr_of
 from rnnopt.training.resolve import resolve
 
 LOAD: dict[Format, str] = {
@@ -159,7 +159,7 @@ def settings_used(source: Source) -> list[tuple[str, str]]:
     used = {n: getattr(config, n) for n in SETTINGS}
     used["optimizer"] = source.config.optimizer
     if used["lr"] is None:
-        used["lr"] = options.get("lr", OPTIMIZERS[name].lr)
+        used["lr"] = options.get("lr", lr_of(name))
     used["hidden"] = source.settings["hidden_size"]
     for n in ("layers", "readout", "dropout"):
         used[n] = source.settings.get(n, used[n])
