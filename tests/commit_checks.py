@@ -11,8 +11,8 @@ import pytest
 import torch
 import torch.distributed as dist
 from distributed_checks import BALL, NORMS, changes, cycle, length, network, same_everywhere
+from stepping import frank_wolfe
 
-from rnnopt import FrankWolfe
 from rnnopt.distributed import sums
 from rnnopt.optimizers.frank_wolfe.local_steps import CommitExchange
 
@@ -33,7 +33,7 @@ def check_a_compressed_commit_stays_in_the_ball_and_near_the_mean(where, alone):
         for norm in NORMS.values():
             options = BALL | dict(norm=norm, compression=kind, momentum=0.0)
             model = network()
-            optimizer = FrankWolfe(model.parameters(), **options)
+            optimizer = frank_wolfe(model.parameters(), **options)
             for number in range(6):
                 before = [p.detach().clone() for p in model.parameters()]
                 cycle(model, optimizer, where, number)
@@ -43,7 +43,7 @@ def check_a_compressed_commit_stays_in_the_ball_and_near_the_mean(where, alone):
             # Beside the mean as it is, from the same weights, in one commit.
             pair = [network(), network()]
             for copied, form in zip(pair, (kind, "none"), strict=True):
-                exact = FrankWolfe(copied.parameters(), **options | dict(compression=form))
+                exact = frank_wolfe(copied.parameters(), **options | dict(compression=form))
                 cycle(copied, exact, where, 0)
             start = list(network().parameters())
             flats = [torch.cat([c.flatten() for c in changes(m, start)]) for m in pair]
@@ -72,7 +72,7 @@ def check_what_compression_loses_is_sent_later(where, alone):
     ends = []
     for kind in ("none", "int8", "sign"):
         weight = torch.nn.Parameter(torch.zeros(40, dtype=torch.float64))
-        optimizer = FrankWolfe(
+        optimizer = frank_wolfe(
             [weight], lr=0.01, norm=2, momentum=0.0, average=None, scale="norm",
             communicate="commit", compression=kind,
         )  # fmt: skip
@@ -93,7 +93,7 @@ def check_an_overlapped_commit_moves_by_the_mean_before(where, alone):
         communicate="commit", overlap=True,
     )  # fmt: skip
     weight = torch.nn.Parameter(torch.zeros(3, dtype=torch.float64))
-    optimizer = FrankWolfe([weight], **options)
+    optimizer = frank_wolfe([weight], **options)
     expected = [torch.zeros(3, dtype=torch.float64)]
     for commit in range(4):
         rng = torch.Generator().manual_seed(10 * commit + where[0])
@@ -107,17 +107,17 @@ def check_an_overlapped_commit_moves_by_the_mean_before(where, alone):
         if commit == 1:  # a mean under way goes into the checkpoint
             state = copy.deepcopy(optimizer.state_dict())
             weight = torch.nn.Parameter(weight.detach().clone())
-            optimizer = FrankWolfe([weight], **options)
+            optimizer = frank_wolfe([weight], **options)
             optimizer.load_state_dict(state)
 
 
-def check_with_vertex_momentum_overlapped_steps_are_as_long(where, alone):
-    # The gradient never changes: D / (1 - 0.9^t) is a vertex at every commit t that moves.
+def check_with_momentum_overlapped_steps_are_as_long(where, alone):
+    # The gradient never changes: each commit that moves goes along the same vertex.
     for overlap in (False, True):
         weight = torch.nn.Parameter(torch.zeros(3))
-        optimizer = FrankWolfe(
-            [weight], lr=0.1, norm=2, momentum=0.0, average=0.0, scale="norm", nesterov=False,
-            vertex_momentum=0.9, communicate="commit", overlap=overlap,
+        optimizer = frank_wolfe(
+            [weight], lr=0.1, norm=2, momentum=0.9, average=0.0, scale="norm", adapt=0.0,
+            communicate="commit", overlap=overlap,
         )  # fmt: skip
         lengths = []
         for _ in range(5):
@@ -135,7 +135,7 @@ def check_a_compressed_commit_sends_few_bytes(where, alone):
     numbers, sent = 4096, {}
     for kind in ("int8", "sign"):
         weight = torch.nn.Parameter(torch.zeros(numbers))
-        optimizer = FrankWolfe([weight], norm=2, communicate="commit", compression=kind)
+        optimizer = frank_wolfe([weight], norm=2, communicate="commit", compression=kind)
         weight.grad = torch.ones(numbers)
         with every_byte() as sent[kind]:
             optimizer.step()
@@ -146,7 +146,7 @@ def check_a_compressed_commit_sends_few_bytes(where, alone):
     assert sent["sign"][0] == small + numbers * (n - 1) / n * (1 + 1 / 8)
     # An LSTM's four tensors have four balls each, and so four norms.
     lstm = torch.nn.LSTM(8, 16)
-    optimizer = FrankWolfe(lstm.parameters(), norm=2, communicate="commit", compression="int8")
+    optimizer = frank_wolfe(lstm.parameters(), norm=2, communicate="commit", compression="int8")
     numbers = 0
     for p in lstm.parameters():
         p.grad = torch.ones_like(p)

@@ -14,10 +14,10 @@ import pytest
 import torch
 import torch.distributed as dist
 from messages import naming
-from stepping import through_a_file
+from stepping import frank_wolfe, through_a_file
 from torch.nn.parallel import DistributedDataParallel as DDP
 
-from rnnopt import ADMM, ASNAQ, BFGS, LBFGS, LNAQ, NAQ, AdaQN, FrankWolfe, SequenceModel
+from rnnopt import ADMM, ASNAQ, BFGS, LBFGS, LNAQ, NAQ, AdaQN, SequenceModel
 from rnnopt.config.options import call_flat
 from rnnopt.distributed import any_of, average_gradients, copy_from_first, share, sums
 from rnnopt.optimizers.quasi_newton.options import AdaQNOptions, ASNAQOptions
@@ -90,13 +90,13 @@ FRANK_WOLFE = [
     dict(lr=0.05, inner_steps=5),
     dict(lr=0.05, inner_steps=5, norm=2, momentum=0.0, average=None, adapt=0.0),
     dict(lr=0.05, inner_steps=2, norm=math.inf, outer="adam"),
-    dict(lr=0.05, vertex_momentum=0.9, adapt=0.1, average=2.0, normalize=False),
+    dict(lr=0.05, momentum=0.5, adapt=0.1, average=2.0, normalize=False),
     dict(lr=0.05, inner_steps=2, norm=1.5, ball="global", outer="adam", momentum=0.0),
 ]
 
 
 def train_frank_wolfe(model, where, options, closure_form, accumulated=1):
-    optimizer = FrankWolfe(model.parameters(), **options)
+    optimizer = frank_wolfe(model.parameters(), **options)
     numbers = iter(range(10_000))
 
     def closure():
@@ -142,7 +142,7 @@ def check_weighted_losses_make_uneven_batches_right(where, alone):
     # 5 sequences over two processes, then 1: the last has none and takes another with count 0.
     one, many = network(), network()
     wrapped = DDP(many)
-    alike = (FrankWolfe(one.parameters(), lr=0.05), FrankWolfe(many.parameters(), lr=0.05))
+    alike = (frank_wolfe(one.parameters(), lr=0.05), frank_wolfe(many.parameters(), lr=0.05))
     for count in (COUNT, 5, 1):
         loss_of(one, batch(3, count)).backward()
         inputs, targets = part(3, where, count)
@@ -298,7 +298,7 @@ def resumed(model, optimizer, **options):
     weights, state = through_a_file([model.state_dict(), optimizer.state_dict()])
     other = network(seed=99)
     other.load_state_dict(weights)
-    fresh = FrankWolfe(other.parameters(), **options)
+    fresh = frank_wolfe(other.parameters(), **options)
     fresh.load_state_dict(state)
     return other, fresh
 
@@ -307,7 +307,7 @@ def check_a_shared_commit_is_the_mean_of_the_processes_own_and_in_the_ball(where
     for norm in NORMS.values():
         options = BALL | dict(norm=norm)
         model = network()
-        optimizer = FrankWolfe(model.parameters(), **options)
+        optimizer = frank_wolfe(model.parameters(), **options)
         for number in range(3):
             before = [p.detach().clone() for p in model.parameters()]
             # What this process would do by itself, from the same weights and the same averages.
@@ -329,13 +329,13 @@ def check_a_shared_commit_is_the_mean_of_the_processes_own_and_in_the_ball(where
 def check_every_outer_step_is_the_same_in_all_processes(where, alone):
     for options in (
         dict(outer="adam"),
-        dict(vertex_momentum=0.9, weight_decay=0.1),
+        dict(nesterov=False, weight_decay=0.1),
         dict(norm=2, scale="norm", ball="global", momentum=0.0),
         dict(inner_steps=1, norm=math.inf, momentum=0.0),
         dict(inner_iterate="cumulative"),
     ):
         model = network()
-        optimizer = FrankWolfe(
+        optimizer = frank_wolfe(
             model.parameters(), **dict(lr=0.05, inner_steps=2, communicate="commit") | options
         )
         for number in range(3):
@@ -348,7 +348,7 @@ def check_a_commit_sends_one_kth_of_what_synchronous_steps_send(where, alone):
     model, synchronous = network(), network()
     numbers = sum(p.numel() for p in model.parameters())
     tensors = len(list(model.parameters()))
-    optimizer = FrankWolfe(model.parameters(), lr=0.05, inner_steps=steps, communicate="commit")
+    optimizer = frank_wolfe(model.parameters(), lr=0.05, inner_steps=steps, communicate="commit")
     with counted() as sent:
         cycle(model, optimizer, where, 0)
     # Doubles: every weight once, and for each tensor whether it had a gradient.
@@ -362,17 +362,17 @@ def check_a_commit_sends_one_kth_of_what_synchronous_steps_send(where, alone):
         return done.then(lambda future: future.value()[0])
 
     wrapped.register_comm_hook(None, hook)
-    cycle(wrapped, FrankWolfe(wrapped.parameters(), lr=0.05, inner_steps=steps), where, 0)
+    cycle(wrapped, frank_wolfe(wrapped.parameters(), lr=0.05, inner_steps=steps), where, 0)
     assert of_ddp[0] == 8 * steps * numbers
 
 
 def check_local_steps_resume_to_the_bit_at_every_inner_step(where, alone):
     options = dict(
-        lr=0.05, inner_steps=3, vertex_momentum=0.5, outer="adam", momentum=0.9,
+        lr=0.05, inner_steps=3, outer="adam", momentum=0.9,
         communicate="commit",
     )  # fmt: skip
     model = network()
-    optimizer = FrankWolfe(model.parameters(), **options)
+    optimizer = frank_wolfe(model.parameters(), **options)
     other, fresh = resumed(model, optimizer, **options)
     for number in range(7):
         for one, steps in ((model, optimizer), (other, fresh)):
@@ -387,7 +387,7 @@ def check_local_steps_resume_to_the_bit_at_every_inner_step(where, alone):
 
 def check_a_gradient_in_one_process_counts_as_zero_in_the_others(where, alone):
     weights = [torch.nn.Parameter(torch.ones(2, dtype=torch.float64)) for _ in range(3)]
-    optimizer = FrankWolfe(
+    optimizer = frank_wolfe(
         weights, lr=0.1, norm=2, scale="norm", momentum=0.0, weight_decay=0.5, average=None,
         communicate="commit",
     )  # fmt: skip
@@ -406,7 +406,7 @@ def check_a_gradient_in_one_process_counts_as_zero_in_the_others(where, alone):
 def check_a_local_gradient_that_is_not_finite_reaches_all(where, alone):
     # As one process does with such a gradient; so all loops see it, and none goes on by itself.
     weight = torch.nn.Parameter(torch.ones(2, dtype=torch.float64))
-    optimizer = FrankWolfe([weight], lr=0.1, inner_steps=2, communicate="commit")
+    optimizer = frank_wolfe([weight], lr=0.1, inner_steps=2, communicate="commit")
     for step in range(2):
         weight.grad = torch.ones_like(weight)
         if (step, where[0]) == (0, 0):

@@ -7,12 +7,9 @@ https://arxiv.org/abs/2010.05397, with the exponent of their Eq. 5 corrected:
     Δω_k = (1 - w_k) Δω_{k-1} + w_k s_k          w_k = 1/k, or 2/(k+1)
     ω   <- ω + η Δω_K                            or an outer optimizer's step on -Δω_K/δ
 
-and with what is not in the paper: at commit t the weights move along the running mean
-
-    D <- β D + (1-β) Δω_K/δ      D/(1-β^t), or β D/(1-β^t) + (1-β) Δω_K/δ
-
-and x <- ((t-1) x + (r+1) ω)/(t+r) is the mean of the committed weights. With momentum, g_k/‖g_k‖
-can stand in for g_k in the average m, and the vertices of each tensor be multiplied by its ρ:
+and with what is not in the paper: x <- ((t-1) x + (r+1) ω)/(t+r) is the mean of the committed
+weights after commit t. With momentum, g_k/‖g_k‖ can stand in for g_k in the average m, and the
+vertices of each tensor be multiplied by its ρ:
 
     log ρ <- log ρ + κ cos(g_k, m)      within ±log 16, m before g_k has entered it
 
@@ -26,8 +23,8 @@ import torch
 
 DEFAULTS = dict(
     lr=1e-3, radius=None, norm=2, ball="gate", weight_decay=0.0, momentum=0.0,
-    normalize=False, adapt=0.0, vertex_momentum=0.0, nesterov=False, average=None, scale="entry",
-    radius_scale=1.0, eta=None, inner_weights="uniform", inner_iterate="paper",
+    normalize=False, adapt=0.0, nesterov=False, average=None, scale="entry",
+    eta=None, inner_weights="uniform", inner_iterate="paper",
     decoupled_weight_decay=True,
 )  # fmt: skip
 
@@ -68,8 +65,6 @@ def unit_size(g, p, scale):
     """How many norms one unit of radius is."""
     if scale == "norm":
         return 1.0
-    if scale == "muon":
-        return math.sqrt(max(1.0, g.shape[0] / (g.numel() // g.shape[0]))) if g.ndim >= 2 else 1.0
     if p == "spectral" and g.ndim >= 2:
         return math.sqrt(max(g.shape[0], g.numel() // g.shape[0]))
     p = 2 if p == "spectral" else p
@@ -109,7 +104,6 @@ class PlainFrankWolfe:
         self.ω = [w.clone() for w in self.weights]
         self.Δω = [torch.zeros_like(w) for w in self.weights]
         self.m = [torch.zeros_like(w) for w in self.weights]
-        self.D = [torch.zeros_like(w) for w in self.weights]
         self.log_ρ = [0.0] * len(self.weights)
         self.x = [w.clone() for w in self.weights]
         self.asked = [False] * len(self.weights)
@@ -129,7 +123,7 @@ class PlainFrankWolfe:
                 o = self.options[i]
                 self.ω[i] = self.weights[i].clone()
                 self.Δω[i] = torch.zeros_like(self.ω[i])
-                self.δ[i] = o["radius"] if o["radius"] is not None else o["radius_scale"] * o["lr"]
+                self.δ[i] = o["radius"] if o["radius"] is not None else o["lr"]
         self.k += 1
         seen = [None if g is None else self.seen_by_oracle(i, g) for i, g in enumerate(gradients)]
         if self.options[0]["ball"] == "global":
@@ -166,7 +160,7 @@ class PlainFrankWolfe:
         if o["normalize"] and g.any():
             g = g / math.sqrt(sum(float(entry) ** 2 for entry in g.reshape(-1)))
         self.m[i] = μ * self.m[i] + (1 - μ) * g
-        if o["nesterov"] and o["vertex_momentum"] == 0:
+        if o["nesterov"]:
             return μ * self.m[i] + (1 - μ) * g
         return self.m[i]
 
@@ -198,21 +192,9 @@ class PlainFrankWolfe:
             start = stop
         return s
 
-    def direction(self, i):
-        """What the outer step of a tensor goes along, in radii."""
-        o, new = self.options[i], self.Δω[i] / self.δ[i]
-        β = o["vertex_momentum"]
-        if β == 0:
-            return new
-        self.D[i] = β * self.D[i] + (1 - β) * new
-        if not new.any():
-            return new
-        mean = self.D[i] / (1 - β**self.t)
-        return β * mean + (1 - β) * new if o["nesterov"] else mean
-
     def commit(self):
         self.t += 1
-        directions = [self.direction(i) if asked else None for i, asked in enumerate(self.asked)]
+        directions = [Δω / δ for Δω, δ in zip(self.Δω, self.δ, strict=True)]  # in radii
         for i, o in enumerate(self.options):
             if not self.asked[i]:
                 continue

@@ -11,7 +11,7 @@ import pytest
 import torch
 from distributed_checks import CLOSE, loss_of, network, part
 from messages import naming
-from stepping import through_a_file
+from stepping import frank_wolfe, through_a_file
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -94,12 +94,12 @@ def check_frank_wolfe_on_parts_takes_the_steps_on_whole_tensors(where, alone):
     options += [dict(norm=norm, ball="gate", gates=4) for norm in (1, 2, "spectral")]
     options += [
         dict(adapt=0.03), dict(norm=2, adapt=0.3, momentum=0.5, nesterov=False),
-        dict(norm=2, vertex_momentum=0.9, momentum=0.0), dict(scale="muon", weight_decay=0.1),
+        dict(norm=2, momentum=0.9, normalize=False), dict(scale="norm", weight_decay=0.1),
         dict(outer="adam", inner_steps=3, norm=2),
         dict(norm=2, weight_decay=0.1, decoupled_weight_decay=False, momentum=0.0),
     ]  # fmt: skip
     for option in options:
-        build = functools.partial(FrankWolfe, **dict(lr=0.1, adapt=0.0) | option)
+        build = functools.partial(frank_wolfe, **dict(lr=0.1, adapt=0.0) | option)
         # Radii that adapt are kept in single precision.
         tolerance = dict(rtol=1e-5, atol=1e-7) if "adapt" in option else CLOSE
         expected, _ = steps_of(build)
@@ -115,7 +115,7 @@ def check_a_gradient_that_is_not_finite_is_so_for_the_whole_tensor(where, alone)
         for placements in (None, [Shard(0)]):
             start = torch.ones(5, 2, dtype=torch.float64)
             w = nn.Parameter(cut(start, placements, mesh_of(where[1])))
-            optimizer = FrankWolfe([w], lr=0.1, norm=norm, momentum=0.0, average=None)
+            optimizer = frank_wolfe([w], lr=0.1, norm=norm, momentum=0.0, average=None)
             gradient = torch.arange(10, dtype=torch.float64).view(5, 2)
             gradient[4, 1] = math.nan
             w.grad = cut(gradient, placements, mesh_of(where[1]))
@@ -128,12 +128,12 @@ def check_a_gradient_that_is_not_finite_is_so_for_the_whole_tensor(where, alone)
 
 FSDP_STEPS = 12
 LEARNERS = dict(
-    frank_wolfe=lambda params: FrankWolfe(params, lr=0.05, inner_steps=3),
-    with_adam=lambda params: FrankWolfe(
+    frank_wolfe=lambda params: frank_wolfe(params, lr=0.05, inner_steps=3),
+    with_adam=lambda params: frank_wolfe(
         params, lr=0.05, inner_steps=3, norm=2, outer="adam", ball="gate"
     ),
-    of_vertices=lambda params: FrankWolfe(
-        params, lr=0.05, inner_steps=2, norm=math.inf, vertex_momentum=0.8, momentum=0.0
+    with_signs=lambda params: frank_wolfe(
+        params, lr=0.05, inner_steps=2, norm=math.inf, momentum=0.8
     ),
     asnaq=lambda params: ASNAQ(
         params, lr=0.3, memory=3, fisher_memory=5, tolerance=1.0,
@@ -185,7 +185,7 @@ def check_weights_put_into_the_parts_are_those_evaluated(where, alone):
     mesh = mesh_of(where[1])
     for inner_steps in (1, 3):
         weights = [nn.Parameter(cut(g, [Shard(0)], mesh)) for g in gradients(20)]
-        optimizer = FrankWolfe(weights, lr=0.1, inner_steps=inner_steps)
+        optimizer = frank_wolfe(weights, lr=0.1, inner_steps=inner_steps)
         for step in range(4):
             for w, g in zip(weights, gradients(step), strict=True):
                 w.grad = cut(g, [Shard(0)], mesh)
@@ -269,8 +269,8 @@ def check_what_cannot_be_done_is_said(where, alone):
     with pytest.raises(ValueError, match="BFGS needs plain tensors, got a DTensor"):
         BFGS([weight])
     with pytest.raises(ValueError, match=naming('communicate="commit"', "process_group")):
-        FrankWolfe([weight], communicate="commit")
-    copied = copy.deepcopy(FrankWolfe([weight], communicate="commit", process_group=alone))
+        frank_wolfe([weight], communicate="commit")
+    copied = copy.deepcopy(frank_wolfe([weight], communicate="commit", process_group=alone))
     copied.param_groups[0]["params"][0].grad = cut(torch.ones(4, 2), [Shard(0)], mesh)
     with pytest.raises(ValueError, match=naming("process_group=None")):
         copied.step()
@@ -294,7 +294,7 @@ def check_groups_of_processes_with_shards_commit_among_each_other(where, alone):
         group = mesh.get_group("first") if copies == 2 else alone
         placements = [Replicate(), Shard(0)] if copies == 2 else None
         weights = [nn.Parameter(cut(g, placements, mesh)) for g in gradients(20)]
-        optimizer = FrankWolfe(weights, **options, process_group=group)
+        optimizer = frank_wolfe(weights, **options, process_group=group)
         for step in range(3):
             for w, g in zip(weights, gradients(10 * pair + step), strict=True):
                 w.grad = cut(g, placements, mesh)

@@ -4,6 +4,9 @@ import io
 
 import torch
 
+from rnnopt.config.options import call_flat
+from rnnopt.optimizers.frank_wolfe.optimizer import FrankWolfe
+
 
 def through_a_file(contents):
     """`contents` saved, and loaded as untrusted files are."""
@@ -44,6 +47,11 @@ def steps_of(optimizer, weight, gradients):
 def normals(shapes, rng, count):
     """Normal gradients of these shapes, `count` times."""
     return [[torch.randn(s, generator=rng) for s in shapes] for _ in range(count)]
+
+
+def frank_wolfe(params, **options):
+    """FrankWolfe, whose arguments and fields of its options are named alike."""
+    return call_flat(FrankWolfe, params, **options)
 
 
 def apart(kind, given):

@@ -55,7 +55,7 @@ def test_defaults_are_those_that_count_here():
 
     assert default("adam", "lr") == OPTIMIZERS["adam"].lr
     assert default("momentum", "momentum") == 0.9  # torch's own is 0
-    assert default("frank-wolfe-long", "vertex_momentum") == 0.97
+    assert default("asnaq-paper", "update_every") == 5  # asnaq's own is 20
     assert default("adding", "length") == 100
 
 

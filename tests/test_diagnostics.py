@@ -15,11 +15,12 @@ from dataclasses import replace
 import pytest
 import torch
 from cases import partly
+from stepping import frank_wolfe
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
 import rnnopt
-from rnnopt import ElmanRNN, FrankWolfe, GradientFlow, IndRNN, SequenceModel
+from rnnopt import ElmanRNN, GradientFlow, IndRNN, SequenceModel
 from rnnopt.config.run_config import RunConfig
 from rnnopt.diagnostics.curvature import ball_curvature
 from rnnopt.diagnostics.diagnosis import Diagnosis
@@ -471,7 +472,7 @@ def test_ratio_by_hand():
     assert math.isnan(direction_ratio([vector(1.0)], [vector(0.0)]))
 
 
-NO_MOMENTUM = dict(momentum=0.0, vertex_momentum=0.0, nesterov=False, average=None)
+NO_MOMENTUM = dict(momentum=0.0, nesterov=False, average=None)
 
 
 def watched_steps(optimizer, weight, gradients):
@@ -490,7 +491,7 @@ def test_one_inner_step_in_the_global_ball_points_along_the_gradient(outer, opti
     if outer == "adam" and "eta" in options:
         options = {}
     settings = dict(lr=0.1, norm=2, ball="global", scale="norm", outer=outer, **NO_MOMENTUM)
-    optimizer = FrankWolfe([weight], **(settings | options))
+    optimizer = frank_wolfe([weight], **(settings | options))
     gradients = list(torch.randn(4, 6, generator=rng, dtype=DOUBLE))
     for record, gradient in zip(
         watched_steps(optimizer, weight, gradients), gradients, strict=True
@@ -506,7 +507,7 @@ def test_three_inner_steps_by_hand(outer):
     # Vertices -r (1, 0), -r (0, 1), -r (0, 1): Δω = -r (1/3, 2/3), at arctan 2 from g_1 = (4, 0).
     right, up = vector(4.0, 0.0), vector(0.0, 7.0)
     weight = nn.Parameter(vector(1.0, 1.0))
-    optimizer = FrankWolfe(
+    optimizer = frank_wolfe(
         [weight],
         lr=0.1,
         radius=0.5,
@@ -527,7 +528,7 @@ def test_three_inner_steps_by_hand(outer):
 def test_a_loaded_state_does_not_lose_the_outer_optimizer(rng):
     weight = nn.Parameter(random(6))
     settings = dict(lr=0.1, norm=2, ball="global", scale="norm", outer="adam", **NO_MOMENTUM)
-    optimizer = FrankWolfe([weight], **settings)
+    optimizer = frank_wolfe([weight], **settings)
     with StepDirectionRecorder(optimizer) as directions:
         for _ in range(3):
             weight.grad = torch.randn(6, generator=rng, dtype=DOUBLE)
@@ -576,7 +577,7 @@ def test_directions_of_optimizers_in_parts_and_every_so_many_steps():
 
 def test_directions_refuse_a_closure_and_a_bad_every():
     weight = nn.Parameter(vector(1.0))
-    optimizer = FrankWolfe([weight])
+    optimizer = frank_wolfe([weight])
     with StepDirectionRecorder(optimizer), pytest.raises(ValueError, match="without a closure"):
         optimizer.step(lambda: weight.sum())
     with pytest.raises(ValueError, match="every=0"):

@@ -9,6 +9,7 @@ import pytest
 import torch
 from messages import naming
 from processes import claim_holds, claims
+from stepping import frank_wolfe
 
 from rnnopt import AdaQN, FrankWolfe
 from rnnopt.distributed import any_of, average_gradients, copy_from_first, means, share, sums
@@ -41,7 +42,7 @@ def test_without_a_process_group_both_forms_take_the_same_steps():
     ends = []
     for communicate in ("gradient", "commit"):
         weight = torch.nn.Parameter(torch.ones(3, 2))
-        optimizer = FrankWolfe([weight], lr=0.1, inner_steps=2, communicate=communicate)
+        optimizer = frank_wolfe([weight], lr=0.1, inner_steps=2, communicate=communicate)
         for _ in range(5):
             weight.grad = weight.detach() ** 2
             optimizer.step()
@@ -52,15 +53,15 @@ def test_without_a_process_group_both_forms_take_the_same_steps():
 def test_an_error_names_what_was_got():
     weight = torch.nn.Parameter(torch.ones(2))
     with pytest.raises(ValueError, match="communicate='often'"):
-        FrankWolfe([weight], communicate="often")
+        frank_wolfe([weight], communicate="often")
     with pytest.raises(ValueError, match=naming("'bits'", "compression")):
-        FrankWolfe([weight], communicate="commit", compression="bits")
+        frank_wolfe([weight], communicate="commit", compression="bits")
     with pytest.raises(ValueError, match='overlap needs compression="none"'):
-        FrankWolfe([weight], communicate="commit", compression="int8", overlap=True)
+        frank_wolfe([weight], communicate="commit", compression="int8", overlap=True)
     with pytest.raises(ValueError, match=naming('communicate="commit"', "compression", "overlap")):
-        FrankWolfe([weight], overlap=True)
+        frank_wolfe([weight], overlap=True)
     with pytest.raises(ValueError, match='got ball="global"'):
-        FrankWolfe([weight], norm=2, ball="global", communicate="commit", compression="int8")
+        frank_wolfe([weight], norm=2, ball="global", communicate="commit", compression="int8")
     for learner in (FrankWolfe, AdaQN):
         with pytest.raises(ValueError, match="process_group='gloo'"):
             learner([weight], process_group="gloo")

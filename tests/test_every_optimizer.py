@@ -14,7 +14,7 @@ import pickle
 import pytest
 import torch
 from cases import crossed, partly
-from stepping import through_a_file
+from stepping import apart, through_a_file
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_optimizer_state_dict,
@@ -24,49 +24,47 @@ from torch.optim import lr_scheduler
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from rnnopt.optimizers.frank_wolfe.optimizer import FrankWolfe
-from rnnopt.optimizers.frank_wolfe.options import PRESETS
+from rnnopt.optimizers.frank_wolfe.options import FrankWolfeOptions
 from rnnopt.optimizers.quasi_newton.adaqn import AdaQN
 from rnnopt.optimizers.quasi_newton.asnaq import ASNAQ
-from rnnopt.optimizers.quasi_newton.options import PRESETS as QUASI_NEWTON_PRESETS
-from rnnopt.optimizers.quasi_newton.options import AdaQNOptions, ASNAQOptions
+from rnnopt.optimizers.quasi_newton.options import PRESETS, AdaQNOptions, ASNAQOptions
 
 MOMENTUM = functools.partial(torch.optim.SGD, momentum=0.5)
-# With every option that a row below relies on: no row but the first depends on the defaults.
-EXPLICIT = functools.partial(
-    FrankWolfe, norm=2, ball="gate", outer="plain", momentum=0.0, normalize=False, adapt=0.0,
-    vertex_momentum=0.0, nesterov=False, average=None, scale="entry",
-)  # fmt: skip
+
+
+def explicit(**options):
+    """FrankWolfe with every option that a row below relies on, whatever the defaults are."""
+    told = dict(
+        norm=2, ball="gate", outer="plain", momentum=0.0, normalize=False, adapt=0.0,
+        nesterov=False, average=None, scale="entry",
+    )  # fmt: skip
+    return functools.partial(FrankWolfe, **apart(FrankWolfeOptions, told | options))
+
+
 # (name, builder): builder(params, **options) with a learning rate that suits weights of size 1.
 OPTIMIZERS = [
     ("FrankWolfe", functools.partial(FrankWolfe, lr=0.02)),
-    ("FrankWolfe-momentum", functools.partial(
-        EXPLICIT, lr=0.02, inner_steps=1, norm="spectral", momentum=0.9)),
-    ("FrankWolfe-adam", functools.partial(EXPLICIT, lr=0.05, inner_steps=5, outer="adam")),
-    ("FrankWolfe-sign", functools.partial(EXPLICIT, lr=0.05, inner_steps=1, norm=math.inf)),
-    ("FrankWolfe-spectral", functools.partial(
-        EXPLICIT, lr=0.05, inner_steps=3, norm="spectral", momentum=0.5)),
-    ("FrankWolfe-global", functools.partial(
-        EXPLICIT, lr=0.05, inner_steps=2, norm=1.5, ball="global", outer="adam")),
-    ("FrankWolfe-outer", functools.partial(EXPLICIT, lr=0.05, inner_steps=2, outer=MOMENTUM)),
-    ("FrankWolfe-cumulative", functools.partial(
-        EXPLICIT, lr=0.05, inner_steps=4, inner_iterate="cumulative", outer=torch.optim.RMSprop)),
-    ("FrankWolfe-means", functools.partial(
-        EXPLICIT, lr=0.05, inner_steps=3, vertex_momentum=0.5, nesterov=True, average=2)),
-    ("FrankWolfe-muon", functools.partial(
-        EXPLICIT, lr=0.05, inner_steps=1, norm="spectral", scale="muon", vertex_momentum=0.8,
-        momentum=0.5, average=8)),
-    ("FrankWolfe-adapt", functools.partial(
-        EXPLICIT, lr=0.02, inner_steps=3, norm="spectral", momentum=0.8, normalize=True, adapt=0.2,
+    ("FrankWolfe-momentum", explicit(lr=0.02, inner_steps=1, norm="spectral", momentum=0.9)),
+    ("FrankWolfe-adam", explicit(lr=0.05, inner_steps=5, outer="adam")),
+    ("FrankWolfe-sign", explicit(lr=0.05, inner_steps=1, norm=math.inf)),
+    ("FrankWolfe-spectral", explicit(lr=0.05, inner_steps=3, norm="spectral", momentum=0.5)),
+    ("FrankWolfe-global", explicit(
+        lr=0.05, inner_steps=2, norm=1.5, ball="global", outer="adam")),
+    ("FrankWolfe-outer", explicit(lr=0.05, inner_steps=2, outer=MOMENTUM)),
+    ("FrankWolfe-cumulative", explicit(
+        lr=0.05, inner_steps=4, inner_iterate="cumulative", outer=torch.optim.RMSprop)),
+    ("FrankWolfe-means", explicit(
+        lr=0.05, inner_steps=3, momentum=0.5, nesterov=True, average=2)),
+    ("FrankWolfe-adapt", explicit(
+        lr=0.02, inner_steps=3, norm="spectral", momentum=0.8, normalize=True, adapt=0.2,
         nesterov=True, average=8)),
-    ("FrankWolfe-long", functools.partial(
-        FrankWolfe, lr=0.03, inner_steps=1, ball="gate", outer="plain", **PRESETS["long_memory"])),
     # Memories that are full, and begin again, within STEPS.
     ("ASNAQ", functools.partial(
         ASNAQ, lr=0.05, memory=3, fisher_memory=5,
         options=ASNAQOptions(update_every=2, momentum_range=(0.1, 0.8)))),
     ("ASNAQ-authors", functools.partial(
         ASNAQ, lr=0.05, memory=2, fisher_memory=4, options=dataclasses.replace(
-            QUASI_NEWTON_PRESETS["authors_code"], update_every=2, momentum_range=(0.1, 0.8)))),
+            PRESETS["authors_code"], update_every=2, momentum_range=(0.1, 0.8)))),
     ("ASNAQ-difference", functools.partial(
         ASNAQ, lr=0.05, memory=4, fisher_memory=0, options=ASNAQOptions(
             update_every=3, curvature="difference", second_gradient=True,

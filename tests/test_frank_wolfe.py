@@ -15,7 +15,7 @@ from cases import crossed
 from hypothesis import given
 from hypothesis import strategies as st
 from plain_frank_wolfe import PlainFrankWolfe
-from stepping import feed, parameter, stream, through_a_file
+from stepping import feed, frank_wolfe, parameter, stream, through_a_file
 
 import rnnopt
 from rnnopt.optimizers.frank_wolfe.gates import count_gates
@@ -33,15 +33,15 @@ pytestmark = pytest.mark.usefixtures("double_precision")
 # Every option that a test here relies on without saying so: no test depends on the defaults.
 UNLESS_TOLD = dict(
     norm=2, inner_steps=5, ball="gate", outer="adam", weight_decay=0.0, momentum=0.0,
-    normalize=False, adapt=0.0, vertex_momentum=0.0, nesterov=False, average=None, scale="entry",
-    radius=None, radius_scale=1.0, eta=None, inner_weights="uniform", inner_iterate="paper",
+    normalize=False, adapt=0.0, nesterov=False, average=None, scale="entry",
+    radius=None, eta=None, inner_weights="uniform", inner_iterate="paper",
     decoupled_weight_decay=True, spectral="polar-express", gates="auto",
 )  # fmt: skip
 
 
 def FrankWolfe(params, **options):
     """The optimizer with the paper's norm, K, outer step and no momentum, unless told otherwise."""
-    return rnnopt.FrankWolfe(params, **(UNLESS_TOLD | options))
+    return frank_wolfe(params, **(UNLESS_TOLD | options))
 
 
 def random_weights(shapes, rng):
@@ -138,10 +138,9 @@ def test_step_length_is_lr_or_eta_radii():
     for options, length in [
         (dict(lr=0.3), 0.3),
         (dict(lr=0.3, radius=0.05), 0.3),
-        (dict(lr=0.3, radius_scale=7.0), 0.3),
         (dict(lr=0.3, eta=0.5), 0.15),
         (dict(lr=0.3, radius=0.05, eta=2.0), 0.1),
-        (dict(lr=0.3, radius_scale=2.0, eta=0.5), 0.3),
+        (dict(lr=0.3, radius=0.6, eta=0.5), 0.3),
     ]:
         weight = parameter(1.0, 1.0)
         optimizer = FrankWolfe([weight], inner_steps=2, **PAPER, **options)
@@ -149,11 +148,11 @@ def test_step_length_is_lr_or_eta_radii():
         torch.testing.assert_close(seen[1], 1 - length * torch.tensor([0.6, 0.8]))
 
 
-def test_radius_scale_ties_the_probe_to_the_learning_rate():
+def test_the_probe_is_a_radius_away_which_is_the_learning_rate_unless_told():
     for options, radius in [
         (dict(lr=0.1), 0.1),
-        (dict(lr=0.1, radius_scale=3.0), 0.3),
-        (dict(lr=0.1, radius=0.7, radius_scale=3.0), 0.7),
+        (dict(lr=0.3), 0.3),
+        (dict(lr=0.1, radius=0.7), 0.7),
     ]:
         weight = parameter(0.0, 0.0)
         optimizer = FrankWolfe([weight], inner_steps=2, **PAPER, **options)
@@ -217,16 +216,14 @@ NORMS = [dict(norm=p, ball=b) for p in (1, 1.5, 2, 3, math.inf) for b in ("gate"
 NORMS += [dict(norm=p, ball="global") for p in (1, 1.5, 2, 3, math.inf)]
 NORMS = [option | dict(scale=scale) for option in NORMS for scale in ("norm", "entry")]
 NORMS += [
-    dict(norm="spectral", ball=b, scale=s)
-    for b in ("gate", "tensor")
-    for s in ("norm", "entry", "muon")
+    dict(norm="spectral", ball=b, scale=s) for b in ("gate", "tensor") for s in ("norm", "entry")
 ]
 NORMS += [dict(norm="spectral", ball="global", scale="norm")]
 VARIANTS = [
     dict(outer="plain"),
     dict(outer="plain", inner_steps=1),
     dict(outer="plain", radius=0.03),
-    dict(outer="plain", radius_scale=2.5),
+    dict(outer="plain", radius=0.125),
     dict(outer="plain", eta=0.4),
     dict(outer="plain", eta=0.4, radius=0.03),
     dict(outer="plain", inner_weights="increasing"),
@@ -244,7 +241,7 @@ VARIANTS = [
     dict(outer="plain", momentum=0.8, adapt=0.3, ball="global", norm="spectral", scale="norm"),
     dict(outer="plain", momentum=0.8, adapt=0.3, inner_iterate="cumulative", radius=0.03),
     dict(outer="plain", momentum=0.8, adapt=0.3, weight_decay=0.3, decoupled_weight_decay=False),
-    dict(outer="plain", momentum=0.5, adapt=0.3, vertex_momentum=0.8, nesterov=True, average=3),
+    dict(outer="plain", momentum=0.5, adapt=0.3, nesterov=True, average=3),
     dict(
         outer="plain",
         momentum=0.9,
@@ -256,15 +253,13 @@ VARIANTS = [
         norm="spectral",
     ),
     dict(outer="plain", adapt=0.3, normalize=True, nesterov=True),
-    dict(outer="adam", momentum=0.9, adapt=0.3, normalize=True, norm="spectral", scale="muon"),
-    dict(outer="plain", vertex_momentum=0.8),
-    dict(outer="plain", vertex_momentum=0.8, inner_steps=1, norm="spectral", scale="muon"),
-    dict(outer="plain", vertex_momentum=0.8, nesterov=True),
-    dict(outer="plain", vertex_momentum=0.8, nesterov=True, inner_steps=1, norm=math.inf),
-    dict(outer="plain", vertex_momentum=0.8, momentum=0.5, nesterov=True, average=3),
-    dict(outer="plain", vertex_momentum=0.8, ball="global", norm=1.5, radius=0.03),
-    dict(outer="plain", vertex_momentum=0.8, inner_iterate="cumulative", eta=0.4),
-    dict(outer="plain", vertex_momentum=0.8, weight_decay=0.3, average=0),
+    dict(outer="adam", momentum=0.9, adapt=0.3, normalize=True, norm="spectral"),
+    dict(outer="plain", momentum=0.8, inner_steps=1, norm="spectral"),
+    dict(outer="plain", momentum=0.8, nesterov=True, inner_steps=1, norm=math.inf),
+    dict(outer="plain", momentum=0.5, nesterov=True, average=3),
+    dict(outer="plain", momentum=0.8, ball="global", norm=1.5, radius=0.03),
+    dict(outer="plain", momentum=0.8, inner_iterate="cumulative", eta=0.4),
+    dict(outer="plain", momentum=0.8, weight_decay=0.3, average=0),
     dict(outer="plain", average=0),
     dict(outer="plain", average=1, inner_steps=1),
     dict(outer="plain", average=8.5, inner_iterate="cumulative"),
@@ -274,9 +269,7 @@ VARIANTS = [
     dict(outer="adam"),
     dict(outer="adam", norm="spectral"),
     dict(outer="adam", inner_steps=1),
-    dict(
-        outer="adam", vertex_momentum=0.8, nesterov=True, average=8, norm="spectral", scale="muon"
-    ),
+    dict(outer="adam", momentum=0.8, nesterov=True, average=8, norm="spectral"),
     dict(outer="adam", weight_decay=0.3),
     dict(outer="adam", ball="global", momentum=0.5),
     dict(outer="adam", radius=0.03),
@@ -373,7 +366,7 @@ def test_options_per_group_agree_with_the_plain_twin(outer, rng):
     second = dict(norm=math.inf, ball="tensor", radius=0.01, inner_iterate="cumulative")
     first |= dict(average=2)
     first |= dict(normalize=True, adapt=0.3)
-    second |= dict(vertex_momentum=0.8, nesterov=True)
+    second |= dict(momentum=0.8, nesterov=True)
     compare_with_twin(dict(outer=outer), [(ALL[:4], first), (ALL[4:], second)], rng)
 
 
@@ -488,8 +481,11 @@ def muon_ratio(weight, adjust_lr_fn):
     return 0.2 * math.sqrt(max(weight.shape))
 
 
-def compare_with_muon(weights, groups, dtype, rng, **options):
-    """Steps torch's Muon on `weights`, and FrankWolfe on copies in `groups`; equal to the bit."""
+def compare_with_muon(weights, groups, dtype, rng, ratios=(), **options):
+    """Steps torch's Muon on `weights`, and FrankWolfe on copies in `groups`; equal to the bit.
+
+    With `ratios`, the radius of each group is that many times its learning rate.
+    """
     common = dict(momentum=0.95, nesterov=options["nesterov"])
     muon = torch.optim.Muon(weights, lr=0.02, **options, momentum=0.95)
     optimizer = FrankWolfe(
@@ -501,6 +497,8 @@ def compare_with_muon(weights, groups, dtype, rng, **options):
         torch.optim.lr_scheduler.ExponentialLR(each, gamma=0.5) for each in (muon, optimizer)
     ]
     for gradients in random_gradients([w.shape for w in weights], rng, dtype=dtype):
+        for group, ratio in zip(optimizer.param_groups, ratios, strict=bool(ratios)):
+            group["radius"] = ratio * group["lr"]
         feed(optimizer, ours, gradients)
         feed(muon, weights, gradients)
         assert all(map(torch.equal, ours, weights))
@@ -524,20 +522,20 @@ def compare_with_muon(weights, groups, dtype, rng, **options):
 def test_one_inner_step_with_newton_schulz_is_muon(
     weight_decay, nesterov, adjust_lr_fn, dtype, rng
 ):
-    # A step of one radius, ratio · lr, and a decay of lr λ: radius_scale = ratio and eta = 1.
+    # A step of one radius, ratio · lr, and a decay of lr λ: eta = 1.
     options = dict(nesterov=nesterov, adjust_lr_fn=adjust_lr_fn, weight_decay=weight_decay)
     weights = [w.to(dtype) for w in random_weights([(8, 3), (3, 8), (5, 5)], rng)]
     weights = [torch.nn.Parameter(w.detach()) for w in weights]
     groups = [
         dict(
             params=[torch.nn.Parameter(w.detach().clone())],
-            radius_scale=muon_ratio(w, adjust_lr_fn),
             eta=1.0,
             weight_decay=weight_decay,
         )
         for w in weights
     ]
-    compare_with_muon(weights, groups, dtype, rng, **options)
+    ratios = [muon_ratio(w, adjust_lr_fn) for w in weights]
+    compare_with_muon(weights, groups, dtype, rng, ratios, **options)
 
 
 @pytest.mark.parametrize("adjust_lr_fn", ["original", "match_rms_adamw"])
@@ -728,10 +726,10 @@ def test_the_pseudo_gradient_points_where_the_gradient_does(norm):
 
 
 def test_presets_are_complete_and_accepted():
-    assert set(PRESETS) == {"paper", "authors_code", "long_memory"}
+    assert set(PRESETS) == {"paper", "authors_code"}
     for preset in (PRESETS["paper"], PRESETS["authors_code"]):
         weight = parameter(1.0, 2.0)
-        optimizer = FrankWolfe([weight], lr=0.01, **preset)
+        optimizer = rnnopt.FrankWolfe([weight], lr=0.01, **preset)
         assert optimizer.outer == "adam"
         assert optimizer.param_groups[0]["norm"] == 2
         assert optimizer.param_groups[0]["scale"] == "norm"
@@ -744,7 +742,7 @@ def test_the_authors_code_drifts_one_radius_an_inner_step(radius):
     # pseudo-gradient is (1, 0), whatever δ is.
     weight, outer = parameter(0.0, 0.0), PseudoGradients()
     preset = PRESETS["authors_code"] | dict(outer=outer)
-    optimizer = FrankWolfe([weight], lr=radius, **preset)
+    optimizer = rnnopt.FrankWolfe([weight], lr=radius, **preset)
     asked_at = []
 
     def closure():
@@ -763,7 +761,7 @@ def test_ten_inner_steps_of_the_authors_code_drift_exactly_ten_radii():
     # With an eleventh inner step to come, the tenth move can be seen before the commit undoes it.
     weight = parameter(0.0)
     preset = PRESETS["authors_code"] | dict(inner_steps=11)
-    optimizer = FrankWolfe([weight], lr=0.25, **preset)
+    optimizer = rnnopt.FrankWolfe([weight], lr=0.25, **preset)
     seen = stream(optimizer, weight, [torch.ones(1)] * 10)
     assert torch.equal(seen[-1], torch.tensor([-2.5]))
     with optimizer.committed():
@@ -772,7 +770,7 @@ def test_ten_inner_steps_of_the_authors_code_drift_exactly_ten_radii():
 
 def test_the_papers_preset_never_leaves_the_radius():
     weight = parameter(0.0)
-    optimizer = FrankWolfe([weight], lr=0.25, **PRESETS["paper"])
+    optimizer = rnnopt.FrankWolfe([weight], lr=0.25, **PRESETS["paper"])
     seen = stream(optimizer, weight, [torch.ones(1)] * 4)
     assert torch.equal(seen, torch.full((4, 1), -0.25))
 
@@ -1248,10 +1246,7 @@ def test_a_plain_outer_step_has_no_optimizer():
         ("momentum", 1.0),
         ("momentum", -0.1),
         ("momentum", math.nan),
-        ("vertex_momentum", 1.0),
-        ("vertex_momentum", -0.1),
-        ("vertex_momentum", math.nan),
-        ("vertex_momentum", None),
+        ("momentum", None),
         ("adapt", -0.1),
         ("adapt", math.nan),
         ("adapt", math.inf),
@@ -1259,8 +1254,6 @@ def test_a_plain_outer_step_has_no_optimizer():
         ("average", math.nan),
         ("average", math.inf),
         ("scale", "cube"),
-        ("radius_scale", -1.0),
-        ("radius_scale", math.nan),
         ("eta", -1.0),
         ("eta", math.inf),
         ("inner_weights", "linear"),
@@ -1278,14 +1271,14 @@ def test_an_error_names_the_argument_and_its_value(name, value):
     assert f"{name}={shown}" in str(error.value)
 
 
-@pytest.mark.parametrize("name", ["lr", "weight_decay", "radius_scale", "adapt"])
+@pytest.mark.parametrize("name", ["lr", "weight_decay", "adapt"])
 def test_a_missing_number_is_named(name):
     with pytest.raises(ValueError, match=f"{name}=None"):
         FrankWolfe([parameter(1.0)], **{name: None})
 
 
 @pytest.mark.parametrize("value", ["8", True])
-@pytest.mark.parametrize("name", ["lr", "radius", "eta", "radius_scale", "average", "adapt"])
+@pytest.mark.parametrize("name", ["lr", "radius", "eta", "average", "adapt"])
 def test_a_word_or_a_truth_is_no_number(name, value):
     with pytest.raises(ValueError, match=f"{name}={value!r}"):
         FrankWolfe([parameter(1.0)], **{name: value})
@@ -1300,17 +1293,6 @@ def test_the_spectral_global_ball_by_entry_is_refused_at_once():
 def test_the_unit_by_root_mean_square_is_gone(ball):
     with pytest.raises(ValueError, match="scale='rms'"):
         FrankWolfe([parameter(1.0)], norm="spectral", ball=ball, scale="rms")
-
-
-@pytest.mark.parametrize("norm", [1, 2, math.inf])
-def test_the_muon_unit_is_for_the_spectral_norm_alone(norm):
-    with pytest.raises(ValueError, match='scale="muon" needs norm="spectral"'):
-        FrankWolfe([parameter(1.0)], norm=norm, ball="tensor", scale="muon")
-
-
-def test_the_muon_unit_is_for_a_ball_a_matrix_or_tensor():
-    with pytest.raises(ValueError, match='scale="norm"'):
-        FrankWolfe([parameter(1.0)], norm="spectral", ball="global", scale="muon")
 
 
 @pytest.mark.parametrize(

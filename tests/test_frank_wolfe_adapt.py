@@ -12,16 +12,15 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from stepping import feed, normals, parameter, steps_of, stream, through_a_file
+from stepping import feed, frank_wolfe, normals, parameter, steps_of, stream, through_a_file
 
 import rnnopt
 from rnnopt.optimizers.frank_wolfe.lmo import ball_scale, vertices
-from rnnopt.optimizers.frank_wolfe.options import PRESETS
 
 UNLESS_TOLD = dict(
     lr=1.0, inner_steps=1, radius=None, norm=2, ball="tensor", outer="plain", weight_decay=0.0,
-    momentum=0.5, normalize=False, adapt=0.0, vertex_momentum=0.0, nesterov=False, average=None,
-    scale="norm", radius_scale=1.0, eta=None, inner_weights="uniform", inner_iterate="paper",
+    momentum=0.5, normalize=False, adapt=0.0, nesterov=False, average=None,
+    scale="norm", eta=None, inner_weights="uniform", inner_iterate="paper",
     decoupled_weight_decay=True, spectral="polar-express", gates="auto",
     maximize=False,
 )  # fmt: skip
@@ -33,7 +32,7 @@ pytestmark = pytest.mark.usefixtures("double_precision")
 
 def FrankWolfe(params, **options):
     """The optimizer with momentum ½ and Euclidean steps of length lr, unless told otherwise."""
-    return rnnopt.FrankWolfe(params, **(UNLESS_TOLD | options))
+    return frank_wolfe(params, **(UNLESS_TOLD | options))
 
 
 def log_radius(optimizer, weight):
@@ -283,17 +282,9 @@ def test_the_outer_optimizer_sees_the_adapted_displacement():
     torch.testing.assert_close(found, -torch.tensor([0.1, 0.2, 0.4]), rtol=1e-6, atol=1e-6)
 
 
-def test_the_mean_of_displacements_holds_adapted_ones():
-    # κ = log 2, β = ½: D = ½ 1, then ½ ½ + ½ 2 = 1¼ over ¾.
-    weight = parameter(0.0)
-    optimizer = FrankWolfe([weight], lr=0.1, adapt=math.log(2), vertex_momentum=0.5)
-    found = steps_of(optimizer, weight, [torch.ones(1)] * 2).view(-1)
-    torch.testing.assert_close(found, -torch.tensor([0.1, 0.1 * 5 / 3]), rtol=1e-6, atol=1e-6)
-
-
 LSTM = [(12, 2), (12, 3), (12,), (12,)]
 BALLS = [dict(norm=p, scale=s) for p in (1, 1.5, 2, math.inf) for s in ("norm", "entry")]
-BALLS += [dict(norm="spectral", scale=s) for s in ("norm", "entry", "muon")]
+BALLS += [dict(norm="spectral", scale=s) for s in ("norm", "entry")]
 
 
 def norm_of(tensor, norm):
@@ -389,8 +380,8 @@ def test_neither_acts_without_momentum(normalize, rng):
 
 DEFAULTS = dict(
     lr=1e-3, inner_steps=1, radius=None, norm="spectral", ball="gate", outer="plain",
-    weight_decay=0.0, momentum=0.9, normalize=True, adapt=0.03, vertex_momentum=0.0, nesterov=True,
-    average=8.0, scale="entry", radius_scale=1.0, eta=None, inner_weights="uniform",
+    weight_decay=0.0, momentum=0.9, normalize=True, adapt=0.03, nesterov=True,
+    average=8.0, scale="entry", eta=None, inner_weights="uniform",
     inner_iterate="paper", decoupled_weight_decay=True, spectral="polar-express", gates="auto",
     maximize=False,
 )  # fmt: skip
@@ -407,7 +398,8 @@ def test_a_step_by_default_by_hand(rng):
     # m = 0.1 g/‖g‖, 0.09 g/‖g‖ + 0.1 h/‖h‖; ρ = e^{0.03 cos(h, g)}; U Vᵀ of 0.9 m + 0.1 h/‖h‖.
     weight = torch.nn.Parameter(torch.zeros(3, 4))
     g, h = (each for [each] in normals([(3, 4)], rng, 2))
-    optimizer = rnnopt.FrankWolfe([weight], spectral="svd")
+    options = rnnopt.FrankWolfeOptions(spectral="svd")
+    optimizer = rnnopt.FrankWolfe([weight], options=options)
     found = steps_of(optimizer, weight, [g, h])
     g, h = g / g.norm(), h / h.norm()
     seen = torch.stack([g, 0.9 * (0.09 * g + 0.1 * h) + 0.1 * h])
@@ -416,27 +408,6 @@ def test_a_step_by_default_by_hand(rng):
     torch.testing.assert_close(found, -sizes.view(2, 1, 1) * (u @ vh), rtol=1e-6, atol=1e-10)
     with optimizer.committed():  # of two commits the second has 9/10
         torch.testing.assert_close(weight.data, found[0] + 0.9 * found[1])
-
-
-def test_the_preset_for_long_memories_is_the_mean_of_vertices(rng):
-    # K = 1, a matrix of 6 x 2: D ← 0.97 D + 0.03 s over 1 - 0.97^t, of which Nesterov takes 0.97,
-    # and the vertices s are √(6/2) long.
-    weight = torch.nn.Parameter(torch.zeros(6, 2))
-    options = DEFAULTS | PRESETS["long_memory"] | dict(lr=0.03)
-    optimizer = rnnopt.FrankWolfe([weight], lr=0.03, **PRESETS["long_memory"])
-    assert options.items() <= optimizer.param_groups[0].items()
-    mean, expected, commits = torch.zeros(6, 2), torch.zeros(6, 2), []
-    for t, [gradient] in enumerate(normals([(6, 2)], rng, 5), start=1):
-        feed(optimizer, [weight], [gradient])
-        u, _, vh = torch.linalg.svd(gradient, full_matrices=False)
-        mean = 0.97 * mean - 0.03 * math.sqrt(3) * u @ vh
-        expected += 0.03 * (0.97 * mean / (1 - 0.97**t) - 0.03 * math.sqrt(3) * u @ vh)
-        torch.testing.assert_close(weight.data, expected, rtol=1e-4, atol=1e-5)
-        commits.append(weight.detach().clone())
-    shares = torch.tensor([math.prod(range(t, t + 8)) for t in range(1, 6)], dtype=torch.float64)
-    shown = (torch.stack(commits, dim=-1) * shares / shares.sum()).sum(dim=-1)
-    with optimizer.committed():
-        torch.testing.assert_close(weight.data, shown)
 
 
 # -- what is kept ----------------------------------------------------------------------------------

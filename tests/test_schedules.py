@@ -17,7 +17,7 @@ from rnnopt.training.build import build_training
 from rnnopt.training.schedules import Plateau
 
 # What the runs rely on, whatever the defaults are.
-EXPLICIT = "momentum=0.9,vertex_momentum=0,nesterov=False,average=None,scale=entry"
+EXPLICIT = "momentum=0.9,nesterov=False,average=None,scale=entry"
 
 
 def make():

@@ -14,8 +14,9 @@ import pytest
 import torch
 from cases import partly
 from same_runs import curves
+from stepping import frank_wolfe
 
-from rnnopt import ADMM, FrankWolfe, SequenceModel
+from rnnopt import ADMM, SequenceModel
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import Budget, RunConfig
 from rnnopt.runs import shared_folder
@@ -271,7 +272,7 @@ def test_what_cannot_be_shared_is_refused(config, model, communicate, batches, r
     network = SequenceModel(2, 3, 3)
     optimizer = ADMM(network, "cross-entropy")
     if communicate:
-        optimizer = FrankWolfe(network.parameters(), communicate=communicate)
+        optimizer = frank_wolfe(network.parameters(), communicate=communicate)
     monkeypatch.setattr(several_processes, "processes", lambda: 2)
     with pytest.raises(UserError, match=f"^2 processes cannot share a run with {reason}"):
         several_processes.check_shareable(config, model, as_learner(optimizer), batches)
@@ -319,7 +320,7 @@ def test_processes_agree_on_losses_when_they_commit(communicate, every, monkeypa
     monkeypatch.setattr(several_processes.distributed, "get_rank", lambda: 0)
     task = build_task("digits-rows")
     model = SequenceModel(task.input_size, 4, task.output_size)
-    optimizer = FrankWolfe(model.parameters(), inner_steps=5, communicate=communicate)
+    optimizer = frank_wolfe(model.parameters(), inner_steps=5, communicate=communicate)
     batches = SharedBatches(task, 64, 0, answers_each_step=False)
     training = Training(model, optimizer, task, batches, Budget.parse("22gradients"),
                         evaluate_every=9)  # fmt: skip

@@ -186,7 +186,7 @@ LINES = {  # what is written, and what completes it
     "rnnopt train --model ls": ["lstm"],
     "rnnopt compare --optimizers adam nad": ["nadam"],
     "rnnopt diagnose --task har": ["har2", "har6"],
-    "rnnopt list fr": ["frank-wolfe", "frank-wolfe-long"],
+    "rnnopt list fr": ["frank-wolfe"],
     "rnnopt list --json digits": ["digits-rows", "digits-pixels"],
     "rnnopt reproduce frank-wolfe/table-3": ["frank-wolfe/table-3"],
     "rnnopt reproduce --form quick li": ["list"],
