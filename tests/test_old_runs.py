@@ -1,5 +1,6 @@
 """Run folders of version 0.1, kept in old_runs/, read, reported on and resumed like new ones."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -8,6 +9,8 @@ import pytest
 from rnnopt.config.errors import UserError
 from rnnopt.experiments.database import check_same
 from rnnopt.runs.collection import group_runs, read_runs
+from rnnopt.runs.export.export import open_run
+from rnnopt.runs.export.model_card import settings_used
 from rnnopt.runs.folder import RunFolder
 from rnnopt.runs.runner import run
 
@@ -49,6 +52,38 @@ def test_an_interrupted_one_is_resumed_to_the_same_end(old, budget):
     assert {name: result[name] for name in TEST} == pytest.approx(TEST, rel=1e-4)
     spent = [record["gradient_evaluations"] for record in RunFolder.open(path).read_records()]
     assert spent == [0, 8, 16, 24, 32, 40]
+
+
+def renamed(folder, optimizer):
+    """The run of another optimizer, as far as its settings tell."""
+    text = (folder / "config.json").read_text()
+    (folder / "config.json").write_text(
+        re.sub(r'"optimizer": "[^"]*"', f'"optimizer": "{optimizer}"', text)
+    )
+    return folder
+
+
+def test_runs_of_an_optimizer_that_is_gone_are_read_and_reported_on(old, command):
+    names = ("frank-wolfe-long", "frank-wolfe-long:inner_steps=2")
+    folders = [renamed(old / n, o) for n, o in zip(("whole", "interrupted"), names, strict=True)]
+    runs = read_runs([RunFolder.open(folder) for folder in folders])
+    assert tuple(group.label for group in group_runs(runs)["digits-rows"]) == names
+    code, out, error = command("report", *folders, "--out", old / "report")
+    assert (code, error) == (0, "")
+    assert "frank-wolfe-long" in (old / "report" / "report.md").read_text()
+    assert "frank-wolfe-long" in out
+    # Its rate stood nowhere but in the version that ran it.
+    assert ("lr", "0.03") in settings_used(open_run(old / "whole")[0])
+
+
+def test_a_run_of_an_optimizer_that_is_gone_is_not_resumed(old, command):
+    folder = renamed(old / "interrupted", "frank-wolfe-long")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    code, _, error = command("train", "--out", folder, "--resume")
+    assert code == 2
+    assert all(part in error for part in ("'frank-wolfe-long' is gone", "use frank-wolfe"))
+    assert "Traceback" not in error
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
 def test_settings_of_a_sweep_or_a_comparison_are_the_same_in_old_words():
