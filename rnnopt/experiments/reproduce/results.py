@@ -83,9 +83,9 @@ def line_of(study: Study, form: Form, column: Column, row: Row, out: Path) -> di
 
 
 def _at_edge(form: Form, row: Row, run: Run) -> bool:
-    """Whether the chosen rate is at an end of the grid; trials by hand have no order."""
-    rates = [lr for _, lr in trials_of(form, row)]
-    return not row.trials and len(rates) > 1 and run.config.lr in (min(rates), max(rates))
+    """Whether the chosen rate is at an end of those tried with the chosen optimizer."""
+    rates = [lr for optimizer, lr in trials_of(form, row) if optimizer == run.config.optimizer]
+    return len(rates) > 1 and run.config.lr in (min(rates), max(rates))
 
 
 def lines_of(study: Study, form: Form, out: Path) -> list[dict[str, Any]]:
@@ -141,13 +141,14 @@ def cells(line: dict[str, Any]) -> list[str]:
         cost = line["gradient_evaluations_to_target"]
         missed = "never" if math.isinf(cost) else f"{cost:.0f}"
         target = f"{missed} ({line['reached']}/{line['seeds']})"
+    lr = "–" if line["lr"] is None else f"{line['lr']:g}" + "*" * bool(line["at_edge"])
     seeds = "–" if line["seeds"] is None else str(line["seeds"])
     if line["diverged"]:
         seeds += f" ({line['diverged']} diverged)"
     return [
         line["method"], number(line["published"], digits), ours,
         number(line["difference"], digits, "+"), number(line["best_of_run"], digits),
-        "–" if line["lr"] is None else f"{line['lr']:g}" + "*" * bool(line["at_edge"]), target, seeds,
+        lr, target, seeds,
         number(line["gradient_evaluations"], 0), number(line["seconds"], 0),
     ]  # fmt: skip
 

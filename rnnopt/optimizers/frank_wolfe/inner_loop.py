@@ -22,10 +22,9 @@ from rnnopt.optimizers.frank_wolfe.lmo import (
     global_vertices,
     vertices,
 )
+from rnnopt.optimizers.frank_wolfe.tensor_state import rest, rests
 
 LARGEST = math.log(16)  # bound of |log ρ|, ρ the factor of a tensor's adapted radius
-# State that is kept in at least float32, whatever the weights' type.
-WIDE = frozenset(("average", "log_radius", "unsent", "outer"))
 
 
 class Search:
@@ -161,7 +160,7 @@ class Search:
                 self._leave_alone(p, states[p])
 
     def _leave_alone(self, p: Tensor, state: dict[str, Any]) -> None:
-        _rest(p, state)
+        rest(p, state)
         if "displacement" in state:
             if self.group["inner_step"] == 0:
                 state["anchor"].copy_(p)
@@ -171,7 +170,7 @@ class Search:
         """The same at a commit, for tensors that had no gradient in any process in this cycle."""
         for p, state in zip(self.params, self.states, strict=True):
             if not state["has_gradient"]:
-                _rest(p, state)
+                rest(p, state)
 
     def average_in(self, targets: Tensors, new: Tensors) -> None:
         """targets ← (1 - w) targets + w new, with w = 1/k or 2/(k+1)."""
@@ -260,50 +259,12 @@ class Search:
         return [count_of[self.owners[i]] for i in indices]
 
 
-def _rest(p: Tensor, state: dict[str, Any]) -> None:
-    """Records that the step left a tensor alone."""
-    if not rests(state):
-        state["at_rest"], state["has_gradient"] = True, False
-        for name in ("average", "written"):
-            if name in state:
-                state[name].copy_(p)
-
-
 def _present(tensors: Tensors, joint: Joint | None = None) -> list[Tensor]:
     """For each tensor 0 if all its entries are zero, else 1 (NaN counts as 1)."""
     sizes: Tensors = torch._foreach_norm(tensors, 1)
     if joint is not None:
         sizes = joint.join(sizes, 1)
     return [(size != 0).to(t) for size, t in zip(sizes, tensors, strict=True)]
-
-
-def rests(state: dict[str, Any]) -> bool:
-    """Whether the last step left a tensor alone."""
-    return "at_rest" in state and state["at_rest"]
-
-
-def create_state(p: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
-    """Adds the missing entries to the state of a tensor."""
-    if p.grad is not None and p.grad.is_sparse:
-        raise ValueError("FrankWolfe needs dense gradients, got a sparse one.")
-    if not state:
-        state["has_gradient"] = False  # whether it had a gradient in this cycle
-        state["at_rest"] = False  # whether the last step left it alone
-        state["shown"] = False  # see eval_weights
-        state["outer"] = {}
-    if group["inner_steps"] > 1 and "anchor" not in state:
-        state["anchor"] = torch.clone(p, memory_format=torch.preserve_format).detach()
-        state["displacement"] = torch.zeros_like(p, memory_format=torch.preserve_format)
-    if group["momentum"] and "momentum_buffer" not in state:
-        state["momentum_buffer"] = torch.zeros_like(p, memory_format=torch.preserve_format)
-    if group["momentum"] and group["adapt"] and "log_radius" not in state:
-        state["log_radius"] = torch.zeros((), dtype=torch.float32, device=p.device)
-    if group["average"] is not None and "average" not in state:
-        committed = state.get("anchor", p) if group["inner_step"] else p
-        wide = torch.promote_types(p.dtype, torch.float32)
-        state["average"] = committed.detach().to(wide, copy=True)
-    if (group["average"] is not None or group["inner_steps"] > 1) and "written" not in state:
-        state["written"] = torch.clone(p, memory_format=torch.preserve_format).detach()
 
 
 def move_displacements(searches: list[Search]) -> None:

@@ -43,13 +43,7 @@ from rnnopt.config.options import with_moved
 from rnnopt.distributed import Group
 from rnnopt.distributed import check_group as check_process_group
 from rnnopt.optimizers.frank_wolfe.eval_weights import EvalMode, Versions
-from rnnopt.optimizers.frank_wolfe.inner_loop import (
-    WIDE,
-    Search,
-    create_state,
-    move_displacements,
-    radius_in_force,
-)
+from rnnopt.optimizers.frank_wolfe.inner_loop import Search, move_displacements, radius_in_force
 from rnnopt.optimizers.frank_wolfe.lmo import Norm
 from rnnopt.optimizers.frank_wolfe.local_steps import CommitExchange
 from rnnopt.optimizers.frank_wolfe.options import (
@@ -57,9 +51,11 @@ from rnnopt.optimizers.frank_wolfe.options import (
     FrankWolfeOptions,
     check_group,
     check_saved,
+    complete_groups_,
 )
 from rnnopt.optimizers.frank_wolfe.outer_step import Outer, OuterStep, check_outer, fit_entries_
 from rnnopt.optimizers.frank_wolfe.sharded_inner_loop import ShardedSearch
+from rnnopt.optimizers.frank_wolfe.tensor_state import WIDE, create_state
 from rnnopt.optimizers.loaded_state import types_kept, unwrap_
 from rnnopt.optimizers.sharding import is_sharded
 from rnnopt.optimizers.shared_options import check_keywords, settle_group
@@ -210,12 +206,7 @@ class FrankWolfe(EvalMode):
         for p, entries in self.state.items():
             if isinstance(p, Tensor):
                 fit_entries_(p, entries)
-        for options in (self.defaults, *self.param_groups):
-            FrankWolfeOptions.drop_removed(options)
-        for group in self.param_groups:
-            for name, default in self.defaults.items():
-                if name != "differentiable":  # torch's own option, unused here
-                    group.setdefault(name, default)
+        complete_groups_(self.param_groups, self.defaults)
 
     def _adopt_params(self) -> None:
         """Rebuilds what depends on the set of tensors."""
@@ -330,10 +321,7 @@ class FrankWolfe(EvalMode):
             if search.with_gradient():  # else nothing moves, as in the first commit with overlap
                 search.group["commits"] += 1
             search.decay_weights()
-            if self.outer == "plain":
-                search.plain_step()
-        if self.outer != "plain":
-            self._outer_step.step(searches)
+        self._outer_step.step(searches)
         for search in searches:
             search.average_weights()
             search.leave_unmoved()

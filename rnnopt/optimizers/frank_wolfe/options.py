@@ -179,6 +179,16 @@ def check_saved(groups: list[dict[str, Any]], outer: str) -> None:
             raise ValueError(f"the state was saved with outer={theirs!r}, got outer={outer!r}.")
 
 
+def complete_groups_(groups: list[dict[str, Any]], defaults: dict[str, Any]) -> None:
+    """Fits groups and defaults that an earlier version saved to the options of this one."""
+    for options in (defaults, *groups):
+        FrankWolfeOptions.drop_removed(options)
+    for group in groups:
+        for name, default in defaults.items():
+            if name != "differentiable":  # torch's own option, unused here
+                group.setdefault(name, default)
+
+
 def refuse_removed(group: dict[str, Any]) -> None:
     """Raises ValueError for options that are gone, unless they have the value that all have now."""
     FrankWolfeOptions.drop_removed(dict(group))

@@ -1,4 +1,4 @@
-"""FrankWolfe's outer step by another torch optimizer, with -displacement as gradient."""
+"""FrankWolfe's outer step: plain, or by another torch optimizer with -displacement as gradient."""
 
 from collections.abc import Callable
 from copy import deepcopy
@@ -22,10 +22,10 @@ def check_outer(outer: Any) -> None:
 
 
 class OuterStep:
-    """Another optimizer, built at first use; its state is part of FrankWolfe's state.
+    """Takes the outer steps; another optimizer is built at first use, its state in FrankWolfe's.
 
     Args:
-        outer: "adam" or a callable (groups, lr=…) → torch optimizer; "plain" has none.
+        outer: "plain", "adam" or a callable (groups, lr=…) → torch optimizer.
         groups: FrankWolfe's parameter groups.
     """
 
@@ -54,6 +54,10 @@ class OuterStep:
 
     def step(self, searches: list[Search]) -> None:
         """One step along the displacements of the tensors that had a gradient."""
+        if self.outer == "plain":
+            for search in searches:
+                search.plain_step()
+            return
         outer = self.optimizer
         every = [p for group in self.groups for p in group["params"]]
         gradients = [p.grad for p in every]

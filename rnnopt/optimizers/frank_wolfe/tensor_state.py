@@ -1,0 +1,47 @@
+"""What FrankWolfe keeps of each tensor."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# State that is kept in at least float32, whatever the weights' type.
+WIDE = frozenset(("average", "log_radius", "unsent", "outer"))
+
+
+def create_state(p: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
+    """Adds the missing entries to the state of a tensor."""
+    if p.grad is not None and p.grad.is_sparse:
+        raise ValueError("FrankWolfe needs dense gradients, got a sparse one.")
+    if not state:
+        state["has_gradient"] = False  # whether it had a gradient in this cycle
+        state["at_rest"] = False  # whether the last step left it alone
+        state["shown"] = False  # see eval_weights
+        state["outer"] = {}
+    if group["inner_steps"] > 1 and "anchor" not in state:
+        state["anchor"] = torch.clone(p, memory_format=torch.preserve_format).detach()
+        state["displacement"] = torch.zeros_like(p, memory_format=torch.preserve_format)
+    if group["momentum"] and "momentum_buffer" not in state:
+        state["momentum_buffer"] = torch.zeros_like(p, memory_format=torch.preserve_format)
+    if group["momentum"] and group["adapt"] and "log_radius" not in state:
+        state["log_radius"] = torch.zeros((), dtype=torch.float32, device=p.device)
+    if group["average"] is not None and "average" not in state:
+        committed = state.get("anchor", p) if group["inner_step"] else p
+        wide = torch.promote_types(p.dtype, torch.float32)
+        state["average"] = committed.detach().to(wide, copy=True)
+    if (group["average"] is not None or group["inner_steps"] > 1) and "written" not in state:
+        state["written"] = torch.clone(p, memory_format=torch.preserve_format).detach()
+
+
+def rest(p: Tensor, state: dict[str, Any]) -> None:
+    """Records that the step left a tensor alone."""
+    if not rests(state):
+        state["at_rest"], state["has_gradient"] = True, False
+        for name in ("average", "written"):
+            if name in state:
+                state[name].copy_(p)
+
+
+def rests(state: dict[str, Any]) -> bool:
+    """Whether the last step left a tensor alone."""
+    return "at_rest" in state and state["at_rest"]
