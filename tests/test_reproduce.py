@@ -17,6 +17,7 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -25,7 +26,7 @@ from messages import naming
 
 from rnnopt.config import seeds
 from rnnopt.config.errors import UserError
-from rnnopt.config.run_config import Budget
+from rnnopt.config.run_config import Budget, RunConfig
 from rnnopt.experiments import reproduce
 from rnnopt.experiments import worker_pool as workers
 from rnnopt.experiments.reproduce import engine, results
@@ -703,6 +704,17 @@ def test_a_row_may_try_pairs_of_optimizer_and_rate_instead_of_the_grid(trained):
     for path in trained[2:]:
         config = RunFolder.open(path).read_config()
         assert (config.optimizer, config.lr) == chosen
+
+
+def test_a_rate_is_at_an_edge_of_those_tried_with_the_same_optimizer():
+    trials = (("sgd", 0.1), ("sgd", 0.3), ("sgd", 0.03), ("adam", 0.2))
+    row = Row("Ours", dict(optimizer="sgd"), trials=trials)
+    form = replace(FORM, rates=(0.1, 0.2, 0.3, 0.4))
+    edges = [
+        results._at_edge(form, row, SimpleNamespace(config=RunConfig(optimizer=name, lr=lr)))
+        for name, lr in trials
+    ]
+    assert edges == [False, True, True, False]
 
 
 # -- results, by hand from run folders ------------------------------------------------------------

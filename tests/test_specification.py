@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from messages import naming
 
 from rnnopt.config.errors import UserError, unknown_name
-from rnnopt.config.options import Options
+from rnnopt.config.options import Options, call_flat
 from rnnopt.config.run_config import Budget, RunConfig, SharedConfig
 from rnnopt.config.specs import call_with, option_names, parse, write
 from rnnopt.training.registry import build_optimizer
@@ -129,6 +129,13 @@ def test_a_text_names_arguments_and_fields_of_the_options_object_alike():
         call_with("thing", "x", with_options, {"color": "blue"}, "p")
     with pytest.raises(UserError, match="unknown option of thing 'x': 'options'"):
         call_with("thing", "x", with_options, {"options": 3}, "p")
+
+
+def test_a_call_by_flat_names_keeps_the_options_object_that_it_gets():
+    given = ThingOptions(colour="blue")
+    assert call_flat(with_options, "p", options=given)[2] == given
+    found = call_flat(with_options, "p", options=given, pair=(0.5, 0.6))[2]
+    assert found == ThingOptions("blue", (0.5, 0.6))
 
 
 def test_an_option_that_is_gone_may_have_the_value_that_all_have_now():

@@ -64,14 +64,14 @@ def options_of(function: Callable[..., Any]) -> Options | None:
 
 
 def call_flat(function: Callable[..., Any], *args: Any, **given: Any) -> Any:
-    """function(*args, **given), where `given` may name fields of its options object.
+    """function(*args, **given), where `given` may name fields of its options object as well.
 
     Raises:
         ValueError: for an option that is gone, unless it has the value that all have now.
     """
     options = options_of(function)
     if options is not None:
-        given["options"] = _replaced(options, given)[0]
+        given["options"] = _replaced(given.pop("options", options), given)[0]
     return function(*args, **given)
 
 
