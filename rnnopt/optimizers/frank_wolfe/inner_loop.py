@@ -34,10 +34,18 @@ class Search:
         group: the parameter group.
         params: its tensors with a gradient, here or possibly in another process.
         states: the optimizer's state of each tensor.
+        every_state: the optimizer's state, of all tensors.
     """
 
-    def __init__(self, group: dict[str, Any], params: list[Tensor], states: list[dict[str, Any]]):
+    def __init__(
+        self,
+        group: dict[str, Any],
+        params: list[Tensor],
+        states: list[dict[str, Any]],
+        every_state: Mapping[Tensor, dict[str, Any]],
+    ):
         self.group, self.params, self.states = group, params, states
+        self.every_state = every_state
         self.gradients = [p.grad for p in params]
         if group["maximize"]:
             self.gradients = [None if g is None else -g for g in self.gradients]
@@ -83,6 +91,18 @@ class Search:
     def joint(self, indices: Sequence[int]) -> Joint | None:
         """How to combine numbers of these tensors if processes hold parts of them."""
         return None
+
+    def whole_gradient(self, i: int) -> Tensor:
+        """Gradient of a tensor, with L2 regularisation."""
+        group, gradient = self.group, self.gradients[i]
+        assert gradient is not None
+        if group["weight_decay"] and not group["decoupled_weight_decay"]:
+            gradient = gradient.add(self.params[i], alpha=group["weight_decay"])
+        return gradient
+
+    def cut(self, i: int, whole: Tensor) -> Tensor:
+        """This process's part of a tensor like tensor i."""
+        return whole
 
     def has_direction(self) -> bool:
         """Whether some gradient has a non-zero entry."""
@@ -152,12 +172,12 @@ class Search:
         missing = [d for gradient, d in pairs if gradient is None]
         self.average_in(missing, [torch.zeros_like(d) for d in missing])
 
-    def leave_others(self, states: Mapping[Tensor, dict[str, Any]]) -> None:
+    def leave_others(self) -> None:
         """Leaves the group's other tensors in place and restarts their means there."""
         moved = set(self.owners)
         for p in self.group["params"]:
-            if p not in moved and p in states:
-                self._leave_alone(p, states[p])
+            if p not in moved and p in self.every_state:
+                self._leave_alone(p, self.every_state[p])
 
     def _leave_alone(self, p: Tensor, state: dict[str, Any]) -> None:
         rest(p, state)
@@ -201,15 +221,42 @@ class Search:
         return [i for i, state in enumerate(self.states) if state["has_gradient"]]
 
     def decay_weights(self) -> None:
-        """Decoupled weight decay, by lr * weight_decay."""
+        """Decoupled weight decay, by lr * weight_decay, and that of growth."""
         group, params = self.group, [self.params[i] for i in self.with_gradient()]
+        self._decay_growth()
         if group["weight_decay"] and group["decoupled_weight_decay"] and params:
             for p in params:  # _foreach_mul_ rounds the factor to bfloat16, and 0.998 to 0.996
                 p.mul_(1 - float(group["lr"]) * group["weight_decay"])
 
+    def _decay_growth(self) -> None:
+        """Takes back what the noise of steps adds to the norm of a matrix, see `growth_decay`."""
+        group = self.group
+        grown = [i for i in self.with_gradient() if "start_size" in self.states[i]]
+        if not grown:
+            return
+        weights, steps = (
+            self._sizes(grown, [every[i] for i in grown])
+            for every in (self.params, self.displacements)
+        )
+        horizon = (1 + group["momentum"]) / (1 - group["momentum"])
+        factor = 0.5 * group["growth_decay"] * horizon * float(group["lr"]) ** 2
+        for i, weight, step in zip(grown, weights, steps, strict=True):
+            excess = 1 - self.states[i]["start_size"] ** 2 / weight**2
+            rate = (factor * (step / weight) ** 2 * excess).nan_to_num(0.0, 0.0, 0.0)
+            p = self.params[i]
+            p.addcmul_(p, rate.clamp_(0, 0.5).to(p.dtype), value=-1)
+
+    def _sizes(self, indices: list[int], tensors: Tensors) -> list[Tensor]:
+        """Euclidean norms of tensors, in at least float32."""
+        sizes: Tensors = torch._foreach_norm([_wide(t) for t in tensors], 2)
+        joint = self.joint(indices)
+        return list(sizes if joint is None else joint.join(sizes, 2))
+
     def average_weights(self) -> None:
-        """average ← average + (r+1)/(t+r) (weights - average) at commit t."""
+        """average ← average + min(1, (r+1)/(t+r) * peak/lr) (weights - average) at commit t."""
         group, indices = self.group, self.with_gradient()
+        lr = float(group["lr"])
+        group["peak_lr"] = max(group["peak_lr"], lr)
         if group["average"] is None or not indices:
             return
         r, t = group["average"], group["commits"]
@@ -219,7 +266,8 @@ class Search:
         if t == 1:
             torch._foreach_copy_(means, weights)
         else:
-            torch._foreach_lerp_(means, weights, (r + 1) / (t + r))
+            weight = (r + 1) / (t + r) * group["peak_lr"]
+            torch._foreach_lerp_(means, weights, weight / lr if weight < lr else 1.0)
 
     def plain_step(self) -> None:
         """Weights += eta * radius * displacement, at most of length lr when eta is None."""
@@ -259,6 +307,10 @@ class Search:
         return [count_of[self.owners[i]] for i in indices]
 
 
+def _wide(tensor: Tensor) -> Tensor:
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
 def _present(tensors: Tensors, joint: Joint | None = None) -> list[Tensor]:
     """For each tensor 0 if all its entries are zero, else 1 (NaN counts as 1)."""
     sizes: Tensors = torch._foreach_norm(tensors, 1)
@@ -267,10 +319,10 @@ def _present(tensors: Tensors, joint: Joint | None = None) -> list[Tensor]:
     return [(size != 0).to(t) for size, t in zip(sizes, tensors, strict=True)]
 
 
-def move_displacements(searches: list[Search]) -> None:
-    """Displacement ← its average with the newest vertex, in every group."""
-    for search in searches:
-        search.forget_missing()
+def move_in_fixed_balls(searches: list[Search]) -> None:
+    """Displacement ← its average with the newest vertex, in groups with a fixed norm."""
+    if not searches:
+        return
     if searches[0].group["ball"] == "global":
         _move_in_global_ball(searches)
         return

@@ -59,11 +59,13 @@ MUON_NEWTON_SCHULZ = ((3.4445, -4.7750, 2.0315),) * 5
 
 
 def check_norm(norm: Norm) -> None:
-    """Raises ValueError unless `norm` is a number p ≥ 1 or "spectral"."""
-    if norm == "spectral":
+    """Raises ValueError unless `norm` is a number p ≥ 1, "spectral" or "learnt"."""
+    if norm in ("spectral", "learnt"):
         return
     if not isinstance(norm, int | float) or isinstance(norm, bool) or not norm >= 1:
-        raise ValueError(f'norm must be a number p >= 1, inf or "spectral", got norm={norm!r}.')
+        raise ValueError(
+            f'norm must be "learnt", "spectral" or a number p >= 1, got norm={norm!r}.'
+        )
 
 
 def is_matrix(tensor: Tensor) -> bool:

@@ -217,7 +217,8 @@ def norm_of(ball: Tensor, search: Search) -> Tensor:
         return torch.linalg.matrix_norm(finite.flatten(1), 2)
     if not ball.numel():
         return ball.float().sum()
-    return torch.linalg.vector_norm(ball.float(), 2 if norm == "spectral" else float(norm))
+    order = 2.0 if isinstance(norm, str) else float(norm)
+    return torch.linalg.vector_norm(ball.float(), order)
 
 
 def shrink(searches: list[Search], limits: Tensor) -> None:

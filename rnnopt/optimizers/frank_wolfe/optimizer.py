@@ -43,7 +43,8 @@ from rnnopt.config.options import with_moved
 from rnnopt.distributed import Group
 from rnnopt.distributed import check_group as check_process_group
 from rnnopt.optimizers.frank_wolfe.eval_weights import EvalMode, Versions
-from rnnopt.optimizers.frank_wolfe.inner_loop import Search, move_displacements, radius_in_force
+from rnnopt.optimizers.frank_wolfe.inner_loop import Search, move_in_fixed_balls, radius_in_force
+from rnnopt.optimizers.frank_wolfe.learnt_search import move_in_learnt_balls
 from rnnopt.optimizers.frank_wolfe.lmo import Norm
 from rnnopt.optimizers.frank_wolfe.local_steps import CommitExchange
 from rnnopt.optimizers.frank_wolfe.options import (
@@ -282,7 +283,7 @@ class FrankWolfe(EvalMode):
         for search in searches:
             search.adopt(self._versions)
             search.start()
-        move_displacements(searches)
+        self._move_displacements(searches)
         for search in searches:
             search.return_to_anchor() if last else search.move_to_probe()
         if last:
@@ -290,9 +291,19 @@ class FrankWolfe(EvalMode):
         for search in searches:
             search.note_written()
             self._versions.note(search.owners)
-            search.leave_others(self.state)
+            search.leave_others()
             search.group["inner_step"] = 0 if last else search.group["inner_step"] + 1
         return not last
+
+    @staticmethod
+    def _move_displacements(searches: list[Search]) -> None:
+        """Displacement ← its average with the newest vertex, in every group."""
+        for search in searches:
+            search.forget_missing()
+        learnt = [search for search in searches if search.group["norm"] == "learnt"]
+        for search in learnt:
+            move_in_learnt_balls(search)
+        move_in_fixed_balls([search for search in searches if search not in learnt])
 
     def _stands_still(self) -> bool:
         return all(float(group["lr"]) == 0 for group in self.param_groups)
@@ -311,7 +322,7 @@ class FrankWolfe(EvalMode):
                 self._exchange.create_state(p, state)
             params.append(p)
             states.append(state)
-        return self._search_kind(group, params, states)
+        return self._search_kind(group, params, states, self.state)
 
     def _commit(self, searches: list[Search]) -> None:
         """The outer step, from the anchor along the displacement."""

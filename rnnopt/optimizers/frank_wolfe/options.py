@@ -60,6 +60,7 @@ class FrankWolfeOptions(Options):
     momentum: float = 0.9
     normalize: bool = True
     adapt: float = 0.03
+    growth_decay: float = 0.5
     nesterov: bool = True
     scale: Literal["entry", "norm"] = "entry"
     eta: float | None = None
@@ -91,6 +92,7 @@ COUNTERS: dict[str, Any] = dict(
     train_mode=True,  # whether the model holds the training weights
     inner_step=0,  # inner gradients taken since the last commit
     commits=0,  # commits that moved the group's weights
+    peak_lr=0.0,  # the largest learning rate of a commit
     probe_radius=0.0,  # radius of this cycle, fixed at its first inner step
 )
 # The algorithm as printed, without this library's additions.
@@ -132,7 +134,7 @@ def check_group(group: dict[str, Any], first: dict[str, Any]) -> None:
         if group[name] not in allowed:
             wanted = ", ".join(repr(choice) for choice in allowed)
             raise ValueError(f"{name} must be one of {wanted}, got {name}={group[name]!r}.")
-    for name in ("lr", "radius", "eta", "weight_decay", "average", "adapt"):
+    for name in ("lr", "radius", "eta", "weight_decay", "average", "adapt", "growth_decay"):
         value = group[name]
         if isinstance(value, bool | str):
             raise ValueError(f"FrankWolfe needs a finite {name} >= 0, got {name}={value!r}.")
@@ -159,6 +161,8 @@ def check_group(group: dict[str, Any], first: dict[str, Any]) -> None:
             raise ValueError(
                 f"all groups must share {name}, got {name}={first[name]!r} and {group[name]!r}."
             )
+    if group["ball"] == "global" and group["norm"] == "learnt":
+        raise ValueError('ball="global" needs a fixed norm, got norm="learnt".')
     if group["ball"] == "global" and group["norm"] == "spectral" and group["scale"] != "norm":
         raise ValueError('ball="global" with norm="spectral" needs scale="norm".')
     if any(p.is_complex() for p in group["params"]):

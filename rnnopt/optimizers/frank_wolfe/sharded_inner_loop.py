@@ -39,8 +39,10 @@ class LocalState:
 class ShardedSearch(Search):
     """`Search` on this process's parts; the arguments are those of the whole tensors."""
 
-    def __init__(self, group: dict[str, Any], params: list[Tensor], states: list[Any]):
-        super().__init__(group, params, [LocalState(state) for state in states])  # type: ignore[misc]
+    def __init__(
+        self, group: dict[str, Any], params: list[Tensor], states: list[Any], every_state: Any
+    ):
+        super().__init__(group, params, [LocalState(s) for s in states], every_state)  # type: ignore[misc]
         self.params = [local(p.detach()) for p in params]
         pairs = zip(self.gradients, params, strict=True)
         self.gradients = [None if g is None else local_like(g, p) for g, p in pairs]
@@ -49,6 +51,14 @@ class ShardedSearch(Search):
     def joint(self, indices: Sequence[int]) -> Shards:
         """How to combine numbers of these tensors."""
         return self.shards.of(indices)
+
+    def whole_gradient(self, i: int) -> Tensor:
+        """The whole gradient, gathered from all processes."""
+        return gather(super().whole_gradient(i), self.owners[i])
+
+    def cut(self, i: int, whole: Tensor) -> Tensor:
+        """This process's part of a tensor like tensor i."""
+        return self.shards.parts[i].cut(whole)
 
     def pseudo_gradients(self, indices: list[int]) -> list[Tensor]:
         """-displacement of these tensors, as gradients of `owners`."""

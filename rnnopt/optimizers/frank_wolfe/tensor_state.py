@@ -5,8 +5,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rnnopt.optimizers.sharding import is_sharded
+
 # State that is kept in at least float32, whatever the weights' type.
-WIDE = frozenset(("average", "log_radius", "unsent", "outer"))
+WIDE = frozenset(("average", "log_radius", "unsent", "outer", "ball", "start_size"))
 
 
 def create_state(p: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
@@ -21,9 +23,13 @@ def create_state(p: Tensor, state: dict[str, Any], group: dict[str, Any]) -> Non
     if group["inner_steps"] > 1 and "anchor" not in state:
         state["anchor"] = torch.clone(p, memory_format=torch.preserve_format).detach()
         state["displacement"] = torch.zeros_like(p, memory_format=torch.preserve_format)
-    if group["momentum"] and "momentum_buffer" not in state:
+    if group["norm"] == "learnt":
+        if group["growth_decay"] and p.ndim > 1 and "start_size" not in state:
+            state["start_size"] = size_of(p)
+    elif group["momentum"] and "momentum_buffer" not in state:
         state["momentum_buffer"] = torch.zeros_like(p, memory_format=torch.preserve_format)
-    if group["momentum"] and group["adapt"] and "log_radius" not in state:
+    adapts = group["norm"] != "learnt" and group["momentum"] and group["adapt"]
+    if adapts and "log_radius" not in state:
         state["log_radius"] = torch.zeros((), dtype=torch.float32, device=p.device)
     if group["average"] is not None and "average" not in state:
         committed = state.get("anchor", p) if group["inner_step"] else p
@@ -31,6 +37,12 @@ def create_state(p: Tensor, state: dict[str, Any], group: dict[str, Any]) -> Non
         state["average"] = committed.detach().to(wide, copy=True)
     if (group["average"] is not None or group["inner_steps"] > 1) and "written" not in state:
         state["written"] = torch.clone(p, memory_format=torch.preserve_format).detach()
+
+
+def size_of(p: Tensor) -> Tensor:
+    """Euclidean norm of a tensor, of all its parts, in at least float32."""
+    size = torch.linalg.vector_norm(p.detach().to(torch.promote_types(p.dtype, torch.float32)))
+    return size.full_tensor() if is_sharded(size) else size  # type: ignore[operator]
 
 
 def rest(p: Tensor, state: dict[str, Any]) -> None:
