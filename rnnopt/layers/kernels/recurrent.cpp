@@ -1,10 +1,12 @@
 // The CPU kernels' C interface. Plain C++20 with GCC and Clang vector types: nothing of torch or
 // Python is included, so one build serves every version of both. What the functions compute is
-// written out in elman.py, indrnn.py and batch_norm.py.
+// written out in elman.py, indrnn.py, batch_norm.py and
+// optimizers/frank_wolfe/learnt_kernel.py.
 
 #include "batch_norm.h"
 #include "elman.h"
 #include "indrnn.h"
+#include "learnt_ball.h"
 
 namespace {
 
@@ -108,6 +110,24 @@ int batch_norm(const int64_t* numbers, const void* const* p, bool backward) {
   return batch_norm_backward(a);
 }
 
+template <typename R>
+int learnt_ball(const int64_t* numbers, const void* const* p, bool) {
+  LearntBall<R> a{};
+  a.gates = numbers[0], a.n = numbers[1], a.k = numbers[2];
+  a.learns_left = numbers[3], a.learns_right = numbers[4], a.turns = numbers[5];
+  R* const* tensors = (R* const*)p;
+  a.left = tensors[0], a.left_basis = tensors[1], a.right = tensors[2], a.right_basis = tensors[3];
+  a.mean = tensors[4], a.squares = tensors[5], a.size2 = tensors[6], a.log_radius = tensors[7];
+  const double* number = (const double*)p[8];
+  for (R* one : {&a.old_seen, &a.size_seen, &a.size_beta, &a.keep, &a.momentum, &a.nesterov, &a.weight,
+                 &a.rate, &a.seen, &a.beta, &a.clip, &a.floor, &a.largest, &a.scale})
+    *one = (R)*number++;
+  for (int64_t i = 0; i < numbers[6]; i++)
+    a.members.push_back({tensors[9 + 3 * i], tensors[10 + 3 * i], tensors[11 + 3 * i], (Index)numbers[7 + i]});
+  a.step();
+  return 0;
+}
+
 // No exception may leave through the C interface.
 template <class F>
 int guarded(F f) {
@@ -133,3 +153,4 @@ KERNEL(elman)
 KERNEL(indrnn)
 KERNEL(indrnn_layer)
 KERNEL(batch_norm)
+KERNEL(learnt_ball)
