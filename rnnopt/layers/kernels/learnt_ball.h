@@ -6,11 +6,11 @@
 
 namespace {
 
-// Columns of the block's matrices, or with them the tensor that holds those.
+// Columns of the block's matrices that are one tensor.
 template <typename R>
 struct Columns {
   const R* gradient;  // (gates, n, count), or null for zero
-  R *step, *twin;     // where the step goes, or null; it goes to the twin also
+  R *step, *twin;     // where the step goes, or null
   Index count;
 };
 
@@ -22,6 +22,7 @@ struct LearntBall {
   R *left, *left_basis, *right, *right_basis;  // (gates, n, n), (k, k); null without a basis
   R *mean, *squares, *size2, *log_radius;      // (gates, n, k), (gates)
   bool learns_left, learns_right, turns;
+  bool shares;  // the last columns' step is halved, and a twin takes the other half
   // Numbers of the step, see learnt_kernel.py.
   R old_seen, size_seen, size_beta, keep, momentum, nesterov, weight, rate, seen, beta, clip, floor,
       largest, scale;
@@ -173,12 +174,8 @@ void LearntBall<R>::turn(Workspace<R>& space, bool is_left, R* matrix, R* basis,
     for (Index i = 0; i < size * wide; i += LANES) store(a + i, load(a + i) * by);
   }
   orthogonal(a, q);
-  const auto keep_square = [&](R* to) {
-    return [=](Index i, Index c, Vec<R> sum) { store_up_to(to + i * size + c, sum, size - c); };
-  };
   // Left: T = new' old from the left. Right: T' = old' new from the right.
   const auto keep_turn = [&](Index i, Index c, Vec<R> sum) { store(turned + i * wide + c, sum); };
-  (void)keep_square;
   if (is_left)
     product<R, false>(size, q, wide, Panels<R>(packed, basis, size, size, 1, size), keep_turn);
   else
@@ -278,7 +275,7 @@ void LearntBall<R>::scatter(const std::vector<char>& moves) {
       const R* row = g + gate * matrix() + i * stride;
       const R mine = moves[gate * n + i] ? by : 0;
       for (const auto& one : members) {
-        const R factor = one.twin ? mine / 2 : mine;
+        const R factor = shares && &one == &members.back() ? mine / 2 : mine;
         for (R* to : {one.step, one.twin})
           if (to)
             for_vectors<R>(one.count, [&](Index c, auto part) {

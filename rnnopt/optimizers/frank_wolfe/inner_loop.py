@@ -193,15 +193,22 @@ class Search:
                 rest(p, state)
 
     def average_in(self, targets: Tensors, new: Tensors) -> None:
-        """targets ← (1 - w) targets + w new, with w = 1/k or 2/(k+1)."""
-        k = self.group["inner_step"] + 1
-        weight = 1 / k if self.group["inner_weights"] == "uniform" else 2 / (k + 1)
+        """targets ← (1 - w) targets + w new, with w the weight of the newest."""
         if not targets:
             return
-        if weight == 1:
+        if self.newest_alone():
             torch._foreach_copy_(targets, new)  # lerp_ would keep a NaN of the last cycle
         else:
-            torch._foreach_lerp_(targets, new, weight)
+            torch._foreach_lerp_(targets, new, self._newest_weight())
+
+    def newest_alone(self) -> bool:
+        """Whether an average has no weight but the newest one's."""
+        return self._newest_weight() == 1
+
+    def _newest_weight(self) -> float:
+        """1/k or 2/(k+1)."""
+        k = self.group["inner_step"] + 1
+        return 1 / k if self.group["inner_weights"] == "uniform" else 2 / (k + 1)
 
     def move_to_probe(self) -> None:
         """Weights ← anchor + radius * displacement."""

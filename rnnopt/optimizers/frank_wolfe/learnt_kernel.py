@@ -42,8 +42,9 @@ def can_step(ball: Ball, tensors: Sequence[Tensor | None]) -> bool:
 def take_step(
     ball: Ball,
     gradients: Sequence[Tensor | None],
+    sizes: Sequence[int],
     steps: Sequence[Tensor | None],
-    twin: Tensor | None,
+    shares: bool,
     scale: float,
     group: dict[str, Any],
 ) -> None:
@@ -52,6 +53,7 @@ def take_step(
     Args:
         ball: for which `can_step`.
         gradients: columns of the block from left to right, (gates n, …) each; None is zero.
+        sizes: their numbers of columns.
         steps: of the same shapes, to be overwritten; None is left out.
         twin: shares the step of the last one of `steps`, of which each of the two gets half.
         scale: factor of the steps.
@@ -79,15 +81,18 @@ def take_step(
         scale,
     )
     columns: list[Tensor | int | None] = []
-    for gradient, step in zip(gradients, steps, strict=True):
+    for gradient, step in zip(gradients, steps, strict=not shares):
         columns += [gradient, step, None]
-    columns[-1] = twin
-    sizes = [g.numel() // (gates * n) for g in gradients]
+    if shares:
+        columns[-1] = steps[-1]
     cpu.call(
         "learnt_ball",
         ball["mean"].dtype,
         False,
-        [gates, n, k, due == "left", due == "right", learnt_ball.turns(t), len(sizes), *sizes],
+        [
+            *(gates, n, k, due == "left", due == "right", learnt_ball.turns(t)),
+            *(shares, len(sizes), *sizes),
+        ],
         [*_matrices(ball), ctypes.addressof(numbers), *columns],
     )
 
