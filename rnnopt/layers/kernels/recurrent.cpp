@@ -1,9 +1,10 @@
 // The CPU kernels' C interface. Plain C++20 with GCC and Clang vector types: nothing of torch or
 // Python is included, so one build serves every version of both. What the functions compute is
-// written out in elman.py, indrnn.py, batch_norm.py and
-// optimizers/frank_wolfe/learnt_kernel.py.
+// written out in elman.py, indrnn.py, batch_norm.py, and in
+// learnt_kernel.py and commit_kernel.py of optimizers/frank_wolfe.
 
 #include "batch_norm.h"
+#include "commit.h"
 #include "elman.h"
 #include "indrnn.h"
 #include "learnt_ball.h"
@@ -128,6 +129,16 @@ int learnt_ball(const int64_t* numbers, const void* const* p, bool) {
   return 0;
 }
 
+template <typename R>
+int commit(const int64_t* numbers, const void* const* p, bool) {
+  const double* number = (const double*)p[0];
+  const Pace<R> pace{(R)number[0], (R)number[1], (R)number[2], (R)number[3], number[4] != 0};
+  R* const* tensors = (R* const*)p + 1;
+  for (int64_t i = 0; i < numbers[0]; i++, tensors += 5)
+    commit_one<R>({tensors[0], tensors[3], tensors[4], tensors[1], tensors[2], (Index)numbers[1 + i]}, pace);
+  return 0;
+}
+
 // No exception may leave through the C interface.
 template <class F>
 int guarded(F f) {
@@ -154,3 +165,4 @@ KERNEL(indrnn)
 KERNEL(indrnn_layer)
 KERNEL(batch_norm)
 KERNEL(learnt_ball)
+KERNEL(commit)

@@ -51,6 +51,7 @@ class Search:
             self.gradients = [None if g is None else -g for g in self.gradients]
         self.owners = params  # the parameters themselves, where `params` are parts of them
         self.displacements: list[Tensor] = []  # in radii
+        self.written = False  # whether copies of the tensors as they are have been taken
 
     def start(self) -> None:
         """Fixes radius and anchor at the first inner step; records which tensors have gradients."""
@@ -83,6 +84,8 @@ class Search:
 
     def note_written(self) -> None:
         """Keeps a copy of the tensors as this step leaves them."""
+        if self.written:
+            return
         pairs = zip(self.states, self.params, strict=True)
         noted = [(state["written"], p) for state, p in pairs if "written" in state]
         if noted:
@@ -245,13 +248,18 @@ class Search:
             self._sizes(grown, [every[i] for i in grown])
             for every in (self.params, self.displacements)
         )
-        horizon = (1 + group["momentum"]) / (1 - group["momentum"])
-        factor = 0.5 * group["growth_decay"] * horizon * float(group["lr"]) ** 2
+        factor = self.growth_factor()
         for i, weight, step in zip(grown, weights, steps, strict=True):
             excess = 1 - self.states[i]["start_size"] ** 2 / weight**2
             rate = (factor * (step / weight) ** 2 * excess).nan_to_num(0.0, 0.0, 0.0)
             p = self.params[i]
             p.addcmul_(p, rate.clamp_(0, 0.5).to(p.dtype), value=-1)
+
+    def growth_factor(self) -> float:
+        """What (‖step‖/‖weights‖)² is multiplied by in the decay of growth."""
+        group = self.group
+        horizon = (1 + group["momentum"]) / (1 - group["momentum"])
+        return 0.5 * group["growth_decay"] * horizon * float(group["lr"]) ** 2
 
     def _sizes(self, indices: list[int], tensors: Tensors) -> list[Tensor]:
         """Euclidean norms of tensors, in at least float32."""
@@ -262,30 +270,41 @@ class Search:
     def average_weights(self) -> None:
         """average ← average + min(1, (r+1)/(t+r) * peak/lr) (weights - average) at commit t."""
         group, indices = self.group, self.with_gradient()
-        lr = float(group["lr"])
-        group["peak_lr"] = max(group["peak_lr"], lr)
+        newest = self.newest_of_mean()
         if group["average"] is None or not indices:
             return
-        r, t = group["average"], group["commits"]
         means = [self.states[i]["average"] for i in indices]
         pairs = zip(indices, means, strict=True)
         weights = [self.params[i].to(mean.dtype) for i, mean in pairs]
-        if t == 1:
+        if group["commits"] == 1:
             torch._foreach_copy_(means, weights)
         else:
-            weight = (r + 1) / (t + r) * group["peak_lr"]
-            torch._foreach_lerp_(means, weights, weight / lr if weight < lr else 1.0)
+            torch._foreach_lerp_(means, weights, newest)
+
+    def newest_of_mean(self) -> float:
+        """Weight of the newest weights in their mean; takes note of the learning rate."""
+        group, lr = self.group, float(self.group["lr"])
+        group["peak_lr"] = max(group["peak_lr"], lr)
+        if group["average"] is None:
+            return 1.0
+        r, t = group["average"], max(1, group["commits"])
+        weight = (r + 1) / (t + r) * group["peak_lr"]
+        return weight / lr if weight < lr else 1.0
 
     def plain_step(self) -> None:
         """Weights += eta * radius * displacement, at most of length lr when eta is None."""
-        group, indices = self.group, self.with_gradient()
-        length = group["lr"] if group["eta"] is None else group["eta"] * group["probe_radius"]
+        indices = self.with_gradient()
         if indices:
             torch._foreach_add_(
                 [self.params[i] for i in indices],
                 [self.displacements[i] for i in indices],
-                alpha=float(length),
+                alpha=self.step_length(),
             )
+
+    def step_length(self) -> float:
+        """Learning rate of the plain step, which multiplies the displacement."""
+        group = self.group
+        return float(group["lr"] if group["eta"] is None else group["eta"] * group["probe_radius"])
 
     def balls(self, indices: list[int], sources: Tensors) -> Balls:
         """The balls of the tensors with a gradient, from the oracle's input."""
