@@ -27,7 +27,7 @@ def commit_at_once(search: Search) -> bool:
         return False
     lr, t = float(group["lr"]), group["commits"]
     mean = group["average"] is not None
-    columns: list[Tensor | int | None] = []
+    columns: list[Tensor | None] = []
     sizes = []
     for i in indices:
         p, state = search.params[i], search.states[i]
@@ -35,12 +35,8 @@ def commit_at_once(search: Search) -> bool:
         columns += [p, search.displacements[i], state.get("start_size"), average]
         columns.append(state.get("written"))
         sizes.append(p.numel())
-    tensors = [c for c in columns if isinstance(c, Tensor)]
-    if (
-        sum(sizes) > SMALL
-        or not all([t.is_contiguous() for t in tensors])
-        or not cpu.usable(*tensors)
-    ):
+    tensors = [c for c in columns if c is not None]
+    if sum(sizes) > SMALL or not cpu.all_usable(tensors):
         return False
     newest = search.newest_of_mean()
     shrink = group["weight_decay"] if group["decoupled_weight_decay"] else 0.0

@@ -19,6 +19,7 @@ from rnnopt.optimizers.frank_wolfe.learnt_ball import Ball
 
 # Beyond it torch's products are faster, and in several threads they always are.
 LARGEST_SIDE = 512
+NAMES = ("left", "left_basis", "right", "right_basis", "mean", "squares", "size2", "log_radius")
 Doubles = ctypes.c_double * 14
 
 
@@ -34,8 +35,7 @@ def can_step(ball: Ball, tensors: Sequence[Tensor | None]) -> bool:
         ball["t"] > 0
         and mean.numel() > 0
         and max(mean.shape[1:]) <= LARGEST_SIDE
-        and all(t is None or (t.dtype == mean.dtype and t.is_contiguous()) for t in tensors)
-        and cpu.usable(mean, *(t for t in tensors if t is not None))
+        and cpu.all_usable([mean, *[t for t in tensors if t is not None]])
     )
 
 
@@ -80,7 +80,7 @@ def take_step(
         learnt_ball.LARGEST,
         scale,
     )
-    columns: list[Tensor | int | None] = []
+    columns: list[Tensor | None] = []
     for gradient, step in zip(gradients, steps, strict=not shares):
         columns += [gradient, step, None]
     if shares:
@@ -98,11 +98,15 @@ def take_step(
 
 
 def _matrices(ball: Ball) -> list[Tensor | None]:
-    """The ball's tensors in the kernel's order, the bases transposed in memory."""
-    for name, value in ball.items():
-        if isinstance(value, Tensor):
-            basis = name.endswith("_basis")
-            if not (value.mT if basis else value).is_contiguous():
-                ball[name] = value.mT.contiguous().mT if basis else value.contiguous()
-    names = ("left", "left_basis", "right", "right_basis", "mean", "squares", "size2", "log_radius")
-    return [ball.get(name) for name in names]
+    """The ball's tensors in the kernel's order, the bases transposed in memory as LAPACK does."""
+    found = [ball.get(name) for name in NAMES]
+    for i, (name, value) in enumerate(zip(NAMES, found, strict=True)):
+        if value is None:
+            continue
+        if name.endswith("_basis"):
+            size = value.shape[1]
+            if value.stride() != (size * size, 1, size):
+                found[i] = ball[name] = value.mT.clone(memory_format=torch.contiguous_format).mT
+        elif not value.is_contiguous():
+            found[i] = ball[name] = value.contiguous()
+    return found
