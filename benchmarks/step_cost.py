@@ -131,8 +131,8 @@ def learnt_ratios(network: Network, limit: float) -> list[float]:
     """Milliseconds of a step, it over a spectral one and the gradient, a fresh one over SOAP's."""
     learnt, fresh = (FrankWolfe(network.weights(), norm="learnt", lr=1e-4) for _ in range(2))
     spectral = FrankWolfe(network.weights(), norm="spectral", lr=1e-4)
-    works = [steps(learnt, 8, 10**4), spectral.step, network.differentiate, steps(fresh, 1, 100)]
-    counts = [8, 1, 1, 1]
+    works = [steps(learnt, 8, 10**4), spectral.step, network.differentiate, steps(fresh, 2, 100)]
+    counts = [8, 1, 1, 2]
     if importlib.util.find_spec("pytorch_optimizer"):
         works.append(steps(baselines.soap(network.weights(), 1e-4, SOAP_CYCLE), SOAP_CYCLE))
         counts.append(SOAP_CYCLE)
