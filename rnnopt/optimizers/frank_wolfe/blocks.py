@@ -109,10 +109,9 @@ def _multiples(units: int) -> tuple[int, ...]:
 def _cell(layer: Layer, shapes: tuple[Size, ...], counts: tuple[int, ...]) -> Block:
     """One matrix per gate. In a GRU the second bias stands inside a product: a column of its own."""
     rows, units = shapes[layer[1]]
-    twin = layer[3] if layer[2] >= 0 and layer[3] >= 0 and rows != 3 * units else None
+    biases = all(i >= 0 and tuple(shapes[i]) == (rows,) for i in layer[2:])
+    twin = layer[3] if biases and rows != 3 * units else None
     members = tuple(i for i in layer if i >= 0 and i != twin and shapes[i][:1] == (rows,))
-    if twin is not None and shapes[twin] != (rows,):
-        twin = None
     return Block(members, counts[layer[1]], twin)
 
 
@@ -126,6 +125,6 @@ def _bias_of(
         by_name = {name: k for k, name in enumerate(names)}
         if match := NAME.fullmatch(names[i]):
             bias = f"{match[1]}bias_ih{match[4] or ''}"
-        j = by_name.get(bias, len(shapes)) if names[i] != bias else len(shapes)
+        j = by_name.get(bias, len(shapes))
     fits = j < len(shapes) and j not in used and tuple(shapes[j]) == (shapes[i][0],)
     return j if fits else None

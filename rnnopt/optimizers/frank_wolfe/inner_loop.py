@@ -239,12 +239,13 @@ class Search:
             for every in (self.params, self.displacements)
         )
         horizon = (1 + group["momentum"]) / (1 - group["momentum"])
-        factor = 0.5 * group["growth_decay"] * horizon * float(group["lr"]) ** 2
+        factor = 0.5 * group["growth_decay"] * horizon * self._step_length() ** 2
         for i, weight, step in zip(grown, weights, steps, strict=True):
-            excess = 1 - self.states[i]["start_size"] ** 2 / weight**2
-            rate = (factor * (step / weight) ** 2 * excess).nan_to_num(0.0, 0.0, 0.0)
+            excess = 1 - (self.states[i]["start_size"] / weight) ** 2
+            # At most half of the excess: more could shrink a matrix below its first norm.
+            rate = (factor * (step / weight) ** 2).clamp_(max=0.5) * excess.clamp_(min=0)
             p = self.params[i]
-            p.addcmul_(p, rate.clamp_(0, 0.5).to(p.dtype), value=-1)
+            p.addcmul_(p, rate.nan_to_num_(0.0, 0.0, 0.0).to(p.dtype), value=-1)
 
     def _sizes(self, indices: list[int], tensors: Tensors) -> list[Tensor]:
         """Euclidean norms of tensors, in at least float32."""
@@ -271,14 +272,20 @@ class Search:
 
     def plain_step(self) -> None:
         """Weights += eta * radius * displacement, at most of length lr when eta is None."""
-        group, indices = self.group, self.with_gradient()
-        length = group["lr"] if group["eta"] is None else group["eta"] * group["probe_radius"]
+        indices = self.with_gradient()
         if indices:
             torch._foreach_add_(
                 [self.params[i] for i in indices],
                 [self.displacements[i] for i in indices],
-                alpha=float(length),
+                alpha=self._step_length(),
             )
+
+    def _step_length(self) -> float:
+        """Factor of the displacements in a plain step."""
+        group = self.group
+        if group["eta"] is None or group["outer"] != "plain":
+            return float(group["lr"])
+        return float(group["eta"] * group["probe_radius"])
 
     def balls(self, indices: list[int], sources: Tensors) -> Balls:
         """The balls of the tensors with a gradient, from the oracle's input."""

@@ -24,11 +24,12 @@ and Shampoo's direction are special cases (tests/test_learnt_ball.py).
 SOAP: Vyas et al., https://arxiv.org/abs/2409.11321. Departures from it:
 
 1. G is in units of its running size, and counts at most 3 times that.
-2. The basis is fresh: it turns at every step up to step 200, then every 4th step. V turns with it.
+2. The bases are fresh: one of them turns at each step up to step 200, then each of them at every
+   4th of its updates. V turns with them.
 3. The momentum is Nesterov's.
 4. The radius follows the agreement of gradients, log ρ ← log ρ + κ min(1, 100/t) cos(G, M)³. The
    cube ignores the small cosines of noise.
-5. c_ij ≤ 3, and V has the floor 10⁻⁶ times its mean.
+5. c_ij ≤ 3, and √V_ij is increased by 10⁻³ times the root of V's mean.
 6. A row whose gradient is zero does not move, as the unused rows of an embedding.
 7. A block whose gradient is not finite does not move, and its statistics see a gradient of zero.
 """
