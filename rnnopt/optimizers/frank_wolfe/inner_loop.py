@@ -24,6 +24,7 @@ from rnnopt.optimizers.frank_wolfe.lmo import (
 )
 from rnnopt.optimizers.frank_wolfe.tensor_state import rest, rests
 
+MOST_NOISE = 2.0  # times n is what noise can make of horizon * step², of n weights
 LARGEST = math.log(16)  # bound of |log ρ|, ρ the factor of a tensor's adapted radius
 
 
@@ -241,6 +242,8 @@ class Search:
         horizon = (1 + group["momentum"]) / (1 - group["momentum"])
         factor = 0.5 * group["growth_decay"] * horizon * self._step_length() ** 2
         for i, weight, step in zip(grown, weights, steps, strict=True):
+            # Of noise horizon * step² is about 1.3 n; a longer step is one that gradients agree on.
+            step = step.clamp(max=math.sqrt(MOST_NOISE * self.owners[i].numel() / horizon))
             excess = 1 - (self.states[i]["start_size"] / weight) ** 2
             # At most half of the excess: more could shrink a matrix below its first norm.
             rate = (factor * (step / weight) ** 2).clamp_(max=0.5) * excess.clamp_(min=0)
