@@ -60,7 +60,7 @@ OPTIMIZERS = [
         nesterov=True, average=8)),
     ("FrankWolfe-learnt", functools.partial(FrankWolfe, lr=0.02, norm="learnt")),
     ("FrankWolfe-learnt-adam", functools.partial(
-        FrankWolfe, lr=0.05, norm="learnt", inner_steps=3, outer="adam")),
+        FrankWolfe, lr=0.03, norm="learnt", inner_steps=3, outer="adam")),
     # Memories that are full, and begin again, within STEPS.
     ("ASNAQ", functools.partial(
         ASNAQ, lr=0.05, memory=3, fisher_memory=5,

@@ -140,9 +140,12 @@ def _learn_basis(ball: Ball, g: Tensor) -> Tensor:
 
 
 def _first_basis(matrix: Tensor) -> Tensor:
-    """Eigenvectors; a slight diagonal decides where no gradient does, instead of rounding."""
+    """Eigenvectors, the largest first, for an orthogonal iteration puts them in that order.
+
+    Where no gradient has been, a slight diagonal decides, instead of rounding.
+    """
     slopes = torch.linspace(0, 1, matrix.shape[1]).to(matrix)
-    return torch.linalg.eigh(matrix + torch.diag_embed(_shift(matrix) * slopes)).eigenvectors
+    return torch.linalg.eigh(matrix + torch.diag_embed(_shift(matrix) * slopes)).eigenvectors.flip(2)
 
 
 def _shift(matrix: Tensor) -> Tensor:
