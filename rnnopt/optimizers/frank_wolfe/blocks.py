@@ -64,14 +64,16 @@ def find_blocks(
     layers = list(_layers_by_name(shapes, names) if names else _layers_by_shape(shapes))
     cells = [_cell(layer, shapes, counts) for layer in layers]
     used = {i for cell in cells for i in cell.positions}
-    others: list[Block] = []
+    members = {i: (i,) for i in range(len(shapes)) if i not in used}
     for i, shape in enumerate(shapes):
-        if i not in used:
-            bias = _bias_of(i, shapes, names, used) if len(shape) > 1 else None
-            used |= {i} if bias is None else {i, bias}
-            others.append(Block((i,) if bias is None else (i, bias), counts[i]))
+        if i in members and len(shape) > 1:
+            bias = _bias_of(i, shapes, names, used)
+            if bias is not None:
+                used.add(bias)
+                members[i] += members.pop(bias)
+    others = [Block(found, counts[i]) for i, found in members.items()]
     after = max((max(cell.positions) for cell in cells), default=len(shapes))
-    last = max((b.members[0] for b in others if len(shapes[b.members[0]]) > 1), default=-1)
+    last = max((i for i in members if len(shapes[i]) > 1), default=-1)
     return tuple(cells) + tuple(
         Block(b.members, b.gates, scale=READOUT if b.members[0] == last > after else 1.0)
         for b in others
