@@ -70,9 +70,7 @@ def test_a_layer_without_biases_needs_names(kind):
     layer = kind(3, 4, num_layers=2, bias=False)
     assert blocks_of(layer) == (Block((0, 1), GATES[kind]), Block((2, 3), GATES[kind]))
     assert blocks_of(layer, named=False) == tuple(Block((i,)) for i in range(4))
-    assert blocks_of(layer, False, GATES[kind]) == tuple(
-        Block((i,), GATES[kind]) for i in range(4)
-    )
+    assert blocks_of(layer, False, GATES[kind]) == tuple(Block((i,), GATES[kind]) for i in range(4))
 
 
 @either

@@ -145,7 +145,9 @@ def _first_basis(matrix: Tensor) -> Tensor:
     Where no gradient has been, a slight diagonal decides, instead of rounding.
     """
     slopes = torch.linspace(0, 1, matrix.shape[1]).to(matrix)
-    return torch.linalg.eigh(matrix + torch.diag_embed(_shift(matrix) * slopes)).eigenvectors.flip(2)
+    return torch.linalg.eigh(matrix + torch.diag_embed(_shift(matrix) * slopes)).eigenvectors.flip(
+        2
+    )
 
 
 def _shift(matrix: Tensor) -> Tensor:
