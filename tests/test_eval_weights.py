@@ -27,6 +27,7 @@ OPTIONS += [
     dict(communicate="commit"),
     dict(inner_steps=3, inner_iterate="cumulative"),
     dict(inner_steps=2, outer="adam"),
+    dict(norm="learnt", inner_steps=2),
 ]
 every_option = pytest.mark.parametrize("options", OPTIONS, ids=str)
 STEPS = range(5, 9)  # steps before the look: commits, and every place of a cycle

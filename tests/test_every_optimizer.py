@@ -58,6 +58,9 @@ OPTIMIZERS = [
     ("FrankWolfe-adapt", explicit(
         lr=0.02, inner_steps=3, norm="spectral", momentum=0.8, normalize=True, adapt=0.2,
         nesterov=True, average=8)),
+    ("FrankWolfe-learnt", functools.partial(FrankWolfe, lr=0.02, norm="learnt")),
+    ("FrankWolfe-learnt-adam", functools.partial(
+        FrankWolfe, lr=0.03, norm="learnt", inner_steps=3, outer="adam")),
     # Memories that are full, and begin again, within STEPS.
     ("ASNAQ", functools.partial(
         ASNAQ, lr=0.05, memory=3, fisher_memory=5,

@@ -21,7 +21,7 @@ from rnnopt.training.registry import build_optimizer
 OTHER = dict(
     radius=0.5, momentum=0.5, normalize=False, adapt=0.5, nesterov=False, scale="norm", eta=0.5,
     inner_weights="increasing", inner_iterate="cumulative", decoupled_weight_decay=False,
-    spectral="svd",
+    spectral="svd", growth_decay=0.25,
 )  # fmt: skip
 OF_THE_OPTIMIZER = dict(communicate="commit", compression="int8", overlap=False)
 # What version 0.1 held in every group besides, and what was gone when it was anything else.

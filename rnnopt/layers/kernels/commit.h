@@ -16,12 +16,13 @@ struct Commit {
 // How commits are taken: numbers common to all tensors.
 template <typename R>
 struct Pace {
-  R growth, shrink, length, newest;
+  R growth, most, shrink, length, newest;
   bool first;  // the mean so far counts nothing
 };
 
+// The part of the weights that is taken back for what noise added to their norm.
 template <typename R>
-R share_taken_back(const Commit<R>& a, R growth) {
+R noise_in(const Commit<R>& a, const Pace<R>& pace) {
   Vec<R> weights = {}, steps = {};
   for_vectors<R>(a.size, [&](Index i, auto part) {
     const Vec<R> w = part.load(a.weight + i), s = part.load(a.step + i);
@@ -29,15 +30,15 @@ R share_taken_back(const Commit<R>& a, R growth) {
   });
   R weight2 = 0, step2 = 0;
   for (int lane = 0; lane < Simd<R>::LANES; lane++) weight2 += weights[lane], step2 += steps[lane];
-  const R weight = std::sqrt(weight2), step = std::sqrt(step2), start = *a.start_size;
-  const R excess = 1 - start * start / (weight * weight);
-  const R rate = growth * (step / weight) * (step / weight) * excess;
-  return std::isfinite(rate) ? std::min(R(0.5), std::max(R(0), rate)) : R(0);
+  const R weight = std::sqrt(weight2), step = std::min(std::sqrt(step2), std::sqrt(pace.most * a.size));
+  const R excess = 1 - (*a.start_size / weight) * (*a.start_size / weight);
+  const R rate = std::min(R(0.5), pace.growth * (step / weight) * (step / weight)) * std::max(R(0), excess);
+  return std::isfinite(rate) && step2 == step2 ? rate : R(0);
 }
 
 template <typename R>
 void commit_one(const Commit<R>& a, const Pace<R>& pace) {
-  const R kept = a.start_size ? 1 - share_taken_back(a, pace.growth) : R(1), shrink = pace.shrink;
+  const R kept = a.start_size ? 1 - noise_in(a, pace) : R(1), shrink = pace.shrink;
   for_vectors<R>(a.size, [&](Index i, auto part) {
     const Vec<R> w = part.load(a.weight + i) * kept * shrink + pace.length * part.load(a.step + i);
     part.store(a.weight + i, w);

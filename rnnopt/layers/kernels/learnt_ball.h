@@ -10,7 +10,7 @@ namespace {
 template <typename R>
 struct Columns {
   const R* gradient;  // (gates, n, count), or null for zero
-  R *step, *twin;     // where the step goes, or null
+  R *step, *twin;     // where the step goes, or null; each of two gets half
   Index count;
 };
 
@@ -22,10 +22,9 @@ struct LearntBall {
   R *left, *left_basis, *right, *right_basis;  // (gates, n, n), (k, k); null without a basis
   R *mean, *squares, *size2, *log_radius;      // (gates, n, k), (gates)
   bool learns_left, learns_right, turns;
-  bool shares;  // the last columns' step is halved, and a twin takes the other half
   // Numbers of the step, see learnt_kernel.py.
   R old_seen, size_seen, size_beta, keep, momentum, nesterov, weight, rate, seen, beta, clip, floor,
-      largest, scale;
+      largest, shift, scale;
 
   void step();
 
@@ -159,9 +158,13 @@ void LearntBall<R>::turn(Workspace<R>& space, bool is_left, R* matrix, R* basis,
   const Index wide = padded<R>(size);
   R *a = space.take(size * wide), *q = space.take(size * wide), *turned = space.take(size * wide);
   Orthogonal<R> orthogonal(size, space);
+  R trace = 0;
+  for (Index i = 0; i < size; i++) trace += matrix[i * size + i];
+  const R shifted = shift * trace / size;
   Vec<R> most = {};
   product<R, false>(size, basis, size, Panels<R>(packed, matrix, size, size, size, 1),
                     [&](Index i, Index c, Vec<R> sum) {
+                      sum += shifted * load_up_to(basis + i * size + c, size - c);
                       const Vec<R> length = sum < 0 ? -sum : sum;
                       most = length > most ? length : most;
                       store(a + i * wide + c, sum);
@@ -275,7 +278,7 @@ void LearntBall<R>::scatter(const std::vector<char>& moves) {
       const R* row = g + gate * matrix() + i * stride;
       const R mine = moves[gate * n + i] ? by : 0;
       for (const auto& one : members) {
-        const R factor = shares && &one == &members.back() ? mine / 2 : mine;
+        const R factor = one.twin ? mine / 2 : mine;
         for (R* to : {one.step, one.twin})
           if (to)
             for_vectors<R>(one.count, [&](Index c, auto part) {

@@ -64,14 +64,16 @@ def find_blocks(
     layers = list(_layers_by_name(shapes, names) if names else _layers_by_shape(shapes))
     cells = [_cell(layer, shapes, counts) for layer in layers]
     used = {i for cell in cells for i in cell.positions}
-    others: list[Block] = []
+    members = {i: (i,) for i in range(len(shapes)) if i not in used}
     for i, shape in enumerate(shapes):
-        if i not in used:
-            bias = _bias_of(i, shapes, names, used) if len(shape) > 1 else None
-            used |= {i} if bias is None else {i, bias}
-            others.append(Block((i,) if bias is None else (i, bias), counts[i]))
+        if i in members and len(shape) > 1:
+            bias = _bias_of(i, shapes, names, used)
+            if bias is not None:
+                used.add(bias)
+                members[i] += members.pop(bias)
+    others = [Block(found, counts[i]) for i, found in members.items()]
     after = max((max(cell.positions) for cell in cells), default=len(shapes))
-    last = max((b.members[0] for b in others if len(shapes[b.members[0]]) > 1), default=-1)
+    last = max((i for i in members if len(shapes[i]) > 1), default=-1)
     return tuple(cells) + tuple(
         Block(b.members, b.gates, scale=READOUT if b.members[0] == last > after else 1.0)
         for b in others
@@ -109,10 +111,9 @@ def _multiples(units: int) -> tuple[int, ...]:
 def _cell(layer: Layer, shapes: tuple[Size, ...], counts: tuple[int, ...]) -> Block:
     """One matrix per gate. In a GRU the second bias stands inside a product: a column of its own."""
     rows, units = shapes[layer[1]]
-    twin = layer[3] if layer[2] >= 0 and layer[3] >= 0 and rows != 3 * units else None
+    biases = all(i >= 0 and tuple(shapes[i]) == (rows,) for i in layer[2:])
+    twin = layer[3] if biases and rows != 3 * units else None
     members = tuple(i for i in layer if i >= 0 and i != twin and shapes[i][:1] == (rows,))
-    if twin is not None and shapes[twin] != (rows,):
-        twin = None
     return Block(members, counts[layer[1]], twin)
 
 
@@ -126,6 +127,6 @@ def _bias_of(
         by_name = {name: k for k, name in enumerate(names)}
         if match := NAME.fullmatch(names[i]):
             bias = f"{match[1]}bias_ih{match[4] or ''}"
-        j = by_name.get(bias, len(shapes)) if names[i] != bias else len(shapes)
+        j = by_name.get(bias, len(shapes))
     fits = j < len(shapes) and j not in used and tuple(shapes[j]) == (shapes[i][0],)
     return j if fits else None

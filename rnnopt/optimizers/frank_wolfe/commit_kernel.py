@@ -2,8 +2,10 @@
 
 For each tensor ω with displacement d, of size s at the start, and mean x,
 
-    ω ← (1 - min(1/2, max(0, γ (‖d‖/‖ω‖)² (1 - s²/‖ω‖²)))) (1 - lr λ) ω + η d
+    ω ← (1 - min(1/2, γ (‖d‖/‖ω‖)²) max(0, 1 - s²/‖ω‖²)) (1 - lr λ) ω + η d
     x ← x + a (ω - x)
+
+where ‖d‖² counts at most 2/h times the number of weights, h the horizon of momentum.
 
 `Search.decay_weights`, `plain_step` and `average_weights` are the plain twin.
 """
@@ -14,9 +16,9 @@ import torch
 from torch import Tensor
 
 from rnnopt.layers.kernels import cpu
-from rnnopt.optimizers.frank_wolfe.inner_loop import Search
+from rnnopt.optimizers.frank_wolfe.inner_loop import MOST_NOISE, Search
 
-Doubles = ctypes.c_double * 5
+Doubles = ctypes.c_double * 6
 SMALL = 1 << 20  # entries; beyond them torch's threads are faster
 
 
@@ -41,7 +43,12 @@ def commit_at_once(search: Search) -> bool:
     newest = search.newest_of_mean()
     shrink = group["weight_decay"] if group["decoupled_weight_decay"] else 0.0
     numbers = Doubles(
-        search.growth_factor(), 1 - lr * shrink, search.step_length(), newest, mean and t == 1
+        search.growth_factor(),
+        MOST_NOISE / search.growth_horizon(),
+        1 - lr * shrink,
+        search.step_length(),
+        newest,
+        mean and t == 1,
     )
     cpu.call(
         "commit",

@@ -42,7 +42,12 @@ def _by_name(shapes: tuple[Size, ...], names: tuple[str, ...]) -> tuple[int, ...
         for match, shape in zip(found, shapes, strict=True)
         if match and match[2] == "weight" and match[3] == "hh"
     }
-    return tuple(layers.get((match[1], match[4]), 1) if match else 1 for match in found)
+    counts = [layers.get((match[1], match[4]), 1) if match else 1 for match in found]
+    # Names may lie: a tensor whose rows do not divide has no gates.
+    return tuple(
+        count if shape and shape[0] % count == 0 else 1
+        for count, shape in zip(counts, shapes, strict=True)
+    )
 
 
 def _by_shape(shapes: tuple[Size, ...]) -> tuple[int, ...]:

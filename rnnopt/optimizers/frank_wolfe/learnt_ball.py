@@ -24,13 +24,16 @@ and Shampoo's direction are special cases (tests/test_learnt_ball.py).
 SOAP: Vyas et al., https://arxiv.org/abs/2409.11321. Departures from it:
 
 1. G is in units of its running size, and counts at most 3 times that.
-2. The basis is fresh: it turns at every step up to step 200, then every 4th step. V turns with it.
+2. The bases are fresh: one of them turns at each step up to step 200, then each of them at every
+   4th of its updates. V turns with them.
 3. The momentum is Nesterov's.
 4. The radius follows the agreement of gradients, log ρ ← log ρ + κ min(1, 100/t) cos(G, M)³. The
    cube ignores the small cosines of noise.
-5. c_ij ≤ 3, and V has the floor 10⁻⁶ times its mean.
+5. c_ij ≤ 3, and √V_ij is increased by 10⁻³ times the root of V's mean.
 6. A row whose gradient is zero does not move, as the unused rows of an embedding.
-7. A block whose gradient is not finite does not move, and its statistics see a gradient of zero.
+7. L and R have 10⁻⁵ times their mean eigenvalue added to all their eigenvalues, without which
+   rounding would choose the bases where no gradient has been.
+8. A block whose gradient is not finite does not move, and its statistics see a gradient of zero.
 """
 
 import math
@@ -42,6 +45,7 @@ from torch import Tensor
 BETA, SIZE_BETA = 0.95, 0.9
 CLIP, FLOOR = 3.0, 1e-3
 LARGEST = 2.8  # of |log ρ|
+SHIFT = 1e-5  # of the mean eigenvalue of L and R, added to their eigenvalues
 FADE = 100  # steps after which the adaptation of ρ fades
 FRESH, REFRESH = 200, 4  # steps with a turn of the basis each, and steps per turn after them
 WIDEST = 1024  # a longer side has no basis
@@ -128,7 +132,7 @@ def _learn_basis(ball: Ball, g: Tensor) -> Tensor:
         keep = BETA if t == 1 else BETA**2
         ball[side].baddbmm_(x, x.mT, beta=keep, alpha=(1 - keep) / x.shape[2])
         if t == 1:
-            ball[f"{side}_basis"] = torch.linalg.eigh(ball[side]).eigenvectors
+            ball[f"{side}_basis"] = _first_basis(ball[side])
         elif turns(t):
             _turn(ball, side)
     return _into_basis(ball, g)
@@ -145,10 +149,28 @@ def turns(t: int) -> bool:
     return t <= FRESH or t // 2 % REFRESH == 0
 
 
+def _first_basis(matrix: Tensor) -> Tensor:
+    """Eigenvectors, the largest first, for an orthogonal iteration puts them in that order.
+
+    Where no gradient has been, a slight diagonal decides, instead of rounding.
+    """
+    slopes = torch.linspace(0, 1, matrix.shape[1]).to(matrix)
+    return torch.linalg.eigh(matrix + torch.diag_embed(_shift(matrix) * slopes)).eigenvectors.flip(
+        2
+    )
+
+
+def _shift(matrix: Tensor) -> Tensor:
+    """SHIFT times the mean eigenvalue, (…, 1)."""
+    return SHIFT * matrix.diagonal(dim1=1, dim2=2).mean(1, keepdim=True)
+
+
 def _turn(ball: Ball, side: str) -> None:
     """Turns a basis by a step of orthogonal iteration, and what is kept in it."""
     old = ball[f"{side}_basis"]
-    new = torch.linalg.qr(ball[side] @ old).Q
+    # The shift keeps directions that no gradient has; rounding would turn them anyhow.
+    shifted = torch.baddbmm(_shift(ball[side]).unsqueeze(2) * old, ball[side], old)
+    new = torch.linalg.qr(shifted).Q
     turn = new.mT @ old
     squared = turn.square()  # exact for V where entries are uncorrelated
     ball[f"{side}_basis"] = new

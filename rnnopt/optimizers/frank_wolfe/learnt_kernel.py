@@ -20,7 +20,7 @@ from rnnopt.optimizers.frank_wolfe.learnt_ball import Ball
 # Beyond it torch's products are faster, and in several threads they always are.
 LARGEST_SIDE = 512
 NAMES = ("left", "left_basis", "right", "right_basis", "mean", "squares", "size2", "log_radius")
-Doubles = ctypes.c_double * 14
+Doubles = ctypes.c_double * 15
 
 
 def can_step(ball: Ball, tensors: Sequence[Tensor | None]) -> bool:
@@ -44,7 +44,6 @@ def take_step(
     gradients: Sequence[Tensor | None],
     sizes: Sequence[int],
     steps: Sequence[Tensor | None],
-    shares: bool,
     scale: float,
     group: dict[str, Any],
 ) -> None:
@@ -78,12 +77,13 @@ def take_step(
         learnt_ball.CLIP,
         learnt_ball.FLOOR,
         learnt_ball.LARGEST,
+        learnt_ball.SHIFT,
         scale,
     )
     columns: list[Tensor | None] = []
-    for gradient, step in zip(gradients, steps, strict=not shares):
-        columns += [gradient, step, None]
-    if shares:
+    for i, gradient in enumerate(gradients):
+        columns += [gradient, steps[i], None]
+    if len(steps) > len(gradients):
         columns[-1] = steps[-1]
     cpu.call(
         "learnt_ball",
@@ -91,7 +91,7 @@ def take_step(
         False,
         [
             *(gates, n, k, due == "left", due == "right", learnt_ball.turns(t)),
-            *(shares, len(sizes), *sizes),
+            *(len(sizes), *sizes),
         ],
         [*_matrices(ball), ctypes.addressof(numbers), *columns],
     )

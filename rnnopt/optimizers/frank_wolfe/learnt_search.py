@@ -1,7 +1,7 @@
 """FrankWolfe's inner step in learnt balls: blocks of tensors in, displacements out.
 
 learnt_ball.py has the mathematics, blocks.py says which tensors form a block. A ball is part of the
-state of its block's first tensor.
+state of its block's first tensor that is trained. learnt_kernel.py takes the steps where it can.
 """
 
 from collections.abc import Sequence
@@ -16,27 +16,33 @@ from rnnopt.optimizers.frank_wolfe.inner_loop import Search
 from rnnopt.optimizers.frank_wolfe.learnt_ball import Ball, create_ball, vertex
 from rnnopt.optimizers.frank_wolfe.tensor_state import create_state
 
+Moving = list[int | None]  # for each tensor of a block its index in the search; None: it stays
+Columns = list[Tensor | None]
+
 
 def move_in_learnt_balls(search: Search) -> None:
     """Displacement ← its average with the newest point of the ball, for each block."""
-    params = search.group["params"]
-    index = {p: i for i, p in enumerate(search.owners) if search.gradients[i] is not None}
     targets: list[Tensor] = []
     new: list[Tensor] = []
-    for block in blocks_of(search.group):
-        moving = [index.get(params[i]) for i in block.positions]  # None: a tensor that stays
-        if not any(i is not None and search.owners[i].numel() for i in moving):
-            continue
-        gradients = _gradients(search, block, moving)
+    for block, moving in _moving_blocks(search):
+        gradients = _gradients_of(search, block, moving)
         ball = _ball_of(search, block, gradients)
+        # What counts is the sum of a bias and its twin: each of the two takes half of the step.
+        shares = block.twin is not None and None not in moving[-2:]
+        if block.twin is not None and not shares:
+            twin = moving.pop()
+            moving[-1] = twin if moving[-1] is None else moving[-1]
         if _step_by_kernel(search, block, ball, gradients, moving):
             continue
         columns = _step_by_torch(search, block, ball, gradients)
+        if shares:
+            columns[-1] = columns[-1] / 2
+            columns.append(columns[-1])
         for i, column in zip(moving, columns, strict=True):
             if i is not None:
-                target, owner = search.displacements[i], search.owners[i]
+                target, shape = search.displacements[i], search.owners[i].shape
                 targets.append(target)
-                new.append(search.cut(i, column.reshape(owner.shape)).to(target.dtype))
+                new.append(search.cut(i, column.reshape(shape)).to(target.dtype))
     search.average_in(targets, new)
 
 
@@ -47,67 +53,82 @@ def blocks_of(group: dict[str, Any]) -> tuple[Block, ...]:
     return find_blocks(shapes, gates, tuple(group.get("param_names", ())))
 
 
-def _gradients(
-    search: Search, block: Block, moving: Sequence[int | None]
-) -> list[Tensor | None]:
-    """Gradients of a block's members; None is zero."""
-    moving = list(moving)
+def create_balls(search: Search) -> None:
+    """Creates the missing balls, as a step with these gradients would; moves nothing."""
+    for block, moving in _moving_blocks(search):
+        _ball_of(search, block, _gradients_of(search, block, moving))
+
+
+def _moving_blocks(search: Search) -> list[tuple[Block, Moving]]:
+    """The blocks with a gradient."""
+    index = {p: i for i, p in enumerate(search.owners) if search.gradients[i] is not None}
+    params = search.group["params"]
+    found = []
+    for block in blocks_of(search.group):
+        moving = [index.get(params[i]) for i in block.positions]
+        if any(i is not None and search.owners[i].numel() for i in moving):
+            found.append((block, moving))
+    return found
+
+
+def _gradients_of(search: Search, block: Block, moving: Moving) -> Columns:
+    """The gradients of a block's members; None is zero."""
+    indices = list(moving)
     # The second of two biases has the first one's gradient, should the first one be frozen.
     if block.twin is not None:
-        twin = moving.pop()
-        moving[-1] = twin if moving[-1] is None else moving[-1]
-    return [None if i is None else search.whole_gradient(i) for i in moving]
+        twin = indices.pop()
+        indices[-1] = twin if indices[-1] is None else indices[-1]
+    return [None if i is None else search.whole_gradient(i) for i in indices]
 
 
-def _ball_of(search: Search, block: Block, gradients: Sequence[Tensor | None]) -> Ball:
-    """The ball of a block, created if it has none."""
-    first = search.group["params"][block.members[0]]
-    state = search.every_state[first]
-    if "ball" not in state:
-        create_state(first, state, search.group)
+def _ball_of(search: Search, block: Block, gradients: Columns) -> Ball:
+    """The ball of a block; a new one if there is none, or only that of other tensors.
+
+    It is kept by the first tensor that is trained, for torch's distributed checkpoints pass over
+    frozen ones, and moves when tensors are frozen or unfrozen.
+    """
+    tensors = [search.group["params"][i] for i in block.positions]
+    keeper = next((p for p in tensors if p.requires_grad), tensors[0])
+    state = search.every_state[keeper]
+    create_state(keeper, state, search.group)
+    for p in tensors:
+        if p is not keeper and "ball" in search.every_state.get(p, ()):
+            state["ball"] = search.every_state[p].pop("ball")
+    rows = tensors[0].shape[0] if tensors[0].ndim else 1
+    shape = (block.gates, rows // block.gates, sum(_sizes(search, block)))
+    if "ball" not in state or state["ball"]["mean"].shape != shape:
         gradient = _matrices(search, block, gradients)
-        state["ball"] = create_ball(gradient, bases=first.ndim > 1)
+        state["ball"] = create_ball(gradient, bases=tensors[0].ndim > 1)
     return state["ball"]
 
 
 def _step_by_kernel(
-    search: Search,
-    block: Block,
-    ball: Ball,
-    gradients: Sequence[Tensor | None],
-    moving: Sequence[int | None],
+    search: Search, block: Block, ball: Ball, gradients: Columns, moving: Moving
 ) -> bool:
-    """Writes the newest point of a block's ball into the displacements, unless it has to be cut."""
+    """Writes the newest point of a ball into the displacements; False if the kernel cannot."""
     if not search.newest_alone() or type(search) is not Search:
         return False
     steps = [None if i is None else search.displacements[i] for i in moving]
     if not learnt_kernel.can_step(ball, (*gradients, *steps)):
         return False
-    shares = block.twin is not None
-    sizes = _sizes(search, block, ball["mean"])
-    learnt_kernel.take_step(ball, gradients, sizes, steps, shares, block.scale, search.group)
+    sizes = _sizes(search, block)
+    learnt_kernel.take_step(ball, gradients, sizes, steps, block.scale, search.group)
     return True
 
 
-def _step_by_torch(
-    search: Search, block: Block, ball: Ball, gradients: Sequence[Tensor | None]
-) -> list[Tensor]:
-    """The newest point of a block's ball, cut into its tensors: (gates, rows, columns) each."""
+def _step_by_torch(search: Search, block: Block, ball: Ball, gradients: Columns) -> list[Tensor]:
+    """The newest point of a block's ball, cut into its members: (gates, rows, columns) each."""
     group = search.group
     gradient = _matrices(search, block, gradients)
     step = vertex(ball, gradient, group["momentum"], group["nesterov"], group["adapt"])
-    columns = list(step.mul_(block.scale).split(_sizes(search, block, gradient), 2))
-    # A twin takes the same step as the bias before it, and each of the two takes half of it.
-    if block.twin is not None:
-        columns[-1] = columns[-1] / 2
-        columns.append(columns[-1])
-    return columns
+    return list(step.mul_(block.scale).split(_sizes(search, block), 2))
 
 
-def _sizes(search: Search, block: Block, matrices: Tensor) -> list[int]:
+def _sizes(search: Search, block: Block) -> list[int]:
     """How many columns of a block's matrices each member is."""
-    params, rows = search.group["params"], matrices.shape[0] * matrices.shape[1]
-    return [params[i].numel() // rows for i in block.members]
+    members = [search.group["params"][i] for i in block.members]
+    rows = members[0].shape[0] if members[0].ndim else 1
+    return [p.numel() // rows for p in members]
 
 
 def _matrices(search: Search, block: Block, gradients: Sequence[Tensor | None]) -> Tensor:
@@ -125,4 +146,4 @@ def _matrices(search: Search, block: Block, gradients: Sequence[Tensor | None]) 
 def _columns(x: Tensor, gates: int) -> Tensor:
     """(gates, rows of a gate, columns) of a tensor; a vector is one column."""
     rows = x.shape[0] if x.ndim else 1
-    return x.reshape(gates, rows // gates, -1)
+    return x.reshape(gates, rows // gates, x.numel() // rows)

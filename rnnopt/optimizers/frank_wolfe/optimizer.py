@@ -45,7 +45,7 @@ from rnnopt.distributed import check_group as check_process_group
 from rnnopt.optimizers.frank_wolfe.commit_kernel import commit_at_once
 from rnnopt.optimizers.frank_wolfe.eval_weights import EvalMode, Versions
 from rnnopt.optimizers.frank_wolfe.inner_loop import Search, move_in_fixed_balls, radius_in_force
-from rnnopt.optimizers.frank_wolfe.learnt_search import move_in_learnt_balls
+from rnnopt.optimizers.frank_wolfe.learnt_search import create_balls, move_in_learnt_balls
 from rnnopt.optimizers.frank_wolfe.lmo import Norm
 from rnnopt.optimizers.frank_wolfe.local_steps import CommitExchange
 from rnnopt.optimizers.frank_wolfe.options import (
@@ -189,7 +189,7 @@ class FrankWolfe(EvalMode):
             self.param_groups.pop()
             raise
         # A group taken from another optimizer has counters that belong to that one's state.
-        group |= dict(inner_step=joins_at, train_mode=first["train_mode"], commits=0)
+        group |= dict(inner_step=joins_at, train_mode=first["train_mode"], commits=0, peak_lr=0.0)
         group["probe_radius"] = radius_in_force(group) if joins_at else 0.0
         self._adopt_params()
 
@@ -279,6 +279,9 @@ class FrankWolfe(EvalMode):
         searches = [self._search(group) for group in self.param_groups]
         if self._stands_still():
             self._outer_step.create_state(searches)
+            for search in searches:
+                if search.group["norm"] == "learnt":
+                    create_balls(search)
             return False
         last = self.inner_step + 1 >= self.param_groups[0]["inner_steps"]
         for search in searches:
