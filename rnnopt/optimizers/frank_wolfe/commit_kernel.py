@@ -23,7 +23,7 @@ SMALL = 1 << 20  # entries; beyond them torch's threads are faster
 
 
 def commit_at_once(search: Search) -> bool:
-    """Takes a search's commit, `commits` counted; False if the kernel cannot, and nothing is done."""
+    """Takes a search's commit once `commits` counts it; False, with nothing done, if it cannot."""
     group, indices = search.group, search.with_gradient()
     if not indices or type(search) is not Search or group["norm"] != "learnt":
         return False

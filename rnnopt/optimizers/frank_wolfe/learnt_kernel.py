@@ -6,7 +6,6 @@ on in the other. The first step, which has an eigenproblem to solve, is always t
 """
 
 import ctypes
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,8 +16,9 @@ from rnnopt.layers.kernels import cpu
 from rnnopt.optimizers.frank_wolfe import learnt_ball
 from rnnopt.optimizers.frank_wolfe.learnt_ball import Ball
 
-# Beyond it torch's products are faster, and in several threads they always are.
-LARGEST_SIDE = 512
+# The kernel has one thread. For a longer side torch's products are as fast, or in several threads
+# faster.
+LARGEST_SIDE, LARGEST_SIDE_OF_MANY = 512, 192
 NAMES = ("left", "left_basis", "right", "right_basis", "mean", "squares", "size2", "log_radius")
 Doubles = ctypes.c_double * 15
 
@@ -31,10 +31,11 @@ def can_step(ball: Ball, tensors: Sequence[Tensor | None]) -> bool:
         tensors: gradients and where the steps go.
     """
     mean = ball["mean"]
+    largest = LARGEST_SIDE if torch.get_num_threads() == 1 else LARGEST_SIDE_OF_MANY
     return (
         ball["t"] > 0
         and mean.numel() > 0
-        and max(mean.shape[1:]) <= LARGEST_SIDE
+        and max(mean.shape[1:]) <= largest
         and cpu.all_usable([mean, *[t for t in tensors if t is not None]])
     )
 
@@ -53,8 +54,8 @@ def take_step(
         ball: for which `can_step`.
         gradients: columns of the block from left to right, (gates n, …) each; None is zero.
         sizes: their numbers of columns.
-        steps: of the same shapes, to be overwritten; None is left out.
-        twin: shares the step of the last one of `steps`, of which each of the two gets half.
+        steps: of the same shapes, to be overwritten; None is left out. One more is a twin of the
+            last one: each of the two gets half of its step.
         scale: factor of the steps.
         group: has `momentum`, `nesterov` and `adapt`.
     """
