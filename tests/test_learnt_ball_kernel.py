@@ -154,11 +154,16 @@ def test_columns_come_from_several_tensors_and_go_to_some_of_them(rng):
     # is, and the last one has a twin.
     whole = torch.randn(2, 5, 7, generator=rng)
     whole[:, :, 4:6] = 0.0
-    balls = [create_ball(whole, bases=True) for _ in range(2)]
-    for ball in balls:
-        vertex(ball, whole.clone(), **OPTIONS)
+    ball = create_ball(whole, bases=True)
+    vertex(ball, whole.clone(), **OPTIONS)
+    balls = [ball, copy.deepcopy(ball)]
     expected = 3 * kernel_step(balls[0], whole).flatten(0, 1)
-    parts = [whole[:, :, :4].reshape(10, 4), None, whole[:, :, 6].reshape(10)]
+    parts = [
+        whole[:, :, :4].flatten(0, 1).contiguous(),
+        None,
+        whole[:, :, 6].flatten().contiguous(),
+    ]
+    assert learnt_kernel.can_step(balls[1], parts)
     steps = [None, torch.empty(10, 2), torch.empty(10), torch.empty(10)]
     learnt_kernel.take_step(balls[1], parts, [4, 2, 1], steps, 3.0, OPTIONS)
     torch.testing.assert_close(steps[1], expected[:, 4:6])
@@ -166,17 +171,15 @@ def test_columns_come_from_several_tensors_and_go_to_some_of_them(rng):
     assert torch.equal(steps[2], steps[3])
 
 
-@pytest.mark.parametrize("name", ["left_basis", "right_basis", "squares"])
+@pytest.mark.parametrize("name", ["left_basis", "right_basis", "squares", "mean"])
 def test_a_state_that_lies_otherwise_in_memory_is_the_same(name, rng):
     given = gradients((2, 5, 7), rng, 60)
     ball = both_paths(given)[2][1]
     other = copy.deepcopy(ball)
-    transposed = other[name].mT.contiguous().mT
-    other[name] = other[name].contiguous() if name.endswith("_basis") else transposed
+    transposed = ball[name].mT.contiguous().mT
+    other[name] = ball[name].contiguous() if name.endswith("_basis") else transposed
     assert other[name].stride() != ball[name].stride()
-    assert learnt_kernel.can_step(other, [given[0][0]]) == (name != "squares")
-    if name != "squares":
-        assert torch.equal(kernel_step(ball, given[0]), kernel_step(other, given[0]))
+    assert torch.equal(kernel_step(ball, given[0]), kernel_step(other, given[0]))
 
 
 # -- the optimizer ---------------------------------------------------------------------------------
@@ -232,7 +235,9 @@ def test_a_network_is_trained_alike_by_both_paths(settings, cell, rng, monkeypat
 @pytest.mark.parametrize("frozen", [(2,), (3,), (0, 1), (2, 3)], ids=str)
 def test_frozen_tensors_stay_in_both_paths(frozen, rng, monkeypatch):
     results = []
-    given = draw(list(network().parameters()), rng, 30)
+    # A column without any gradient leaves the order of eigenvectors to rounding, which grows by
+    # 1 / SHIFT at each turn: few steps.
+    given = draw(list(network().parameters()), rng, 6)
     given = [[None if i in frozen else g for i, g in enumerate(one)] for one in given]
     for path in ("kernel", "torch"):
         if path == "torch":

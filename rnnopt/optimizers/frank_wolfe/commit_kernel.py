@@ -34,9 +34,12 @@ def commit_at_once(search: Search) -> bool:
     for i in indices:
         p, state = search.params[i], search.states[i]
         average = state["average"] if mean else None
-        columns += [p, search.displacements[i], state.get("start_size"), average]
-        columns.append(state.get("written"))
-        sizes.append(p.numel())
+        start, size = state.get("start_size"), p.numel()
+        alike = [p, search.displacements[i], average, state.get("written")]
+        if any([t is not None and t.numel() != size for t in alike]):
+            return False
+        columns += [*alike, None if start is None or start.numel() != 1 else start]
+        sizes.append(size)
     tensors = [c for c in columns if c is not None]
     if sum(sizes) > SMALL or not cpu.all_usable(tensors):
         return False

@@ -30,13 +30,28 @@ def can_step(ball: Ball, tensors: Sequence[Tensor | None]) -> bool:
         ball: as `learnt_ball.create_ball` made it.
         tensors: gradients and where the steps go.
     """
-    mean = ball["mean"]
     largest = LARGEST_SIDE if torch.get_num_threads() == 1 else LARGEST_SIDE_OF_MANY
+    given = [tensor for tensor in tensors if tensor is not None]
     return (
         ball["t"] > 0
-        and mean.numel() > 0
-        and max(mean.shape[1:]) <= largest
-        and cpu.all_usable([mean, *[t for t in tensors if t is not None]])
+        and ball["mean"].numel() > 0
+        and max(ball["mean"].shape[1:]) <= largest
+        and cpu.all_usable(given)
+        and _is_whole(ball, given[0].dtype)
+    )
+
+
+def _is_whole(ball: Ball, dtype: torch.dtype) -> bool:
+    """Whether all of a ball has the shapes and the type that the kernel goes by."""
+    gates, n, k = ball["mean"].shape
+    shapes = ((gates, n, n),) * 2 + ((1, k, k),) * 2 + ((gates, n, k),) * 2 + ((gates, 1, 1),) * 2
+    found = [ball.get(name) for name in NAMES]
+    pairs = [found[0] is None, found[2] is None]  # a matrix and its basis
+    return pairs == [found[1] is None, found[3] is None] and all(
+        [
+            value is None or (value.shape == shape and value.dtype == dtype and value.is_cpu)
+            for value, shape in zip(found, shapes, strict=True)
+        ]
     )
 
 
