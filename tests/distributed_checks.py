@@ -92,6 +92,8 @@ FRANK_WOLFE = [
     dict(lr=0.05, inner_steps=2, norm=math.inf, outer="adam"),
     dict(lr=0.05, momentum=0.5, adapt=0.1, average=2.0, normalize=False),
     dict(lr=0.05, inner_steps=2, norm=1.5, ball="global", outer="adam", momentum=0.0),
+    dict(lr=0.05, norm="learnt"),
+    dict(lr=0.05, norm="learnt", inner_steps=2, outer="adam"),
 ]
 
 

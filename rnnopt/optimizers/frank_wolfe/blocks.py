@@ -109,7 +109,7 @@ def _multiples(units: int) -> tuple[int, ...]:
 
 
 def _cell(layer: Layer, shapes: tuple[Size, ...], counts: tuple[int, ...]) -> Block:
-    """One matrix per gate. In a GRU the second bias stands inside a product: a column of its own."""
+    """A matrix per gate. A GRU's second bias stands inside a product: a column of its own."""
     rows, units = shapes[layer[1]]
     biases = all(i >= 0 and tuple(shapes[i]) == (rows,) for i in layer[2:])
     twin = layer[3] if biases and rows != 3 * units else None
