@@ -1,7 +1,7 @@
 """What FrankWolfe(norm="learnt") promises beside what every optimizer does: blocks of tensors in
 learnt balls, growth decay, and the mean whose horizon follows the learning rate.
 
-The mathematics of a ball is in test_learnt_ball.py, the choice of blocks in test_blocks.py, the torch
+The mathematics of a ball is in test_learnt_ball.py, the choice of blocks in test_blocks.py, torch's
 contract in test_every_optimizer.py and test_torch_contract.py.
 """
 
