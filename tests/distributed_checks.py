@@ -126,7 +126,9 @@ def check_frank_wolfe_under_ddp_takes_the_steps_of_one_process(where, alone):
             train_frank_wolfe(one, None, options, closure_form)
             wrapped = DDP(many, gradient_as_bucket_view=closure_form)
             optimizer = train_frank_wolfe(wrapped, where, options, closure_form)
-            same_weights(one, many)
+            # Where few gradients have been, a learnt basis has rounding over learnt_ball.SHIFT.
+            rounding = dict(rtol=1e-7, atol=1e-9) if options.get("norm") == "learnt" else CLOSE
+            same_weights(one, many, **rounding)
             assert same_everywhere(many)
             with optimizer.committed():
                 assert same_everywhere(many)
