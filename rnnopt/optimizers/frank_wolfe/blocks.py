@@ -64,7 +64,7 @@ def find_blocks(
     layers = list(_layers_by_name(shapes, names) if names else _layers_by_shape(shapes))
     cells = [_cell(layer, shapes, counts) for layer in layers]
     used = {i for cell in cells for i in cell.positions}
-    members = {i: (i,) for i in range(len(shapes)) if i not in used}
+    members: dict[int, tuple[int, ...]] = {i: (i,) for i in range(len(shapes)) if i not in used}
     for i, shape in enumerate(shapes):
         if i in members and len(shape) > 1:
             bias = _bias_of(i, shapes, names, used)
