@@ -1,25 +1,34 @@
-"""What does a step of FrankWolfe cost compared with a step of torch.optim.Adam?
+"""What does a step of FrankWolfe cost compared with others, and with the gradient?
 
-Both update the same tensors with given gradients, without the time of a model. A cycle of
+The first table has Adam. Both update the same tensors with given gradients, without the time of a model. A cycle of
 FrankWolfe is K inner steps, the last of which commits with Adam as the outer optimizer; its time
 divided by K is compared with one step of Adam(foreach=True). The two alternate, and the ratio is
 that of the medians.
+
+The second table has norm="learnt" on networks of the comparisons: a step compared with one of the
+spectral norm, with forward and backward of a batch, and while its bases turn at every step also
+with one of SOAP (extra: baselines), all in turn. A time is the 10 % quantile, because what else the
+machine does only adds to it.
 
     python benchmarks/step_cost.py
     python benchmarks/step_cost.py --quick
 """
 
 import argparse
+import importlib.util
+import math
 import statistics
 import time
 from collections.abc import Callable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from rnnopt import FrankWolfe
+from rnnopt import FrankWolfe, SequenceModel
 from rnnopt.config.options import call_flat
+from rnnopt.optimizers import baselines
 from rnnopt.runs.environment import processor_name
+from rnnopt.tasks import Batches, build_task
 
 CONTENDERS: dict[str, dict] = {
     "p = 2, K = 5, Adam outside": dict(norm=2, inner_steps=5, outer="adam", momentum=0),
@@ -30,6 +39,18 @@ CONTENDERS: dict[str, dict] = {
     "p = 2, K = 1, plain": dict(norm=2, inner_steps=1, outer="plain", momentum=0),
     "defaults (spectral)": dict(),
 }
+
+
+# task, cell, units, batch
+NETWORKS = (
+    ("digits-pixels", "rnn", 64, 64),
+    ("hapt2", "rnn", 80, 64),
+    ("mnist-rows", "rnn", 100, 128),
+    ("adding:length=100", "rnn", 128, 50),
+    ("mnist-rows", "gru", 100, 128),
+    ("mnist-rows", "lstm", 100, 128),
+)
+SOAP_CYCLE = 10  # steps between its searches of a basis
 
 
 def cases(quick: bool) -> dict[str, list[tuple[int, ...]]]:
@@ -72,6 +93,74 @@ def ratio(shapes: list[tuple[int, ...]], options: dict, limit: float) -> tuple[f
     return adam_seconds, statistics.median(times[1]) / steps / adam_seconds
 
 
+class Network:
+    """A network with a batch, and optimizers of copies of it with the batch's gradients.
+
+    Args:
+        task: name of the task.
+        cell: kind of layer.
+        units: its size.
+        size: sequences of the batch.
+    """
+
+    def __init__(self, task: str, cell: str, units: int, size: int):
+        self.task = build_task(task)
+        self.shape = (self.task.input_size, units, self.task.output_size)
+        self.cell, self.batch = cell, Batches(self.task, size, seed=0).draw()
+        self.model = self._model()
+
+    def _model(self) -> SequenceModel:
+        torch.manual_seed(0)
+        return SequenceModel(*self.shape, cell=self.cell, readout=self.task.readout)
+
+    def differentiate(self, model: SequenceModel | None = None) -> None:
+        """Forward and backward."""
+        model = model or self.model
+        model.zero_grad()
+        outputs = model(self.batch.inputs, self.batch.lengths)
+        self.task.loss_of(outputs, self.batch).backward()
+
+    def weights(self) -> list[Tensor]:
+        """The weights of a copy, with gradients."""
+        model = self._model()
+        self.differentiate(model)
+        return list(model.parameters())
+
+
+def learnt_ratios(network: Network, limit: float) -> list[float]:
+    """Milliseconds of a step, it over a spectral one and the gradient, a fresh one over SOAP's."""
+    learnt, fresh = (FrankWolfe(network.weights(), norm="learnt", lr=1e-4) for _ in range(2))
+    spectral = FrankWolfe(network.weights(), norm="spectral", lr=1e-4)
+    works = [steps(learnt, 8, 10**4), spectral.step, network.differentiate, steps(fresh, 2, 100)]
+    counts = [8, 1, 1, 2]
+    if importlib.util.find_spec("pytorch_optimizer"):
+        works.append(steps(baselines.soap(network.weights(), 1e-4, SOAP_CYCLE), SOAP_CYCLE))
+        counts.append(SOAP_CYCLE)
+    kept: list[list[float]] = [[] for _ in works]
+    for work in works:
+        work()
+    started = time.perf_counter()
+    while len(kept[0]) < 3 or time.perf_counter() - started < limit:
+        for times, work, count in zip(kept, works, counts, strict=True):
+            times.append(clock(work) / count)
+    low = [sorted(times)[len(times) // 10] for times in kept]
+    soap = low[4] if len(low) > 4 else math.nan
+    return [1e3 * low[0], low[0] / low[1], low[0] / low[2], low[3] / soap]
+
+
+def steps(optimizer: torch.optim.Optimizer, count: int, at: int = 0) -> Callable[[], None]:
+    """A call of `count` steps, with learnt balls as after `at` steps."""
+
+    def work() -> None:
+        for state in optimizer.state.values():
+            if "ball" in state:
+                state["ball"]["t"] = at
+        for _ in range(count):
+            optimizer.step()
+
+    return work
+
+
 def clock(work: Callable) -> float:
     """Seconds of one call."""
     started = time.perf_counter()
@@ -101,6 +190,12 @@ def main() -> None:
             cells.append(f"{relative:.2f}")
         adam = 1e3 * statistics.median(adam_times)
         print(f"| {name} | {adam:.2f} | {' | '.join(cells)} |", flush=True)
+    print('\n| norm="learnt" | ms | / spectral | / forward and backward | turning / SOAP |')
+    print("|---|---|---|---|---|")
+    for task, cell, units, size in NETWORKS[:1] if args.quick else NETWORKS:
+        ratios = learnt_ratios(Network(task, cell, units, size), 0.1 if args.quick else 6.0)
+        cells = [f"{number:.2f}" for number in ratios]
+        print(f"| {task}, {cell} {units} | {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -149,6 +149,14 @@ def usable(*tensors: Tensor | None) -> bool:
     )
 
 
+def all_usable(tensors: Sequence[Tensor]) -> bool:
+    """Whether the kernels accept these, and each is contiguous; quick for many."""
+    dtype = tensors[0].dtype
+    return usable(tensors[0]) and all(
+        [one.is_cpu and one.dtype == dtype and one.is_contiguous() for one in tensors]
+    )
+
+
 def threads_for(work: int) -> int:
     """Threads worth starting for `work` multiplications, at most torch.get_num_threads()."""
     return max(1, min(torch.get_num_threads(), work // WORK_OF_A_THREAD))

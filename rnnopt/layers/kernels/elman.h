@@ -54,7 +54,7 @@ int elman_forward(const Elman<R>& a) {
   const Index wide = w_hh.vectors * LANES;
   const Buffer<R> bias = padded(a.x ? a.b_ih : nullptr, a.H, wide);
   const Buffer<R> u = padded(OWN ? a.w_hh : nullptr, a.H, wide);
-  if (!w_hh.packed.get() || !w_ih.packed.get() || !bias.get() || !u.get()) return 1;
+  if (!w_hh.packed || !w_ih.packed || !bias.get() || !u.get()) return 1;
   if (a.x && a.b_hh)
     for (Index j = 0; j < a.H; j++) bias.get()[j] += a.b_hh[j];
   in_shards(a.B, a.threads, [&](int, Index begin, Index end) {
@@ -67,7 +67,7 @@ int elman_forward(const Elman<R>& a) {
         const Index left = a.H - column;
         if (a.x) {
           tile.set([&](int, Index j) { return load(bias.get() + column + j); });
-          tile.multiply(a.x.at(t, begin + row), a.x.batch, w_ih.packed.get() + column * a.I, a.I);
+          tile.multiply(a.x.at(t, begin + row), a.x.batch, w_ih.packed + column * a.I, a.I);
         } else {
           tile.set([&](int m, Index j) { return load_up_to(out + m * stride + j, left - j); });
         }
@@ -115,7 +115,7 @@ int elman_backward(const Elman<R>& a) {
   // One vector more than needed: rows a power of two apart would share few places of the cache.
   const Index stride = wide + LANES;
   const Buffer<R> u = padded(OWN ? a.w_hh : nullptr, a.H, wide);
-  if (!w_hh.packed.get() || !w_ih.packed.get() || !u.get()) return 1;
+  if (!w_hh.packed || !w_ih.packed || !u.get()) return 1;
   std::vector<Sums<R>> sums;
   for (int i = 0; i < a.threads; i++)
     sums.emplace_back(want_w ? wide : 0, OWN ? 1 : a.H, a.x ? a.I : 0);

@@ -11,18 +11,31 @@ template <typename R>
 struct Panels {
   static constexpr int LANES = Simd<R>::LANES;
   Index rows, columns, vectors, count;
-  Buffer<R> packed;
+  Buffer<R> owned;
+  R* packed;
 
   // From a matrix[row * row_stride + column * column_stride].
   Panels(const R* matrix, Index rows, Index columns, Index row_stride, Index column_stride)
       : rows(rows), columns(columns), vectors((columns + LANES - 1) / LANES),
-        count((vectors + WIDEST - 1) / WIDEST), packed(rows * vectors * LANES) {
-    if (!packed.get()) return;
+        count((vectors + WIDEST - 1) / WIDEST), owned(rows * vectors * LANES), packed(owned.get()) {
+    if (packed) pack(matrix, row_stride, column_stride);
+  }
+  // The same in memory of size(rows, columns).
+  Panels(R* memory, const R* matrix, Index rows, Index columns, Index row_stride, Index column_stride)
+      : rows(rows), columns(columns), vectors((columns + LANES - 1) / LANES),
+        count((vectors + WIDEST - 1) / WIDEST), owned(0), packed(memory) {
+    pack(matrix, row_stride, column_stride);
+  }
+  static Index size(Index rows, Index columns) { return rows * ((columns + LANES - 1) / LANES * LANES); }
+
+  void pack(const R* matrix, Index row_stride, Index column_stride) {
     for (Index p = 0; p < count; p++) {
       Index begin = first(p) * LANES, width = this->width(p) * LANES;
       Index used = std::min(columns - begin, width);
       R* to = panel(p);
       const R* from = matrix + begin * column_stride;
+      if (used < width)
+        for (Index k = 0; k < rows; k++) std::memset(to + k * width + used, 0, (width - used) * sizeof(R));
       if (column_stride == 1) {
         for (Index k = 0; k < rows; k++)
           std::memcpy(to + k * width, from + k * row_stride, used * sizeof(R));
@@ -38,8 +51,8 @@ struct Panels {
   // Vectors are dealt out to the panels as evenly as can be.
   Index first(Index p) const { return p * vectors / count; }
   int width(Index p) const { return (int)(first(p + 1) - first(p)); }
-  const R* panel(Index p) const { return packed.get() + first(p) * LANES * rows; }
-  R* panel(Index p) { return packed.get() + first(p) * LANES * rows; }
+  const R* panel(Index p) const { return packed + first(p) * LANES * rows; }
+  R* panel(Index p) { return packed + first(p) * LANES * rows; }
 };
 
 // ---- Tiles: M rows by N vectors of accumulators ----------------------------------------------------

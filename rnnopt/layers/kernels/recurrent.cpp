@@ -1,10 +1,13 @@
 // The CPU kernels' C interface. Plain C++20 with GCC and Clang vector types: nothing of torch or
 // Python is included, so one build serves every version of both. What the functions compute is
-// written out in elman.py, indrnn.py and batch_norm.py.
+// written out in elman.py, indrnn.py, batch_norm.py, and in
+// learnt_kernel.py and commit_kernel.py of optimizers/frank_wolfe.
 
 #include "batch_norm.h"
+#include "commit.h"
 #include "elman.h"
 #include "indrnn.h"
+#include "learnt_ball.h"
 
 namespace {
 
@@ -108,6 +111,34 @@ int batch_norm(const int64_t* numbers, const void* const* p, bool backward) {
   return batch_norm_backward(a);
 }
 
+template <typename R>
+int learnt_ball(const int64_t* numbers, const void* const* p, bool) {
+  LearntBall<R> a{};
+  a.gates = numbers[0], a.n = numbers[1], a.k = numbers[2];
+  a.learns_left = numbers[3], a.learns_right = numbers[4], a.turns = numbers[5];
+  R* const* tensors = (R* const*)p;
+  a.left = tensors[0], a.left_basis = tensors[1], a.right = tensors[2], a.right_basis = tensors[3];
+  a.mean = tensors[4], a.squares = tensors[5], a.size2 = tensors[6], a.log_radius = tensors[7];
+  const double* number = (const double*)p[8];
+  for (R* one : {&a.old_seen, &a.size_seen, &a.size_beta, &a.keep, &a.momentum, &a.nesterov, &a.weight,
+                 &a.rate, &a.seen, &a.beta, &a.clip, &a.floor, &a.largest, &a.shift, &a.scale})
+    *one = (R)*number++;
+  for (int64_t i = 0; i < numbers[6]; i++)
+    a.members.push_back({tensors[9 + 3 * i], tensors[10 + 3 * i], tensors[11 + 3 * i], (Index)numbers[7 + i]});
+  a.step();
+  return 0;
+}
+
+template <typename R>
+int commit(const int64_t* numbers, const void* const* p, bool) {
+  const double* number = (const double*)p[0];
+  const Pace<R> pace{(R)number[0], (R)number[1], (R)number[2], (R)number[3], (R)number[4], number[5] != 0};
+  R* const* tensors = (R* const*)p + 1;
+  for (int64_t i = 0; i < numbers[0]; i++, tensors += 5)
+    commit_one<R>({tensors[0], tensors[3], tensors[4], tensors[1], tensors[2], (Index)numbers[1 + i]}, pace);
+  return 0;
+}
+
 // No exception may leave through the C interface.
 template <class F>
 int guarded(F f) {
@@ -133,3 +164,5 @@ KERNEL(elman)
 KERNEL(indrnn)
 KERNEL(indrnn_layer)
 KERNEL(batch_norm)
+KERNEL(learnt_ball)
+KERNEL(commit)

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
 from rnnopt.distributed import sums
-from rnnopt.optimizers.sharding import groups_of, local
+from rnnopt.optimizers.sharding import groups_of, is_sharded, local
 
 State = dict[str, Any]
 
@@ -152,5 +152,7 @@ class Versions:
 
 
 def _version(p: Tensor) -> tuple[int, ...]:
+    if not is_sharded(p):  # a detached tensor has the same counter
+        return p._version, p.data_ptr()
     part = local(p.detach())
     return p._version, part._version, part.data_ptr()

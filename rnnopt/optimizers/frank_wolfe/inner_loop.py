@@ -52,6 +52,7 @@ class Search:
             self.gradients = [None if g is None else -g for g in self.gradients]
         self.owners = params  # the parameters themselves, where `params` are parts of them
         self.displacements: list[Tensor] = []  # in radii
+        self.written = False  # whether copies of the tensors as they are have been taken
 
     def start(self) -> None:
         """Fixes radius and anchor at the first inner step; records which tensors have gradients."""
@@ -84,6 +85,8 @@ class Search:
 
     def note_written(self) -> None:
         """Keeps a copy of the tensors as this step leaves them."""
+        if self.written:
+            return
         pairs = zip(self.states, self.params, strict=True)
         noted = [(state["written"], p) for state, p in pairs if "written" in state]
         if noted:
@@ -194,15 +197,22 @@ class Search:
                 rest(p, state)
 
     def average_in(self, targets: Tensors, new: Tensors) -> None:
-        """targets ← (1 - w) targets + w new, with w = 1/k or 2/(k+1)."""
-        k = self.group["inner_step"] + 1
-        weight = 1 / k if self.group["inner_weights"] == "uniform" else 2 / (k + 1)
+        """targets ← (1 - w) targets + w new, with w the weight of the newest."""
         if not targets:
             return
-        if weight == 1:
+        if self.newest_alone():
             torch._foreach_copy_(targets, new)  # lerp_ would keep a NaN of the last cycle
         else:
-            torch._foreach_lerp_(targets, new, weight)
+            torch._foreach_lerp_(targets, new, self._newest_weight())
+
+    def newest_alone(self) -> bool:
+        """Whether an average has no weight but the newest one's."""
+        return self._newest_weight() == 1
+
+    def _newest_weight(self) -> float:
+        """1/k or 2/(k+1)."""
+        k = self.group["inner_step"] + 1
+        return 1 / k if self.group["inner_weights"] == "uniform" else 2 / (k + 1)
 
     def move_to_probe(self) -> None:
         """Weights ← anchor + radius * displacement."""
@@ -239,8 +249,7 @@ class Search:
             self._sizes(grown, [every[i] for i in grown])
             for every in (self.params, self.displacements)
         )
-        horizon = (1 + group["momentum"]) / (1 - group["momentum"])
-        factor = 0.5 * group["growth_decay"] * horizon * self._step_length() ** 2
+        horizon, factor = self.growth_horizon(), self.growth_factor()
         for i, weight, step in zip(grown, weights, steps, strict=True):
             # Of noise horizon * step² is about 1.3 n; a longer step is one that gradients agree on.
             step = step.clamp(max=math.sqrt(MOST_NOISE * self.owners[i].numel() / horizon))
@@ -249,6 +258,14 @@ class Search:
             rate = (factor * (step / weight) ** 2).clamp_(max=0.5) * excess.clamp_(min=0)
             p = self.params[i]
             p.addcmul_(p, rate.nan_to_num_(0.0, 0.0, 0.0).to(p.dtype), value=-1)
+
+    def growth_horizon(self) -> float:
+        """Steps that the noise of one step lasts, as momentum repeats it."""
+        return (1 + self.group["momentum"]) / (1 - self.group["momentum"])
+
+    def growth_factor(self) -> float:
+        """What (‖step‖/‖weights‖)² is multiplied by in the decay of growth."""
+        return 0.5 * self.group["growth_decay"] * self.growth_horizon() * self.step_length() ** 2
 
     def _sizes(self, indices: list[int], tensors: Tensors) -> list[Tensor]:
         """Euclidean norms of tensors, in at least float32."""
@@ -259,19 +276,26 @@ class Search:
     def average_weights(self) -> None:
         """average ← average + min(1, (r+1)/(t+r) * peak/lr) (weights - average) at commit t."""
         group, indices = self.group, self.with_gradient()
-        lr = float(group["lr"])
-        group["peak_lr"] = max(group["peak_lr"], lr)
+        newest = self.newest_of_mean()
         if group["average"] is None or not indices:
             return
-        r, t = group["average"], group["commits"]
         means = [self.states[i]["average"] for i in indices]
         pairs = zip(indices, means, strict=True)
         weights = [self.params[i].to(mean.dtype) for i, mean in pairs]
-        if t == 1:
+        if group["commits"] == 1:
             torch._foreach_copy_(means, weights)
         else:
-            weight = (r + 1) / (t + r) * group["peak_lr"]
-            torch._foreach_lerp_(means, weights, weight / lr if weight < lr else 1.0)
+            torch._foreach_lerp_(means, weights, newest)
+
+    def newest_of_mean(self) -> float:
+        """Weight of the newest weights in their mean; takes note of the learning rate."""
+        group, lr = self.group, float(self.group["lr"])
+        group["peak_lr"] = max(group["peak_lr"], lr)
+        if group["average"] is None:
+            return 1.0
+        r, t = group["average"], max(1, group["commits"])
+        weight = (r + 1) / (t + r) * group["peak_lr"]
+        return weight / lr if weight < lr else 1.0
 
     def plain_step(self) -> None:
         """Weights += eta * radius * displacement, at most of length lr when eta is None."""
@@ -280,10 +304,10 @@ class Search:
             torch._foreach_add_(
                 [self.params[i] for i in indices],
                 [self.displacements[i] for i in indices],
-                alpha=self._step_length(),
+                alpha=self.step_length(),
             )
 
-    def _step_length(self) -> float:
+    def step_length(self) -> float:
         """Factor of the displacements in a plain step."""
         group = self.group
         if group["eta"] is None or group["outer"] != "plain":

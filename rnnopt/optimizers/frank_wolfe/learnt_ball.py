@@ -124,19 +124,29 @@ def _in_units(ball: Ball, g: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
 def _learn_basis(ball: Ball, g: Tensor) -> Tensor:
     """The gradient in the bases, one of which turns, at first both."""
     t = ball["t"]
-    every = [side for side in ("left", "right") if side in ball]
-    due = every if t == 1 else [s for s in every if s == ("right", "left")[t % 2]]
+    due = [side_due(ball)] if t > 1 else [side for side in ("left", "right") if side in ball]
     for side in due:
+        if side is None:
+            continue
         x = g if side == "left" else g.flatten(0, 1).mT.unsqueeze(0)
         keep = BETA if t == 1 else BETA**2
         ball[side].baddbmm_(x, x.mT, beta=keep, alpha=(1 - keep) / x.shape[2])
         if t == 1:
             ball[f"{side}_basis"] = _first_basis(ball[side])
-    x = _into_basis(ball, g)
-    if 1 < t <= FRESH or (t > 1 and t // 2 % REFRESH == 0):
-        for side in due:
-            x = _turn(ball, side, x)
-    return x
+        elif turns(t):
+            _turn(ball, side)
+    return _into_basis(ball, g)
+
+
+def side_due(ball: Ball) -> str | None:
+    """The side whose matrix step t > 1 updates, or None without a basis there."""
+    side = ("right", "left")[ball["t"] % 2]
+    return side if side in ball else None
+
+
+def turns(t: int) -> bool:
+    """Whether the basis of the side that is due turns at step t > 1."""
+    return t <= FRESH or t // 2 % REFRESH == 0
 
 
 def _first_basis(matrix: Tensor) -> Tensor:
@@ -155,8 +165,8 @@ def _shift(matrix: Tensor) -> Tensor:
     return SHIFT * matrix.diagonal(dim1=1, dim2=2).mean(1, keepdim=True)
 
 
-def _turn(ball: Ball, side: str, x: Tensor) -> Tensor:
-    """Turns a basis by a step of orthogonal iteration, and what is kept in it; returns x turned."""
+def _turn(ball: Ball, side: str) -> None:
+    """Turns a basis by a step of orthogonal iteration, and what is kept in it."""
     old = ball[f"{side}_basis"]
     # The shift keeps directions that no gradient has; rounding would turn them anyhow.
     shifted = torch.baddbmm(_shift(ball[side]).unsqueeze(2) * old, ball[side], old)
@@ -166,9 +176,8 @@ def _turn(ball: Ball, side: str, x: Tensor) -> Tensor:
     ball[f"{side}_basis"] = new
     if side == "left":
         ball["squares"], ball["mean"] = squared @ ball["squares"], turn @ ball["mean"]
-        return turn @ x
-    ball["squares"], ball["mean"] = ball["squares"] @ squared.mT, ball["mean"] @ turn.mT
-    return x @ turn.mT
+    else:
+        ball["squares"], ball["mean"] = ball["squares"] @ squared.mT, ball["mean"] @ turn.mT
 
 
 def _adapt_radius(ball: Ball, x: Tensor, adapt: float) -> None:

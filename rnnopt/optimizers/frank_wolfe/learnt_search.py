@@ -1,88 +1,87 @@
 """FrankWolfe's inner step in learnt balls: blocks of tensors in, displacements out.
 
 learnt_ball.py has the mathematics, blocks.py says which tensors form a block. A ball is part of the
-state of its block's first tensor that is trained.
+state of its block's first tensor that is trained. learnt_kernel.py takes the steps where it can.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from rnnopt.optimizers.frank_wolfe import learnt_kernel
 from rnnopt.optimizers.frank_wolfe.blocks import Block, find_blocks
 from rnnopt.optimizers.frank_wolfe.inner_loop import Search
 from rnnopt.optimizers.frank_wolfe.learnt_ball import Ball, create_ball, vertex
 from rnnopt.optimizers.frank_wolfe.tensor_state import create_state
 
+Moving = list[int | None]  # for each tensor of a block its index in the search; None: it stays
+Columns = list[Tensor | None]
+
 
 def move_in_learnt_balls(search: Search) -> None:
     """Displacement ← its average with the newest point of the ball, for each block."""
-    group = search.group
-    index = {p: i for i, p in enumerate(search.owners) if search.gradients[i] is not None}
     targets: list[Tensor] = []
     new: list[Tensor] = []
-    for block in blocks_of(group):
-        tensors = [group["params"][i] for i in block.positions]
-        if not any(p in index and p.numel() for p in tensors):
-            continue
-        columns = _step_of(search, block, index)
+    for block, moving in _moving_blocks(search):
+        gradients = _gradients_of(search, block, moving)
+        ball = _ball_of(search, block, gradients)
         # What counts is the sum of a bias and its twin: each of the two takes half of the step.
-        if block.twin is not None:
-            if all(p in index for p in tensors[-2:]):
-                columns[-1] = columns[-1] / 2
+        shares = block.twin is not None and None not in moving[-2:]
+        if block.twin is not None and not shares:
+            twin = moving.pop()
+            moving[-1] = twin if moving[-1] is None else moving[-1]
+        if _step_by_kernel(search, block, ball, gradients, moving):
+            continue
+        columns = _step_by_torch(search, block, ball, gradients)
+        if shares:
+            columns[-1] = columns[-1] / 2
             columns.append(columns[-1])
-        for p, column in zip(tensors, columns, strict=True):
-            if p in index:
-                target = search.displacements[index[p]]
+        for i, column in zip(moving, columns, strict=True):
+            if i is not None:
+                target, shape = search.displacements[i], search.owners[i].shape
                 targets.append(target)
-                new.append(search.cut(index[p], column.reshape(p.shape)).to(target.dtype))
+                new.append(search.cut(i, column.reshape(shape)).to(target.dtype))
     search.average_in(targets, new)
 
 
 def blocks_of(group: dict[str, Any]) -> tuple[Block, ...]:
     """The blocks of a parameter group."""
-    shapes = tuple(p.shape for p in group["params"])
+    shapes = tuple([p.shape for p in group["params"]])
     gates = 1 if group["ball"] == "tensor" else group["gates"]
     return find_blocks(shapes, gates, tuple(group.get("param_names", ())))
 
 
 def create_balls(search: Search) -> None:
     """Creates the missing balls, as a step with these gradients would; moves nothing."""
+    for block, moving in _moving_blocks(search):
+        _ball_of(search, block, _gradients_of(search, block, moving))
+
+
+def _moving_blocks(search: Search) -> list[tuple[Block, Moving]]:
+    """The blocks with a gradient."""
     index = {p: i for i, p in enumerate(search.owners) if search.gradients[i] is not None}
     params = search.group["params"]
+    found = []
     for block in blocks_of(search.group):
-        if any(params[i] in index and params[i].numel() for i in block.positions):
-            gradient = torch.cat(_gradients_of(search, block, index), 2)
-            _ball_of(search, block, gradient.to(_wide(gradient)))
+        moving = [index.get(params[i]) for i in block.positions]
+        if any(i is not None and search.owners[i].numel() for i in moving):
+            found.append((block, moving))
+    return found
 
 
-def _step_of(search: Search, block: Block, index: dict[Tensor, int]) -> list[Tensor]:
-    """The newest point of a block's ball, cut into its tensors: (gates, rows, columns) each."""
-    group = search.group
-    gradients = _gradients_of(search, block, index)
-    gradient = torch.cat(gradients, 2) if len(gradients) > 1 else gradients[0]
-    gradient = gradient.to(_wide(gradient))
-    ball = _ball_of(search, block, gradient)
-    step = vertex(ball, gradient, group["momentum"], group["nesterov"], group["adapt"])
-    return list(step.mul_(block.scale).split([g.shape[2] for g in gradients], 2))
+def _gradients_of(search: Search, block: Block, moving: Moving) -> Columns:
+    """The gradients of a block's members; None is zero."""
+    indices = list(moving)
+    # The second of two biases has the first one's gradient, should the first one be frozen.
+    if block.twin is not None:
+        twin = indices.pop()
+        indices[-1] = twin if indices[-1] is None else indices[-1]
+    return [None if i is None else search.whole_gradient(i) for i in indices]
 
 
-def _gradients_of(search: Search, block: Block, index: dict[Tensor, int]) -> list[Tensor]:
-    """The gradients of a block's members, (gates, rows, columns) each; zeros for a missing one."""
-    params = search.group["params"]
-    gradients = []
-    for i in block.members:
-        # The second of two biases has the first one's gradient, should the first one be frozen.
-        either = (i, block.twin) if i == block.members[-1] else (i,)
-        at = next((index[params[j]] for j in either if j is not None and params[j] in index), None)
-        p = params[i]
-        zeros = torch.zeros(p.shape, dtype=p.dtype, device=p.device)
-        gradient = zeros if at is None else search.whole_gradient(at)
-        gradients.append(_columns(gradient, block.gates))
-    return gradients
-
-
-def _ball_of(search: Search, block: Block, gradient: Tensor) -> Ball:
+def _ball_of(search: Search, block: Block, gradients: Columns) -> Ball:
     """The ball of a block; a new one if there is none, or only that of other tensors.
 
     It is kept by the first tensor that is trained, for torch's distributed checkpoints pass over
@@ -95,13 +94,53 @@ def _ball_of(search: Search, block: Block, gradient: Tensor) -> Ball:
     for p in tensors:
         if p is not keeper and "ball" in search.every_state.get(p, ()):
             state["ball"] = search.every_state[p].pop("ball")
-    if "ball" not in state or state["ball"]["mean"].shape != gradient.shape:
+    rows = tensors[0].shape[0] if tensors[0].ndim else 1
+    shape = (block.gates, rows // block.gates, sum(_sizes(search, block)))
+    if "ball" not in state or state["ball"]["mean"].shape != shape:
+        gradient = _matrices(search, block, gradients)
         state["ball"] = create_ball(gradient, bases=tensors[0].ndim > 1)
     return state["ball"]
 
 
-def _wide(tensor: Tensor) -> torch.dtype:
-    return torch.promote_types(tensor.dtype, torch.float32)
+def _step_by_kernel(
+    search: Search, block: Block, ball: Ball, gradients: Columns, moving: Moving
+) -> bool:
+    """Writes the newest point of a ball into the displacements; False if the kernel cannot."""
+    if not search.newest_alone() or type(search) is not Search:
+        return False
+    steps = [None if i is None else search.displacements[i] for i in moving]
+    if not learnt_kernel.can_step(ball, (*gradients, *steps)):
+        return False
+    sizes = _sizes(search, block)
+    learnt_kernel.take_step(ball, gradients, sizes, steps, block.scale, search.group)
+    return True
+
+
+def _step_by_torch(search: Search, block: Block, ball: Ball, gradients: Columns) -> list[Tensor]:
+    """The newest point of a block's ball, cut into its members: (gates, rows, columns) each."""
+    group = search.group
+    gradient = _matrices(search, block, gradients)
+    step = vertex(ball, gradient, group["momentum"], group["nesterov"], group["adapt"])
+    return list(step.mul_(block.scale).split(_sizes(search, block), 2))
+
+
+def _sizes(search: Search, block: Block) -> list[int]:
+    """How many columns of a block's matrices each member is."""
+    members = [search.group["params"][i] for i in block.members]
+    rows = members[0].shape[0] if members[0].ndim else 1
+    return [p.numel() // rows for p in members]
+
+
+def _matrices(search: Search, block: Block, gradients: Sequence[Tensor | None]) -> Tensor:
+    """The gradient of a block, (gates, rows, columns), in at least float32."""
+    columns = []
+    for i, gradient in zip(block.members, gradients, strict=True):
+        if gradient is None:
+            p = search.group["params"][i]
+            gradient = torch.zeros(p.shape, dtype=p.dtype, device=p.device)
+        columns.append(_columns(gradient, block.gates))
+    gradient = torch.cat(columns, 2) if len(columns) > 1 else columns[0]
+    return gradient.to(torch.promote_types(gradient.dtype, torch.float32))
 
 
 def _columns(x: Tensor, gates: int) -> Tensor:

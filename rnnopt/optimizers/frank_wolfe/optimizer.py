@@ -45,6 +45,7 @@ from torch.optim.optimizer import Optimizer, ParamsT
 from rnnopt.config.options import with_moved
 from rnnopt.distributed import Group
 from rnnopt.distributed import check_group as check_process_group
+from rnnopt.optimizers.frank_wolfe.commit_kernel import commit_at_once
 from rnnopt.optimizers.frank_wolfe.eval_weights import EvalMode, Versions
 from rnnopt.optimizers.frank_wolfe.inner_loop import Search, move_in_fixed_balls, radius_in_force
 from rnnopt.optimizers.frank_wolfe.learnt_search import create_balls, move_in_learnt_balls
@@ -342,10 +343,14 @@ class FrankWolfe(EvalMode):
         for search in searches:
             if search.with_gradient():  # else nothing moves, as in the first commit with overlap
                 search.group["commits"] += 1
+        plain = self.outer == "plain"
+        left = [search for search in searches if not (plain and commit_at_once(search))]
+        for search in left:
             search.decay_weights()
-        self._outer_step.step(searches)
-        for search in searches:
+        self._outer_step.step(left)
+        for search in left:
             search.average_weights()
+        for search in searches:
             search.leave_unmoved()
 
     @property
