@@ -10,7 +10,17 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from distributed_checks import BALL, NORMS, changes, cycle, length, network, same_everywhere
+from distributed_checks import (
+    BALL,
+    NORMS,
+    changes,
+    cycle,
+    length,
+    loss_of,
+    network,
+    part,
+    same_everywhere,
+)
 from stepping import frank_wolfe
 
 from rnnopt.distributed import sums
@@ -129,6 +139,45 @@ def check_with_momentum_overlapped_steps_are_as_long(where, alone):
         with optimizer.committed():  # the plain mean of the weights that were moved to
             steps = 4 if overlap else 5
             assert float(weight.norm()) == pytest.approx(0.1 * (steps + 1) / 2)
+
+
+def check_learnt_balls_of_their_own_leave_all_processes_the_same_weights(where, alone):
+    # Each process learns its balls from its own gradients; what moves the weights is the mean.
+    forms = [dict(), dict(compression="int8"), dict(compression="sign"), dict(overlap=True)]
+    for form in forms:
+        for inner_steps in (1, 3):
+            options = dict(lr=0.05, norm="learnt", growth_decay=5.0, inner_steps=inner_steps)
+            model = network()
+            optimizer = frank_wolfe(model.parameters(), **options, communicate="commit", **form)
+            for number in range(6):
+                before = [p.detach().clone() for p in model.parameters()]
+                for k in range(inner_steps):
+                    model.zero_grad()
+                    loss_of(model, part(3 * number + k, where)).backward()
+                    optimizer.step()
+                assert same_everywhere(model)
+                first = number == 0 and "overlap" in form
+                assert all(map(torch.equal, before, model.parameters())) == first
+            with optimizer.committed():
+                assert same_everywhere(model)
+            [ball, *_] = [s["ball"]["squares"] for s in optimizer.state.values() if "ball" in s]
+            assert not torch.equal(sums([ball])[0], where[1] * ball)
+    # The displacement is the mean of what each process finds by itself.
+    ends = []
+    for communicate in ("commit", "gradient"):
+        model = network()
+        optimizer = frank_wolfe(
+            model.parameters(), lr=0.05, norm="learnt", growth_decay=0.0, inner_steps=3,
+            communicate=communicate,
+        )  # fmt: skip
+        start = torch.cat([p.detach().flatten() for p in model.parameters()])
+        for _ in range(3):
+            rng = torch.Generator().manual_seed(where[0])
+            for p in model.parameters():
+                p.grad = torch.randn(p.shape, generator=rng, dtype=p.dtype)
+            optimizer.step()
+        ends.append(torch.cat([p.detach().flatten() for p in model.parameters()]) - start)
+    torch.testing.assert_close(ends[0], sums([ends[1]])[0] / where[1], rtol=1e-9, atol=1e-11)
 
 
 def check_a_compressed_commit_sends_few_bytes(where, alone):

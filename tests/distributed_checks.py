@@ -92,6 +92,8 @@ FRANK_WOLFE = [
     dict(lr=0.05, inner_steps=2, norm=math.inf, outer="adam"),
     dict(lr=0.05, momentum=0.5, adapt=0.1, average=2.0, normalize=False),
     dict(lr=0.05, inner_steps=2, norm=1.5, ball="global", outer="adam", momentum=0.0),
+    dict(lr=0.05, norm="learnt"),
+    dict(lr=0.05, norm="learnt", inner_steps=2, outer="adam"),
 ]
 
 
@@ -124,7 +126,9 @@ def check_frank_wolfe_under_ddp_takes_the_steps_of_one_process(where, alone):
             train_frank_wolfe(one, None, options, closure_form)
             wrapped = DDP(many, gradient_as_bucket_view=closure_form)
             optimizer = train_frank_wolfe(wrapped, where, options, closure_form)
-            same_weights(one, many)
+            # Where few gradients have been, a learnt basis has rounding over learnt_ball.SHIFT.
+            rounding = dict(rtol=1e-7, atol=1e-9) if options.get("norm") == "learnt" else CLOSE
+            same_weights(one, many, **rounding)
             assert same_everywhere(many)
             with optimizer.committed():
                 assert same_everywhere(many)

@@ -1,4 +1,4 @@
-"""The learnt ball once more, slowly: the equations of learnt_ball.py, one block, one gate at a time.
+"""The learnt ball once more, slowly: the equations of learnt_ball.py, one gate at a time.
 
 Letters are those of that docstring. Nothing is changed in place, and nothing of rnnopt is imported.
 """

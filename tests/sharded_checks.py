@@ -95,7 +95,8 @@ def check_frank_wolfe_on_parts_takes_the_steps_on_whole_tensors(where, alone):
     options += [
         dict(adapt=0.03), dict(norm=2, adapt=0.3, momentum=0.5, nesterov=False),
         dict(norm=2, momentum=0.9, normalize=False), dict(scale="norm", weight_decay=0.1),
-        dict(outer="adam", inner_steps=3, norm=2),
+        dict(outer="adam", inner_steps=3, norm=2), dict(norm="learnt", inner_steps=2),
+        dict(norm="learnt", weight_decay=0.1, decoupled_weight_decay=False, growth_decay=5.0),
         dict(norm=2, weight_decay=0.1, decoupled_weight_decay=False, momentum=0.0),
     ]  # fmt: skip
     for option in options:
@@ -135,6 +136,7 @@ LEARNERS = dict(
     with_signs=lambda params: frank_wolfe(
         params, lr=0.05, inner_steps=2, norm=math.inf, momentum=0.8
     ),
+    with_learnt_balls=lambda params: frank_wolfe(params, lr=0.05, inner_steps=2, norm="learnt"),
     asnaq=lambda params: ASNAQ(
         params, lr=0.3, memory=3, fisher_memory=5, tolerance=1.0,
         options=ASNAQOptions(update_every=2, second_gradient=True, momentum_range=(0.1, 0.8)),

@@ -41,7 +41,7 @@ def test_options_objects_are_frozen_and_every_one_is_an_argument_s_default(name)
 
 # Those that comparisons without --lr, published tables among them, were made with.
 RATES = {
-    "frank-wolfe": 1e-3, "asnaq": 3e-2, "asnaq-paper": 1e-2,
+    "frank-wolfe": 1e-2, "asnaq": 3e-2, "asnaq-paper": 1e-2,
     "asnaq-authors": 1e-2, "adaqn": 1e-2, "bfgs": 1.0, "lbfgs": 1.0, "naq": 1.0, "lnaq": 1.0,
     "admm": 1.0, "sgd": 1e-1, "momentum": 1e-2, "adagrad": 1e-2, "rmsprop": 1e-3, "adam": 3e-3,
     "indrnn-adam": 2e-4, "adamw": 3e-3, "nadam": 3e-3, "muon": 3e-3, "soap": 3e-3,

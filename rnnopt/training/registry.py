@@ -78,7 +78,7 @@ def adam_of_indrnn(
 # relatives share its own.
 OPTIMIZERS: dict[str, OptimizerEntry] = {
     "frank-wolfe": OptimizerEntry(
-        FrankWolfe, "Frank-Wolfe steps inside a small ball, then one step along their mean"
+        FrankWolfe, "Frank-Wolfe steps in a small ball that is learnt from the gradients"
     ),
     "asnaq": OptimizerEntry(ASNAQ, "quasi-Newton with look-ahead, curvature from stored gradients"),
     "asnaq-paper": OptimizerEntry(

@@ -64,7 +64,7 @@ def find_blocks(
     layers = list(_layers_by_name(shapes, names) if names else _layers_by_shape(shapes))
     cells = [_cell(layer, shapes, counts) for layer in layers]
     used = {i for cell in cells for i in cell.positions}
-    members = {i: (i,) for i in range(len(shapes)) if i not in used}
+    members: dict[int, tuple[int, ...]] = {i: (i,) for i in range(len(shapes)) if i not in used}
     for i, shape in enumerate(shapes):
         if i in members and len(shape) > 1:
             bias = _bias_of(i, shapes, names, used)
@@ -109,7 +109,7 @@ def _multiples(units: int) -> tuple[int, ...]:
 
 
 def _cell(layer: Layer, shapes: tuple[Size, ...], counts: tuple[int, ...]) -> Block:
-    """One matrix per gate. In a GRU the second bias stands inside a product: a column of its own."""
+    """A matrix per gate. A GRU's second bias stands inside a product: a column of its own."""
     rows, units = shapes[layer[1]]
     biases = all(i >= 0 and tuple(shapes[i]) == (rows,) for i in layer[2:])
     twin = layer[3] if biases and rows != 3 * units else None

@@ -64,7 +64,7 @@ def check_norm(norm: Norm) -> None:
         return
     if not isinstance(norm, int | float) or isinstance(norm, bool) or not norm >= 1:
         raise ValueError(
-            f'norm must be "learnt", "spectral" or a number p >= 1, got norm={norm!r}.'
+            f'norm must be a number p >= 1, inf, "spectral" or "learnt", got norm={norm!r}.'
         )
 
 

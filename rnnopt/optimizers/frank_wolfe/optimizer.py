@@ -23,12 +23,15 @@ Algorithm", ICPR 2020, https://arxiv.org/abs/2010.05397, Algorithm 1. Departures
 1. The oracle's exponent is corrected (lmo.py, departure 1).
 2. Each weight matrix has its own ball, as in the authors' code, instead of one ball for the vector
    of all weights (`ball`).
-3. The spectral norm, `momentum`, and the unit of the radius (`scale`) are ours.
+3. The spectral norm, `momentum`, and the unit of the radius (`scale`) are not in the paper.
 4. Weight decay, which the paper does not mention, is decoupled and part of the outer step.
 
-Every choice the paper leaves open is an option. The defaults are not the paper's: they are among
-the settings that learnt best at equal gradient evaluations (docs/experiment-log.md). PRESETS holds
-the settings of the paper and of its code: `FrankWolfe(params, lr=1e-3, **PRESETS["paper"])`.
+5. The learnt ball is ours. It is no ball of a fixed norm, but a box that is learnt during training
+   (learnt_ball.py); its radius is lr times a factor that is learnt too.
+
+The defaults are not the paper's: K = 1, the learnt ball and a plain step learnt best at equal
+gradient evaluations (docs/experiment-log.md). PRESETS holds the settings of the paper and of its
+code: `FrankWolfe(params, lr=1e-3, **PRESETS["paper"])`.
 """
 
 from collections.abc import Callable
@@ -98,23 +101,28 @@ class FrankWolfe(EvalMode):
 
     Args:
         params: tensors to train, (name, tensor) pairs, or torch parameter groups.
-        lr: learning rate. With outer="plain" the length of a step in the unit of `scale`, else the
-            learning rate of the outer optimizer.
+        lr: learning rate. With outer="plain" the radius of the learnt ball, or the length of a step
+            in the unit of `scale`; else the learning rate of the outer optimizer.
         inner_steps: K, number of minibatch gradients per commit.
-        norm: p ≥ 1, math.inf or "spectral" (matrices; vectors and scalars use p = 2).
+        norm: "learnt", a box in the eigenbasis of the gradients, which is learnt during training;
+            or a fixed norm, p ≥ 1, math.inf or "spectral" (matrices; vectors use p = 2). Give
+            (name, tensor) pairs, `model.named_parameters()`, if layers have no biases or their
+            tensors are not consecutive: the learnt ball joins the tensors of a layer.
         ball: "gate", one ball per weight matrix, where each of the 3 or 4 gates stacked in a tensor
             of nn.GRU or nn.LSTM is a matrix; "tensor", one ball per stored tensor (the spectral
-            norm still works gate by gate); "global", one ball for all tensors.
+            norm still works gate by gate, and a learnt ball joins the tensors of a layer); "global",
+            one ball for all tensors, of a fixed norm.
         outer: "adam", "plain", or a callable (groups, lr=…) → torch optimizer that takes the outer
             steps, such as `functools.partial(torch.optim.SGD, momentum=0.9)`. The callable sets its
             options; its state is saved with this optimizer's.
         weight_decay: λ, the strength of weight decay. Each commit subtracts lr λ times the weights,
             or each inner gradient gets λ times the weights added, see `decoupled_weight_decay`. 0
             is off.
-        average: r of the mean x ← x + (r+1)/(t+r) (ω - x) of the committed weights, shown in eval
-            mode. Commit t has a weight near t^r: 0 is the plain mean, a greater r forgets earlier
-            weights. None is off. It needs two copies of the weights: the mean, and one that detects
-            loaded weights.
+        average: r of the mean x ← x + a (ω - x) of the committed weights, shown in eval mode, with
+            a = min(1, (r+1)/(t+r) · largest lr / lr) at commit t. Commit t has a weight near t^r: 0
+            is the plain mean, a greater r forgets earlier weights, and so does a smaller lr. None
+            is off. It needs two copies of the weights: the mean, and one that detects loaded
+            weights.
         gates: number of gates stacked in each tensor of a group. "auto" recognises the tensors of
             nn.LSTM, nn.GRU and their cells: by name if (name, tensor) pairs are given, else by the
             shapes of four consecutive tensors, which must then be in one group.
@@ -141,9 +149,9 @@ class FrankWolfe(EvalMode):
     def __init__(
         self,
         params: ParamsT,
-        lr: float | Tensor = 1e-3,
+        lr: float | Tensor = 1e-2,
         inner_steps: int = 1,
-        norm: Norm = "spectral",
+        norm: Norm = "learnt",
         ball: str = "gate",
         outer: Outer = "plain",
         weight_decay: float = 0.0,

@@ -16,16 +16,23 @@ class FrankWolfeOptions(Options):
     """What few users set of `FrankWolfe`.
 
     Args:
-        radius: radius of the ball in the unit of `scale`, read at the first inner step. None means
-            lr, so that a learning-rate schedule shrinks the ball.
+        radius: radius of the ball, read at the first inner step. None means lr, so that a
+            learning-rate schedule shrinks the ball.
         momentum: μ of the average m ← μ m + (1-μ) g that the oracle sees instead of g. 0 is off.
-        normalize: whether to divide each tensor's gradient by its Euclidean norm before it enters
-            m, so that a rare large gradient counts no more than others. No effect without momentum.
-        adapt: κ of log ρ ← log ρ + κ cos(g, m), with ρ in 1/16 … 16 the factor of each tensor's
-            radius and m the average before g. The radius grows while gradients agree and shrinks
-            where steps overshoot. 0 is off. No effect without momentum or in a global ball.
         nesterov: whether the oracle sees μ m + (1-μ) g instead of m. No effect without momentum.
-        scale: unit of the radius, and of lr with outer="plain": "norm", the norm itself, as in the
+        adapt: κ, by which the factor ρ of each ball's radius follows the agreement of gradients: it
+            grows while they agree and shrinks where steps overshoot. 0 is off. Learnt balls:
+            log ρ ← log ρ + κ min(1, 100/t) cos(g, m)³ at gradient t, m the average before g. Fixed
+            norms: log ρ ← log ρ + κ cos(g, m), within 1/16 … 16; no effect without momentum or in a
+            global ball.
+        growth_decay: c ≥ 0, part of the growth of a matrix by noise that is taken back. The noise
+            of steps of length d adds about ½ (1+μ)/(1-μ) d² / ‖W‖ to the norm of W at each step.
+            Each commit shrinks W by c times that, times 1 - ‖W_0‖²/‖W‖², so that it never shrinks
+            below its first norm. 0 is off. No effect with fixed norms or another outer optimizer.
+        normalize: whether to divide each tensor's gradient by its Euclidean norm before it enters
+            m, so that a rare large gradient counts no more than others. No effect in a learnt ball,
+            which has a unit of its own, or without momentum.
+        scale: unit of a fixed norm's radius, and of lr with outer="plain": "norm", the norm itself, as in the
             paper; "entry", the size of a typical entry, n^{1/p} norms (spectral norm: √max(rows,
             columns)), so that a radius means the same for every norm and shape.
         eta: step length of outer="plain" in radii; None means lr/radius, a step of length lr.
@@ -57,11 +64,11 @@ class FrankWolfeOptions(Options):
     }
 
     radius: float | None = None
-    momentum: float = 0.9
-    normalize: bool = True
-    adapt: float = 0.03
-    growth_decay: float = 0.5
+    momentum: float = 0.85
     nesterov: bool = True
+    adapt: float = 0.03
+    growth_decay: float = 0.8
+    normalize: bool = True
     scale: Literal["entry", "norm"] = "entry"
     eta: float | None = None
     inner_weights: Literal["uniform", "increasing"] = "uniform"

@@ -42,7 +42,7 @@ def create_state(p: Tensor, state: dict[str, Any], group: dict[str, Any]) -> Non
 def size_of(p: Tensor) -> Tensor:
     """Euclidean norm of a tensor, of all its parts, in at least float32."""
     size = torch.linalg.vector_norm(p.detach().to(torch.promote_types(p.dtype, torch.float32)))
-    return size.full_tensor() if is_sharded(size) else size  # type: ignore[operator]
+    return size.full_tensor() if is_sharded(size) else size
 
 
 def rest(p: Tensor, state: dict[str, Any]) -> None:
