@@ -18,6 +18,7 @@ from torch import nn
 from torch.optim import lr_scheduler
 
 from rnnopt import FrankWolfe, FrankWolfeOptions
+from rnnopt.optimizers.frank_wolfe.learnt_ball import vertex
 from rnnopt.training.registry import build_optimizer
 
 pytestmark = pytest.mark.usefixtures("double_precision")
@@ -278,6 +279,27 @@ def test_chunks_of_a_long_sequence_are_learnt_from():
         optimizer.step()
         losses.append(float(loss.detach()))
     assert losses[-1] < 0.05 * losses[0]
+
+
+def test_a_tied_weight_is_stepped_once_by_the_sum_of_its_gradients():
+    torch.manual_seed(0)
+    table, output = nn.Embedding(5, 4), nn.Linear(4, 5)
+    output.weight = table.weight
+    model = nn.Sequential(table, nn.Linear(4, 4), output)
+    optimizer = learnt(model.parameters())
+    words = torch.tensor([0, 1, 2, 3, 4])
+    for _ in range(3):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(words), words.roll(1)).backward()
+        ball = copy.deepcopy(optimizer.state[table.weight].get("ball"))
+        before = table.weight.detach().clone()
+        optimizer.step()
+        assert output.weight is table.weight
+        if ball is not None:
+            step = 0.1 * vertex(ball, table.weight.grad[None])[0]
+            torch.testing.assert_close(table.weight.detach(), before + step)
+    balls = [state for state in optimizer.state.values() if "ball" in state]
+    assert len(balls) == 3  # the shared matrix, the layer between, the output's bias
 
 
 # -- precision and checkpoints ---------------------------------------------------------------------
