@@ -49,17 +49,11 @@ class PlainBall:
                 N = N / (momentum * self.weight + 1 - momentum)
             self.V[h] = β * self.V[h] + (1 - β) * X[h] ** 2
             V = self.V[h] / (1 - β**self.t)
-            c = torch.zeros_like(V)
-            for i in range(self.n):
-                for j in range(self.k):
-                    length = math.sqrt(V[i, j]) + 1e-3 * math.sqrt(V.mean())
-                    if N[i, j] != 0:
-                        c[i, j] = min(3.0, abs(N[i, j]) / length)
+            root = V.sqrt() + 1e-3 * math.sqrt(V.mean())
+            c = torch.where(N == 0, 0.0, N.abs() / root).clamp(max=3.0)
             s = -math.exp(self.log_ρ[h]) * self.Q_L[h] @ (N.sign() * c) @ self.Q_R.T
-            for i in range(self.n):
-                if not gradient[h][i].any() or not gradient[h].isfinite().all():
-                    s[i] = 0.0
-            S.append(s)
+            moves = gradient[h].any(1, keepdim=True) & gradient[h].isfinite().all()
+            S.append(torch.where(moves, s, 0.0))
         return torch.stack(S)
 
     def in_units(self, h, g):

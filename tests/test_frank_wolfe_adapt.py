@@ -380,7 +380,7 @@ def test_neither_acts_without_momentum(normalize, rng):
 
 DEFAULTS = dict(
     lr=1e-3, inner_steps=1, radius=None, norm="spectral", ball="gate", outer="plain",
-    weight_decay=0.0, momentum=0.9, normalize=True, adapt=0.03, nesterov=True,
+    weight_decay=0.0, momentum=0.9, normalize=True, adapt=0.03, growth_decay=0.5, nesterov=True,
     average=8.0, scale="entry", eta=None, inner_weights="uniform",
     inner_iterate="paper", decoupled_weight_decay=True, spectral="polar-express", gates="auto",
     maximize=False,
@@ -390,7 +390,7 @@ DEFAULTS = dict(
 def test_the_defaults_are_these():
     group = rnnopt.FrankWolfe([parameter(1.0)]).param_groups[0]
     assert {name: group[name] for name in DEFAULTS} == DEFAULTS
-    own = {"params", "inner_step", "commits", "probe_radius", "train_mode"}
+    own = {"params", "inner_step", "commits", "peak_lr", "probe_radius", "train_mode"}
     assert group.keys() - {"differentiable"} == DEFAULTS.keys() | own
 
 

@@ -595,17 +595,19 @@ def test_a_learning_rate_of_zero_at_first_creates_the_whole_state():
 
 
 def test_a_schedule_scales_the_steps_along_the_mean():
-    # A constant gradient's steps are lr long: 1, ½, ¼; the plain mean of -1, -1½, -1¾ is -17/12.
+    # A constant gradient's steps are lr long: 1, 0.8, 0.64. The mean's horizon shrinks with lr: the
+    # second commit has ½ · 1/0.8 = 5/8 of it, -1 - 0.5, and the third ⅓ · 1/0.64 = 25/48.
     weight = parameter(0.0)
     optimizer = FrankWolfe([weight], momentum=0.9, nesterov=True, average=0)
-    schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, gamma=0.5)
+    schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, gamma=0.8)
     seen = []
     for _ in range(3):
         feed(optimizer, [weight], [torch.ones(1)])
         seen.append(weight.item())
         schedule.step()
-    assert seen == pytest.approx([-1.0, -1.5, -1.75], rel=1e-14)
-    assert shown(optimizer, [weight])[0].item() == pytest.approx(-17 / 12, rel=1e-14)
+    assert seen == pytest.approx([-1.0, -1.8, -2.44], rel=1e-14)
+    mean = -1.5 - 25 / 48 * 0.94
+    assert shown(optimizer, [weight])[0].item() == pytest.approx(mean, rel=1e-14)
 
 
 @pytest.mark.parametrize("outer", ["plain", "adam"])

@@ -18,6 +18,7 @@ from torch import nn
 from torch.optim import lr_scheduler
 
 from rnnopt import FrankWolfe, FrankWolfeOptions
+from rnnopt.optimizers.frank_wolfe.learnt_ball import vertex
 from rnnopt.training.registry import build_optimizer
 
 pytestmark = pytest.mark.usefixtures("double_precision")
@@ -280,6 +281,27 @@ def test_chunks_of_a_long_sequence_are_learnt_from():
     assert losses[-1] < 0.05 * losses[0]
 
 
+def test_a_tied_weight_is_stepped_once_by_the_sum_of_its_gradients():
+    torch.manual_seed(0)
+    table, output = nn.Embedding(5, 4), nn.Linear(4, 5)
+    output.weight = table.weight
+    model = nn.Sequential(table, nn.Linear(4, 4), output)
+    optimizer = learnt(model.parameters())
+    words = torch.tensor([0, 1, 2, 3, 4])
+    for _ in range(3):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(words), words.roll(1)).backward()
+        ball = copy.deepcopy(optimizer.state[table.weight].get("ball"))
+        before = table.weight.detach().clone()
+        optimizer.step()
+        assert output.weight is table.weight
+        if ball is not None:
+            step = 0.1 * vertex(ball, table.weight.grad[None])[0]
+            torch.testing.assert_close(table.weight.detach(), before + step)
+    balls = [state for state in optimizer.state.values() if "ball" in state]
+    assert len(balls) == 3  # the shared matrix, the layer between, the output's bias
+
+
 # -- precision and checkpoints ---------------------------------------------------------------------
 
 
@@ -332,29 +354,29 @@ def test_copies_go_on_to_the_bit_at_any_step(copier, at, rng):
 # -- growth decay ----------------------------------------------------------------------------------
 
 
-def test_a_step_of_growth_decay_by_hand():
+@pytest.mark.parametrize("momentum", [0.85, 0.0])
+def test_a_step_of_growth_decay_by_hand(momentum):
     # W of norm 2 has grown from norm 1. A constant gradient of rank one makes a step S of norm
-    # 1/(1 + 0.001/2): one entry of the box, of 4. horizon = 1.9/0.1 = 19, and 19 |S|² is more than
-    # noise can make of 4 entries, 8. So the rate is ½·0.5·8·0.1²/2² · (1 - 1/4).
+    # 1/(1 + 0.001/2): one entry of the box, of 4. The rate is ½ · 0.5 · h · (0.1 |S| / 2)² ·
+    # (1 - 1/4), with the horizon h = (1+μ)/(1-μ).
     weight = nn.Parameter(torch.tensor([[1.0, 0.0], [0.0, 0.0]]))
-    optimizer = learnt([weight], growth_decay=0.5, adapt=0.0)
+    optimizer = learnt([weight], growth_decay=0.5, adapt=0.0, momentum=momentum)
     g = torch.tensor([[0.0, 0.0], [0.0, 1.0]])
     feed(optimizer, [weight], [g])
     with torch.no_grad():
         weight.copy_(torch.tensor([[2.0, 0.0], [0.0, 0.0]]))
     feed(optimizer, [weight], [g])
-    rate = 0.5 * 0.5 * 8 * 0.1**2 / 2**2 * 0.75
-    assert float(weight[0, 0].detach()) == pytest.approx(2 * (1 - rate), rel=1e-6)
-    # A step shorter than noise's counts as it is: momentum 0 has the horizon 1.
-    weight = nn.Parameter(torch.tensor([[1.0, 0.0], [0.0, 0.0]]))
-    optimizer = learnt([weight], growth_decay=0.5, adapt=0.0, momentum=0.0)
-    feed(optimizer, [weight], [g])
-    with torch.no_grad():
-        weight.copy_(torch.tensor([[2.0, 0.0], [0.0, 0.0]]))
-    feed(optimizer, [weight], [g])
     S = 1 / (1 + 0.001 / 2)
-    rate = 0.5 * 0.5 * S**2 * 0.1**2 / 2**2 * 0.75
+    rate = 0.5 * 0.5 * (1 + momentum) / (1 - momentum) * (0.1 * S / 2) ** 2 * 0.75
     assert float(weight[0, 0].detach()) == pytest.approx(2 * (1 - rate), rel=1e-6)
+
+
+@pytest.mark.parametrize("value, wanted", [(0.0, 2.0), (0.001, 2.0), (0.1, 0.6**0.5)])
+def test_growth_counts_from_the_first_norm_or_that_of_usual_weights(value, wanted):
+    weight = nn.Parameter(torch.full((12, 5), value))
+    optimizer = learnt([weight], growth_decay=0.5)
+    feed(optimizer, [weight], [torch.ones(12, 5)])
+    assert float(optimizer.state[weight]["start_size"]) == pytest.approx(wanted)
 
 
 @pytest.mark.parametrize("outer", ["plain", "adam"])

@@ -16,7 +16,7 @@ struct Commit {
 // How commits are taken: numbers common to all tensors.
 template <typename R>
 struct Pace {
-  R growth, most, shrink, length, newest;
+  R growth, shrink, length, newest;
   bool first;  // the mean so far counts nothing
 };
 
@@ -30,9 +30,8 @@ R noise_in(const Commit<R>& a, const Pace<R>& pace) {
   });
   R weight2 = 0, step2 = 0;
   for (int lane = 0; lane < Simd<R>::LANES; lane++) weight2 += weights[lane], step2 += steps[lane];
-  const R weight = std::sqrt(weight2), step = std::min(std::sqrt(step2), std::sqrt(pace.most * a.size));
-  const R excess = 1 - (*a.start_size / weight) * (*a.start_size / weight);
-  const R rate = std::min(R(0.5), pace.growth * (step / weight) * (step / weight)) * std::max(R(0), excess);
+  const R excess = 1 - *a.start_size * *a.start_size / weight2;
+  const R rate = std::min(R(0.5), pace.growth * (step2 / weight2)) * std::max(R(0), excess);
   return std::isfinite(rate) && step2 == step2 ? rate : R(0);
 }
 

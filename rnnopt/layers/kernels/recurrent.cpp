@@ -132,7 +132,7 @@ int learnt_ball(const int64_t* numbers, const void* const* p, bool) {
 template <typename R>
 int commit(const int64_t* numbers, const void* const* p, bool) {
   const double* number = (const double*)p[0];
-  const Pace<R> pace{(R)number[0], (R)number[1], (R)number[2], (R)number[3], (R)number[4], number[5] != 0};
+  const Pace<R> pace{(R)number[0], (R)number[1], (R)number[2], (R)number[3], number[4] != 0};
   R* const* tensors = (R* const*)p + 1;
   for (int64_t i = 0; i < numbers[0]; i++, tensors += 5)
     commit_one<R>({tensors[0], tensors[2], tensors[3], tensors[1], tensors[4], (Index)numbers[1 + i]}, pace);

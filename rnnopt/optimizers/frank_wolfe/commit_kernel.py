@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from rnnopt.layers.kernels import cpu
-from rnnopt.optimizers.frank_wolfe.inner_loop import MOST_NOISE, Search
+from rnnopt.optimizers.frank_wolfe.inner_loop import Search
 
-Doubles = ctypes.c_double * 6
+Doubles = ctypes.c_double * 5
 SMALL = 1 << 20  # entries; beyond them torch's threads are faster
 
 
@@ -47,7 +47,6 @@ def commit_at_once(search: Search) -> bool:
     shrink = group["weight_decay"] if group["decoupled_weight_decay"] else 0.0
     numbers = Doubles(
         search.growth_factor(),
-        MOST_NOISE / search.growth_horizon(),
         1 - lr * shrink,
         search.step_length(),
         newest,

@@ -24,7 +24,6 @@ from rnnopt.optimizers.frank_wolfe.lmo import (
 )
 from rnnopt.optimizers.frank_wolfe.tensor_state import rest, rests
 
-MOST_NOISE = 2.0  # times n is what noise can make of horizon * step², of n weights
 LARGEST = math.log(16)  # bound of |log ρ|, ρ the factor of a tensor's adapted radius
 
 
@@ -248,23 +247,19 @@ class Search:
             self._sizes(grown, [every[i] for i in grown])
             for every in (self.params, self.displacements)
         )
-        horizon, factor = self.growth_horizon(), self.growth_factor()
+        factor = self.growth_factor()
         for i, weight, step in zip(grown, weights, steps, strict=True):
-            # Of noise horizon * step² is about 1.3 n; a longer step is one that gradients agree on.
-            step = step.clamp(max=math.sqrt(MOST_NOISE * self.owners[i].numel() / horizon))
             excess = 1 - (self.states[i]["start_size"] / weight) ** 2
             # At most half of the excess: more could shrink a matrix below its first norm.
             rate = (factor * (step / weight) ** 2).clamp_(max=0.5) * excess.clamp_(min=0)
             p = self.params[i]
             p.addcmul_(p, rate.nan_to_num_(0.0, 0.0, 0.0).to(p.dtype), value=-1)
 
-    def growth_horizon(self) -> float:
-        """Steps that the noise of one step lasts, as momentum repeats it."""
-        return (1 + self.group["momentum"]) / (1 - self.group["momentum"])
-
     def growth_factor(self) -> float:
         """What (‖step‖/‖weights‖)² is multiplied by in the decay of growth."""
-        return 0.5 * self.group["growth_decay"] * self.growth_horizon() * self.step_length() ** 2
+        momentum = self.group["momentum"]
+        horizon = (1 + momentum) / (1 - momentum)  # steps that the noise of one step lasts
+        return 0.5 * self.group["growth_decay"] * horizon * self.step_length() ** 2
 
     def _sizes(self, indices: list[int], tensors: Tensors) -> list[Tensor]:
         """Euclidean norms of tensors, in at least float32."""

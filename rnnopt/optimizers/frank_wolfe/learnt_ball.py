@@ -79,7 +79,7 @@ def create_ball(gradient: Tensor, bases: bool) -> Ball:
 
 
 def vertex(
-    ball: Ball, gradient: Tensor, momentum: float = 0.9, nesterov: bool = True, adapt: float = 0.03
+    ball: Ball, gradient: Tensor, momentum: float = 0.85, nesterov: bool = True, adapt: float = 0.03
 ) -> Tensor:
     """Updates the ball by a gradient; returns the oracle's answer S.
 

@@ -25,7 +25,7 @@ def create_state(p: Tensor, state: dict[str, Any], group: dict[str, Any]) -> Non
         state["displacement"] = torch.zeros_like(p, memory_format=torch.preserve_format)
     if group["norm"] == "learnt":
         if group["growth_decay"] and p.ndim > 1 and "start_size" not in state:
-            state["start_size"] = size_of(p)
+            state["start_size"] = start_size(p)
     elif group["momentum"] and "momentum_buffer" not in state:
         state["momentum_buffer"] = torch.zeros_like(p, memory_format=torch.preserve_format)
     adapts = group["norm"] != "learnt" and group["momentum"] and group["adapt"]
@@ -39,10 +39,16 @@ def create_state(p: Tensor, state: dict[str, Any], group: dict[str, Any]) -> Non
         state["written"] = torch.clone(p, memory_format=torch.preserve_format).detach()
 
 
-def size_of(p: Tensor) -> Tensor:
-    """Euclidean norm of a tensor, of all its parts, in at least float32."""
+def start_size(p: Tensor) -> Tensor:
+    """Norm from which growth counts: a tensor's first norm, or √(rows/3) if that is far less.
+
+    √(rows/3) is the norm of weights drawn evenly from ±1/√columns. Weights that begin at zero or
+    near it are free to grow to that.
+    """
     size = torch.linalg.vector_norm(p.detach().to(torch.promote_types(p.dtype, torch.float32)))
-    return size.full_tensor() if is_sharded(size) else size
+    size = size.full_tensor() if is_sharded(size) else size
+    usual = torch.full_like(size, (p.shape[0] / 3) ** 0.5)
+    return torch.where(size < 0.1 * usual, usual, size)
 
 
 def rest(p: Tensor, state: dict[str, Any]) -> None:
