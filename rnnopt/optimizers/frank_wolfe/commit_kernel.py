@@ -5,8 +5,6 @@ For each tensor ω with displacement d, of size s at the start, and mean x,
     ω ← (1 - min(1/2, γ (‖d‖/‖ω‖)²) max(0, 1 - s²/‖ω‖²)) (1 - lr λ) ω + η d
     x ← x + a (ω - x)
 
-where ‖d‖² counts at most 2/h times the number of weights, h the horizon of momentum.
-
 `Search.decay_weights`, `plain_step` and `average_weights` are the plain twin.
 """
 
