@@ -23,7 +23,7 @@ from rnnopt.training.registry import build_optimizer
 
 pytestmark = pytest.mark.usefixtures("double_precision")
 
-PLAIN = dict(lr=0.1, norm="learnt", growth_decay=0.0, average=None)
+PLAIN = dict(lr=0.1, norm="learnt", growth_decay=0.0, average=None, momentum=0.9)
 
 
 def learnt(params, **options):

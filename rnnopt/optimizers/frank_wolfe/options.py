@@ -67,7 +67,7 @@ class FrankWolfeOptions(Options):
     momentum: float = 0.85
     nesterov: bool = True
     adapt: float = 0.03
-    growth_decay: float = 0.8
+    growth_decay: float = 0.5
     normalize: bool = True
     scale: Literal["entry", "norm"] = "entry"
     eta: float | None = None
