@@ -106,7 +106,7 @@ void LearntBall<R>::gather(std::vector<char>& moves) {
       for (Index c = 0; c < stride; c += LANES) {
         const Vec<R> x = load(row + c);
         sum += x * x;
-        present |= x != 0;
+        present |= (typename Simd<R>::I)(x != 0);
       }
       bool any = false;
       for (int c = 0; c < LANES; c++) any |= present[c] != 0;
