@@ -138,7 +138,7 @@ class FrankWolfe(EvalMode):
         ValueError: an option outside its range, a complex tensor or a sparse gradient.
 
     Example:
-        >>> optimizer = FrankWolfe(model.parameters(), lr=1e-3)
+        >>> optimizer = FrankWolfe(model.parameters(), lr=1e-2)
         >>> loss = optimizer.step(closure)  # closure: next minibatch, zero_grad, backward
     """
 
