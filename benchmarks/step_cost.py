@@ -1,9 +1,9 @@
 """What does a step of FrankWolfe cost compared with others, and with the gradient?
 
-The first table has Adam. Both update the same tensors with given gradients, without the time of a model. A cycle of
-FrankWolfe is K inner steps, the last of which commits with Adam as the outer optimizer; its time
-divided by K is compared with one step of Adam(foreach=True). The two alternate, and the ratio is
-that of the medians.
+The first table has Adam. Both update the same tensors with given gradients, without the time of a
+model. A cycle of FrankWolfe is K inner steps, the last of which commits with Adam as the outer
+optimizer; its time divided by K is compared with one step of Adam(foreach=True). The two alternate,
+and the ratio is that of the medians.
 
 The second table has norm="learnt" on networks of the comparisons: a step compared with one of the
 spectral norm, with forward and backward of a batch, and while its bases turn at every step also
@@ -20,6 +20,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -42,7 +43,7 @@ CONTENDERS: dict[str, dict] = {
 
 
 # task, cell, units, batch
-NETWORKS = (
+NETWORKS: tuple[tuple[str, Any, int, int], ...] = (
     ("digits-pixels", "rnn", 64, 64),
     ("hapt2", "rnn", 80, 64),
     ("mnist-rows", "rnn", 100, 128),
@@ -103,7 +104,7 @@ class Network:
         size: sequences of the batch.
     """
 
-    def __init__(self, task: str, cell: str, units: int, size: int):
+    def __init__(self, task: str, cell: Any, units: int, size: int):
         self.task = build_task(task)
         self.shape = (self.task.input_size, units, self.task.output_size)
         self.cell, self.batch = cell, Batches(self.task, size, seed=0).draw()
@@ -131,7 +132,12 @@ def learnt_ratios(network: Network, limit: float) -> list[float]:
     """Milliseconds of a step, it over a spectral one and the gradient, a fresh one over SOAP's."""
     learnt, fresh = (FrankWolfe(network.weights(), norm="learnt", lr=1e-4) for _ in range(2))
     spectral = FrankWolfe(network.weights(), norm="spectral", lr=1e-4)
-    works = [steps(learnt, 8, 10**4), spectral.step, network.differentiate, steps(fresh, 2, 100)]
+    works: list[Callable[[], Any]] = [
+        steps(learnt, 8, 10**4),
+        spectral.step,
+        network.differentiate,
+        steps(fresh, 2, 100),
+    ]
     counts = [8, 1, 1, 2]
     if importlib.util.find_spec("pytorch_optimizer"):
         works.append(steps(baselines.soap(network.weights(), 1e-4, SOAP_CYCLE), SOAP_CYCLE))

@@ -379,8 +379,8 @@ def test_neither_acts_without_momentum(normalize, rng):
 
 
 DEFAULTS = dict(
-    lr=1e-3, inner_steps=1, radius=None, norm="spectral", ball="gate", outer="plain",
-    weight_decay=0.0, momentum=0.9, normalize=True, adapt=0.03, growth_decay=0.5, nesterov=True,
+    lr=1e-2, inner_steps=1, radius=None, norm="learnt", ball="gate", outer="plain",
+    weight_decay=0.0, momentum=0.85, normalize=True, adapt=0.03, growth_decay=0.5, nesterov=True,
     average=8.0, scale="entry", eta=None, inner_weights="uniform",
     inner_iterate="paper", decoupled_weight_decay=True, spectral="polar-express", gates="auto",
     maximize=False,
@@ -394,12 +394,12 @@ def test_the_defaults_are_these():
     assert group.keys() - {"differentiable"} == DEFAULTS.keys() | own
 
 
-def test_a_step_by_default_by_hand(rng):
+def test_a_spectral_step_by_hand(rng):
     # m = 0.1 g/‖g‖, 0.09 g/‖g‖ + 0.1 h/‖h‖; ρ = e^{0.03 cos(h, g)}; U Vᵀ of 0.9 m + 0.1 h/‖h‖.
     weight = torch.nn.Parameter(torch.zeros(3, 4))
     g, h = (each for [each] in normals([(3, 4)], rng, 2))
-    options = rnnopt.FrankWolfeOptions(spectral="svd")
-    optimizer = rnnopt.FrankWolfe([weight], options=options)
+    options = rnnopt.FrankWolfeOptions(spectral="svd", momentum=0.9)
+    optimizer = rnnopt.FrankWolfe([weight], lr=1e-3, norm="spectral", options=options)
     found = steps_of(optimizer, weight, [g, h])
     g, h = g / g.norm(), h / h.norm()
     seen = torch.stack([g, 0.9 * (0.09 * g + 0.1 * h) + 0.1 * h])

@@ -4,6 +4,7 @@ The twin is plain_learnt_ball.py. Which tensors share a ball is in test_blocks.p
 optimizer with norm="learnt" promises besides in test_learnt_norm.py.
 """
 
+import functools
 import math
 
 import pytest
@@ -13,9 +14,10 @@ from plain_learnt_ball import PlainBall
 from torch import nn
 
 from rnnopt.optimizers.frank_wolfe import learnt_ball
-from rnnopt.optimizers.frank_wolfe.learnt_ball import create_ball, vertex
+from rnnopt.optimizers.frank_wolfe.learnt_ball import create_ball
 
 pytestmark = pytest.mark.usefixtures("double_precision")
+vertex = functools.partial(learnt_ball.vertex, momentum=0.9)
 
 SHAPES = [(1, 4, 6), (1, 7, 3), (1, 1, 5), (1, 5, 1), (1, 1, 1), (3, 4, 9), (4, 2, 5)]
 FIXED = dict(nesterov=False, adapt=0.0)

@@ -23,7 +23,7 @@ from rnnopt.training.registry import build_optimizer
 
 pytestmark = pytest.mark.usefixtures("double_precision")
 
-PLAIN = dict(lr=0.1, norm="learnt", growth_decay=0.0, average=None)
+PLAIN = dict(lr=0.1, norm="learnt", growth_decay=0.0, average=None, momentum=0.9)
 
 
 def learnt(params, **options):
@@ -296,7 +296,7 @@ def test_a_tied_weight_is_stepped_once_by_the_sum_of_its_gradients():
         optimizer.step()
         assert output.weight is table.weight
         if ball is not None:
-            step = 0.1 * vertex(ball, table.weight.grad[None])[0]
+            step = 0.1 * vertex(ball, table.weight.grad[None], momentum=0.9)[0]
             torch.testing.assert_close(table.weight.detach(), before + step)
     balls = [state for state in optimizer.state.values() if "ball" in state]
     assert len(balls) == 3  # the shared matrix, the layer between, the output's bias

@@ -26,6 +26,7 @@ SWITCH = "RNNOPT_KERNELS"
 UNSUITABLE = "none was built for this processor"
 REBUILD = "python -m rnnopt.layers.kernels"
 DTYPES = {torch.float32: "float32", torch.float64: "float64"}
+PLAIN = (Tensor, torch.nn.Parameter)
 # Multiplications below which a thread costs more than it saves: about 10 microseconds of work.
 WORK_OF_A_THREAD = 1_000_000
 
@@ -150,10 +151,17 @@ def usable(*tensors: Tensor | None) -> bool:
 
 
 def all_usable(tensors: Sequence[Tensor]) -> bool:
-    """Whether the kernels accept these, and each is contiguous; quick for many."""
+    """Whether the kernels accept these as they lie in memory; quick for many.
+
+    Besides what `usable` asks, each must be contiguous, and of no class that keeps its numbers
+    elsewhere, as torch's fake tensors and DTensors do.
+    """
     dtype = tensors[0].dtype
     return usable(tensors[0]) and all(
-        [one.is_cpu and one.dtype == dtype and one.is_contiguous() for one in tensors]
+        [
+            type(one) in PLAIN and one.is_cpu and one.dtype == dtype and one.is_contiguous()
+            for one in tensors
+        ]
     )
 
 

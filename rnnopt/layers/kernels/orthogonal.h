@@ -19,9 +19,15 @@ INLINE void product(Index rows, const R* a, Index stride_a, const Panels<R>& b, 
 
 template <typename R>
 INLINE R sum_of(Vec<R> v) {
-  R sum = 0;
-  for (int i = 0; i < Simd<R>::LANES; i++) sum += v[i];
-  return sum;
+#if defined(__AVX512F__)
+  if constexpr (sizeof(R) == 4) return _mm512_reduce_add_ps((__m512)v);
+  if constexpr (sizeof(R) == 8) return _mm512_reduce_add_pd((__m512d)v);
+#endif
+  alignas(BYTES) R part[Simd<R>::LANES];
+  store(part, v);
+  for (int half = Simd<R>::LANES / 2; half; half /= 2)
+    for (int i = 0; i < half; i++) part[i] += part[i + half];
+  return part[0];
 }
 
 template <typename R>
@@ -46,12 +52,12 @@ struct Workspace {
   }
 };
 
-// Reflections are I - V' T V for BLOCK rows of V at a time, with T upper triangular. Everything is
-// transposed, so that what the reflections act on are contiguous rows of padded<R>(n) numbers, in
+// Reflections are I - V' T V for BLOCK rows of V at a time, with T upper triangular. Everything,
+// T too, is transposed, so that what the reflections act on are contiguous rows of padded<R>(n) numbers, in
 // which the last ones are zero.
 template <typename R>
 struct Orthogonal {
-  static constexpr Index LANES = Simd<R>::LANES, BLOCK = 32;
+  static constexpr Index LANES = Simd<R>::LANES, BLOCK = 16;
   Index n, stride;
   R *v, *t, *w, *w2, *packed;
 
@@ -128,14 +134,14 @@ struct Orthogonal {
       for (Index c = from; c < stride; c += LANES) store(row + c, load(row + c) - by * load(u + c));
     }
     // T's new column: -tau T (V u), tau.
-    R* block = t + j0 * BLOCK;
-    const Index count = j - j0;
-    dots(v + j0 * stride, count, u, from, factor);
-    for (Index r = 0; r < BLOCK; r++) {
-      R sum = 0;
-      for (Index c = r; c < count; c++) sum += block[r * BLOCK + c] * factor[c];
-      block[r * BLOCK + count] = r < count ? -tau * sum : r == count ? tau : 0;
-    }
+    R *block = t + j0 * BLOCK, *column = block + (j - j0) * BLOCK;
+    dots(v + j0 * stride, j - j0, u, from, factor);
+    Vec<R> sum[BLOCK / LANES] = {};
+    for (Index c = 0; c < j - j0; c++)
+      for (Index i = 0; i < BLOCK / LANES; i++)
+        sum[i] -= tau * factor[c] * load(block + c * BLOCK + i * LANES);
+    for (Index i = 0; i < BLOCK / LANES; i++) store(column + i * LANES, sum[i]);
+    column[j - j0] = tau;
   }
 
   // Each of `count` rows x ← x - x V' T V, or with T' in place of T.
@@ -147,7 +153,7 @@ struct Orthogonal {
     const Panels<R> columns(packed, block, stride - from, size, 1, stride);
     product<R, false>(count, x, stride, columns,
                       [&](Index i, Index c, Vec<R> sum) { store(w + i * BLOCK + c, sum); });
-    const Panels<R> middle(packed, small, size, size, transposed ? 1 : BLOCK, transposed ? BLOCK : 1);
+    const Panels<R> middle(packed, small, size, size, transposed ? BLOCK : 1, transposed ? 1 : BLOCK);
     product<R, false>(count, w, BLOCK, middle,
                       [&](Index i, Index c, Vec<R> sum) { store(w2 + i * BLOCK + c, sum); });
     const Panels<R> back(packed, block, size, stride - from, stride, 1);

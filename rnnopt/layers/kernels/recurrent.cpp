@@ -135,7 +135,7 @@ int commit(const int64_t* numbers, const void* const* p, bool) {
   const Pace<R> pace{(R)number[0], (R)number[1], (R)number[2], (R)number[3], number[4] != 0};
   R* const* tensors = (R* const*)p + 1;
   for (int64_t i = 0; i < numbers[0]; i++, tensors += 5)
-    commit_one<R>({tensors[0], tensors[3], tensors[4], tensors[1], tensors[2], (Index)numbers[1 + i]}, pace);
+    commit_one<R>({tensors[0], tensors[2], tensors[3], tensors[1], tensors[4], (Index)numbers[1 + i]}, pace);
   return 0;
 }
 

@@ -5,8 +5,6 @@ For each tensor ω with displacement d, of size s at the start, and mean x,
     ω ← (1 - min(1/2, γ (‖d‖/‖ω‖)²) max(0, 1 - s²/‖ω‖²)) (1 - lr λ) ω + η d
     x ← x + a (ω - x)
 
-where ‖d‖² counts at most 2/h times the number of weights, h the horizon of momentum.
-
 `Search.decay_weights`, `plain_step` and `average_weights` are the plain twin.
 """
 
@@ -23,7 +21,7 @@ SMALL = 1 << 20  # entries; beyond them torch's threads are faster
 
 
 def commit_at_once(search: Search) -> bool:
-    """Takes a search's commit, `commits` counted; False if the kernel cannot, and nothing is done."""
+    """Takes a search's commit once `commits` counts it; False, with nothing done, if it cannot."""
     group, indices = search.group, search.with_gradient()
     if not indices or type(search) is not Search or group["norm"] != "learnt":
         return False
@@ -34,9 +32,12 @@ def commit_at_once(search: Search) -> bool:
     for i in indices:
         p, state = search.params[i], search.states[i]
         average = state["average"] if mean else None
-        columns += [p, search.displacements[i], state.get("start_size"), average]
-        columns.append(state.get("written"))
-        sizes.append(p.numel())
+        start, size = state.get("start_size"), p.numel()
+        alike = [p, search.displacements[i], average, state.get("written")]
+        if any([t is not None and t.numel() != size for t in alike]):
+            return False
+        columns += [*alike, None if start is None or start.numel() != 1 else start]
+        sizes.append(size)
     tensors = [c for c in columns if c is not None]
     if sum(sizes) > SMALL or not cpu.all_usable(tensors):
         return False

@@ -6,7 +6,6 @@ on in the other. The first step, which has an eigenproblem to solve, is always t
 """
 
 import ctypes
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,8 +16,9 @@ from rnnopt.layers.kernels import cpu
 from rnnopt.optimizers.frank_wolfe import learnt_ball
 from rnnopt.optimizers.frank_wolfe.learnt_ball import Ball
 
-# Beyond it torch's products are faster, and in several threads they always are.
-LARGEST_SIDE = 512
+# The kernel has one thread. For a longer side torch's products are as fast, or in several threads
+# faster.
+LARGEST_SIDE, LARGEST_SIDE_OF_MANY = 512, 192
 NAMES = ("left", "left_basis", "right", "right_basis", "mean", "squares", "size2", "log_radius")
 Doubles = ctypes.c_double * 15
 
@@ -30,12 +30,28 @@ def can_step(ball: Ball, tensors: Sequence[Tensor | None]) -> bool:
         ball: as `learnt_ball.create_ball` made it.
         tensors: gradients and where the steps go.
     """
-    mean = ball["mean"]
+    largest = LARGEST_SIDE if torch.get_num_threads() == 1 else LARGEST_SIDE_OF_MANY
+    given = [tensor for tensor in tensors if tensor is not None]
     return (
         ball["t"] > 0
-        and mean.numel() > 0
-        and max(mean.shape[1:]) <= LARGEST_SIDE
-        and cpu.all_usable([mean, *[t for t in tensors if t is not None]])
+        and ball["mean"].numel() > 0
+        and max(ball["mean"].shape[1:]) <= largest
+        and cpu.all_usable(given)
+        and _is_whole(ball, given[0].dtype)
+    )
+
+
+def _is_whole(ball: Ball, dtype: torch.dtype) -> bool:
+    """Whether all of a ball has the shapes and the type that the kernel goes by."""
+    gates, n, k = ball["mean"].shape
+    shapes = ((gates, n, n),) * 2 + ((1, k, k),) * 2 + ((gates, n, k),) * 2 + ((gates, 1, 1),) * 2
+    found = [ball.get(name) for name in NAMES]
+    pairs = [found[0] is None, found[2] is None]  # a matrix and its basis
+    return pairs == [found[1] is None, found[3] is None] and all(
+        [
+            value is None or (value.shape == shape and value.dtype == dtype and value.is_cpu)
+            for value, shape in zip(found, shapes, strict=True)
+        ]
     )
 
 
@@ -53,8 +69,8 @@ def take_step(
         ball: for which `can_step`.
         gradients: columns of the block from left to right, (gates n, …) each; None is zero.
         sizes: their numbers of columns.
-        steps: of the same shapes, to be overwritten; None is left out.
-        twin: shares the step of the last one of `steps`, of which each of the two gets half.
+        steps: of the same shapes, to be overwritten; None is left out. One more is a twin of the
+            last one: each of the two gets half of its step.
         scale: factor of the steps.
         group: has `momentum`, `nesterov` and `adapt`.
     """

@@ -137,5 +137,7 @@ def fitted(p: Tensor, state: dict[str, Any]) -> dict[str, Any]:
 def fit_entries_(p: Tensor, entries: dict[str, Any]) -> None:
     """The same for the entries of FrankWolfe's state of a tensor that outlast a cycle."""
     entries["outer"] = fitted(p, entries.get("outer", {}))
-    if "average" in entries:
-        entries.update(fitted(p, {"average": entries["average"]}))
+    kept = {name: entries[name] for name in ("average", "start_size") if name in entries}
+    entries.update(fitted(p, kept))
+    if "ball" in entries:
+        entries["ball"] = fitted(p, entries["ball"])
