@@ -28,13 +28,13 @@ class FrankWolfeOptions(Options):
         growth_decay: c ≥ 0, part of the growth of a matrix by noise that is taken back. The noise
             of steps of length d adds about ½ (1+μ)/(1-μ) d² / ‖W‖ to the norm of W at each step.
             Each commit shrinks W by c times that, times 1 - ‖W_0‖²/‖W‖², so that it never shrinks
-            below its first norm. 0 is off. No effect with fixed norms or another outer optimizer.
+            below its first norm. 0 is off. No effect with fixed norms.
         normalize: whether to divide each tensor's gradient by its Euclidean norm before it enters
             m, so that a rare large gradient counts no more than others. No effect in a learnt ball,
             which has a unit of its own, or without momentum.
-        scale: unit of a fixed norm's radius, and of lr with outer="plain": "norm", the norm itself, as in the
-            paper; "entry", the size of a typical entry, n^{1/p} norms (spectral norm: √max(rows,
-            columns)), so that a radius means the same for every norm and shape.
+        scale: unit of a fixed norm's radius, and of lr with outer="plain": "norm", the norm itself,
+            as in the paper; "entry", the size of a typical entry, n^{1/p} norms (spectral norm:
+            √max(rows, columns)), so that a radius means the same for every norm and shape.
         eta: step length of outer="plain" in radii; None means lr/radius, a step of length lr.
         inner_weights: "uniform" 1/k, or "increasing" 2/(k+1), which favours later vertices.
         inner_iterate: "paper", probe at anchor + displacement; "cumulative" (the authors' code),
