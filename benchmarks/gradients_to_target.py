@@ -78,7 +78,7 @@ RACES = {
 QUICK = {"quick": Race("digits-rows", 0.8, 60, 10, 16)}
 GRIDS: dict[str, tuple[tuple[float, ...], tuple[str, ...]]] = {
     # rates, and option strings: every pair is one trial
-    "frank-wolfe": ((5e-3,), ("",)),
+    "frank-wolfe": ((1e-2,), ("",)),
     "soap": ((1e-3, 3e-3, 1e-2, 2e-2, 4e-2), ("precondition_frequency=1", "")),
     "muon": ((1e-3, 3e-3, 1e-2, 2e-2, 4e-2), ("",)),
     "psgd-kron": ((3e-4, 1e-3, 3e-3, 1e-2, 3e-2), ("",)),

@@ -371,7 +371,7 @@ def test_a_step_of_growth_decay_by_hand(momentum):
     assert float(weight[0, 0].detach()) == pytest.approx(2 * (1 - rate), rel=1e-6)
 
 
-@pytest.mark.parametrize("value, wanted", [(0.0, 2.0), (0.001, 2.0), (0.1, 0.6**0.5)])
+@pytest.mark.parametrize(("value", "wanted"), [(0.0, 2.0), (0.001, 2.0), (0.1, 0.6**0.5)])
 def test_growth_counts_from_the_first_norm_or_that_of_usual_weights(value, wanted):
     weight = nn.Parameter(torch.full((12, 5), value))
     optimizer = learnt([weight], growth_decay=0.5)
