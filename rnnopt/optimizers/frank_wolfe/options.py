@@ -28,7 +28,7 @@ class FrankWolfeOptions(Options):
         growth_decay: c ≥ 0, part of the growth of a matrix by noise that is taken back. The noise
             of steps of length d adds about ½ (1+μ)/(1-μ) d² / ‖W‖ to the norm of W at each step.
             Each commit shrinks W by c times that, times 1 - ‖W_0‖²/‖W‖², so that it never shrinks
-            below its first norm. 0 is off. No effect with fixed norms.
+            below its first norm. 0 is off. No effect with fixed norms or another outer optimizer.
         normalize: whether to divide each tensor's gradient by its Euclidean norm before it enters
             m, so that a rare large gradient counts no more than others. No effect in a learnt ball,
             which has a unit of its own, or without momentum.
