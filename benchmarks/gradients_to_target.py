@@ -38,6 +38,7 @@ from torch import Tensor, nn
 from rnnopt import SequenceModel
 from rnnopt.config.data_config import DataConfig
 from rnnopt.config.run_config import MODELS
+from rnnopt.layers.sequence_model import Readout
 from rnnopt.tasks import Batches, Task, build_task
 from rnnopt.tasks.user_data.load import own_task
 from rnnopt.training.registry import build_optimizer
@@ -56,7 +57,7 @@ class Race:
     look: int
     units: int
     model: str = "rnn"
-    readout: str = "last"
+    readout: Readout = "last"
 
 
 RACES = {
@@ -78,7 +79,7 @@ RACES = {
 QUICK = {"quick": Race("digits-rows", 0.8, 60, 10, 16)}
 GRIDS: dict[str, tuple[tuple[float, ...], tuple[str, ...]]] = {
     # rates, and option strings: every pair is one trial
-    "frank-wolfe": ((5e-3,), ("",)),
+    "frank-wolfe": ((1e-2,), ("",)),
     "soap": ((1e-3, 3e-3, 1e-2, 2e-2, 4e-2), ("precondition_frequency=1", "")),
     "muon": ((1e-3, 3e-3, 1e-2, 2e-2, 4e-2), ("",)),
     "psgd-kron": ((3e-4, 1e-3, 3e-3, 1e-2, 3e-2), ("",)),
@@ -99,7 +100,7 @@ class RunningMean:
         self.t += 1
         self.peak = max(self.peak, lr)
         weight = (self.r + 1) / (self.t + self.r) * self.peak / max(lr, 1e-12)
-        torch._foreach_lerp_(self.mean, self.params, min(1.0, weight))
+        torch._foreach_lerp_(self.mean, list[Tensor](self.params), min(1.0, weight))
 
     @torch.no_grad()
     def swap(self) -> None:

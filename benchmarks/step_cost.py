@@ -38,7 +38,8 @@ CONTENDERS: dict[str, dict] = {
     ),
     "spectral, K = 5, Adam outside": dict(norm="spectral", inner_steps=5, outer="adam", momentum=0),
     "p = 2, K = 1, plain": dict(norm=2, inner_steps=1, outer="plain", momentum=0),
-    "defaults (spectral)": dict(),
+    "spectral, K = 1, plain": dict(norm="spectral"),
+    "defaults (learnt)": dict(),
 }
 
 

@@ -120,7 +120,11 @@ def test_clipping_changes_nothing_where_gradients_are_divided_by_their_norm():
     ends = []
     for clip in (None, 1e-3):
         config = RunConfig(
-            task="digits-rows", budget="10gradients", hidden=3, clip=clip, lr=1e-3,
+            task="digits-rows",
+            budget="10gradients",
+            hidden=3,
+            clip=clip,
+            lr=1e-3,
             optimizer="frank-wolfe:norm=spectral",
         )
         training = build_training(config)

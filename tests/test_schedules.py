@@ -236,8 +236,10 @@ def test_a_restart_in_a_run_goes_on_from_the_best_weights():
     ("optimizer", "options"),
     [
         pytest.param("adam:lr=0.5", {}, marks=pytest.mark.full),
-        pytest.param(f"frank-wolfe:inner_steps=3,lr=0.5,{EXPLICIT}", {}, marks=pytest.mark.full),
-        (f"frank-wolfe:lr=0.5,{EXPLICIT}", dict(tbptt=2)),
+        pytest.param(
+            f"frank-wolfe:norm=spectral,inner_steps=3,lr=0.5,{EXPLICIT}", {}, marks=pytest.mark.full
+        ),
+        (f"frank-wolfe:norm=spectral,lr=0.5,{EXPLICIT}", dict(tbptt=2)),
     ],
 )
 def test_a_run_goes_on_bit_for_bit(schedule, optimizer, options):

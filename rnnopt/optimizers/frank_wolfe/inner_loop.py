@@ -241,7 +241,7 @@ class Search:
     def _decay_growth(self) -> None:
         """Takes back what the noise of steps adds to the norm of a matrix, see `growth_decay`."""
         grown = [i for i in self.with_gradient() if "start_size" in self.states[i]]
-        if not grown:
+        if not grown or self.group["outer"] != "plain":
             return
         weights, steps = (
             self._sizes(grown, [every[i] for i in grown])

@@ -110,8 +110,8 @@ class FrankWolfe(EvalMode):
             tensors are not consecutive: the learnt ball joins the tensors of a layer.
         ball: "gate", one ball per weight matrix, where each of the 3 or 4 gates stacked in a tensor
             of nn.GRU or nn.LSTM is a matrix; "tensor", one ball per stored tensor (the spectral
-            norm still works gate by gate, and a learnt ball joins the tensors of a layer); "global",
-            one ball for all tensors, of a fixed norm.
+            norm still works gate by gate, and a learnt ball joins the tensors of a layer);
+            "global", one ball for all tensors, of a fixed norm.
         outer: "adam", "plain", or a callable (groups, lr=…) → torch optimizer that takes the outer
             steps, such as `functools.partial(torch.optim.SGD, momentum=0.9)`. The callable sets its
             options; its state is saved with this optimizer's.
@@ -138,7 +138,7 @@ class FrankWolfe(EvalMode):
         ValueError: an option outside its range, a complex tensor or a sparse gradient.
 
     Example:
-        >>> optimizer = FrankWolfe(model.parameters(), lr=1e-3)
+        >>> optimizer = FrankWolfe(model.parameters(), lr=1e-2)
         >>> loss = optimizer.step(closure)  # closure: next minibatch, zero_grad, backward
     """
 

@@ -32,9 +32,9 @@ class FrankWolfeOptions(Options):
         normalize: whether to divide each tensor's gradient by its Euclidean norm before it enters
             m, so that a rare large gradient counts no more than others. No effect in a learnt ball,
             which has a unit of its own, or without momentum.
-        scale: unit of a fixed norm's radius, and of lr with outer="plain": "norm", the norm itself, as in the
-            paper; "entry", the size of a typical entry, n^{1/p} norms (spectral norm: √max(rows,
-            columns)), so that a radius means the same for every norm and shape.
+        scale: unit of a fixed norm's radius, and of lr with outer="plain": "norm", the norm itself,
+            as in the paper; "entry", the size of a typical entry, n^{1/p} norms (spectral norm:
+            √max(rows, columns)), so that a radius means the same for every norm and shape.
         eta: step length of outer="plain" in radii; None means lr/radius, a step of length lr.
         inner_weights: "uniform" 1/k, or "increasing" 2/(k+1), which favours later vertices.
         inner_iterate: "paper", probe at anchor + displacement; "cumulative" (the authors' code),

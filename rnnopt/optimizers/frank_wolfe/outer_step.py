@@ -137,7 +137,9 @@ def fitted(p: Tensor, state: dict[str, Any]) -> dict[str, Any]:
 def fit_entries_(p: Tensor, entries: dict[str, Any]) -> None:
     """The same for the entries of FrankWolfe's state of a tensor that outlast a cycle."""
     entries["outer"] = fitted(p, entries.get("outer", {}))
-    kept = {name: entries[name] for name in ("average", "start_size") if name in entries}
+    kept: dict[str, Any] = {
+        name: entries[name] for name in ("average", "start_size") if name in entries
+    }
     entries.update(fitted(p, kept))
     if "ball" in entries:
         entries["ball"] = fitted(p, entries["ball"])
