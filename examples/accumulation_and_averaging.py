@@ -28,7 +28,7 @@ def train(quick: bool) -> tuple[float, float]:
     steps = epochs * (len(loader) // ACCUMULATED)
     network = Network()
     average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(0.9))
-    optimizer = FrankWolfe(network.parameters(), lr=5e-3, inner_steps=2, average=None)
+    optimizer = FrankWolfe(network.parameters(), lr=1e-2, average=None)
     warm_up = LinearLR(optimizer, start_factor=0.1, total_iters=steps // 10)
     decay = CosineAnnealingLR(optimizer, T_max=steps - steps // 10)
     scheduler = SequentialLR(optimizer, [warm_up, decay], milestones=[steps // 10])

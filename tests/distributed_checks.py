@@ -119,6 +119,12 @@ def train_frank_wolfe(model, where, options, closure_form, accumulated=1):
     return optimizer
 
 
+def closeness(options):
+    # Where few gradients have been, a learnt basis has rounding over learnt_ball.SHIFT.
+    learnt = options.get("norm", "learnt") == "learnt"
+    return dict(rtol=1e-7, atol=1e-9) if learnt else CLOSE
+
+
 def check_frank_wolfe_under_ddp_takes_the_steps_of_one_process(where, alone):
     for options in FRANK_WOLFE:
         for closure_form in (False, True):
@@ -126,9 +132,7 @@ def check_frank_wolfe_under_ddp_takes_the_steps_of_one_process(where, alone):
             train_frank_wolfe(one, None, options, closure_form)
             wrapped = DDP(many, gradient_as_bucket_view=closure_form)
             optimizer = train_frank_wolfe(wrapped, where, options, closure_form)
-            # Where few gradients have been, a learnt basis has rounding over learnt_ball.SHIFT.
-            rounding = dict(rtol=1e-7, atol=1e-9) if options.get("norm") == "learnt" else CLOSE
-            same_weights(one, many, **rounding)
+            same_weights(one, many, **closeness(options))
             assert same_everywhere(many)
             with optimizer.committed():
                 assert same_everywhere(many)
@@ -139,14 +143,14 @@ def check_accumulation_under_no_sync_takes_the_steps_of_one_process(where, alone
         one, many = network(), network()
         train_frank_wolfe(one, None, options, False, accumulated=3)
         train_frank_wolfe(DDP(many), where, options, False, accumulated=3)
-        same_weights(one, many)
+        same_weights(one, many, **closeness(options))
 
 
 def check_weighted_losses_make_uneven_batches_right(where, alone):
     # 5 sequences over two processes, then 1: the last has none and takes another with count 0.
     one, many = network(), network()
     wrapped = DDP(many)
-    alike = (frank_wolfe(one.parameters(), lr=0.05), frank_wolfe(many.parameters(), lr=0.05))
+    alike = [frank_wolfe(m.parameters(), lr=0.05, norm="spectral") for m in (one, many)]
     for count in (COUNT, 5, 1):
         loss_of(one, batch(3, count)).backward()
         inputs, targets = part(3, where, count)

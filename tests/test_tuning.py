@@ -69,7 +69,7 @@ def test_every_optimizer_has_the_same_trials_on_the_tuning_seed(workplace):
             assert job.config.seed == seeds.TUNING
             assert job.config.budget == "20gradients"
     # In the middle is the rate that stands with the optimizer, else the default.
-    assert [c.jobs[1].config.lr for c in candidates] == [3e-3, 0.2, 1e-3, 1.0]
+    assert [c.jobs[1].config.lr for c in candidates] == [3e-3, 0.2, 1e-2, 1.0]
     assert candidates[1].jobs[0].config.clip == 1
 
 
