@@ -413,14 +413,16 @@ def check_a_gradient_in_one_process_counts_as_zero_in_the_others(where, alone):
 
 def check_a_local_gradient_that_is_not_finite_reaches_all(where, alone):
     # As one process does with such a gradient; so all loops see it, and none goes on by itself.
-    weight = torch.nn.Parameter(torch.ones(2, dtype=torch.float64))
-    optimizer = frank_wolfe([weight], lr=0.1, inner_steps=2, communicate="commit")
-    for step in range(2):
-        weight.grad = torch.ones_like(weight)
-        if (step, where[0]) == (0, 0):
-            weight.grad[0] = math.nan
-        optimizer.step()
-    assert weight.isnan().all()
+    # A learnt ball takes such a gradient for zero.
+    for norm in (2, "learnt"):
+        weight = torch.nn.Parameter(torch.ones(2, dtype=torch.float64))
+        optimizer = frank_wolfe([weight], lr=0.1, norm=norm, inner_steps=2, communicate="commit")
+        for step in range(2):
+            weight.grad = torch.ones_like(weight)
+            if (step, where[0]) == (0, 0):
+                weight.grad[0] = math.nan
+            optimizer.step()
+        assert weight.isnan().all() if norm == 2 else (weight < 1).all()
 
 
 # -- ADMM ------------------------------------------------------------------------------------------
