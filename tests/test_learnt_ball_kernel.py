@@ -203,7 +203,12 @@ def train(weights, optimizer, given, lr=1e-2):
 
 
 def draw(weights, rng, count):
-    return normals([w.shape for w in weights], rng, count)
+    """Made gradients; where the second biases of a network are, those of the first."""
+    given = normals([w.shape for w in weights], rng, count)
+    for gradients in given:
+        if len(gradients) > 4:
+            gradients[3] = gradients[2].clone()
+    return given
 
 
 SETTINGS = [
