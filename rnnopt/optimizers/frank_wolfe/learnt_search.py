@@ -138,9 +138,13 @@ def _step_by_kernel(
     if not search.newest_alone() or type(search) is not Search:
         return False
     steps = [None if i is None else search.displacements[i] for i in moving]
+    sizes, rows = _sizes(search, block), ball["mean"].shape[0] * ball["mean"].shape[1]
+    pairs = zip(gradients, sizes, strict=True)
+    # A tensor whose `.data` was replaced may have a gradient of another size: torch's error.
+    if not all([g is None or g.numel() == rows * size for g, size in pairs]):
+        return False
     if not learnt_kernel.can_step(ball, (*gradients, *steps)):
         return False
-    sizes = _sizes(search, block)
     learnt_kernel.take_step(ball, gradients, sizes, steps, block.scale, search.group)
     return True
 
