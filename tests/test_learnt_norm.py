@@ -157,6 +157,21 @@ def test_rows_of_an_embedding_that_are_not_looked_up_stay():
     assert torch.equal(table.weight[3:], start[3:])
 
 
+def test_growth_decay_shrinks_rows_that_are_not_looked_up():
+    # The growth by noise is that of the matrix, and so is its decay.
+    torch.manual_seed(0)
+    table = nn.Embedding(6, 4)
+    start = table.weight[5].detach().clone()
+    optimizer = learnt(table.parameters(), growth_decay=0.5)
+    for _ in range(20):
+        optimizer.zero_grad()
+        (table(torch.tensor([0, 1, 2])) - 9).square().sum().backward()
+        optimizer.step()
+    end = table.weight[5].detach()
+    torch.testing.assert_close(end / end.norm(), start / start.norm())
+    assert 0 < end.norm() < start.norm()
+
+
 def test_a_gradient_that_is_not_finite_stops_its_block_alone(rng):
     model = network(nn.RNN)
     params = list(model.parameters())
