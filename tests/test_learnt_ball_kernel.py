@@ -203,7 +203,12 @@ def train(weights, optimizer, given, lr=1e-2):
 
 
 def draw(weights, rng, count):
-    return normals([w.shape for w in weights], rng, count)
+    """Made gradients; where the second biases of a network are, those of the first."""
+    given = normals([w.shape for w in weights], rng, count)
+    for gradients in given:
+        if len(gradients) > 4:
+            gradients[3] = gradients[2].clone()
+    return given
 
 
 SETTINGS = [
@@ -339,3 +344,15 @@ def test_values_written_from_outside_restart_the_mean_in_both_paths(rng, monkeyp
         shown.append(train(weights, optimizer, given[10:]))
     for found, expected in zip(*shown, strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-8, atol=1e-8)
+
+
+def test_a_gradient_of_a_replaced_tensors_old_size_is_an_error(rng):
+    weight = torch.nn.Parameter(torch.ones(9, 4))
+    optimizer = frank_wolfe([weight], norm="learnt")
+    for one in draw([weight], rng, 2):
+        feed(optimizer, [weight], one)
+    weight.data = torch.ones(3, 4)
+    weight.grad = torch.ones(3, 4)
+    weight.data = torch.ones(9, 4)
+    with pytest.raises(RuntimeError):
+        optimizer.step()

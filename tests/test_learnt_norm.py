@@ -36,8 +36,13 @@ def network(kind=nn.LSTM, seed=0, **options):
     return nn.Sequential(kind(3, 4, **options), nn.Linear(4, 2))
 
 
-def shapes_of(model):
-    return [p.shape for p in model.parameters()]
+def drawn(model, rng, count):
+    """Made gradients of `network`; b_ih + b_hh has one, but in a GRU."""
+    given = normals([p.shape for p in model.parameters()], rng, count)
+    if model[0].bias and not isinstance(model[0], nn.GRU):
+        for gradients in given:
+            gradients[3] = gradients[2].clone()
+    return given
 
 
 def train(model, optimizer, given):
@@ -64,8 +69,7 @@ def test_a_network_is_stepped_as_its_blocks_are(kind, ball, rng):
     rows = 4 * LAYERS[kind]
     columns = 9 if kind is nn.GRU else 8  # [W_ih W_hh b_ih], and the second bias of a GRU
     cell, readout = PlainBall(gates, rows // gates, columns), PlainBall(1, 2, 5)
-    for gradients in normals(shapes_of(model), rng, 15):
-        gradients[3] = gradients[3] if kind is nn.GRU else gradients[2]  # as of b_ih + b_hh
+    for gradients in drawn(model, rng, 15):
         feed(optimizer, list(model.parameters()), gradients)
         parts = [g.view(rows, -1) for g in gradients[:4]]
         matrix = torch.cat(parts if kind is nn.GRU else parts[:3], 1)
@@ -103,6 +107,25 @@ def test_the_sum_of_two_biases_moves_as_far_whichever_is_trained(trained, rng):
         torch.testing.assert_close((params[0] - before[0]).detach(), S[:, :3])
 
 
+@pytest.mark.parametrize("resumed", [False, True])
+def test_a_normalisation_after_two_matrices_is_no_pair_of_biases(resumed, rng):
+    # Without names its shapes are those of a recurrent layer, but each tensor has its own gradient.
+    model = nn.Sequential(nn.Linear(3, 4, bias=False), nn.Linear(4, 4, bias=False), nn.LayerNorm(4))
+    optimizer = learnt(model.parameters())
+    shapes = [p.shape for p in model.parameters()]
+    train(model, optimizer, [[torch.zeros(s) for s in shapes]])  # says nothing yet
+    ball = PlainBall(1, 4, 1, bases=False)
+    for gradients in normals(shapes, rng, 6):
+        before = [p.detach().clone() for p in model.parameters()]
+        feed(optimizer, list(model.parameters()), gradients)
+        if resumed:
+            state = through_a_file(optimizer.state_dict())
+            optimizer = learnt(model.parameters())
+            optimizer.load_state_dict(state)
+        step = 0.1 * ball.vertex(gradients[3].view(1, 4, 1)).view(4)
+        torch.testing.assert_close(model[2].bias.detach(), before[3] + step)
+
+
 def test_biases_and_scalars_alone_are_stepped_as_adam_would(rng):
     for shape in [(5,), ()]:
         weight = nn.Parameter(torch.zeros(shape))
@@ -134,11 +157,26 @@ def test_rows_of_an_embedding_that_are_not_looked_up_stay():
     assert torch.equal(table.weight[3:], start[3:])
 
 
+def test_growth_decay_shrinks_rows_that_are_not_looked_up():
+    # The growth by noise is that of the matrix, and so is its decay.
+    torch.manual_seed(0)
+    table = nn.Embedding(6, 4)
+    start = table.weight[5].detach().clone()
+    optimizer = learnt(table.parameters(), growth_decay=0.5)
+    for _ in range(20):
+        optimizer.zero_grad()
+        (table(torch.tensor([0, 1, 2])) - 9).square().sum().backward()
+        optimizer.step()
+    end = table.weight[5].detach()
+    torch.testing.assert_close(end / end.norm(), start / start.norm())
+    assert 0 < end.norm() < start.norm()
+
+
 def test_a_gradient_that_is_not_finite_stops_its_block_alone(rng):
     model = network(nn.RNN)
     params = list(model.parameters())
     optimizer = learnt(params)
-    given = normals(shapes_of(model), rng, 6)
+    given = drawn(model, rng, 6)
     given[2][1][0, 0] = math.nan
     before = train(model, optimizer, given[:2])[-1]
     after = train(model, optimizer, given[2:3])[-1]
@@ -194,7 +232,7 @@ def test_every_member_may_miss_gradients_now_and_then(kind, rng):
     model = network(kind)
     optimizer = learnt(model.parameters(), average=8.0)
     params = list(model.parameters())
-    for gradients in normals(shapes_of(model), rng, 40):
+    for gradients in drawn(model, rng, 40):
         there = [bool(torch.rand((), generator=rng) < 0.5) for _ in params]
         before = [p.detach().clone() for p in params]
         feed(optimizer, params, [g if t else None for g, t in zip(gradients, there, strict=True)])
@@ -205,7 +243,7 @@ def test_every_member_may_miss_gradients_now_and_then(kind, rng):
 @pytest.mark.parametrize("frozen", [(0,), (2,), (3,), (0, 1, 2, 3), (4,)], ids=str)
 def test_the_ball_outlives_what_is_frozen_and_unfrozen(frozen, rng):
     # Frozen in the middle and unfrozen later: as without gradients meanwhile.
-    given = normals(shapes_of(network()), rng, 15)
+    given = drawn(network(), rng, 15)
     ends = []
     for freeze in (False, True):
         model = network()
@@ -231,7 +269,7 @@ def test_the_ball_outlives_what_is_frozen_and_unfrozen(frozen, rng):
 def test_a_group_may_join_in_the_middle_of_a_cycle(rng):
     model = network()
     optimizer = learnt(model[0].parameters(), inner_steps=3)
-    given = normals(shapes_of(model), rng, 10)
+    given = drawn(model, rng, 10)
     train(model[0], optimizer, [g[:4] for g in given[:4]])
     optimizer.add_param_group(dict(params=model[1].parameters(), lr=0.05))
     seen = train(model, optimizer, given[4:])
@@ -243,7 +281,7 @@ def test_a_group_may_join_in_the_middle_of_a_cycle(rng):
 def test_a_state_of_other_blocks_begins_balls_anew(rng):
     # Without biases only names tell that two matrices are one.
     model = network(bias=False)
-    given = normals(shapes_of(model), rng, 6)
+    given = drawn(model, rng, 6)
     unnamed = learnt(model.parameters())
     train(model, unnamed, given[:3])
     named = learnt(model.named_parameters())
@@ -255,7 +293,7 @@ def test_momentum_may_be_cycled(rng):
     model = network()
     optimizer = learnt(model.parameters(), average=8.0)
     scheduler = lr_scheduler.OneCycleLR(optimizer, max_lr=0.1, total_steps=20)
-    for gradients in normals(shapes_of(model), rng, 20):
+    for gradients in drawn(model, rng, 20):
         feed(optimizer, list(model.parameters()), gradients)
         scheduler.step() if scheduler.last_epoch < 19 else None
     assert all(p.isfinite().all() for p in model.parameters())
@@ -309,7 +347,7 @@ def test_a_tied_weight_is_stepped_once_by_the_sum_of_its_gradients():
 def test_the_ball_is_kept_in_single_precision_at_least(dtype, rng):
     model = network().to(dtype)
     optimizer = frank_wolfe(model.parameters(), lr=0.01, norm="learnt")
-    train(model, optimizer, normals(shapes_of(model), rng, 5))
+    train(model, optimizer, drawn(model, rng, 5))
     state = optimizer.state_dict()
     wide = torch.promote_types(dtype, torch.float32)
     balls = [entries["ball"] for entries in state["state"].values() if "ball" in entries]
@@ -323,7 +361,7 @@ def test_the_ball_is_kept_in_single_precision_at_least(dtype, rng):
     for entries in other.state_dict()["state"].values():
         for x in entries.get("ball", {}).values():
             assert not isinstance(x, torch.Tensor) or x.dtype == wide
-    given = normals(shapes_of(model), rng, 5)
+    given = drawn(model, rng, 5)
     assert torch.equal(train(model, optimizer, given), train(other_model, other, given))
 
 
@@ -345,9 +383,9 @@ def test_members_of_several_types_share_a_ball(rng):
 def test_copies_go_on_to_the_bit_at_any_step(copier, at, rng):
     model = nn.Sequential(nn.RNN(2, 3), nn.Linear(3, 2))
     optimizer = frank_wolfe(model.parameters(), lr=0.01, norm="learnt", inner_steps=2)
-    train(model, optimizer, normals(shapes_of(model), rng, at))
+    train(model, optimizer, drawn(model, rng, at))
     other_model, other = copier((model, optimizer))
-    given = normals(shapes_of(model), rng, 12)
+    given = drawn(model, rng, 12)
     assert torch.equal(train(model, optimizer, given), train(other_model, other, given))
 
 

@@ -43,7 +43,10 @@ class Block:
 
 @lru_cache(maxsize=64)  # called at every step with the same shapes
 def find_blocks(
-    shapes: tuple[Size, ...], gates: int | str, names: tuple[str, ...] = ()
+    shapes: tuple[Size, ...],
+    gates: int | str,
+    names: tuple[str, ...] = (),
+    no_twins: tuple[int, ...] = (),
 ) -> tuple[Block, ...]:
     """The blocks of a parameter group.
 
@@ -56,12 +59,14 @@ def find_blocks(
         shapes: shapes of the tensors, in order.
         gates: "auto"; a number for all tensors whose row count it divides; 1 keeps stacks whole.
         names: the tensors' names, or none.
+        no_twins: positions of vectors that are no second bias, whatever their shapes say.
 
     Returns:
         Blocks, each tensor in exactly one.
     """
     counts = count_gates(shapes, gates, names)
-    layers = list(_layers_by_name(shapes, names) if names else _layers_by_shape(shapes))
+    found = _layers_by_name(shapes, names) if names else _layers_by_shape(shapes)
+    layers = [layer for layer in found if layer[3] not in no_twins]
     cells = [_cell(layer, shapes, counts) for layer in layers]
     used = {i for cell in cells for i in cell.positions}
     members: dict[int, tuple[int, ...]] = {i: (i,) for i in range(len(shapes)) if i not in used}

@@ -4,8 +4,8 @@ learnt_ball.py has the mathematics, blocks.py says which tensors form a block. A
 state of its block's first tensor that is trained. learnt_kernel.py takes the steps where it can.
 """
 
+import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,9 +15,11 @@ from rnnopt.optimizers.frank_wolfe.blocks import Block, find_blocks
 from rnnopt.optimizers.frank_wolfe.inner_loop import Search
 from rnnopt.optimizers.frank_wolfe.learnt_ball import Ball, create_ball, vertex
 from rnnopt.optimizers.frank_wolfe.tensor_state import create_state
+from rnnopt.optimizers.sharding import is_sharded
 
 Moving = list[int | None]  # for each tensor of a block its index in the search; None: it stays
 Columns = list[Tensor | None]
+ALIKE = 0.1  # relative difference up to which the gradients of two biases are one
 
 
 def move_in_learnt_balls(search: Search) -> None:
@@ -46,11 +48,38 @@ def move_in_learnt_balls(search: Search) -> None:
     search.average_in(targets, new)
 
 
-def blocks_of(group: dict[str, Any]) -> tuple[Block, ...]:
+def _blocks_of(search: Search) -> tuple[Block, ...]:
     """The blocks of a parameter group."""
+    group = search.group
     shapes = tuple([p.shape for p in group["params"]])
     gates = 1 if group["ball"] == "tensor" else group["gates"]
-    return find_blocks(shapes, gates, tuple(group.get("param_names", ())))
+    names = tuple(group.get("param_names", ()))
+    blocks = find_blocks(shapes, gates, names)
+    no_twins = () if names else tuple([b.twin for b in blocks if not _has_twin(search, b)])
+    return find_blocks(shapes, gates, names, no_twins) if no_twins else blocks
+
+
+def _has_twin(search: Search, block: Block) -> bool:
+    """Whether the second bias that a block's shapes promise is one, if they promise one.
+
+    Two linear layers without biases and a normalisation have the shapes of a recurrent layer. But
+    two biases of one layer have one gradient, up to rounding. The first gradients decide.
+    """
+    if block.twin is None:
+        return True
+    first, second = (search.group["params"][i] for i in (block.members[-1], block.twin))
+    state = search.every_state.get(second, {})
+    if "twin" not in state and first.grad is not None and second.grad is not None:
+        one, other = (_norm_of(p.grad) for p in (first, second))
+        apart = _norm_of(first.grad - second.grad)
+        if 0 < one + other < math.inf:
+            state["twin"] = apart <= ALIKE * (one + other)
+    return state.get("twin", True)
+
+
+def _norm_of(gradient: Tensor) -> float:
+    size = torch.linalg.vector_norm(gradient.to(torch.promote_types(gradient.dtype, torch.float32)))
+    return float(size.full_tensor() if is_sharded(size) else size)
 
 
 def create_balls(search: Search) -> None:
@@ -64,7 +93,7 @@ def _moving_blocks(search: Search) -> list[tuple[Block, Moving]]:
     index = {p: i for i, p in enumerate(search.owners) if search.gradients[i] is not None}
     params = search.group["params"]
     found = []
-    for block in blocks_of(search.group):
+    for block in _blocks_of(search):
         moving = [index.get(params[i]) for i in block.positions]
         if any(i is not None and search.owners[i].numel() for i in moving):
             found.append((block, moving))
@@ -109,9 +138,13 @@ def _step_by_kernel(
     if not search.newest_alone() or type(search) is not Search:
         return False
     steps = [None if i is None else search.displacements[i] for i in moving]
+    sizes, rows = _sizes(search, block), ball["mean"].shape[0] * ball["mean"].shape[1]
+    pairs = zip(gradients, sizes, strict=True)
+    # A tensor whose `.data` was replaced may have a gradient of another size: torch's error.
+    if not all([g is None or g.numel() == rows * size for g, size in pairs]):
+        return False
     if not learnt_kernel.can_step(ball, (*gradients, *steps)):
         return False
-    sizes = _sizes(search, block)
     learnt_kernel.take_step(ball, gradients, sizes, steps, block.scale, search.group)
     return True
 

@@ -25,7 +25,6 @@ Algorithm", ICPR 2020, https://arxiv.org/abs/2010.05397, Algorithm 1. Departures
    of all weights (`ball`).
 3. The spectral norm, `momentum`, and the unit of the radius (`scale`) are not in the paper.
 4. Weight decay, which the paper does not mention, is decoupled and part of the outer step.
-
 5. The learnt ball is ours. It is no ball of a fixed norm, but a box that is learnt during training
    (learnt_ball.py); its radius is lr times a factor that is learnt too.
 
