@@ -36,7 +36,7 @@ class Digits(lightning.LightningModule):
     validation_step = test_step
 
     def configure_optimizers(self):
-        return FrankWolfe(self.network.parameters(), lr=3e-3, inner_steps=3)
+        return FrankWolfe(self.network.parameters(), lr=1e-2, inner_steps=3)
 
     def optimizer_step(self, epoch, batch, optimizer, closure):
         if not self.streaming:

@@ -20,7 +20,7 @@ def train(quick: bool, scaled: bool = True) -> float:
     torch.manual_seed(0)
     train_data, test_data = digits(quick)
     network = Network()
-    optimizer = FrankWolfe(network.parameters(), lr=3e-3)
+    optimizer = FrankWolfe(network.parameters())
     scaler = torch.amp.GradScaler("cpu", enabled=scaled)
     for _ in range(8 if quick else 20):
         for inputs, targets in DataLoader(train_data, batch_size=32, shuffle=True):

@@ -45,7 +45,7 @@ def build(quick, folder):
     )  # fmt: skip
     train_data, test_data = map(rows, digits(quick))
     network = WithLoss()
-    optimizer = FrankWolfe(network.parameters(), lr=5e-3, inner_steps=3)
+    optimizer = FrankWolfe(network.parameters(), lr=1e-2, inner_steps=3)
     scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.99)
     both = dict(optimizers=(optimizer, scheduler), compute_metrics=accuracy)
     return Trainer(network, arguments, None, train_data, test_data, **both)

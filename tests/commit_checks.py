@@ -39,7 +39,8 @@ def twin():
 
 
 def check_a_compressed_commit_stays_in_the_ball_and_near_the_mean(where, alone):
-    for kind, near in (("int8", 0.03), ("sign", 1.0)):
+    # "sign" rounds twice, each time by no more than about the length of what it rounds.
+    for kind, near in (("int8", 0.03), ("sign", 2.0)):
         for norm in NORMS.values():
             options = BALL | dict(norm=norm, compression=kind, momentum=0.0)
             model = network()
@@ -57,7 +58,8 @@ def check_a_compressed_commit_stays_in_the_ball_and_near_the_mean(where, alone):
                 cycle(copied, exact, where, 0)
             start = list(network().parameters())
             flats = [torch.cat([c.flatten() for c in changes(m, start)]) for m in pair]
-            assert (flats[0] - flats[1]).norm() < near * flats[1].norm()
+            off = float((flats[0] - flats[1]).norm() / flats[1].norm())
+            assert off < near, (kind, norm, off)
 
 
 def check_compression_agrees_with_that_of_one_process(where, alone):
