@@ -41,7 +41,10 @@ LIMIT = 90  # seconds
 SETTINGS = dict(
     task="digits-pixels", hidden=12, batch_size=33, evaluate_every=20, budget="120gradients"
 )
-OPTIMIZERS = {"frank-wolfe": "frank-wolfe:inner_steps=3,norm=spectral,lr=0.001", "asnaq": "asnaq:update_every=2"}
+OPTIMIZERS = {
+    "frank-wolfe": "frank-wolfe:inner_steps=3,norm=spectral,lr=0.001",
+    "asnaq": "asnaq:update_every=2",
+}
 
 
 def launch(out, optimizer, *more, restarts=2):
