@@ -26,7 +26,7 @@ from rnnopt import RNNClassifier, RNNRegressor
 from rnnopt.estimator.checks import EXPECTED_FAILED_CHECKS
 from rnnopt.estimator.options import RNNOptions
 
-SMALL = dict(hidden=8, epochs=10, lr=1e-2)
+SMALL = dict(hidden=8, epochs=10, lr=0.03)
 
 
 def expected(estimator):
