@@ -38,10 +38,11 @@ RUNS = {
            interrupt=2),
     "lbfgs": DIGITS | dict(optimizer="lbfgs:lr=0.5", batch_size=None, budget="200gradients"),
     "normed": DIGITS | NORMED | dict(optimizer="adam"),
-    "normed-series": SERIES | NORMED | dict(optimizer="frank-wolfe"),
+    "normed-series": SERIES | NORMED | dict(optimizer="frank-wolfe:norm=spectral", lr=1e-3),
     "normed-adaqn": DIGITS | NORMED | dict(optimizer="adaqn:memory=3", lr=0.05),
     "dropout-asnaq": DIGITS | dict(optimizer="asnaq", dropout=0.4, model="lstm"),
-    "tbptt": DIGITS | dict(optimizer="frank-wolfe", tbptt=3, interrupt=7),
+    "tbptt": DIGITS
+    | dict(optimizer="frank-wolfe:norm=spectral", lr=1e-3, tbptt=3, interrupt=7),
     "tbptt-series": SERIES | NORMED
     | dict(optimizer="adam", tbptt=2, tbptt_backward=3),
     "tbptt-every": SERIES | dict(optimizer="adam", tbptt=3, readout="every"),
@@ -58,7 +59,9 @@ RESUMED = {
     "commit": (COMMIT, 13),
     "commit-tbptt": (COMMIT | dict(tbptt=5), 7),
     "commit-restart": (
-        COMMIT | RESTART | dict(lr=0.1, decay=0.8, evaluate_every=19, budget="230gradients"), 100,
+        COMMIT | RESTART
+        | dict(optimizer=COMMIT["optimizer"] + ",norm=spectral,momentum=0.9", lr=0.1, decay=0.8,
+               evaluate_every=19, budget="230gradients"), 100,
     ),
     "kept-restart": (KEPT | RESTART, 8),
     "kept-restored": (KEPT | dict(on_nonfinite="restore", broken=9), 8),
