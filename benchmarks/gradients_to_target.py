@@ -85,6 +85,14 @@ GRIDS: dict[str, tuple[tuple[float, ...], tuple[str, ...]]] = {
     "psgd-kron": ((3e-4, 1e-3, 3e-3, 1e-2, 3e-2), ("",)),
     "adam": ((1e-3, 3e-3, 1e-2, 2e-2, 4e-2), ("clip=1",)),
 }
+# Further rates, where the best one would be at an end of the grid.
+WIDER: dict[tuple[str, str], tuple[float, ...]] = {
+    ("soap", "text"): (8e-2, 1.6e-1),
+    ("soap", "text-gru"): (8e-2, 1.6e-1),
+    ("soap", "vowels-gru"): (8e-2, 1.6e-1),
+    ("soap", "adding-100"): (1e-4, 3e-4),
+    ("soap", "adding-400"): (1e-4, 3e-4),
+}
 
 
 class RunningMean:
@@ -288,6 +296,7 @@ def study(race: str, names: list[str], seeds: range, runs: Runs, folder: Path) -
     rows = []
     for name in names:
         rates, options = GRIDS[name]
+        rates += WIDER.get((name, race), ())
         trials = [
             runs.get(task, race, name, option, rate, TUNING_SEED)
             for option, rate in itertools.product(options, rates)
