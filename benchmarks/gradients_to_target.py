@@ -254,9 +254,10 @@ class Runs:
         """What identifies a run."""
         return tuple(record[name] for name in ("race", "optimizer", "options", "lr", "seed"))
 
-    def get(self, task: Task, race: str, name: str, options: str, lr: float, seed: int) -> dict:
-        """The run's record; trains if it is not stored."""
-        record = dict(race=race, optimizer=name, options=options, lr=lr, seed=seed)
+    def get(self, task: Task, race: str, name: str, options: str, lr: float, seed: int,
+            label: str = "") -> dict:  # fmt: skip
+        """The run's record, with `label` in place of the name; trains if it is not stored."""
+        record = dict(race=race, optimizer=label or name, options=options, lr=lr, seed=seed)
         if self.key(record) not in self.done:
             build, clip = contender(name, options, lr)
             record |= run(ALL[race], task, build, seed, clip)
