@@ -106,13 +106,16 @@ __attribute__((noinline)) void multiply_tile(R* tile, const R* a, Index stride_a
 template <typename R>
 using Multiply = void (*)(R*, const R*, Index, const R*, Index, Index);
 
+// Panels of gates may be wider than those of a plain matrix.
+constexpr int WIDEST_TILE = std::max(WIDEST, 4);
+
 constexpr int most_rows(int width) { return std::min(12, ACCUMULATORS / width); }
 
 // The product for a number of rows and a panel width.
 template <typename R, bool BY_COLUMN>
 Multiply<R> multiply_for(int rows, int width) {
   static const auto table = [] {
-    std::array<std::array<Multiply<R>, 13>, WIDEST + 1> all{};
+    std::array<std::array<Multiply<R>, 13>, WIDEST_TILE + 1> all{};
     const auto fill = [&](auto n, auto... m) {
       constexpr int N = decltype(n)::value;
       ([&] {
@@ -124,7 +127,7 @@ Multiply<R> multiply_for(int rows, int width) {
                                                 std::integer_sequence<int, M...>) {
       (fill(std::integral_constant<int, N + 1>(), std::integral_constant<int, M>()...), ...);
     };
-    widths(std::make_integer_sequence<int, WIDEST>(), std::make_integer_sequence<int, 12>());
+    widths(std::make_integer_sequence<int, WIDEST_TILE>(), std::make_integer_sequence<int, 12>());
     return all;
   }();
   return table[width][rows];

@@ -1,0 +1,526 @@
+// LSTM and GRU layers, fused over time.
+//
+// As in elman.h, the batch is cut into one shard of rows a thread, and a thread carries its rows
+// through all steps without waiting for the others. The recurrent matrix is packed block by block: a
+// block has the gates of as many units as a vector has lanes, so that one tile of the product holds all
+// gates of its units, and the new state is computed before the tile leaves the nearest cache. What the
+// backward pass needs is saved in the order of computation.
+//
+// Backward, a step's gradients of the gates go into a buffer of some steps, small enough to stay in the
+// cache; its products with states and inputs are added to the thread's own sums. These are added in the
+// order of the threads: the same result in every run with as many threads.
+#pragma once
+
+#include "product.h"
+
+namespace {
+
+template <typename R>
+struct Gated {
+  Index T, B, I, H;
+  int threads;
+  bool reverse;  // step 0 is the last one of the sequence
+  Sequence<const R> x;
+  const R *w_ih, *w_hh, *b_ih, *b_hh;  // gates (4 or 3) times H rows; biases may be null
+  const R *h0, *c0;                    // null: zeros
+  const int64_t* lengths;              // null: all T
+  Sequence<R> out;
+  R *hn, *cn;
+  R* saved;  // null: no backward pass follows
+  // Backward alone.
+  Sequence<const R> grad_out;      // null: zeros
+  const R *grad_hn, *grad_cn;      // null: zeros
+  Sequence<R> grad_x;              // null: not wanted
+  R *grad_w_ih, *grad_w_hh, *grad_b_ih, *grad_b_hh, *grad_h0, *grad_c0;  // null: not wanted
+
+  bool active(Index t, Index row) const { return !lengths || (reverse ? T - 1 - t : t) < lengths[row]; }
+};
+
+// What is saved of each unit. LSTM: the gates i, f, g, o and the cell c. GRU: r, z, n and W_hn h + b_hn.
+template <bool LSTM>
+constexpr int GATES = LSTM ? 4 : 3;
+template <bool LSTM>
+constexpr int SAVED = LSTM ? 5 : 4;
+
+// Columns in blocks: of each block first all units of the first gate, then of the second ...
+template <typename R, int G>
+struct Blocks {
+  static constexpr int LANES = Simd<R>::LANES;
+  Index H, count;
+  explicit Blocks(Index H) : H(H), count((H + LANES - 1) / LANES) {}
+  int units(Index block) const { return (int)std::min<Index>(LANES, H - block * LANES); }
+  Index first(Index block) const { return block * LANES * G; }
+  // Vectors of a block's columns.
+  int width(Index block) const { return (G * units(block) + LANES - 1) / LANES; }
+  // All columns, with those that fill up the last vector.
+  Index wide() const { return first(count - 1) + width(count - 1) * LANES; }
+  // Calls f(row of the matrix, column here, columns next to one another).
+  template <class F>
+  void for_parts(F f) const {
+    for (Index b = 0; b < count; b++)
+      for (int g = 0; g < G; g++) f(g * H + b * LANES, first(b) + g * units(b), units(b));
+  }
+};
+
+// The transpose of a matrix (G H, depth), in panels of one block each, row after row.
+template <typename R, int G>
+struct GatePanels {
+  static constexpr int LANES = Simd<R>::LANES;
+  Blocks<R, G> blocks;
+  Index depth;
+  Buffer<R> packed;
+
+  GatePanels(const R* matrix, Index depth, Index H) : blocks(H), depth(depth), packed(depth * blocks.wide()) {
+    if (!packed.get()) return;
+    for (Index b = 0; b < blocks.count; b++) {
+      const int units = blocks.units(b);
+      const Index width = blocks.width(b) * LANES;
+      R* const to = packed.get() + blocks.first(b) * depth;
+      for (Index k0 = 0; k0 < depth; k0 += 16)  // squares of 16 keep both sides in the cache
+        for (int g = 0; g < G; g++)
+          for (int j = 0; j < units; j++) {
+            const R* from = matrix + (g * H + b * LANES + j) * depth;
+            for (Index k = k0; k < std::min(depth, k0 + 16); k++) to[k * width + g * units + j] = from[k];
+          }
+    }
+  }
+  const R* panel(Index block) const { return packed.get() + blocks.first(block) * depth; }
+};
+
+// A bias (G H) in the order of blocks, the sum of two.
+template <typename R, int G>
+Buffer<R> in_blocks(const Blocks<R, G>& blocks, const R* one, const R* other) {
+  Buffer<R> row(blocks.wide() + Simd<R>::LANES);
+  if (row.get())
+    blocks.for_parts([&](Index from, Index to, int units) {
+      for (int j = 0; j < units; j++)
+        row.get()[to + j] = (one ? one[from + j] : 0) + (other ? other[from + j] : 0);
+    });
+  return row;
+}
+
+// Rows one vector longer than needed: rows a power of two apart would share few places of the cache.
+template <typename R>
+Index row_stride(Index count) {
+  constexpr Index LANES = Simd<R>::LANES;
+  return (count + LANES - 1) / LANES * LANES + LANES;
+}
+
+template <typename R>
+void copy_row(R* to, const R* from, Index count) {
+  if (from)
+    std::memcpy(to, from, count * sizeof(R));
+  else
+    std::memset(to, 0, count * sizeof(R));
+}
+
+// Calls f with what loads and stores vectors of so many units.
+template <typename R, class F>
+INLINE void with_part(int units, F f) {
+  if (units == Simd<R>::LANES)
+    f(Whole<R>{});
+  else
+    f(Rest<R>{units});
+}
+
+// ---- Forward ---------------------------------------------------------------------------------------
+
+// Fewer rows than these have the inputs of several steps multiplied together: a product of few rows
+// reads the whole matrix for little arithmetic.
+constexpr Index FEW_ROWS = 8;
+
+// The rows of one thread, from step to step.
+template <typename R, bool LSTM>
+struct ForwardShard {
+  static constexpr int LANES = Simd<R>::LANES, G = GATES<LSTM>, S = SAVED<LSTM>;
+  const Gated<R>& a;
+  const GatePanels<R, G>&w_hh, &w_ih;
+  const R *bias, *recurrent_bias;  // the second only for the new gate of a GRU
+  Index begin, rows;
+  const Blocks<R, G>& blocks = w_hh.blocks;
+  Index stride = row_stride<R>(a.H);
+  bool ahead = rows < FEW_ROWS && a.I > 4;
+  Index steps = ahead ? std::max<Index>(1, std::min(a.T, 96 / std::max<Index>(1, rows))) : 0;
+  Buffer<R> first{rows * stride}, second{rows * stride}, cell{LSTM ? rows * stride : 0};
+  Buffer<R> inputs{steps * rows * a.I}, projected{steps * rows * blocks.wide()};
+  R *before = first.get(), *after = second.get();  // states (rows, stride)
+
+  bool allocated() const {
+    return first.get() && second.get() && cell.get() && inputs.get() && projected.get();
+  }
+
+  void run() {
+    for (Index row = 0; row < rows; row++) {
+      copy_row(before + row * stride, a.h0 ? a.h0 + (begin + row) * a.H : nullptr, a.H);
+      if (LSTM) copy_row(cell.get() + row * stride, a.c0 ? a.c0 + (begin + row) * a.H : nullptr, a.H);
+    }
+    for (Index t = 0; t < a.T; t++) {
+      if (ahead && t % steps == 0) project(t, std::min(a.T, t + steps));
+      step(t);
+      std::swap(before, after);
+    }
+    for (Index row = 0; row < rows; row++) {
+      std::memcpy(a.hn + (begin + row) * a.H, before + row * stride, a.H * sizeof(R));
+      if (LSTM) std::memcpy(a.cn + (begin + row) * a.H, cell.get() + row * stride, a.H * sizeof(R));
+    }
+  }
+
+  // Bias and products of the inputs of steps t0 ... t1 - 1, a panel's rows one after the other.
+  void project(Index t0, Index t1) {
+    for (Index t = t0; t < t1; t++)
+      for (Index row = 0; row < rows; row++)
+        copy_row(inputs.get() + ((t - t0) * rows + row) * a.I, a.x.at(t, begin + row), a.I);
+    Tile<R> tile;
+    for (Index b = 0; b < blocks.count; b++) {
+      tile.N = blocks.width(b);
+      for_blocks((t1 - t0) * rows, tile.N, [&](Index row, int M) {
+        tile.M = M;
+        tile.set([&](int, Index j) { return load(bias + blocks.first(b) + j); });
+        tile.multiply(inputs.get() + row * a.I, a.I, w_ih.panel(b), a.I);
+        std::memcpy(projection(b, row), tile.values, M * tile.N * LANES * sizeof(R));
+      });
+    }
+  }
+  R* projection(Index block, Index row) const {
+    return projected.get() + blocks.first(block) * steps * rows + row * blocks.width(block) * LANES;
+  }
+
+  void step(Index t) {
+    const bool multiply = t || a.h0;
+    Tile<R> tile, recurrent;  // a GRU's new gate takes its recurrent part apart
+    for (Index b = 0; b < blocks.count; b++) {
+      const int N = blocks.width(b), units = blocks.units(b);
+      tile.N = recurrent.N = N;
+      for_blocks(rows, N, [&](Index row, int M) {
+        tile.M = recurrent.M = M;
+        const size_t bytes = M * N * LANES * sizeof(R);
+        if (ahead) {
+          std::memcpy(tile.values, projection(b, t % steps * rows + row), bytes);
+        } else {
+          tile.set([&](int, Index j) { return load(bias + blocks.first(b) + j); });
+          tile.multiply(a.x.at(t, begin + row), a.x.batch, w_ih.panel(b), a.I);
+        }
+        with_part<R>(units, [&](auto part) {
+          if (!LSTM) {
+            std::memcpy(recurrent.values, tile.values, bytes);
+            const Vec<R> start = load(recurrent_bias + b * LANES);
+            for (int m = 0; m < M; m++) part.store(recurrent.values + m * N * LANES + 2 * units, start);
+          }
+          Tile<R>& sum = LSTM ? tile : recurrent;
+          if (multiply) sum.multiply(before + row * stride, stride, w_hh.panel(b), a.H);
+          for (int m = 0; m < M; m++) {
+            const R* gates = sum.values + m * N * LANES;
+            const R* apart = tile.values + m * N * LANES;
+            unit(t, b, row + m, part, [&](int g) { return part.load(gates + g * units); },
+                 [&] { return part.load(apart + 2 * units); });
+          }
+        });
+      });
+    }
+  }
+
+  // The new state of a block's units of one sequence, from the sums before the gates.
+  template <class P, class F, class N>
+  INLINE void unit(Index t, Index block, Index row, P part, F gate, N new_input) {
+    const Index place = row * stride + block * LANES, sample = begin + row;
+    const Vec<R> old = load(before + place);
+    const bool active = a.active(t, sample);
+    Vec<R> saved[S], state;
+    if constexpr (LSTM) {
+      const Vec<R> i = sigmoid_of<R>(gate(0)), f = sigmoid_of<R>(gate(1));
+      const Vec<R> g = tanh_of<R>(gate(2)), o = sigmoid_of<R>(gate(3));
+      const Vec<R> old_cell = load(cell.get() + place);
+      Vec<R> c = f * old_cell + i * g;
+      state = o * tanh_of<R>(c);
+      if (!active) c = old_cell;
+      store<R>(cell.get() + place, c);
+      saved[0] = i, saved[1] = f, saved[2] = g, saved[3] = o, saved[4] = c;
+    } else {
+      const Vec<R> r = sigmoid_of<R>(gate(0)), z = sigmoid_of<R>(gate(1)), hidden = gate(2);
+      const Vec<R> n = tanh_of<R>(new_input() + r * hidden);
+      state = n + z * (old - n);
+      saved[0] = r, saved[1] = z, saved[2] = n, saved[3] = hidden;
+    }
+    store<R>(after + place, active ? state : old);
+    part.store(a.out.at(t, sample) + block * LANES, active ? state : Vec<R>{});
+    if (!a.saved) return;
+    R* to = a.saved + ((t * blocks.count + block) * a.B + sample) * S * LANES;
+    for (int s = 0; s < S; s++) store<R>(to + s * LANES, saved[s]);
+  }
+};
+
+template <typename R, bool LSTM>
+int gated_forward(const Gated<R>& a) {
+  constexpr int G = GATES<LSTM>, LANES = Simd<R>::LANES;
+  const GatePanels<R, G> w_hh(a.w_hh, a.H, a.H), w_ih(a.w_ih, a.I, a.H);
+  const Buffer<R> bias = in_blocks<R, G>(w_hh.blocks, a.b_ih, a.b_hh);
+  const Buffer<R> recurrent(w_hh.blocks.count * LANES);
+  if (!w_hh.packed.get() || !w_ih.packed.get() || !bias.get() || !recurrent.get()) return 1;
+  if (!LSTM) {
+    if (a.b_hh) std::memcpy(recurrent.get(), a.b_hh + 2 * a.H, a.H * sizeof(R));
+    const Blocks<R, G>& blocks = w_hh.blocks;
+    for (Index b = 0; b < blocks.count; b++)
+      for (int j = 0; j < blocks.units(b); j++)
+        bias.get()[blocks.first(b) + 2 * blocks.units(b) + j] = a.b_ih ? a.b_ih[2 * a.H + b * LANES + j] : 0;
+  }
+  std::atomic<bool> failed = false;
+  in_shards(a.B, a.threads, [&](int, Index begin, Index end) {
+    ForwardShard<R, LSTM> shard{a, w_hh, w_ih, bias.get(), recurrent.get(), begin, end - begin};
+    if (shard.allocated())
+      shard.run();
+    else
+      failed = true;
+  });
+  return failed;
+}
+
+// ---- Backward --------------------------------------------------------------------------------------
+
+// Sums of a thread over its rows, with columns in blocks.
+template <typename R>
+struct GateSums {
+  Index wide, H;
+  Buffer<R> all;
+  GateSums(Index wide, Index H, Index I) : wide(wide), H(H), all(wide ? (H + I + 2) * wide : 0) {}
+  R* recurrent(Index row = 0) const { return all.get() + row * wide; }  // (H, wide)
+  R* bias(int which) const { return recurrent(H + which); }             // of the states, of the inputs
+  R* input(Index row = 0) const { return recurrent(H + 2 + row); }      // (I, wide)
+};
+
+template <typename R, bool LSTM>
+struct BackwardShard {
+  static constexpr int LANES = Simd<R>::LANES, G = GATES<LSTM>, S = SAVED<LSTM>;
+  const Gated<R>& a;
+  const Panels<R>&w_hh, &w_ih, &columns;  // columns: how those of a sum are cut, no numbers
+  const Blocks<R, G>& blocks;
+  const GateSums<R>& sums;
+  Index begin, rows;
+  bool want_x = bool(a.grad_x), want_w = a.grad_w_hh != nullptr;
+  Index steps = std::max<Index>(1, std::min(a.T, 192 / std::max<Index>(rows, 1)));  // of a block
+  Index stride = row_stride<R>(G * a.H), state_stride = row_stride<R>(a.H);
+  // Gradients before the gates, those of one step behind the others. For the inputs of a GRU's new
+  // gate they differ.
+  Buffer<R> grads{(steps + 1) * rows * stride};
+  Buffer<R> input_grads{LSTM || !(want_w || want_x) ? 0 : steps * rows * stride};
+  Buffer<R> states{want_w || !LSTM ? steps * rows * state_stride : 0};
+  Buffer<R> inputs{want_w ? steps * rows * a.I : 0};
+  // What goes back to the state before directly, and to the cell.
+  Buffer<R> carry{rows * state_stride}, cell{LSTM ? rows * state_stride : 0};
+
+  bool allocated() const {
+    return grads.get() && input_grads.get() && states.get() && inputs.get() && carry.get() && cell.get();
+  }
+  R* grad_row(Index place) const { return grads.get() + place * stride; }
+  R* input_grad_row(Index place) const { return (LSTM ? grads : input_grads).get() + place * stride; }
+
+  void run() {
+    for (Index row = 0; row < rows; row++) {
+      const Index from = (begin + row) * a.H;
+      copy_row(carry.get() + row * state_stride, a.grad_hn ? a.grad_hn + from : nullptr, a.H);
+      if (LSTM) copy_row(cell.get() + row * state_stride, a.grad_cn ? a.grad_cn + from : nullptr, a.H);
+    }
+    for (Index t1 = a.T; t1 > 0;) {
+      const Index t0 = std::max<Index>(0, t1 - steps);
+      if (t1 < a.T) std::memcpy(grad_row(steps * rows), grads.get(), rows * stride * sizeof(R));
+      gather(t0, t1);
+      for (Index t = t1 - 1; t >= t0; t--)
+        step(t, grad_row((t - t0) * rows), grad_row((t + 1 < t1 ? t + 1 - t0 : steps) * rows), (t - t0) * rows);
+      if (want_x) to_inputs(t0, t1);
+      if (want_w) add_to_sums((t1 - t0) * rows);
+      t1 = t0;
+    }
+    if (a.grad_h0) to_first_states();
+    if (LSTM && a.grad_c0)
+      for (Index row = 0; row < rows; row++)
+        std::memcpy(a.grad_c0 + (begin + row) * a.H, cell.get() + row * state_stride, a.H * sizeof(R));
+  }
+
+  // States before, and inputs of, the steps t0 ... t1 - 1, one row after the other. Whatever padding
+  // holds, NaN too, must not reach the sums.
+  void gather(Index t0, Index t1) {
+    if (!states.get()) return;
+    for (Index t = t0; t < t1; t++)
+      for (Index row = 0; row < rows; row++) {
+        const Index place = (t - t0) * rows + row, sample = begin + row;
+        if (want_w || !LSTM) {
+          const bool first = !t || !a.active(t - 1, sample);
+          const R* before = first ? a.h0 ? a.h0 + sample * a.H : nullptr : a.out.at(t - 1, sample);
+          copy_row(states.get() + place * state_stride, before, a.H);
+        }
+        if (want_w)
+          copy_row<R>(inputs.get() + place * a.I, a.active(t, sample) ? a.x.at(t, sample) : nullptr, a.I);
+      }
+  }
+
+  // The gradients of one step from those of the one after it.
+  void step(Index t, R* here, const R* after, Index place) {
+    const bool carried = !LSTM || a.lengths || t == a.T - 1;
+    for_tiles(rows, w_hh, [&](Tile<R>& tile, Index row, const R* panel, Index column) {
+      tile.set([&](int m, Index j) {
+        return carried ? load(carry.get() + (row + m) * state_stride + column + j) : Vec<R>{};
+      });
+      if (t < a.T - 1) tile.multiply(after + row * stride, stride, panel, G * a.H);
+      for (int n = 0; n < tile.N; n++) {
+        const Index block = column / LANES + n;
+        with_part<R>(blocks.units(block), [&](auto part) {
+          for (int m = 0; m < tile.M; m++)
+            unit(t, block, row + m, place, here, part, load(tile.values + (m * tile.N + n) * LANES));
+        });
+      }
+    });
+  }
+
+  template <class P>
+  INLINE void unit(Index t, Index block, Index row, Index place, R* here, P part, Vec<R> grad) {
+    const Index sample = begin + row, at = row * state_stride + block * LANES;
+    const bool active = a.active(t, sample);
+    const R* saved = a.saved + ((t * blocks.count + block) * a.B + sample) * S * LANES;
+    const auto get = [&](int s) { return load(saved + s * LANES); };
+    Vec<R> total = grad, to[G], back;
+    if (a.grad_out) total += part.load(a.grad_out.at(t, sample) + block * LANES);
+    R* const row_here = here + row * stride + blocks.first(block);
+    const int units = blocks.units(block);
+    if constexpr (LSTM) {
+      const Vec<R> i = get(0), f = get(1), g = get(2), o = get(3), c = tanh_of<R>(get(4));
+      Vec<R> old = {};
+      if (t)
+        old = load(saved + 4 * LANES - blocks.count * a.B * S * LANES);
+      else if (a.c0)
+        old = part.load(a.c0 + sample * a.H + block * LANES);
+      const Vec<R> later = load(cell.get() + at), through = total * o;
+      const Vec<R> of_cell = later + (through - through * c * c);
+      to[0] = of_cell * g * (i - i * i);
+      to[1] = of_cell * old * (f - f * f);
+      to[2] = of_cell * i * (R(1) - g * g);
+      to[3] = total * c * (o - o * o);
+      store<R>(cell.get() + at, active ? of_cell * f : later);
+      back = Vec<R>{};
+      if (a.lengths) store<R>(carry.get() + at, active ? back : grad);
+    } else {
+      const Vec<R> r = get(0), z = get(1), n = get(2), hidden = get(3);
+      const Vec<R> old = load(states.get() + (place + row) * state_stride + block * LANES);
+      const Vec<R> of_new = (total - total * z) * (R(1) - n * n);
+      to[0] = of_new * hidden * (r - r * r);
+      to[1] = total * (old - n) * (z - z * z);
+      to[2] = of_new * r;
+      store<R>(carry.get() + at, active ? total * z : grad);
+      if (input_grads.get() && (want_w || want_x)) {
+        R* row_input = input_grad_row(place + row) + blocks.first(block);
+        part.store(row_input, active ? to[0] : Vec<R>{});
+        part.store(row_input + units, active ? to[1] : Vec<R>{});
+        part.store(row_input + 2 * units, active ? of_new : Vec<R>{});
+      }
+    }
+    for (int g = 0; g < G; g++) part.store(row_here + g * units, active ? to[g] : Vec<R>{});
+  }
+
+  void to_inputs(Index t0, Index t1) {
+    for_tiles((t1 - t0) * rows, w_ih, [&](Tile<R>& tile, Index row, const R* panel, Index column) {
+      tile.set([](int, Index) { return Vec<R>{}; });
+      tile.multiply(input_grad_row(row), stride, panel, G * a.H);
+      tile.use([&](int m, Index j, Vec<R> grad) {
+        const Index t = t0 + (row + m) / rows, sample = begin + (row + m) % rows;
+        store_up_to(a.grad_x.at(t, sample) + column + j, grad, a.I - column - j);
+      });
+    });
+  }
+
+  // to (columns of left, wide) += left' right, over `depth` rows.
+  void add_product(R* to, const R* left, Index left_stride, Index left_columns, const R* right, Index depth) {
+    for_tiles(left_columns, columns, [&](Tile<R>& tile, Index row, const R*, Index column) {
+      R* at = to + row * sums.wide + column;
+      tile.set([&](int m, Index j) { return load(at + m * sums.wide + j); });
+      multiply_for<R, true>(tile.M, tile.N)(tile.values, left + row, left_stride, right + column, stride, depth);
+      tile.use([&](int m, Index j, Vec<R> total) { store(at + m * sums.wide + j, total); });
+    });
+  }
+  void add_rows(R* to, const R* from, Index depth) {
+    for (Index j = 0; j < sums.wide; j += LANES) {
+      Vec<R> sum = load(to + j);
+      for (Index row = 0; row < depth; row++) sum += load(from + row * stride + j);
+      store<R>(to + j, sum);
+    }
+  }
+  void add_to_sums(Index depth) {
+    add_product(sums.recurrent(), states.get(), state_stride, a.H, grads.get(), depth);
+    add_product(sums.input(), inputs.get(), a.I, a.I, input_grad_row(0), depth);
+    add_rows(sums.bias(0), grads.get(), depth);
+    if (!LSTM) add_rows(sums.bias(1), input_grad_row(0), depth);
+  }
+
+  void to_first_states() {
+    for_tiles(rows, w_hh, [&](Tile<R>& tile, Index row, const R* panel, Index column) {
+      const bool carried = !LSTM || a.lengths;
+      tile.set([&](int m, Index j) {
+        return carried ? load(carry.get() + (row + m) * state_stride + column + j) : Vec<R>{};
+      });
+      tile.multiply(grad_row(row), stride, panel, G * a.H);
+      tile.use([&](int m, Index j, Vec<R> grad) {
+        store_up_to(a.grad_h0 + (begin + row + m) * a.H + column + j, grad, a.H - column - j);
+      });
+    });
+  }
+};
+
+// The rows of a matrix (G H, columns) in the order of blocks.
+template <typename R, int G>
+Buffer<R> rows_in_blocks(const Blocks<R, G>& blocks, const R* matrix, Index columns) {
+  Buffer<R> all(G * blocks.H * columns);
+  if (all.get() && columns)
+    blocks.for_parts([&](Index from, Index to, int units) {
+      std::memcpy(all.get() + to * columns, matrix + from * columns, units * columns * sizeof(R));
+    });
+  return all;
+}
+
+template <typename R, bool LSTM>
+int gated_backward(const Gated<R>& a) {
+  constexpr int G = GATES<LSTM>;
+  const bool want_x = bool(a.grad_x), want_w = a.grad_w_hh != nullptr;
+  const Blocks<R, G> blocks(a.H);
+  const Index gates = G * a.H;
+  const Buffer<R> rows_hh = rows_in_blocks(blocks, a.w_hh, a.H);
+  const Buffer<R> rows_ih = rows_in_blocks(blocks, a.w_ih, want_x ? a.I : 0);
+  if (!rows_hh.get() || !rows_ih.get()) return 1;
+  const Panels<R> w_hh(rows_hh.get(), gates, a.H, a.H, 1);
+  const Panels<R> w_ih(rows_ih.get(), want_x ? gates : 0, want_x ? a.I : 0, a.I, 1);
+  const Panels<R> columns(rows_hh.get(), 0, gates, 0, 1);
+  if (!w_hh.packed || !w_ih.packed) return 1;
+  std::vector<GateSums<R>> sums;
+  for (int i = 0; i < a.threads; i++)
+    sums.emplace_back(want_w ? columns.vectors * Simd<R>::LANES : 0, a.H, a.I);
+  for (auto& one : sums)
+    if (!one.all.get()) return 1;
+  std::atomic<bool> failed = false;
+  in_shards(a.B, a.threads, [&](int i, Index begin, Index end) {
+    BackwardShard<R, LSTM> shard{a, w_hh, w_ih, columns, blocks, sums[i], begin, end - begin};
+    if (shard.allocated())
+      shard.run();
+    else
+      failed = true;
+  });
+  if (failed) return 1;
+  if (!want_w) return 0;
+  const auto total = [&](auto row, Index column) {
+    R sum = 0;
+    for (auto& one : sums) sum += row(one)[column];
+    return sum;
+  };
+  blocks.for_parts([&](Index to, Index from, int units) {
+    for (int j = 0; j < units; j++) {
+      a.grad_b_ih[to + j] = total([](auto& one) { return one.bias(LSTM ? 0 : 1); }, from + j);
+      if (!LSTM) a.grad_b_hh[to + j] = total([](auto& one) { return one.bias(0); }, from + j);
+    }
+    for (Index k0 = 0; k0 < a.H; k0 += 16)
+      for (int j = 0; j < units; j++)
+        for (Index k = k0; k < std::min(a.H, k0 + 16); k++)
+          a.grad_w_hh[(to + j) * a.H + k] = total([&](auto& one) { return one.recurrent(k); }, from + j);
+    for (Index k0 = 0; k0 < a.I; k0 += 16)
+      for (int j = 0; j < units; j++)
+        for (Index k = k0; k < std::min(a.I, k0 + 16); k++)
+          a.grad_w_ih[(to + j) * a.I + k] = total([&](auto& one) { return one.input(k); }, from + j);
+  });
+  return 0;
+}
+
+}  // namespace
