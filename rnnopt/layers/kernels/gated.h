@@ -175,7 +175,7 @@ struct ForwardShard {
       tile.N = blocks.width(b);
       for_blocks((t1 - t0) * rows, tile.N, [&](Index row, int M) {
         tile.M = M;
-        tile.set([&](int, Index j) { return load(bias + blocks.first(b) + j); });
+        tile.fill(bias + blocks.first(b));
         tile.multiply(inputs.get() + row * a.I, a.I, w_ih.panel(b), a.I);
         std::memcpy(projection(b, row), tile.values, M * tile.N * LANES * sizeof(R));
       });
@@ -197,7 +197,7 @@ struct ForwardShard {
         if (ahead) {
           std::memcpy(tile.values, projection(b, t % steps * rows + row), bytes);
         } else {
-          tile.set([&](int, Index j) { return load(bias + blocks.first(b) + j); });
+          tile.fill(bias + blocks.first(b));
           tile.multiply(a.x.at(t, begin + row), a.x.batch, w_ih.panel(b), a.I);
         }
         with_part<R>(units, [&](auto part) {
@@ -208,44 +208,63 @@ struct ForwardShard {
           }
           Tile<R>& sum = LSTM ? tile : recurrent;
           if (multiply) sum.multiply(before + row * stride, stride, w_hh.panel(b), a.H);
-          for (int m = 0; m < M; m++) {
-            const R* gates = sum.values + m * N * LANES;
-            const R* apart = tile.values + m * N * LANES;
-            unit(t, b, row + m, part, [&](int g) { return part.load(gates + g * units); },
-                 [&] { return part.load(apart + 2 * units); });
-          }
+          // In two passes over the rows: a processor overlaps rows only if each has few instructions.
+          const auto each = [&](auto use) {
+            for (int m = 0; m < M; m++)
+              use(row + m, sum.values + m * N * LANES, tile.values + (m * N) * LANES + 2 * units);
+          };
+          each([&](Index r, R* gates, R* apart) { open_gates(t, b, r, part, units, gates, apart); });
+          each([&](Index r, R* gates, R* apart) { new_state(t, b, r, part, units, gates, apart); });
         });
       });
     }
   }
 
-  // The new state of a block's units of one sequence, from the sums before the gates.
-  template <class P, class F, class N>
-  INLINE void unit(Index t, Index block, Index row, P part, F gate, N new_input) {
-    const Index place = row * stride + block * LANES, sample = begin + row;
-    const Vec<R> old = load(before + place);
-    const bool active = a.active(t, sample);
-    Vec<R> saved[S], state;
+  R* saved(Index t, Index block, Index row) const {
+    return a.saved + ((t * blocks.count + block) * a.B + begin + row) * S * LANES;
+  }
+
+  // The gates of a block's units of one sequence. An LSTM's new cell; for `new_state` it leaves the
+  // output gate in place of its sum, a GRU the update gate, and the sum of its new gate in `apart`.
+  template <class P>
+  INLINE void open_gates(Index t, Index block, Index row, P part, int units, R* gates, R* apart) {
+    const auto sum = [&](int g) { return part.load(gates + g * units); };
     if constexpr (LSTM) {
-      const Vec<R> i = sigmoid_of<R>(gate(0)), f = sigmoid_of<R>(gate(1));
-      const Vec<R> g = tanh_of<R>(gate(2)), o = sigmoid_of<R>(gate(3));
-      const Vec<R> old_cell = load(cell.get() + place);
-      Vec<R> c = f * old_cell + i * g;
-      state = o * tanh_of<R>(c);
-      if (!active) c = old_cell;
-      store<R>(cell.get() + place, c);
-      saved[0] = i, saved[1] = f, saved[2] = g, saved[3] = o, saved[4] = c;
+      R* const cell_at = cell.get() + row * stride + block * LANES;
+      const Vec<R> i = sigmoid_of<R>(sum(0)), f = sigmoid_of<R>(sum(1));
+      const Vec<R> g = tanh_of<R>(sum(2)), o = sigmoid_of<R>(sum(3));
+      const Vec<R> old = load(cell_at);
+      const Vec<R> c = a.active(t, begin + row) ? f * old + i * g : old;
+      store<R>(cell_at, c);
+      part.store(gates + 3 * units, o);
+      if (!a.saved) return;
+      R* to = saved(t, block, row);
+      for (const Vec<R>& one : {i, f, g, o, c}) store<R>(to, one), to += LANES;
     } else {
-      const Vec<R> r = sigmoid_of<R>(gate(0)), z = sigmoid_of<R>(gate(1)), hidden = gate(2);
-      const Vec<R> n = tanh_of<R>(new_input() + r * hidden);
-      state = n + z * (old - n);
-      saved[0] = r, saved[1] = z, saved[2] = n, saved[3] = hidden;
+      const Vec<R> r = sigmoid_of<R>(sum(0)), z = sigmoid_of<R>(sum(1)), hidden = sum(2);
+      part.store(gates + units, z);
+      part.store(apart, part.load(apart) + r * hidden);
+      if (!a.saved) return;
+      R* to = saved(t, block, row);
+      store<R>(to, r), store<R>(to + LANES, z), store<R>(to + 3 * LANES, hidden);
     }
-    store<R>(after + place, active ? state : old);
-    part.store(a.out.at(t, sample) + block * LANES, active ? state : Vec<R>{});
-    if (!a.saved) return;
-    R* to = a.saved + ((t * blocks.count + block) * a.B + sample) * S * LANES;
-    for (int s = 0; s < S; s++) store<R>(to + s * LANES, saved[s]);
+  }
+
+  template <class P>
+  INLINE void new_state(Index t, Index block, Index row, P part, int units, R* gates, R* apart) {
+    const Index at = row * stride + block * LANES;
+    const Vec<R> old = load(before + at);
+    Vec<R> state;
+    if constexpr (LSTM) {
+      state = part.load(gates + 3 * units) * tanh_of<R>(load(cell.get() + at));
+    } else {
+      const Vec<R> n = tanh_of<R>(part.load(apart));
+      state = n + part.load(gates + units) * (old - n);
+      if (a.saved) store<R>(saved(t, block, row) + 2 * LANES, n);
+    }
+    const bool active = a.active(t, begin + row);
+    store<R>(after + at, active ? state : old);
+    part.store(a.out.at(t, begin + row) + block * LANES, active ? state : Vec<R>{});
   }
 };
 
@@ -359,6 +378,8 @@ struct BackwardShard {
       tile.set([&](int m, Index j) {
         return carried ? load(carry.get() + (row + m) * state_stride + column + j) : Vec<R>{};
       });
+      for (int n = 0; n < tile.N; n++)
+        prefetch(saved(t, column / LANES + n, row), tile.M * S * LANES);
       if (t < a.T - 1) tile.multiply(after + row * stride, stride, panel, G * a.H);
       for (int n = 0; n < tile.N; n++) {
         const Index block = column / LANES + n;
@@ -370,12 +391,16 @@ struct BackwardShard {
     });
   }
 
+  const R* saved(Index t, Index block, Index row) const {
+    return a.saved + ((t * blocks.count + block) * a.B + begin + row) * S * LANES;
+  }
+
   template <class P>
   INLINE void unit(Index t, Index block, Index row, Index place, R* here, P part, Vec<R> grad) {
     const Index sample = begin + row, at = row * state_stride + block * LANES;
     const bool active = a.active(t, sample);
-    const R* saved = a.saved + ((t * blocks.count + block) * a.B + sample) * S * LANES;
-    const auto get = [&](int s) { return load(saved + s * LANES); };
+    const R* const from = saved(t, block, row);
+    const auto get = [&](int s) { return load(from + s * LANES); };
     Vec<R> total = grad, to[G], back;
     if (a.grad_out) total += part.load(a.grad_out.at(t, sample) + block * LANES);
     R* const row_here = here + row * stride + blocks.first(block);
@@ -384,7 +409,7 @@ struct BackwardShard {
       const Vec<R> i = get(0), f = get(1), g = get(2), o = get(3), c = tanh_of<R>(get(4));
       Vec<R> old = {};
       if (t)
-        old = load(saved + 4 * LANES - blocks.count * a.B * S * LANES);
+        old = load(saved(t - 1, block, row) + 4 * LANES);
       else if (a.c0)
         old = part.load(a.c0 + sample * a.H + block * LANES);
       const Vec<R> later = load(cell.get() + at), through = total * o;

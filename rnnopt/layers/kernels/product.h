@@ -156,6 +156,13 @@ struct Tile {
     for (int m = 0; m < M; m++)
       for (int n = 0; n < N; n++) ::store<R>(values + (m * N + n) * LANES, f(m, n * LANES));
   }
+  // Sets all rows to one.
+  INLINE void fill(const R* row) {
+    for (int n = 0; n < N; n++) {
+      const Vec<R> v = ::load(row + n * LANES);
+      for (int m = 0; m < M; m++) ::store<R>(values + (m * N + n) * LANES, v);
+    }
+  }
   // Calls f(m, first column, vector) for each.
   template <class F>
   INLINE void use(F f) const {

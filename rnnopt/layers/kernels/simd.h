@@ -89,6 +89,12 @@ INLINE void store_some(R* p, Vec<R> v, int count) {
   for (int i = 0; i < count; i++) p[i] = v[i];
 #endif
 }
+// Asks for numbers that will be read soon.
+template <typename R>
+INLINE void prefetch(const R* p, Index count) {
+  for (Index i = 0; i < count; i += 64 / (Index)sizeof(R)) __builtin_prefetch(p + i);
+}
+
 template <typename R>
 INLINE Vec<R> load_up_to(const R* p, Index count) {
   return count >= Simd<R>::LANES ? load(p) : load_some(p, (int)count);
