@@ -87,14 +87,14 @@ struct GatePanels {
   const R* panel(Index block) const { return packed.get() + blocks.first(block) * depth; }
 };
 
-// A bias (G H) in the order of blocks, the sum of two.
+// A bias (G H) in the order of blocks: one, and of the gates from ... to - 1 the other is added.
 template <typename R, int G>
-Buffer<R> in_blocks(const Blocks<R, G>& blocks, const R* one, const R* other) {
+Buffer<R> in_blocks(const Blocks<R, G>& blocks, const R* one, const R* other, int to, int from = 0) {
   Buffer<R> row(blocks.wide() + Simd<R>::LANES);
   if (row.get())
-    blocks.for_parts([&](Index from, Index to, int units) {
-      for (int j = 0; j < units; j++)
-        row.get()[to + j] = (one ? one[from + j] : 0) + (other ? other[from + j] : 0);
+    blocks.for_parts([&](Index at, Index place, int units) {
+      const bool both = other && from * blocks.H <= at && at < to * blocks.H;
+      for (int j = 0; j < units; j++) row.get()[place + j] = (one ? one[at + j] : 0) + (both ? other[at + j] : 0);
     });
   return row;
 }
@@ -135,7 +135,7 @@ struct ForwardShard {
   static constexpr int LANES = Simd<R>::LANES, G = GATES<LSTM>, S = SAVED<LSTM>;
   const Gated<R>& a;
   const GatePanels<R, G>&w_hh, &w_ih;
-  const R *bias, *recurrent_bias;  // the second only for the new gate of a GRU
+  const R *bias, *recurrent_bias;  // a GRU has that of its new gate's recurrent part apart
   Index begin, rows;
   const Blocks<R, G>& blocks = w_hh.blocks;
   Index stride = row_stride<R>(a.H);
@@ -175,8 +175,7 @@ struct ForwardShard {
       tile.N = blocks.width(b);
       for_blocks((t1 - t0) * rows, tile.N, [&](Index row, int M) {
         tile.M = M;
-        tile.fill(bias + blocks.first(b));
-        tile.multiply(inputs.get() + row * a.I, a.I, w_ih.panel(b), a.I);
+        tile.start(bias + blocks.first(b), 0, inputs.get() + row * a.I, a.I, w_ih.panel(b), a.I);
         std::memcpy(projection(b, row), tile.values, M * tile.N * LANES * sizeof(R));
       });
     }
@@ -193,29 +192,16 @@ struct ForwardShard {
       tile.N = recurrent.N = N;
       for_blocks(rows, N, [&](Index row, int M) {
         tile.M = recurrent.M = M;
-        const size_t bytes = M * N * LANES * sizeof(R);
-        if (ahead) {
-          std::memcpy(tile.values, projection(b, t % steps * rows + row), bytes);
-        } else {
-          tile.fill(bias + blocks.first(b));
-          tile.multiply(a.x.at(t, begin + row), a.x.batch, w_ih.panel(b), a.I);
-        }
-        with_part<R>(units, [&](auto part) {
-          if (!LSTM) {
-            std::memcpy(recurrent.values, tile.values, bytes);
-            const Vec<R> start = load(recurrent_bias + b * LANES);
-            for (int m = 0; m < M; m++) part.store(recurrent.values + m * N * LANES + 2 * units, start);
-          }
-          Tile<R>& sum = LSTM ? tile : recurrent;
-          if (multiply) sum.multiply(before + row * stride, stride, w_hh.panel(b), a.H);
-          // In two passes over the rows: a processor overlaps rows only if each has few instructions.
-          const auto each = [&](auto use) {
-            for (int m = 0; m < M; m++)
-              use(row + m, sum.values + m * N * LANES, tile.values + (m * N) * LANES + 2 * units);
-          };
-          each([&](Index r, R* gates, R* apart) { open_gates(t, b, r, part, units, gates, apart); });
-          each([&](Index r, R* gates, R* apart) { new_state(t, b, r, part, units, gates, apart); });
-        });
+        if (ahead)
+          std::memcpy(tile.values, projection(b, t % steps * rows + row), M * N * LANES * sizeof(R));
+        else
+          tile.start(bias + blocks.first(b), 0, a.x.at(t, begin + row), a.x.batch, w_ih.panel(b), a.I);
+        if (LSTM && multiply)
+          tile.multiply(before + row * stride, stride, w_hh.panel(b), a.H);
+        else if (!LSTM)
+          recurrent.start(recurrent_bias + blocks.first(b), 0, before + row * stride, stride, w_hh.panel(b),
+                          multiply ? a.H : 0);
+        with_part<R>(units, [&](auto part) { finish(t, b, row, part, units, tile, recurrent); });
       });
     }
   }
@@ -224,64 +210,80 @@ struct ForwardShard {
     return a.saved + ((t * blocks.count + block) * a.B + begin + row) * S * LANES;
   }
 
-  // The gates of a block's units of one sequence. An LSTM's new cell; for `new_state` it leaves the
-  // output gate in place of its sum, a GRU the update gate, and the sum of its new gate in `apart`.
+  // From the sums before the gates to the new states of a block's units, in two passes over the rows of
+  // the tile: a processor overlaps rows only if each has few instructions.
   template <class P>
-  INLINE void open_gates(Index t, Index block, Index row, P part, int units, R* gates, R* apart) {
-    const auto sum = [&](int g) { return part.load(gates + g * units); };
+  INLINE void finish(Index t, Index block, Index row, P part, int units, Tile<R>& tile, Tile<R>& recurrent) {
+    const Index length = tile.N * LANES;
+    for (int m = 0; m < tile.M; m++)
+      open_gates(t, block, row + m, part, units, tile.values + m * length, recurrent.values + m * length);
+    const auto rows_from = [&]<int K>(int m, std::integral_constant<int, K>) {
+      new_states<K>(t, block, row + m, part, units, tile.values + m * length, length);
+    };
+    int m = 0;
+    for (; m + 4 <= tile.M; m += 4) rows_from(m, std::integral_constant<int, 4>());
+    if (tile.M - m >= 2) rows_from(m, std::integral_constant<int, 2>()), m += 2;
+    if (m < tile.M) rows_from(m, std::integral_constant<int, 1>());
+  }
+
+  // The gates of one sequence. For `new_states` it leaves an LSTM's new cell and in place of the last
+  // sum its output gate, or in place of a GRU's last sums its update gate and the sum of its new gate.
+  template <class P>
+  INLINE void open_gates(Index t, Index block, Index row, P part, int units, R* sums, const R* recurrent) {
+    const auto sum = [&](int g) { return part.load(sums + g * units); };
+    const auto apart = [&](int g) { return part.load(recurrent + g * units); };
     if constexpr (LSTM) {
       R* const cell_at = cell.get() + row * stride + block * LANES;
-      const Vec<R> i = sigmoid_of<R>(sum(0)), f = sigmoid_of<R>(sum(1));
-      const Vec<R> g = tanh_of<R>(sum(2)), o = sigmoid_of<R>(sum(3));
       const Vec<R> old = load(cell_at);
-      const Vec<R> c = a.active(t, begin + row) ? f * old + i * g : old;
+      Vec<R> gates[4] = {sum(0), sum(1), sum(2), sum(3)};  // i, f, g, o
+      squash<R, 0b1011>(gates);
+      const Vec<R> c = a.active(t, begin + row) ? gates[1] * old + gates[0] * gates[2] : old;
       store<R>(cell_at, c);
-      part.store(gates + 3 * units, o);
+      part.store(sums + 3 * units, gates[3]);
       if (!a.saved) return;
-      R* to = saved(t, block, row);
-      for (const Vec<R>& one : {i, f, g, o, c}) store<R>(to, one), to += LANES;
+      R* const to = saved(t, block, row);
+      for (int g = 0; g < 4; g++) store<R>(to + g * LANES, gates[g]);
+      store<R>(to + 4 * LANES, c);
     } else {
-      const Vec<R> r = sigmoid_of<R>(sum(0)), z = sigmoid_of<R>(sum(1)), hidden = sum(2);
-      part.store(gates + units, z);
-      part.store(apart, part.load(apart) + r * hidden);
+      const Vec<R> hidden = apart(2);
+      Vec<R> gates[2] = {sum(0) + apart(0), sum(1) + apart(1)};  // r, z
+      squash<R, 0b11>(gates);
+      const Vec<R> in_new = sum(2) + gates[0] * hidden;
+      part.store(sums + units, gates[1]);
+      part.store(sums + 2 * units, in_new);
       if (!a.saved) return;
-      R* to = saved(t, block, row);
-      store<R>(to, r), store<R>(to + LANES, z), store<R>(to + 3 * LANES, hidden);
+      R* const to = saved(t, block, row);
+      store<R>(to, gates[0]), store<R>(to + LANES, gates[1]), store<R>(to + 3 * LANES, hidden);
     }
   }
 
-  template <class P>
-  INLINE void new_state(Index t, Index block, Index row, P part, int units, R* gates, R* apart) {
+  // The new states of K sequences.
+  template <int K, class P>
+  INLINE void new_states(Index t, Index block, Index row, P part, int units, const R* sums, Index length) {
     const Index at = row * stride + block * LANES;
-    const Vec<R> old = load(before + at);
-    Vec<R> state;
-    if constexpr (LSTM) {
-      state = part.load(gates + 3 * units) * tanh_of<R>(load(cell.get() + at));
-    } else {
-      const Vec<R> n = tanh_of<R>(part.load(apart));
-      state = n + part.load(gates + units) * (old - n);
-      if (a.saved) store<R>(saved(t, block, row) + 2 * LANES, n);
+    Vec<R> new_gate[K];
+    for (int k = 0; k < K; k++)
+      new_gate[k] = LSTM ? load(cell.get() + at + k * stride) : part.load(sums + k * length + 2 * units);
+    squash<R, 0>(new_gate);
+    for (int k = 0; k < K; k++) {
+      const Vec<R> old = load(before + at + k * stride);
+      const Vec<R> gate = part.load(sums + k * length + (LSTM ? 3 : 1) * units);
+      const Vec<R> state = LSTM ? gate * new_gate[k] : new_gate[k] + gate * (old - new_gate[k]);
+      if (!LSTM && a.saved) store<R>(saved(t, block, row + k) + 2 * LANES, new_gate[k]);
+      const bool active = a.active(t, begin + row + k);
+      store<R>(after + at + k * stride, active ? state : old);
+      part.store(a.out.at(t, begin + row + k) + block * LANES, active ? state : Vec<R>{});
     }
-    const bool active = a.active(t, begin + row);
-    store<R>(after + at, active ? state : old);
-    part.store(a.out.at(t, begin + row) + block * LANES, active ? state : Vec<R>{});
   }
 };
 
 template <typename R, bool LSTM>
 int gated_forward(const Gated<R>& a) {
-  constexpr int G = GATES<LSTM>, LANES = Simd<R>::LANES;
+  constexpr int G = GATES<LSTM>;
   const GatePanels<R, G> w_hh(a.w_hh, a.H, a.H), w_ih(a.w_ih, a.I, a.H);
-  const Buffer<R> bias = in_blocks<R, G>(w_hh.blocks, a.b_ih, a.b_hh);
-  const Buffer<R> recurrent(w_hh.blocks.count * LANES);
+  const Buffer<R> bias = in_blocks<R, G>(w_hh.blocks, a.b_ih, a.b_hh, LSTM ? G : 2);
+  const Buffer<R> recurrent = in_blocks<R, G>(w_hh.blocks, nullptr, LSTM ? nullptr : a.b_hh, G, 2);
   if (!w_hh.packed.get() || !w_ih.packed.get() || !bias.get() || !recurrent.get()) return 1;
-  if (!LSTM) {
-    if (a.b_hh) std::memcpy(recurrent.get(), a.b_hh + 2 * a.H, a.H * sizeof(R));
-    const Blocks<R, G>& blocks = w_hh.blocks;
-    for (Index b = 0; b < blocks.count; b++)
-      for (int j = 0; j < blocks.units(b); j++)
-        bias.get()[blocks.first(b) + 2 * blocks.units(b) + j] = a.b_ih ? a.b_ih[2 * a.H + b * LANES + j] : 0;
-  }
   std::atomic<bool> failed = false;
   in_shards(a.B, a.threads, [&](int, Index begin, Index end) {
     ForwardShard<R, LSTM> shard{a, w_hh, w_ih, bias.get(), recurrent.get(), begin, end - begin};
@@ -325,9 +327,11 @@ struct BackwardShard {
   Buffer<R> inputs{want_w ? steps * rows * a.I : 0};
   // What goes back to the state before directly, and to the cell.
   Buffer<R> carry{rows * state_stride}, cell{LSTM ? rows * state_stride : 0};
+  Buffer<R> zeros{WIDEST * LANES};
 
   bool allocated() const {
-    return grads.get() && input_grads.get() && states.get() && inputs.get() && carry.get() && cell.get();
+    return grads.get() && input_grads.get() && states.get() && inputs.get() && carry.get() &&
+           cell.get() && zeros.get();
   }
   R* grad_row(Index place) const { return grads.get() + place * stride; }
   R* input_grad_row(Index place) const { return (LSTM ? grads : input_grads).get() + place * stride; }
@@ -373,22 +377,45 @@ struct BackwardShard {
 
   // The gradients of one step from those of the one after it.
   void step(Index t, R* here, const R* after, Index place) {
-    const bool carried = !LSTM || a.lengths || t == a.T - 1;
     for_tiles(rows, w_hh, [&](Tile<R>& tile, Index row, const R* panel, Index column) {
-      tile.set([&](int m, Index j) {
-        return carried ? load(carry.get() + (row + m) * state_stride + column + j) : Vec<R>{};
-      });
-      for (int n = 0; n < tile.N; n++)
-        prefetch(saved(t, column / LANES + n, row), tile.M * S * LANES);
-      if (t < a.T - 1) tile.multiply(after + row * stride, stride, panel, G * a.H);
+      for (int n = 0; n < tile.N; n++) prefetch(saved(t, column / LANES + n, row), tile.M * S * LANES);
+      from_later(tile, t == a.T - 1 ? nullptr : after, row, panel, column);
       for (int n = 0; n < tile.N; n++) {
         const Index block = column / LANES + n;
         with_part<R>(blocks.units(block), [&](auto part) {
+          R cells[12 * LANES];
+          if (LSTM) squash_cells(t, block, row, tile.M, cells);
           for (int m = 0; m < tile.M; m++)
-            unit(t, block, row + m, place, here, part, load(tile.values + (m * tile.N + n) * LANES));
+            unit(t, block, row + m, place, here, part, load(tile.values + (m * tile.N + n) * LANES),
+                 load(cells + m * LANES));
         });
       }
     });
+  }
+
+  // The gradient of the states before a step, but for what the loss gives them; null: of the last ones.
+  INLINE void from_later(Tile<R>& tile, const R* after, Index row, const R* panel, Index column) {
+    const R* const from = carry.get() + row * state_stride + column;
+    if (!after)
+      tile.set([&](int m, Index j) { return load(from + m * state_stride + j); });
+    else if (!LSTM || a.lengths)
+      tile.start(from, state_stride, after + row * stride, stride, panel, G * a.H);
+    else
+      tile.start(zeros.get(), 0, after + row * stride, stride, panel, G * a.H);
+  }
+
+  // tanh of the saved cells of M sequences.
+  INLINE void squash_cells(Index t, Index block, Index row, int M, R* to) {
+    const auto group = [&]<int K>(int m, std::integral_constant<int, K>) {
+      Vec<R> c[K];
+      for (int k = 0; k < K; k++) c[k] = load(saved(t, block, row + m + k) + (S - 1) * LANES);
+      squash<R, 0>(c);
+      for (int k = 0; k < K; k++) store<R>(to + (m + k) * LANES, c[k]);
+    };
+    int m = 0;
+    for (; m + 4 <= M; m += 4) group(m, std::integral_constant<int, 4>());
+    if (M - m >= 2) group(m, std::integral_constant<int, 2>()), m += 2;
+    if (m < M) group(m, std::integral_constant<int, 1>());
   }
 
   const R* saved(Index t, Index block, Index row) const {
@@ -396,7 +423,7 @@ struct BackwardShard {
   }
 
   template <class P>
-  INLINE void unit(Index t, Index block, Index row, Index place, R* here, P part, Vec<R> grad) {
+  INLINE void unit(Index t, Index block, Index row, Index place, R* here, P part, Vec<R> grad, Vec<R> c) {
     const Index sample = begin + row, at = row * state_stride + block * LANES;
     const bool active = a.active(t, sample);
     const R* const from = saved(t, block, row);
@@ -406,7 +433,7 @@ struct BackwardShard {
     R* const row_here = here + row * stride + blocks.first(block);
     const int units = blocks.units(block);
     if constexpr (LSTM) {
-      const Vec<R> i = get(0), f = get(1), g = get(2), o = get(3), c = tanh_of<R>(get(4));
+      const Vec<R> i = get(0), f = get(1), g = get(2), o = get(3);
       Vec<R> old = {};
       if (t)
         old = load(saved(t - 1, block, row) + 4 * LANES);
@@ -454,9 +481,8 @@ struct BackwardShard {
   void add_product(R* to, const R* left, Index left_stride, Index left_columns, const R* right, Index depth) {
     for_tiles(left_columns, columns, [&](Tile<R>& tile, Index row, const R*, Index column) {
       R* at = to + row * sums.wide + column;
-      tile.set([&](int m, Index j) { return load(at + m * sums.wide + j); });
-      multiply_for<R, true>(tile.M, tile.N)(tile.values, left + row, left_stride, right + column, stride, depth);
-      tile.use([&](int m, Index j, Vec<R> total) { store(at + m * sums.wide + j, total); });
+      product_for<R, true>(tile.M, tile.N)(at, sums.wide, at, sums.wide, left + row, left_stride,
+                                            right + column, stride, depth);
     });
   }
   void add_rows(R* to, const R* from, Index depth) {
@@ -475,11 +501,7 @@ struct BackwardShard {
 
   void to_first_states() {
     for_tiles(rows, w_hh, [&](Tile<R>& tile, Index row, const R* panel, Index column) {
-      const bool carried = !LSTM || a.lengths;
-      tile.set([&](int m, Index j) {
-        return carried ? load(carry.get() + (row + m) * state_stride + column + j) : Vec<R>{};
-      });
-      tile.multiply(grad_row(row), stride, panel, G * a.H);
+      from_later(tile, grad_row(0), row, panel, column);
       tile.use([&](int m, Index j, Vec<R> grad) {
         store_up_to(a.grad_h0 + (begin + row + m) * a.H + column + j, grad, a.H - column - j);
       });

@@ -57,13 +57,14 @@ struct Panels {
 
 // ---- Tiles: M rows by N vectors of accumulators ----------------------------------------------------
 
-// tile (M, N vectors) += a (M, depth) times b (depth, N vectors). An entry of a is at
-// a[m * stride_a + k], or with BY_COLUMN at a[k * stride_a + m]. Compiled once for each M and N; what
-// happens before and after the product works on the tile in the nearest cache, which costs a load and
-// a store for every `depth` multiplications.
+// to (M, N vectors) = from + a (M, depth) times b (depth, N vectors). An entry of a is at
+// a[m * stride_a + k], or with BY_COLUMN at a[k * stride_a + m]; `from` may be `to`, and with a stride of
+// zero it is one row. Compiled once for each M and N; what happens before and after the product works on
+// the tile in the nearest cache, which costs a load and a store for every `depth` multiplications.
 template <typename R, int M, int N, bool BY_COLUMN>
-__attribute__((noinline)) void multiply_tile(R* tile, const R* a, Index stride_a, const R* b,
-                                             Index stride_b, Index depth) {
+__attribute__((noinline)) void multiply_tile(R* to, Index stride_to, const R* from, Index stride_from,
+                                             const R* a, Index stride_a, const R* b, Index stride_b,
+                                             Index depth) {
   constexpr int LANES = Simd<R>::LANES;
   // Few accumulators would wait for one another: two sets, for even and odd k.
   constexpr int SETS = M * N <= 8 ? 2 : 1;
@@ -72,7 +73,7 @@ __attribute__((noinline)) void multiply_tile(R* tile, const R* a, Index stride_a
   for (int m = 0; m < M; m++)
 #pragma GCC unroll 8
     for (int n = 0; n < N; n++) {
-      at[0][m][n] = load(tile + (m * N + n) * LANES);
+      at[0][m][n] = load(from + m * stride_from + n * LANES);
       if (SETS == 2) at[SETS - 1][m][n] = Vec<R>{};
     }
   Index k = 0;
@@ -99,12 +100,12 @@ __attribute__((noinline)) void multiply_tile(R* tile, const R* a, Index stride_a
         if (k < depth)
           sum += (BY_COLUMN ? a[k * stride_a + m] : a[m * stride_a + k]) * load(b + k * stride_b + n * LANES);
       }
-      store(tile + (m * N + n) * LANES, sum);
+      store(to + m * stride_to + n * LANES, sum);
     }
 }
 
 template <typename R>
-using Multiply = void (*)(R*, const R*, Index, const R*, Index, Index);
+using Product = void (*)(R*, Index, const R*, Index, const R*, Index, const R*, Index, Index);
 
 // Panels of gates may be wider than those of a plain matrix.
 constexpr int WIDEST_TILE = std::max(WIDEST, 4);
@@ -113,9 +114,9 @@ constexpr int most_rows(int width) { return std::min(12, ACCUMULATORS / width); 
 
 // The product for a number of rows and a panel width.
 template <typename R, bool BY_COLUMN>
-Multiply<R> multiply_for(int rows, int width) {
+Product<R> product_for(int rows, int width) {
   static const auto table = [] {
-    std::array<std::array<Multiply<R>, 13>, WIDEST_TILE + 1> all{};
+    std::array<std::array<Product<R>, 13>, WIDEST_TILE + 1> all{};
     const auto fill = [&](auto n, auto... m) {
       constexpr int N = decltype(n)::value;
       ([&] {
@@ -131,6 +132,15 @@ Multiply<R> multiply_for(int rows, int width) {
     return all;
   }();
   return table[width][rows];
+}
+
+// The same on a tile in place: tile, a, stride_a, b, stride_b, depth.
+template <typename R, bool BY_COLUMN>
+auto multiply_for(int rows, int width) {
+  return [=](R* tile, const R* a, Index stride_a, const R* b, Index stride_b, Index depth) {
+    const Index length = width * Simd<R>::LANES;
+    product_for<R, BY_COLUMN>(rows, width)(tile, length, tile, length, a, stride_a, b, stride_b, depth);
+  };
 }
 
 // Cuts `rows` into blocks as even as can be and calls f(first row, rows of the block) for each.
@@ -156,13 +166,6 @@ struct Tile {
     for (int m = 0; m < M; m++)
       for (int n = 0; n < N; n++) ::store<R>(values + (m * N + n) * LANES, f(m, n * LANES));
   }
-  // Sets all rows to one.
-  INLINE void fill(const R* row) {
-    for (int n = 0; n < N; n++) {
-      const Vec<R> v = ::load(row + n * LANES);
-      for (int m = 0; m < M; m++) ::store<R>(values + (m * N + n) * LANES, v);
-    }
-  }
   // Calls f(m, first column, vector) for each.
   template <class F>
   INLINE void use(F f) const {
@@ -180,7 +183,11 @@ struct Tile {
   }
   // += rows of a, `stride_a` apart, times rows of the panel b.
   INLINE void multiply(const R* a, Index stride_a, const R* b, Index depth) {
-    multiply_for<R, false>(M, N)(values, a, stride_a, b, N * LANES, depth);
+    start(values, N * LANES, a, stride_a, b, depth);
+  }
+  // = from, in rows `stride_from` apart or with 0 one row for all, + the same.
+  INLINE void start(const R* from, Index stride_from, const R* a, Index stride_a, const R* b, Index depth) {
+    product_for<R, false>(M, N)(values, N * LANES, from, stride_from, a, stride_a, b, N * LANES, depth);
   }
 };
 
