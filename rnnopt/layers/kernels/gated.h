@@ -378,7 +378,7 @@ struct BackwardShard {
   // The gradients of one step from those of the one after it.
   void step(Index t, R* here, const R* after, Index place) {
     for_tiles(rows, w_hh, [&](Tile<R>& tile, Index row, const R* panel, Index column) {
-      for (int n = 0; n < tile.N; n++) prefetch(saved(t, column / LANES + n, row), tile.M * S * LANES);
+      ask_for_step_before(t, column / LANES, tile.N, row, tile.M);
       from_later(tile, t == a.T - 1 ? nullptr : after, row, panel, column);
       for (int n = 0; n < tile.N; n++) {
         const Index block = column / LANES + n;
@@ -391,6 +391,15 @@ struct BackwardShard {
         });
       }
     });
+  }
+
+  // What was saved of the step before comes from far away. Half of it is asked for before a product, and
+  // half in `unit`: more at once would have to wait.
+  INLINE void ask_for_step_before(Index t, Index block, int blocks_here, Index row, int count) const {
+    if (t)
+      for (int n = 0; n < blocks_here; n++)
+        for (int m = 0; m < count; m++)
+          for (int s = S - 2; s < S; s++) prefetch(saved(t - 1, block + n, row + m) + s * LANES);
   }
 
   // The gradient of the states before a step, but for what the loss gives them; null: of the last ones.
@@ -428,6 +437,8 @@ struct BackwardShard {
     const bool active = a.active(t, sample);
     const R* const from = saved(t, block, row);
     const auto get = [&](int s) { return load(from + s * LANES); };
+    if (t)
+      for (int s = 0; s < S - 2; s++) prefetch(saved(t - 1, block, row) + s * LANES);
     Vec<R> total = grad, to[G], back;
     if (a.grad_out) total += part.load(a.grad_out.at(t, sample) + block * LANES);
     R* const row_here = here + row * stride + blocks.first(block);

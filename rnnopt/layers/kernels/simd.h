@@ -89,11 +89,8 @@ INLINE void store_some(R* p, Vec<R> v, int count) {
   for (int i = 0; i < count; i++) p[i] = v[i];
 #endif
 }
-// Asks for numbers that will be read soon.
-template <typename R>
-INLINE void prefetch(const R* p, Index count) {
-  for (Index i = 0; i < count; i += 64 / (Index)sizeof(R)) __builtin_prefetch(p + i);
-}
+// Asks for the line of the cache that holds a number, which will be read soon.
+INLINE void prefetch(const void* p) { __builtin_prefetch(p); }
 
 template <typename R>
 INLINE Vec<R> load_up_to(const R* p, Index count) {
