@@ -17,9 +17,14 @@ SAVED = {"lstm": 5, "gru": 4}  # numbers that a backward pass needs of each unit
 
 
 def saved_numbers(kind: str, x: Tensor, hidden: int) -> int:
-    """Size of what a forward pass keeps for the backward pass: whole vectors of 64 bytes of units."""
+    """Size of what a forward pass keeps for a backward pass: units in vectors of 64 bytes."""
     whole = 64 // x.element_size()
     return SAVED[kind] * x.shape[0] * x.shape[1] * -(-hidden // whole) * whole
+
+
+def needs_backward(*tensors: Tensor | None) -> bool:
+    """Whether a backward pass may follow, for which the forward pass must keep the gates."""
+    return torch.is_grad_enabled() and any(one is not None and one.requires_grad for one in tensors)
 
 
 def _check(
@@ -100,9 +105,7 @@ def run_backward(
     found = [x.new_empty(shape) for shape in grad_shapes(kind, x, w_ih, w_hh, wanted)]
     want_x, want_w, want_h0, want_c0 = wanted
     kept = (want_x, want_w, want_w, want_w, want_w, want_h0, want_c0)
-    grad_x, *others = [
-        one if keep else None for one, keep in zip(found, kept, strict=True)
-    ]
+    grad_x, *others = [one if keep else None for one, keep in zip(found, kept, strict=True)]
     sequences = [
         cpu.rows(x), cpu.rows(out), None if grad_out is None else cpu.rows(grad_out), grad_x,
     ]  # fmt: skip
@@ -158,9 +161,7 @@ def differentiable_gradients(
         # Aliases, so that the gradient stops here and does not run on into the graph before.
         own = [None if one is None else one.view_as(one) for one in inputs]
         outputs = run(*own)
-        pairs = [
-            (out, grad) for out, grad in zip(outputs, grads, strict=True) if grad is not None
-        ]
+        pairs = [(out, grad) for out, grad in zip(outputs, grads, strict=True) if grad is not None]
         asked = [one for one, want in zip(own, wanted, strict=True) if want]
         found = iter(
             torch.autograd.grad(

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rnnopt.layers.kernels import gated, portable
+from rnnopt.layers.kernels import gated, portable_gated
 
 torch.library.define(
     "rnnopt::gru",
@@ -57,7 +57,18 @@ def _backward(  # type: ignore[no-untyped-def]
 ):
     wanted = (want_x, want_w, want_h0, False)
     return gated.run_backward(
-        "gru", (grad_out, grad_hn, None), x, w_ih, w_hh, h0, None, lengths, out, saved, reverse, wanted
+        "gru",
+        (grad_out, grad_hn, None),
+        x,
+        w_ih,
+        w_hh,
+        h0,
+        None,
+        lengths,
+        out,
+        saved,
+        reverse,
+        wanted,
     )[:6]
 
 
@@ -92,7 +103,10 @@ def _differentiate(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
     if torch.is_grad_enabled() or not saved.numel():
 
         def run(*own: Any) -> tuple[Tensor, ...]:
-            return portable.gru_steps(*own, lengths, ctx.reverse)
+            x, *others = own
+            return portable_gated.steps_in_turn(
+                "gru", x, others[:4], others[4:], lengths, ctx.reverse
+            )
 
         found = gated.differentiable_gradients(run, inputs, wanted, given)
         return *found, None, None, None
@@ -106,3 +120,6 @@ def _differentiate(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
 
 
 torch.library.register_autograd("rnnopt::gru", _differentiate, setup_context=_save)
+
+# Called by the layers; importing it registers the operator.
+fused = torch.ops.rnnopt.gru

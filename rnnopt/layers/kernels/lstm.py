@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rnnopt.layers.kernels import gated, portable
+from rnnopt.layers.kernels import gated, portable_gated
 
 torch.library.define(
     "rnnopt::lstm",
@@ -92,7 +92,10 @@ def _differentiate(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
     if torch.is_grad_enabled() or not saved.numel():
 
         def run(*own: Any) -> tuple[Tensor, ...]:
-            return portable.lstm_steps(*own, lengths, ctx.reverse)
+            x, *others = own
+            return portable_gated.steps_in_turn(
+                "lstm", x, others[:4], others[4:], lengths, ctx.reverse
+            )
 
         found = gated.differentiable_gradients(run, inputs, wanted, given)
         return *found, None, None, None
@@ -108,3 +111,6 @@ def _differentiate(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
 
 
 torch.library.register_autograd("rnnopt::lstm", _differentiate, setup_context=_save)
+
+# Called by the layers; importing it registers the operator.
+fused = torch.ops.rnnopt.lstm
