@@ -327,8 +327,8 @@ def test_operator_is_its_plain_twin(
 
 # What the kernels cut by: registers of 2 … 16 numbers, 3 or 4 of them for the gates of as many
 # units, up to 12 rows a tile, 192 rows of (time, batch) a block backwards, 16 columns when weights
-# are transposed. Less than 8 sequences of more than 4 features have the inputs of some steps, up to 96
-# rows, multiplied together.
+# are transposed. Less than 8 sequences of more than 4 features have the inputs of some steps, up to
+# 96 rows, multiplied together.
 BORDERS = [
     (1, 1, 1, 1),
     (3, 12, 4, 16),

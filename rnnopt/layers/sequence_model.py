@@ -249,10 +249,13 @@ def _run(
 ) -> tuple[Tensor, Tensor, State]:
     """States at every step, those at the last true step (a loss that reads only these is cheaper),
     and the state to continue from."""
-    if isinstance(layer, (TorchRecurrent, IndRNN)):
+    exported = cpu.leaving_torch() and isinstance(layer, (GRU, LSTM))
+    if isinstance(layer, (TorchRecurrent, IndRNN)) and not exported:
         states, end = layer(states, first, lengths)
         return states, (end[0] if isinstance(end, tuple) else end)[0], end
-    states, end = layer(states, first)  # a layer of torch's own, put in place of ours
+    # A layer of torch's own, put in place of ours, or an exported one. Nothing continues from that,
+    # and without lengths torch's operator can run it: `last_state` is right, and what follows masks.
+    states, end = layer(states, first)
     # torch 2.10 decomposes an exported LSTM so that its last state has a dimension too many.
     if lengths is not None or cpu.leaving_torch():
         return states, last_state(states, lengths), end

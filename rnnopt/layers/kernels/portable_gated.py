@@ -98,8 +98,8 @@ def steps_in_turn(
     else:
         loop = LOOPS[kind]
         states = (scripted(loop) if torch.jit.is_tracing() else loop)(z, weight, state, valid)
-    last = states[-1].clone().split(hidden, -1)
-    out = states[..., :hidden] if kind == "lstm" else states
+    parts = states.chunk(len(first), -1)  # h, and of an LSTM c
+    out, last = parts[0], [part[-1] for part in parts]
     out = out if valid is None else torch.where(valid, out, 0)
     return (reversed_steps(out, lengths) if reverse else out, *last)
 

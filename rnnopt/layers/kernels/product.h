@@ -96,9 +96,10 @@ __attribute__((noinline)) void multiply_tile(R* to, Index stride_to, const R* fr
     for (int n = 0; n < N; n++) {
       Vec<R> sum = at[0][m][n];
       if (SETS == 2) {
-        sum += at[SETS - 1][m][n];
+        // Before the sets are added: then zeros behind the last k, as of padding, change no bit.
         if (k < depth)
           sum += (BY_COLUMN ? a[k * stride_a + m] : a[m * stride_a + k]) * load(b + k * stride_b + n * LANES);
+        sum += at[SETS - 1][m][n];
       }
       store(to + m * stride_to + n * LANES, sum);
     }
