@@ -253,8 +253,8 @@ def _run(
     if isinstance(layer, (TorchRecurrent, IndRNN)) and not exported:
         states, end = layer(states, first, lengths)
         return states, (end[0] if isinstance(end, tuple) else end)[0], end
-    # A layer of torch's own, put in place of ours, or an exported one. Nothing continues from that,
-    # and without lengths torch's operator can run it: `last_state` is right, and what follows masks.
+    # A layer of torch's own, put in place of ours, or an exported one. Nothing continues from that
+    # one, and without lengths torch's operator runs it; what follows leaves the padding out.
     states, end = layer(states, first)
     # torch 2.10 decomposes an exported LSTM so that its last state has a dimension too many.
     if lengths is not None or cpu.leaving_torch():

@@ -520,15 +520,23 @@ struct BackwardShard {
   }
 };
 
-// The rows of a matrix (G H, columns) in the order of blocks.
+// A matrix (G H, columns) in panels of columns, its rows in the order of blocks.
 template <typename R, int G>
-Buffer<R> rows_in_blocks(const Blocks<R, G>& blocks, const R* matrix, Index columns) {
-  Buffer<R> all(G * blocks.H * columns);
-  if (all.get() && columns)
+Panels<R> panels_in_blocks(const Blocks<R, G>& blocks, const R* matrix, Index columns) {
+  constexpr Index LANES = Simd<R>::LANES;
+  Panels<R> panels(matrix, 0, columns, columns, 1);
+  panels.rows = G * blocks.H;
+  panels.owned = Buffer<R>(Panels<R>::size(panels.rows, columns));
+  panels.packed = panels.owned.get();
+  for (Index p = 0; panels.packed && p < panels.count; p++) {
+    const Index first = panels.first(p) * LANES, width = panels.width(p) * LANES;
+    const Index used = std::min(columns - first, width);
     blocks.for_parts([&](Index from, Index to, int units) {
-      std::memcpy(all.get() + to * columns, matrix + from * columns, units * columns * sizeof(R));
+      for (int j = 0; j < units; j++)
+        std::memcpy(panels.panel(p) + (to + j) * width, matrix + (from + j) * columns + first, used * sizeof(R));
     });
-  return all;
+  }
+  return panels;
 }
 
 template <typename R, bool LSTM>
@@ -536,13 +544,9 @@ int gated_backward(const Gated<R>& a) {
   constexpr int G = GATES<LSTM>;
   const bool want_x = bool(a.grad_x), want_w = a.grad_w_hh != nullptr;
   const Blocks<R, G> blocks(a.H);
-  const Index gates = G * a.H;
-  const Buffer<R> rows_hh = rows_in_blocks(blocks, a.w_hh, a.H);
-  const Buffer<R> rows_ih = rows_in_blocks(blocks, a.w_ih, want_x ? a.I : 0);
-  if (!rows_hh.get() || !rows_ih.get()) return 1;
-  const Panels<R> w_hh(rows_hh.get(), gates, a.H, a.H, 1);
-  const Panels<R> w_ih(rows_ih.get(), want_x ? gates : 0, want_x ? a.I : 0, a.I, 1);
-  const Panels<R> columns(rows_hh.get(), 0, gates, 0, 1);
+  const Panels<R> w_hh = panels_in_blocks(blocks, a.w_hh, a.H);
+  const Panels<R> w_ih = panels_in_blocks(blocks, a.w_ih, want_x ? a.I : 0);
+  const Panels<R> columns(a.w_hh, 0, G * a.H, 0, 1);
   if (!w_hh.packed || !w_ih.packed) return 1;
   std::vector<GateSums<R>> sums;
   for (int i = 0; i < a.threads; i++)
