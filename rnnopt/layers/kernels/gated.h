@@ -187,7 +187,9 @@ struct ForwardShard {
   void step(Index t) {
     const bool multiply = t || a.h0;
     Tile<R> tile, recurrent;  // a GRU's new gate takes its recurrent part apart
-    for (Index b = 0; b < blocks.count; b++) {
+    for (Index i = 0; i < blocks.count; i++) {
+      // To and fro: of a matrix too large for the cache, the end is still there from the step before.
+      const Index b = t % 2 ? blocks.count - 1 - i : i;
       const int N = blocks.width(b), units = blocks.units(b);
       tile.N = recurrent.N = N;
       for_blocks(rows, N, [&](Index row, int M) {
@@ -300,10 +302,11 @@ int gated_forward(const Gated<R>& a) {
 // Sums of a thread over its rows, with columns in blocks.
 template <typename R>
 struct GateSums {
-  Index wide, H;
+  Index wide, stride, H;
   Buffer<R> all;
-  GateSums(Index wide, Index H, Index I) : wide(wide), H(H), all(wide ? (H + I + 2) * wide : 0) {}
-  R* recurrent(Index row = 0) const { return all.get() + row * wide; }  // (H, wide)
+  GateSums(Index wide, Index H, Index I)
+      : wide(wide), stride(row_stride<R>(wide)), H(H), all(wide ? (H + I + 2) * stride : 0) {}
+  R* recurrent(Index row = 0) const { return all.get() + row * stride; }  // (H, wide)
   R* bias(int which) const { return recurrent(H + which); }             // of the states, of the inputs
   R* input(Index row = 0) const { return recurrent(H + 2 + row); }      // (I, wide)
 };
@@ -390,7 +393,7 @@ struct BackwardShard {
                  load(cells + m * LANES));
         });
       }
-    });
+    }, t % 2);
   }
 
   // What was saved of the step before comes from far away. Half of it is asked for before a product, and
@@ -491,8 +494,8 @@ struct BackwardShard {
   // to (columns of left, wide) += left' right, over `depth` rows.
   void add_product(R* to, const R* left, Index left_stride, Index left_columns, const R* right, Index depth) {
     for_tiles(left_columns, columns, [&](Tile<R>& tile, Index row, const R*, Index column) {
-      R* at = to + row * sums.wide + column;
-      product_for<R, true>(tile.M, tile.N)(at, sums.wide, at, sums.wide, left + row, left_stride,
+      R* at = to + row * sums.stride + column;
+      product_for<R, true>(tile.M, tile.N)(at, sums.stride, at, sums.stride, left + row, left_stride,
                                             right + column, stride, depth);
     });
   }
@@ -539,6 +542,31 @@ Panels<R> panels_in_blocks(const Blocks<R, G>& blocks, const R* matrix, Index co
   return panels;
 }
 
+// The gradients of weights and biases from the threads' sums, added in the order of the threads.
+template <typename R, bool LSTM>
+void add_up(const Gated<R>& a, const Blocks<R, GATES<LSTM>>& blocks, const std::vector<GateSums<R>>& sums) {
+  const auto total = [&](auto row, Index column) {
+    R sum = row(sums[0])[column];
+    for (size_t i = 1; i < sums.size(); i++) sum += row(sums[i])[column];
+    return sum;
+  };
+  // A transpose: squares of 16 keep both sides in the cache.
+  const auto transpose = [&](R* to, Index columns, Index from, int units, auto row) {
+    for (Index k0 = 0; k0 < columns; k0 += 16)
+      for (int j = 0; j < units; j++)
+        for (Index k = k0; k < std::min(columns, k0 + 16); k++)
+          to[j * columns + k] = total([&](auto& one) { return row(one, k); }, from + j);
+  };
+  blocks.for_parts([&](Index to, Index from, int units) {
+    for (int j = 0; j < units; j++) {
+      a.grad_b_ih[to + j] = total([](auto& one) { return one.bias(LSTM ? 0 : 1); }, from + j);
+      if (!LSTM) a.grad_b_hh[to + j] = total([](auto& one) { return one.bias(0); }, from + j);
+    }
+    transpose(a.grad_w_hh + to * a.H, a.H, from, units, [](auto& one, Index k) { return one.recurrent(k); });
+    transpose(a.grad_w_ih + to * a.I, a.I, from, units, [](auto& one, Index k) { return one.input(k); });
+  });
+}
+
 template <typename R, bool LSTM>
 int gated_backward(const Gated<R>& a) {
   constexpr int G = GATES<LSTM>;
@@ -563,25 +591,7 @@ int gated_backward(const Gated<R>& a) {
   });
   if (failed) return 1;
   if (!want_w) return 0;
-  const auto total = [&](auto row, Index column) {
-    R sum = 0;
-    for (auto& one : sums) sum += row(one)[column];
-    return sum;
-  };
-  blocks.for_parts([&](Index to, Index from, int units) {
-    for (int j = 0; j < units; j++) {
-      a.grad_b_ih[to + j] = total([](auto& one) { return one.bias(LSTM ? 0 : 1); }, from + j);
-      if (!LSTM) a.grad_b_hh[to + j] = total([](auto& one) { return one.bias(0); }, from + j);
-    }
-    for (Index k0 = 0; k0 < a.H; k0 += 16)
-      for (int j = 0; j < units; j++)
-        for (Index k = k0; k < std::min(a.H, k0 + 16); k++)
-          a.grad_w_hh[(to + j) * a.H + k] = total([&](auto& one) { return one.recurrent(k); }, from + j);
-    for (Index k0 = 0; k0 < a.I; k0 += 16)
-      for (int j = 0; j < units; j++)
-        for (Index k = k0; k < std::min(a.I, k0 + 16); k++)
-          a.grad_w_ih[(to + j) * a.I + k] = total([&](auto& one) { return one.input(k); }, from + j);
-  });
+  add_up<R, LSTM>(a, blocks, sums);
   return 0;
 }
 

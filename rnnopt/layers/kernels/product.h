@@ -193,11 +193,12 @@ struct Tile {
 };
 
 // Calls f(tile, first row, panel, first column) for every tile of a product of `rows` rows with the
-// columns that `panels` is cut into.
+// columns that `panels` is cut into, on request the last panel first.
 template <typename R, class F>
-INLINE void for_tiles(Index rows, const Panels<R>& panels, F f) {
+INLINE void for_tiles(Index rows, const Panels<R>& panels, F f, bool from_last = false) {
   Tile<R> tile;
-  for (Index p = 0; p < panels.count; p++) {
+  for (Index i = 0; i < panels.count; i++) {
+    const Index p = from_last ? panels.count - 1 - i : i;
     tile.N = panels.width(p);
     for_blocks(rows, tile.N, [&](Index row, int M) {
       tile.M = M;
