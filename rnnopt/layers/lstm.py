@@ -87,6 +87,20 @@ class LSTM(TorchRecurrent):
         """
         return self.advance(input, hx, lengths)
 
+    def worth_fusing(self, x: Tensor) -> bool:
+        """Whether the kernels are the faster way for inputs of this shape.
+
+        In single precision torch runs an LSTM in oneDNN, which needs less time before the first
+        step. With few sequences, each step reads all weights for little arithmetic in either.
+        """
+        if x.dtype != torch.float32 or self.hidden_size < 96:
+            return True
+        steps = x.shape[1 if self.batch_first and x.ndim == 3 else 0]
+        batch = 1 if x.ndim == 2 else x.shape[0 if self.batch_first else 1]
+        if batch >= 16:
+            return True
+        return steps >= (100 if batch > 2 and self.hidden_size > 256 else 25)
+
     def run_fused(
         self, x: Tensor, weights: Weights, first: First, lengths: Tensor | None, reverse: bool
     ) -> Run:
