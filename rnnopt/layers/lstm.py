@@ -1,5 +1,7 @@
 """LSTM layers that replace `torch.nn.LSTM`, with fused forward and backward passes."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
@@ -30,10 +32,6 @@ class LSTM(TorchRecurrent):
     """
 
     replaced = nn.LSTM
-    # Of nn.LSTM, whose `forward` calls them.
-    check_forward_args = nn.LSTM.check_forward_args
-    get_expected_cell_size = nn.LSTM.get_expected_cell_size
-    permute_hidden = nn.LSTM.permute_hidden
 
     def __init__(
         self,
@@ -86,6 +84,23 @@ class LSTM(TorchRecurrent):
             ValueError: lengths of the wrong shape, type or range.
         """
         return self.advance(input, hx, lengths)
+
+    # nn.LSTM's own, whose `forward` calls them.
+
+    def check_forward_args(self, input: Any, hidden: Any, batch_sizes: Any) -> None:
+        """Raises torch's errors for wrong shapes."""
+        torchs: Any = nn.LSTM
+        torchs.check_forward_args(self, input, hidden, batch_sizes)
+
+    def get_expected_cell_size(self, input: Any, batch_sizes: Any) -> tuple[int, int, int]:
+        """Shape of the cells."""
+        torchs: Any = nn.LSTM
+        return torchs.get_expected_cell_size(self, input, batch_sizes)
+
+    def permute_hidden(self, hx: Any, permutation: Any) -> Any:
+        """States and cells of a PackedSequence in the order of its sequences."""
+        torchs: Any = nn.LSTM
+        return torchs.permute_hidden(self, hx, permutation)
 
     def worth_fusing(self, x: Tensor) -> bool:
         """Whether the kernels are the faster way for inputs of this shape.

@@ -6,7 +6,8 @@
 #include "batch_norm.h"
 #include "commit.h"
 #include "elman.h"
-#include "gated.h"
+#include "gated_backward.h"
+#include "gated_forward.h"
 #include "indrnn.h"
 #include "learnt_ball.h"
 
