@@ -85,6 +85,14 @@ GRIDS: dict[str, tuple[tuple[float, ...], tuple[str, ...]]] = {
     "psgd-kron": ((3e-4, 1e-3, 3e-3, 1e-2, 3e-2), ("",)),
     "adam": ((1e-3, 3e-3, 1e-2, 2e-2, 4e-2), ("clip=1",)),
 }
+# Further rates, where the best one would be at an end of the grid.
+WIDER: dict[tuple[str, str], tuple[float, ...]] = {
+    ("soap", "text"): (8e-2, 1.6e-1),
+    ("soap", "text-gru"): (8e-2, 1.6e-1),
+    ("soap", "vowels-gru"): (8e-2, 1.6e-1),
+    ("soap", "adding-100"): (1e-4, 3e-4),
+    ("soap", "adding-400"): (1e-4, 3e-4),
+}
 
 
 class RunningMean:
@@ -131,7 +139,7 @@ def build_model(race: Race, task: Task) -> SequenceModel:
 
 def run(race: Race, task: Task, build: Callable[..., Any], seed: int, clip: float = 0.0,
         stop_after: float = math.inf) -> dict[str, Any]:  # fmt: skip
-    """One run.
+    """One run; it ends after `stop_after` times as many gradients as it took to the target.
 
     Returns:
         For the weights ("own") and their running mean ("mean"): the gradient evaluations to the
@@ -144,15 +152,9 @@ def run(race: Race, task: Task, build: Callable[..., Any], seed: int, clip: floa
     optimizer = build(list(model.named_parameters()))
     base = [group["lr"] for group in optimizer.param_groups]
     params = list(model.parameters())
-    averaged = not hasattr(optimizer, "committed")
-    mean = RunningMean(params) if averaged else None
-    sign = 1 if task.metric == "accuracy" else -1
-    curves: dict[str, list[tuple[int, float, float]]] = {"own": []}
-    best: dict[str, tuple[float, float]] = {}
-    if averaged:
-        curves["mean"] = []
+    mean = None if hasattr(optimizer, "committed") else RunningMean(params)
+    judge = Judge(race, task, model, optimizer, mean)
     seconds: dict[str, list[float]] = dict(gradient=[], step=[])
-    hit = math.inf
     for step in range(1, race.budget + 1):
         factor = 0.5 * (1 + math.cos(math.pi * (step - 1) / race.budget))
         for group, lr in zip(optimizer.param_groups, base, strict=True):
@@ -173,32 +175,63 @@ def run(race: Race, task: Task, build: Callable[..., Any], seed: int, clip: floa
             mean.update(factor)
         if not math.isfinite(loss.item()):
             break
-        if step % race.look and step != race.budget:
-            continue
-        for kind, curve in curves.items():
-            value, metric = look(task, model, optimizer, mean if kind == "mean" else None)
-            curve.append((step, value, metric))
-            rank = sign * metric
-            if sign * (metric - race.target) >= 0:
-                hit = min(hit, step)
-            if math.isfinite(metric) and rank > best.get(kind, (-math.inf, 0.0))[0]:
-                with shown(optimizer, mean if kind == "mean" else None):
-                    best[kind] = rank, task.evaluate(model, task.test, CPU)[1]
-        if step >= hit * stop_after:
-            break
-    result: dict[str, Any] = {"seed": seed, "stopped_at": step}
-    for kind, curve in curves.items():
-        reached = [s for s, _, metric in curve if sign * (metric - race.target) >= 0]
-        result[kind] = dict(
-            to_target=reached[0] if reached else None,
-            best=sign * best[kind][0] if kind in best else None,
-            test=best[kind][1] if kind in best else None,
-            last_loss=curve[-1][1] if curve else None,
-            curve=[round(metric, 5) for _, _, metric in curve],
-        )
+        if step % race.look == 0 or step == race.budget:
+            judge.look(step)
+            if step >= judge.hit * stop_after:
+                break
+    result = {"seed": seed, "stopped_at": step} | judge.results()
     for name, times in seconds.items():
         result[f"{name}_ms"] = round(1e3 * statistics.median(times), 3)
     return result
+
+
+class Judge:
+    """Evaluates a model with its weights, and with their mean if there is one."""
+
+    def __init__(
+        self, race: Race, task: Task, model: nn.Module, optimizer: Any, mean: RunningMean | None
+    ):
+        self.race, self.task, self.model, self.optimizer = race, task, model, optimizer
+        self.means = {"own": None} if mean is None else {"own": None, "mean": mean}
+        self.sign = 1 if task.metric == "accuracy" else -1
+        self.curves: dict[str, list[tuple[int, float, float]]] = {kind: [] for kind in self.means}
+        self.best: dict[str, tuple[float, float]] = {}  # rank, test metric
+        self.hit = math.inf  # gradient evaluations to the target
+
+    def look(self, step: int) -> None:
+        """Evaluates on validation data, and on test data if that is the best so far."""
+        for kind, curve in self.curves.items():
+            with shown(self.optimizer, self.means[kind]):
+                self.model.eval()
+                value, metric = self.task.evaluate(self.model, self.task.validation, CPU)
+                self.model.train()
+            curve.append((step, value, metric))
+            if self.reached(metric):
+                self.hit = min(self.hit, step)
+            rank = self.sign * metric
+            if math.isfinite(metric) and rank > self.best.get(kind, (-math.inf, 0.0))[0]:
+                with shown(self.optimizer, self.means[kind]):
+                    test = self.task.evaluate(self.model, self.task.test, CPU)[1]
+                self.best[kind] = rank, test
+
+    def reached(self, metric: float) -> bool:
+        """Whether a metric is at least as good as the target."""
+        return self.sign * (metric - self.race.target) >= 0
+
+    def results(self) -> dict[str, Any]:
+        """What `run` returns of each kind of weights."""
+        found = {}
+        for kind, curve in self.curves.items():
+            hits = [step for step, _, metric in curve if self.reached(metric)]
+            rank, test = self.best.get(kind, (None, None))
+            found[kind] = dict(
+                to_target=hits[0] if hits else None,
+                best=None if rank is None else self.sign * rank,
+                test=test,
+                last_loss=curve[-1][1] if curve else None,
+                curve=[round(metric, 5) for _, _, metric in curve],
+            )
+        return found
 
 
 @contextmanager
@@ -213,15 +246,6 @@ def shown(optimizer: Any, mean: RunningMean | None) -> Iterator[None]:
         yield
     finally:
         mean.swap()
-
-
-def look(task: Task, model: nn.Module, optimizer: Any, mean: RunningMean | None) -> tuple:
-    """Validation loss and metric."""
-    with shown(optimizer, mean):
-        model.eval()
-        found = task.evaluate(model, task.validation, CPU)
-        model.train()
-    return found
 
 
 def contender(name: str, options: str, rate: float) -> tuple[Callable[..., Any], float]:
@@ -246,9 +270,10 @@ class Runs:
         """What identifies a run."""
         return tuple(record[name] for name in ("race", "optimizer", "options", "lr", "seed"))
 
-    def get(self, task: Task, race: str, name: str, options: str, lr: float, seed: int) -> dict:
-        """The run's record; trains if it is not stored."""
-        record = dict(race=race, optimizer=name, options=options, lr=lr, seed=seed)
+    def get(self, task: Task, race: str, name: str, options: str, lr: float, seed: int,
+            label: str = "") -> dict:  # fmt: skip
+        """The run's record, with `label` in place of the name; trains if it is not stored."""
+        record = dict(race=race, optimizer=label or name, options=options, lr=lr, seed=seed)
         if self.key(record) not in self.done:
             build, clip = contender(name, options, lr)
             record |= run(ALL[race], task, build, seed, clip)
@@ -288,6 +313,7 @@ def study(race: str, names: list[str], seeds: range, runs: Runs, folder: Path) -
     rows = []
     for name in names:
         rates, options = GRIDS[name]
+        rates += WIDER.get((name, race), ())
         trials = [
             runs.get(task, race, name, option, rate, TUNING_SEED)
             for option, rate in itertools.product(options, rates)

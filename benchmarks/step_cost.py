@@ -10,6 +10,9 @@ spectral norm, with forward and backward of a batch, and while its bases turn at
 with one of SOAP (extra: baselines), all in turn. A time is the 10 % quantile, because what else the
 machine does only adds to it.
 
+The third table has matrices of 768 x 768 beside SOAP: a step while the bases turn at every step, a
+later one, and the numbers that each optimizer keeps per weight.
+
     python benchmarks/step_cost.py
     python benchmarks/step_cost.py --quick
 """
@@ -53,6 +56,7 @@ NETWORKS: tuple[tuple[str, Any, int, int], ...] = (
     ("mnist-rows", "lstm", 100, 128),
 )
 SOAP_CYCLE = 10  # steps between its searches of a basis
+WIDE = {"10^6 parameters": 2, "10^7 parameters": 17}  # matrices of 768 x 768
 
 
 def cases(quick: bool) -> dict[str, list[tuple[int, ...]]]:
@@ -155,6 +159,43 @@ def learnt_ratios(network: Network, limit: float) -> list[float]:
     return [1e3 * low[0], low[0] / low[1], low[0] / low[2], low[3] / soap]
 
 
+def wide_ratios(count: int, side: int, limit: float) -> list[float]:
+    """A fresh and a later step over one of SOAP; numbers per weight, ours and SOAP's."""
+
+    def weights() -> list[nn.Parameter]:
+        generator = torch.Generator().manual_seed(0)
+        made = [nn.Parameter(torch.randn(side, side, generator=generator)) for _ in range(count)]
+        for p in made:
+            p.grad = torch.randn(p.shape, generator=generator)
+        return made
+
+    ours, soap = FrankWolfe(weights(), lr=1e-4), baselines.soap(weights(), 1e-4, SOAP_CYCLE)
+    works = [steps(ours, 2, 100), steps(ours, 8, 10**4), steps(soap, SOAP_CYCLE)]
+    kept: list[list[float]] = [[] for _ in works]
+    for work in works:
+        work()
+    started = time.perf_counter()
+    while len(kept[0]) < 1 or time.perf_counter() - started < limit:
+        for times, work, size in zip(kept, works, (2, 8, SOAP_CYCLE), strict=True):
+            times.append(clock(work) / size)
+    fresh, later, rival = (min(times) for times in kept)
+    return [fresh / rival, later / rival, numbers_per_weight(ours), numbers_per_weight(soap)]
+
+
+def numbers_per_weight(optimizer: torch.optim.Optimizer) -> float:
+    """How many numbers the optimizer's state has for each weight."""
+    weights = sum(p.numel() for p in optimizer.state)
+    return sum(map(numbers_of, optimizer.state.values())) / weights
+
+
+def numbers_of(value: Any) -> int:
+    """How many numbers the tensors in a state have."""
+    if isinstance(value, Tensor):
+        return value.numel()
+    inside = value.values() if isinstance(value, dict) else value
+    return sum(map(numbers_of, inside)) if isinstance(value, dict | list | tuple) else 0
+
+
 def steps(optimizer: torch.optim.Optimizer, count: int, at: int = 0) -> Callable[[], None]:
     """A call of `count` steps, with learnt balls as after `at` steps."""
 
@@ -203,6 +244,14 @@ def main() -> None:
         ratios = learnt_ratios(Network(task, cell, units, size), 0.1 if args.quick else 6.0)
         cells = [f"{number:.2f}" for number in ratios]
         print(f"| {task}, {cell} {units} | {' | '.join(cells)} |", flush=True)
+    if not importlib.util.find_spec("pytorch_optimizer"):
+        return
+    print("\n| 768 x 768 | turning / SOAP | later / SOAP | numbers per weight | SOAP's |")
+    print("|---|---|---|---|---|")
+    for name, count in WIDE.items():
+        few = (1, 16, 0.1) if args.quick else (count, 768, 10.0)
+        cells = [f"{number:.2f}" for number in wide_ratios(*few)]
+        print(f"| {name} | {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -104,6 +104,13 @@ def test_dropout_is_torchs_with_the_same_seed(batch_first, bidirectional, traini
         torch.testing.assert_close(one, another, **TIGHT)
 
 
+@pytest.mark.parametrize("size", [3, 20])
+def test_a_lazily_negated_input_is_negated(size, rng):
+    layer = ElmanRNN(size, 5, dtype=torch.float64)
+    x = torch.randn(4, 9, size, generator=rng, dtype=torch.float64)
+    torch.testing.assert_close(layer(torch._neg_view(x))[0], layer(-x)[0])
+
+
 def test_weights_have_torchs_names_shapes_and_first_values():
     for options in ({}, dict(num_layers=2, bidirectional=True), dict(bias=False)):
         torch.manual_seed(5)

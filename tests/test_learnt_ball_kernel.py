@@ -290,7 +290,14 @@ def test_the_kernels_take_every_step_but_the_first_and_every_commit(rng, monkeyp
 
 
 @pytest.mark.parametrize(
-    "what", ["half precision", "gradient of another layout", "long side", "several threads"]
+    "what",
+    [
+        "half precision",
+        "gradient of another layout",
+        "lazily negated",
+        "long side",
+        "several threads",
+    ],
 )
 def test_what_the_kernel_cannot_take_goes_the_plain_path(what, rng, monkeypatch):
     names = calls(monkeypatch)
@@ -306,6 +313,8 @@ def test_what_the_kernel_cannot_take_goes_the_plain_path(what, rng, monkeypatch)
     for [gradient] in draw(weights, rng, 3):
         if what == "gradient of another layout":
             gradient = gradient.T.contiguous().T
+        if what == "lazily negated":
+            gradient = torch._neg_view(gradient)
         weights[0].grad = gradient.to(dtype)
         optimizer.step()
     assert "learnt_ball" not in names
@@ -317,7 +326,7 @@ def test_other_norms_keep_their_commit(rng, monkeypatch):
     weights = list(network().parameters())
     optimizer = frank_wolfe(weights, norm="spectral")
     feed(optimizer, weights, draw(weights, rng, 1)[0])
-    assert names == []
+    assert "commit" not in names
 
 
 def test_autograd_learns_of_the_kernels_writes(rng):

@@ -12,6 +12,7 @@ import torch
 from cases import crossed
 from hypothesis import given
 from hypothesis import strategies as st
+from plain_recurrent import load_variant, needs_kernels, switch_off, variants
 from stepping import frank_wolfe
 
 from rnnopt.optimizers.frank_wolfe.lmo import (
@@ -352,6 +353,27 @@ def test_polar_express_lifts_the_smallest_designed_singular_value_to_one():
     found = found.diagonal(dim1=1, dim2=2)[:, 0]
     assert found.max() <= 1 + 1e-14
     assert found.min() >= 1 - 1e-7
+
+
+@needs_kernels
+@crossed(
+    ("variant", variants()),
+    ("dtype", [torch.float64, torch.float32]),
+    (
+        "shape",
+        [(2, 16, 16), (3, 5, 40), (3, 40, 5), (1, 1, 7), (1, 7, 1), (1, 33, 70), (2, 64, 64)],
+    ),
+)
+def test_the_kernel_of_polar_express_gives_the_numbers_of_torch(
+    variant, dtype, shape, rng, monkeypatch
+):
+    matrices = torch.randn(shape, generator=rng).to(dtype)
+    matrices[-1, 0, 0] = 1e6
+    load_variant(monkeypatch, variant)
+    found = polar_express(matrices)
+    switch_off(monkeypatch)
+    tolerance = dict(rtol=1e-10, atol=1e-10) if dtype == torch.float64 else dict(rtol=0, atol=2e-4)
+    torch.testing.assert_close(found, polar_express(matrices), **tolerance)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])

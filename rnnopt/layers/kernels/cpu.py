@@ -159,7 +159,11 @@ def all_usable(tensors: Sequence[Tensor]) -> bool:
     dtype = tensors[0].dtype
     return usable(tensors[0]) and all(
         [
-            type(one) in PLAIN and one.is_cpu and one.dtype == dtype and one.is_contiguous()
+            type(one) in PLAIN
+            and one.is_cpu
+            and one.dtype == dtype
+            and one.is_contiguous()
+            and not one.is_neg()
             for one in tensors
         ]
     )
@@ -217,12 +221,13 @@ def check(operator: str, **arguments: tuple[Tensor | None, tuple[int, ...], torc
 
 def rows(sequence: Tensor) -> Tensor:
     """`sequence` (time, batch, feature) itself if its features are contiguous, else a copy."""
+    sequence = sequence.resolve_neg()
     return sequence if sequence.stride(2) == 1 or sequence.shape[2] == 1 else sequence.contiguous()
 
 
 def contiguous(tensor: Tensor | None) -> Tensor | None:
     """`tensor` in contiguous memory, or None."""
-    return None if tensor is None else tensor.contiguous()
+    return None if tensor is None else tensor.resolve_neg().contiguous()
 
 
 def place(sequence: Tensor | None, reverse: bool) -> tuple[int | None, int, int]:

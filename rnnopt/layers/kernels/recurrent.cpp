@@ -1,7 +1,7 @@
 // The CPU kernels' C interface. Plain C++20 with GCC and Clang vector types: nothing of torch or
 // Python is included, so one build serves every version of both. What the functions compute is
 // written out in elman.py, lstm.py, gru.py, indrnn.py, batch_norm.py, and in
-// learnt_kernel.py and commit_kernel.py of optimizers/frank_wolfe.
+// learnt_kernel.py, commit_kernel.py and polar_kernel.py of optimizers/frank_wolfe.
 
 #include "batch_norm.h"
 #include "commit.h"
@@ -9,7 +9,7 @@
 #include "gated_backward.h"
 #include "gated_forward.h"
 #include "indrnn.h"
-#include "learnt_ball.h"
+#include "polar.h"
 
 namespace {
 
@@ -178,6 +178,19 @@ int commit(const int64_t* numbers, const void* const* p, bool) {
   return 0;
 }
 
+template <typename R>
+int polar(const int64_t* numbers, const void* const* p, bool) {
+  const Index count = numbers[0], rows = numbers[1], columns = numbers[2];
+  const Index n = std::min(rows, columns), k = std::max(rows, columns);
+  const SmallIsZero guard;
+  Workspace<R> space(Polar<R>::size(n, k));
+  Polar<R> one(n, k, space);
+  for (Index i = 0; i < count; i++)
+    one((const R*)p[0] + i * n * k, (R*)const_cast<void*>(p[1]) + i * n * k, rows > columns,
+        (const double*)p[2], numbers[3]);
+  return 0;
+}
+
 // No exception may leave through the C interface.
 template <class F>
 int guarded(F f) {
@@ -207,3 +220,4 @@ KERNEL(indrnn_layer)
 KERNEL(batch_norm)
 KERNEL(learnt_ball)
 KERNEL(commit)
+KERNEL(polar)

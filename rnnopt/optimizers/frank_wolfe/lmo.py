@@ -30,6 +30,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from rnnopt.optimizers.frank_wolfe import polar_kernel
+
 Tensors = list[Tensor] | tuple[Tensor, ...]
 Norm = float | str  # a float p ≥ 1 (math.inf included) or "spectral"
 
@@ -54,6 +56,8 @@ POLAR_EXPRESS = (
     (2.300652019954817, -1.6689039845747493, 0.4188073119525673),
     (1.891301407787398, -1.2679958271945868, 0.37680408948524835),
 )
+# x (3 - x²)/2, twice.
+CLASSICAL = ((1.5, -0.5, 0.0),) * 2
 # Jordan's constants as torch.optim.Muon uses them, https://kellerjordan.github.io/posts/muon/.
 MUON_NEWTON_SCHULZ = ((3.4445, -4.7750, 2.0315),) * 5
 
@@ -203,15 +207,23 @@ def polar_express(matrices: Tensor) -> Tensor:
         matrices: (count, rows, columns).
     """
     x = matrices if matrices.dtype == torch.float64 else matrices.float()
+    x = _divide_by_frobenius(x)
+    if polar_kernel.can_run(x):
+        x = polar_kernel.apply_polynomials(x, (*POLAR_EXPRESS, *CLASSICAL))
+    else:
+        x = _apply_polynomials(x, (*POLAR_EXPRESS, *CLASSICAL))
+    return x.to(matrices.dtype)
+
+
+def _apply_polynomials(x: Tensor, steps: Sequence[tuple[float, float, float]]) -> Tensor:
+    """x ← a x + b x xᵀx + c x (xᵀx)² for each (a, b, c) in turn."""
     tall = x.shape[-2] > x.shape[-1]
     x = x.mT if tall else x
-    x = _divide_by_frobenius(x)
-    for a, b, c in POLAR_EXPRESS:
+    for a, b, c in steps:
         gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
-    for _ in range(2):
-        x = 1.5 * x - 0.5 * (x @ x.mT) @ x
-    return (x.mT if tall else x).to(matrices.dtype)
+        update = b * gram + c * gram @ gram if c else b * gram
+        x = a * x + update @ x
+    return x.mT if tall else x
 
 
 def muon_newton_schulz(matrices: Tensor) -> Tensor:
