@@ -23,7 +23,7 @@ import matplotlib
 import torch
 from torch import Tensor, nn
 
-from rnnopt import ElmanRNN, IndRNN
+from rnnopt import GRU, LSTM, ElmanRNN, IndRNN
 from rnnopt.layers.kernels import cpu
 from rnnopt.runs.environment import processor_name
 from rnnopt.training.malloc import keep_freed_memory
@@ -35,6 +35,10 @@ Row = dict[str, str | float]
 # (time, batch, input, hidden): pixel MNIST, activity windows, adding, MNIST row by row.
 NAMED = [(784, 128, 1, 128), (128, 64, 9, 80), (100, 50, 2, 128), (28, 128, 28, 100)]
 GRID_TIME, GRID_BATCH, GRID_HIDDEN = (10, 100, 784, 2000), (1, 8, 32, 128, 512), (16, 64, 128, 512)
+# Of GRU and LSTM: (time, batch, input, hidden) for training, and of one layer for inference.
+GATED = [(128, 64, 9, 80), (28, 128, 28, 100), (100, 50, 2, 128), (784, 32, 1, 128)]
+INFERENCE = [(t, b, i, h) for t, _, i, h in GATED for b in (1, 64)]
+GATED_TIME, GATED_BATCH, GATED_HIDDEN = (10, 100, 2000), (1, 8, 64, 512), (16, 64, 128, 512)
 LARGE = 2048  # rows and columns of the matrices whose product is the reference rate
 
 
@@ -94,13 +98,64 @@ def elman(shapes: list[tuple[int, int, int, int]], limit: float) -> list[Row]:
     return rows
 
 
+def gated(
+    shapes: list[tuple[int, int, int, int]], limit: float, backward: bool = True
+) -> list[Row]:
+    """GRU and LSTM layers against torch's, beside the rate of a product of 1024 x 1024 matrices.
+
+    Args:
+        backward: a training step as of `training_step`, else inference without gradients.
+    """
+    rows: list[Row] = []
+    a = torch.randn(1024, 1024)
+    product = torch.empty_like(a)
+    for steps, batch, size, hidden in shapes:
+        for ours_kind, torchs_kind, gates in ((GRU, nn.GRU, 3), (LSTM, nn.LSTM, 4)):
+            torchs = torchs_kind(size, hidden)
+            ours = ours_kind.from_torch(torchs)
+            inputs = torch.randn(steps, batch, size)
+            work = training_step if backward else inference
+            works = {
+                "ours": work(ours, inputs),
+                "torch": work(torchs, inputs),
+                "matrix": lambda: torch.mm(a, a, out=product),
+            }
+            best = best_times(works, limit)
+            # The products alone: a forward pass, and backward those of states, inputs and weights.
+            flops = 2 * steps * batch * gates * hidden * (size + hidden) * (3 if backward else 1)
+            rate = 2 * 1024**3 / best["matrix"]
+            rows.append(
+                {
+                    "layer": ours_kind.__name__,
+                    "time, batch, input, hidden": f"{steps}, {batch}, {size}, {hidden}",
+                    "torch, ms": best["torch"] * 1e3,
+                    "ours, ms": best["ours"] * 1e3,
+                    "times as fast": best["torch"] / best["ours"],
+                    "Gflop/s": flops / best["ours"] / 1e9,
+                    "of the matrix rate": flops / best["ours"] / rate,
+                }
+            )
+    return rows
+
+
+def inference(layer: nn.Module, inputs: Tensor) -> Callable[[], None]:
+    """Forward pass without gradients."""
+
+    def work() -> None:
+        with torch.no_grad():
+            layer(inputs)
+
+    return work
+
+
 def training_step(layer: nn.Module, inputs: Tensor) -> Callable[[], None]:
     """Forward and backward pass; the loss is the sum of the last states."""
 
     def work() -> None:
         for p in layer.parameters():
             p.grad = None
-        layer(inputs)[1].sum().backward()
+        last = layer(inputs)[1]
+        (last[0] if isinstance(last, tuple) else last).sum().backward()
 
     return work
 
@@ -204,6 +259,8 @@ def others(shapes: list[tuple[int, int, int, int]], limit: float, device: str) -
         layers = {
             "ElmanRNN": ElmanRNN(size, hidden),
             "IndRNN": IndRNN(size, hidden),
+            "LSTM": LSTM(size, hidden),
+            "GRU": GRU(size, hidden),
             "torch.nn.RNN": nn.RNN(size, hidden),
             "torch.nn.LSTM": nn.LSTM(size, hidden),
             "torch.nn.GRU": nn.GRU(size, hidden),
@@ -237,6 +294,13 @@ def grid(quick: bool) -> list[tuple[int, int, int, int]]:
     if quick:
         return [(10, 1, 16, 16), (20, 8, 16, 64)]
     return [(t, b, 16, h) for t in GRID_TIME for b in GRID_BATCH for h in GRID_HIDDEN]
+
+
+def gated_grid(quick: bool) -> list[tuple[int, int, int, int]]:
+    """The same for GRU and LSTM, which cost more."""
+    if quick:
+        return [(10, 1, 16, 16)]
+    return [(t, b, 16, h) for t in GATED_TIME for b in GATED_BATCH for h in GATED_HIDDEN]
 
 
 def table(rows: list[Row]) -> str:
@@ -284,6 +348,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a few seconds, to see it work")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--keep-memory", action="store_true", help="as `rnnopt train` does")
+    parser.add_argument("--only-gated", action="store_true", help="only these two of GRU and LSTM")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--out", type=Path, help="folder for table.md, figure.png and rows.jsonl")
     args = parser.parse_args()
@@ -309,6 +374,12 @@ def main() -> None:
     print(title)
     if args.device == "cpu":
         section("Elman, forward and backward", elman(named, limit))
+        gated_shapes = named if args.quick else GATED
+        section("GRU and LSTM, forward and backward", gated(gated_shapes, limit))
+        shapes = named if args.quick else INFERENCE
+        section("GRU and LSTM, inference", gated(shapes, limit / 2, backward=False))
+        if args.only_gated:
+            return
     large = [(784, 32, 128), (784, 128, 128)]
     section(
         "IndRNN recurrence, forward and backward",
@@ -322,6 +393,7 @@ def main() -> None:
     section("All cells", others(named, limit, args.device))
     if args.device == "cpu":
         section("Elman over a grid of shapes", elman(grid(args.quick), limit / 8))
+        section("GRU and LSTM over a grid of shapes", gated(gated_grid(args.quick), limit / 8))
     if args.out:
         args.out.mkdir(parents=True, exist_ok=True)
         (args.out / "table.md").write_text("\n\n".join(texts) + "\n", encoding="utf-8")

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from rnnopt.estimator import RNNOptions as RNNOptions
     from rnnopt.estimator import RNNRegressor as RNNRegressor
     from rnnopt.layers.elman import ElmanRNN as ElmanRNN
+    from rnnopt.layers.gru import GRU as GRU
     from rnnopt.layers.indrnn import IndRNN as IndRNN
+    from rnnopt.layers.lstm import LSTM as LSTM
     from rnnopt.layers.sequence_model import SequenceModel as SequenceModel
     from rnnopt.optimizers.frank_wolfe.optimizer import FrankWolfe as FrankWolfe
     from rnnopt.optimizers.frank_wolfe.options import FrankWolfeOptions as FrankWolfeOptions
@@ -47,10 +49,12 @@ PLACES = {
     "ElmanRNN": "layers.elman",
     "FrankWolfe": "optimizers.frank_wolfe.optimizer",
     "FrankWolfeOptions": "optimizers.frank_wolfe.options",
+    "GRU": "layers.gru",
     "GradientFlow": "diagnostics.gradient_flow",
     "IndRNN": "layers.indrnn",
     "LBFGS": "optimizers.quasi_newton.bfgs",
     "LNAQ": "optimizers.quasi_newton.naq",
+    "LSTM": "layers.lstm",
     "NAQ": "optimizers.quasi_newton.naq",
     "SequenceModel": "layers.sequence_model",
 }
@@ -63,8 +67,10 @@ __all__ = [  # written out, for type checkers
     "ADMM",
     "ASNAQ",
     "BFGS",
+    "GRU",
     "LBFGS",
     "LNAQ",
+    "LSTM",
     "NAQ",
     "ADMMOptions",
     "ASNAQOptions",

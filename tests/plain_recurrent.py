@@ -2,12 +2,15 @@
 
     Elman     h_t = f(W_ih x_t + b_ih + W_hh h_{t-1} + b_hh)
     IndRNN    h_t = f(W x_t + b + u ⊙ h_{t-1})                  f = tanh or relu,  t = 1 … T
+    LSTM      c_t = f c_{t-1} + i g,  h_t = o tanh c_t          i, f, o = σ(…), g = tanh(…)
+    GRU       h_t = (1 - z) n + z h_{t-1}                       r, z = σ(…), n = tanh(… + r (…))
 
 With `lengths`, the states after a sequence's end are zero, its last state is the one of its last
 true step, and what stands in the padding enters nothing. `reverse` runs from the last step to the
-first; no sequence is padded then.
+first; no sequence is padded then, but of LSTM and GRU, where it begins at its last true step.
 
-Below the twins stands what test_elman.py and test_indrnn.py both need to hold the layers to them.
+Below the twins stands what test_elman.py, test_gated.py and test_indrnn.py need to hold the layers
+to them.
 """
 
 import ctypes
@@ -77,6 +80,47 @@ def indrnn_layer(x, w_ih, b_ih, u, h0, lengths, relu, slopes=None):
     """The same for an IndRNN that gets x (time, batch, input)."""
     z = without_padding(x, lengths) @ w_ih.T
     return indrnn(z if b_ih is None else z + b_ih, u, h0, lengths, relu, slopes)
+
+
+def one_by_one(cell, x, first, lengths, reverse):
+    """States (time, batch, hidden) and the last state of cell(x_t, state), a list h, …, in turn."""
+    x, state, states = without_padding(x, lengths), first, [None] * len(x)
+    for t in reversed(range(len(x))) if reverse else range(len(x)):
+        going = torch.ones(x.shape[1], 1, dtype=torch.bool)
+        going = going if lengths is None else (t < lengths)[:, None]
+        new = cell(x[t], *state)
+        state = [torch.where(going, a, b) for a, b in zip(new, state, strict=True)]
+        states[t] = torch.where(going, new[0], 0)
+    return torch.stack(states), *state
+
+
+def lstm(x, w_ih, w_hh, b_ih, b_hh, h0, c0, lengths, reverse):
+    """All states (time, batch, hidden), the last ones and the last cells (batch, hidden)."""
+    bias = sum(b for b in (b_ih, b_hh) if b is not None)
+
+    def cell(x, h, c):
+        i, f, g, o = (x @ w_ih.T + h @ w_hh.T + bias).chunk(4, 1)
+        c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+        return [o.sigmoid() * c.tanh(), c]
+
+    zeros = x.new_zeros(x.shape[1], w_hh.shape[1])
+    first = [zeros if one is None else one for one in (h0, c0)]
+    return one_by_one(cell, x, first, lengths, reverse)
+
+
+def gru(x, w_ih, w_hh, b_ih, b_hh, h0, lengths, reverse):
+    """All states (time, batch, hidden) and the last ones (batch, hidden)."""
+
+    def cell(x, h):
+        of_x = x @ w_ih.T + (0 if b_ih is None else b_ih)
+        of_h = h @ w_hh.T + (0 if b_hh is None else b_hh)
+        (r, z, n), (r_h, z_h, n_h) = of_x.chunk(3, 1), of_h.chunk(3, 1)
+        z = (z + z_h).sigmoid()
+        n = (n + (r + r_h).sigmoid() * n_h).tanh()
+        return [(1 - z) * n + z * h]
+
+    first = [x.new_zeros(x.shape[1], w_hh.shape[1]) if h0 is None else h0]
+    return one_by_one(cell, x, first, lengths, reverse)
 
 
 def gradients(outputs, inputs, grads, **options):

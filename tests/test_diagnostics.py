@@ -20,7 +20,7 @@ from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
 import rnnopt
-from rnnopt import ElmanRNN, GradientFlow, IndRNN, SequenceModel
+from rnnopt import GRU, LSTM, ElmanRNN, GradientFlow, IndRNN, SequenceModel
 from rnnopt.config.run_config import RunConfig
 from rnnopt.diagnostics.curvature import ball_curvature
 from rnnopt.diagnostics.diagnosis import Diagnosis
@@ -43,6 +43,8 @@ DOUBLE = torch.float64
 CELLS = {
     "ElmanRNN tanh": lambda **o: ElmanRNN(3, 4, dtype=DOUBLE, **o),
     "ElmanRNN relu": lambda **o: ElmanRNN(3, 4, nonlinearity="relu", dtype=DOUBLE, **o),
+    "LSTM": lambda **o: LSTM(3, 4, dtype=DOUBLE, **o),
+    "GRU": lambda **o: GRU(3, 4, dtype=DOUBLE, **o),
     "nn.RNN": lambda **o: nn.RNN(3, 4, dtype=DOUBLE, **o),
     "nn.LSTM": lambda **o: nn.LSTM(3, 4, dtype=DOUBLE, **o),
     "nn.GRU": lambda **o: nn.GRU(3, 4, dtype=DOUBLE, **o),
@@ -192,7 +194,7 @@ def test_batch_first_first_states_and_keywords_change_nothing(cell):
     layer, other = CELLS[cell](), CELLS[cell](batch_first=True)
     other.load_state_dict(layer.state_dict())
     inputs, h = random(STEPS, BATCH, 3), random(1, BATCH, 4)
-    state = (h, h.clone()) if cell == "nn.LSTM" else h
+    state = (h, h.clone()) if cell.endswith("LSTM") else h
     direct, end = random(STEPS, BATCH, 4), random(1, BATCH, 4)
     one = flow_of(layer, lambda: weighted_loss(layer, inputs, direct, end, hx=state))
     turned = direct.transpose(0, 1)
@@ -216,7 +218,9 @@ def test_a_single_sequence_without_a_batch_is_a_batch_of_one():
 LENGTHS = torch.tensor([6, 1, 4, 2, 4])
 
 
-@pytest.mark.parametrize("cell", ["ElmanRNN tanh", "nn.RNN", "nn.LSTM", "nn.GRU", "IndRNN tanh"])
+@pytest.mark.parametrize(
+    "cell", ["ElmanRNN tanh", "LSTM", "GRU", "nn.RNN", "nn.LSTM", "nn.GRU", "IndRNN tanh"]
+)
 def test_padded_sequences_count_where_they_are(cell):
     # Sequence by sequence, cut to its length: the mean over those that have step t.
     layer, inputs, weights = CELLS[cell](), random(STEPS, BATCH, 3), random(BATCH, 4)
@@ -236,7 +240,7 @@ def test_padded_sequences_count_where_they_are(cell):
         return (weights * torch.where(valid, output, 0)).sum()
 
     ways = {"told apart": (padded, LENGTHS)}
-    if isinstance(layer, (ElmanRNN, IndRNN)):
+    if isinstance(layer, (ElmanRNN, GRU, LSTM, IndRNN)):
         ways["lengths"] = (lambda: (weights * layer(inputs, lengths=LENGTHS)[0]).sum(), None)
     if isinstance(layer, nn.RNNBase):
         packed = pack_padded_sequence(inputs, LENGTHS, enforce_sorted=False)
@@ -628,8 +632,11 @@ def test_spectra_by_hand():
 
 @pytest.mark.parametrize(
     ("kind", "gates"),
-    [(nn.LSTM, ["input", "forget", "cell", "output"]), (nn.GRU, ["reset", "update", "new"])],
-)
+    [
+        (LSTM, ["input", "forget", "cell", "output"]), (GRU, ["reset", "update", "new"]),
+        (nn.LSTM, ["input", "forget", "cell", "output"]), (nn.GRU, ["reset", "update", "new"]),
+    ],
+)  # fmt: skip
 def test_spectra_go_gate_by_gate(kind, gates):
     layer = kind(1, 3, num_layers=2, bidirectional=True)
     with torch.no_grad():

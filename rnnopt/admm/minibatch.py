@@ -9,7 +9,7 @@ from rnnopt.admm.lagrangian import Problem
 from rnnopt.admm.network import CELLS
 from rnnopt.admm.options import LOSSES
 from rnnopt.admm.prox import free_to_ask
-from rnnopt.layers.elman import check_lengths
+from rnnopt.layers.recurrent import check_lengths
 from rnnopt.layers.sequence_model import SequenceModel
 
 

@@ -7,9 +7,13 @@ from torch import Tensor, nn
 
 from rnnopt.admm.lagrangian import Cell, Weights
 from rnnopt.layers.elman import ElmanRNN
+from rnnopt.layers.gru import GRU
+from rnnopt.layers.lstm import LSTM
 from rnnopt.layers.sequence_model import SequenceModel
 
-CELLS: dict[type[nn.Module], Cell] = {ElmanRNN: "elman", nn.GRU: "gru", nn.LSTM: "lstm"}
+CELLS: dict[type[nn.Module], Cell] = {
+    ElmanRNN: "elman", GRU: "gru", LSTM: "lstm", nn.GRU: "gru", nn.LSTM: "lstm",
+}  # fmt: skip
 
 
 def check_model(model: nn.Module, variant: str) -> None:
@@ -63,7 +67,7 @@ def _read_layer(layer: Any) -> tuple[Tensor, Tensor, Tensor]:
     """u, w, b; of a GRU in the four stretches of `cells`."""
     u, w = layer.weight_ih_l0.detach(), layer.weight_hh_l0.detach()
     first, second = layer.bias_ih_l0.detach(), layer.bias_hh_l0.detach()
-    if not isinstance(layer, nn.GRU):
+    if not isinstance(layer, (nn.GRU, GRU)):
         return u, w, first + second
     gates = 2 * layer.hidden_size
     none = torch.zeros_like

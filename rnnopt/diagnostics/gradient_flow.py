@@ -21,18 +21,18 @@ from torch.autograd.graph import register_multi_grad_hook
 from torch.nn.utils.rnn import PackedSequence
 
 from rnnopt.diagnostics.state_gradients import Call
-from rnnopt.layers.elman import ElmanRNN
 from rnnopt.layers.indrnn import IndRNN
 from rnnopt.layers.kernels.portable import true_steps
+from rnnopt.layers.recurrent import TorchRecurrent
 
 SATURATED = 0.97  # a tanh state beyond it passes on less than 6 % of a gradient: 1 - 0.97²
-LAYERS = (nn.RNN, nn.LSTM, nn.GRU, ElmanRNN, IndRNN)
+LAYERS = (nn.RNN, nn.LSTM, nn.GRU, TorchRecurrent, IndRNN)
 
 
 class GradientFlow:
     """Records ‖dL/dh_t‖ of every recurrent layer of a model after each `loss.backward()`.
 
-    It records nn.RNN, nn.LSTM, nn.GRU, ElmanRNN and IndRNN layers anywhere in the model, and does
+    It records nn.RNN, nn.LSTM, nn.GRU and rnnopt's layers anywhere in the model, and does
     not change weights, gradients or random numbers. A recorded pass costs about one more pass of a
     plain torch loop; `every` reduces their number.
 
@@ -73,7 +73,7 @@ class GradientFlow:
         if not self.layers:
             raise ValueError(
                 "GradientFlow needs a model with a recurrent layer (nn.RNN, nn.LSTM, nn.GRU,"
-                f" ElmanRNN or IndRNN), got {type(model).__name__} without one."
+                f" ElmanRNN, LSTM, GRU or IndRNN), got {type(model).__name__} without one."
             )
         for name, layer in self.layers.items():
             if getattr(layer, "proj_size", 0):

@@ -6,18 +6,21 @@ from typing import Any
 import torch
 from torch import nn
 
+from rnnopt.layers.gru import GRU
 from rnnopt.layers.indrnn import IndRNN
+from rnnopt.layers.lstm import LSTM
 
 GATES: dict[type, tuple[str, ...]] = {
     nn.LSTM: ("input", "forget", "cell", "output"),
     nn.GRU: ("reset", "update", "new"),
 }
+GATES |= {LSTM: GATES[nn.LSTM], GRU: GATES[nn.GRU]}
 
 
 def recurrent_spectra(layer: Any) -> dict[str, dict[str, float]]:
     """Spectral radius and spectral norm of each recurrent matrix of a layer.
 
-    Keys are "l0", "l0_reverse", …, followed by the gate for nn.LSTM and nn.GRU: "l0.forget".
+    Keys are "l0", "l0_reverse", …, followed by the gate for LSTM and GRU: "l0.forget".
     IndRNN's matrix is the diagonal of u, bounded as in its forward pass: both values are max |u|.
     NaN where the weights are not finite.
     """

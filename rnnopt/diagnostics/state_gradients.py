@@ -12,15 +12,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
+from rnnopt.layers.gru import GRU
 from rnnopt.layers.indrnn import IndRNN
 from rnnopt.layers.kernels.portable import true_steps
+from rnnopt.layers.lstm import LSTM
 
 
 class Call:
     """One call of a layer, to be repeated.
 
     Args:
-        layer: nn.RNN, nn.LSTM, nn.GRU, ElmanRNN or IndRNN.
+        layer: nn.RNN, nn.LSTM, nn.GRU, ElmanRNN, LSTM, GRU or IndRNN.
         args, kwargs: arguments of the call.
         packed: output of the call if it was packed.
 
@@ -120,7 +122,9 @@ class Call:
             reaching = _normalized(layer.norms[k], reaching, valid)
         shape = (inputs.shape[1], layer.hidden_size)
         if self.first is None:
-            state = tuple(inputs.new_zeros(shape) for _ in range(1 + isinstance(layer, nn.LSTM)))
+            state = tuple(
+                inputs.new_zeros(shape) for _ in range(1 + isinstance(layer, (nn.LSTM, LSTM)))
+            )
         else:
             state = tuple(h[number].to(inputs.dtype) for h in self.first)
         # Autograd needs a leaf that requires a gradient.
@@ -143,11 +147,11 @@ def _step(
     h = state[0]
     # IndRNN's weights were bounded in its forward pass.
     recurrent = h * w_hh if isinstance(layer, IndRNN) else functional.linear(h, w_hh, b_hh)
-    if isinstance(layer, nn.LSTM):
+    if isinstance(layer, (nn.LSTM, LSTM)):
         i, f, g, o = (reaching + recurrent).chunk(4, 1)
         c = f.sigmoid() * state[1] + i.sigmoid() * g.tanh()
         return o.sigmoid() * c.tanh(), c
-    if isinstance(layer, nn.GRU):
+    if isinstance(layer, (nn.GRU, GRU)):
         (r, z, n), (hr, hz, hn) = reaching.chunk(3, 1), recurrent.chunk(3, 1)
         r, z = (r + hr).sigmoid(), (z + hz).sigmoid()
         return ((1 - z) * (n + r * hn).tanh() + z * h,)

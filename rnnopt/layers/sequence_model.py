@@ -13,13 +13,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rnnopt.layers.elman import ElmanRNN, check_lengths
+from rnnopt.layers.elman import ElmanRNN
+from rnnopt.layers.gru import GRU
 from rnnopt.layers.indrnn import IndRNN
 from rnnopt.layers.kernels import cpu
 from rnnopt.layers.kernels.batch_norm import normalize
 from rnnopt.layers.kernels.portable import last_state, true_steps
+from rnnopt.layers.lstm import LSTM
 from rnnopt.layers.minibatch_part import MinibatchPart, normalize_part
 from rnnopt.layers.plain import PlainSequenceModel, script_refused
+from rnnopt.layers.recurrent import TorchRecurrent, check_lengths
 
 Cell = Literal["rnn", "lstm", "gru", "indrnn"]
 Readout = Literal["last", "every", "mean"]
@@ -28,8 +31,8 @@ Initialization = Literal["default", "orthogonal", "identity", "normal", "indrnn"
 State = Tensor | tuple[Tensor, Tensor]
 CELLS: dict[str, Callable[..., nn.Module]] = {
     "rnn": ElmanRNN,
-    "lstm": nn.LSTM,
-    "gru": nn.GRU,
+    "lstm": LSTM,
+    "gru": GRU,
     "indrnn": IndRNN,
 }
 
@@ -246,9 +249,12 @@ def _run(
 ) -> tuple[Tensor, Tensor, State]:
     """States at every step, those at the last true step (a loss that reads only these is cheaper),
     and the state to continue from."""
-    if isinstance(layer, (ElmanRNN, IndRNN)):
-        states, last = layer(states, first, lengths)
-        return states, last[0], last
+    exported = cpu.leaving_torch() and isinstance(layer, (GRU, LSTM))
+    if isinstance(layer, (TorchRecurrent, IndRNN)) and not exported:
+        states, end = layer(states, first, lengths)
+        return states, (end[0] if isinstance(end, tuple) else end)[0], end
+    # A layer of torch's own, put in place of ours, or an exported one. Nothing continues from that
+    # one, and without lengths torch's operator runs it; what follows leaves the padding out.
     states, end = layer(states, first)
     # torch 2.10 decomposes an exported LSTM so that its last state has a dimension too many.
     if lengths is not None or cpu.leaving_torch():

@@ -228,3 +228,15 @@ def rows(sequence: Tensor) -> Tensor:
 def contiguous(tensor: Tensor | None) -> Tensor | None:
     """`tensor` in contiguous memory, or None."""
     return None if tensor is None else tensor.resolve_neg().contiguous()
+
+
+def place(sequence: Tensor | None, reverse: bool) -> tuple[int | None, int, int]:
+    """Address of the first step, and strides over time and batch."""
+    if sequence is None:
+        return None, 0, 0
+    time, batch, _ = sequence.stride()
+    start = sequence.data_ptr()
+    if reverse:
+        start += (len(sequence) - 1) * time * sequence.element_size()
+        time = -time
+    return start, time, batch

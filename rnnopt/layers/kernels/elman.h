@@ -193,10 +193,8 @@ int elman_backward(const Elman<R>& a) {
                                  const R* right, Index depth) {
       for_tiles(left_columns, w_hh, [&](Tile<R>& tile, Index row, const R*, Index column) {
         R* at = to + row * wide + column;
-        tile.set([&](int m, Index j) { return load(at + m * wide + j); });
-        multiply_for<R, true>(tile.M, tile.N)(tile.values, left + row, left_stride, right + column,
+        product_for<R, true>(tile.M, tile.N)(at, wide, at, wide, left + row, left_stride, right + column,
                                               stride, depth);
-        tile.use([&](int m, Index j, Vec<R> total) { store(at + m * wide + j, total); });
       });
     };
 

@@ -134,18 +134,6 @@ def hoists(x: Tensor) -> bool:
     return x.shape[1] < FUSED_BATCH and x.shape[2] > FUSED_INPUT
 
 
-def _place(sequence: Tensor | None, reverse: bool) -> tuple[int | None, int, int]:
-    """Address of the first step, and strides over time and batch."""
-    if sequence is None:
-        return None, 0, 0
-    time, batch, _ = sequence.stride()
-    start = sequence.data_ptr()
-    if reverse:
-        start += (len(sequence) - 1) * time * sequence.element_size()
-        time = -time
-    return start, time, batch
-
-
 def _check(
     x: Tensor, w_ih: Tensor, w_hh: Tensor, h0: Tensor | None, lengths: Tensor | None, **more: Any
 ) -> None:
@@ -187,7 +175,7 @@ def _forward(
             torch.addmm(bias, flat, w_ih.t(), out=into)
     else:
         inputs = cpu.rows(x)
-    x_place, out_place = _place(inputs, reverse), _place(out, reverse)
+    x_place, out_place = cpu.place(inputs, reverse), cpu.place(out, reverse)
     threads = min(cpu.threads_for(steps * batch * hidden * (hidden + size)), batch)
     numbers = (steps, batch, size, hidden, threads, relu, *x_place[1:], *out_place[1:])
     small = [cpu.contiguous(one) for one in (w_ih, w_hh, b_ih, b_hh, h0, lengths)]
@@ -230,7 +218,7 @@ def _backward(
     grad_h0 = out.new_empty(batch, hidden) if want_h0 else None
     grad_out = None if grad_out is None else cpu.rows(grad_out)
     inputs = None if hoisted else cpu.rows(x)
-    places = [_place(one, reverse) for one in (inputs, out, grad_out, grad_x, grad_pre)]
+    places = [cpu.place(one, reverse) for one in (inputs, out, grad_out, grad_x, grad_pre)]
     at = [place[0] for place in places]
     strides = [stride for place in places for stride in place[1:]]
     threads = min(cpu.threads_for(steps * batch * hidden * (2 * hidden + size)), batch)

@@ -69,7 +69,8 @@ def indrnn_masked_loop(z: Tensor, u: Tensor, state: Tensor, valid: Tensor, relu:
 
 
 @cache
-def _scripted(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+def scripted(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """`function` as TorchScript."""
     with warnings.catch_warnings():  # deprecated, as is the tracing that needs it
         warnings.filterwarnings("ignore", ".*torch.jit.script")
         return torch.jit.script(function)
@@ -81,20 +82,20 @@ def indrnn_states(z: Tensor, u: Tensor, first: Tensor, valid: Tensor | None, rel
         return _indrnn_scan(z, u, first, valid, relu)
     tracing = torch.jit.is_tracing()
     if valid is None:
-        return (_scripted(indrnn_loop) if tracing else indrnn_loop)(z, u, first, relu)
-    loop = _scripted(indrnn_masked_loop) if tracing else indrnn_masked_loop
+        return (scripted(indrnn_loop) if tracing else indrnn_loop)(z, u, first, relu)
+    loop = scripted(indrnn_masked_loop) if tracing else indrnn_masked_loop
     return loop(z, u, first, valid, relu)
 
 
 def _indrnn_scan(z: Tensor, u: Tensor, first: Tensor, valid: Tensor | None, relu: bool) -> Tensor:
     f = torch.relu if relu else torch.tanh
     if valid is None:
-        return _scan(lambda state, z, u: f(z + u * state), first, [z], u)
+        return scan(lambda state, z, u: f(z + u * state), first, [z], u)
 
     def step(state: Tensor, z: Tensor, valid: Tensor, u: Tensor) -> Tensor:
         return torch.where(valid, f(z + u * state), 0)
 
-    return _scan(step, first, [z, valid], u)
+    return scan(step, first, [z, valid], u)
 
 
 # -- Elman ----------------------------------------------------------------------------------------
@@ -114,25 +115,26 @@ def elman(
     """Like `torch.ops.rnnopt.elman`, and `reverse` is allowed with `lengths`."""
     valid = None if lengths is None else true_steps(x.shape[0], lengths)
     x = x if valid is None else torch.where(valid, x, 0)  # the padding may hold NaN
-    x = _reversed(x, lengths) if reverse else x
+    x = reversed_steps(x, lengths) if reverse else x
     first = x.new_zeros(1, x.shape[1], w_hh.shape[0]) if h0 is None else h0[None].contiguous()
     weights = [w_ih, w_hh] if b_ih is None or b_hh is None else [w_ih, w_hh, b_ih, b_hh]
-    if cpu.exporting() and _steps_vary(x):
+    if cpu.exporting() and steps_vary(x):
         states = _elman_scan(x, weights, first[0], relu)
     else:
         operator: Any = torch.rnn_relu if relu else torch.rnn_tanh
         states, _ = operator(x, first, weights, len(weights) == 4, 1, 0.0, False, False, False)
     last = last_state(states, lengths)
     states = states if valid is None else torch.where(valid, states, 0)
-    return _reversed(states, lengths) if reverse else states, last
+    return reversed_steps(states, lengths) if reverse else states, last
 
 
-def _steps_vary(x: Tensor) -> bool:
+def steps_vary(x: Tensor) -> bool:
+    """Whether an exported graph takes other numbers of steps."""
     # Under torch.export(strict=True) every size is an int.
     return torch.compiler.is_dynamo_compiling() or isinstance(x.shape[0], torch.SymInt)
 
 
-def _reversed(sequence: Tensor, lengths: Tensor | None) -> Tensor:
+def reversed_steps(sequence: Tensor, lengths: Tensor | None) -> Tensor:
     """The true steps of (time, batch, feature) in reverse order; padding stays at the end."""
     if lengths is None:
         return sequence.flip(0)
@@ -145,19 +147,19 @@ def _elman_scan(x: Tensor, weights: list[Tensor], first: Tensor, relu: bool) -> 
     w_ih, w_hh, *biases = weights
     f = torch.relu if relu else torch.tanh
     z = torch.nn.functional.linear(x, w_ih, biases[0] + biases[1] if biases else None)
-    return _scan(lambda state, z, w: f(z + state @ w.t()), first, [z], w_hh)
+    return scan(lambda state, z, w: f(z + state @ w.t()), first, [z], w_hh)
 
 
 # -- scan -----------------------------------------------------------------------------------------
 
 
-def _scan(step: Step, first: Tensor, sequences: list[Tensor], weight: Tensor) -> Tensor:
+def scan(step: Step, first: Tensor, sequences: list[Tensor], weight: Tensor) -> Tensor:
     """States (time, …) of state_t = step(state_{t-1}, *sequences[:, t], weight), for torch.export.
 
     The operator itself is called where possible: torch's function around it compiles the loop, and
     then a second export with other dynamic sizes fails.
     """
-    from torch._higher_order_ops.scan import scan  # loads torch's compiler
+    from torch._higher_order_ops.scan import scan as torchs_scan  # loads torch's compiler
 
     def twice(state: Tensor, *others: Tensor) -> tuple[Tensor, Tensor]:
         new = step(state, *others)
@@ -165,5 +167,7 @@ def _scan(step: Step, first: Tensor, sequences: list[Tensor], weight: Tensor) ->
 
     first = first.clone()
     if torch.compiler.is_dynamo_compiling():  # torch.export(strict=True)
-        return scan(lambda state, now: twice(state, *now, weight), first, tuple(sequences))[1]
+        return torchs_scan(lambda state, now: twice(state, *now, weight), first, tuple(sequences))[
+            1
+        ]
     return torch.ops.higher_order.scan(twice, [first], sequences, (weight,))[1]

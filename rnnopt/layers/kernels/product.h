@@ -57,13 +57,14 @@ struct Panels {
 
 // ---- Tiles: M rows by N vectors of accumulators ----------------------------------------------------
 
-// tile (M, N vectors) += a (M, depth) times b (depth, N vectors). An entry of a is at
-// a[m * stride_a + k], or with BY_COLUMN at a[k * stride_a + m]. Compiled once for each M and N; what
-// happens before and after the product works on the tile in the nearest cache, which costs a load and
-// a store for every `depth` multiplications.
+// to (M, N vectors) = from + a (M, depth) times b (depth, N vectors). An entry of a is at
+// a[m * stride_a + k], or with BY_COLUMN at a[k * stride_a + m]; `from` may be `to`, and with a stride of
+// zero it is one row. Compiled once for each M and N; what happens before and after the product works on
+// the tile in the nearest cache, which costs a load and a store for every `depth` multiplications.
 template <typename R, int M, int N, bool BY_COLUMN>
-__attribute__((noinline)) void multiply_tile(R* tile, const R* a, Index stride_a, const R* b,
-                                             Index stride_b, Index depth) {
+__attribute__((noinline)) void multiply_tile(R* to, Index stride_to, const R* from, Index stride_from,
+                                             const R* a, Index stride_a, const R* b, Index stride_b,
+                                             Index depth) {
   constexpr int LANES = Simd<R>::LANES;
   // Few accumulators would wait for one another: two sets, for even and odd k.
   constexpr int SETS = M * N <= 8 ? 2 : 1;
@@ -72,7 +73,7 @@ __attribute__((noinline)) void multiply_tile(R* tile, const R* a, Index stride_a
   for (int m = 0; m < M; m++)
 #pragma GCC unroll 8
     for (int n = 0; n < N; n++) {
-      at[0][m][n] = load(tile + (m * N + n) * LANES);
+      at[0][m][n] = load(from + m * stride_from + n * LANES);
       if (SETS == 2) at[SETS - 1][m][n] = Vec<R>{};
     }
   Index k = 0;
@@ -95,24 +96,28 @@ __attribute__((noinline)) void multiply_tile(R* tile, const R* a, Index stride_a
     for (int n = 0; n < N; n++) {
       Vec<R> sum = at[0][m][n];
       if (SETS == 2) {
-        sum += at[SETS - 1][m][n];
+        // Before the sets are added: then zeros behind the last k, as of padding, change no bit.
         if (k < depth)
           sum += (BY_COLUMN ? a[k * stride_a + m] : a[m * stride_a + k]) * load(b + k * stride_b + n * LANES);
+        sum += at[SETS - 1][m][n];
       }
-      store(tile + (m * N + n) * LANES, sum);
+      store(to + m * stride_to + n * LANES, sum);
     }
 }
 
 template <typename R>
-using Multiply = void (*)(R*, const R*, Index, const R*, Index, Index);
+using Product = void (*)(R*, Index, const R*, Index, const R*, Index, const R*, Index, Index);
+
+// Panels of gates may be wider than those of a plain matrix.
+constexpr int WIDEST_TILE = std::max(WIDEST, 4);
 
 constexpr int most_rows(int width) { return std::min(12, ACCUMULATORS / width); }
 
 // The product for a number of rows and a panel width.
 template <typename R, bool BY_COLUMN>
-Multiply<R> multiply_for(int rows, int width) {
+Product<R> product_for(int rows, int width) {
   static const auto table = [] {
-    std::array<std::array<Multiply<R>, 13>, WIDEST + 1> all{};
+    std::array<std::array<Product<R>, 13>, WIDEST_TILE + 1> all{};
     const auto fill = [&](auto n, auto... m) {
       constexpr int N = decltype(n)::value;
       ([&] {
@@ -124,10 +129,19 @@ Multiply<R> multiply_for(int rows, int width) {
                                                 std::integer_sequence<int, M...>) {
       (fill(std::integral_constant<int, N + 1>(), std::integral_constant<int, M>()...), ...);
     };
-    widths(std::make_integer_sequence<int, WIDEST>(), std::make_integer_sequence<int, 12>());
+    widths(std::make_integer_sequence<int, WIDEST_TILE>(), std::make_integer_sequence<int, 12>());
     return all;
   }();
   return table[width][rows];
+}
+
+// The same on a tile in place: tile, a, stride_a, b, stride_b, depth.
+template <typename R, bool BY_COLUMN>
+auto multiply_for(int rows, int width) {
+  return [=](R* tile, const R* a, Index stride_a, const R* b, Index stride_b, Index depth) {
+    const Index length = width * Simd<R>::LANES;
+    product_for<R, BY_COLUMN>(rows, width)(tile, length, tile, length, a, stride_a, b, stride_b, depth);
+  };
 }
 
 // Cuts `rows` into blocks as even as can be and calls f(first row, rows of the block) for each.
@@ -170,16 +184,21 @@ struct Tile {
   }
   // += rows of a, `stride_a` apart, times rows of the panel b.
   INLINE void multiply(const R* a, Index stride_a, const R* b, Index depth) {
-    multiply_for<R, false>(M, N)(values, a, stride_a, b, N * LANES, depth);
+    start(values, N * LANES, a, stride_a, b, depth);
+  }
+  // = from, in rows `stride_from` apart or with 0 one row for all, + the same.
+  INLINE void start(const R* from, Index stride_from, const R* a, Index stride_a, const R* b, Index depth) {
+    product_for<R, false>(M, N)(values, N * LANES, from, stride_from, a, stride_a, b, N * LANES, depth);
   }
 };
 
 // Calls f(tile, first row, panel, first column) for every tile of a product of `rows` rows with the
-// columns that `panels` is cut into.
+// columns that `panels` is cut into, on request the last panel first.
 template <typename R, class F>
-INLINE void for_tiles(Index rows, const Panels<R>& panels, F f) {
+INLINE void for_tiles(Index rows, const Panels<R>& panels, F f, bool from_last = false) {
   Tile<R> tile;
-  for (Index p = 0; p < panels.count; p++) {
+  for (Index i = 0; i < panels.count; i++) {
+    const Index p = from_last ? panels.count - 1 - i : i;
     tile.N = panels.width(p);
     for_blocks(rows, tile.N, [&](Index row, int M) {
       tile.M = M;

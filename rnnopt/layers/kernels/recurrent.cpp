@@ -1,11 +1,13 @@
 // The CPU kernels' C interface. Plain C++20 with GCC and Clang vector types: nothing of torch or
 // Python is included, so one build serves every version of both. What the functions compute is
-// written out in elman.py, indrnn.py, batch_norm.py, and in
+// written out in elman.py, lstm.py, gru.py, indrnn.py, batch_norm.py, and in
 // learnt_kernel.py, commit_kernel.py and polar_kernel.py of optimizers/frank_wolfe.
 
 #include "batch_norm.h"
 #include "commit.h"
 #include "elman.h"
+#include "gated_backward.h"
+#include "gated_forward.h"
 #include "indrnn.h"
 #include "polar.h"
 
@@ -93,6 +95,43 @@ int indrnn(const int64_t* numbers, const void* const* p, bool backward) {
   return relu ? indrnn_backward<R, RELU>(a) : indrnn_backward<R, TANH>(a);
 }
 
+template <typename R, bool LSTM>
+int gated_layer(const int64_t* numbers, const void* const* p, bool backward) {
+  using C = const R;
+  Gated<R> a{};
+  a.T = numbers[0], a.B = numbers[1], a.I = numbers[2], a.H = numbers[3];
+  a.threads = (int)std::max<int64_t>(1, std::min(numbers[4], numbers[1]));
+  a.reverse = numbers[5];
+  a.x = sequence<C>(p[0], numbers[6], numbers[7]);
+  a.w_ih = (C*)p[1], a.w_hh = (C*)p[2], a.b_ih = (C*)p[3], a.b_hh = (C*)p[4];
+  a.h0 = (C*)p[5], a.c0 = (C*)p[6], a.lengths = (const int64_t*)p[7];
+  a.out = sequence<R>(p[8], numbers[8], numbers[9]);
+  a.saved = (R*)const_cast<void*>(p[9]);
+  if (!backward) {
+    a.hn = (R*)const_cast<void*>(p[10]), a.cn = (R*)const_cast<void*>(p[11]);
+    large_pages(a.out, a.T, a.B, a.H);
+    if (a.saved) use_large_pages(a.saved, sizeof(R) * a.T * a.B * a.H * SAVED<LSTM>);
+    return gated_forward<R, LSTM>(a);
+  }
+  a.grad_out = sequence<C>(p[10], numbers[10], numbers[11]);
+  a.grad_hn = (C*)p[11], a.grad_cn = (C*)p[12];
+  a.grad_x = sequence<R>(p[13], numbers[12], numbers[13]);
+  R** const grads[] = {&a.grad_w_ih, &a.grad_w_hh, &a.grad_b_ih, &a.grad_b_hh, &a.grad_h0, &a.grad_c0};
+  for (int i = 0; i < 6; i++) *grads[i] = (R*)const_cast<void*>(p[14 + i]);
+  if (a.grad_x) large_pages(a.grad_x, a.T, a.B, a.I);
+  return gated_backward<R, LSTM>(a);
+}
+
+template <typename R>
+int lstm(const int64_t* numbers, const void* const* p, bool backward) {
+  return gated_layer<R, true>(numbers, p, backward);
+}
+
+template <typename R>
+int gru(const int64_t* numbers, const void* const* p, bool backward) {
+  return gated_layer<R, false>(numbers, p, backward);
+}
+
 template <typename R>
 int batch_norm(const int64_t* numbers, const void* const* p, bool backward) {
   BatchNorm<R> a{};
@@ -174,6 +213,8 @@ int guarded(F f) {
     return guarded([&] { return name<double>(numbers, p, backward); });                                                  \
   }
 KERNEL(elman)
+KERNEL(lstm)
+KERNEL(gru)
 KERNEL(indrnn)
 KERNEL(indrnn_layer)
 KERNEL(batch_norm)

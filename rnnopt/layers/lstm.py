@@ -1,0 +1,132 @@
+"""LSTM layers that replace `torch.nn.LSTM`, with fused forward and backward passes."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+from rnnopt.layers.kernels import gated, portable_gated
+from rnnopt.layers.kernels.lstm import fused
+from rnnopt.layers.recurrent import First, Run, TorchRecurrent, Weights
+
+
+class LSTM(TorchRecurrent):
+    """`torch.nn.LSTM` with the same arguments, weights and results, faster on CPUs.
+
+    It runs torch's own code where the fused kernels do not apply: on a GPU, where cuDNN is fastest;
+    with projections (`proj_size`); under autocast and the transforms of torch.func; in half
+    precision; for a PackedSequence; in exported graphs (torch.jit.trace, torch.export,
+    torch.onnx.export); and if no kernels were built (see `rnnopt doctor`). Do not change the
+    outputs in place before the backward pass.
+
+    Args:
+        input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size,
+        device, dtype: as for `torch.nn.LSTM`.
+
+    Example:
+        >>> layer = LSTM(9, 80)
+        >>> output, (last, cell) = layer(torch.randn(128, 64, 9))
+        >>> output.shape, last.shape, cell.shape
+        (torch.Size([128, 64, 80]), torch.Size([1, 64, 80]), torch.Size([1, 64, 80]))
+    """
+
+    replaced = nn.LSTM
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        proj_size: int = 0,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ):
+        super().__init__(
+            "LSTM",
+            input_size,
+            hidden_size,
+            num_layers,
+            bias,
+            batch_first,
+            dropout,
+            bidirectional,
+            proj_size,
+            device=device,
+            dtype=dtype,
+        )
+
+    def forward(
+        self,
+        input: Tensor | PackedSequence,
+        hx: tuple[Tensor, Tensor] | None = None,
+        lengths: Tensor | None = None,
+    ) -> tuple[Tensor | PackedSequence, tuple[Tensor, Tensor]]:
+        """The last layer's states at every step, and each layer's last states and cells.
+
+        Args:
+            input: (time, batch, input), (batch, time, input) with `batch_first`, (time, input), or
+                a PackedSequence.
+            hx: initial states and cells (layers × directions, batch, hidden), or None for zeros.
+            lengths: (batch,) true steps of sequences padded at the end, each in 1 … time. As for a
+                PackedSequence, states after the end are zero, the last state is that of the last
+                true step, and the second direction begins there.
+
+        Returns:
+            The same shapes as `torch.nn.LSTM`. A loss that reads only the last states is cheapest:
+            it needs no gradient of the other states.
+
+        Raises:
+            ValueError: lengths of the wrong shape, type or range.
+        """
+        return self.advance(input, hx, lengths)
+
+    # nn.LSTM's own, whose `forward` calls them.
+
+    def check_forward_args(self, input: Any, hidden: Any, batch_sizes: Any) -> None:
+        """Raises torch's errors for wrong shapes."""
+        torchs: Any = nn.LSTM
+        torchs.check_forward_args(self, input, hidden, batch_sizes)
+
+    def get_expected_cell_size(self, input: Any, batch_sizes: Any) -> tuple[int, int, int]:
+        """Shape of the cells."""
+        torchs: Any = nn.LSTM
+        return torchs.get_expected_cell_size(self, input, batch_sizes)
+
+    def permute_hidden(self, hx: Any, permutation: Any) -> Any:
+        """States and cells of a PackedSequence in the order of its sequences."""
+        torchs: Any = nn.LSTM
+        return torchs.permute_hidden(self, hx, permutation)
+
+    def worth_fusing(self, x: Tensor) -> bool:
+        """Whether the kernels are the faster way for inputs of this shape.
+
+        In single precision torch runs an LSTM in oneDNN, which needs less time before the first
+        step. With few sequences, each step reads all weights for little arithmetic in either.
+        """
+        if x.dtype != torch.float32 or self.hidden_size < 96:
+            return True
+        steps = x.shape[1 if self.batch_first and x.ndim == 3 else 0]
+        batch = 1 if x.ndim == 2 else x.shape[0 if self.batch_first else 1]
+        if batch >= 16:
+            return True
+        return steps >= (100 if batch > 2 and self.hidden_size > 256 else 25)
+
+    def run_fused(
+        self, x: Tensor, weights: Weights, first: First, lengths: Tensor | None, reverse: bool
+    ) -> Run:
+        """One layer in one direction, by the compiled kernels."""
+        keep = gated.needs_backward(x, *weights, *first)
+        states, last, cells, _ = fused(x, *weights, *first, lengths, reverse, keep)
+        return states, [last, cells]
+
+    def run_portable(
+        self, x: Tensor, weights: Weights, first: First, lengths: Tensor | None, reverse: bool
+    ) -> Run:
+        """The same in torch's own operators, in a form that can be exported."""
+        states, *last = portable_gated.gated("lstm", x, weights, first, lengths, reverse)
+        return states, last
