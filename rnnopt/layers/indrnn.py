@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from rnnopt.layers.elman import check_lengths
-from rnnopt.layers.kernels import cpu
+from rnnopt.layers.kernels import cpu, indrnn_stack
 from rnnopt.layers.kernels import indrnn as operators
 from rnnopt.layers.kernels.batch_norm import normalize
 from rnnopt.layers.kernels.portable import true_steps
@@ -161,13 +161,17 @@ class IndRNN(nn.Module):
         valid = None if lengths is None else true_steps(states.shape[0], lengths)
         if valid is not None:
             states = torch.where(valid, states, 0)  # a NaN there would reach the weights' gradients
+        if self.batch_norm == "after" and valid is None:
+            layers = [self.stacked(k, norm) for k, norm in enumerate(self.norms)]
+            if indrnn_stack.stackable(states, layers, hx):
+                layers = [one._replace(mask=self._mask(states)) for one in layers]
+                states, ends = indrnn_stack.stack(states, layers, hx, self._relu, every=True)
+                return states.transpose(0, 1) if self.batch_first else states, ends
         last = []
         for k in range(self.num_layers):
-            weight = getattr(self, f"weight_ih_l{k}")
-            bias = getattr(self, f"bias_ih_l{k}") if self.bias else None
-            u = self._bounded(getattr(self, f"weight_hh_l{k}"))
+            weight, bias, u = self._weights(k)
             first = None if hx is None else hx[k]
-            relu = self.nonlinearity == "relu"
+            relu = self._relu
             if self.batch_norm == "before":
                 reaching = nn.functional.linear(states, weight, bias)
                 reaching = normalize(self.norms[k], reaching, valid)
@@ -175,14 +179,34 @@ class IndRNN(nn.Module):
             else:
                 states, end = operators.layer(states, weight, bias, u, first, lengths, relu)
             last.append(end)
-            mask = None
-            if self.dropout and self.training:
-                mask = nn.functional.dropout(states.new_ones(states.shape[1:]), self.dropout)
+            mask = self._mask(states)
             if self.batch_norm == "after":
                 states = normalize(self.norms[k], states, valid, mask)
             elif mask is not None:
                 states = states * mask
         return states.transpose(0, 1) if self.batch_first else states, torch.stack(last)
+
+    @property
+    def _relu(self) -> bool:
+        return self.nonlinearity == "relu"
+
+    def _weights(self, k: int) -> tuple[Tensor, Tensor | None, Tensor]:
+        """W, b and u of a layer, u within the bound."""
+        bias = getattr(self, f"bias_ih_l{k}") if self.bias else None
+        u = self._bounded(getattr(self, f"weight_hh_l{k}"))
+        return getattr(self, f"weight_ih_l{k}"), bias, u
+
+    def _mask(self, states: Tensor) -> Tensor | None:
+        """Factors (batch, hidden) of a layer's output at every step; None without dropout."""
+        if not (self.dropout and self.training):
+            return None
+        return nn.functional.dropout(
+            states.new_ones(states.shape[1], self.hidden_size), self.dropout
+        )
+
+    def stacked(self, k: int, norm: nn.Module) -> indrnn_stack.StackedLayer:
+        """Layer k and its batch normalisation as a part of a stack, without dropout."""
+        return indrnn_stack.StackedLayer(*self._weights(k), norm, None)
 
     def _check_sizes(self, input: Tensor, hx: Tensor | None) -> None:
         if input.ndim != 3 or input.shape[2] != self.input_size:

@@ -1,0 +1,393 @@
+// Stacked IndRNN layers with batch normalisation and dropout after each, fused over time.
+//
+// A layer is one pass forward and one backward over its states, in chunks of steps that stay in the
+// cache: normalised inputs, product, recurrence and the sums for the statistics; backward the gradient
+// of the recurrence, the products to the weights and to the inputs, and the sums for the normalisation
+// below. Only the states before normalisation are kept; normalised ones are made anew from them, which
+// costs less than reading them. The batch is cut into one shard of rows a thread, whose sums are
+// added in the order of the threads.
+#pragma once
+
+#include "batch_norm.h"
+#include "chunk_product.h"
+
+namespace {
+
+template <typename R>
+struct StackLayer {
+  const R *w, *b, *u, *gain, *shift;  // (H, inputs), then (H)
+  R *grad_w, *grad_b, *grad_u, *grad_gain, *grad_shift;
+};
+
+template <typename R>
+struct Stack {
+  Index T, B, I, H;
+  int threads;
+  std::vector<StackLayer<R>> layers;
+  Sequence<const R> x;
+  const R* h0;          // (layers, B, H); null: zeros
+  const R* masks;       // (layers, B, H); null: all 1
+  R eps;
+  Index kept;           // steps of y: the last ones
+  R* states;            // (layers, T, B, H), before normalisation
+  R *mean, *scale;      // (layers, H): of the states, and 1 / sqrt(variance + eps)
+  R* variance;          // (layers, H); forward alone
+  R* y;                 // (kept, B, H); forward alone
+  // Backward alone.
+  Sequence<const R> grad_y;  // null: zeros
+  const R* grad_ends;   // (layers, B, H), of the last states; null: zeros
+  R* grads;             // (T, B, H): gradient of a layer's normalised states, times the mask
+  R* grad_x;            // (T, B, I); null: not wanted
+  R* grad_h0;           // (layers, B, H); null: not wanted
+
+  Index count() const { return (Index)layers.size(); }
+  Index inputs(Index k) const { return k ? H : I; }
+  R* state(Index k, Index t, Index row) const { return states + ((k * T + t) * B + row) * H; }
+  // The states before step t; null for zeros.
+  const R* before(Index k, Index t, Index row) const {
+    return t ? state(k, t - 1, row) : h0 ? h0 + (k * B + row) * H : nullptr;
+  }
+  const R* mask(Index k, Index row) const { return masks ? masks + (k * B + row) * H : nullptr; }
+};
+
+// What normalisation does to the states of layer k: (h - mean) factor + shift, times the mask.
+template <typename R>
+struct Normalisation {
+  const Stack<R>& a;
+  Index k;
+  const R *mean, *scale, *shift;
+  Buffer<R> factor;
+  Normalisation(const Stack<R>& a, Index k)
+      : a(a), k(k), mean(a.mean + k * a.H), scale(a.scale + k * a.H), shift(a.layers[k].shift),
+        factor(a.H) {
+    for (Index j = 0; factor.get() && j < a.H; j++) factor.get()[j] = scale[j] * a.layers[k].gain[j];
+  }
+  void apply(R* to, Index t, Index row) const {
+    const R *from = a.state(k, t, row), *mask = a.mask(k, row);
+    for_vectors<R>(a.H, [&](Index j, auto part) {
+      Vec<R> value = (part.load(from + j) - part.load(mean + j)) * part.load(factor.get() + j);
+      value += part.load(shift + j);
+      if (mask) value = value * part.load(mask + j);
+      part.store(to + j, value);
+    });
+  }
+};
+
+// A shard's rows in groups, and each group's steps in chunks: CHUNK_ROWS rows of (time, batch).
+constexpr Index CHUNK_ROWS = 256;
+
+template <class F>
+void for_groups(Index begin, Index end, F f) {
+  for (Index first = begin; first < end; first += CHUNK_ROWS) f(first, std::min(end, first + CHUNK_ROWS));
+}
+inline Index chunk_steps(Index T, Index rows) {
+  return std::max<Index>(1, std::min(T, CHUNK_ROWS / std::max<Index>(rows, 1)));
+}
+
+// The rows of a chunk with room for `columns` numbers each.
+template <typename R>
+struct Chunk {
+  Index rows, stride;  // rows of a step in the largest group
+  Buffer<R> memory;
+  Chunk(Index T, Index shard_rows, Index columns)
+      : rows(std::min(shard_rows, CHUNK_ROWS)), stride(chunk_stride<R>(columns)),
+        memory(std::min(rows * T, std::max(rows, CHUNK_ROWS)) * stride) {}
+  R* at(Index place) const { return memory.get() + place * stride; }
+};
+
+// The inputs of layer k at the steps t0 ... t1 - 1 of the rows first ... last - 1.
+template <typename R>
+void fill_inputs(const Stack<R>& a, Index k, const Normalisation<R>* below, const Chunk<R>& inputs, Index t0,
+                 Index t1, Index first, Index last) {
+  for (Index t = t0; t < t1; t++)
+    for (Index row = first; row < last; row++) {
+      R* to = inputs.at((t - t0) * (last - first) + row - first);
+      if (below)
+        below->apply(to, t, row);
+      else
+        std::memcpy(to, a.x.at(t, row), a.I * sizeof(R));
+    }
+}
+
+// ---- Forward ---------------------------------------------------------------------------------------
+
+template <typename R, int ACT>
+void stack_recur(const Stack<R>& a, Index k, Index t, Index row, const R* reaching) {
+  const R *bias = a.layers[k].b, *u = a.layers[k].u, *before = a.before(k, t, row);
+  R* to = a.state(k, t, row);
+  for_vectors<R>(a.H, [&](Index j, auto part) {
+    Vec<R> h = part.load(reaching + j) + part.load(bias + j);
+    if (before) h += part.load(u + j) * part.load(before + j);
+    part.store(to + j, activate<R, ACT>(h));
+  });
+}
+
+template <typename R, int ACT>
+int stack_layer_forward(const Stack<R>& a, Index k, const Normalisation<R>* below) {
+  const Panels<R> w(a.layers[k].w, a.inputs(k), a.H, 1, a.inputs(k));
+  if (!w.packed) return 1;
+  std::vector<Moments<R>> moments(a.threads, Moments<R>(a.H));
+  std::atomic<bool> failed = false;
+  in_shards(a.B, a.threads, [&](int shard, Index begin, Index end) {
+    const Chunk<R> inputs(a.T, end - begin, a.inputs(k)), reaching(a.T, end - begin, a.H);
+    if (!inputs.at(0) || !reaching.at(0)) {
+      failed = true;
+      return;
+    }
+    for_groups(begin, end, [&](Index first, Index last) {
+      const Index rows = last - first, steps = chunk_steps(a.T, rows);
+      for (Index t0 = 0; t0 < a.T; t0 += steps) {
+        const Index t1 = std::min(a.T, t0 + steps);
+        fill_inputs(a, k, below, inputs, t0, t1, first, last);
+        multiply_chunk(reaching.at(0), reaching.stride, inputs.at(0), inputs.stride, (t1 - t0) * rows, w);
+        for (Index t = t0; t < t1; t++) {
+          for (Index row = first; row < last; row++)
+            stack_recur<R, ACT>(a, k, t, row, reaching.at((t - t0) * rows + row - first));
+          moments[shard].add(a.state(k, t, first), rows);
+        }
+      }
+    });
+  });
+  if (failed) return 1;
+  set_statistics(moments, a.eps, a.mean + k * a.H, a.variance + k * a.H, a.scale + k * a.H);
+  return 0;
+}
+
+template <typename R, int ACT>
+int stack_forward(const Stack<R>& a) {
+  std::vector<std::unique_ptr<Normalisation<R>>> norms;
+  for (Index k = 0; k < a.count(); k++) {
+    if (stack_layer_forward<R, ACT>(a, k, k ? norms.back().get() : nullptr)) return 1;
+    norms.push_back(std::make_unique<Normalisation<R>>(a, k));
+    if (!norms.back()->factor.get()) return 1;
+  }
+  in_shards(a.kept * a.B, a.threads, [&](int, Index begin, Index end) {
+    for_rows(begin, end, a.B, a.H, [&](Index row, Index at) {
+      norms.back()->apply(a.y + at, a.T - a.kept + at / (a.B * a.H), row);
+    });
+  });
+  return 0;
+}
+
+// ---- Backward --------------------------------------------------------------------------------------
+
+// Sums over time and batch of one layer's gradient d after normalisation, and of d times the normalised
+// state: of a few rows in R, of all rows of a shard in double precision.
+template <typename R>
+struct NormSums {
+  Index H;
+  std::vector<double> all;  // (2, H)
+  Buffer<R> some;
+  explicit NormSums(Index H) : H(H), all(2 * H), some(2 * H) {}
+  // One row: `grad` times the mask, which is also written to `to`, with the state of step t. The mask
+  // and `to` may be null.
+  void add(const R* grad, const R* mask, R* to, const R* state, const Normalisation<R>& norm) {
+    R *plain = some.get(), *weighted = plain + H;
+    for_vectors<R>(H, [&](Index j, auto part) {
+      Vec<R> d = part.load(grad + j);
+      if (mask) d = d * part.load(mask + j);
+      if (to) part.store(to + j, d);
+      const Vec<R> normal = (part.load(state + j) - part.load(norm.mean + j)) * part.load(norm.scale + j);
+      part.store(plain + j, part.load(plain + j) + d);
+      part.store(weighted + j, part.load(weighted + j) + d * normal);
+    });
+  }
+  void settle() {
+    for (Index j = 0; j < 2 * H; j++) all[j] += some.get()[j], some.get()[j] = 0;
+  }
+};
+
+// A shard's sums for the weights of one layer.
+template <typename R>
+struct LayerSums {
+  Index stride;
+  std::vector<double> b, u;
+  Buffer<R> some, w;  // (2, H) of a few rows; (inputs, H)
+  LayerSums(Index inputs, Index H) : stride(chunk_stride<R>(H)), b(H), u(H), some(2 * H), w(inputs * stride) {}
+  void settle() {
+    const Index H = (Index)b.size();
+    for (Index j = 0; j < H; j++) b[j] += some.get()[j], u[j] += some.get()[H + j];
+    std::memset(some.get(), 0, 2 * H * sizeof(R));
+  }
+};
+
+// How the gradient d after the normalisation of layer k becomes that of the states:
+// factor (d - plain - n weighted), with n the normalised state.
+template <typename R>
+struct NormGradient {
+  const Normalisation<R>& norm;
+  Buffer<R> plain, weighted;
+  NormGradient(const Stack<R>& a, const Normalisation<R>& norm, const std::vector<NormSums<R>>& sums)
+      : norm(norm), plain(a.H), weighted(a.H) {
+    if (!plain.get() || !weighted.get()) return;
+    const StackLayer<R>& layer = a.layers[norm.k];
+    const double rows = double(a.T) * double(a.B);
+    for (Index j = 0; j < a.H; j++) {
+      double d = 0, dn = 0;
+      for (const auto& one : sums) d += one.all[j], dn += one.all[a.H + j];
+      layer.grad_shift[j] = (R)d, layer.grad_gain[j] = (R)dn;
+      plain.get()[j] = (R)(d / rows), weighted.get()[j] = (R)(dn / rows);
+    }
+  }
+};
+
+// The gradient of layer k's normalised states at step t, times the mask.
+template <typename R>
+struct Arriving {
+  const R* grad;  // null: zeros
+  const R* mask;  // null: already multiplied
+};
+template <typename R>
+Arriving<R> arriving(const Stack<R>& a, Index k, Index t, Index row) {
+  if (k + 1 < a.count()) return {a.grads + (t * a.B + row) * a.H, nullptr};
+  const Index step = t - (a.T - a.kept);
+  return {a.grad_y && step >= 0 ? a.grad_y.at(step, row) : nullptr, a.mask(k, row)};
+}
+
+// The gradient before the nonlinearity at step t of one row, from the one at t + 1 (null at the end).
+template <typename R, int ACT>
+void stack_recur_backward(const Stack<R>& a, const NormGradient<R>& through_norm, LayerSums<R>& sums, Index t,
+                          Index row, const R* after, R* to) {
+  const Normalisation<R>& norm = through_norm.norm;
+  const Index k = norm.k;
+  const Arriving<R> from = arriving(a, k, t, row);
+  const R *u = a.layers[k].u, *state = a.state(k, t, row), *before = a.before(k, t, row);
+  const R* end = a.grad_ends && t == a.T - 1 ? a.grad_ends + (k * a.B + row) * a.H : nullptr;
+  R *sum_b = sums.some.get(), *sum_u = sum_b + a.H;
+  for_vectors<R>(a.H, [&](Index j, auto part) {
+    const Vec<R> h = part.load(state + j);
+    Vec<R> e = {};
+    if (from.grad) {
+      e = part.load(from.grad + j);
+      if (from.mask) e = e * part.load(from.mask + j);
+    }
+    const Vec<R> normal = (h - part.load(norm.mean + j)) * part.load(norm.scale + j);
+    e = e - part.load(through_norm.plain.get() + j) - normal * part.load(through_norm.weighted.get() + j);
+    e = e * part.load(norm.factor.get() + j);
+    if (end) e += part.load(end + j);
+    if (after) e += part.load(u + j) * part.load(after + j);
+    e = through<R, ACT>(e, h);
+    part.store(to + j, e);
+    part.store(sum_b + j, part.load(sum_b + j) + e);
+    if (before) part.store(sum_u + j, part.load(sum_u + j) + e * part.load(before + j));
+  });
+}
+
+// Hands the gradient of layer k's inputs at the steps t0 ... t1 - 1 on: to the layer below, times the
+// mask, with the sums for its normalisation; or to the caller.
+template <typename R>
+void hand_down(const Stack<R>& a, const Normalisation<R>* below, NormSums<R>& sums, const Chunk<R>& grads, Index t0,
+               Index t1, Index first, Index last) {
+  for (Index t = t0; t < t1; t++)
+    for (Index row = first; row < last; row++) {
+      const R* from = grads.at((t - t0) * (last - first) + row - first);
+      if (!below) {
+        std::memcpy(a.grad_x + (t * a.B + row) * a.I, from, a.I * sizeof(R));
+        continue;
+      }
+      R* to = a.grads + (t * a.B + row) * a.H;
+      sums.add(from, a.mask(below->k, row), to, a.state(below->k, t, row), *below);
+    }
+  if (below) sums.settle();
+}
+
+template <typename R, int ACT>
+int stack_layer_backward(const Stack<R>& a, const Normalisation<R>& norm, const Normalisation<R>* below,
+                         std::vector<NormSums<R>>& norm_sums) {
+  const Index k = norm.k, inputs = a.inputs(k);
+  const bool down = below || a.grad_x;
+  const NormGradient<R> through_norm(a, norm, norm_sums);
+  const Panels<R> w(a.layers[k].w, down ? a.H : 0, down ? inputs : 0, inputs, 1), cut(a.layers[k].w, 0, a.H, 1, 1);
+  if (!w.packed || !cut.packed || !through_norm.weighted.get()) return 1;
+  std::vector<LayerSums<R>> sums;
+  norm_sums.clear();
+  for (int i = 0; i < a.threads; i++) {
+    sums.emplace_back(inputs, a.H), norm_sums.emplace_back(a.H);
+    if (!sums.back().some.get() || !sums.back().w.get() || !norm_sums.back().some.get()) return 1;
+  }
+  std::atomic<bool> failed = false;
+
+  in_shards(a.B, a.threads, [&](int shard, Index begin, Index end) {
+    LayerSums<R>& sum = sums[shard];
+    const Chunk<R> x(a.T, end - begin, inputs), e(a.T, end - begin, a.H), later(1, end - begin, a.H);
+    const Chunk<R> grads(a.T, end - begin, inputs);
+    if (!x.at(0) || !e.at(0) || !later.at(0) || !grads.at(0)) {
+      failed = true;
+      return;
+    }
+    for_groups(begin, end, [&](Index first, Index last) {
+      const Index rows = last - first, steps = chunk_steps(a.T, rows);
+      for (Index t1 = a.T; t1 > 0;) {
+        const Index t0 = std::max<Index>(0, t1 - steps), all = (t1 - t0) * rows;
+        // The step after the chunk is the first one of the chunk before, which is about to be lost.
+        if (t1 < a.T) std::memcpy(later.at(0), e.at(0), rows * e.stride * sizeof(R));
+        for (Index t = t1 - 1; t >= t0; t--)
+          for (Index row = 0; row < rows; row++) {
+            const R* after = t + 1 < t1 ? e.at((t + 1 - t0) * rows + row) : t1 < a.T ? later.at(row) : nullptr;
+            stack_recur_backward<R, ACT>(a, through_norm, sum, t, first + row, after, e.at((t - t0) * rows + row));
+          }
+        sum.settle();
+        fill_inputs(a, k, below, x, t0, t1, first, last);
+        add_chunk_product(sum.w.get(), sum.stride, x.at(0), x.stride, inputs, e.at(0), e.stride, cut, all);
+        if (down) {
+          multiply_chunk(grads.at(0), grads.stride, e.at(0), e.stride, all, w);
+          hand_down(a, below, norm_sums[shard], grads, t0, t1, first, last);
+        }
+        t1 = t0;
+      }
+      for (Index row = 0; a.grad_h0 && row < rows; row++)
+        for (Index j = 0; j < a.H; j++)
+          a.grad_h0[(k * a.B + first + row) * a.H + j] = a.layers[k].u[j] * e.at(row)[j];
+    });
+  });
+  if (failed) return 1;
+
+  const StackLayer<R>& layer = a.layers[k];
+  for (Index j = 0; j < a.H; j++) {
+    double b = 0, u = 0;
+    for (const auto& one : sums) b += one.b[j], u += one.u[j];
+    layer.grad_b[j] = (R)b, layer.grad_u[j] = (R)u;
+    for (Index i = 0; i < inputs; i++) {
+      R total = 0;
+      for (const auto& one : sums) total += one.w.get()[i * one.stride + j];
+      layer.grad_w[j * inputs + i] = total;
+    }
+  }
+  return 0;
+}
+
+// The sums for the last layer's normalisation, from the gradient of its results.
+template <typename R>
+void add_last_sums(const Stack<R>& a, const Normalisation<R>& norm, std::vector<NormSums<R>>& sums) {
+  if (!a.grad_y) return;
+  in_shards(a.B, a.threads, [&](int shard, Index begin, Index end) {
+    for (Index t = a.T - a.kept; t < a.T; t++) {
+      for (Index row = begin; row < end; row++) {
+        const Arriving<R> from = arriving(a, norm.k, t, row);
+        sums[shard].add(from.grad, from.mask, nullptr, a.state(norm.k, t, row), norm);
+      }
+      sums[shard].settle();
+    }
+  });
+}
+
+template <typename R, int ACT>
+int stack_backward(const Stack<R>& a) {
+  std::vector<NormSums<R>> sums;
+  std::unique_ptr<Normalisation<R>> norm, below;
+  norm = std::make_unique<Normalisation<R>>(a, a.count() - 1);
+  for (int i = 0; i < a.threads; i++) {
+    sums.emplace_back(a.H);
+    if (!sums.back().some.get()) return 1;
+  }
+  if (!norm->factor.get()) return 1;
+  add_last_sums(a, *norm, sums);
+  for (; norm; norm = std::move(below)) {
+    if (norm->k) below = std::make_unique<Normalisation<R>>(a, norm->k - 1);
+    if (below && !below->factor.get()) return 1;
+    if (stack_layer_backward<R, ACT>(a, *norm, below.get(), sums)) return 1;
+  }
+  return 0;
+}
+
+}  // namespace
