@@ -15,11 +15,43 @@ constexpr Index chunk_stride(Index columns) {
   return (columns + LANES - 1) / LANES * LANES + LANES;
 }
 
+// Memory that is needed after a product, which the product asks for while it computes: one line for
+// every two multiplications of a tile's depth.
+class Ahead {
+  struct Piece {
+    const char* start;
+    Index lines;
+  };
+  std::vector<Piece> pieces;
+  size_t piece = 0;
+  Index line = 0;
+
+ public:
+  static constexpr Index LINE = 64;
+  void clear() { pieces.clear(), piece = 0, line = 0; }
+  template <typename R>
+  void add(const R* start, Index count) {
+    if (start) pieces.push_back({(const char*)start, (count * (Index)sizeof(R) + LINE - 1) / LINE});
+  }
+  // The next line, and how far it is from one line to the next.
+  struct Lines {
+    const char* at;
+    Index step;
+  };
+  Lines take(Index count, const void* otherwise) {
+    if (piece == pieces.size()) return {(const char*)otherwise, 0};
+    const char* at = pieces[piece].start + line * LINE;
+    line += count;
+    if (line >= pieces[piece].lines) piece++, line = 0;
+    return {at, LINE};
+  }
+};
+
 // c (M, N vectors) = or += a (M, depth) times b (depth, N vectors). An entry of a is at
 // a[m * stride_a + k], or with BY_COLUMN at a[k * stride_a + m].
 template <typename R, int M, int N, bool BY_COLUMN>
 __attribute__((noinline)) void multiply_into(R* c, Index stride_c, const R* a, Index stride_a, const R* b,
-                                             Index stride_b, Index depth, bool fresh) {
+                                             Index stride_b, Index depth, bool fresh, Ahead::Lines ahead) {
   constexpr int LANES = Simd<R>::LANES;
   // Few accumulators would wait for one another: two sets, for even and odd k.
   constexpr int SETS = M * N <= 8 ? 2 : 1;
@@ -43,10 +75,13 @@ __attribute__((noinline)) void multiply_into(R* c, Index stride_c, const R* a, I
     }
   };
   Index k = 0;
-  for (; k + SETS <= depth; k += SETS)
-#pragma GCC unroll 2
-    for (int set = 0; set < SETS; set++) step(k + set, set);
-  if (SETS == 2 && k < depth) step(k, 0);
+  for (; k + 2 <= depth; k += 2) {
+    __builtin_prefetch(ahead.at, 0, 2);
+    ahead.at += ahead.step;
+    step(k, 0);
+    step(k + 1, SETS - 1);
+  }
+  if (k < depth) step(k, 0);
 #pragma GCC unroll 32
   for (int m = 0; m < M; m++)
 #pragma GCC unroll 8
@@ -58,7 +93,7 @@ __attribute__((noinline)) void multiply_into(R* c, Index stride_c, const R* a, I
 }
 
 template <typename R>
-using MultiplyInto = void (*)(R*, Index, const R*, Index, const R*, Index, Index, bool);
+using MultiplyInto = void (*)(R*, Index, const R*, Index, const R*, Index, Index, bool, Ahead::Lines);
 
 // The product for a number of rows and a panel width.
 template <typename R, bool BY_COLUMN>
@@ -82,17 +117,20 @@ MultiplyInto<R> multiply_into_for(int rows, int width) {
   return table[width][rows];
 }
 
-// c (rows, columns of b) = a (rows, depth) times b.
+// c (rows, columns of b) = a (rows, depth) times b; meanwhile asks for `ahead`.
 template <typename R>
-void multiply_chunk(R* c, Index stride_c, const R* a, Index stride_a, Index rows, const Panels<R>& b) {
+void multiply_chunk(R* c, Index stride_c, const R* a, Index stride_a, Index rows, const Panels<R>& b,
+                    Ahead& ahead) {
   constexpr Index DEPTH = 128;  // of a panel: half of a 64 KiB cache, two thirds of 48
   for (Index k = 0; k < b.rows; k += DEPTH)
     for (Index p = 0; p < b.count; p++) {
       const Index width = b.width(p) * Simd<R>::LANES;
+      const Index depth = std::min(DEPTH, b.rows - k);
       for_blocks(rows, b.width(p), [&](Index row, int M) {
-        multiply_into_for<R, false>(M, b.width(p))(
-            c + row * stride_c + b.first(p) * Simd<R>::LANES, stride_c, a + row * stride_a + k, stride_a,
-            b.panel(p) + k * width, width, std::min(DEPTH, b.rows - k), k == 0);
+        R* to = c + row * stride_c + b.first(p) * Simd<R>::LANES;
+        multiply_into_for<R, false>(M, b.width(p))(to, stride_c, a + row * stride_a + k, stride_a,
+                                                   b.panel(p) + k * width, width, depth, k == 0,
+                                                   ahead.take(depth / 2, to));
       });
     }
 }
@@ -100,16 +138,16 @@ void multiply_chunk(R* c, Index stride_c, const R* a, Index stride_a, Index rows
 // c (columns of a, columns of b) += a' b, over `rows` rows of both; `cut` says how b's columns are cut.
 template <typename R>
 void add_chunk_product(R* c, Index stride_c, const R* a, Index stride_a, Index columns, const R* b,
-                       Index stride_b, const Panels<R>& cut, Index rows) {
+                       Index stride_b, const Panels<R>& cut, Index rows, Ahead& ahead) {
   constexpr Index DEPTH = 64;
   for (Index k = 0; k < rows; k += DEPTH)
     for (Index p = 0; p < cut.count; p++) {
-      const Index column = cut.first(p) * Simd<R>::LANES;
+      const Index column = cut.first(p) * Simd<R>::LANES, depth = std::min(DEPTH, rows - k);
       for_blocks(columns, cut.width(p), [&](Index row, int M) {
-        multiply_into_for<R, true>(M, cut.width(p))(c + row * stride_c + column, stride_c,
-                                                    a + k * stride_a + row, stride_a,
-                                                    b + k * stride_b + column, stride_b,
-                                                    std::min(DEPTH, rows - k), false);
+        R* to = c + row * stride_c + column;
+        multiply_into_for<R, true>(M, cut.width(p))(to, stride_c, a + k * stride_a + row, stride_a,
+                                                    b + k * stride_b + column, stride_b, depth, false,
+                                                    ahead.take(depth / 2, to));
       });
     }
 }

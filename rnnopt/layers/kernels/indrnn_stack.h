@@ -95,6 +95,12 @@ struct Chunk {
   R* at(Index place) const { return memory.get() + place * stride; }
 };
 
+// Asks for rows of a (time, batch, H) array at the steps t0 ... t1 - 1.
+template <typename R>
+void ask_for(Ahead& ahead, const Stack<R>& a, const R* array, Index t0, Index t1, Index first, Index last) {
+  for (Index t = t0; array && t < t1; t++) ahead.add(array + (t * a.B + first) * a.H, (last - first) * a.H);
+}
+
 // The inputs of layer k at the steps t0 ... t1 - 1 of the rows first ... last - 1.
 template <typename R>
 void fill_inputs(const Stack<R>& a, Index k, const Normalisation<R>* below, const Chunk<R>& inputs, Index t0,
@@ -134,12 +140,16 @@ int stack_layer_forward(const Stack<R>& a, Index k, const Normalisation<R>* belo
       failed = true;
       return;
     }
+    Ahead ahead;
     for_groups(begin, end, [&](Index first, Index last) {
       const Index rows = last - first, steps = chunk_steps(a.T, rows);
       for (Index t0 = 0; t0 < a.T; t0 += steps) {
         const Index t1 = std::min(a.T, t0 + steps);
         fill_inputs(a, k, below, inputs, t0, t1, first, last);
-        multiply_chunk(reaching.at(0), reaching.stride, inputs.at(0), inputs.stride, (t1 - t0) * rows, w);
+        ahead.clear();
+        ask_for(ahead, a, (const R*)a.state(k, 0, 0), t0, t1, first, last);
+        if (below) ask_for(ahead, a, (const R*)a.state(below->k, 0, 0), t1, std::min(a.T, t1 + steps), first, last);
+        multiply_chunk(reaching.at(0), reaching.stride, inputs.at(0), inputs.stride, (t1 - t0) * rows, w, ahead);
         for (Index t = t0; t < t1; t++) {
           for (Index row = first; row < last; row++)
             stack_recur<R, ACT>(a, k, t, row, reaching.at((t - t0) * rows + row - first));
@@ -315,6 +325,7 @@ int stack_layer_backward(const Stack<R>& a, const Normalisation<R>& norm, const 
       failed = true;
       return;
     }
+    Ahead ahead;
     for_groups(begin, end, [&](Index first, Index last) {
       const Index rows = last - first, steps = chunk_steps(a.T, rows);
       for (Index t1 = a.T; t1 > 0;) {
@@ -328,9 +339,14 @@ int stack_layer_backward(const Stack<R>& a, const Normalisation<R>& norm, const 
           }
         sum.settle();
         fill_inputs(a, k, below, x, t0, t1, first, last);
-        add_chunk_product(sum.w.get(), sum.stride, x.at(0), x.stride, inputs, e.at(0), e.stride, cut, all);
+        const Index next = std::max<Index>(0, t0 - steps);
+        ahead.clear();
+        ask_for(ahead, a, (const R*)a.state(k, 0, 0), next, t0, first, last);
+        if (k + 1 < a.count()) ask_for<R>(ahead, a, a.grads, next, t0, first, last);
+        if (below) ask_for(ahead, a, (const R*)a.state(below->k, 0, 0), next, t0, first, last);
+        add_chunk_product(sum.w.get(), sum.stride, x.at(0), x.stride, inputs, e.at(0), e.stride, cut, all, ahead);
         if (down) {
-          multiply_chunk(grads.at(0), grads.stride, e.at(0), e.stride, all, w);
+          multiply_chunk(grads.at(0), grads.stride, e.at(0), e.stride, all, w, ahead);
           hand_down(a, below, norm_sums[shard], grads, t0, t1, first, last);
         }
         t1 = t0;
