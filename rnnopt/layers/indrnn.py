@@ -31,6 +31,7 @@ from rnnopt.layers.elman import check_lengths
 from rnnopt.layers.kernels import cpu, indrnn_stack
 from rnnopt.layers.kernels import indrnn as operators
 from rnnopt.layers.kernels.batch_norm import normalize
+from rnnopt.layers.kernels.half_linear import Precision, check_precision
 from rnnopt.layers.kernels.portable import true_steps
 from rnnopt.layers.plain import PlainIndRNN, script_refused
 
@@ -53,6 +54,9 @@ class IndRNN(nn.Module):
         recurrent_bound: largest |u|, see `bound_for`; each forward pass in training clips the
             weights to it. None for no bound.
         recurrent_range: range of the uniform initial u; unset means from 0 to the bound, or to 1.
+        precision: of the products of weights and inputs on the CPU: "float32", which is that of the
+            weights; or "bf16", bfloat16 summed in float32, which needs a processor with AMX or
+            AVX512-BF16. States, normalisation and sums stay in float32.
         device, dtype: device and type of the weights.
 
     Example:
@@ -75,6 +79,7 @@ class IndRNN(nn.Module):
         batch_norm: Norm | None = None,
         recurrent_bound: float | None = None,
         recurrent_range: tuple[float, float] | None = None,
+        precision: Precision = "float32",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ):
@@ -91,6 +96,7 @@ class IndRNN(nn.Module):
             raise ValueError(f"dropout must be in [0, 1), got dropout={dropout}.")
         if recurrent_bound is not None and not 0 < recurrent_bound < math.inf:
             raise ValueError(f"recurrent_bound must be positive and finite, got {recurrent_bound}.")
+        check_precision("IndRNN", precision)
         if recurrent_range is None:
             recurrent_range = (0.0, 1.0 if recurrent_bound is None else recurrent_bound)
         if len(recurrent_range) != 2 or not recurrent_range[0] <= recurrent_range[1]:
@@ -99,6 +105,7 @@ class IndRNN(nn.Module):
         self.nonlinearity, self.bias, self.batch_first = nonlinearity, bias, batch_first
         self.dropout, self.batch_norm = dropout, batch_norm
         self.recurrent_bound, self.recurrent_range = recurrent_bound, recurrent_range
+        self.precision = precision
         for k in range(num_layers):
             size = input_size if k == 0 else hidden_size
             shapes = {"weight_ih": (hidden_size, size), "weight_hh": (hidden_size,)}
@@ -161,23 +168,23 @@ class IndRNN(nn.Module):
         valid = None if lengths is None else true_steps(states.shape[0], lengths)
         if valid is not None:
             states = torch.where(valid, states, 0)  # a NaN there would reach the weights' gradients
+        relu, half = self.nonlinearity == "relu", self.precision == "bf16"
         if self.batch_norm == "after" and valid is None:
             layers = [self.stacked(k, norm) for k, norm in enumerate(self.norms)]
-            if indrnn_stack.stackable(states, layers, hx):
+            if indrnn_stack.stackable(states, layers, hx, half):
                 layers = [one._replace(mask=self._mask(states)) for one in layers]
-                states, ends = indrnn_stack.stack(states, layers, hx, self._relu, every=True)
+                states, ends = indrnn_stack.stack(states, layers, hx, relu, True, half)
                 return states.transpose(0, 1) if self.batch_first else states, ends
         last = []
         for k in range(self.num_layers):
             weight, bias, u = self._weights(k)
             first = None if hx is None else hx[k]
-            relu = self._relu
             if self.batch_norm == "before":
-                reaching = nn.functional.linear(states, weight, bias)
+                reaching = operators.product(states, weight, bias, half)
                 reaching = normalize(self.norms[k], reaching, valid)
                 states, end = operators.recurrence(reaching, u, first, lengths, relu)
             else:
-                states, end = operators.layer(states, weight, bias, u, first, lengths, relu)
+                states, end = operators.layer(states, weight, bias, u, first, lengths, relu, half)
             last.append(end)
             mask = self._mask(states)
             if self.batch_norm == "after":
@@ -185,10 +192,6 @@ class IndRNN(nn.Module):
             elif mask is not None:
                 states = states * mask
         return states.transpose(0, 1) if self.batch_first else states, torch.stack(last)
-
-    @property
-    def _relu(self) -> bool:
-        return self.nonlinearity == "relu"
 
     def _weights(self, k: int) -> tuple[Tensor, Tensor | None, Tensor]:
         """W, b and u of a layer, u within the bound."""
@@ -233,7 +236,10 @@ class IndRNN(nn.Module):
         return u
 
     def to_torch(self) -> PlainIndRNN:
-        """A copy in torch's own operators with the same call, for TorchScript and export."""
+        """A copy in torch's own operators with the same call, for TorchScript and export.
+
+        Its products have the precision of the weights.
+        """
         return PlainIndRNN(self)
 
     def __prepare_scriptable__(self) -> nn.Module:
@@ -249,4 +255,6 @@ class IndRNN(nn.Module):
         for name in ("batch_first", "dropout", "batch_norm", "recurrent_bound"):
             if getattr(self, name):
                 parts.append(f"{name}={getattr(self, name)}")
+        if self.precision != "float32":
+            parts.append(f"precision={self.precision}")
         return ", ".join(parts)

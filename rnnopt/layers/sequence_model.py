@@ -17,6 +17,7 @@ from rnnopt.layers.elman import ElmanRNN, check_lengths
 from rnnopt.layers.indrnn import IndRNN
 from rnnopt.layers.kernels import cpu, indrnn_stack
 from rnnopt.layers.kernels.batch_norm import normalize
+from rnnopt.layers.kernels.half_linear import Precision, check_precision
 from rnnopt.layers.kernels.portable import last_state, true_steps
 from rnnopt.layers.minibatch_part import MinibatchPart, normalize_part
 from rnnopt.layers.plain import PlainSequenceModel, script_refused
@@ -60,6 +61,8 @@ class SequenceModel(nn.Module):
         steps: length of the sequences, which sets IndRNN's recurrent bound; unset means no bound.
         magnitude: factor by which a state may grow over `steps` steps under IndRNN's bound: 5 in
             the authors' released code, 2 in their paper.
+        precision: of the products of weights and inputs on the CPU: "float32" or, for "indrnn",
+            "bf16"; see `IndRNN`.
         keywords: for one release, with a warning, last_layer_remembers, which is a part of
             initialization="indrnn-paper" now.
 
@@ -86,6 +89,7 @@ class SequenceModel(nn.Module):
         initialization: Initialization = "default",
         steps: int | None = None,
         magnitude: float = 5.0,
+        precision: Precision = "float32",
         **keywords: Any,
     ):
         super().__init__()
@@ -110,6 +114,11 @@ class SequenceModel(nn.Module):
         options: dict[str, Any] = {}
         if cell in ("rnn", "indrnn"):
             options["nonlinearity"] = nonlinearity
+        check_precision("SequenceModel", precision)
+        if precision == "bf16":
+            if cell != "indrnn":
+                raise ValueError(f"precision='bf16' needs cell='indrnn' so far, got cell={cell!r}.")
+            options["precision"] = precision
         if cell == "indrnn" and steps is not None:
             options["recurrent_bound"] = IndRNN.bound_for(steps, magnitude)
         last: dict[str, Any] = {}
@@ -202,12 +211,13 @@ class SequenceModel(nn.Module):
             for layer, norm in zip(self.recurrent, self.norms, strict=True)
         ]
         first = None if state is None else torch.cat(state)  # type: ignore[arg-type]
-        if not indrnn_stack.stackable(inputs, layers, first):
+        half = self.recurrent[0].precision == "bf16"
+        if not indrnn_stack.stackable(inputs, layers, first, half):
             return None
         masks = [self._dropout_mask(inputs) for _ in layers]
         layers = [one._replace(mask=mask) for one, mask in zip(layers, masks, strict=True)]
         relu = self.recurrent[0].nonlinearity == "relu"
-        states, last = indrnn_stack.stack(inputs, layers, first, relu, self.readout != "last")
+        states, last = indrnn_stack.stack(inputs, layers, first, relu, self.readout != "last", half)
         if self.readout != "every":
             states = states.mean(0)
         return self.output(states), list(last.split(1))

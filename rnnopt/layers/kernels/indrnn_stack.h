@@ -9,7 +9,7 @@
 #pragma once
 
 #include "batch_norm.h"
-#include "chunk_product.h"
+#include "layer_products.h"
 
 namespace {
 
@@ -88,10 +88,11 @@ inline Index chunk_steps(Index T, Index rows) {
 template <typename R>
 struct Chunk {
   Index rows, stride;  // rows of a step in the largest group
+  Index places;
   Buffer<R> memory;
   Chunk(Index T, Index shard_rows, Index columns)
       : rows(std::min(shard_rows, CHUNK_ROWS)), stride(chunk_stride<R>(columns)),
-        memory(std::min(rows * T, std::max(rows, CHUNK_ROWS)) * stride) {}
+        places(std::min(rows * T, std::max(rows, CHUNK_ROWS))), memory(places * stride) {}
   R* at(Index place) const { return memory.get() + place * stride; }
 };
 
@@ -128,15 +129,16 @@ void stack_recur(const Stack<R>& a, Index k, Index t, Index row, const R* reachi
   });
 }
 
-template <typename R, int ACT>
+template <typename R, int ACT, class Products>
 int stack_layer_forward(const Stack<R>& a, Index k, const Normalisation<R>* below) {
-  const Panels<R> w(a.layers[k].w, a.inputs(k), a.H, 1, a.inputs(k));
-  if (!w.packed) return 1;
+  const Products products(a.layers[k].w, a.inputs(k), a.H, Pass::FORWARD);
+  if (!products) return 1;
   std::vector<Moments<R>> moments(a.threads, Moments<R>(a.H));
   std::atomic<bool> failed = false;
   in_shards(a.B, a.threads, [&](int shard, Index begin, Index end) {
     const Chunk<R> inputs(a.T, end - begin, a.inputs(k)), reaching(a.T, end - begin, a.H);
-    if (!inputs.at(0) || !reaching.at(0)) {
+    typename Products::Room room(products, inputs.places);
+    if (!inputs.at(0) || !reaching.at(0) || !room) {
       failed = true;
       return;
     }
@@ -149,7 +151,7 @@ int stack_layer_forward(const Stack<R>& a, Index k, const Normalisation<R>* belo
         ahead.clear();
         ask_for(ahead, a, (const R*)a.state(k, 0, 0), t0, t1, first, last);
         if (below) ask_for(ahead, a, (const R*)a.state(below->k, 0, 0), t1, std::min(a.T, t1 + steps), first, last);
-        multiply_chunk(reaching.at(0), reaching.stride, inputs.at(0), inputs.stride, (t1 - t0) * rows, w, ahead);
+        products.up(reaching.at(0), reaching.stride, inputs.at(0), inputs.stride, (t1 - t0) * rows, room, ahead);
         for (Index t = t0; t < t1; t++) {
           for (Index row = first; row < last; row++)
             stack_recur<R, ACT>(a, k, t, row, reaching.at((t - t0) * rows + row - first));
@@ -163,11 +165,11 @@ int stack_layer_forward(const Stack<R>& a, Index k, const Normalisation<R>* belo
   return 0;
 }
 
-template <typename R, int ACT>
+template <typename R, int ACT, class Products>
 int stack_forward(const Stack<R>& a) {
   std::vector<std::unique_ptr<Normalisation<R>>> norms;
   for (Index k = 0; k < a.count(); k++) {
-    if (stack_layer_forward<R, ACT>(a, k, k ? norms.back().get() : nullptr)) return 1;
+    if (stack_layer_forward<R, ACT, Products>(a, k, k ? norms.back().get() : nullptr)) return 1;
     norms.push_back(std::make_unique<Normalisation<R>>(a, k));
     if (!norms.back()->factor.get()) return 1;
   }
@@ -301,14 +303,14 @@ void hand_down(const Stack<R>& a, const Normalisation<R>* below, NormSums<R>& su
   if (below) sums.settle();
 }
 
-template <typename R, int ACT>
+template <typename R, int ACT, class Products>
 int stack_layer_backward(const Stack<R>& a, const Normalisation<R>& norm, const Normalisation<R>* below,
                          std::vector<NormSums<R>>& norm_sums) {
   const Index k = norm.k, inputs = a.inputs(k);
   const bool down = below || a.grad_x;
   const NormGradient<R> through_norm(a, norm, norm_sums);
-  const Panels<R> w(a.layers[k].w, down ? a.H : 0, down ? inputs : 0, inputs, 1), cut(a.layers[k].w, 0, a.H, 1, 1);
-  if (!w.packed || !cut.packed || !through_norm.weighted.get()) return 1;
+  const Products products(a.layers[k].w, inputs, a.H, down ? Pass::BACKWARD : Pass::BACKWARD_WITHOUT_INPUTS);
+  if (!products || !through_norm.weighted.get()) return 1;
   std::vector<LayerSums<R>> sums;
   norm_sums.clear();
   for (int i = 0; i < a.threads; i++) {
@@ -321,7 +323,8 @@ int stack_layer_backward(const Stack<R>& a, const Normalisation<R>& norm, const 
     LayerSums<R>& sum = sums[shard];
     const Chunk<R> x(a.T, end - begin, inputs), e(a.T, end - begin, a.H), later(1, end - begin, a.H);
     const Chunk<R> grads(a.T, end - begin, inputs);
-    if (!x.at(0) || !e.at(0) || !later.at(0) || !grads.at(0)) {
+    typename Products::Room room(products, x.places);
+    if (!x.at(0) || !e.at(0) || !later.at(0) || !grads.at(0) || !room) {
       failed = true;
       return;
     }
@@ -344,9 +347,9 @@ int stack_layer_backward(const Stack<R>& a, const Normalisation<R>& norm, const 
         ask_for(ahead, a, (const R*)a.state(k, 0, 0), next, t0, first, last);
         if (k + 1 < a.count()) ask_for<R>(ahead, a, a.grads, next, t0, first, last);
         if (below) ask_for(ahead, a, (const R*)a.state(below->k, 0, 0), next, t0, first, last);
-        add_chunk_product(sum.w.get(), sum.stride, x.at(0), x.stride, inputs, e.at(0), e.stride, cut, all, ahead);
+        products.add(sum.w.get(), sum.stride, x.at(0), x.stride, e.at(0), e.stride, all, room, ahead);
         if (down) {
-          multiply_chunk(grads.at(0), grads.stride, e.at(0), e.stride, all, w, ahead);
+          products.down(grads.at(0), grads.stride, e.at(0), e.stride, all, room, ahead);
           hand_down(a, below, norm_sums[shard], grads, t0, t1, first, last);
         }
         t1 = t0;
@@ -387,7 +390,7 @@ void add_last_sums(const Stack<R>& a, const Normalisation<R>& norm, std::vector<
   });
 }
 
-template <typename R, int ACT>
+template <typename R, int ACT, class Products>
 int stack_backward(const Stack<R>& a) {
   std::vector<NormSums<R>> sums;
   std::unique_ptr<Normalisation<R>> norm, below;
@@ -401,7 +404,7 @@ int stack_backward(const Stack<R>& a) {
   for (; norm; norm = std::move(below)) {
     if (norm->k) below = std::make_unique<Normalisation<R>>(a, norm->k - 1);
     if (below && !below->factor.get()) return 1;
-    if (stack_layer_backward<R, ACT>(a, *norm, below.get(), sums)) return 1;
+    if (stack_layer_backward<R, ACT, Products>(a, *norm, below.get(), sums)) return 1;
   }
   return 0;
 }

@@ -18,17 +18,19 @@ from torch import Tensor, nn
 
 from rnnopt.layers.kernels import cpu
 from rnnopt.layers.kernels.batch_norm import fits, follow
+from rnnopt.layers.kernels.half_linear import kind
 from rnnopt.layers.kernels.indrnn import layer as single_layer
 
 torch.library.define(
     "rnnopt::indrnn_stack",
-    "(Tensor x, Tensor[] weights, Tensor? h0, Tensor? masks, float eps, bool relu, bool every)"
-    " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    "(Tensor x, Tensor[] weights, Tensor? h0, Tensor? masks, float eps, bool relu, bool every,"
+    " bool half) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
 )
 torch.library.define(
     "rnnopt::indrnn_stack_backward",
     "(Tensor? grad_y, Tensor? grad_ends, Tensor x, Tensor[] weights, Tensor? h0, Tensor? masks,"
-    " Tensor states, Tensor mean, Tensor scale, float eps, bool relu, bool every, bool want_x)"
+    " Tensor states, Tensor mean, Tensor scale, float eps, bool relu, bool every, bool half,"
+    " bool want_x)"
     " -> (Tensor, Tensor[], Tensor)",
 )
 EACH = 5  # weights of a layer: W (hidden, inputs), b, u, γ and β (hidden,)
@@ -58,6 +60,7 @@ def plain(
     eps: float,
     relu: bool,
     every: bool,
+    half: bool,
 ) -> tuple[Tensor, Tensor]:
     """y (time or 1, batch, hidden) and last states (layers, batch, hidden), layer by layer.
 
@@ -69,12 +72,13 @@ def plain(
         eps: ε.
         relu: relu, else tanh.
         every: y at all steps, else at the last one.
+        half: products of weights and inputs in bfloat16, summed in single precision.
     """
     ends = []
     for k in range(len(weights) // EACH):
         w, b, u, gain, shift = weights[EACH * k : EACH * (k + 1)]
         first, mask = (None if one is None else one[k] for one in (h0, masks))
-        x, end = single_layer(x, w, b, u, first, None, relu)
+        x, end = single_layer(x, w, b, u, first, None, relu, half)
         x = torch.ops.rnnopt.batch_norm(x, gain, shift, mask, eps)[0]
         ends.append(end)
     return x if every else x[-1:], torch.stack(ends)
@@ -105,6 +109,7 @@ def _forward(
     eps: float,
     relu: bool,
     every: bool,
+    half: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     (steps, batch, size), hidden, layers = x.shape, len(weights[0]), len(weights) // EACH
     each = (layers, batch, hidden)
@@ -114,7 +119,7 @@ def _forward(
     states, y = x.new_empty(layers, steps, batch, hidden), x.new_empty(kept, batch, hidden)
     mean, scale, variance = (x.new_empty(layers, hidden) for _ in range(3))
     threads = _threads(x, weights)
-    numbers = (layers, steps, batch, size, hidden, threads, relu, kept, *x.stride()[:2], 0, 0)
+    numbers = (layers, steps, batch, size, hidden, threads, relu, kept, *x.stride()[:2], 0, 0, half)
     small = [cpu.contiguous(one) for one in (h0, masks)]
     used = [one.contiguous() for one in weights]
     pointers = (
@@ -139,6 +144,7 @@ def _backward(
     eps: float,
     relu: bool,
     every: bool,
+    half: bool,
     want_x: bool,
 ) -> tuple[Tensor, list[Tensor], Tensor]:
     (steps, batch, size), hidden, layers = x.shape, len(weights[0]), len(weights) // EACH
@@ -167,7 +173,7 @@ def _backward(
         kept,
         *x.stride()[:2],
     ]
-    numbers += (0, 0) if grad_y is None else grad_y.stride()[:2]
+    numbers += (*((0, 0) if grad_y is None else grad_y.stride()[:2]), half)
     first, cut, ends, mean, scale = (
         cpu.contiguous(one) for one in (h0, masks, grad_ends, mean, scale)
     )
@@ -183,7 +189,7 @@ def _backward(
 
 
 @torch.library.register_fake("rnnopt::indrnn_stack")
-def _forward_fake(x, weights, h0, masks, eps, relu, every):  # type: ignore[no-untyped-def]
+def _forward_fake(x, weights, h0, masks, eps, relu, every, half):  # type: ignore[no-untyped-def]
     (steps, batch, _), hidden, layers = x.shape, weights[0].shape[0], len(weights) // EACH
     return (
         x.new_empty(steps if every else 1, batch, hidden),
@@ -195,7 +201,7 @@ def _forward_fake(x, weights, h0, masks, eps, relu, every):  # type: ignore[no-u
 
 @torch.library.register_fake("rnnopt::indrnn_stack_backward")
 def _backward_fake(  # type: ignore[no-untyped-def]
-    grad_y, grad_ends, x, weights, h0, masks, states, mean, scale, eps, relu, every, want_x
+    grad_y, grad_ends, x, weights, h0, masks, states, mean, scale, eps, relu, every, half, want_x
 ):
     return (
         x.new_empty(x.shape if want_x else 0),
@@ -205,7 +211,7 @@ def _backward_fake(  # type: ignore[no-untyped-def]
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    x, weights, h0, masks, ctx.eps, ctx.relu, ctx.every = inputs
+    x, weights, h0, masks, *ctx.options = inputs
     _, _, states, mean, scale, variance = output
     ctx.save_for_backward(x, h0, masks, states, mean, scale, *weights)
     ctx.mark_non_differentiable(states, mean, scale, variance)
@@ -216,9 +222,9 @@ def _differentiate(
     ctx: Any, grad_y: Tensor | None, grad_ends: Tensor | None, *_: None
 ) -> tuple[Any, ...]:
     x, h0, masks, states, mean, scale, *weights = ctx.saved_tensors
-    options = ctx.eps, ctx.relu, ctx.every
+    options = ctx.options
     if grad_y is None and grad_ends is None:
-        return (None, [None] * len(weights), *([None] * 5))
+        return (None, [None] * len(weights), *([None] * 6))
     if torch.is_grad_enabled():
         grad_x, grads, grad_h0 = _plain_backward(grad_y, grad_ends, x, weights, h0, masks, *options)
     else:
@@ -229,7 +235,7 @@ def _differentiate(
     wanted = ctx.needs_input_grad
     kept = [grad if want else None for grad, want in zip(grads, wanted[1], strict=True)]
     return (
-        grad_x if wanted[0] else None, kept, grad_h0 if wanted[2] else None, *([None] * 4),
+        grad_x if wanted[0] else None, kept, grad_h0 if wanted[2] else None, *([None] * 5),
     )  # fmt: skip
 
 
@@ -264,13 +270,13 @@ def _plain_backward(
 torch.library.register_autograd("rnnopt::indrnn_stack", _differentiate, setup_context=_save)
 
 
-def stackable(x: Tensor, layers: list[StackedLayer], h0: Tensor | None) -> bool:
+def stackable(x: Tensor, layers: list[StackedLayer], h0: Tensor | None, half: bool = False) -> bool:
     """Whether the operator computes the same as the layers one after the other.
 
     One layer alone gains nothing by it, and wrong sizes are the layers' to refuse.
 
     Args:
-        x, h0: as for `stack`.
+        x, h0, half: as for `stack`.
         layers: the layers, from below; their masks have the type of x.
     """
     states = (len(layers), x.shape[1], len(layers[0].u))
@@ -279,6 +285,7 @@ def stackable(x: Tensor, layers: list[StackedLayer], h0: Tensor | None) -> bool:
         or x.shape[2] != layers[0].w.shape[1]
         or (h0 is not None and tuple(h0.shape) != states)
         or not cpu.usable(x, h0)
+        or (half and not (x.dtype == torch.float32 and kind()))
     ):
         return False
     return all(
@@ -291,7 +298,12 @@ def stackable(x: Tensor, layers: list[StackedLayer], h0: Tensor | None) -> bool:
 
 
 def stack(
-    x: Tensor, layers: list[StackedLayer], h0: Tensor | None, relu: bool, every: bool
+    x: Tensor,
+    layers: list[StackedLayer],
+    h0: Tensor | None,
+    relu: bool,
+    every: bool,
+    half: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Normalised states and last states before normalisation; running statistics are updated.
 
@@ -302,13 +314,14 @@ def stack(
         relu: relu, else tanh.
         every: normalised states at all steps, (time, batch, hidden); else at the last,
             (1, batch, hidden).
+        half: products of weights and inputs in bfloat16, summed in single precision.
     """
     masks = [one.mask for one in layers if one.mask is not None]
     weights: list[Tensor] = []
     for w, b, u, norm, _ in layers:
         weights += (w, w.new_zeros(len(w)) if b is None else b, u, norm.weight, norm.bias)  # type: ignore[arg-type]
     y, ends, _, mean, _, variance = torch.ops.rnnopt.indrnn_stack(
-        x, weights, h0, torch.stack(masks) if masks else None, layers[0].norm.eps, relu, every
+        x, weights, h0, torch.stack(masks) if masks else None, layers[0].norm.eps, relu, every, half
     )
     for k, one in enumerate(layers):
         assert isinstance(one.norm, nn.BatchNorm1d)

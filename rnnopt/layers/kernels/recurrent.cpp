@@ -6,6 +6,7 @@
 #include "batch_norm.h"
 #include "commit.h"
 #include "elman.h"
+#include "half_linear.h"
 #include "indrnn.h"
 #include "indrnn_stack.h"
 #include "learnt_ball.h"
@@ -136,8 +137,29 @@ int indrnn_stack(const int64_t* numbers, const void* const* p, bool backward) {
   }
   const size_t bytes = sizeof(R) * a.T * a.B * a.H;
   use_large_pages(backward ? a.grads : a.states, backward ? bytes : layers * bytes);
-  if (!backward) return relu ? stack_forward<R, RELU>(a) : stack_forward<R, TANH>(a);
-  return relu ? stack_backward<R, RELU>(a) : stack_backward<R, TANH>(a);
+  const auto run = [&]<class Products>(Products*) {
+    if (!backward) return relu ? stack_forward<R, RELU, Products>(a) : stack_forward<R, TANH, Products>(a);
+    return relu ? stack_backward<R, RELU, Products>(a) : stack_backward<R, TANH, Products>(a);
+  };
+  if constexpr (sizeof(R) == 4 && HAVE_HALF)
+    if (numbers[12]) return run((HalfProducts*)nullptr);
+  return run((FullProducts<R>*)nullptr);
+}
+
+// The products of all rows of a (time * batch) with a layer's weights, in bfloat16.
+template <typename R>
+int half_product(const int64_t* numbers, const void* const* p, bool backward) {
+  if constexpr (sizeof(R) == 4 && HAVE_HALF) {
+    HalfLinear a{};
+    a.rows = numbers[0], a.I = numbers[1], a.H = numbers[2];
+    a.threads = (int)std::max<int64_t>(1, numbers[3]);
+    float* const* tensors = (float* const*)p;
+    a.x = tensors[0], a.w = tensors[1], a.z = tensors[2];
+    if (!backward) return half_linear(a);
+    a.e = tensors[2], a.grad_x = tensors[3], a.grad_w = tensors[4];
+    return half_linear_backward(a);
+  }
+  return 1;
 }
 
 template <typename R>
@@ -193,6 +215,10 @@ KERNEL(elman)
 KERNEL(indrnn)
 KERNEL(indrnn_layer)
 KERNEL(indrnn_stack)
+KERNEL(half_product)
 KERNEL(batch_norm)
 KERNEL(learnt_ball)
 KERNEL(commit)
+
+// How bfloat16 products are computed here: 0 not at all, 1 by vectors, 2 by tiles.
+EXPORT int rnnopt_half_kind() { return (int)half_kind(); }
