@@ -3,9 +3,10 @@
     z = r(x) r(W)ᵀ + b      ∂x = r(e) r(W)      ∂W = r(e)ᵀ r(x)      ∂b = Σ e,   e = ∂L/∂z
 
 with r the rounding to bfloat16, 8 bits of precision. States, sums over time and weights stay in
-single precision. Processors with AMX or AVX512-BF16 compute this in `torch.ops.rnnopt.half_linear`; where
-rnnopt's operators cannot be used (functional transforms, other types, a GPU), torch's own operators
-round and multiply: slower, the same to about one rounding.
+single precision. Processors with AMX or AVX512-BF16 compute this in
+`torch.ops.rnnopt.half_linear`. Where rnnopt's operators cannot be used (functional transforms,
+other types, a GPU), torch's own operators round and multiply: slower, the same to about one
+rounding.
 """
 
 from typing import Any, Literal, get_args

@@ -16,9 +16,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from rnnopt.layers.kernels import cpu
+from rnnopt.layers.kernels import cpu, half_linear
 from rnnopt.layers.kernels.batch_norm import fits, follow
-from rnnopt.layers.kernels.half_linear import kind
 from rnnopt.layers.kernels.indrnn import layer as single_layer
 
 torch.library.define(
@@ -91,7 +90,8 @@ def _threads(x: Tensor, weights: list[Tensor]) -> int:
 
 
 def _check(x: Tensor, weights: list[Tensor], **more: Any) -> None:
-    hidden, shapes = len(weights[0]), {}
+    hidden = len(weights[0])
+    shapes: dict[str, tuple[Tensor, tuple[int, ...], torch.dtype]] = {}
     for k in range(0, len(weights), EACH):
         inputs = hidden if k else x.shape[2]
         shapes[f"W of layer {k // EACH}"] = (weights[k], (hidden, inputs), x.dtype)
@@ -174,12 +174,12 @@ def _backward(
         *x.stride()[:2],
     ]
     numbers += (*((0, 0) if grad_y is None else grad_y.stride()[:2]), half)
-    first, cut, ends, mean, scale = (
+    first, cut, ends, *statistics = (
         cpu.contiguous(one) for one in (h0, masks, grad_ends, mean, scale)
     )
     used = [one.contiguous() for one in weights]
     pointers = [
-        x, first, cut, torch.tensor(eps, dtype=x.dtype), states, mean, scale, None, None,
+        x, first, cut, torch.tensor(eps, dtype=x.dtype), states, *statistics, None, None,
         grad_y, ends, passed, grad_x if want_x else None, None if h0 is None else grad_h0,
     ]  # fmt: skip
     for k in range(0, len(weights), EACH):
@@ -285,7 +285,7 @@ def stackable(x: Tensor, layers: list[StackedLayer], h0: Tensor | None, half: bo
         or x.shape[2] != layers[0].w.shape[1]
         or (h0 is not None and tuple(h0.shape) != states)
         or not cpu.usable(x, h0)
-        or (half and not (x.dtype == torch.float32 and kind()))
+        or (half and not (x.dtype == torch.float32 and half_linear.kind()))
     ):
         return False
     return all(

@@ -46,6 +46,9 @@ struct HalfPart {
 #define AVX512_BF16 __attribute__((target("avx512bf16")))
 #define AMX_BF16 __attribute__((target("amx-tile,amx-bf16")))
 
+// A test may ask for less than what the processor can do.
+inline std::atomic<int> half_limit{(int)HalfKind::TILES};
+
 // What this processor can do, and the system allows.
 inline HalfKind half_kind() {
   static const HalfKind found = [] {
@@ -59,7 +62,7 @@ inline HalfKind half_kind() {
 #endif
     return HalfKind::VECTORS;
   }();
-  return found;
+  return (HalfKind)std::min((int)found, half_limit.load(std::memory_order_relaxed));
 }
 
 // ---- Rounding --------------------------------------------------------------------------------------
@@ -280,6 +283,7 @@ inline void multiply_half(float* c, Index stride_c, const Half* a, Index stride_
 
 #else
 
+inline std::atomic<int> half_limit{0};
 inline HalfKind half_kind() { return HalfKind::NONE; }
 inline void half_rows(Half*, Index, const float*, Index, Index, Index) {}
 inline void half_pairs(uint32_t*, Index, const float*, Index, Index, Index) {}

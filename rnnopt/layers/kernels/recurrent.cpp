@@ -222,3 +222,5 @@ KERNEL(commit)
 
 // How bfloat16 products are computed here: 0 not at all, 1 by vectors, 2 by tiles.
 EXPORT int rnnopt_half_kind() { return (int)half_kind(); }
+// From now on at most this kind, for tests.
+EXPORT void rnnopt_limit_half_kind(int kind) { half_limit = kind; }
