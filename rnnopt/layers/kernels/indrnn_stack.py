@@ -232,6 +232,8 @@ def _differentiate(
             grad_y, grad_ends, x, weights, h0, masks, states, mean, scale, *options,
             ctx.needs_input_grad[0],
         )  # fmt: skip
+        if grad_y is None:  # nothing reads the last normalisation
+            grads[-2:] = None, None
     wanted = ctx.needs_input_grad
     kept = [grad if want else None for grad, want in zip(grads, wanted[1], strict=True)]
     return (
