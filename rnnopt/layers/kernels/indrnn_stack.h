@@ -50,6 +50,16 @@ struct Stack {
   const R* mask(Index k, Index row) const { return masks ? masks + (k * B + row) * H : nullptr; }
 };
 
+// Calls f(first column, part, first row, last row) for every vector of columns of rows that lie one
+// behind the other, a few rows at a time: what belongs to the columns stays in registers, and the
+// columns beside them in the nearest cache.
+constexpr Index STRIP_ROWS = 32;
+template <typename R, class F>
+INLINE void for_strips(Index H, Index first, Index last, F f) {
+  for (Index row = first; row < last; row += STRIP_ROWS)
+    for_vectors<R>(H, [&](Index j, auto part) { f(j, part, row, std::min(last, row + STRIP_ROWS)); });
+}
+
 // What normalisation does to the states of layer k: (h - mean) factor + shift, times the mask.
 template <typename R>
 struct Normalisation {
@@ -62,13 +72,16 @@ struct Normalisation {
         factor(a.H) {
     for (Index j = 0; factor.get() && j < a.H; j++) factor.get()[j] = scale[j] * a.layers[k].gain[j];
   }
-  void apply(R* to, Index t, Index row) const {
-    const R *from = a.state(k, t, row), *mask = a.mask(k, row);
-    for_vectors<R>(a.H, [&](Index j, auto part) {
-      Vec<R> value = (part.load(from + j) - part.load(mean + j)) * part.load(factor.get() + j);
-      value += part.load(shift + j);
-      if (mask) value = value * part.load(mask + j);
-      part.store(to + j, value);
+  // To rows `stride` apart, from step t of the rows first ... last - 1.
+  void apply(R* to, Index stride, Index t, Index first, Index last) const {
+    const R *from = a.state(k, t, first), *mask = a.mask(k, first);
+    for_strips<R>(a.H, 0, last - first, [&](Index j, auto part, Index row, Index end) {
+      const Vec<R> middle = part.load(mean + j), slope = part.load(factor.get() + j), above = part.load(shift + j);
+      for (; row < end; row++) {
+        Vec<R> value = (part.load(from + row * a.H + j) - middle) * slope + above;
+        if (mask) value = value * part.load(mask + row * a.H + j);
+        part.store(to + row * stride + j, value);
+      }
     });
   }
 };
@@ -106,26 +119,30 @@ void ask_for(Ahead& ahead, const Stack<R>& a, const R* array, Index t0, Index t1
 template <typename R>
 void fill_inputs(const Stack<R>& a, Index k, const Normalisation<R>* below, const Chunk<R>& inputs, Index t0,
                  Index t1, Index first, Index last) {
-  for (Index t = t0; t < t1; t++)
-    for (Index row = first; row < last; row++) {
-      R* to = inputs.at((t - t0) * (last - first) + row - first);
-      if (below)
-        below->apply(to, t, row);
-      else
+  for (Index t = t0; t < t1; t++) {
+    R* to = inputs.at((t - t0) * (last - first));
+    if (below)
+      below->apply(to, inputs.stride, t, first, last);
+    else
+      for (Index row = first; row < last; row++, to += inputs.stride)
         std::memcpy(to, a.x.at(t, row), a.I * sizeof(R));
-    }
+  }
 }
 
 // ---- Forward ---------------------------------------------------------------------------------------
 
+// Step t of the rows first ... last - 1, from what reaches the units.
 template <typename R, int ACT>
-void stack_recur(const Stack<R>& a, Index k, Index t, Index row, const R* reaching) {
-  const R *bias = a.layers[k].b, *u = a.layers[k].u, *before = a.before(k, t, row);
-  R* to = a.state(k, t, row);
-  for_vectors<R>(a.H, [&](Index j, auto part) {
-    Vec<R> h = part.load(reaching + j) + part.load(bias + j);
-    if (before) h += part.load(u + j) * part.load(before + j);
-    part.store(to + j, activate<R, ACT>(h));
+void stack_recur(const Stack<R>& a, Index k, Index t, Index first, Index last, const R* reaching, Index stride) {
+  const R* before = a.before(k, t, first);
+  R* to = a.state(k, t, first);
+  for_strips<R>(a.H, 0, last - first, [&](Index j, auto part, Index row, Index end) {
+    const Vec<R> bias = part.load(a.layers[k].b + j), u = part.load(a.layers[k].u + j);
+    for (; row < end; row++) {
+      Vec<R> h = part.load(reaching + row * stride + j) + bias;
+      if (before) h += u * part.load(before + row * a.H + j);
+      part.store(to + row * a.H + j, activate<R, ACT>(h));
+    }
   });
 }
 
@@ -153,8 +170,7 @@ int stack_layer_forward(const Stack<R>& a, Index k, const Normalisation<R>* belo
         if (below) ask_for(ahead, a, (const R*)a.state(below->k, 0, 0), t1, std::min(a.T, t1 + steps), first, last);
         products.up(reaching.at(0), reaching.stride, inputs.at(0), inputs.stride, (t1 - t0) * rows, room, ahead);
         for (Index t = t0; t < t1; t++) {
-          for (Index row = first; row < last; row++)
-            stack_recur<R, ACT>(a, k, t, row, reaching.at((t - t0) * rows + row - first));
+          stack_recur<R, ACT>(a, k, t, first, last, reaching.at((t - t0) * rows), reaching.stride);
           moments[shard].add(a.state(k, t, first), rows);
         }
       }
@@ -173,10 +189,9 @@ int stack_forward(const Stack<R>& a) {
     norms.push_back(std::make_unique<Normalisation<R>>(a, k));
     if (!norms.back()->factor.get()) return 1;
   }
-  in_shards(a.kept * a.B, a.threads, [&](int, Index begin, Index end) {
-    for_rows(begin, end, a.B, a.H, [&](Index row, Index at) {
-      norms.back()->apply(a.y + at, a.T - a.kept + at / (a.B * a.H), row);
-    });
+  in_shards(a.B, a.threads, [&](int, Index begin, Index end) {
+    for (Index step = 0; step < a.kept; step++)
+      norms.back()->apply(a.y + (step * a.B + begin) * a.H, a.H, a.T - a.kept + step, begin, end);
   });
   return 0;
 }
@@ -191,17 +206,23 @@ struct NormSums {
   std::vector<double> all;  // (2, H)
   Buffer<R> some;
   explicit NormSums(Index H) : H(H), all(2 * H), some(2 * H) {}
-  // One row: `grad` times the mask, which is also written to `to`, with the state of step t. The mask
-  // and `to` may be null.
-  void add(const R* grad, const R* mask, R* to, const R* state, const Normalisation<R>& norm) {
-    R *plain = some.get(), *weighted = plain + H;
-    for_vectors<R>(H, [&](Index j, auto part) {
-      Vec<R> d = part.load(grad + j);
-      if (mask) d = d * part.load(mask + j);
-      if (to) part.store(to + j, d);
-      const Vec<R> normal = (part.load(state + j) - part.load(norm.mean + j)) * part.load(norm.scale + j);
-      part.store(plain + j, part.load(plain + j) + d);
-      part.store(weighted + j, part.load(weighted + j) + d * normal);
+  // Rows of a step: `grad` times the mask, which is also written to `to`, with the states. The mask and
+  // `to` may be null; rows are H apart but those of `grad`.
+  void add(const R* grad, Index stride, const R* mask, R* to, const R* state, Index rows,
+           const Normalisation<R>& norm) {
+    for_strips<R>(H, 0, rows, [&](Index j, auto part, Index row, Index end) {
+      const Vec<R> mean = part.load(norm.mean + j), scale = part.load(norm.scale + j);
+      Vec<R> plain = part.load(some.get() + j), weighted = part.load(some.get() + H + j);
+      for (; row < end; row++) {
+        Vec<R> d = part.load(grad + row * stride + j);
+        const Vec<R> normal = (part.load(state + row * H + j) - mean) * scale;
+        if (mask) d = d * part.load(mask + row * H + j);
+        if (to) part.store(to + row * H + j, d);
+        plain += d;
+        weighted += d * normal;
+      }
+      part.store(some.get() + j, plain);
+      part.store(some.get() + H + j, weighted);
     });
   }
   void settle() {
@@ -243,45 +264,54 @@ struct NormGradient {
   }
 };
 
-// The gradient of layer k's normalised states at step t, times the mask.
+// The gradient of layer k's normalised states at step t, from a row on.
 template <typename R>
 struct Arriving {
   const R* grad;  // null: zeros
-  const R* mask;  // null: already multiplied
+  Index stride;
+  const R* mask;  // what is still to be multiplied; null: nothing
 };
 template <typename R>
 Arriving<R> arriving(const Stack<R>& a, Index k, Index t, Index row) {
-  if (k + 1 < a.count()) return {a.grads + (t * a.B + row) * a.H, nullptr};
+  if (k + 1 < a.count()) return {a.grads + (t * a.B + row) * a.H, a.H, nullptr};
   const Index step = t - (a.T - a.kept);
-  return {a.grad_y && step >= 0 ? a.grad_y.at(step, row) : nullptr, a.mask(k, row)};
+  return {a.grad_y && step >= 0 ? a.grad_y.at(step, row) : nullptr, a.grad_y.batch, a.mask(k, row)};
 }
 
-// The gradient before the nonlinearity at step t of one row, from the one at t + 1 (null at the end).
+// The gradients before the nonlinearity at step t of the rows first ... last - 1, from those at t + 1
+// (null at the end), both in rows `stride` apart.
 template <typename R, int ACT>
 void stack_recur_backward(const Stack<R>& a, const NormGradient<R>& through_norm, LayerSums<R>& sums, Index t,
-                          Index row, const R* after, R* to) {
+                          Index first, Index last, const R* after, R* to, Index stride) {
   const Normalisation<R>& norm = through_norm.norm;
   const Index k = norm.k;
-  const Arriving<R> from = arriving(a, k, t, row);
-  const R *u = a.layers[k].u, *state = a.state(k, t, row), *before = a.before(k, t, row);
-  const R* end = a.grad_ends && t == a.T - 1 ? a.grad_ends + (k * a.B + row) * a.H : nullptr;
+  const Arriving<R> from = arriving(a, k, t, first);
+  const R *states = a.state(k, t, first), *before = a.before(k, t, first);
+  const R* ends = a.grad_ends && t == a.T - 1 ? a.grad_ends + (k * a.B + first) * a.H : nullptr;
   R *sum_b = sums.some.get(), *sum_u = sum_b + a.H;
-  for_vectors<R>(a.H, [&](Index j, auto part) {
-    const Vec<R> h = part.load(state + j);
-    Vec<R> e = {};
-    if (from.grad) {
-      e = part.load(from.grad + j);
-      if (from.mask) e = e * part.load(from.mask + j);
+  for_strips<R>(a.H, 0, last - first, [&](Index j, auto part, Index row, Index end) {
+    const Vec<R> mean = part.load(norm.mean + j), scale = part.load(norm.scale + j);
+    const Vec<R> plain = part.load(through_norm.plain.get() + j);
+    const Vec<R> weighted = part.load(through_norm.weighted.get() + j);
+    const Vec<R> factor = part.load(norm.factor.get() + j), u = part.load(a.layers[k].u + j);
+    Vec<R> b = part.load(sum_b + j), du = part.load(sum_u + j);
+    for (; row < end; row++) {
+      const Vec<R> h = part.load(states + row * a.H + j);
+      Vec<R> e = {};
+      if (from.grad) {
+        e = part.load(from.grad + row * from.stride + j);
+        if (from.mask) e = e * part.load(from.mask + row * a.H + j);
+      }
+      e = (e - plain - (h - mean) * scale * weighted) * factor;
+      if (ends) e += part.load(ends + row * a.H + j);
+      if (after) e += u * part.load(after + row * stride + j);
+      e = through<R, ACT>(e, h);
+      if (before) du += e * part.load(before + row * a.H + j);
+      part.store(to + row * stride + j, e);
+      b += e;
     }
-    const Vec<R> normal = (h - part.load(norm.mean + j)) * part.load(norm.scale + j);
-    e = e - part.load(through_norm.plain.get() + j) - normal * part.load(through_norm.weighted.get() + j);
-    e = e * part.load(norm.factor.get() + j);
-    if (end) e += part.load(end + j);
-    if (after) e += part.load(u + j) * part.load(after + j);
-    e = through<R, ACT>(e, h);
-    part.store(to + j, e);
-    part.store(sum_b + j, part.load(sum_b + j) + e);
-    if (before) part.store(sum_u + j, part.load(sum_u + j) + e * part.load(before + j));
+    part.store(sum_b + j, b);
+    part.store(sum_u + j, du);
   });
 }
 
@@ -290,16 +320,15 @@ void stack_recur_backward(const Stack<R>& a, const NormGradient<R>& through_norm
 template <typename R>
 void hand_down(const Stack<R>& a, const Normalisation<R>* below, NormSums<R>& sums, const Chunk<R>& grads, Index t0,
                Index t1, Index first, Index last) {
-  for (Index t = t0; t < t1; t++)
-    for (Index row = first; row < last; row++) {
-      const R* from = grads.at((t - t0) * (last - first) + row - first);
-      if (!below) {
+  for (Index t = t0; t < t1; t++) {
+    const R* from = grads.at((t - t0) * (last - first));
+    if (below)
+      sums.add(from, grads.stride, a.mask(below->k, first), a.grads + (t * a.B + first) * a.H,
+               a.state(below->k, t, first), last - first, *below);
+    else
+      for (Index row = first; row < last; row++, from += grads.stride)
         std::memcpy(a.grad_x + (t * a.B + row) * a.I, from, a.I * sizeof(R));
-        continue;
-      }
-      R* to = a.grads + (t * a.B + row) * a.H;
-      sums.add(from, a.mask(below->k, row), to, a.state(below->k, t, row), *below);
-    }
+  }
   if (below) sums.settle();
 }
 
@@ -335,11 +364,10 @@ int stack_layer_backward(const Stack<R>& a, const Normalisation<R>& norm, const 
         const Index t0 = std::max<Index>(0, t1 - steps), all = (t1 - t0) * rows;
         // The step after the chunk is the first one of the chunk before, which is about to be lost.
         if (t1 < a.T) std::memcpy(later.at(0), e.at(0), rows * e.stride * sizeof(R));
-        for (Index t = t1 - 1; t >= t0; t--)
-          for (Index row = 0; row < rows; row++) {
-            const R* after = t + 1 < t1 ? e.at((t + 1 - t0) * rows + row) : t1 < a.T ? later.at(row) : nullptr;
-            stack_recur_backward<R, ACT>(a, through_norm, sum, t, first + row, after, e.at((t - t0) * rows + row));
-          }
+        for (Index t = t1 - 1; t >= t0; t--) {
+          const R* after = t + 1 < t1 ? e.at((t + 1 - t0) * rows) : t1 < a.T ? later.at(0) : nullptr;
+          stack_recur_backward<R, ACT>(a, through_norm, sum, t, first, last, after, e.at((t - t0) * rows), e.stride);
+        }
         sum.settle();
         fill_inputs(a, k, below, x, t0, t1, first, last);
         const Index next = std::max<Index>(0, t0 - steps);
@@ -381,10 +409,8 @@ void add_last_sums(const Stack<R>& a, const Normalisation<R>& norm, std::vector<
   if (!a.grad_y) return;
   in_shards(a.B, a.threads, [&](int shard, Index begin, Index end) {
     for (Index t = a.T - a.kept; t < a.T; t++) {
-      for (Index row = begin; row < end; row++) {
-        const Arriving<R> from = arriving(a, norm.k, t, row);
-        sums[shard].add(from.grad, from.mask, nullptr, a.state(norm.k, t, row), norm);
-      }
+      const Arriving<R> from = arriving(a, norm.k, t, begin);
+      sums[shard].add(from.grad, from.stride, from.mask, nullptr, a.state(norm.k, t, begin), end - begin, norm);
       sums[shard].settle();
     }
   });
