@@ -87,7 +87,7 @@ struct Normalisation {
 };
 
 // A shard's rows in groups, and each group's steps in chunks: CHUNK_ROWS rows of (time, batch).
-constexpr Index CHUNK_ROWS = 256;
+constexpr Index CHUNK_ROWS = 128;
 
 template <class F>
 void for_groups(Index begin, Index end, F f) {
@@ -372,7 +372,7 @@ int stack_layer_backward(const Stack<R>& a, const Normalisation<R>& norm, const 
         fill_inputs(a, k, below, x, t0, t1, first, last);
         const Index next = std::max<Index>(0, t0 - steps);
         ahead.clear();
-        ask_for(ahead, a, (const R*)a.state(k, 0, 0), next, t0, first, last);
+        ask_for(ahead, a, (const R*)a.state(k, 0, 0), std::max<Index>(0, next - 1), t0 - 1, first, last);
         if (k + 1 < a.count()) ask_for<R>(ahead, a, a.grads, next, t0, first, last);
         if (below) ask_for(ahead, a, (const R*)a.state(below->k, 0, 0), next, t0, first, last);
         products.add(sum.w.get(), sum.stride, x.at(0), x.stride, e.at(0), e.stride, all, room, ahead);

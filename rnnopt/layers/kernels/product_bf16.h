@@ -139,18 +139,34 @@ AVX512_BF16 __attribute__((noinline)) void half_turned(Half* to, Index stride, c
     }
 }
 
+// One block of a product: c (some rows, some vectors) = or += a b.
+struct HalfBlock {
+  float* c;
+  Index stride_c;
+  const Half* a;
+  Index stride_a;
+  const uint32_t* b;
+  Index stride_b, depth;
+  bool fresh;
+  Ahead::Lines ahead;
+};
+using HalfMultiply = void (*)(const HalfBlock&);
+
 // ---- Vectors ---------------------------------------------------------------------------------------
 
 template <int M, int N>
-AVX512_BF16 __attribute__((noinline)) void half_vectors(float* c, Index stride_c, const Half* a, Index stride_a,
-                                                        const uint32_t* b, Index stride_b, Index depth, bool fresh,
-                                                        Ahead::Lines ahead) {
+AVX512_BF16 __attribute__((noinline)) void half_vectors(const HalfBlock& of) {
+  float* const c = of.c;
+  const Half* const a = of.a;
+  const uint32_t* b = of.b;
+  const Index stride_c = of.stride_c, stride_a = of.stride_a;
+  Ahead::Lines ahead = of.ahead;
   __m512 at[M][N];
 #pragma GCC unroll 32
   for (int m = 0; m < M; m++)
 #pragma GCC unroll 8
-    for (int n = 0; n < N; n++) at[m][n] = fresh ? _mm512_setzero_ps() : _mm512_loadu_ps(c + m * stride_c + n * 16);
-  for (Index k = 0; k < depth; k += 2, b += stride_b) {
+    for (int n = 0; n < N; n++) at[m][n] = of.fresh ? _mm512_setzero_ps() : _mm512_loadu_ps(c + m * stride_c + n * 16);
+  for (Index k = 0; k < of.depth; k += 2, b += of.stride_b) {
     __builtin_prefetch(ahead.at, 0, 2);
     ahead.at += ahead.step;
     __m512bh column[N];
@@ -171,11 +187,9 @@ AVX512_BF16 __attribute__((noinline)) void half_vectors(float* c, Index stride_c
     for (int n = 0; n < N; n++) _mm512_storeu_ps(c + m * stride_c + n * 16, at[m][n]);
 }
 
-using HalfVectors = void (*)(float*, Index, const Half*, Index, const uint32_t*, Index, Index, bool, Ahead::Lines);
-
-inline HalfVectors half_vectors_for(int rows, int width) {
+inline HalfMultiply half_vectors_for(int rows, int width) {
   static const auto table = []<int... M>(std::integer_sequence<int, M...>) {
-    return std::array<std::array<HalfVectors, sizeof...(M)>, 5>{{
+    return std::array<std::array<HalfMultiply, sizeof...(M)>, 5>{{
         {},
         {half_vectors<M + 1, 1>...},
         {half_vectors<M + 1, 2>...},
@@ -196,14 +210,16 @@ struct alignas(64) TileShapes {
 
 // A block of c: ROWS times 16 rows, VECTORS times 16 columns.
 template <int ROWS, int VECTORS>
-AMX_BF16 __attribute__((noinline)) void half_tiles(float* c, Index stride_c, const Half* a, Index stride_a,
-                                                   const uint32_t* b, Index stride_b, Index depth, bool fresh,
-                                                   Ahead::Lines ahead) {
+AMX_BF16 __attribute__((noinline)) void half_tiles(const HalfBlock& of) {
   // To the compiler, loads of tiles do not read memory: what was written before must be there.
   asm volatile("" ::: "memory");
-  const Index bytes = 4 * stride_c;
-  float* lower = c + 16 * stride_c;
-  if (fresh) {
+  float* const c = of.c;
+  float* const lower = c + 16 * of.stride_c;
+  const Half *a = of.a, *lower_a = of.a + 16 * of.stride_a;
+  const uint32_t* b = of.b;
+  const Index bytes = 4 * of.stride_c, bytes_a = 2 * of.stride_a, bytes_b = 4 * of.stride_b;
+  Ahead::Lines ahead = of.ahead;
+  if (of.fresh) {
     _tile_zero(0);
     if constexpr (VECTORS > 1) _tile_zero(1);
     if constexpr (ROWS > 1) _tile_zero(2);
@@ -214,17 +230,17 @@ AMX_BF16 __attribute__((noinline)) void half_tiles(float* c, Index stride_c, con
     if constexpr (ROWS > 1) _tile_loadd(2, lower, bytes);
     if constexpr (ROWS > 1 && VECTORS > 1) _tile_loadd(3, lower + 16, bytes);
   }
-  for (Index k = 0; k < depth; k += HALF_DEPTH, b += 16 * stride_b) {
+  for (Index k = 0; k < of.depth; k += HALF_DEPTH, b += 16 * of.stride_b) {
     for (int i = 0; i < 16; i++, ahead.at += ahead.step) __builtin_prefetch(ahead.at, 0, 2);
-    _tile_loadd(4, a + k, 2 * stride_a);
-    _tile_loadd(6, b, 4 * stride_b);
+    _tile_loadd(4, a + k, bytes_a);
+    _tile_loadd(6, b, bytes_b);
     _tile_dpbf16ps(0, 4, 6);
     if constexpr (VECTORS > 1) {
-      _tile_loadd(7, b + 16, 4 * stride_b);
+      _tile_loadd(7, b + 16, bytes_b);
       _tile_dpbf16ps(1, 4, 7);
     }
     if constexpr (ROWS > 1) {
-      _tile_loadd(5, a + 16 * stride_a + k, 2 * stride_a);
+      _tile_loadd(5, lower_a + k, bytes_a);
       _tile_dpbf16ps(2, 5, 6);
       if constexpr (VECTORS > 1) _tile_dpbf16ps(3, 5, 7);
     }
@@ -237,17 +253,19 @@ AMX_BF16 __attribute__((noinline)) void half_tiles(float* c, Index stride_c, con
 }
 
 // `rows` rows of a block by tiles. Fewer rows than tiles have take a detour: a store writes whole tiles.
-inline void half_block(float* c, Index stride_c, const Half* a, Index stride_a, Index rows, const uint32_t* b,
-                       Index stride_b, int vectors, Index depth, bool fresh, Ahead::Lines ahead) {
+inline void half_block(HalfBlock& of, Index rows, int vectors) {
+  constexpr HalfMultiply blocks[2][2] = {{half_tiles<1, 1>, half_tiles<1, 2>}, {half_tiles<2, 1>, half_tiles<2, 2>}};
   const int tiles = rows > 16 ? 2 : 1;
-  constexpr HalfVectors blocks[2][2] = {{half_tiles<1, 1>, half_tiles<1, 2>}, {half_tiles<2, 1>, half_tiles<2, 2>}};
-  const HalfVectors block = blocks[tiles - 1][vectors - 1];
-  if (rows == 16 * tiles) return block(c, stride_c, a, stride_a, b, stride_b, depth, fresh, ahead);
+  const HalfMultiply block = blocks[tiles - 1][vectors - 1];
+  if (rows == 16 * tiles) return block(of);
   alignas(64) float all[32 * 32];
-  for (Index row = 0; !fresh && row < rows; row++)
-    std::memcpy(all + row * 32, c + row * stride_c, vectors * 64);
-  block(all, 32, a, stride_a, b, stride_b, depth, fresh, ahead);
-  for (Index row = 0; row < rows; row++) std::memcpy(c + row * stride_c, all + row * 32, vectors * 64);
+  float* const c = of.c;
+  const Index stride = of.stride_c;
+  for (Index row = 0; !of.fresh && row < rows; row++)
+    std::memcpy(all + row * 32, c + row * stride, vectors * 64);
+  of.c = all, of.stride_c = 32;
+  block(of);
+  for (Index row = 0; row < rows; row++) std::memcpy(c + row * stride, all + row * 32, vectors * 64);
 }
 
 AMX_BF16 __attribute__((noinline)) inline void use_tiles() {
@@ -269,13 +287,12 @@ inline void multiply_half(float* c, Index stride_c, const Half* a, Index stride_
     for (Index row = 0; row < rows; row += high) {
       const Index some = std::min(high, rows - row);
       float* to = c + row * stride_c + vector * 16;
-      const Half* from = a + row * stride_a;
-      const uint32_t* right = b.pairs + vector * 16;
+      HalfBlock block{to,       stride_c, a + row * stride_a, stride_a, b.pairs + vector * 16,
+                      b.stride, b.depth,  fresh,              ahead.take(b.depth / 2, to)};
       if (tiles)
-        half_block(to, stride_c, from, stride_a, some, right, b.stride, vectors, b.depth, fresh, ahead.take(b.depth / 2, to));
+        half_block(block, some, vectors);
       else
-        half_vectors_for((int)some, vectors)(to, stride_c, from, stride_a, right, b.stride, b.depth, fresh,
-                                             ahead.take(b.depth / 2, to));
+        half_vectors_for((int)some, vectors)(block);
     }
   }
   if (tiles) leave_tiles();
