@@ -123,8 +123,8 @@ def test_a_stack_is_its_layers_one_by_one(
     check(arguments, relu, every, (grad, ends), count)
 
 
-# A chunk has 256 rows of (time, batch), a tile up to 12 rows and 4 vectors of 2 … 16 numbers.
-BORDERS = [(1, 2, 1, 1), (3, 85, 4, 16), (2, 257, 5, 17), (4, 130, 33, 65), (2, 600, 9, 130)]
+# A chunk has 128 rows of (time, batch), a tile up to 12 rows and 4 vectors of 2 … 16 numbers.
+BORDERS = [(1, 2, 1, 1), (3, 43, 4, 16), (2, 257, 5, 17), (4, 130, 33, 65), (2, 600, 9, 130)]
 
 
 @pytest.mark.parametrize("variant", variants())

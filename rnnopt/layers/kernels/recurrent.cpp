@@ -8,7 +8,7 @@
 #include "elman.h"
 #include "half_linear.h"
 #include "indrnn.h"
-#include "indrnn_stack.h"
+#include "indrnn_stack_backward.h"
 #include "learnt_ball.h"
 
 namespace {
