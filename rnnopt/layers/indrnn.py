@@ -22,7 +22,7 @@ Departures:
 """
 
 import math
-from typing import Literal, get_args
+from typing import Literal, TypedDict, Unpack, get_args
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +36,13 @@ from rnnopt.layers.kernels.portable import true_steps
 from rnnopt.layers.plain import PlainIndRNN, script_refused
 
 Norm = Literal["before", "after"]
+
+
+class Factory(TypedDict, total=False):
+    """Device and type of a layer's weights."""
+
+    device: torch.device | str | None
+    dtype: torch.dtype | None
 
 
 class IndRNN(nn.Module):
@@ -57,7 +64,7 @@ class IndRNN(nn.Module):
         precision: of the products of weights and inputs on the CPU: "float32", which is that of the
             weights; or "bf16", bfloat16 summed in float32, which needs a processor with AMX or
             AVX512-BF16. States, normalisation and sums stay in float32.
-        device, dtype: device and type of the weights.
+        factory: `device` and `dtype` of the weights.
 
     Example:
         >>> bound = IndRNN.bound_for(steps=784)
@@ -80,8 +87,7 @@ class IndRNN(nn.Module):
         recurrent_bound: float | None = None,
         recurrent_range: tuple[float, float] | None = None,
         precision: Precision = "float32",
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        **factory: Unpack[Factory],
     ):
         super().__init__()
         sizes = dict(input_size=input_size, hidden_size=hidden_size, num_layers=num_layers)
@@ -112,11 +118,10 @@ class IndRNN(nn.Module):
             if bias:
                 shapes["bias_ih"] = (hidden_size,)
             for name, shape in shapes.items():
-                weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+                weight = nn.Parameter(torch.empty(shape, **factory))
                 self.register_parameter(f"{name}_l{k}", weight)
         self.norms = nn.ModuleList(
-            nn.BatchNorm1d(hidden_size, device=device, dtype=dtype)
-            for _ in range(num_layers if batch_norm else 0)
+            nn.BatchNorm1d(hidden_size, **factory) for _ in range(num_layers if batch_norm else 0)
         )
         self.reset_parameters()
 

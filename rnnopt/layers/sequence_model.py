@@ -17,7 +17,7 @@ from rnnopt.layers.elman import ElmanRNN, check_lengths
 from rnnopt.layers.indrnn import IndRNN
 from rnnopt.layers.kernels import cpu, indrnn_stack
 from rnnopt.layers.kernels.batch_norm import normalize
-from rnnopt.layers.kernels.half_linear import Precision, check_precision
+from rnnopt.layers.kernels.half_linear import check_precision
 from rnnopt.layers.kernels.portable import last_state, true_steps
 from rnnopt.layers.minibatch_part import MinibatchPart, normalize_part
 from rnnopt.layers.plain import PlainSequenceModel, script_refused
@@ -61,10 +61,9 @@ class SequenceModel(nn.Module):
         steps: length of the sequences, which sets IndRNN's recurrent bound; unset means no bound.
         magnitude: factor by which a state may grow over `steps` steps under IndRNN's bound: 5 in
             the authors' released code, 2 in their paper.
-        precision: of the products of weights and inputs on the CPU: "float32" or, for "indrnn",
-            "bf16"; see `IndRNN`.
-        keywords: for one release, with a warning, last_layer_remembers, which is a part of
-            initialization="indrnn-paper" now.
+        keywords: precision, of the products of weights and inputs on the CPU: "float32" or, for
+            "indrnn", "bf16", see `IndRNN`; and for one release, with a warning,
+            last_layer_remembers, which is a part of initialization="indrnn-paper" now.
 
     Example:
         >>> model = SequenceModel(input_size=9, hidden_size=80, output_size=6)
@@ -89,11 +88,11 @@ class SequenceModel(nn.Module):
         initialization: Initialization = "default",
         steps: int | None = None,
         magnitude: float = 5.0,
-        precision: Precision = "float32",
         **keywords: Any,
     ):
         super().__init__()
         last_remembers = initialization == "indrnn-paper"
+        precision: str = keywords.pop("precision", "float32")
         for name, value in keywords.items():
             if name != "last_layer_remembers":
                 raise TypeError(f"SequenceModel got an unexpected keyword argument {name!r}.")
