@@ -174,7 +174,7 @@ class IndRNN(nn.Module):
         if valid is not None:
             states = torch.where(valid, states, 0)  # a NaN there would reach the weights' gradients
         relu, half = self.nonlinearity == "relu", self.precision == "bf16"
-        if self.batch_norm == "after" and valid is None:
+        if self.batch_norm == "after" and valid is None and cpu.own_operators():
             layers = [self.stacked(k, norm) for k, norm in enumerate(self.norms)]
             if indrnn_stack.stackable(states, layers, hx, half):
                 layers = [one._replace(mask=self._mask(states)) for one in layers]

@@ -201,7 +201,7 @@ class SequenceModel(nn.Module):
         self, inputs: Tensor, state: list[State] | None
     ) -> tuple[Tensor, list[State]] | None:
         """The results of `advance` from one operator for all layers; None if there is none."""
-        if self._minibatch_part is not None or not self.norms:
+        if self._minibatch_part is not None or not self.norms or not cpu.own_operators():
             return None
         if not all(map(_plain_indrnn, self.recurrent)):
             return None

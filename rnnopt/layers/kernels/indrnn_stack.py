@@ -281,12 +281,12 @@ def stackable(x: Tensor, layers: list[StackedLayer], h0: Tensor | None, half: bo
         x, h0, half: as for `stack`.
         layers: the layers, from below; their masks have the type of x.
     """
+    if len(layers) < 2 or not cpu.usable(x, h0):  # first: an export must not compare sizes
+        return False
     states = (len(layers), x.shape[1], len(layers[0].u))
     if (
-        len(layers) < 2
-        or x.shape[2] != layers[0].w.shape[1]
+        x.shape[2] != layers[0].w.shape[1]
         or (h0 is not None and tuple(h0.shape) != states)
-        or not cpu.usable(x, h0)
         or (half and not (x.dtype == torch.float32 and half_linear.kind()))
     ):
         return False
