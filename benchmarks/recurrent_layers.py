@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from rnnopt import GRU, LSTM, ElmanRNN, IndRNN
-from rnnopt.layers.kernels import cpu
+from rnnopt.layers.kernels import cpu, half_linear
 from rnnopt.runs.environment import processor_name
 from rnnopt.training.malloc import keep_freed_memory
 
@@ -215,19 +215,28 @@ def indrnn(shapes: list[tuple[int, int, int]], limit: float, device: str) -> lis
 
 
 def six_layers(batch: int, steps: int, limit: float, device: str) -> list[Row]:
-    """A training step of six IndRNN layers of 128 units, and the time of its matrix products."""
-    layer = IndRNN(
-        1, 128, 6, batch_norm="after", dropout=0.1, recurrent_bound=IndRNN.bound_for(steps)
-    ).to(device)
+    """A training step of six IndRNN layers of 128 units, and the time of its matrix products.
+
+    Also one with products in bfloat16, where this processor has them.
+    """
     inputs = torch.randn(steps, batch, 1, device=device)
     states = torch.randn(steps * batch, 128, device=device)
     grads = torch.randn(steps * batch, 128, device=device)
     weight = torch.randn(128, 128, device=device)
 
-    def work() -> None:
-        for p in layer.parameters():
-            p.grad = None
-        layer(inputs)[0][-1].sum().backward()
+    def step(precision: half_linear.Precision) -> Callable[[], None]:
+        bound = IndRNN.bound_for(steps)
+        layer = IndRNN(
+            1, 128, 6, batch_norm="after", dropout=0.1, recurrent_bound=bound, precision=precision
+        ).to(device)
+
+        def work() -> None:
+            for p in layer.parameters():
+                p.grad = None
+            layer(inputs)[0][-1].sum().backward()
+            synchronize(device)
+
+        return work
 
     def products() -> None:
         for _ in range(5):  # the first layer's input has one feature
@@ -236,19 +245,19 @@ def six_layers(batch: int, steps: int, limit: float, device: str) -> list[Row]:
             grads.t() @ states
         synchronize(device)
 
-    def whole() -> None:
-        work()
-        synchronize(device)
-
-    best = best_times({"step": whole, "products": products}, limit)
-    return [
-        {
-            "time, batch": f"{steps}, {batch}",
-            "step, ms": best["step"] * 1e3,
-            "its matrix products alone, ms": best["products"] * 1e3,
-            "part of the step": best["products"] / best["step"],
-        }
-    ]
+    works = {"step": step("float32"), "products": products}
+    if device == "cpu" and half_linear.kind():
+        works["bf16"] = step("bf16")
+    best = best_times(works, limit)
+    row: Row = {
+        "time, batch": f"{steps}, {batch}",
+        "step, ms": best["step"] * 1e3,
+        "torch's matrix products alone, ms": best["products"] * 1e3,
+        "part of the step": best["products"] / best["step"],
+    }
+    if "bf16" in best:
+        row[f"step in bf16 ({half_linear.kind()}), ms"] = best["bf16"] * 1e3
+    return [row]
 
 
 def others(shapes: list[tuple[int, int, int, int]], limit: float, device: str) -> list[Row]:

@@ -22,19 +22,27 @@ Departures:
 """
 
 import math
-from typing import Literal, get_args
+from typing import Literal, TypedDict, Unpack, get_args
 
 import torch
 from torch import Tensor, nn
 
 from rnnopt.layers.elman import check_lengths
-from rnnopt.layers.kernels import cpu
+from rnnopt.layers.kernels import cpu, indrnn_stack
 from rnnopt.layers.kernels import indrnn as operators
 from rnnopt.layers.kernels.batch_norm import normalize
+from rnnopt.layers.kernels.half_linear import Precision, check_precision
 from rnnopt.layers.kernels.portable import true_steps
 from rnnopt.layers.plain import PlainIndRNN, script_refused
 
 Norm = Literal["before", "after"]
+
+
+class Factory(TypedDict, total=False):
+    """Device and type of a layer's weights."""
+
+    device: torch.device | str | None
+    dtype: torch.dtype | None
 
 
 class IndRNN(nn.Module):
@@ -53,7 +61,10 @@ class IndRNN(nn.Module):
         recurrent_bound: largest |u|, see `bound_for`; each forward pass in training clips the
             weights to it. None for no bound.
         recurrent_range: range of the uniform initial u; unset means from 0 to the bound, or to 1.
-        device, dtype: device and type of the weights.
+        precision: of the products of weights and inputs on the CPU: "float32", which is that of the
+            weights; or "bf16", bfloat16 summed in float32, which needs a processor with AMX or
+            AVX512-BF16. States, normalisation and sums stay in float32.
+        factory: `device` and `dtype` of the weights.
 
     Example:
         >>> bound = IndRNN.bound_for(steps=784)
@@ -75,8 +86,8 @@ class IndRNN(nn.Module):
         batch_norm: Norm | None = None,
         recurrent_bound: float | None = None,
         recurrent_range: tuple[float, float] | None = None,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        precision: Precision = "float32",
+        **factory: Unpack[Factory],
     ):
         super().__init__()
         sizes = dict(input_size=input_size, hidden_size=hidden_size, num_layers=num_layers)
@@ -91,6 +102,7 @@ class IndRNN(nn.Module):
             raise ValueError(f"dropout must be in [0, 1), got dropout={dropout}.")
         if recurrent_bound is not None and not 0 < recurrent_bound < math.inf:
             raise ValueError(f"recurrent_bound must be positive and finite, got {recurrent_bound}.")
+        check_precision("IndRNN", precision)
         if recurrent_range is None:
             recurrent_range = (0.0, 1.0 if recurrent_bound is None else recurrent_bound)
         if len(recurrent_range) != 2 or not recurrent_range[0] <= recurrent_range[1]:
@@ -99,17 +111,17 @@ class IndRNN(nn.Module):
         self.nonlinearity, self.bias, self.batch_first = nonlinearity, bias, batch_first
         self.dropout, self.batch_norm = dropout, batch_norm
         self.recurrent_bound, self.recurrent_range = recurrent_bound, recurrent_range
+        self.precision = precision
         for k in range(num_layers):
             size = input_size if k == 0 else hidden_size
             shapes = {"weight_ih": (hidden_size, size), "weight_hh": (hidden_size,)}
             if bias:
                 shapes["bias_ih"] = (hidden_size,)
             for name, shape in shapes.items():
-                weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+                weight = nn.Parameter(torch.empty(shape, **factory))
                 self.register_parameter(f"{name}_l{k}", weight)
         self.norms = nn.ModuleList(
-            nn.BatchNorm1d(hidden_size, device=device, dtype=dtype)
-            for _ in range(num_layers if batch_norm else 0)
+            nn.BatchNorm1d(hidden_size, **factory) for _ in range(num_layers if batch_norm else 0)
         )
         self.reset_parameters()
 
@@ -161,28 +173,48 @@ class IndRNN(nn.Module):
         valid = None if lengths is None else true_steps(states.shape[0], lengths)
         if valid is not None:
             states = torch.where(valid, states, 0)  # a NaN there would reach the weights' gradients
+        relu, half = self.nonlinearity == "relu", self.precision == "bf16"
+        if self.batch_norm == "after" and valid is None and cpu.own_operators():
+            layers = [self.stacked(k, norm) for k, norm in enumerate(self.norms)]
+            if indrnn_stack.stackable(states, layers, hx, half):
+                layers = [one._replace(mask=self._mask(states)) for one in layers]
+                states, ends = indrnn_stack.stack(states, layers, hx, relu, True, half)
+                return states.transpose(0, 1) if self.batch_first else states, ends
         last = []
         for k in range(self.num_layers):
-            weight = getattr(self, f"weight_ih_l{k}")
-            bias = getattr(self, f"bias_ih_l{k}") if self.bias else None
-            u = self._bounded(getattr(self, f"weight_hh_l{k}"))
+            weight, bias, u = self._weights(k)
             first = None if hx is None else hx[k]
-            relu = self.nonlinearity == "relu"
             if self.batch_norm == "before":
-                reaching = nn.functional.linear(states, weight, bias)
+                reaching = operators.product(states, weight, bias, half)
                 reaching = normalize(self.norms[k], reaching, valid)
                 states, end = operators.recurrence(reaching, u, first, lengths, relu)
             else:
-                states, end = operators.layer(states, weight, bias, u, first, lengths, relu)
+                states, end = operators.layer(states, weight, bias, u, first, lengths, relu, half)
             last.append(end)
-            mask = None
-            if self.dropout and self.training:
-                mask = nn.functional.dropout(states.new_ones(states.shape[1:]), self.dropout)
+            mask = self._mask(states)
             if self.batch_norm == "after":
                 states = normalize(self.norms[k], states, valid, mask)
             elif mask is not None:
                 states = states * mask
         return states.transpose(0, 1) if self.batch_first else states, torch.stack(last)
+
+    def _weights(self, k: int) -> tuple[Tensor, Tensor | None, Tensor]:
+        """W, b and u of a layer, u within the bound."""
+        bias = getattr(self, f"bias_ih_l{k}") if self.bias else None
+        u = self._bounded(getattr(self, f"weight_hh_l{k}"))
+        return getattr(self, f"weight_ih_l{k}"), bias, u
+
+    def _mask(self, states: Tensor) -> Tensor | None:
+        """Factors (batch, hidden) of a layer's output at every step; None without dropout."""
+        if not (self.dropout and self.training):
+            return None
+        return nn.functional.dropout(
+            states.new_ones(states.shape[1], self.hidden_size), self.dropout
+        )
+
+    def stacked(self, k: int, norm: nn.Module) -> indrnn_stack.StackedLayer:
+        """Layer k and its batch normalisation as a part of a stack, without dropout."""
+        return indrnn_stack.StackedLayer(*self._weights(k), norm, None)
 
     def _check_sizes(self, input: Tensor, hx: Tensor | None) -> None:
         if input.ndim != 3 or input.shape[2] != self.input_size:
@@ -209,7 +241,10 @@ class IndRNN(nn.Module):
         return u
 
     def to_torch(self) -> PlainIndRNN:
-        """A copy in torch's own operators with the same call, for TorchScript and export."""
+        """A copy in torch's own operators with the same call, for TorchScript and export.
+
+        Its products have the precision of the weights.
+        """
         return PlainIndRNN(self)
 
     def __prepare_scriptable__(self) -> nn.Module:
@@ -225,4 +260,6 @@ class IndRNN(nn.Module):
         for name in ("batch_first", "dropout", "batch_norm", "recurrent_bound"):
             if getattr(self, name):
                 parts.append(f"{name}={getattr(self, name)}")
+        if self.precision != "float32":
+            parts.append(f"precision={self.precision}")
         return ", ".join(parts)

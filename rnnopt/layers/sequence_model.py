@@ -16,8 +16,9 @@ from torch.nn import functional
 from rnnopt.layers.elman import ElmanRNN
 from rnnopt.layers.gru import GRU
 from rnnopt.layers.indrnn import IndRNN
-from rnnopt.layers.kernels import cpu
+from rnnopt.layers.kernels import cpu, indrnn_stack
 from rnnopt.layers.kernels.batch_norm import normalize
+from rnnopt.layers.kernels.half_linear import check_precision
 from rnnopt.layers.kernels.portable import last_state, true_steps
 from rnnopt.layers.lstm import LSTM
 from rnnopt.layers.minibatch_part import MinibatchPart, normalize_part
@@ -63,8 +64,9 @@ class SequenceModel(nn.Module):
         steps: length of the sequences, which sets IndRNN's recurrent bound; unset means no bound.
         magnitude: factor by which a state may grow over `steps` steps under IndRNN's bound: 5 in
             the authors' released code, 2 in their paper.
-        keywords: for one release, with a warning, last_layer_remembers, which is a part of
-            initialization="indrnn-paper" now.
+        keywords: precision, of the products of weights and inputs on the CPU: "float32" or, for
+            "indrnn", "bf16", see `IndRNN`; and for one release, with a warning,
+            last_layer_remembers, which is a part of initialization="indrnn-paper" now.
 
     Example:
         >>> model = SequenceModel(input_size=9, hidden_size=80, output_size=6)
@@ -93,6 +95,7 @@ class SequenceModel(nn.Module):
     ):
         super().__init__()
         last_remembers = initialization == "indrnn-paper"
+        precision: str = keywords.pop("precision", "float32")
         for name, value in keywords.items():
             if name != "last_layer_remembers":
                 raise TypeError(f"SequenceModel got an unexpected keyword argument {name!r}.")
@@ -113,6 +116,11 @@ class SequenceModel(nn.Module):
         options: dict[str, Any] = {}
         if cell in ("rnn", "indrnn"):
             options["nonlinearity"] = nonlinearity
+        check_precision("SequenceModel", precision)
+        if precision == "bf16":
+            if cell != "indrnn":
+                raise ValueError(f"precision='bf16' needs cell='indrnn' so far, got cell={cell!r}.")
+            options["precision"] = precision
         if cell == "indrnn" and steps is not None:
             options["recurrent_bound"] = IndRNN.bound_for(steps, magnitude)
         last: dict[str, Any] = {}
@@ -171,6 +179,9 @@ class SequenceModel(nn.Module):
             lengths = check_lengths(lengths, inputs)
             valid = true_steps(inputs.shape[0], lengths)
             states = torch.where(valid, inputs, 0)
+        fused = self._fused(inputs, state) if valid is None else None
+        if fused is not None:
+            return fused
         ends: list[State] = []
         for i, layer in enumerate(self.recurrent):
             states, last, end = _run(layer, states, None if state is None else state[i], lengths)
@@ -189,6 +200,30 @@ class SequenceModel(nn.Module):
                 states = torch.where(valid, states, 0).sum(0) / lengths[:, None]
         return self.output(states), ends
 
+    def _fused(
+        self, inputs: Tensor, state: list[State] | None
+    ) -> tuple[Tensor, list[State]] | None:
+        """The results of `advance` from one operator for all layers; None if there is none."""
+        if self._minibatch_part is not None or not self.norms or not cpu.own_operators():
+            return None
+        if not all(map(_plain_indrnn, self.recurrent)):
+            return None
+        layers = [
+            layer.stacked(0, norm)  # type: ignore[operator]
+            for layer, norm in zip(self.recurrent, self.norms, strict=True)
+        ]
+        first = None if state is None else torch.cat(state)  # type: ignore[arg-type]
+        half = self.recurrent[0].precision == "bf16"
+        if not indrnn_stack.stackable(inputs, layers, first, half):
+            return None
+        masks = [self._dropout_mask(inputs) for _ in layers]
+        layers = [one._replace(mask=mask) for one, mask in zip(layers, masks, strict=True)]
+        relu = self.recurrent[0].nonlinearity == "relu"
+        states, last = indrnn_stack.stack(inputs, layers, first, relu, self.readout != "last", half)
+        if self.readout != "every":
+            states = states.mean(0)
+        return self.output(states), list(last.split(1))
+
     def to_torch(self) -> PlainSequenceModel:
         """A copy in torch's own layers and operators, with the same call.
 
@@ -205,7 +240,7 @@ class SequenceModel(nn.Module):
             return None
         part = self._minibatch_part
         count = states.shape[1] if part is None else part.count
-        mask = functional.dropout(states.new_ones(count, states.shape[2]), self.dropout)
+        mask = functional.dropout(states.new_ones(count, self.output.in_features), self.dropout)
         return mask if part is None else mask[part.rows.to(mask.device)]
 
     def _normalized(
@@ -242,6 +277,17 @@ def _check_choices(cell: str, nonlinearity: str, readout: str, initialization: s
             f"initialization={initialization!r} needs recurrent matrices, which"
             " cell='indrnn' does not have; choose default or normal."
         )
+
+
+def _plain_indrnn(layer: nn.Module) -> bool:
+    """Whether a call of a layer does nothing but one IndRNN recurrence."""
+    hooks = layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks
+    return (
+        type(layer) is IndRNN
+        and layer.num_layers == 1
+        and not (layer.batch_norm or layer.dropout or layer.batch_first)
+        and not any((*hooks, layer._backward_pre_hooks))
+    )
 
 
 def _run(

@@ -29,59 +29,76 @@ INLINE void for_rows(Index begin, Index end, Index B, Index H, F f) {
 
 constexpr Index BLOCK_ROWS = 32;  // rows whose sums are kept in R before they join sums in double
 
+// Mean and squared deviations of each unit. Those of a block of rows are exact to rounding; blocks are
+// then joined (Chan et al.), so that a mean far from zero costs no accuracy.
+template <typename R>
+struct Moments {
+  Index H;
+  double count = 0;
+  std::vector<double> mean, squares;
+  std::vector<R> sum, deviation;  // of one block
+  explicit Moments(Index H) : H(H), mean(H), squares(H), sum(H), deviation(H) {}
+
+  // Rows one behind the other.
+  void add(const R* x, Index rows) {
+    for (Index first = 0; first < rows; first += BLOCK_ROWS)
+      add_block(x + first * H, std::min(BLOCK_ROWS, rows - first));
+  }
+  void add_block(const R* x, Index rows) {
+    const R inverse = R(1) / R(rows);
+    for_vectors<R>(H, [&](Index j, auto part) {
+      Vec<R> total = {}, squared = {};
+      for (Index row = 0; row < rows; row++) total += part.load(x + row * H + j);
+      total = total * inverse;
+      for (Index row = 0; row < rows; row++) {
+        const Vec<R> d = part.load(x + row * H + j) - total;
+        squared += d * d;
+      }
+      part.store(sum.data() + j, total);
+      part.store(deviation.data() + j, squared);
+    });
+    const double more = double(rows), joined = count + more;
+    const double share = more / joined, weight = count * more / joined;
+    for (Index j = 0; j < H; j++) {
+      const double delta = sum[j] - mean[j];
+      mean[j] += delta * share;
+      squares[j] += deviation[j] + delta * delta * weight;
+    }
+    count = joined;
+  }
+  void join(const Moments& other) {
+    if (other.count == 0) return;
+    const double joined = count + other.count;
+    for (Index j = 0; j < H; j++) {
+      const double delta = other.mean[j] - mean[j];
+      mean[j] += delta * other.count / joined;
+      squares[j] += other.squares[j] + delta * delta * count * other.count / joined;
+    }
+    count = joined;
+  }
+};
+
+// Joins the moments of all shards in their order; sets mean, variance and 1 / sqrt(variance + eps).
+template <typename R>
+void set_statistics(const std::vector<Moments<R>>& shards, R eps, R* mean, R* variance, R* scale) {
+  Moments<R> total(shards[0].H);
+  for (const auto& one : shards) total.join(one);
+  for (Index j = 0; j < total.H; j++) {
+    const double divided = total.squares[j] / total.count;
+    mean[j] = (R)total.mean[j];
+    variance[j] = (R)divided;
+    scale[j] = (R)(1 / std::sqrt(divided + double(eps)));
+  }
+}
+
 template <typename R>
 int batch_norm_forward(const BatchNorm<R>& a) {
   const Index rows = a.T * a.B;
-  struct Moments {
-    double count = 0;
-    std::vector<double> mean, squares;
-  };
-  std::vector<Moments> all(a.threads);
-  for (auto& one : all) one.mean.assign(a.H, 0), one.squares.assign(a.H, 0);
-  const Buffer<R> scratch(2 * a.H * a.threads);
-  if (!scratch.get()) return 1;
-  // Mean and squared deviations of a block of rows are exact to rounding; blocks are then joined
-  // (Chan et al.), so that a mean far from zero costs no accuracy.
+  std::vector<Moments<R>> moments(a.threads, Moments<R>(a.H));
   in_shards(rows, a.threads, [&](int shard, Index begin, Index end) {
-    R* sum = scratch.get() + 2 * a.H * shard;
-    R* squares = sum + a.H;
-    Moments& moments = all[shard];
-    for (Index first = begin; first < end; first += BLOCK_ROWS) {
-      const Index last = std::min(end, first + BLOCK_ROWS);
-      const R inverse = R(1) / R(last - first);
-      for_vectors<R>(a.H, [&](Index j, auto part) {
-        Vec<R> total = {}, deviation = {};
-        for (Index row = first; row < last; row++) total += part.load(a.x + row * a.H + j);
-        total = total * inverse;
-        for (Index row = first; row < last; row++) {
-          const Vec<R> d = part.load(a.x + row * a.H + j) - total;
-          deviation += d * d;
-        }
-        part.store(sum + j, total);
-        part.store(squares + j, deviation);
-      });
-      const double count = double(last - first), joined = moments.count + count;
-      for (Index j = 0; j < a.H; j++) {
-        const double delta = sum[j] - moments.mean[j];
-        moments.mean[j] += delta * count / joined;
-        moments.squares[j] += squares[j] + delta * delta * moments.count * count / joined;
-      }
-      moments.count = joined;
-    }
+    moments[shard].add(a.x + begin * a.H, end - begin);
   });
-  for (Index j = 0; j < a.H; j++) {
-    double count = 0, mean = 0, squares = 0;
-    for (const auto& one : all) {
-      if (one.count == 0) continue;
-      const double delta = one.mean[j] - mean, joined = count + one.count;
-      mean += delta * one.count / joined;
-      squares += one.squares[j] + delta * delta * count * one.count / joined;
-      count = joined;
-    }
-    a.mean[j] = (R)mean;
-    a.variance[j] = (R)(squares / count);
-    a.scale[j] = (R)(1 / std::sqrt(squares / count + double(a.eps)));
-  }
+  set_statistics(moments, a.eps, a.mean, a.variance, a.scale);
   in_shards(rows, a.threads, [&](int, Index begin, Index end) {
     for_rows(begin, end, a.B, a.H, [&](Index sample, Index at) {
       for_vectors<R>(a.H, [&](Index j, auto part) {

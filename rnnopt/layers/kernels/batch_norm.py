@@ -11,6 +11,7 @@ over time and batch:
 gradient is differentiable: with `create_graph`, backward runs in torch's own operators.
 """
 
+from collections.abc import Sequence
 from typing import Any, TypeGuard
 
 import torch
@@ -120,7 +121,11 @@ def normalize(
         valid: (time, batch, 1), which steps are true, or None for all.
         mask: (batch, hidden), the same for all steps, or None.
     """
-    if valid is None and _fits(norm, states) and cpu.usable(states, norm.running_mean, mask):
+    if (
+        valid is None
+        and fits(norm, states.shape, states.dtype)
+        and cpu.usable(states, norm.running_mean, mask)
+    ):
         return _fused(norm, states, mask)
     if valid is None:
         states = norm(states.flatten(0, 1)).view_as(states)
@@ -133,17 +138,23 @@ def normalize(
     return states if mask is None else states * mask
 
 
-def _fits(norm: nn.Module, states: Tensor) -> TypeGuard[nn.BatchNorm1d]:
-    """Whether the kernel computes the same as a call of `norm`."""
+def fits(norm: nn.Module, shape: Sequence[int], dtype: torch.dtype) -> TypeGuard[nn.BatchNorm1d]:
+    """Whether the kernel computes the same as a call of `norm`.
+
+    Args:
+        norm: what is called with the states.
+        shape: (time, batch, hidden) of the states.
+        dtype: their type.
+    """
     return (
         type(norm) is nn.BatchNorm1d
         and not (norm._forward_hooks or norm._forward_pre_hooks)
         and norm.training
         and norm.track_running_stats
         and norm.momentum is not None
-        and norm.num_features == states.shape[2]
-        and states.shape[0] * states.shape[1] > 1
-        and all(p.dtype == states.dtype for p in norm.parameters())
+        and norm.num_features == shape[2]
+        and shape[0] * shape[1] > 1
+        and all(p.dtype == dtype for p in norm.parameters())
     )
 
 

@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rnnopt.layers.kernels import cpu, portable
+from rnnopt.layers.kernels import cpu, half_linear, portable
 from rnnopt.layers.kernels.elman import backward_in_time, hoists
 from rnnopt.layers.kernels.portable import last_state, true_steps
 
@@ -211,6 +211,7 @@ def layer(
     h0: Tensor | None,
     lengths: Tensor | None,
     relu: bool,
+    half: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """States and last states of h_t = f(W x_t + b + u ⊙ h_{t-1}), by the fastest available code.
 
@@ -218,13 +219,21 @@ def layer(
         x: (time, batch, input).
         w_ih, b_ih: (hidden, input) and (hidden,) or None.
         u, h0, lengths, relu: as for `plain`.
+        half: the product with the inputs in bfloat16.
     """
-    if cpu.usable(x, w_ih, b_ih, u, h0) and not hoists(x):
+    if not half and cpu.usable(x, w_ih, b_ih, u, h0) and not hoists(x):
         return torch.ops.rnnopt.indrnn_layer(x, w_ih, b_ih, u, h0, lengths, relu)
-    z = torch.nn.functional.linear(x, w_ih, b_ih)
+    z = product(x, w_ih, b_ih, half)
     if not z.is_cuda:
         z = z.to(u.dtype)  # autocast: the recurrence stays in full precision
     return recurrence(z, u, h0, lengths, relu)
+
+
+def product(x: Tensor, w_ih: Tensor, b_ih: Tensor | None, half: bool) -> Tensor:
+    """W x + b at all steps, (time, batch, hidden); with `half` multiplied in bfloat16."""
+    if half:
+        return half_linear.linear(x, w_ih, b_ih)
+    return torch.nn.functional.linear(x, w_ih, b_ih)
 
 
 def recurrence(

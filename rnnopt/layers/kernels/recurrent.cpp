@@ -1,6 +1,6 @@
 // The CPU kernels' C interface. Plain C++20 with GCC and Clang vector types: nothing of torch or
 // Python is included, so one build serves every version of both. What the functions compute is
-// written out in elman.py, lstm.py, gru.py, indrnn.py, batch_norm.py, and in
+// written out in elman.py, lstm.py, gru.py, indrnn.py, indrnn_stack.py, batch_norm.py, and in
 // learnt_kernel.py, commit_kernel.py and polar_kernel.py of optimizers/frank_wolfe.
 
 #include "batch_norm.h"
@@ -8,7 +8,9 @@
 #include "elman.h"
 #include "gated_backward.h"
 #include "gated_forward.h"
+#include "half_linear.h"
 #include "indrnn.h"
+#include "indrnn_stack_backward.h"
 #include "polar.h"
 
 namespace {
@@ -151,6 +153,55 @@ int batch_norm(const int64_t* numbers, const void* const* p, bool backward) {
 }
 
 template <typename R>
+int indrnn_stack(const int64_t* numbers, const void* const* p, bool backward) {
+  Stack<R> a{};
+  const int64_t layers = numbers[0];
+  a.T = numbers[1], a.B = numbers[2], a.I = numbers[3], a.H = numbers[4];
+  a.threads = (int)std::max<int64_t>(1, std::min(numbers[5], numbers[2]));
+  const bool relu = numbers[6] == RELU;
+  a.kept = numbers[7];
+  a.x = sequence<const R>(p[0], numbers[8], numbers[9]);
+  a.h0 = (const R*)p[1], a.masks = (const R*)p[2], a.eps = *(const R*)p[3];
+  R* const* tensors = (R* const*)p + 4;
+  a.states = tensors[0], a.mean = tensors[1], a.scale = tensors[2], a.variance = tensors[3], a.y = tensors[4];
+  a.grad_y = sequence<const R>(tensors[5], numbers[10], numbers[11]);
+  a.grad_ends = tensors[6], a.grads = tensors[7], a.grad_x = tensors[8], a.grad_h0 = tensors[9];
+  tensors += 10;
+  for (int64_t k = 0; k < layers; k++, tensors += backward ? 10 : 5) {
+    a.layers.push_back({tensors[0], tensors[1], tensors[2], tensors[3], tensors[4]});
+    if (!backward) continue;
+    StackLayer<R>& layer = a.layers.back();
+    layer.grad_w = tensors[5], layer.grad_b = tensors[6], layer.grad_u = tensors[7];
+    layer.grad_gain = tensors[8], layer.grad_shift = tensors[9];
+  }
+  const size_t bytes = sizeof(R) * a.T * a.B * a.H;
+  use_large_pages(backward ? a.grads : a.states, backward ? bytes : layers * bytes);
+  const auto run = [&]<class Products>(Products*) {
+    if (!backward) return relu ? stack_forward<R, RELU, Products>(a) : stack_forward<R, TANH, Products>(a);
+    return relu ? stack_backward<R, RELU, Products>(a) : stack_backward<R, TANH, Products>(a);
+  };
+  if constexpr (sizeof(R) == 4 && HAVE_HALF)
+    if (numbers[12]) return run((HalfProducts*)nullptr);
+  return run((FullProducts<R>*)nullptr);
+}
+
+// The products of all rows of a (time * batch) with a layer's weights, in bfloat16.
+template <typename R>
+int half_product(const int64_t* numbers, const void* const* p, bool backward) {
+  if constexpr (sizeof(R) == 4 && HAVE_HALF) {
+    HalfLinear a{};
+    a.rows = numbers[0], a.I = numbers[1], a.H = numbers[2];
+    a.threads = (int)std::max<int64_t>(1, numbers[3]);
+    float* const* tensors = (float* const*)p;
+    a.x = tensors[0], a.w = tensors[1], a.z = tensors[2];
+    if (!backward) return half_linear(a);
+    a.e = tensors[2], a.grad_x = tensors[3], a.grad_w = tensors[4];
+    return half_linear_backward(a);
+  }
+  return 1;
+}
+
+template <typename R>
 int learnt_ball(const int64_t* numbers, const void* const* p, bool) {
   LearntBall<R> a{};
   a.gates = numbers[0], a.n = numbers[1], a.k = numbers[2];
@@ -217,7 +268,14 @@ KERNEL(lstm)
 KERNEL(gru)
 KERNEL(indrnn)
 KERNEL(indrnn_layer)
+KERNEL(indrnn_stack)
+KERNEL(half_product)
 KERNEL(batch_norm)
 KERNEL(learnt_ball)
 KERNEL(commit)
 KERNEL(polar)
+
+// How bfloat16 products are computed here: 0 not at all, 1 by vectors, 2 by tiles.
+EXPORT int rnnopt_half_kind() { return (int)half_kind(); }
+// From now on at most this kind, for tests.
+EXPORT void rnnopt_limit_half_kind(int kind) { half_limit = kind; }
