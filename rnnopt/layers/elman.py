@@ -10,9 +10,10 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 from rnnopt.layers.kernels import cpu, portable
 from rnnopt.layers.kernels.elman import fused
 from rnnopt.layers.plain import script_refused
+from rnnopt.layers.stepping import Stepping
 
 
-class ElmanRNN(nn.RNNBase):
+class ElmanRNN(Stepping, nn.RNNBase):
     """`torch.nn.RNN` with the same arguments, weights and results, several times as fast on CPUs.
 
     It runs torch's own code where the fused kernels do not apply: on a GPU, where cuDNN is fastest;

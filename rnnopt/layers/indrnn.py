@@ -33,11 +33,12 @@ from rnnopt.layers.kernels import indrnn as operators
 from rnnopt.layers.kernels.batch_norm import normalize
 from rnnopt.layers.kernels.portable import true_steps
 from rnnopt.layers.plain import PlainIndRNN, script_refused
+from rnnopt.layers.stepping import Stepping
 
 Norm = Literal["before", "after"]
 
 
-class IndRNN(nn.Module):
+class IndRNN(Stepping, nn.Module):
     """Independently recurrent layers, fused over time on CPU and GPU.
 
     Args:

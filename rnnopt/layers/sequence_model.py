@@ -20,6 +20,7 @@ from rnnopt.layers.kernels.batch_norm import normalize
 from rnnopt.layers.kernels.portable import last_state, true_steps
 from rnnopt.layers.minibatch_part import MinibatchPart, normalize_part
 from rnnopt.layers.plain import PlainSequenceModel, script_refused
+from rnnopt.layers.stream import Stream
 
 Cell = Literal["rnn", "lstm", "gru", "indrnn"]
 Readout = Literal["last", "every", "mean"]
@@ -185,6 +186,17 @@ class SequenceModel(nn.Module):
             else:
                 states = torch.where(valid, states, 0).sum(0) / lengths[:, None]
         return self.output(states), ends
+
+    def stream(self, batch_size: int | None = None) -> Stream:
+        """The model on sequences that come step by step, see `Stream`.
+
+        Args:
+            batch_size: sequences that run side by side; None for one without a batch dimension.
+
+        Raises:
+            ValueError: batch_size below 1.
+        """
+        return Stream(self, batch_size)
 
     def to_torch(self) -> PlainSequenceModel:
         """A copy in torch's own layers and operators, with the same call.

@@ -1,6 +1,6 @@
 // The CPU kernels' C interface. Plain C++20 with GCC and Clang vector types: nothing of torch or
 // Python is included, so one build serves every version of both. What the functions compute is
-// written out in elman.py, indrnn.py, batch_norm.py, and in
+// written out in elman.py, indrnn.py, batch_norm.py, stream.py, and in
 // learnt_kernel.py, commit_kernel.py and polar_kernel.py of optimizers/frank_wolfe.
 
 #include "batch_norm.h"
@@ -8,6 +8,7 @@
 #include "elman.h"
 #include "indrnn.h"
 #include "polar.h"
+#include "stream.h"
 
 namespace {
 
@@ -180,3 +181,4 @@ KERNEL(batch_norm)
 KERNEL(learnt_ball)
 KERNEL(commit)
 KERNEL(polar)
+KERNEL(stream)
