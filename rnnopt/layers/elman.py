@@ -13,7 +13,7 @@ from rnnopt.layers.plain import script_refused
 from rnnopt.layers.stepping import Stepping
 
 
-class ElmanRNN(Stepping, nn.RNNBase):
+class ElmanRNN(nn.RNNBase, Stepping):
     """`torch.nn.RNN` with the same arguments, weights and results, several times as fast on CPUs.
 
     It runs torch's own code where the fused kernels do not apply: on a GPU, where cuDNN is fastest;

@@ -38,7 +38,7 @@ from rnnopt.layers.stepping import Stepping
 Norm = Literal["before", "after"]
 
 
-class IndRNN(Stepping, nn.Module):
+class IndRNN(nn.Module, Stepping):
     """Independently recurrent layers, fused over time on CPU and GPU.
 
     Args:

@@ -50,8 +50,12 @@ class Stepper:
 
     def __init__(self) -> None:
         self.call: Call | None = None
+        self.levels: list[Level] = []
+        self.state: State | None = None  # as it is given back, and its tensors
         self.parts: tuple[Tensor, ...] = ()
-        self.shape: torch.Size | None = None
+        self.states: list[list[Tensor]] = []  # views of them, layer by layer
+        self.output = torch.empty(0)
+        self.shape = torch.Size()  # of the inputs
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Stepper, ()
@@ -65,18 +69,19 @@ class Stepper:
         )
         if not same or (self._moved() if call is None else not call.current()):
             call = self._begin(layer, x, state)
-        if not isinstance(x, Tensor) or x.shape != self.shape or x.dtype != self.dtype:
-            raise ValueError(_wanted(layer, tuple(self.shape or ()), self.dtype, x))
+        output = self.output
+        if not isinstance(x, Tensor) or x.shape != self.shape or x.dtype != output.dtype:
+            raise ValueError(_wanted(self.shape, output.dtype, x))
         if call is not None and x.is_cpu:
             x = x if x.is_contiguous() and not x.is_neg() else x.resolve_neg().contiguous()
             call.run(x.data_ptr())
-            return self.output, self.state
-        if x.device != self.output.device:
-            raise ValueError(f"step needs x_t on {self.output.device}, got {x.device}.")
+            return output, self.state
+        if x.device != output.device:
+            raise ValueError(f"step needs x_t on {output.device}, got {x.device}.")
         rows = x.detach() if x.ndim == 2 else x.detach()[None]
         with torch.no_grad():
-            self.output.copy_(plain_step(self.levels, rows, self.states).view_as(self.output))
-        return self.output, self.state
+            output.copy_(plain_step(self.levels, rows, self.states).view_as(output))
+        return output, self.state
 
     def _moved(self) -> bool:
         """Whether the weights have another type or device than the state."""
@@ -89,7 +94,7 @@ class Stepper:
         first = levels[0]
         weight = found(first.weights[0])
         if not isinstance(x, Tensor) or x.ndim not in (1, 2) or x.shape[-1] != first.input:
-            raise ValueError(_wanted(layer, ("batch", first.input), weight.dtype, x))
+            raise ValueError(_wanted(("batch", first.input), weight.dtype, x))
         if x.numel() == 0:
             raise ValueError(f"step needs at least one sequence, got {tuple(x.shape)}.")
         shape = (len(levels), *x.shape[:-1], first.hidden)
@@ -99,15 +104,15 @@ class Stepper:
                     torch.zeros(shape, dtype=weight.dtype, device=weight.device)
                     for _ in range(first.parts)
                 )
-                state = parts if first.parts == 2 else parts[0]
             else:
                 parts = _checked(state, first.parts, shape, weight)
             output = parts[0].new_zeros((*x.shape[:-1], first.hidden))
         batch = x.shape[0] if x.ndim == 2 else 1
         states = [[part[k].view(batch, first.hidden) for part in parts] for k in range(len(levels))]
-        self.shape, self.dtype = x.shape, weight.dtype
-        self.levels, self.states, self.parts, self.state = levels, states, parts, state
-        self.output = output
+        self.levels, self.states, self.parts = levels, states, parts
+        if not isinstance(state, tuple):
+            state = parts if first.parts == 2 else parts[0]
+        self.shape, self.state, self.output = x.shape, state, output
         self.call = Call.make(levels, states, output.view(batch, first.hidden))
         return self.call
 
@@ -116,9 +121,7 @@ def _is(one: object, other: object) -> bool:
     return one is other
 
 
-def _checked(
-    state: Any, count: int, shape: tuple[int, ...], weight: Tensor
-) -> tuple[Tensor, ...]:
+def _checked(state: Any, count: int, shape: tuple[int, ...], weight: Tensor) -> tuple[Tensor, ...]:
     """The tensors of a state that steps can move in place."""
     parts = (state,) if isinstance(state, Tensor) else state
     pair = "a pair of tensors" if count == 2 else "a tensor"
@@ -128,7 +131,9 @@ def _checked(
         or len(parts) != count
         or not all(isinstance(part, Tensor) for part in parts)
     ):
-        raise ValueError(f"step needs {pair} of shape {shape} as state, got {type(state).__name__}.")
+        raise ValueError(
+            f"step needs {pair} of shape {shape} as state, got {type(state).__name__}."
+        )
     for part in parts:
         if tuple(part.shape) != shape or part.dtype != weight.dtype or part.device != weight.device:
             raise ValueError(
@@ -143,7 +148,8 @@ def _checked(
     return tuple(parts)
 
 
-def _wanted(layer: nn.Module, shape: tuple[Any, ...], dtype: torch.dtype, x: Any) -> str:
+def _wanted(shape: tuple[Any, ...], dtype: torch.dtype, x: Any) -> str:
+    """The sentence that refuses inputs."""
     form = f"({', '.join(map(str, shape))}{',' if len(shape) == 1 else ''})"
     got = f"{tuple(x.shape)}, {x.dtype}" if isinstance(x, Tensor) else type(x).__name__
     return f"step needs x_t as a tensor of shape {form}, {dtype}, got {got}."

@@ -32,7 +32,7 @@ GATES: dict[Kind, int] = {"rnn": 1, "lstm": 4, "gru": 3, "indrnn": 1}
 NORMS = (None, "before", "after")
 LANES = 16  # at least as many numbers as a vector of the kernel has
 # Beyond so many sequences torch's products, which read the weights once for all, are faster.
-FEW = 16
+FEW = 24
 # Where a tensor stands: a module and a name. Looked up anew, for it may be replaced.
 Source = tuple[nn.Module, str] | None
 data_ptr = Tensor.data_ptr
@@ -204,10 +204,10 @@ class Call:
 
     def _lay_out(self, batch: int) -> None:
         """Numbers and pointers in the order of stream.h."""
-        at = dict(zip(zip(map(id, self.tables), self.names, strict=True), self.addresses, strict=True))
-        pointers = [
-            None if s is None else at[id(_table(*s)), s[1]] for s in self.sources
-        ]
+        at = dict(
+            zip(zip(map(id, self.tables), self.names, strict=True), self.addresses, strict=True)
+        )
+        pointers = [None if s is None else at[id(_table(*s)), s[1]] for s in self.sources]
         widest = max(level.hidden for level in self.levels) + LANES
         self.scratch = self.last.new_zeros((2 * batch + 2) * widest)
         self.reals = torch.tensor(
