@@ -9,7 +9,7 @@ from rnnopt.config.version import VERSION
 from rnnopt.runs.export.export import ALLOWED, Checked, Source
 from rnnopt.runs.export.formats import Format
 from rnnopt.runs.export.plain_model import PlainModel
-from rnnopt.runs.export.streaming import states_of
+from rnnopt.runs.export.step_states import states_of
 from rnnopt.tasks.names import for_markdown
 from rnnopt.training.registry import lr_of
 from rnnopt.training.resolve import resolve

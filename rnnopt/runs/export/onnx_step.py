@@ -20,7 +20,7 @@ from rnnopt.runs.export.onnx_graph import (
     operator_of,
 )
 from rnnopt.runs.export.plain_model import PlainModel
-from rnnopt.runs.export.streaming import StepState
+from rnnopt.runs.export.step_states import StepState
 
 
 def to_onnx_step(model: PlainModel, states: list[StepState]) -> onnx.ModelProto:

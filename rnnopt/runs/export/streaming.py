@@ -5,7 +5,7 @@ The caller keeps the states: zeros at the beginning of a sequence, then what the
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -13,25 +13,10 @@ import torch
 from torch import Tensor
 
 from rnnopt.config.errors import UserError
-from rnnopt.layers.plain import PlainIndRNN
 from rnnopt.runs.export.formats import Answer, Format
 from rnnopt.runs.export.plain_model import PlainModel
+from rnnopt.runs.export.step_states import states_of
 from rnnopt.tasks.user_data.preparation import Preparation
-
-
-@dataclass(frozen=True)
-class StepState:
-    """A state of the graph.
-
-    Args:
-        name: name of the input; that of the output is next_ and this name.
-        width: numbers of each sequence.
-        meaning: what they are.
-    """
-
-    name: str
-    width: int
-    meaning: str
 
 
 def refuse_streaming(preparation: Preparation | None, form: Format) -> None:
@@ -54,26 +39,6 @@ def refuse_streaming(preparation: Preparation | None, form: Format) -> None:
             "--streaming needs a run with --missing error, zero or mean, got interpolate: what"
             " comes after a missing value is not known when it is missing."
         )
-
-
-def states_of(model: PlainModel) -> list[StepState]:
-    """The states of the graph, in order."""
-    found: list[tuple[int, str]] = []
-    for k, layer in enumerate(model.network.recurrent, 1):
-        width = hidden_of(layer)
-        found.append((width, f"h of layer {k}"))
-        if getattr(layer, "mode", "") == "LSTM":
-            found.append((width, f"c of layer {k}"))
-    if model.network.readout == "mean":
-        found += [(found[-1][0], "sum of the states so far"), (1, "number of steps so far")]
-    return [StepState(f"state_{i}", *one) for i, one in enumerate(found)]
-
-
-def hidden_of(layer: Any) -> int:
-    """Units of a layer in torch's operators."""
-    if isinstance(layer, PlainIndRNN):
-        return len(layer.layers[0].u)  # type: ignore[arg-type]
-    return int(layer.hidden_size)
 
 
 def streaming_file(model: PlainModel, note: Mapping[str, Any]) -> tuple[bytes, Answer]:
