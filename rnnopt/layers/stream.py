@@ -240,6 +240,8 @@ class Stream:
 
     @state.setter
     def state(self, state: StreamState) -> None:
+        if not isinstance(state, StreamState):
+            raise ValueError(f"the state needs to be a StreamState, got {type(state).__name__}.")
         total = state.total
         given = [[one] if isinstance(one, Tensor) else list(one) for one in state.layers]
         wanted = [[(1, *part.shape) for part in own] for own in self._states]

@@ -162,6 +162,12 @@ class Call:
         last: Tensor,
         readout: ReadOut | None = None,
     ):
+        for level, before in zip(levels[1:], levels, strict=False):
+            if level.input != before.hidden:
+                raise ValueError(
+                    f"a layer after one of {before.hidden} units needs as many inputs, got"
+                    f" {level.input}."
+                )
         sources = [source for level in levels for source in level.sources()]
         shapes = [shape for level in levels for shape in level.shapes()]
         if readout is not None:
