@@ -457,6 +457,31 @@ def test_a_step_changes_the_state_in_place(kind, code, monkeypatch):
     assert torch.equal(one[0], other[0])
 
 
+@pytest.mark.parametrize("code", CODE)
+@pytest.mark.parametrize("kind", [ElmanRNN, LSTM, GRU, IndRNN])
+def test_what_a_step_gave_may_be_the_next_input(kind, code, monkeypatch):
+    use(monkeypatch, code)
+    torch.manual_seed(0)
+    layer = kind(40, 40)  # more units than a vector has
+    first = torch.randn(40)
+    for source in ("output", "state"):
+        found = []
+        for copied in (True, False):
+            x, state = first, None
+            for _ in range(4):
+                output, state = layer.step(x, state)
+                x = output if source == "output" else pair(state)[0][-1]
+                x = x.clone() if copied else x
+            found.append(output.clone())
+        assert torch.equal(*found)
+    model = trained(torch.float32, features=4, outputs=4, cell="gru")
+    streams = [model.stream(), model.stream()]
+    x = y = torch.randn(4)
+    for _ in range(4):
+        x, y = streams[0].push(x), streams[1].push(y.clone())
+    assert torch.equal(x, y)
+
+
 @needs_kernels
 def test_steps_after_the_first_allocate_no_tensor():
     layer, x = ElmanRNN(3, 5), torch.randn(2, 3)

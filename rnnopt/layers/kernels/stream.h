@@ -157,14 +157,16 @@ struct StreamLayer {
     return act(z + u * load_up_to(old + j, left));
   }
 
-  // The states of one sequence, and what the layer gives to the next one; `fresh` is (hidden,).
+  // The states of one sequence, and what the layer gives to the next one; `fresh` is (hidden,). But for
+  // an LSTM's cells nothing is written before all units have read: x may be an output or h.
   void step(Index row, const R* x, R* out, R* fresh) const {
+    for (Index j = 0; j < hidden; j += LANES) store_up_to(fresh + j, unit(j, row, x), hidden - j);
+    std::memcpy(h + row * hidden, fresh, hidden * sizeof(R));
     for (Index j = 0; j < hidden; j += LANES) {
-      const Vec<R> state = unit(j, row, x);
-      store_up_to(fresh + j, state, hidden - j);
-      store_up_to(out + j, norm == NORM_AFTER ? normal(state, j) : state, hidden - j);
+      const Index left = hidden - j;
+      const Vec<R> state = load_up_to(fresh + j, left);
+      store_up_to(out + j, norm == NORM_AFTER ? normal(state, j) : state, left);
     }
-    std::memcpy(h + row * hidden, fresh, hidden * sizeof(R));  // all units have read the old ones
   }
 };
 
