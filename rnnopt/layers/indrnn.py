@@ -34,6 +34,7 @@ from rnnopt.layers.kernels.batch_norm import normalize
 from rnnopt.layers.kernels.half_linear import Precision, check_precision
 from rnnopt.layers.kernels.portable import true_steps
 from rnnopt.layers.plain import PlainIndRNN, script_refused
+from rnnopt.layers.stepping import Stepping
 
 Norm = Literal["before", "after"]
 
@@ -45,7 +46,7 @@ class Factory(TypedDict, total=False):
     dtype: torch.dtype | None
 
 
-class IndRNN(nn.Module):
+class IndRNN(nn.Module, Stepping):
     """Independently recurrent layers, fused over time on CPU and GPU.
 
     Args:

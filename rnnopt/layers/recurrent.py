@@ -8,13 +8,14 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 from rnnopt.layers.kernels import cpu
 from rnnopt.layers.plain import script_refused
+from rnnopt.layers.stepping import Stepping
 
 Weights = list[Tensor | None]  # of a layer and direction: w_ih, w_hh, b_ih, b_hh
 First = list[Tensor | None]  # initial state (batch, hidden), of an LSTM two of them; None is zeros
 Run = tuple[Tensor, list[Tensor]]  # states (time, batch, hidden), and the last state
 
 
-class TorchRecurrent(nn.RNNBase):
+class TorchRecurrent(nn.RNNBase, Stepping):
     """Layers and directions one after the other, by fused kernels where they apply.
 
     A class of layers says how one layer runs in one direction (`run_fused`, `run_portable`), and

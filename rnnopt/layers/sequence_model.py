@@ -24,6 +24,7 @@ from rnnopt.layers.lstm import LSTM
 from rnnopt.layers.minibatch_part import MinibatchPart, normalize_part
 from rnnopt.layers.plain import PlainSequenceModel, script_refused
 from rnnopt.layers.recurrent import TorchRecurrent, check_lengths
+from rnnopt.layers.stream import Stream
 
 Cell = Literal["rnn", "lstm", "gru", "indrnn"]
 Readout = Literal["last", "every", "mean"]
@@ -223,6 +224,17 @@ class SequenceModel(nn.Module):
         if self.readout != "every":
             states = states.mean(0)
         return self.output(states), list(last.split(1))
+
+    def stream(self, batch_size: int | None = None) -> Stream:
+        """The model on sequences that come step by step, see `Stream`.
+
+        Args:
+            batch_size: sequences that run side by side; None for one without a batch dimension.
+
+        Raises:
+            ValueError: batch_size below 1.
+        """
+        return Stream(self, batch_size)
 
     def to_torch(self) -> PlainSequenceModel:
         """A copy in torch's own layers and operators, with the same call.

@@ -11,7 +11,14 @@ from rnnopt.runs.export.model_card import model_card
 from rnnopt.runs.folder import write_atomically
 
 
-def export_run(run: Path, /, *, format: Format = "onnx", out: Path | None = None) -> int:
+def export_run(
+    run: Path,
+    /,
+    *,
+    format: Format = "onnx",
+    out: Path | None = None,
+    streaming: bool = False,
+) -> int:
     """Write a trained network as a file for other programs.
 
     The file has the best weights of a run; a model card is written beside it. ONNX and TorchScript
@@ -23,26 +30,29 @@ def export_run(run: Path, /, *, format: Format = "onnx", out: Path | None = None
         run: Folder of the run.
         format: Format of the file.
         out: File to write: .onnx, .pt or .safetensors. The model card gets its name and .md. Unset:
-            model.onnx, model.pt or model.safetensors in RUN.
+            model.onnx, model.pt or model.safetensors in RUN; with --streaming stream.onnx.
+        streaming: Graph of one step, for ONNX: from raw inputs (batch, channel) and states to
+            answers and the next states.
 
     Examples:
         rnnopt export runs/first
         rnnopt export runs/first --format safetensors --out network.safetensors
+        rnnopt export runs/first --streaming --out step.onnx
     """
-    out = out or run / f"model{ENDINGS[format]}"
+    out = out or run / f"{'stream' if streaming else 'model'}{ENDINGS[format]}"
     card_file = out.with_name(f"{out.name}.md")
     source, raw, on = open_run(run)
     own = (source.config.data, source.config.test, run / "best.pt", run / "checkpoint.pt")
     check_output(out, ENDINGS[format], own)
-    checked = export(source, format, raw, on)
-    card = model_card(source, format, out.name, checked)
+    checked = export(source, format, raw, on, streaming)
+    card = model_card(source, format, out.name, checked, streaming)
     with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(out, checked.content)
         write_atomically(card_file, card.encode())
     print_line(
-        f"checked on {checked.series} {checked.on}: answers differ by {checked.difference:.2g} at"
-        " most"
+        f"checked on {checked.series} {checked.on}{', step by step' if streaming else ''}:"
+        f" answers differ by {checked.difference:.2g} at most"
     )
     if checked.rounding > ALLOWED:
         print_line(f"it takes and gives float32: that can move an answer by {checked.rounding:.2g}")

@@ -1,6 +1,6 @@
 // The CPU kernels' C interface. Plain C++20 with GCC and Clang vector types: nothing of torch or
 // Python is included, so one build serves every version of both. What the functions compute is
-// written out in elman.py, lstm.py, gru.py, indrnn.py, indrnn_stack.py, batch_norm.py, and in
+// written out in elman.py, lstm.py, gru.py, indrnn.py, indrnn_stack.py, batch_norm.py, stream.py, and in
 // learnt_kernel.py, commit_kernel.py and polar_kernel.py of optimizers/frank_wolfe.
 
 #include "batch_norm.h"
@@ -12,6 +12,7 @@
 #include "indrnn.h"
 #include "indrnn_stack_backward.h"
 #include "polar.h"
+#include "stream.h"
 
 namespace {
 
@@ -274,6 +275,7 @@ KERNEL(batch_norm)
 KERNEL(learnt_ball)
 KERNEL(commit)
 KERNEL(polar)
+KERNEL(stream)
 
 // How bfloat16 products are computed here: 0 not at all, 1 by vectors, 2 by tiles.
 EXPORT int rnnopt_half_kind() { return (int)half_kind(); }

@@ -1,5 +1,6 @@
 """Exports a run's network to a file for other programs, and checks it on the run's own data."""
 
+import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +14,7 @@ from rnnopt.config.run_config import RunConfig
 from rnnopt.layers.sequence_model import SequenceModel
 from rnnopt.runs.export.formats import Format, onnx_file, safetensors_file, torchscript_file
 from rnnopt.runs.export.plain_model import PlainModel, double
+from rnnopt.runs.export.streaming import refuse_streaming, streaming_file
 from rnnopt.runs.folder import RunFolder
 from rnnopt.runs.prediction import TrainedModel
 from rnnopt.tasks.pieces import together, width
@@ -147,8 +149,24 @@ def _what_happened(source: Source) -> Literal["gone", "changed"] | None:
 
 def reference(source: Source, raw: tuple[Tensor, Tensor]) -> Tensor:
     """Outputs of the run's own network, with kernels, for raw series prepared as in training."""
+    return _answers(source, _outputs(source, source.model, raw))
+
+
+def stepwise_reference(source: Source, raw: tuple[Tensor, Tensor]) -> Tensor:
+    """The same after each step, (batch, time, output): what the network knows by then."""
+    model = copy.deepcopy(source.model)
+    model.readout = "every"
+    outputs = _outputs(source, model, raw)
+    if source.model.readout == "mean":  # the read-out of a mean is the mean of the read-outs
+        counts = torch.arange(1, outputs.shape[1] + 1)[:, None]
+        outputs = (outputs.double().cumsum(1) / counts).float()
+    return _answers(source, outputs)
+
+
+def _outputs(source: Source, model: SequenceModel, raw: tuple[Tensor, Tensor]) -> Tensor:
+    """Outputs (batch, …) of a network for raw series prepared as in training."""
     inputs, lengths = raw
-    p, model = source.preparation, source.model
+    p = source.preparation
     given: Tensor | None = lengths
     if p is not None:
         series = tuple(
@@ -157,27 +175,41 @@ def reference(source: Source, raw: tuple[Tensor, Tensor]) -> Tensor:
         inputs, given = p.inputs(Recordings(series, None, p.channels))
     with torch.no_grad():
         outputs = model(inputs.transpose(0, 1), given)
-    if outputs.ndim == 3:
-        outputs = outputs.transpose(0, 1)
+    return outputs.transpose(0, 1) if outputs.ndim == 3 else outputs
+
+
+def _answers(source: Source, outputs: Tensor) -> Tensor:
     if source.loss == "cross-entropy":
         return outputs.softmax(-1)
     return outputs.sigmoid() if source.loss == "binary-cross-entropy" else outputs
 
 
-def export(source: Source, form: Format, raw: tuple[Tensor, Tensor], on: str) -> Checked:
+def export(
+    source: Source, form: Format, raw: tuple[Tensor, Tensor], on: str, streaming: bool = False
+) -> Checked:
     """The exported file, after a check.
+
+    Args:
+        source: network.
+        form: format of the file.
+        raw: series (inputs, lengths) to check it on.
+        on: description of these series.
+        streaming: whether the file takes one step at a time; its answers are checked at each.
 
     Raises:
         UserError: its outputs differ from those of the run's network; float32 is too coarse for the
-            raw data; a package is missing.
+            raw data; a package is missing; the run cannot be exported with `streaming`.
     """
+    if streaming:
+        refuse_streaming(source.preparation, form)
+    refer = stepwise_reference if streaming else reference
     inputs, lengths = raw
     p = source.preparation
     note: dict[str, Any] = {"task": source.config.task}
     if p is not None:
         note["preparation"] = p.to_dict()
     narrow = (inputs.float(), lengths)  # the file takes float32
-    expected = reference(source, narrow)
+    expected = refer(source, narrow)
     allowed, rounding = ALLOWED, 0.0
     try:
         if form == "safetensors":
@@ -185,7 +217,8 @@ def export(source: Source, form: Format, raw: tuple[Tensor, Tensor], on: str) ->
             found = reference(replace(source, model=twin), narrow)
         else:
             plain = PlainModel(source.model, p, source.loss)
-            content, answer = (onnx_file if form == "onnx" else torchscript_file)(plain, note)
+            whole = onnx_file if form == "onnx" else torchscript_file
+            content, answer = (streaming_file if streaming else whole)(plain, note)
             found = answer(*narrow)
             if p is not None and p.kind == "regression":
                 # The relative precision of float32.
@@ -193,7 +226,7 @@ def export(source: Source, form: Format, raw: tuple[Tensor, Tensor], on: str) ->
                 rounding = torch.finfo(torch.float32).eps * float(size.max())
                 allowed += rounding
                 found = (found.double() - double(p.target_mean)) / double(p.target_deviation)
-            rounding += _difference(source, reference(source, raw), expected, lengths)
+            rounding += _difference(source, refer(source, raw), expected, lengths)
     except ModuleNotFoundError as error:
         raise UserError(
             f'--format {form} needs {error.name}: pip install "rnnopt[export]".'

@@ -8,6 +8,8 @@ from rnnopt.config.specs import parse
 from rnnopt.config.version import VERSION
 from rnnopt.runs.export.export import ALLOWED, Checked, Source
 from rnnopt.runs.export.formats import Format
+from rnnopt.runs.export.plain_model import PlainModel
+from rnnopt.runs.export.step_states import states_of
 from rnnopt.tasks.names import for_markdown
 from rnnopt.training.registry import lr_of
 from rnnopt.training.resolve import resolve
@@ -40,14 +42,35 @@ model.eval()
 series = torch.zeros({steps}, 1, {width})
 outputs = model(series)  # before softmax, standardised""",
 }
+LOAD_STREAMING = """import numpy as np
+import onnxruntime
+
+session = onnxruntime.InferenceSession("{file}")
+# One state for each input but the first; zeros at the beginning of a sequence.
+sizes = {{state.name: state.shape[1] for state in session.get_inputs()[1:]}}
+states = {{name: np.zeros((1, size), np.float32) for name, size in sizes.items()}}
+for _ in range({steps}):
+    inputs = np.zeros((1, {width}), np.float32)  # (batch, channel), raw: what your sensor says now
+    answers, *following = session.run(None, {{"inputs": inputs, **states}})
+    states = dict(zip(states, following))"""
 SETTINGS = (
     "model", "optimizer", "lr", "budget", "batch_size", "hidden", "layers", "readout", "dropout",
     "batch_norm", "schedule", "clip", "tbptt", "seed",
 )  # fmt: skip
 
 
-def model_card(source: Source, form: Format, file: str, checked: Checked) -> str:
-    """The card as Markdown."""
+def model_card(
+    source: Source, form: Format, file: str, checked: Checked, streaming: bool = False
+) -> str:
+    """The card as Markdown.
+
+    Args:
+        source: network.
+        form: format of the file.
+        file: name of the file.
+        checked: what the check found.
+        streaming: whether the file takes one step at a time.
+    """
     p, config, result = source.preparation, source.config, source.result
     width = source.settings["input_size"]
     steps = p.longest if p else source.settings["steps"]
@@ -55,18 +78,21 @@ def model_card(source: Source, form: Format, file: str, checked: Checked) -> str
         f"# {config.task}: {config.model}",
         f"A recurrent network trained with rnnopt {VERSION}:"
         f" {result.get('summary', '')}."
-        f" File: `{file}` ({form}).",
+        f" File: `{file}` ({form}{', one step at a time' if streaming else ''}).",
         "## Answers\n\n" + answers(source, form),
+        *(["## States\n\n" + states(source)] if streaming else []),
         "## How to load it\n\n```python\n"
-        + LOAD[form].format(file=file, steps=steps, width=width)
+        + (LOAD_STREAMING if streaming else LOAD[form]).format(file=file, steps=steps, width=width)
         + "\n```",
         "## How good it is\n\n" + table(("what", "figure"), metrics(result)),
-        f"Checked: on {checked.series} {checked.on} its answers differ from those of the run's"
+        f"Checked{' at every step' if streaming else ''}: on {checked.series} {checked.on} its"
+        " answers differ from those of the run's"
         f" network by {checked.difference:.2g} at most ({ALLOWED:g} is allowed,"
         " beside the rounding of numbers to float32).",
         "## Data\n\n" + table(("what", "found"), data_rows(source)),
         "## Training\n\n" + table(("setting", "value"), settings_used(source)),
-        "## Limits\n\n" + "\n".join(f"- {limit}" for limit in limits(source, form, checked)),
+        "## Limits\n\n"
+        + "\n".join(f"- {limit}" for limit in limits(source, form, checked, streaming)),
     ]
     return "\n\n".join(sections) + "\n"
 
@@ -110,7 +136,21 @@ def data_rows(source: Source) -> list[tuple[str, str]]:
     return rows
 
 
-def limits(source: Source, form: Format, checked: Checked) -> list[str]:
+def states(source: Source) -> str:
+    """The states of a graph of one step."""
+    rows = [
+        (f"`{one.name}` → `next_{one.name}`", f"(batch, {one.width}): {one.meaning}")
+        for one in states_of(PlainModel(source.model, source.preparation, source.loss))
+    ]
+    return (
+        "One call is one step: it takes `inputs` (batch, channel) and the states, and gives"
+        " `answers` (batch, output), the answers to the sequence so far, and the next states."
+        " Begin each sequence with zeros; then give what the call before gave.\n\n"
+        + table(("state", "what it is"), rows)
+    )
+
+
+def limits(source: Source, form: Format, checked: Checked, streaming: bool = False) -> list[str]:
     """The limits of the network."""
     p = source.preparation
     found = [
@@ -128,6 +168,13 @@ def limits(source: Source, form: Format, checked: Checked) -> list[str]:
         found.append(f"It has seen series of {p.longest} steps alone.")
     else:
         found.append(f"It has seen series of {p.shortest} to {p.longest} steps.")
+    if streaming:
+        found.append("It answers from the first step on; how good answers to a part of a sequence"
+                     " are was not measured.")  # fmt: skip
+        found.append("A missing value that is not filled stays in the states: begin anew.")
+        if source.model.readout == "mean":
+            found.append("Sum and count of its states are float32: after 16 million steps the"
+                         " count stops.")  # fmt: skip
     if checked.rounding > ALLOWED:
         found.append(f"Rounding of series and answers to float32 can move an answer by"
                      f" {checked.rounding:.2g}.")  # fmt: skip

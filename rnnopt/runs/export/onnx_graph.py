@@ -70,7 +70,7 @@ def to_onnx(model: PlainModel) -> onnx.ModelProto:
     for layer, norm in zip(network.recurrent, network.norms, strict=True):
         states = _layer(g, layer, states)
         if isinstance(norm, nn.BatchNorm1d):
-            scale, shift = _affine(norm)
+            scale, shift = affine(norm)
             states = g.add("Mul", states, g.constant(scale))
             states = g.add("Add", states, g.constant(shift))
     states = g.add("Transpose", states, perm=[1, 0, 2])
@@ -87,13 +87,18 @@ def to_onnx(model: PlainModel) -> onnx.ModelProto:
     return _finished(g, model)
 
 
-def _read_out(g: Graph, model: PlainModel, states: str, lengths: str) -> str:
+def linear_read_out(g: Graph, model: PlainModel, states: str) -> str:
+    """The outputs before softmax, or at the targets' scale without the mean of the targets."""
     weight, bias = model.network.output.weight.double(), model.network.output.bias.double()
     if model.answer == "numbers":  # at the scale of the targets, by one product and one sum
         deviation = model.target_deviation.double()
         weight, bias = weight * deviation[:, None], bias * deviation + model.target_mean_rest
     outputs = g.add("MatMul", states, g.constant(weight.t().float()))
-    outputs = g.add("Add", outputs, g.constant(bias.float()))
+    return g.add("Add", outputs, g.constant(bias.float()))
+
+
+def _read_out(g: Graph, model: PlainModel, states: str, lengths: str) -> str:
+    outputs = linear_read_out(g, model, states)
     if model.answer == "softmax":
         return g.add("Softmax", outputs, axis=-1)
     if model.answer == "sigmoid":
@@ -105,7 +110,7 @@ def _read_out(g: Graph, model: PlainModel, states: str, lengths: str) -> str:
     return g.add("Add", outputs, g.constant(model.target_mean))
 
 
-def _affine(norm: nn.BatchNorm1d) -> tuple[Tensor, Tensor]:
+def affine(norm: nn.BatchNorm1d) -> tuple[Tensor, Tensor]:
     """Batch normalisation with the training statistics: one scale and shift per unit."""
     assert norm.running_mean is not None
     assert norm.running_var is not None
@@ -128,6 +133,11 @@ def _finished(g: Graph, model: PlainModel) -> onnx.ModelProto:
         [helper.make_tensor_value_info("answers", TensorProto.FLOAT, shape)],
         g.constants,
     )
+    return checked_model(graph)
+
+
+def checked_model(graph: onnx.GraphProto) -> onnx.ModelProto:
+    """The model of a graph, after ONNX's own check."""
     opset = [helper.make_opsetid("", OPSET)]
     built = helper.make_model(graph, opset_imports=opset, ir_version=IR_VERSION)
     onnx.checker.check_model(built, full_check=True)
@@ -173,23 +183,29 @@ def _layer(g: Graph, layer: nn.Module, states: str) -> str:
     """One recurrent layer on (time, batch, feature)."""
     if isinstance(layer, PlainIndRNN):
         return _indrnn(g, layer, states)
+    operator, inputs, attributes = operator_of(g, layer)
+    found = g.add(operator, states, *inputs, **attributes)
+    return g.add("Squeeze", found, g.whole(1))  # (time, directions, batch, hidden)
+
+
+def operator_of(g: Graph, layer: nn.Module) -> tuple[str, list[str], dict[str, Any]]:
+    """The operator of a torch layer, its weights as constants, and its attributes."""
     torch_layer: Any = layer
     operator = torch_layer.mode.split("_")[0]
     order = GATES.get(operator, (0,))
     weights = [torch_layer.weight_ih_l0, torch_layer.weight_hh_l0]
     biases = [torch_layer.bias_ih_l0, torch_layer.bias_hh_l0]
-    w, r, b_w, b_r = (_reordered(one, order) for one in weights + biases)
+    w, r, b_w, b_r = (reordered(one, order) for one in weights + biases)
     attributes: dict[str, Any] = dict(hidden_size=torch_layer.hidden_size)
     if operator == "RNN":
         attributes["activations"] = ["Relu" if torch_layer.nonlinearity == "relu" else "Tanh"]
     if operator == "GRU":
         attributes["linear_before_reset"] = 1  # as in torch
-    inputs = [g.constant(one[None]) for one in (w, r, torch.cat((b_w, b_r)))]
-    found = g.add(operator, states, *inputs, **attributes)
-    return g.add("Squeeze", found, g.whole(1))  # (time, directions, batch, hidden)
+    return operator, [g.constant(one[None]) for one in (w, r, torch.cat((b_w, b_r)))], attributes
 
 
-def _reordered(weights: Tensor, order: tuple[int, ...]) -> Tensor:
+def reordered(weights: Tensor, order: tuple[int, ...]) -> Tensor:
+    """The gates of some weights in another order."""
     parts = weights.detach().chunk(len(order))
     return torch.cat([parts[i] for i in order])
 
