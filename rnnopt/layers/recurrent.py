@@ -62,7 +62,8 @@ class TorchRecurrent(nn.RNNBase, Stepping):
         states = [hx] if isinstance(hx, Tensor) else list(hx or ())
         usable = input.numel() > 0 and not projected and cpu.usable(input, *states, *weights)
         backwards = lengths is not None and self.bidirectional
-        if usable and not (backwards and not self.padded_backwards) and self.worth_fusing(input):
+        usable = usable and (self.padded_backwards or not backwards)
+        if usable and (lengths is not None or self.worth_fusing(input)):
             return self._layer_by_layer(self.run_fused, input, hx, lengths, weights)
         if lengths is None:
             return self._torch_forward(input, hx)
