@@ -293,12 +293,11 @@ def _check_choices(cell: str, nonlinearity: str, readout: str, initialization: s
 
 def _plain_indrnn(layer: nn.Module) -> bool:
     """Whether a call of a layer does nothing but one IndRNN recurrence."""
-    hooks = layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks
     return (
         type(layer) is IndRNN
         and layer.num_layers == 1
         and not (layer.batch_norm or layer.dropout or layer.batch_first)
-        and not any((*hooks, layer._backward_pre_hooks))
+        and cpu.only_forward(layer)
     )
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn.modules.module import _has_any_global_hook
 
 from rnnopt.layers.kernels.build import (
     ANY_VARIANT,
@@ -135,6 +136,21 @@ def leaving_torch() -> bool:
 def own_operators() -> bool:
     """Whether rnnopt's operators may replace torch's."""
     return ordinary_autograd() and not leaving_torch()
+
+
+def only_forward(module: torch.nn.Module) -> bool:
+    """Whether a call of a module is its class's `forward` and nothing besides.
+
+    Hooks, of the module or of all modules, and a `forward` put in its place must be called.
+    """
+    return not (
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+        or "forward" in module.__dict__
+        or _has_any_global_hook()
+    )
 
 
 def usable(*tensors: Tensor | None) -> bool:
