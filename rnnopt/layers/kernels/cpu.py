@@ -116,6 +116,15 @@ def ordinary_autograd() -> bool:
     )
 
 
+def in_batches(*grads: Tensor | None) -> bool:
+    """Whether a backward pass runs for several gradients at once, as `is_grads_batched` asks.
+
+    torch takes an operator apart for it, but none that has lists of tensors.
+    """
+    batched = torch._C._functorch.is_legacy_batchedtensor
+    return not ordinary_autograd() or any(one is not None and batched(one) for one in grads)
+
+
 def exporting() -> bool:
     """Whether torch.export is running, directly or in torch.onnx.export."""
     return torch.compiler.is_exporting()
