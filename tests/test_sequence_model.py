@@ -500,6 +500,11 @@ def test_what_is_indrnns_needs_its_cell(cell):
         build(cell=cell, steps=5, initialization="indrnn-paper")
 
 
+def test_an_unknown_keyword_is_an_error():
+    with pytest.raises(TypeError, match="unexpected keyword argument 'precison'"):
+        build(cell="indrnn", precison="bf16")
+
+
 def test_a_last_layer_that_remembers_needs_the_length():
     with pytest.raises(ValueError, match="initialization='indrnn-paper' needs.*steps=None"):
         build(cell="indrnn", initialization="indrnn-paper")
