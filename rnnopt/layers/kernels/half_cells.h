@@ -1,0 +1,72 @@
+// Elman, GRU and LSTM layers with products in bfloat16, summed in single precision: what the forward and
+// the backward pass share.
+//
+// Threads, blocks of units, and what is saved are as in gated.h. Only the products differ: with tiles they
+// take so little of the time that a step multiplies all rows at once, states and inputs side by side in
+// one left factor. Every gate of a block of units has a whole vector of columns. States, gates, cells,
+// gradients and the sums over time are in single precision; what a product reads is rounded.
+#pragma once
+
+#include "gated.h"
+#include "layer_products.h"
+
+namespace {
+
+enum class HalfCell { TANH, RELU, GRU, LSTM };
+
+// Gates with weights of their own, and the numbers saved of each unit for the backward pass.
+template <HalfCell C>
+constexpr int WEIGHTS = C == HalfCell::LSTM ? 4 : C == HalfCell::GRU ? 3 : 1;
+template <HalfCell C>
+constexpr int KEPT = C == HalfCell::LSTM ? 5 : C == HalfCell::GRU ? 4 : 0;
+// Sums of a unit. A GRU's new gate keeps that of the states apart: the reset gate multiplies it.
+template <HalfCell C>
+constexpr int SUMS = C == HalfCell::LSTM ? 4 : C == HalfCell::GRU ? 4 : 1;
+
+constexpr Index VECTOR = 16;
+
+inline Index whole_vectors(Index count) { return (count + VECTOR - 1) / VECTOR * VECTOR; }
+
+// Weights and biases of the forward pass: of each block of units the sums' columns, the inputs' rows above
+// those of the states.
+template <HalfCell C>
+struct HalfPanels {
+  static constexpr Index WIDE = SUMS<C> * VECTOR;
+  static constexpr int slot_of_states(int gate) { return C == HalfCell::GRU && gate == 2 ? 3 : gate; }
+  Index depth, blocks;
+  Buffer<uint32_t> pairs;
+  Buffer<float> biases;
+
+  explicit HalfPanels(const Gated<float>& a)
+      : depth(half_depth(a.I + a.H)), blocks(whole_vectors(a.H) / VECTOR), pairs(blocks * depth / 2 * WIDE),
+        biases(blocks * WIDE) {
+    for (Index b = 0; allocated() && b < blocks; b++) {
+      const Buffer<float> dense((a.I + a.H) * WIDE);
+      if (!dense.get()) {
+        pairs.memory.reset();
+        return;
+      }
+      for (int g = 0; g < WEIGHTS<C>; g++)
+        for (Index j = 0; j < std::min(VECTOR, a.H - b * VECTOR); j++) {
+          const Index row = g * a.H + b * VECTOR + j, of_x = g * VECTOR + j, of_h = slot_of_states(g) * VECTOR + j;
+          for (Index i = 0; i < a.I; i++) dense.get()[i * WIDE + of_x] = a.w_ih[row * a.I + i];
+          for (Index k = 0; k < a.H; k++) dense.get()[(a.I + k) * WIDE + of_h] = a.w_hh[row * a.H + k];
+          if (a.b_ih) biases.get()[b * WIDE + of_x] += a.b_ih[row];
+          if (a.b_hh) biases.get()[b * WIDE + of_h] += a.b_hh[row];
+        }
+      half_pairs(pairs.get() + b * depth / 2 * WIDE, WIDE, dense.get(), WIDE, a.I + a.H, WIDE);
+    }
+  }
+  bool allocated() const { return pairs.get() && biases.get(); }
+  HalfPart part(Index block) const { return {pairs.get() + block * depth / 2 * WIDE, WIDE, depth, SUMS<C>}; }
+  const float* bias(Index block) const { return biases.get() + block * WIDE; }
+};
+
+// What was saved of a unit's block at a step.
+template <HalfCell C>
+INLINE float* saved_of(const Gated<float>& a, Index t, Index block, Index sample) {
+  const Index blocks = (a.H + VECTOR - 1) / VECTOR;
+  return a.saved + ((t * blocks + block) * a.B + sample) * KEPT<C> * VECTOR;
+}
+
+}  // namespace

@@ -1,0 +1,142 @@
+// The forward pass of Elman, GRU and LSTM layers with products in bfloat16; half_cells.h says how it goes.
+#pragma once
+
+#include "half_cells.h"
+
+namespace {
+
+// The rows of one thread, from step to step.
+template <HalfCell C>
+struct HalfForward {
+  static constexpr Index WIDE = SUMS<C> * VECTOR;
+  static constexpr Index GROUP = 64;  // rows whose sums stay in the nearest cache
+  const Gated<float>& a;
+  const HalfPanels<C>& weights;
+  Index begin, rows;
+  Index stride = row_stride<float>(a.H);
+  Index half_stride = half_depth(a.I + half_depth(a.H)) + HALF_DEPTH;
+  Buffer<Half> factors{half_count(rows) * half_stride};  // inputs and states of a step
+  Buffer<float> first{rows * stride}, second{rows * stride}, cell{C == HalfCell::LSTM ? rows * stride : 0};
+  Buffer<float> sums{GROUP * WIDE};
+  float *before = first.get(), *after = second.get();  // states (rows, stride)
+
+  bool allocated() const { return factors.get() && first.get() && second.get() && cell.get() && sums.get(); }
+
+  void run() {
+    for (Index row = 0; row < rows; row++) {
+      copy_row(before + row * stride, a.h0 ? a.h0 + (begin + row) * a.H : nullptr, a.H);
+      if (C == HalfCell::LSTM) copy_row(cell.get() + row * stride, a.c0 ? a.c0 + (begin + row) * a.H : nullptr, a.H);
+    }
+    for (Index t = 0; t < a.T; t++) {
+      step(t);
+      std::swap(before, after);
+    }
+    for (Index row = 0; row < rows; row++) {
+      if (a.hn) std::memcpy(a.hn + (begin + row) * a.H, before + row * stride, a.H * sizeof(float));
+      if (C == HalfCell::LSTM) std::memcpy(a.cn + (begin + row) * a.H, cell.get() + row * stride, a.H * sizeof(float));
+    }
+  }
+
+  void step(Index t) {
+    // In this order: each fills its last vector up with zeros.
+    half_rows(factors.get(), half_stride, a.x.at(t, begin), a.x.batch, rows, a.I);
+    half_rows(factors.get() + a.I, half_stride, before, stride, rows, a.H);
+    Ahead ahead;
+    for (Index block = 0; block < weights.blocks; block++) {
+      const int units = (int)std::min(VECTOR, a.H - block * VECTOR);
+      for (Index row = 0; row < rows; row += GROUP) {
+        const Index some = std::min(GROUP, rows - row);
+        multiply_half(sums.get(), WIDE, factors.get() + row * half_stride, half_stride, some, weights.part(block),
+                      true, ahead);
+        with_part<float>(units, [&](auto part) { finish(t, block, row, some, part); });
+      }
+    }
+  }
+
+  // From the sums of some rows to their new states, few at a time: a processor overlaps rows only if each
+  // has few instructions.
+  template <class P>
+  INLINE void finish(Index t, Index block, Index row, Index some, P part) {
+    const auto rows_from = [&]<int K>(Index m, std::integral_constant<int, K>) {
+      for (int k = 0; k < K; k++) open_gates(t, block, row + m + k, sums.get() + (m + k) * WIDE);
+      new_states<K>(t, block, row + m, part, sums.get() + m * WIDE);
+    };
+    Index m = 0;
+    for (; m + 4 <= some; m += 4) rows_from(m, std::integral_constant<int, 4>());
+    for (; m < some; m++) rows_from(m, std::integral_constant<int, 1>());
+  }
+
+  // The gates of one sequence. For `new_states` it leaves an LSTM's new cell and output gate, or a GRU's
+  // update gate and the sum of its new gate.
+  INLINE void open_gates(Index t, Index block, Index row, float* at) {
+    const float* const bias = weights.bias(block);
+    const auto sum = [&](int g) { return load(at + g * VECTOR) + load(bias + g * VECTOR); };
+    float* const to = a.saved ? saved_of<C>(a, t, block, begin + row) : nullptr;
+    if constexpr (C == HalfCell::LSTM) {
+      float* const cell_at = cell.get() + row * stride + block * VECTOR;
+      const Vec<float> old = load(cell_at);
+      Vec<float> gates[4] = {sum(0), sum(1), sum(2), sum(3)};  // i, f, g, o
+      squash<float, 0b1011>(gates);
+      const Vec<float> c = a.active(t, begin + row) ? gates[1] * old + gates[0] * gates[2] : old;
+      store<float>(cell_at, c);
+      store<float>(at + 3 * VECTOR, gates[3]);
+      if (!to) return;
+      for (int g = 0; g < 4; g++) store<float>(to + g * VECTOR, gates[g]);
+      store<float>(to + 4 * VECTOR, c);
+    } else if constexpr (C == HalfCell::GRU) {
+      const Vec<float> hidden = sum(3);
+      Vec<float> gates[2] = {sum(0), sum(1)};  // r, z
+      squash<float, 0b11>(gates);
+      store<float>(at + VECTOR, gates[1]);
+      store<float>(at + 2 * VECTOR, sum(2) + gates[0] * hidden);
+      if (!to) return;
+      store<float>(to, gates[0]), store<float>(to + VECTOR, gates[1]), store<float>(to + 3 * VECTOR, hidden);
+    } else {
+      store<float>(at, sum(0));
+    }
+  }
+
+  // The new states of K sequences.
+  template <int K, class P>
+  INLINE void new_states(Index t, Index block, Index row, P part, const float* at) {
+    const Index place = row * stride + block * VECTOR;
+    Vec<float> newest[K];
+    for (int k = 0; k < K; k++)
+      newest[k] = C == HalfCell::LSTM  ? load(cell.get() + place + k * stride)
+                  : C == HalfCell::GRU ? load(at + k * WIDE + 2 * VECTOR)
+                                   : load(at + k * WIDE);
+    if constexpr (C != HalfCell::RELU) squash<float, 0>(newest);
+    for (int k = 0; k < K; k++) {
+      const Vec<float> old = load(before + place + k * stride);
+      Vec<float> state;
+      if constexpr (C == HalfCell::LSTM) {
+        state = load(at + k * WIDE + 3 * VECTOR) * newest[k];
+      } else if constexpr (C == HalfCell::GRU) {
+        state = newest[k] + load(at + k * WIDE + VECTOR) * (old - newest[k]);
+        if (a.saved) store<float>(saved_of<C>(a, t, block, begin + row + k) + 2 * VECTOR, newest[k]);
+      } else {
+        state = C == HalfCell::RELU ? activate<float, RELU>(newest[k]) : newest[k];
+      }
+      const bool active = a.active(t, begin + row + k);
+      store<float>(after + place + k * stride, active ? state : old);
+      part.store(a.out.at(t, begin + row + k) + block * VECTOR, active ? state : Vec<float>{});
+    }
+  }
+};
+
+template <HalfCell C>
+int half_forward(const Gated<float>& a) {
+  const HalfPanels<C> weights(a);
+  if (!weights.allocated()) return 1;
+  std::atomic<bool> failed = false;
+  in_shards(a.B, a.threads, [&](int, Index begin, Index end) {
+    HalfForward<C> shard{a, weights, begin, end - begin};
+    if (shard.allocated())
+      shard.run();
+    else
+      failed = true;
+  });
+  return failed;
+}
+
+}  // namespace
