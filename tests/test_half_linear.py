@@ -291,13 +291,6 @@ def test_a_processor_without_such_products_is_named(owner, monkeypatch):
         owner(*sizes, precision="bf16")
 
 
-@pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
-def test_a_cell_that_cannot_is_named(cell, anywhere):
-    with pytest.raises(ValueError, match=f"precision='bf16' needs cell='indrnn'.*cell='{cell}'"):
-        SequenceModel(3, 5, 2, cell=cell, precision="bf16")
-    assert SequenceModel(3, 5, 2, cell=cell, precision="float32").recurrent
-
-
 @needs_kernels
 def test_wrong_shapes_are_refused_by_name():
     with pytest.raises(ValueError, match=r"half_linear needs w of shape \(5, 4\)"):

@@ -99,7 +99,7 @@ class ElmanRNN(TorchRecurrent):
         self, x: Tensor, weights: Weights, first: First, lengths: Tensor | None, reverse: bool
     ) -> Run:
         """One layer in one direction, by the compiled kernels."""
-        if not self.half:
+        if not self.rounds:
             return self._run(fused, x, weights, first, lengths, reverse)
         relu, backwards = self.nonlinearity == "relu", reverse and lengths is not None
         if backwards:  # the kernel takes padded sequences forwards only

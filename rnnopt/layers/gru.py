@@ -92,7 +92,7 @@ class GRU(TorchRecurrent):
     ) -> Run:
         """One layer in one direction, by the compiled kernels."""
         keep = gated.needs_backward(x, *weights, *first)
-        states, last, _ = fused(x, *weights, *first, lengths, reverse, keep, self.half)
+        states, last, _ = fused(x, *weights, *first, lengths, reverse, keep, self.rounds)
         return states, [last]
 
     def run_rounded(

@@ -130,7 +130,7 @@ class LSTM(TorchRecurrent):
     ) -> Run:
         """One layer in one direction, by the compiled kernels."""
         keep = gated.needs_backward(x, *weights, *first)
-        states, last, cells, _ = fused(x, *weights, *first, lengths, reverse, keep, self.half)
+        states, last, cells, _ = fused(x, *weights, *first, lengths, reverse, keep, self.rounds)
         return states, [last, cells]
 
     def run_rounded(

@@ -30,7 +30,7 @@ class TorchRecurrent(nn.RNNBase, Stepping):
     precision: Precision = "float32"  # of the products on the CPU
 
     @property
-    def half(self) -> bool:
+    def rounds(self) -> bool:
         """Whether products are in bfloat16."""
         return self.precision == "bf16"
 
@@ -62,7 +62,7 @@ class TorchRecurrent(nn.RNNBase, Stepping):
         if isinstance(input, PackedSequence):
             if lengths is not None:
                 raise ValueError("A PackedSequence has its own lengths; leave out `lengths`.")
-            if self.half and input.data.is_cpu:
+            if self.rounds and input.data.is_cpu:
                 raise ValueError(
                     f"{type(self).__name__} needs padded sequences and `lengths` for"
                     " precision='bf16', got a PackedSequence."
@@ -81,7 +81,7 @@ class TorchRecurrent(nn.RNNBase, Stepping):
         states = [hx] if isinstance(hx, Tensor) else list(hx or ())
         usable = input.numel() > 0 and not projected and cpu.usable(input, *states, *weights)
         if (
-            self.half
+            self.rounds
             and input.numel() > 0
             and input.is_cpu
             and not torch.is_autocast_enabled("cpu")
@@ -179,7 +179,7 @@ class TorchRecurrent(nn.RNNBase, Stepping):
 
     def extra_repr(self) -> str:
         shown = super().extra_repr()
-        return f"{shown}, precision={self.precision}" if self.half else shown
+        return f"{shown}, precision={self.precision}" if self.rounds else shown
 
     def __prepare_scriptable__(self) -> nn.Module:
         raise script_refused(self)
@@ -192,7 +192,7 @@ def _copy(layer: Any, kind: Any) -> Any:
         options["nonlinearity"] = layer.nonlinearity
     if layer.proj_size:
         options["proj_size"] = layer.proj_size
-    if kind is type(layer) and layer.half:
+    if kind is type(layer) and layer.rounds:
         options["precision"] = layer.precision
     copy = kind(
         layer.input_size,

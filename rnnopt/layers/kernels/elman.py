@@ -11,8 +11,8 @@ Sequences that end early (`lengths`) have zero states and gradients after their 
 state is that of their last true step.
 
 `torch.ops.rnnopt.elman` is the fused form for tensors on the CPU. Its gradient is differentiable:
-with `create_graph`, backward runs step by step in torch's own operators. With `half` the factors of all
-products, e_t among them, are rounded to bfloat16 (see half_linear.py).
+with `create_graph`, backward runs step by step in torch's own operators. With `half` the factors of
+all products, e_t among them, are rounded to bfloat16 (see half_linear.py).
 """
 
 from collections.abc import Callable

@@ -11,8 +11,8 @@ Backward, with δh the gradient of h_t:
     δh_{t-1} = ∂L/∂h_{t-1} + δh ⊙ z + Uᵀ (e_r, e_z, r ⊙ e_n)
 
 `torch.ops.rnnopt.gru` is the fused form for tensors on the CPU. Its gradient is differentiable:
-with `create_graph`, backward runs step by step in torch's own operators. With `half` the factors of all
-products, the gradients e among them, are rounded to bfloat16 (see half_linear.py).
+with `create_graph`, backward runs step by step in torch's own operators. With `half` the factors of
+all products, the gradients e among them, are rounded to bfloat16 (see half_linear.py).
 """
 
 from typing import Any

@@ -61,14 +61,19 @@ struct HalfBackward {
   // Gradients before the gates, and the same rounded, there those of the step after the chunk behind.
   Buffer<float> grads{steps * rows * grad.stride};
   Buffer<Half> rounded{((steps + 1) * rows + 2 * HALF_ROWS) * grad.stride};
-  Buffer<float> states{want_w || GRU ? steps * rows * state_stride : 0};
+  Buffer<float> gathered{want_w || GRU ? steps * rows * state_stride : 0};
   Buffer<float> inputs{want_w || want_x ? steps * rows * input_stride : 0};
   Buffer<Half> turned{want_w ? half_count(std::max(a.H, a.I)) * turned_stride : 0};
   Buffer<uint32_t> pairs{want_w ? half_depth(steps * rows) / 2 * grad.width : 0};
   Buffer<float> carry{rows * state_stride}, cell{LSTM ? rows * state_stride : 0};
+  struct Rows {
+    const float* start;
+    Index stride;
+  };
+  Rows states{nullptr, 0};  // before the steps of the chunk
 
   bool allocated() const {
-    return grads.get() && rounded.get() && states.get() && inputs.get() && turned.get() && pairs.get() &&
+    return grads.get() && rounded.get() && gathered.get() && inputs.get() && turned.get() && pairs.get() &&
            carry.get() && cell.get();
   }
   Half* rounded_row(Index place) const { return rounded.get() + place * grad.stride; }
@@ -101,14 +106,24 @@ struct HalfBackward {
         std::memcpy(a.grad_c0 + (begin + row) * a.H, cell.get() + row * state_stride, a.H * sizeof(float));
   }
 
+  // Whether the rows of all steps are equally far apart.
+  bool regular(const auto& sequence) const {
+    return !a.lengths && rows == a.B && sequence.time == a.B * sequence.batch;
+  }
+
   // States before the steps t0 ... t1 - 1, one row after the other.
   void gather_states(Index t0, Index t1) {
+    if (t0 && regular(a.out)) {
+      states = {a.out.at(t0 - 1, 0), a.out.batch};
+      return;
+    }
+    states = {gathered.get(), state_stride};
     for (Index t = t0; (want_w || GRU) && t < t1; t++)
       for (Index row = 0; row < rows; row++) {
         const Index sample = begin + row;
         const bool first = !t || !a.active(t - 1, sample);
         const float* before = first ? a.h0 ? a.h0 + sample * a.H : nullptr : a.out.at(t - 1, sample);
-        copy_row(states.get() + ((t - t0) * rows + row) * state_stride, before, a.H);
+        copy_row(gathered.get() + ((t - t0) * rows + row) * state_stride, before, a.H);
       }
   }
 
@@ -173,7 +188,7 @@ struct HalfBackward {
       store<float>(cell.get() + at, active ? of_cell * f : cell_later);
     } else if constexpr (GRU) {
       const Vec<float> r = get(0), z = get(1), n = get(2), hidden = get(3);
-      const Vec<float> old = load(states.get() + (place + row) * state_stride + block * VECTOR);
+      const Vec<float> old = part.load(states.start + (place + row) * states.stride + block * VECTOR);
       const Vec<float> of_new = (total - total * z) * (1.0f - n * n);
       to[0] = of_new * r;
       to[1] = of_new * hidden * (r - r * r);
@@ -206,18 +221,19 @@ struct HalfBackward {
   void add_to_sums(Index t0, Index t1) {
     const Index depth = (t1 - t0) * rows, wide = grad.width;
     half_pairs(pairs.get(), wide, grads.get(), grad.stride, depth, wide);
-    const auto add = [&](float* to, const float* left, Index left_stride, Index columns, Index from) {
+    const auto add = [&](float* to, const Rows& left, Index columns, Index from) {
       Ahead ahead;
-      half_turned(turned.get(), turned_stride, left, left_stride, depth, columns);
+      half_turned(turned.get(), turned_stride, left.start, left.stride, depth, columns);
       const HalfPart right{pairs.get() + from, wide, half_depth(depth), grad.product / VECTOR};
       multiply_half(to, sums.stride, turned.get(), turned_stride, columns, right, false, ahead);
     };
-    add(sums.recurrent(), states.get(), state_stride, a.H, 0);
+    add(sums.recurrent(), states, a.H, 0);
+    if (regular(a.x)) return add(sums.input(), {a.x.at(t0, 0), a.x.batch}, a.I, grad.inputs);
     for (Index t = t0; t < t1; t++)
       for (Index row = 0; row < rows; row++)  // whatever padding holds, NaN too, must not reach the sums
         copy_row<float>(inputs.get() + ((t - t0) * rows + row) * input_stride,
                         a.active(t, begin + row) ? a.x.at(t, begin + row) : nullptr, a.I);
-    add(sums.input(), inputs.get(), input_stride, a.I, grad.inputs);
+    add(sums.input(), {inputs.get(), input_stride}, a.I, grad.inputs);
   }
 };
 

@@ -27,39 +27,49 @@ constexpr Index VECTOR = 16;
 
 inline Index whole_vectors(Index count) { return (count + VECTOR - 1) / VECTOR * VECTOR; }
 
-// Weights and biases of the forward pass: of each block of units the sums' columns, the inputs' rows above
-// those of the states.
+// Weights and biases of the forward pass in panels of four vectors: all sums of one block of units, or the
+// one of four blocks. The inputs' rows are above those of the states.
 template <HalfCell C>
 struct HalfPanels {
-  static constexpr Index WIDE = SUMS<C> * VECTOR;
+  static constexpr Index SPAN = 4 / SUMS<C>, WIDE = 4 * VECTOR;  // blocks of a panel, its columns
   static constexpr int slot_of_states(int gate) { return C == HalfCell::GRU && gate == 2 ? 3 : gate; }
-  Index depth, blocks;
+  Index depth, blocks, count;
   Buffer<uint32_t> pairs;
   Buffer<float> biases;
 
   explicit HalfPanels(const Gated<float>& a)
-      : depth(half_depth(a.I + a.H)), blocks(whole_vectors(a.H) / VECTOR), pairs(blocks * depth / 2 * WIDE),
-        biases(blocks * WIDE) {
-    for (Index b = 0; allocated() && b < blocks; b++) {
-      const Buffer<float> dense((a.I + a.H) * WIDE);
-      if (!dense.get()) {
-        pairs.memory.reset();
-        return;
-      }
-      for (int g = 0; g < WEIGHTS<C>; g++)
-        for (Index j = 0; j < std::min(VECTOR, a.H - b * VECTOR); j++) {
-          const Index row = g * a.H + b * VECTOR + j, of_x = g * VECTOR + j, of_h = slot_of_states(g) * VECTOR + j;
-          for (Index i = 0; i < a.I; i++) dense.get()[i * WIDE + of_x] = a.w_ih[row * a.I + i];
-          for (Index k = 0; k < a.H; k++) dense.get()[(a.I + k) * WIDE + of_h] = a.w_hh[row * a.H + k];
-          if (a.b_ih) biases.get()[b * WIDE + of_x] += a.b_ih[row];
-          if (a.b_hh) biases.get()[b * WIDE + of_h] += a.b_hh[row];
-        }
-      half_pairs(pairs.get() + b * depth / 2 * WIDE, WIDE, dense.get(), WIDE, a.I + a.H, WIDE);
+      : depth(half_depth(a.I + a.H)), blocks(whole_vectors(a.H) / VECTOR), count((blocks + SPAN - 1) / SPAN),
+        pairs(count * depth / 2 * WIDE), biases(count * WIDE) {
+    const Buffer<float> dense((a.I + a.H) * WIDE);
+    if (!dense.get()) pairs.memory.reset();
+    for (Index panel = 0; allocated() && panel < count; panel++) {
+      std::memset(dense.get(), 0, (a.I + a.H) * WIDE * sizeof(float));
+      for (Index block = panel * SPAN; block < std::min(blocks, panel * SPAN + SPAN); block++)
+        fill(a, dense.get(), block);
+      half_pairs(pairs.get() + panel * depth / 2 * WIDE, WIDE, dense.get(), WIDE, a.I + a.H, WIDE);
     }
   }
+  // A block's columns of its panel.
+  void fill(const Gated<float>& a, float* dense, Index block) {
+    const Index first = block % SPAN * SUMS<C> * VECTOR;
+    float* const bias = biases.get() + block / SPAN * WIDE;
+    for (int g = 0; g < WEIGHTS<C>; g++)
+      for (Index j = 0; j < std::min(VECTOR, a.H - block * VECTOR); j++) {
+        const Index row = g * a.H + block * VECTOR + j;
+        const Index of_x = first + g * VECTOR + j, of_h = first + slot_of_states(g) * VECTOR + j;
+        for (Index i = 0; i < a.I; i++) dense[i * WIDE + of_x] = a.w_ih[row * a.I + i];
+        for (Index k = 0; k < a.H; k++) dense[(a.I + k) * WIDE + of_h] = a.w_hh[row * a.H + k];
+        if (a.b_ih) bias[of_x] += a.b_ih[row];
+        if (a.b_hh) bias[of_h] += a.b_hh[row];
+      }
+  }
   bool allocated() const { return pairs.get() && biases.get(); }
-  HalfPart part(Index block) const { return {pairs.get() + block * depth / 2 * WIDE, WIDE, depth, SUMS<C>}; }
-  const float* bias(Index block) const { return biases.get() + block * WIDE; }
+  Index blocks_of(Index panel) const { return std::min(SPAN, blocks - panel * SPAN); }
+  HalfPart part(Index panel) const {
+    return {pairs.get() + panel * depth / 2 * WIDE, WIDE, depth, SUMS<C> * blocks_of(panel)};
+  }
+  // Of a block.
+  const float* bias(Index block) const { return biases.get() + block * SUMS<C> * VECTOR; }
 };
 
 // What was saved of a unit's block at a step.

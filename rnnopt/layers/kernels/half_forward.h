@@ -8,7 +8,7 @@ namespace {
 // The rows of one thread, from step to step.
 template <HalfCell C>
 struct HalfForward {
-  static constexpr Index WIDE = SUMS<C> * VECTOR;
+  static constexpr Index WIDE = HalfPanels<C>::WIDE, SPAN = HalfPanels<C>::SPAN;
   static constexpr Index GROUP = 64;  // rows whose sums stay in the nearest cache
   const Gated<float>& a;
   const HalfPanels<C>& weights;
@@ -42,24 +42,27 @@ struct HalfForward {
     half_rows(factors.get(), half_stride, a.x.at(t, begin), a.x.batch, rows, a.I);
     half_rows(factors.get() + a.I, half_stride, before, stride, rows, a.H);
     Ahead ahead;
-    for (Index block = 0; block < weights.blocks; block++) {
-      const int units = (int)std::min(VECTOR, a.H - block * VECTOR);
+    for (Index panel = 0; panel < weights.count; panel++)
       for (Index row = 0; row < rows; row += GROUP) {
         const Index some = std::min(GROUP, rows - row);
-        multiply_half(sums.get(), WIDE, factors.get() + row * half_stride, half_stride, some, weights.part(block),
+        multiply_half(sums.get(), WIDE, factors.get() + row * half_stride, half_stride, some, weights.part(panel),
                       true, ahead);
-        with_part<float>(units, [&](auto part) { finish(t, block, row, some, part); });
+        for (Index i = 0; i < weights.blocks_of(panel); i++) {
+          const Index block = panel * SPAN + i;
+          with_part<float>((int)std::min(VECTOR, a.H - block * VECTOR),
+                           [&](auto part) { finish(t, block, row, some, part, sums.get() + i * VECTOR); });
+        }
       }
-    }
   }
 
   // From the sums of some rows to their new states, few at a time: a processor overlaps rows only if each
   // has few instructions.
   template <class P>
-  INLINE void finish(Index t, Index block, Index row, Index some, P part) {
+  INLINE void finish(Index t, Index block, Index row, Index some, P part, float* at) {
     const auto rows_from = [&]<int K>(Index m, std::integral_constant<int, K>) {
-      for (int k = 0; k < K; k++) open_gates(t, block, row + m + k, sums.get() + (m + k) * WIDE);
-      new_states<K>(t, block, row + m, part, sums.get() + m * WIDE);
+      if constexpr (SPAN == 1)
+        for (int k = 0; k < K; k++) open_gates(t, block, row + m + k, at + (m + k) * WIDE);
+      new_states<K>(t, block, row + m, part, at + m * WIDE);
     };
     Index m = 0;
     for (; m + 4 <= some; m += 4) rows_from(m, std::integral_constant<int, 4>());
@@ -83,7 +86,7 @@ struct HalfForward {
       if (!to) return;
       for (int g = 0; g < 4; g++) store<float>(to + g * VECTOR, gates[g]);
       store<float>(to + 4 * VECTOR, c);
-    } else if constexpr (C == HalfCell::GRU) {
+    } else {
       const Vec<float> hidden = sum(3);
       Vec<float> gates[2] = {sum(0), sum(1)};  // r, z
       squash<float, 0b11>(gates);
@@ -91,8 +94,6 @@ struct HalfForward {
       store<float>(at + 2 * VECTOR, sum(2) + gates[0] * hidden);
       if (!to) return;
       store<float>(to, gates[0]), store<float>(to + VECTOR, gates[1]), store<float>(to + 3 * VECTOR, hidden);
-    } else {
-      store<float>(at, sum(0));
     }
   }
 
@@ -104,7 +105,7 @@ struct HalfForward {
     for (int k = 0; k < K; k++)
       newest[k] = C == HalfCell::LSTM  ? load(cell.get() + place + k * stride)
                   : C == HalfCell::GRU ? load(at + k * WIDE + 2 * VECTOR)
-                                   : load(at + k * WIDE);
+                                       : load(at + k * WIDE) + load(weights.bias(block));
     if constexpr (C != HalfCell::RELU) squash<float, 0>(newest);
     for (int k = 0; k < K; k++) {
       const Vec<float> old = load(before + place + k * stride);

@@ -12,8 +12,8 @@ Backward, with δh the gradient of h_t, and δc that of c_t after h_t has added 
     δc_{t-1} = δc ⊙ f            δh_{t-1} = ∂L/∂h_{t-1} + Uᵀ e
 
 `torch.ops.rnnopt.lstm` is the fused form for tensors on the CPU. Its gradient is differentiable:
-with `create_graph`, backward runs step by step in torch's own operators. With `half` the factors of all
-products, the gradients e among them, are rounded to bfloat16 (see half_linear.py).
+with `create_graph`, backward runs step by step in torch's own operators. With `half` the factors of
+all products, the gradients e among them, are rounded to bfloat16 (see half_linear.py).
 """
 
 from typing import Any
@@ -26,7 +26,8 @@ from rnnopt.layers.kernels import gated, portable_gated, rounded
 torch.library.define(
     "rnnopt::lstm",
     "(Tensor x, Tensor w_ih, Tensor w_hh, Tensor? b_ih, Tensor? b_hh, Tensor? h0, Tensor? c0,"
-    " Tensor? lengths, bool reverse, bool keep, bool half=False) -> (Tensor, Tensor, Tensor, Tensor)",
+    " Tensor? lengths, bool reverse, bool keep, bool half=False)"
+    " -> (Tensor, Tensor, Tensor, Tensor)",
 )
 torch.library.define(
     "rnnopt::lstm_backward",

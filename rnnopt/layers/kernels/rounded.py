@@ -1,7 +1,7 @@
 """The recurrences with products in bfloat16, in torch's own operators.
 
-They run where the kernels cannot: for other types, in functional transforms, and for the gradient of a
-gradient. Slower, and the same to about one rounding (see half_linear.py).
+They run where the kernels cannot: for other types, in functional transforms, and for the gradient
+of a gradient. Slower, and the same to about one rounding (see half_linear.py).
 """
 
 from collections.abc import Sequence
