@@ -87,17 +87,15 @@ def elman(shapes: list[tuple[int, int, int, int]], limit: float) -> list[Row]:
         # Forward, and backward through the states and to the weights; no gradient of the inputs.
         flops = 2 * steps * batch * hidden * (3 * hidden + 2 * size)
         large = 2 * LARGE**3 / best["matrix"]
-        rows.append(
-            {
-                "time, batch, input, hidden": f"{steps}, {batch}, {size}, {hidden}",
-                "torch.nn.RNN, ms": best["torch"] * 1e3,
-                "ElmanRNN, ms": best["ours"] * 1e3,
-                "times as fast": best["torch"] / best["ours"],
-                "Gflop/s": flops / best["ours"] / 1e9,
-                "of the large-matrix rate": flops / best["ours"] / large,
-            }
-            | in_bfloat16(best)
-        )
+        row: Row = {
+            "time, batch, input, hidden": f"{steps}, {batch}, {size}, {hidden}",
+            "torch.nn.RNN, ms": best["torch"] * 1e3,
+            "ElmanRNN, ms": best["ours"] * 1e3,
+            "times as fast": best["torch"] / best["ours"],
+            "Gflop/s": flops / best["ours"] / 1e9,
+            "of the large-matrix rate": flops / best["ours"] / large,
+        }
+        rows.append(row | in_bfloat16(best))
     return rows
 
 
@@ -129,18 +127,16 @@ def gated(
             # The products alone: a forward pass, and backward those of states, inputs and weights.
             flops = 2 * steps * batch * gates * hidden * (size + hidden) * (3 if backward else 1)
             rate = 2 * 1024**3 / best["matrix"]
-            rows.append(
-                {
-                    "layer": ours_kind.__name__,
-                    "time, batch, input, hidden": f"{steps}, {batch}, {size}, {hidden}",
-                    "torch, ms": best["torch"] * 1e3,
-                    "ours, ms": best["ours"] * 1e3,
-                    "times as fast": best["torch"] / best["ours"],
-                    "Gflop/s": flops / best["ours"] / 1e9,
-                    "of the matrix rate": flops / best["ours"] / rate,
-                }
-                | in_bfloat16(best)
-            )
+            row: Row = {
+                "layer": ours_kind.__name__,
+                "time, batch, input, hidden": f"{steps}, {batch}, {size}, {hidden}",
+                "torch, ms": best["torch"] * 1e3,
+                "ours, ms": best["ours"] * 1e3,
+                "times as fast": best["torch"] / best["ours"],
+                "Gflop/s": flops / best["ours"] / 1e9,
+                "of the matrix rate": flops / best["ours"] / rate,
+            }
+            rows.append(row | in_bfloat16(best))
     return rows
 
 

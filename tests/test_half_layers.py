@@ -1,8 +1,8 @@
-"""What precision="bf16" promises of Elman, GRU and LSTM layers: products of rounded numbers, nothing else.
+"""What precision="bf16" promises of Elman, GRU and LSTM layers: products of rounded numbers.
 
-The twin runs step by step, rounds with torch and multiplies in double precision. Where a processor has
-no such products, the tests of the kernels are left out, and those of the path in torch's operators
-remain.
+The twin runs step by step, rounds with torch and multiplies in double precision. Where a processor
+has no such products, the tests of the kernels are left out, and those of the path in torch's
+operators remain.
 """
 
 import copy
@@ -111,8 +111,8 @@ def check(layer, x, first, lengths=None, last_only=False):
     exact = copy.deepcopy(layer).double()
     xs, firsts = x.double(), [one.double() for one in first]
     expected = results(exact, xs, firsts, lengths, run=twin, last_only=last_only)
-    # The twin rounds the same way, but for the few numbers that an error of single precision carries
-    # over the border between two roundings.
+    # The twin rounds the same way, but for the few numbers that an error of single precision
+    # carries over the border between two roundings.
     assert distances(found, expected)[0] < 2e-4
     assert max(distances(found, expected)) < 2e-3
     return found
