@@ -9,6 +9,7 @@ namespace {
 template <HalfCell C>
 struct HalfForward {
   static constexpr Index WIDE = HalfPanels<C>::WIDE, SPAN = HalfPanels<C>::SPAN;
+  static constexpr bool ELMAN = SPAN > 1;
   static constexpr Index GROUP = 64;  // rows whose sums stay in the nearest cache
   const Gated<float>& a;
   const HalfPanels<C>& weights;
@@ -40,7 +41,9 @@ struct HalfForward {
   void step(Index t) {
     // In this order: each fills its last vector up with zeros.
     half_rows(factors.get(), half_stride, a.x.at(t, begin), a.x.batch, rows, a.I);
-    half_rows(factors.get() + a.I, half_stride, before, stride, rows, a.H);
+    const bool from_out = ELMAN && t;  // nothing is kept beside it: no one needs the state after an end
+    half_rows(factors.get() + a.I, half_stride, from_out ? a.out.at(t - 1, begin) : before,
+              from_out ? a.out.batch : stride, rows, a.H);
     Ahead ahead;
     for (Index panel = 0; panel < weights.count; panel++)
       for (Index row = 0; row < rows; row += GROUP) {
@@ -60,11 +63,13 @@ struct HalfForward {
   template <class P>
   INLINE void finish(Index t, Index block, Index row, Index some, P part, float* at) {
     const auto rows_from = [&]<int K>(Index m, std::integral_constant<int, K>) {
-      if constexpr (SPAN == 1)
+      if constexpr (!ELMAN)
         for (int k = 0; k < K; k++) open_gates(t, block, row + m + k, at + (m + k) * WIDE);
       new_states<K>(t, block, row + m, part, at + m * WIDE);
     };
     Index m = 0;
+    if constexpr (ELMAN)
+      for (; m + 8 <= some; m += 8) rows_from(m, std::integral_constant<int, 8>());
     for (; m + 4 <= some; m += 4) rows_from(m, std::integral_constant<int, 4>());
     for (; m < some; m++) rows_from(m, std::integral_constant<int, 1>());
   }
@@ -108,19 +113,23 @@ struct HalfForward {
                                        : load(at + k * WIDE) + load(weights.bias(block));
     if constexpr (C != HalfCell::RELU) squash<float, 0>(newest);
     for (int k = 0; k < K; k++) {
+      const bool active = a.active(t, begin + row + k);
+      float* const out = a.out.at(t, begin + row + k) + block * VECTOR;
+      if constexpr (ELMAN) {
+        const Vec<float> state = C == HalfCell::RELU ? activate<float, RELU>(newest[k]) : newest[k];
+        part.store(out, active ? state : Vec<float>{});
+        continue;
+      }
       const Vec<float> old = load(before + place + k * stride);
       Vec<float> state;
       if constexpr (C == HalfCell::LSTM) {
         state = load(at + k * WIDE + 3 * VECTOR) * newest[k];
-      } else if constexpr (C == HalfCell::GRU) {
+      } else {
         state = newest[k] + load(at + k * WIDE + VECTOR) * (old - newest[k]);
         if (a.saved) store<float>(saved_of<C>(a, t, block, begin + row + k) + 2 * VECTOR, newest[k]);
-      } else {
-        state = C == HalfCell::RELU ? activate<float, RELU>(newest[k]) : newest[k];
       }
-      const bool active = a.active(t, begin + row + k);
       store<float>(after + place + k * stride, active ? state : old);
-      part.store(a.out.at(t, begin + row + k) + block * VECTOR, active ? state : Vec<float>{});
+      part.store(out, active ? state : Vec<float>{});
     }
   }
 };
