@@ -119,7 +119,7 @@ def check(layer, x, first, lengths=None, last_only=False):
 
 
 # (time, batch, input, hidden): least sizes, parts of vectors and tiles, several chunks of 256 rows.
-SHAPES = [(1, 1, 1, 1), (6, 1, 3, 17), (5, 2, 1, 1), (3, 70, 33, 16), (4, 5, 9, 80), (90, 7, 2, 33)]
+SHAPES = [(1, 1, 1, 1), (6, 1, 3, 17), (5, 2, 1, 1), (3, 70, 33, 16), (4, 5, 9, 80), (9, 70, 2, 33)]
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -161,6 +161,26 @@ def test_lengths_and_directions(cell, options, each_kind, rng):
 def test_relu(each_kind, rng):
     layer = build("rnn", nonlinearity="relu")
     check(layer, *drawn("rnn", layer, 7, 5, rng))
+
+
+def test_tanh_and_sigmoid_are_near_the_exact_ones(each_kind):
+    # Without weights a state is a function of the bias alone.
+    numbers = torch.linspace(-20, 20, 501)
+    numbers[:4] = torch.tensor([-1e30, 1e30, -90, float("nan")])
+    count = len(numbers)
+    found = []
+    for cell, biases in (("rnn", [numbers]), ("lstm", [99, 0, 99, numbers])):
+        layer = LAYERS[cell](1, count, precision="bf16")
+        for parameter in layer.parameters():
+            nn.init.zeros_(parameter)
+        values = [one + torch.zeros(count) for one in biases]
+        layer.load_state_dict(layer.state_dict() | {"bias_ih_l0": torch.cat(values)})
+        with torch.no_grad():
+            found.append(layer(torch.zeros(1, 1, 1))[0][0, 0].double())
+    exact = numbers.double()
+    cell_of_one = torch.tensor(1.0, dtype=torch.double).tanh()
+    for one, right in zip(found, (exact.tanh(), exact.sigmoid() * cell_of_one), strict=True):
+        torch.testing.assert_close(one, right, rtol=0, atol=5e-7, equal_nan=True)
 
 
 @pytest.mark.parametrize("cell", LAYERS)

@@ -144,7 +144,7 @@ struct HalfBackward {
           Vec<float> c[K];
           for (int k = 0; LSTM && k < K; k++)
             c[k] = load(saved_of<C>(a, t, block, begin + row + k) + (LSTM ? S - 1 : 0) * VECTOR);
-          if constexpr (LSTM) squash<float, 0>(c);
+          if constexpr (LSTM) squash_near<0>(c);
           for (int k = 0; k < K; k++) unit(t, block, row + k, place, part, c[k], bias);
         };
         Index row = 0;

@@ -72,6 +72,32 @@ struct HalfPanels {
   const float* bias(Index block) const { return biases.get() + block * SUMS<C> * VECTOR; }
 };
 
+// As `squash`, with an error of at most 3e-7 instead of some units in the last place, in two thirds of the
+// operations: the products that read the results round them to 8 bits. With a sigmoid's y = -x or a tanh's y = 2 x
+// it is 1 / (1 + exp y) or 1 - 2 / (1 + exp y); exp y = 2^n 2^f, where 2^f is a polynomial of f in 0 ... 1.
+template <unsigned SIGMOIDS, int K>
+INLINE void squash_near(Vec<float> (&x)[K]) {
+#if HAVE_HALF
+  using V = Vec<float>;
+  constexpr auto sigmoid = [](int k) { return (SIGMOIDS >> k & 1) != 0; };
+  V f[K], p[K];
+#define EACH _Pragma("GCC unroll 8") for (int k = 0; k < K; k++)
+  EACH x[k] *= sigmoid(k) ? -1.4426950408889634f : 2.8853900817779268f;
+  EACH x[k] = most<float>(V{} - 126.0f, least<float>(V{} + 126.0f, x[k]));  // NaN stays
+  EACH f[k] = (V)_mm512_reduce_ps((__m512)x[k], 0x09);                       // x - floor x
+  EACH p[k] = f[k] * 0.0018775766948238015f + 0.008989340625703335f;
+  const auto next = [&](float coefficient) { EACH p[k] = p[k] * f[k] + coefficient; };
+  next(0.05582631751894951f), next(0.24015361070632935f), next(0.6931530833244324f), next(0.9999999403953552f);
+  EACH p[k] = (V)_mm512_scalef_ps((__m512)p[k], (__m512)x[k]) + 1.0f;
+  EACH f[k] = (V)_mm512_rcp14_ps((__m512)p[k]);
+  EACH f[k] += f[k] * (1.0f - p[k] * f[k]);
+  EACH x[k] = sigmoid(k) ? f[k] : 1.0f - 2.0f * f[k];
+#undef EACH
+#else
+  squash<float, SIGMOIDS>(x);
+#endif
+}
+
 // What was saved of a unit's block at a step.
 template <HalfCell C>
 INLINE float* saved_of(const Gated<float>& a, Index t, Index block, Index sample) {

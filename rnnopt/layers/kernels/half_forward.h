@@ -84,7 +84,7 @@ struct HalfForward {
       float* const cell_at = cell.get() + row * stride + block * VECTOR;
       const Vec<float> old = load(cell_at);
       Vec<float> gates[4] = {sum(0), sum(1), sum(2), sum(3)};  // i, f, g, o
-      squash<float, 0b1011>(gates);
+      squash_near<0b1011>(gates);
       const Vec<float> c = a.active(t, begin + row) ? gates[1] * old + gates[0] * gates[2] : old;
       store<float>(cell_at, c);
       store<float>(at + 3 * VECTOR, gates[3]);
@@ -94,7 +94,7 @@ struct HalfForward {
     } else {
       const Vec<float> hidden = sum(3);
       Vec<float> gates[2] = {sum(0), sum(1)};  // r, z
-      squash<float, 0b11>(gates);
+      squash_near<0b11>(gates);
       store<float>(at + VECTOR, gates[1]);
       store<float>(at + 2 * VECTOR, sum(2) + gates[0] * hidden);
       if (!to) return;
@@ -111,7 +111,7 @@ struct HalfForward {
       newest[k] = C == HalfCell::LSTM  ? load(cell.get() + place + k * stride)
                   : C == HalfCell::GRU ? load(at + k * WIDE + 2 * VECTOR)
                                        : load(at + k * WIDE) + load(weights.bias(block));
-    if constexpr (C != HalfCell::RELU) squash<float, 0>(newest);
+    if constexpr (C != HalfCell::RELU) squash_near<0>(newest);
     for (int k = 0; k < K; k++) {
       const bool active = a.active(t, begin + row + k);
       float* const out = a.out.at(t, begin + row + k) + block * VECTOR;
