@@ -11,8 +11,8 @@ import re
 
 import pytest
 import torch
+from half_products import RoundedProduct, anywhere, distances, each_kind, needs_half
 from plain_recurrent import normal, quiet_opcheck, threads
-from test_half_linear import RoundedProduct, anywhere, distances, each_kind, needs_half
 from torch import nn
 
 from rnnopt import GRU, LSTM, ElmanRNN, SequenceModel

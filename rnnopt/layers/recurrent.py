@@ -192,7 +192,7 @@ def _copy(layer: Any, kind: Any) -> Any:
         options["nonlinearity"] = layer.nonlinearity
     if layer.proj_size:
         options["proj_size"] = layer.proj_size
-    if kind is type(layer) and layer.rounds:
+    if isinstance(layer, TorchRecurrent) and isinstance(layer, kind) and layer.rounds:
         options["precision"] = layer.precision
     copy = kind(
         layer.input_size,
