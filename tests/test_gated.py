@@ -698,6 +698,20 @@ def test_wrong_types_raise_what_torch_raises(kind):
 
 
 @both
+def test_what_is_no_tensor_raises_what_torch_raises(kind):
+    own, other = pair(kind)
+    x, h = torch.zeros(6, 4, 3, dtype=torch.float64), torch.zeros(1, 4, 5, dtype=torch.float64)
+    states = ((h,), (h, h, h), (None, None), "h", [h, [h]], h if kind == "lstm" else (h, h))
+    inputs = (None, x.numpy(), x.tolist())
+    for wrong in (*((x, one) for one in states), *((one,) for one in inputs)):
+        with pytest.raises((AttributeError, IndexError, RuntimeError, TypeError)) as torchs:
+            other(*wrong)
+        with pytest.raises(torchs.type) as mine:
+            own(*wrong)
+        assert str(mine.value) == str(torchs.value)
+
+
+@both
 def test_an_empty_batch_gives_empty_results(kind):
     own, other = pair(kind, num_layers=2)
     x = torch.zeros(6, 0, 3, dtype=torch.float64)

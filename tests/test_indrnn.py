@@ -138,6 +138,82 @@ def test_layers_equal_a_plain_loop(
     check_same(layer, PlainIndRNN(layer), x, hx, lengths)
 
 
+def one_direction(layer, k):
+    """Layer and direction k as a layer of its own."""
+    suffix = layer.suffixes[k]
+    size = layer.get_parameter(f"weight_ih_{suffix}").shape[1]
+    norm = layer.batch_norm
+    alone = IndRNN(size, layer.hidden_size, batch_norm=norm, dtype=torch.float64)
+    for name in ("weight_ih", "weight_hh", "bias_ih"):
+        setattr(alone, f"{name}_l0", layer.get_parameter(f"{name}_{suffix}"))
+    if norm:
+        alone.norms[0] = copy.deepcopy(layer.norms[k])
+    return alone.train(layer.training)
+
+
+@crossed(
+    ("layers", [1, 2]),
+    ("batch_norm", [None, "before", "after"]),
+    ("lengths", [None, LENGTHS]),
+    ("with_hx", [False, True]),
+)
+@pytest.mark.parametrize("training", [True, False])
+def test_a_second_direction_runs_from_the_last_true_step(
+    layers, batch_norm, lengths, with_hx, training, rng
+):
+    layer = build(num_layers=layers, batch_norm=batch_norm, bidirectional=True).train(training)
+    x = normal(rng, 7, 4, 3)
+    hx = normal(rng, 2 * layers, 4, 5) if with_hx else None
+    states, ends = x, []
+    alone = [one_direction(layer, k) for k in range(2 * layers)]
+
+    def turned(values):
+        if lengths is None:
+            return values.flip(0)
+        parts = [(values[:n, i].flip(0), values[n:, i]) for i, n in enumerate(lengths.tolist())]
+        return torch.stack([torch.cat(part) for part in parts], 1)
+
+    for k in range(0, 2 * layers, 2):
+        first = (None, None) if hx is None else (hx[k : k + 1], hx[k + 1 : k + 2])
+        there, end = alone[k](states, first[0], lengths)
+        back, start = alone[k + 1](turned(states), first[1], lengths)
+        states = torch.cat((there, turned(back)), 2)
+        ends += [end[0], start[0]]
+    output, last = layer(x, hx, lengths)
+    torch.testing.assert_close(output, states, **TIGHT)
+    torch.testing.assert_close(last, torch.stack(ends), **TIGHT)
+    weights = dict(layer.named_parameters())
+    grads = torch.autograd.grad(output.sin().sum() + last.cos().sum(), weights.values())
+    kept = {name: weight for name, weight in weights.items() if not name.startswith("norms")}
+    expected = torch.autograd.grad(
+        states.sin().sum() + torch.stack(ends).cos().sum(), kept.values()
+    )
+    for name, grad in zip(kept, expected, strict=True):
+        torch.testing.assert_close(dict(zip(weights, grads, strict=True))[name], grad, **TIGHT)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script")  # torch's own
+@pytest.mark.parametrize("batch_norm", [None, "before", "after"])
+@pytest.mark.parametrize("lengths", [None, LENGTHS])
+def test_two_directions_in_torchs_own_operators_are_the_same(batch_norm, lengths, rng):
+    layer = build(num_layers=2, batch_norm=batch_norm, bidirectional=True).eval()
+    x = normal(rng, 7, 4, 3)
+    for plain in (layer.to_torch(), torch.jit.script(layer.to_torch())):
+        for one, other in zip(layer(x, None, lengths), plain(x, None, lengths), strict=True):
+            torch.testing.assert_close(one, other, **TIGHT)
+
+
+def test_a_second_direction_has_weights_with_torchs_names():
+    layer = IndRNN(3, 5, num_layers=2, bidirectional=True)
+    assert layer.weight_ih_l1_reverse.shape == (5, 10)
+    names = {name for name, _ in torch.nn.RNN(3, 5, 2, bidirectional=True).named_parameters()}
+    assert {name for name, _ in layer.named_parameters()} == {
+        n for n in names if "bias_hh" not in n
+    }
+    with pytest.raises(ValueError, match="cannot take one step at a time"):
+        layer.step(torch.zeros(3), None)
+
+
 @pytest.mark.parametrize("nonlinearity", ["tanh", "relu"])
 def test_a_layer_is_torchs_with_a_diagonal_recurrent_matrix(nonlinearity, rng):
     layer = build(nonlinearity=nonlinearity)

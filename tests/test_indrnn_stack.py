@@ -189,6 +189,27 @@ def test_a_gradient_that_can_be_differentiated_is_the_same_gradient(loss, every)
             torch.testing.assert_close(one, another.detach(), **TIGHT)
 
 
+# torch's own: it runs an operator of ours once for each gradient.
+@pytest.mark.filterwarnings("ignore:There is a performance drop because we have not:UserWarning")
+@needs_kernels
+@pytest.mark.parametrize("way", ["is_grads_batched", "vmap"])
+def test_several_gradients_at_once_are_those_one_by_one(way, rng):
+    layer = IndRNN(2, 5, num_layers=3, batch_norm="after", dropout=0.3, dtype=torch.float64)
+    x = normal(rng, 7, 4, 2).requires_grad_()
+    grads = normal(rng, 3, 7, 4, 5)
+    states, leaves = layer(x)[0], [x, *layer.parameters()]
+
+    def gradients(grad, **options):
+        return torch.autograd.grad(states, leaves, grad, retain_graph=True, **options)
+
+    if way == "vmap":
+        together = torch.func.vmap(gradients)(grads)
+    else:
+        together = gradients(grads, is_grads_batched=True)
+    for one, *others in zip(together, *map(gradients, grads), strict=True):
+        torch.testing.assert_close(one, torch.stack(others), **TIGHT)
+
+
 @needs_kernels
 @quiet_opcheck
 @pytest.mark.parametrize("bare", [False, True])

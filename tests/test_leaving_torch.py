@@ -14,7 +14,7 @@ import torch
 from cases import partly
 from torch import nn
 
-from rnnopt import GRU, ElmanRNN, IndRNN, SequenceModel
+from rnnopt import GRU, LSTM, ElmanRNN, IndRNN, SequenceModel
 from rnnopt.layers.kernels import cpu
 
 pytestmark = [
@@ -29,6 +29,15 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning:torch.nn.modules.rnn"),
 ]
 
+
+class LSTMOfOneState(LSTM):
+    """An LSTM that takes and gives tensors alone, as the other layers."""
+
+    def forward(self, input, hx=None, lengths=None):
+        output, last = super().forward(input, None if hx is None else (hx, hx.sin()), lengths)
+        return output, *last
+
+
 LAYERS = {
     "elman": lambda dtype: ElmanRNN(3, 8, dtype=dtype),
     "elman, relu": lambda dtype: ElmanRNN(3, 8, 2, "relu", bias=False, dtype=dtype),
@@ -36,6 +45,7 @@ LAYERS = {
         3, 8, 2, bidirectional=True, batch_first=True, dropout=0.3, dtype=dtype
     ),
     "gru": lambda dtype: GRU(3, 8, 2, bidirectional=True, batch_first=True, dtype=dtype),
+    "lstm": lambda dtype: LSTMOfOneState(3, 8, 2, bidirectional=True, dtype=dtype),
     "indrnn": lambda dtype: IndRNN(3, 8, dtype=dtype),
     "indrnn, bound": lambda dtype: IndRNN(
         3, 8, 2, recurrent_bound=0.5, batch_norm="after", dropout=0.2, batch_first=True, dtype=dtype
@@ -210,7 +220,7 @@ def onnx_run(content):
 @pytest.mark.filterwarnings("ignore:.*legacy TorchScript-based ONNX")
 @pytest.mark.filterwarnings("ignore:The feature will be removed")
 @pytest.mark.filterwarnings("ignore:Exporting a model to ONNX with a batch_size:UserWarning")
-@pytest.mark.parametrize(("name", "given"), partly(EACH, EACH[::4]))
+@pytest.mark.parametrize(("name", "given"), partly(EACH, [*EACH[::4], ("lstm", "lengths")]))
 def test_onnx_by_tracing_takes_other_steps_and_batches(name, given):
     pytest.importorskip("onnx")
     layer = network(name)
@@ -312,7 +322,9 @@ def test_a_compiled_layer_keeps_the_kernels():
 
 
 def plain_cases():
-    theirs = [name for name in LAYERS if name.startswith(("elman", "gru"))]  # torch's own layers
+    theirs = [
+        name for name in LAYERS if name.startswith(("elman", "gru", "lstm"))
+    ]  # torch's own layers
     return [(n, g) for n, g in EACH if g != "unbatched" and n not in theirs]
 
 

@@ -351,6 +351,42 @@ def test_another_normalisation_and_its_hooks_are_called(rng):
     torch.testing.assert_close(outputs, model.output.bias.expand_as(outputs))
 
 
+BEFORE_AND_AFTER = [
+    nn.Module.register_forward_hook, nn.Module.register_forward_pre_hook,
+    nn.Module.register_full_backward_hook, nn.Module.register_full_backward_pre_hook,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("part", ["recurrent", "norms"])
+@pytest.mark.parametrize("register", BEFORE_AND_AFTER, ids=lambda one: one.__name__)
+@pytest.mark.parametrize("cell", ["gru", "indrnn"])
+def test_hooks_of_every_part_are_called(cell, part, register, rng):
+    model = build(cell=cell, layers=2, batch_norm=True)
+    calls = []
+    register(getattr(model, part)[0], lambda *_: calls.append(1) and None)
+    model(draw_padded(rng).requires_grad_()).sum().backward()
+    assert calls == [1]
+
+
+@pytest.mark.parametrize("cell", ["gru", "indrnn"])
+def test_hooks_of_all_modules_and_a_forward_put_in_place_are_called(cell, rng):
+    model = build(cell=cell, layers=2, batch_norm=True)
+    calls = []
+    hook = nn.modules.module.register_module_forward_hook(lambda one, *_: calls.append(one))
+    try:
+        model(draw_padded(rng))
+    finally:
+        hook.remove()
+    assert calls[:4] == [model.recurrent[0], model.norms[0], model.recurrent[1], model.norms[1]]
+    calls.clear()
+    for part in (model.recurrent[1], model.norms[0]):
+        part.forward = lambda *given, part=part: (
+            calls.append(part) or type(part).forward(part, *given)
+        )
+    model(draw_padded(rng))
+    assert calls == [model.norms[0], model.recurrent[1]]
+
+
 # -- initial weights ------------------------------------------------------------------------------
 
 
@@ -462,6 +498,11 @@ def test_what_is_indrnns_needs_its_cell(cell):
         build(cell=cell, initialization="indrnn")
     with pytest.raises(ValueError, match=f"initialization='indrnn-paper'.*cell='{cell}'"):
         build(cell=cell, steps=5, initialization="indrnn-paper")
+
+
+def test_an_unknown_keyword_is_an_error():
+    with pytest.raises(TypeError, match="unexpected keyword argument 'precison'"):
+        build(cell="indrnn", precison="bf16")
 
 
 def test_a_last_layer_that_remembers_needs_the_length():

@@ -190,6 +190,7 @@ def test_bad_input_is_refused_and_changes_nothing(code, batch, monkeypatch):
     stream.push(good)
     before = stream.state
     wrong = [*BAD, [[1.0, 2.0, 3.0], [1.0, 2.0]], [[1.0, 2.0, 3.0], ["a", 2.0, 3.0]]]
+    wrong += [good.to_sparse(), good.to("meta")]
     wrong += [torch.ones(2, 3)] if batch is None else [torch.ones(3), [1.0, 2.0, 3.0]]
     for x in wrong:
         with pytest.raises(ValueError, match="push needs .*3 numbers.*, got ") as refused:
@@ -291,6 +292,8 @@ def test_a_state_that_does_not_fit_is_refused():
         trained(cell="lstm", readout="mean").stream(2).state,
         trained(cell="lstm", readout="mean", layers=2).stream().state,
         StreamState(kept.layers),
+        StreamState([1, 2], kept.total, kept.steps),
+        StreamState(None, kept.total, kept.steps),
         kept.layers,
     ]
     for state in wrong:

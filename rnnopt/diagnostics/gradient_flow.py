@@ -33,8 +33,9 @@ class GradientFlow:
     """Records ‖dL/dh_t‖ of every recurrent layer of a model after each `loss.backward()`.
 
     It records nn.RNN, nn.LSTM, nn.GRU and rnnopt's layers anywhere in the model, and does
-    not change weights, gradients or random numbers. A recorded pass costs about one more pass of a
-    plain torch loop; `every` reduces their number.
+    not change weights, gradients or random numbers. Stacked IndRNN layers, which else run as one
+    operator, run one by one while it is attached: the same numbers up to rounding. A recorded pass
+    costs about one more pass of a plain torch loop; `every` reduces their number.
 
     Args:
         model: any module with recurrent layers.

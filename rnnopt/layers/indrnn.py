@@ -32,7 +32,7 @@ from rnnopt.layers.kernels import cpu, indrnn_stack
 from rnnopt.layers.kernels import indrnn as operators
 from rnnopt.layers.kernels.batch_norm import normalize
 from rnnopt.layers.kernels.half_linear import Precision, check_precision
-from rnnopt.layers.kernels.portable import true_steps
+from rnnopt.layers.kernels.portable import reversed_steps, true_steps
 from rnnopt.layers.plain import PlainIndRNN, script_refused
 from rnnopt.layers.stepping import Stepping
 
@@ -65,6 +65,8 @@ class IndRNN(nn.Module, Stepping):
         precision: of the products of weights and inputs on the CPU: "float32", which is that of the
             weights; or "bf16", bfloat16 summed in float32, which needs a processor with AMX or
             AVX512-BF16. States, normalisation and sums stay in float32.
+        bidirectional: a second direction in each layer, from the last true step to the first, with
+            weights of its own (suffix `_reverse`); the next layer gets the states of both.
         factory: `device` and `dtype` of the weights.
 
     Example:
@@ -88,6 +90,7 @@ class IndRNN(nn.Module, Stepping):
         recurrent_bound: float | None = None,
         recurrent_range: tuple[float, float] | None = None,
         precision: Precision = "float32",
+        bidirectional: bool = False,
         **factory: Unpack[Factory],
     ):
         super().__init__()
@@ -112,17 +115,18 @@ class IndRNN(nn.Module, Stepping):
         self.nonlinearity, self.bias, self.batch_first = nonlinearity, bias, batch_first
         self.dropout, self.batch_norm = dropout, batch_norm
         self.recurrent_bound, self.recurrent_range = recurrent_bound, recurrent_range
-        self.precision = precision
-        for k in range(num_layers):
-            size = input_size if k == 0 else hidden_size
+        self.precision, self.bidirectional = precision, bidirectional
+        for k, suffix in enumerate(self.suffixes):
+            first = k < self.directions
+            size = input_size if first else self.directions * hidden_size
             shapes = {"weight_ih": (hidden_size, size), "weight_hh": (hidden_size,)}
             if bias:
                 shapes["bias_ih"] = (hidden_size,)
             for name, shape in shapes.items():
                 weight = nn.Parameter(torch.empty(shape, **factory))
-                self.register_parameter(f"{name}_l{k}", weight)
+                self.register_parameter(f"{name}_{suffix}", weight)
         self.norms = nn.ModuleList(
-            nn.BatchNorm1d(hidden_size, **factory) for _ in range(num_layers if batch_norm else 0)
+            nn.BatchNorm1d(hidden_size, **factory) for _ in self.suffixes if batch_norm
         )
         self.reset_parameters()
 
@@ -135,6 +139,17 @@ class IndRNN(nn.Module, Stepping):
         if steps < 1 or not magnitude > 0:
             raise ValueError(f"Needs steps >= 1 and magnitude > 0, got {steps} and {magnitude}.")
         return magnitude ** (1 / steps)
+
+    @property
+    def directions(self) -> int:
+        """Directions of each layer, 1 or 2."""
+        return 2 if self.bidirectional else 1
+
+    @property
+    def suffixes(self) -> list[str]:
+        """What the names of the weights end in, for each layer and direction."""
+        each = ("", "_reverse")[: self.directions]
+        return [f"l{k}{direction}" for k in range(self.num_layers) for direction in each]
 
     def reset_parameters(self) -> None:
         """Draws the initial weights."""
@@ -155,13 +170,14 @@ class IndRNN(nn.Module, Stepping):
 
         Args:
             input: (time, batch, input), or (batch, time, input) with `batch_first`.
-            hx: initial states (layers, batch, hidden), or None for zeros.
+            hx: initial states (layers × directions, batch, hidden), or None for zeros.
             lengths: (batch,) true steps of sequences padded at the end, each in 1 … time. Outputs
                 after the end are zero and do not enter the batch statistics.
 
         Returns:
-            output (time, batch, hidden), after normalisation and dropout, and last (layers, batch,
-            hidden), the states at the last true step, before both.
+            output (time, batch, directions × hidden), after normalisation and dropout, and last
+            (layers × directions, batch, hidden), the states at the last true step (of a second
+            direction: at the first step), before both.
 
         Raises:
             ValueError: an input of a wrong shape.
@@ -175,35 +191,51 @@ class IndRNN(nn.Module, Stepping):
         if valid is not None:
             states = torch.where(valid, states, 0)  # a NaN there would reach the weights' gradients
         relu, half = self.nonlinearity == "relu", self.precision == "bf16"
-        if self.batch_norm == "after" and valid is None and cpu.own_operators():
+        stackable = self.batch_norm == "after" and valid is None and not self.bidirectional
+        if stackable and cpu.own_operators():
             layers = [self.stacked(k, norm) for k, norm in enumerate(self.norms)]
             if indrnn_stack.stackable(states, layers, hx, half):
                 layers = [one._replace(mask=self._mask(states)) for one in layers]
                 states, ends = indrnn_stack.stack(states, layers, hx, relu, True, half)
                 return states.transpose(0, 1) if self.batch_first else states, ends
-        last = []
-        for k in range(self.num_layers):
-            weight, bias, u = self._weights(k)
-            first = None if hx is None else hx[k]
-            if self.batch_norm == "before":
-                reaching = operators.product(states, weight, bias, half)
-                reaching = normalize(self.norms[k], reaching, valid)
-                states, end = operators.recurrence(reaching, u, first, lengths, relu)
-            else:
-                states, end = operators.layer(states, weight, bias, u, first, lengths, relu, half)
-            last.append(end)
-            mask = self._mask(states)
-            if self.batch_norm == "after":
-                states = normalize(self.norms[k], states, valid, mask)
-            elif mask is not None:
-                states = states * mask
+        last: list[Tensor] = []
+        for _ in range(self.num_layers):
+            outputs = []
+            for reverse in range(self.directions):
+                first = None if hx is None else hx[len(last)]
+                output, end = self._direction(states, len(last), bool(reverse), first, lengths)
+                outputs.append(output)
+                last.append(end)
+            states = outputs[0] if len(outputs) == 1 else torch.cat(outputs, 2)
         return states.transpose(0, 1) if self.batch_first else states, torch.stack(last)
 
+    def _direction(
+        self, states: Tensor, k: int, reverse: bool, first: Tensor | None, lengths: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Output and last states of layer and direction k."""
+        valid = None if lengths is None else true_steps(states.shape[0], lengths)
+        relu, half = self.nonlinearity == "relu", self.precision == "bf16"
+        weight, bias, u = self._weights(k)
+        states = reversed_steps(states, lengths) if reverse else states
+        if self.batch_norm == "before":
+            reaching = operators.product(states, weight, bias, half)
+            reaching = normalize(self.norms[k], reaching, valid)
+            states, end = operators.recurrence(reaching, u, first, lengths, relu)
+        else:
+            states, end = operators.layer(states, weight, bias, u, first, lengths, relu, half)
+        mask = self._mask(states)
+        if self.batch_norm == "after":
+            states = normalize(self.norms[k], states, valid, mask)
+        elif mask is not None:
+            states = states * mask
+        return reversed_steps(states, lengths) if reverse else states, end
+
     def _weights(self, k: int) -> tuple[Tensor, Tensor | None, Tensor]:
-        """W, b and u of a layer, u within the bound."""
-        bias = getattr(self, f"bias_ih_l{k}") if self.bias else None
-        u = self._bounded(getattr(self, f"weight_hh_l{k}"))
-        return getattr(self, f"weight_ih_l{k}"), bias, u
+        """W, b and u of layer and direction k, u within the bound."""
+        suffix = self.suffixes[k]
+        bias = getattr(self, f"bias_ih_{suffix}") if self.bias else None
+        u = self._bounded(getattr(self, f"weight_hh_{suffix}"))
+        return getattr(self, f"weight_ih_{suffix}"), bias, u
 
     def _mask(self, states: Tensor) -> Tensor | None:
         """Factors (batch, hidden) of a layer's output at every step; None without dropout."""
@@ -226,7 +258,7 @@ class IndRNN(nn.Module, Stepping):
         if input.numel() == 0:
             raise ValueError(f"input must not be empty, got {tuple(input.shape)}.")
         batch = input.shape[0 if self.batch_first else 1]
-        expected = (self.num_layers, batch, self.hidden_size)
+        expected = (len(self.suffixes), batch, self.hidden_size)
         if hx is not None and tuple(hx.shape) != expected:
             raise ValueError(f"hx must be {expected}, got {tuple(hx.shape)}.")
 
@@ -258,7 +290,7 @@ class IndRNN(nn.Module, Stepping):
         parts.append(f"nonlinearity={self.nonlinearity}")
         if not self.bias:
             parts.append("bias=False")
-        for name in ("batch_first", "dropout", "batch_norm", "recurrent_bound"):
+        for name in ("batch_first", "dropout", "batch_norm", "recurrent_bound", "bidirectional"):
             if getattr(self, name):
                 parts.append(f"{name}={getattr(self, name)}")
         if self.precision != "float32":

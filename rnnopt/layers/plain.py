@@ -17,6 +17,7 @@ from rnnopt.layers.kernels.portable import (
     indrnn_masked_loop,
     indrnn_states,
     last_state,
+    reversed_steps,
     true_steps,
 )
 
@@ -44,17 +45,18 @@ class PlainIndRNN(nn.Module):
     def __init__(self, layer: "IndRNN"):
         super().__init__()
         self.batch_first: bool = layer.batch_first
-        self.layers = nn.ModuleList(PlainIndRNNLayer(layer, k) for k in range(layer.num_layers))
+        self.directions: int = layer.directions
+        self.layers = nn.ModuleList(PlainIndRNNLayer(layer, k) for k in range(len(layer.suffixes)))
         self.train(layer.training)
 
     def forward(
         self, input: Tensor, hx: Tensor | None = None, lengths: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Like `IndRNN.forward`: output (time, batch, hidden), and last (layers, batch, hidden).
+        """Like `IndRNN.forward`: output (time, batch, directions × hidden), and last states.
 
         Args:
             input: (time, batch, input), or (batch, time, input) with `batch_first`.
-            hx: initial states (layers, batch, hidden), or None for zeros.
+            hx: initial states (layers × directions, batch, hidden), or None for zeros.
             lengths: (batch,) true steps of sequences padded at the end, int64, or None.
         """
         states = input.transpose(0, 1) if self.batch_first else input
@@ -63,26 +65,34 @@ class PlainIndRNN(nn.Module):
             valid = true_steps(states.shape[0], lengths)
             states = torch.where(valid, states, torch.zeros_like(states))
         last: list[Tensor] = []
+        outputs: list[Tensor] = []
         for k, layer in enumerate(self.layers):
             first = None if hx is None else hx[k]
-            states, end = layer(states, first, lengths, valid)
+            reverse = k % self.directions == 1
+            given = reversed_steps(states, lengths) if reverse else states
+            output, end = layer(given, first, lengths, valid)
             last.append(end)
+            outputs.append(reversed_steps(output, lengths) if reverse else output)
+            if len(outputs) == self.directions:
+                states = outputs[0] if len(outputs) == 1 else torch.cat(outputs, 2)
+                outputs = []
         return states.transpose(0, 1) if self.batch_first else states, torch.stack(last)
 
 
 class PlainIndRNNLayer(nn.Module):
-    """One layer, h_t = f(W x_t + b + u ⊙ h_{t-1}), with its batch normalisation and dropout."""
+    """One layer and direction, h_t = f(W x_t + b + u ⊙ h_{t-1}), with normalisation and dropout."""
 
     def __init__(self, layer: "IndRNN", k: int):
         super().__init__()
-        weight = getattr(layer, f"weight_ih_l{k}")
+        suffix = layer.suffixes[k]
+        weight = getattr(layer, f"weight_ih_{suffix}")
         self.input = nn.Linear(
             weight.shape[1], weight.shape[0], layer.bias, weight.device, weight.dtype
         )
         self.input.weight = _copied(weight)
         if layer.bias:
-            self.input.bias = _copied(getattr(layer, f"bias_ih_l{k}"))
-        self.u = _copied(getattr(layer, f"weight_hh_l{k}"))
+            self.input.bias = _copied(getattr(layer, f"bias_ih_{suffix}"))
+        self.u = _copied(getattr(layer, f"weight_hh_{suffix}"))
         self.relu: bool = layer.nonlinearity == "relu"
         bound = layer.recurrent_bound
         self.bound: float = float("inf") if bound is None else bound

@@ -68,6 +68,8 @@ class TorchRecurrent(nn.RNNBase, Stepping):
                     " precision='bf16', got a PackedSequence."
                 )
             return self._torch_forward(input, hx)
+        if not self._expected(input, hx):
+            return self._torch_forward(input, hx)  # raises torch's own error
         if lengths is not None:
             lengths = check_lengths(lengths, input, self.batch_first)
         # By name, because functional_call swaps them.
@@ -76,8 +78,6 @@ class TorchRecurrent(nn.RNNBase, Stepping):
         if cpu.leaving_torch() and not projected:
             return self._layer_by_layer(self.run_portable, input, hx, lengths, weights)
         lengths = None if lengths is None or not len(lengths) else lengths
-        if self.replaced is nn.LSTM and not (hx is None or isinstance(hx, (tuple, list))):
-            return self._torch_forward(input, hx)  # raises torch's own error
         states = [hx] if isinstance(hx, Tensor) else list(hx or ())
         usable = input.numel() > 0 and not projected and cpu.usable(input, *states, *weights)
         if (
@@ -114,8 +114,6 @@ class TorchRecurrent(nn.RNNBase, Stepping):
         pair = self.replaced is nn.LSTM
         given = None if hx is None else list(hx) if pair else [hx]
         if not batched:
-            if input.ndim != 2 or (given is not None and any(one.ndim != 2 for one in given)):
-                self._torch_forward(input, hx)  # raises torch's own error
             input = input.unsqueeze(int(not self.batch_first))
             given = None if given is None else [one.unsqueeze(1) for one in given]
         if not cpu.leaving_torch():  # comparing sizes would put them into the graph
@@ -143,6 +141,18 @@ class TorchRecurrent(nn.RNNBase, Stepping):
             states = states.squeeze(int(not self.batch_first))
             last = [one.squeeze(1) for one in last]
         return states, tuple(last) if pair else last[0]
+
+    def _expected(self, input: Any, hx: Any) -> bool:
+        """Whether inputs and states are tensors, as many as needed, of two or three dimensions."""
+        if not isinstance(input, Tensor) or input.ndim not in (2, 3):
+            return False
+        if hx is None:
+            return True
+        if self.replaced is not nn.LSTM:
+            hx = [hx]
+        elif not isinstance(hx, (tuple, list)) or len(hx) != 2:
+            return False
+        return all(isinstance(one, Tensor) and one.ndim == input.ndim for one in hx)
 
     def _check_sizes(self, input: Tensor, given: list[Tensor] | None) -> None:
         batch = input.shape[0 if self.batch_first else 1]

@@ -7,7 +7,7 @@ only has to stay out of the read-out and the batch statistics. That costs less t
 
 import warnings
 from collections.abc import Callable
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypedDict, Unpack, get_args
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from rnnopt.layers.gru import GRU
 from rnnopt.layers.indrnn import IndRNN
 from rnnopt.layers.kernels import cpu, indrnn_stack
 from rnnopt.layers.kernels.batch_norm import normalize
-from rnnopt.layers.kernels.half_linear import check_precision
+from rnnopt.layers.kernels.half_linear import Precision, check_precision
 from rnnopt.layers.kernels.portable import last_state, true_steps
 from rnnopt.layers.lstm import LSTM
 from rnnopt.layers.minibatch_part import MinibatchPart, normalize_part
@@ -37,6 +37,13 @@ CELLS: dict[str, Callable[..., nn.Module]] = {
     "gru": GRU,
     "indrnn": IndRNN,
 }
+
+
+class Keywords(TypedDict, total=False):
+    """Arguments of `SequenceModel` that go by name alone."""
+
+    precision: Precision
+    last_layer_remembers: bool
 
 
 class SequenceModel(nn.Module):
@@ -92,17 +99,17 @@ class SequenceModel(nn.Module):
         initialization: Initialization = "default",
         steps: int | None = None,
         magnitude: float = 5.0,
-        **keywords: Any,
+        **keywords: Unpack[Keywords],
     ):
         super().__init__()
         last_remembers = initialization == "indrnn-paper"
-        precision: str = keywords.pop("precision", "float32")
-        for name, value in keywords.items():
-            if name != "last_layer_remembers":
-                raise TypeError(f"SequenceModel got an unexpected keyword argument {name!r}.")
-            write = "initialization='indrnn-paper'"
-            warnings.warn(f"{name} is deprecated: {write}.", DeprecationWarning, stacklevel=2)
-            last_remembers |= value
+        for name in keywords.keys() - Keywords.__annotations__.keys():
+            raise TypeError(f"SequenceModel got an unexpected keyword argument {name!r}.")
+        if "last_layer_remembers" in keywords:
+            write = "last_layer_remembers is deprecated: initialization='indrnn-paper'."
+            warnings.warn(write, DeprecationWarning, stacklevel=2)
+            last_remembers |= keywords["last_layer_remembers"]
+        precision = keywords.get("precision", "float32")
         sizes = dict(
             input_size=input_size, hidden_size=hidden_size, output_size=output_size, layers=layers
         )
@@ -291,12 +298,11 @@ def _check_choices(cell: str, nonlinearity: str, readout: str, initialization: s
 
 def _plain_indrnn(layer: nn.Module) -> bool:
     """Whether a call of a layer does nothing but one IndRNN recurrence."""
-    hooks = layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks
     return (
         type(layer) is IndRNN
         and layer.num_layers == 1
         and not (layer.batch_norm or layer.dropout or layer.batch_first)
-        and not any((*hooks, layer._backward_pre_hooks))
+        and cpu.only_forward(layer)
     )
 
 

@@ -172,12 +172,9 @@ def levels_of(layer: nn.Module) -> list[Level]:
     if not isinstance(mode, str):
         if not hasattr(layer, "recurrent_bound"):
             raise TypeError(f"one step at a time needs a recurrent layer, got {name}.")
+        _refuse_two_directions(layer)
         return [_indrnn(layer, k) for k in range(module.num_layers)]
-    if module.bidirectional:
-        raise ValueError(
-            f"a bidirectional {name} cannot take one step at a time: its second direction begins"
-            " at the end of the sequence."
-        )
+    _refuse_two_directions(layer)
     if getattr(layer, "proj_size", 0):
         raise ValueError(f"one step at a time needs proj_size=0, got {module.proj_size}.")
     kind = cast(Kind, mode.split("_")[0].lower())
@@ -191,6 +188,14 @@ def levels_of(layer: nn.Module) -> list[Level]:
         )
         for k in range(module.num_layers)
     ]
+
+
+def _refuse_two_directions(layer: Any) -> None:
+    if layer.bidirectional:
+        raise ValueError(
+            f"a bidirectional {type(layer).__name__} cannot take one step at a time: its second"
+            " direction begins at the end of the sequence."
+        )
 
 
 def _weights(layer: nn.Module, k: int, biases: int) -> tuple[Source, ...]:

@@ -180,7 +180,7 @@ class Stream:
                 self._array[...] = x
                 return
             x = torch.from_numpy(x.astype("float64"))
-        elif x.is_complex():
+        elif x.is_complex() or x.is_meta or x.layout != torch.strided:
             raise self._refused(x)
         with torch.no_grad():
             self._given.copy_(x.detach().reshape(self._given.shape))
@@ -243,9 +243,13 @@ class Stream:
         if not isinstance(state, StreamState):
             raise ValueError(f"the state needs to be a StreamState, got {type(state).__name__}.")
         total = state.total
-        given = [[one] if isinstance(one, Tensor) else list(one) for one in state.layers]
         wanted = [[(1, *part.shape) for part in own] for own in self._states]
-        shapes = [[tuple(part.shape) for part in parts] for parts in given]
+        try:
+            given = [[one] if isinstance(one, Tensor) else list(one) for one in state.layers]
+            shapes = [[tuple(part.shape) for part in parts] for parts in given]
+        except (TypeError, AttributeError):
+            got = repr(state.layers)[:80]
+            raise ValueError(f"the state needs layers of shapes {wanted}, got {got}.") from None
         if shapes != wanted:
             raise ValueError(f"the state needs layers of shapes {wanted}, got {shapes}.")
         if self._mean and (total is None or total.shape != self._total.shape or state.steps < 0):

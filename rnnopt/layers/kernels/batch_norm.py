@@ -148,7 +148,7 @@ def fits(norm: nn.Module, shape: Sequence[int], dtype: torch.dtype) -> TypeGuard
     """
     return (
         type(norm) is nn.BatchNorm1d
-        and not (norm._forward_hooks or norm._forward_pre_hooks)
+        and cpu.only_forward(norm)
         and norm.training
         and norm.track_running_stats
         and norm.momentum is not None

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn.modules.module import _has_any_global_hook
 
 from rnnopt.layers.kernels.build import (
     ANY_VARIANT,
@@ -115,6 +116,15 @@ def ordinary_autograd() -> bool:
     )
 
 
+def in_batches(*grads: Tensor | None) -> bool:
+    """Whether a backward pass runs for several gradients at once, as `is_grads_batched` asks.
+
+    torch takes an operator apart for it, but none that has lists of tensors.
+    """
+    batched = torch._C._functorch.is_legacy_batchedtensor
+    return not ordinary_autograd() or any(one is not None and batched(one) for one in grads)
+
+
 def exporting() -> bool:
     """Whether torch.export is running, directly or in torch.onnx.export."""
     return torch.compiler.is_exporting()
@@ -135,6 +145,21 @@ def leaving_torch() -> bool:
 def own_operators() -> bool:
     """Whether rnnopt's operators may replace torch's."""
     return ordinary_autograd() and not leaving_torch()
+
+
+def only_forward(module: torch.nn.Module) -> bool:
+    """Whether a call of a module is its class's `forward` and nothing besides.
+
+    Hooks, of the module or of all modules, and a `forward` put in its place must be called.
+    """
+    return not (
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+        or "forward" in module.__dict__
+        or _has_any_global_hook()
+    )
 
 
 def usable(*tensors: Tensor | None) -> bool:

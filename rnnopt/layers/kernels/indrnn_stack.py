@@ -225,7 +225,7 @@ def _differentiate(
     options = ctx.options
     if grad_y is None and grad_ends is None:
         return (None, [None] * len(weights), *([None] * 6))
-    if torch.is_grad_enabled():
+    if torch.is_grad_enabled() or cpu.in_batches(grad_y, grad_ends):
         grad_x, grads, grad_h0 = _plain_backward(grad_y, grad_ends, x, weights, h0, masks, *options)
     else:
         grad_x, grads, grad_h0 = torch.ops.rnnopt.indrnn_stack_backward(
@@ -250,11 +250,14 @@ def _plain_backward(
     masks: Tensor | None,
     *options: Any,
 ) -> tuple[Tensor | None, list[Tensor | None], Tensor | None]:
-    """Gradients of x, the weights and h0 with a graph of their own, by a second forward pass."""
-    # Views: one input may depend on another, and each gradient is for that input alone.
-    given = [None if one is None else one.view_as(one) for one in (x, h0, *weights)]
+    """Gradients of x, the weights and h0 by a second forward pass, with a graph of their own where
+    gradients are on."""
+    graph = torch.is_grad_enabled()
+    with torch.enable_grad():
+        # Views: one input may depend on another, and each gradient is for that input alone.
+        given = [None if one is None else one.view_as(one) for one in (x, h0, *weights)]
+        outputs = plain(given[0], given[2:], given[1], masks, *options)  # type: ignore[arg-type]
     wanted = [one for one in given if one is not None and one.requires_grad]
-    outputs = plain(given[0], given[2:], given[1], masks, *options)  # type: ignore[arg-type]
     pairs = [
         (out, grad)
         for out, grad in zip(outputs, (grad_y, grad_ends), strict=True)
@@ -262,7 +265,7 @@ def _plain_backward(
     ]
     found = torch.autograd.grad(
         [out for out, _ in pairs], wanted, [grad for _, grad in pairs],
-        create_graph=True, allow_unused=True,
+        create_graph=graph, allow_unused=True,
     )  # fmt: skip
     of = {id(one): grad for one, grad in zip(wanted, found, strict=True)}
     grad_x, grad_h0, *grads = (of.get(id(one)) for one in given)

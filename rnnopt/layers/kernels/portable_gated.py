@@ -43,27 +43,44 @@ def gru_step(state: Tensor, z: Tensor, weight: Tensor) -> Tensor:
     return n + torch.sigmoid(of_u + u) * (state - n)
 
 
-def lstm_loop(z: Tensor, weight: Tensor, state: Tensor, valid: Tensor | None) -> Tensor:
-    """States (time, batch, 2 hidden), those before where not `valid`; TorchScript reads this."""
+def lstm_loop(z: Tensor, weight: Tensor, state: Tensor) -> Tensor:
+    """States (time, batch, 2 hidden); TorchScript reads this."""
     states: list[Tensor] = []
     for t in range(z.shape[0]):
-        new = lstm_step(state, z[t], weight)
-        state = new if valid is None else torch.where(valid[t], new, state)
+        state = lstm_step(state, z[t], weight)
         states.append(state)
     return torch.stack(states)
 
 
-def gru_loop(z: Tensor, weight: Tensor, state: Tensor, valid: Tensor | None) -> Tensor:
-    """The same for a GRU, (time, batch, hidden)."""
+def lstm_masked_loop(z: Tensor, weight: Tensor, state: Tensor, valid: Tensor) -> Tensor:
+    """The same, with the state before where `valid` (time, batch, 1) is false."""
     states: list[Tensor] = []
     for t in range(z.shape[0]):
-        new = gru_step(state, z[t], weight)
-        state = new if valid is None else torch.where(valid[t], new, state)
+        state = torch.where(valid[t], lstm_step(state, z[t], weight), state)
+        states.append(state)
+    return torch.stack(states)
+
+
+def gru_loop(z: Tensor, weight: Tensor, state: Tensor) -> Tensor:
+    """States (time, batch, hidden) of a GRU."""
+    states: list[Tensor] = []
+    for t in range(z.shape[0]):
+        state = gru_step(state, z[t], weight)
+        states.append(state)
+    return torch.stack(states)
+
+
+def gru_masked_loop(z: Tensor, weight: Tensor, state: Tensor, valid: Tensor) -> Tensor:
+    """The same, with the state before where `valid` (time, batch, 1) is false."""
+    states: list[Tensor] = []
+    for t in range(z.shape[0]):
+        state = torch.where(valid[t], gru_step(state, z[t], weight), state)
         states.append(state)
     return torch.stack(states)
 
 
 LOOPS: dict[str, Callable[..., Tensor]] = {"lstm": lstm_loop, "gru": gru_loop}
+MASKED: dict[str, Callable[..., Tensor]] = {"lstm": lstm_masked_loop, "gru": gru_masked_loop}
 STEPS: dict[str, Callable[..., Tensor]] = {"lstm": lstm_step, "gru": gru_step}
 
 
@@ -96,8 +113,9 @@ def steps_in_turn(
     if cpu.exporting():
         states = _scanned(STEPS[kind], z, weight, state, valid)
     else:
-        loop = LOOPS[kind]
-        states = (scripted(loop) if torch.jit.is_tracing() else loop)(z, weight, state, valid)
+        loop = LOOPS[kind] if valid is None else MASKED[kind]
+        loop = scripted(loop) if torch.jit.is_tracing() else loop
+        states = loop(z, weight, state) if valid is None else loop(z, weight, state, valid)
     parts = states.chunk(len(first), -1)  # h, and of an LSTM c
     out, last = parts[0], [part[-1] for part in parts]
     out = out if valid is None else torch.where(valid, out, 0)
