@@ -80,14 +80,10 @@ class TorchRecurrent(nn.RNNBase, Stepping):
         lengths = None if lengths is None or not len(lengths) else lengths
         states = [hx] if isinstance(hx, Tensor) else list(hx or ())
         usable = input.numel() > 0 and not projected and cpu.usable(input, *states, *weights)
-        if (
-            self.rounds
-            and input.numel() > 0
-            and input.is_cpu
-            and not torch.is_autocast_enabled("cpu")
-        ):
-            usable = usable and input.dtype == torch.float32 and half_linear.kind() is not None
-            run = self.run_fused if usable else self.run_rounded
+        half = self.rounds and input.is_cpu and not torch.is_autocast_enabled("cpu")
+        if half and input.numel() > 0:
+            single = usable and input.dtype == torch.float32 and half_linear.kind() is not None
+            run = self.run_fused if single else self.run_rounded
             return self._layer_by_layer(run, input, hx, lengths, weights)
         backwards = lengths is not None and self.bidirectional
         usable = usable and (self.padded_backwards or not backwards)
