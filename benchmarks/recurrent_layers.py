@@ -81,20 +81,21 @@ def elman(shapes: list[tuple[int, int, int, int]], limit: float) -> list[Row]:
             "torch": training_step(torchs, inputs),
             "matrix": lambda: torch.mm(a, a, out=product),
         }
+        if half_linear.kind():
+            works["bf16"] = training_step(ElmanRNN(size, hidden, precision="bf16"), inputs)
         best = best_times(works, limit)
         # Forward, and backward through the states and to the weights; no gradient of the inputs.
         flops = 2 * steps * batch * hidden * (3 * hidden + 2 * size)
         large = 2 * LARGE**3 / best["matrix"]
-        rows.append(
-            {
-                "time, batch, input, hidden": f"{steps}, {batch}, {size}, {hidden}",
-                "torch.nn.RNN, ms": best["torch"] * 1e3,
-                "ElmanRNN, ms": best["ours"] * 1e3,
-                "times as fast": best["torch"] / best["ours"],
-                "Gflop/s": flops / best["ours"] / 1e9,
-                "of the large-matrix rate": flops / best["ours"] / large,
-            }
-        )
+        row: Row = {
+            "time, batch, input, hidden": f"{steps}, {batch}, {size}, {hidden}",
+            "torch.nn.RNN, ms": best["torch"] * 1e3,
+            "ElmanRNN, ms": best["ours"] * 1e3,
+            "times as fast": best["torch"] / best["ours"],
+            "Gflop/s": flops / best["ours"] / 1e9,
+            "of the large-matrix rate": flops / best["ours"] / large,
+        }
+        rows.append(row | in_bfloat16(best))
     return rows
 
 
@@ -120,22 +121,33 @@ def gated(
                 "torch": work(torchs, inputs),
                 "matrix": lambda: torch.mm(a, a, out=product),
             }
+            if half_linear.kind():
+                works["bf16"] = work(ours_kind(size, hidden, precision="bf16"), inputs)
             best = best_times(works, limit)
             # The products alone: a forward pass, and backward those of states, inputs and weights.
             flops = 2 * steps * batch * gates * hidden * (size + hidden) * (3 if backward else 1)
             rate = 2 * 1024**3 / best["matrix"]
-            rows.append(
-                {
-                    "layer": ours_kind.__name__,
-                    "time, batch, input, hidden": f"{steps}, {batch}, {size}, {hidden}",
-                    "torch, ms": best["torch"] * 1e3,
-                    "ours, ms": best["ours"] * 1e3,
-                    "times as fast": best["torch"] / best["ours"],
-                    "Gflop/s": flops / best["ours"] / 1e9,
-                    "of the matrix rate": flops / best["ours"] / rate,
-                }
-            )
+            row: Row = {
+                "layer": ours_kind.__name__,
+                "time, batch, input, hidden": f"{steps}, {batch}, {size}, {hidden}",
+                "torch, ms": best["torch"] * 1e3,
+                "ours, ms": best["ours"] * 1e3,
+                "times as fast": best["torch"] / best["ours"],
+                "Gflop/s": flops / best["ours"] / 1e9,
+                "of the matrix rate": flops / best["ours"] / rate,
+            }
+            rows.append(row | in_bfloat16(best))
     return rows
+
+
+def in_bfloat16(best: dict[str, float]) -> Row:
+    """The columns of a layer with precision="bf16", where this processor has such products."""
+    if "bf16" not in best:
+        return {}
+    return {
+        f"bf16 ({half_linear.kind()}), ms": best["bf16"] * 1e3,
+        "bf16 times as fast": best["torch"] / best["bf16"],
+    }
 
 
 def inference(layer: nn.Module, inputs: Tensor) -> Callable[[], None]:

@@ -24,7 +24,7 @@ from rnnopt.cli.commands.train import again
 from rnnopt.cli.main import main
 from rnnopt.config.run_config import MODELS
 from rnnopt.config.specs import INTERNAL
-from rnnopt.layers.kernels import cpu
+from rnnopt.layers.kernels import cpu, half_linear
 from rnnopt.runs import doctor, runner
 from rnnopt.runs.folder import RunFolder
 from rnnopt.tasks import TASKS, build_task, download
@@ -134,6 +134,15 @@ def test_doctor_says_what_runs_why_and_what_would_help(command, monkeypatch, fou
     assert (code, error) == (0, "")
     for word in words:
         assert word in " ".join(out.replace("│", " ").split()), out
+
+
+@pytest.mark.parametrize("kind", [None, "AVX512-BF16", "AMX"])
+def test_doctor_names_the_products_in_bfloat16(command, monkeypatch, kind):
+    monkeypatch.setattr(cpu, "kernels", lambda: cpu.Kernels("AVX512", "why"))
+    monkeypatch.setattr(half_linear, "kind", lambda: kind)
+    monkeypatch.setattr(doctor, "measure", lambda: (0.001, 0.004))
+    _, out, _ = command("doctor")
+    assert re.search(rf"products in bfloat16 +│ {kind or 'none'}\b", out), out
 
 
 def test_doctor_names_a_compiler_that_does_not_work(command, monkeypatch):

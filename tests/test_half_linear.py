@@ -11,6 +11,7 @@ import unittest.mock
 
 import pytest
 import torch
+from half_products import RoundedProduct, anywhere, distances, each_kind, needs_half
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from plain_recurrent import LENGTHS, laid_out, needs_kernels, normal, quiet_opcheck, threads
@@ -18,44 +19,7 @@ from plain_recurrent import LENGTHS, laid_out, needs_kernels, normal, quiet_opch
 from rnnopt import IndRNN, SequenceModel
 from rnnopt.layers.kernels import cpu, half_linear, indrnn_stack
 
-needs_half = pytest.mark.skipif(half_linear.kind() is None, reason="no products in bfloat16 here")
-KINDS = {"AVX512-BF16": 1, "AMX": 2}
-
-
-@pytest.fixture(params=list(KINDS))
-def each_kind(request):
-    """Every way in which this processor multiplies in bfloat16."""
-    found = half_linear.kind()
-    if found is None or KINDS[request.param] > KINDS[found]:
-        pytest.skip(f"this processor has no {request.param}")
-    limit = cpu.kernels().library.rnnopt_limit_half_kind
-    limit(KINDS[request.param])
-    yield request.param
-    limit(KINDS["AMX"])
-
-
-@pytest.fixture
-def anywhere(monkeypatch):
-    """As on a processor that has such products; the kernels themselves are not used."""
-    monkeypatch.setattr(half_linear, "kind", lambda: "AMX")
-    yield
-    monkeypatch.undo()
-
-
-class RoundedProduct(torch.autograd.Function):
-    """x Wᵀ in double precision, with all factors rounded, in the gradients too."""
-
-    @staticmethod
-    def forward(ctx, x, w):
-        x, w = x.bfloat16().double(), w.bfloat16().double()
-        ctx.save_for_backward(x, w)
-        return x @ w.t()
-
-    @staticmethod
-    def backward(ctx, grad):
-        x, w = ctx.saved_tensors
-        grad = grad.float().bfloat16().double()
-        return grad @ w, grad.flatten(0, -2).t() @ x.flatten(0, -2)
+__all__ = ["anywhere", "each_kind"]  # fixtures
 
 
 def draw(shape, dtype=torch.float32, layout="plain"):
@@ -161,14 +125,6 @@ def results(layer, x, lengths=None):
     for one in layer.parameters():
         one.grad = None
     return [one.flatten().double() for one in found]
-
-
-def distances(ones, others):
-    """Relative ones; a gradient that normalisation makes zero counts as of size 1."""
-    return [
-        (one - other).norm().item() / max(1, other.norm().item())
-        for one, other in zip(ones, others, strict=True)
-    ]
 
 
 def twin_of(layer):
@@ -289,13 +245,6 @@ def test_a_processor_without_such_products_is_named(owner, monkeypatch):
     monkeypatch.setattr(cpu, "kernels", lambda: cpu.Kernels(None, "a test"))
     with pytest.raises(ValueError, match="but the kernels are not in use: a test"):
         owner(*sizes, precision="bf16")
-
-
-@pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
-def test_a_cell_that_cannot_is_named(cell, anywhere):
-    with pytest.raises(ValueError, match=f"precision='bf16' needs cell='indrnn'.*cell='{cell}'"):
-        SequenceModel(3, 5, 2, cell=cell, precision="bf16")
-    assert SequenceModel(3, 5, 2, cell=cell, precision="float32").recurrent
 
 
 @needs_kernels

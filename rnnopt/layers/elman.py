@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from rnnopt.layers.kernels import portable
+from rnnopt.layers.kernels import portable, rounded
 from rnnopt.layers.kernels.elman import fused
+from rnnopt.layers.kernels.half_linear import Precision, check_precision
 from rnnopt.layers.recurrent import First, Run, TorchRecurrent, Weights
 from rnnopt.layers.recurrent import check_lengths as check_lengths
 
@@ -23,6 +24,9 @@ class ElmanRNN(TorchRecurrent):
     Args:
         input_size, hidden_size, num_layers, nonlinearity, bias, batch_first, dropout,
         bidirectional, device, dtype: as for `torch.nn.RNN`.
+        precision: of the products on the CPU: "float32", which is that of the weights; or "bf16",
+            bfloat16 summed in float32, which needs a processor with AMX or AVX512-BF16. States,
+            gradients and sums stay in float32. It takes `lengths`, not a PackedSequence.
 
     Example:
         >>> layer = ElmanRNN(9, 80)
@@ -46,7 +50,9 @@ class ElmanRNN(TorchRecurrent):
         bidirectional: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        precision: Precision = "float32",
     ):
+        check_precision("ElmanRNN", precision)
         if nonlinearity not in ("tanh", "relu"):
             raise ValueError(f"nonlinearity must be tanh or relu, got {nonlinearity!r}.")
         super().__init__(
@@ -61,6 +67,7 @@ class ElmanRNN(TorchRecurrent):
             device=device,
             dtype=dtype,
         )
+        self.precision = precision
         self.nonlinearity = nonlinearity
 
     def forward(
@@ -92,7 +99,21 @@ class ElmanRNN(TorchRecurrent):
         self, x: Tensor, weights: Weights, first: First, lengths: Tensor | None, reverse: bool
     ) -> Run:
         """One layer in one direction, by the compiled kernels."""
-        return self._run(fused, x, weights, first, lengths, reverse)
+        if not self.rounds:
+            return self._run(fused, x, weights, first, lengths, reverse)
+        relu, backwards = self.nonlinearity == "relu", reverse and lengths is not None
+        if backwards:  # the kernel takes padded sequences forwards only
+            x, reverse = portable.reversed_steps(x, lengths), False
+        states, last = fused(x, *weights, *first, lengths, relu, reverse, True)
+        return portable.reversed_steps(states, lengths) if backwards else states, [last]
+
+    def run_rounded(
+        self, x: Tensor, weights: Weights, first: First, lengths: Tensor | None, reverse: bool
+    ) -> Run:
+        """The same in torch's own operators, with products of numbers rounded to bfloat16."""
+        kind: rounded.Kind = "relu" if self.nonlinearity == "relu" else "tanh"
+        states, *last = rounded.layer(kind, x, weights, first, lengths, reverse)
+        return states, last
 
     def run_portable(
         self, x: Tensor, weights: Weights, first: First, lengths: Tensor | None, reverse: bool

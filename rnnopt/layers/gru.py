@@ -4,8 +4,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from rnnopt.layers.kernels import gated, portable_gated
+from rnnopt.layers.kernels import gated, portable_gated, rounded
 from rnnopt.layers.kernels.gru import fused
+from rnnopt.layers.kernels.half_linear import Precision, check_precision
 from rnnopt.layers.recurrent import First, Run, TorchRecurrent, Weights
 
 
@@ -20,6 +21,9 @@ class GRU(TorchRecurrent):
     Args:
         input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, device,
         dtype: as for `torch.nn.GRU`.
+        precision: of the products on the CPU: "float32", which is that of the weights; or "bf16",
+            bfloat16 summed in float32, which needs a processor with AMX or AVX512-BF16. States,
+            gates and sums stay in float32. It takes `lengths`, not a PackedSequence.
 
     Example:
         >>> layer = GRU(9, 80)
@@ -41,7 +45,9 @@ class GRU(TorchRecurrent):
         bidirectional: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        precision: Precision = "float32",
     ):
+        check_precision("GRU", precision)
         super().__init__(
             "GRU",
             input_size,
@@ -54,6 +60,7 @@ class GRU(TorchRecurrent):
             device=device,
             dtype=dtype,
         )
+        self.precision = precision
 
     def forward(
         self,
@@ -85,8 +92,15 @@ class GRU(TorchRecurrent):
     ) -> Run:
         """One layer in one direction, by the compiled kernels."""
         keep = gated.needs_backward(x, *weights, *first)
-        states, last, _ = fused(x, *weights, *first, lengths, reverse, keep)
+        states, last, _ = fused(x, *weights, *first, lengths, reverse, keep, self.rounds)
         return states, [last]
+
+    def run_rounded(
+        self, x: Tensor, weights: Weights, first: First, lengths: Tensor | None, reverse: bool
+    ) -> Run:
+        """The same in torch's own operators, with products of numbers rounded to bfloat16."""
+        states, *last = rounded.layer("gru", x, weights, first, lengths, reverse)
+        return states, last
 
     def run_portable(
         self, x: Tensor, weights: Weights, first: First, lengths: Tensor | None, reverse: bool

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from rnnopt.layers.kernels import gated, portable_gated
+from rnnopt.layers.kernels import gated, portable_gated, rounded
+from rnnopt.layers.kernels.half_linear import Precision, check_precision
 from rnnopt.layers.kernels.lstm import fused
 from rnnopt.layers.recurrent import First, Run, TorchRecurrent, Weights
 
@@ -23,6 +24,9 @@ class LSTM(TorchRecurrent):
     Args:
         input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size,
         device, dtype: as for `torch.nn.LSTM`.
+        precision: of the products on the CPU: "float32", which is that of the weights; or "bf16",
+            bfloat16 summed in float32, which needs a processor with AMX or AVX512-BF16. States,
+            gates, cells and sums stay in float32. It takes `lengths`, not a PackedSequence.
 
     Example:
         >>> layer = LSTM(9, 80)
@@ -45,7 +49,11 @@ class LSTM(TorchRecurrent):
         proj_size: int = 0,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        precision: Precision = "float32",
     ):
+        check_precision("LSTM", precision)
+        if precision == "bf16" and proj_size:
+            raise ValueError(f"LSTM needs proj_size=0 for precision='bf16', got {proj_size}.")
         super().__init__(
             "LSTM",
             input_size,
@@ -59,6 +67,7 @@ class LSTM(TorchRecurrent):
             device=device,
             dtype=dtype,
         )
+        self.precision = precision
 
     def forward(
         self,
@@ -121,8 +130,15 @@ class LSTM(TorchRecurrent):
     ) -> Run:
         """One layer in one direction, by the compiled kernels."""
         keep = gated.needs_backward(x, *weights, *first)
-        states, last, cells, _ = fused(x, *weights, *first, lengths, reverse, keep)
+        states, last, cells, _ = fused(x, *weights, *first, lengths, reverse, keep, self.rounds)
         return states, [last, cells]
+
+    def run_rounded(
+        self, x: Tensor, weights: Weights, first: First, lengths: Tensor | None, reverse: bool
+    ) -> Run:
+        """The same in torch's own operators, with products of numbers rounded to bfloat16."""
+        states, *last = rounded.layer("lstm", x, weights, first, lengths, reverse)
+        return states, last
 
     def run_portable(
         self, x: Tensor, weights: Weights, first: First, lengths: Tensor | None, reverse: bool

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from rnnopt.layers.kernels import cpu
+from rnnopt.layers.kernels import cpu, half_linear
+from rnnopt.layers.kernels.half_linear import Precision
 from rnnopt.layers.plain import script_refused
 from rnnopt.layers.stepping import Stepping
 
@@ -26,11 +27,24 @@ class TorchRecurrent(nn.RNNBase, Stepping):
     replaced: ClassVar[type[nn.RNNBase]]
     # Whether `run_fused` can take padded sequences backwards.
     padded_backwards: ClassVar[bool] = True
+    precision: Precision = "float32"  # of the products on the CPU
+
+    @property
+    def rounds(self) -> bool:
+        """Whether products are in bfloat16."""
+        return self.precision == "bf16"
 
     def run_fused(
         self, x: Tensor, weights: Weights, first: First, lengths: Tensor | None, reverse: bool
     ) -> Run:
         """One layer in one direction, by the compiled kernels."""
+        raise NotImplementedError
+
+    def run_rounded(
+        self, x: Tensor, weights: Weights, first: First, lengths: Tensor | None, reverse: bool
+    ) -> Run:
+        """One layer in one direction in torch's own operators, with products of numbers rounded to
+        bfloat16."""
         raise NotImplementedError
 
     def run_portable(
@@ -48,6 +62,11 @@ class TorchRecurrent(nn.RNNBase, Stepping):
         if isinstance(input, PackedSequence):
             if lengths is not None:
                 raise ValueError("A PackedSequence has its own lengths; leave out `lengths`.")
+            if self.rounds and input.data.is_cpu:
+                raise ValueError(
+                    f"{type(self).__name__} needs padded sequences and `lengths` for"
+                    " precision='bf16', got a PackedSequence."
+                )
             return self._torch_forward(input, hx)
         if not self._expected(input, hx):
             return self._torch_forward(input, hx)  # raises torch's own error
@@ -61,6 +80,11 @@ class TorchRecurrent(nn.RNNBase, Stepping):
         lengths = None if lengths is None or not len(lengths) else lengths
         states = [hx] if isinstance(hx, Tensor) else list(hx or ())
         usable = input.numel() > 0 and not projected and cpu.usable(input, *states, *weights)
+        half = self.rounds and input.is_cpu and not torch.is_autocast_enabled("cpu")
+        if half and input.numel() > 0:
+            single = usable and input.dtype == torch.float32 and half_linear.kind() is not None
+            run = self.run_fused if single else self.run_rounded
+            return self._layer_by_layer(run, input, hx, lengths, weights)
         backwards = lengths is not None and self.bidirectional
         usable = usable and (self.padded_backwards or not backwards)
         if usable and (lengths is not None or self.worth_fusing(input)):
@@ -153,8 +177,15 @@ class TorchRecurrent(nn.RNNBase, Stepping):
         return _copy(layer, cls)
 
     def to_torch(self) -> nn.RNNBase:
-        """The torch layer that this class replaces, with a copy of the weights."""
+        """The torch layer that this class replaces, with a copy of the weights.
+
+        Its products have the precision of the weights.
+        """
         return _copy(self, self.replaced)
+
+    def extra_repr(self) -> str:
+        shown = super().extra_repr()
+        return f"{shown}, precision={self.precision}" if self.rounds else shown
 
     def __prepare_scriptable__(self) -> nn.Module:
         raise script_refused(self)
@@ -167,6 +198,8 @@ def _copy(layer: Any, kind: Any) -> Any:
         options["nonlinearity"] = layer.nonlinearity
     if layer.proj_size:
         options["proj_size"] = layer.proj_size
+    if isinstance(layer, TorchRecurrent) and isinstance(layer, kind) and layer.rounds:
+        options["precision"] = layer.precision
     copy = kind(
         layer.input_size,
         layer.hidden_size,

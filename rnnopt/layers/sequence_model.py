@@ -72,8 +72,8 @@ class SequenceModel(nn.Module):
         steps: length of the sequences, which sets IndRNN's recurrent bound; unset means no bound.
         magnitude: factor by which a state may grow over `steps` steps under IndRNN's bound: 5 in
             the authors' released code, 2 in their paper.
-        keywords: precision, of the products of weights and inputs on the CPU: "float32" or, for
-            "indrnn", "bf16", see `IndRNN`; and for one release, with a warning,
+        keywords: precision, of the products of the recurrent layers on the CPU: "float32" or
+            "bf16", see `GRU` and `IndRNN`; and for one release, with a warning,
             last_layer_remembers, which is a part of initialization="indrnn-paper" now.
 
     Example:
@@ -126,8 +126,6 @@ class SequenceModel(nn.Module):
             options["nonlinearity"] = nonlinearity
         check_precision("SequenceModel", precision)
         if precision == "bf16":
-            if cell != "indrnn":
-                raise ValueError(f"precision='bf16' needs cell='indrnn' so far, got cell={cell!r}.")
             options["precision"] = precision
         if cell == "indrnn" and steps is not None:
             options["recurrent_bound"] = IndRNN.bound_for(steps, magnitude)

@@ -10,7 +10,7 @@ from torch import nn
 
 from rnnopt.config.version import VERSION
 from rnnopt.layers.elman import ElmanRNN
-from rnnopt.layers.kernels import cpu
+from rnnopt.layers.kernels import cpu, half_linear
 from rnnopt.layers.kernels.build import read_record
 from rnnopt.layers.kernels.indrnn import triton_problem
 from rnnopt.runs.environment import processor_name
@@ -33,6 +33,7 @@ def examine() -> list[Finding]:
         Finding("processor", f"{processor_name()}, {torch.backends.cpu.get_cpu_capability()}"),
         Finding("threads", f"{torch.get_num_threads()} (torch.set_num_threads changes it)"),
         *_cpu(),
+        Finding("products in bfloat16", half_linear.kind() or "none"),
         *_gpu(),
     ]
 

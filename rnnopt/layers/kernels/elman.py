@@ -11,7 +11,8 @@ Sequences that end early (`lengths`) have zero states and gradients after their 
 state is that of their last true step.
 
 `torch.ops.rnnopt.elman` is the fused form for tensors on the CPU. Its gradient is differentiable:
-with `create_graph`, backward runs step by step in torch's own operators.
+with `create_graph`, backward runs step by step in torch's own operators. With `half` the factors of
+all products, e_t among them, are rounded to bfloat16 (see half_linear.py).
 """
 
 from collections.abc import Callable
@@ -20,7 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rnnopt.layers.kernels import cpu
+from rnnopt.layers.kernels import cpu, half_linear, rounded
+from rnnopt.layers.kernels.gated import differentiable_gradients
 from rnnopt.layers.kernels.portable import last_state, true_steps
 
 # With fewer sequences, one product of the inputs over all steps is faster than the fused kernel,
@@ -31,13 +33,13 @@ FUSED_INPUT = 16
 torch.library.define(
     "rnnopt::elman",
     "(Tensor x, Tensor w_ih, Tensor w_hh, Tensor? b_ih, Tensor? b_hh, Tensor? h0, Tensor? lengths,"
-    " bool relu, bool reverse) -> (Tensor, Tensor)",
+    " bool relu, bool reverse, bool half=False) -> (Tensor, Tensor)",
 )
 torch.library.define(
     "rnnopt::elman_backward",
     "(Tensor? grad_out, Tensor? grad_hn, Tensor x, Tensor w_ih, Tensor w_hh, Tensor? h0,"
-    " Tensor? lengths, Tensor out, bool relu, bool reverse, bool want_x, bool want_w, bool want_h0)"
-    " -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    " Tensor? lengths, Tensor out, bool relu, bool reverse, bool want_x, bool want_w, bool want_h0,"
+    " bool half=False) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
 )
 
 
@@ -159,14 +161,16 @@ def _forward(
     lengths: Tensor | None,
     relu: bool,
     reverse: bool,
+    half: bool = False,
 ) -> tuple[Tensor, Tensor]:
     (steps, batch, size), hidden = x.shape, len(w_hh)
     _check(
         x, w_ih, w_hh, h0, lengths, b_ih=(b_ih, (hidden,), x.dtype), b_hh=(b_hh, (hidden,), x.dtype)
     )
+    half_linear.check_usable("elman", x, half)
     out = x.new_empty(steps, batch, hidden)
     inputs: Tensor | None = None
-    if hoists(x):
+    if hoists(x) and not half:
         bias = b_ih if b_hh is None else b_hh if b_ih is None else b_ih + b_hh
         flat, into = x.reshape(-1, size), out.view(-1, hidden)
         if bias is None:
@@ -177,7 +181,7 @@ def _forward(
         inputs = cpu.rows(x)
     x_place, out_place = cpu.place(inputs, reverse), cpu.place(out, reverse)
     threads = min(cpu.threads_for(steps * batch * hidden * (hidden + size)), batch)
-    numbers = (steps, batch, size, hidden, threads, relu, *x_place[1:], *out_place[1:])
+    numbers = (steps, batch, size, hidden, threads, relu, *x_place[1:], *out_place[1:], half)
     small = [cpu.contiguous(one) for one in (w_ih, w_hh, b_ih, b_hh, h0, lengths)]
     cpu.call("elman", out.dtype, False, numbers, (x_place[0], *small, out_place[0]))
     return out, last_state(out, lengths, reverse)
@@ -198,6 +202,7 @@ def _backward(
     want_x: bool,
     want_w: bool,
     want_h0: bool,
+    half: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     (steps, batch, size), hidden = x.shape, len(w_hh)
     states = (steps, batch, hidden)
@@ -207,8 +212,9 @@ def _backward(
         grad_out=(grad_out, states, x.dtype),
         grad_hn=(grad_hn, (batch, hidden), x.dtype),
     )  # fmt: skip
+    half_linear.check_usable("elman", x, half)
     out = cpu.rows(out)
-    hoisted = hoists(x)
+    hoisted = hoists(x) and not half
     fused_w = want_w and not hoisted
     grad_x = x.new_empty(x.shape) if want_x and not hoisted else None
     grad_pre = torch.empty_like(out) if hoisted else None
@@ -227,7 +233,7 @@ def _backward(
         "elman",
         out.dtype,
         True,
-        (steps, batch, size, hidden, threads, relu, *strides),
+        (steps, batch, size, hidden, threads, relu, *strides, half),
         (
             at[0], *small[:2], None, None, *small[2:4], at[1], at[2], small[4], at[3], at[4],
             grad_w_ih, grad_w_hh, grad_bias, grad_h0,
@@ -245,14 +251,27 @@ def _backward(
 
 
 @torch.library.register_fake("rnnopt::elman")
-def _forward_fake(x, w_ih, w_hh, b_ih, b_hh, h0, lengths, relu, reverse):  # type: ignore[no-untyped-def]
+def _forward_fake(x, w_ih, w_hh, b_ih, b_hh, h0, lengths, relu, reverse, half=False):  # type: ignore[no-untyped-def]
     steps, batch, _ = x.shape
     return x.new_empty(steps, batch, w_hh.shape[0]), x.new_empty(batch, w_hh.shape[0])
 
 
 @torch.library.register_fake("rnnopt::elman_backward")
 def _backward_fake(  # type: ignore[no-untyped-def]
-    grad_out, grad_hn, x, w_ih, w_hh, h0, lengths, out, relu, reverse, want_x, want_w, want_h0
+    grad_out,
+    grad_hn,
+    x,
+    w_ih,
+    w_hh,
+    h0,
+    lengths,
+    out,
+    relu,
+    reverse,
+    want_x,
+    want_w,
+    want_h0,
+    half=False,
 ):
     hidden = w_hh.shape[0]
     return (
@@ -265,8 +284,9 @@ def _backward_fake(  # type: ignore[no-untyped-def]
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    x, w_ih, w_hh, _, _, h0, lengths, ctx.relu, ctx.reverse = inputs
-    ctx.save_for_backward(x, w_ih, w_hh, h0, lengths, output[0])
+    x, w_ih, w_hh, *biases, h0, lengths, ctx.relu, ctx.reverse, ctx.half = inputs
+    # The gradient's own gradient computes the states anew, where products are rounded.
+    ctx.save_for_backward(x, w_ih, w_hh, h0, lengths, output[0], *(biases if ctx.half else ()))
     # A missing gradient stays None: reading zeros would cost as much as reading the states.
     ctx.set_materialize_grads(False)
 
@@ -275,15 +295,31 @@ def _differentiate(ctx: Any, grad_out: Tensor | None, grad_hn: Tensor | None) ->
     wanted = ctx.needs_input_grad
     if grad_out is None and grad_hn is None:
         return (None,) * len(wanted)
-    arguments = (grad_out, grad_hn, *ctx.saved_tensors, ctx.relu, ctx.reverse)
+    if ctx.half and torch.is_grad_enabled():
+        return *_rounded_gradients(ctx, grad_out, grad_hn), *[None] * 4
+    arguments = (grad_out, grad_hn, *ctx.saved_tensors[:6], ctx.relu, ctx.reverse)
     if torch.is_grad_enabled():
         found = plain_backward(*arguments)
     else:
-        found = torch.ops.rnnopt.elman_backward(*arguments, wanted[0], any(wanted[1:5]), wanted[5])
+        wants = wanted[0], any(wanted[1:5]), wanted[5]
+        found = torch.ops.rnnopt.elman_backward(*arguments, *wants, ctx.half)
     grad_x, grad_w_ih, grad_w_hh, grad_bias, grad_h0 = found
     grads = (grad_x, grad_w_ih, grad_w_hh, grad_bias, grad_bias, grad_h0)
     kept = [grad if want else None for grad, want in zip(grads, wanted, strict=False)]
-    return *kept, None, None, None
+    return *kept, None, None, None, None
+
+
+def _rounded_gradients(
+    ctx: Any, grad_out: Tensor | None, grad_hn: Tensor | None
+) -> list[Tensor | None]:
+    x, w_ih, w_hh, h0, lengths, _, *biases = ctx.saved_tensors
+    kind: rounded.Kind = "relu" if ctx.relu else "tanh"
+
+    def run(x: Any, *others: Any) -> tuple[Tensor, ...]:
+        return rounded.layer(kind, x, others[:4], others[4:], lengths, ctx.reverse)
+
+    inputs, wanted = [x, w_ih, w_hh, *biases, h0], list(ctx.needs_input_grad[:6])
+    return differentiable_gradients(run, inputs, wanted, [grad_out, grad_hn])
 
 
 torch.library.register_autograd("rnnopt::elman", _differentiate, setup_context=_save)

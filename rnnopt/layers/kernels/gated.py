@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rnnopt.layers.kernels import cpu
+from rnnopt.layers.kernels import cpu, half_linear
 
 GATES = {"lstm": 4, "gru": 3}
 SAVED = {"lstm": 5, "gru": 4}  # numbers that a backward pass needs of each unit and step
@@ -51,11 +51,13 @@ def run_forward(
     lengths: Tensor | None,
     reverse: bool,
     keep: bool,
+    half: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """States, last states, last cells (of a GRU without meaning), and what `run_backward` needs."""
     w_ih, w_hh, b_ih, b_hh = weights
     (steps, batch, size), hidden = x.shape, w_hh.shape[1]
     _check(kind, x, w_ih, w_hh, lengths, b_ih=b_ih, b_hh=b_hh, h0=h0, c0=c0)
+    half_linear.check_usable(kind, x, half)
     out, hn = x.new_empty(steps, batch, hidden), x.new_empty(batch, hidden)
     cn = x.new_empty((batch, hidden) if kind == "lstm" else 0)
     saved = x.new_empty(saved_numbers(kind, x, hidden) if keep else 0)
@@ -67,7 +69,7 @@ def run_forward(
         kind,
         x.dtype,
         False,
-        (steps, batch, size, hidden, threads, reverse, *x_place[1:], *out_place[1:]),
+        (steps, batch, size, hidden, threads, reverse, *x_place[1:], *out_place[1:], half),
         (x_place[0], *small, out_place[0], saved if keep else None, hn, cn),
     )
     return out, hn, cn, saved
@@ -86,12 +88,14 @@ def run_backward(
     saved: Tensor,
     reverse: bool,
     wanted: tuple[bool, bool, bool, bool],
+    half: bool = False,
 ) -> tuple[Tensor, ...]:
     """Gradients of x, w_ih, w_hh, b_ih, b_hh (a GRU's alone), h0, c0; empty where not wanted.
 
     Args:
         grads: of all states, of the last ones, of the last cells.
         wanted: whether x, the weights, h0 and c0 want gradients.
+        half: products in bfloat16.
     """
     (steps, batch, size), (gates, hidden) = x.shape, w_hh.shape
     grad_out, grad_hn, grad_cn = grads
@@ -102,6 +106,7 @@ def run_backward(
         grad_out=(grad_out, (steps, batch, hidden), x.dtype),
         saved=(saved, (saved_numbers(kind, x, hidden),), x.dtype),
     )
+    half_linear.check_usable(kind, x, half)
     found = [x.new_empty(shape) for shape in grad_shapes(kind, x, w_ih, w_hh, wanted)]
     want_x, want_w, want_h0, want_c0 = wanted
     kept = (want_x, want_w, want_w, want_w, want_w, want_h0, want_c0)
@@ -118,7 +123,7 @@ def run_backward(
         kind,
         x.dtype,
         True,
-        (steps, batch, size, hidden, threads, reverse, *strides),
+        (steps, batch, size, hidden, threads, reverse, *strides, half),
         (
             at[0], *small[:2], None, None, *small[2:5], at[1], saved, at[2], *small[5:], at[3],
             *others,

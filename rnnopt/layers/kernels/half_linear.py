@@ -54,6 +54,19 @@ def check_precision(owner: str, precision: str) -> None:
         )
 
 
+def check_usable(operator: str, x: Tensor, half: bool) -> None:
+    """Checks that a kernel asked for products in bfloat16 has them.
+
+    Raises:
+        ValueError: it has none here, or none for numbers of this type.
+    """
+    if half and (x.dtype != torch.float32 or kind() is None):
+        raise ValueError(
+            f"{operator} needs float32, and AMX or AVX512-BF16, for products in bfloat16, got"
+            f" {x.dtype} and {kind()}."
+        )
+
+
 def linear(x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
     """x Wᵀ + b with the product in bfloat16, by the fastest available code.
 

@@ -8,6 +8,8 @@
 #include "elman.h"
 #include "gated_backward.h"
 #include "gated_forward.h"
+#include "half_backward.h"
+#include "half_forward.h"
 #include "half_linear.h"
 #include "indrnn.h"
 #include "indrnn_stack_backward.h"
@@ -30,6 +32,17 @@ void large_pages(const Sequence<R>& array, Index steps, Index batch, Index size)
 
 // `numbers` and `p` are as elman.py, indrnn.py and batch_norm.py lay them out; 0 is done, 1 is out of
 // memory.
+template <typename R>
+Gated<R> as_gated(const Elman<R>& a) {
+  Gated<R> b{};
+  b.T = a.T, b.B = a.B, b.I = a.I, b.H = a.H, b.threads = a.threads;  // its places are in the order of time
+  b.x = a.x, b.w_ih = a.w_ih, b.w_hh = a.w_hh, b.b_ih = a.b_ih, b.b_hh = a.b_hh, b.h0 = a.h0;
+  b.lengths = a.lengths, b.out = a.out;
+  b.grad_out = a.grad_out, b.grad_hn = a.grad_hn, b.grad_x = a.grad_x;
+  b.grad_w_ih = a.grad_w_ih, b.grad_w_hh = a.grad_w_hh, b.grad_b_ih = a.grad_bias, b.grad_h0 = a.grad_h0;
+  return b;
+}
+
 template <typename R, bool OWN>
 int elman_layer(const int64_t* numbers, const void* const* p, bool backward) {
   using C = const R;
@@ -43,6 +56,8 @@ int elman_layer(const int64_t* numbers, const void* const* p, bool backward) {
   a.out = sequence<R>(p[7], numbers[8], numbers[9]);
   if (!backward) {
     large_pages(a.out, a.T, a.B, a.H);
+    if constexpr (sizeof(R) == 4 && !OWN && HAVE_HALF)
+      if (numbers[10]) return relu ? half_forward<HalfCell::RELU>(as_gated(a)) : half_forward<HalfCell::TANH>(as_gated(a));
     return relu ? elman_forward<R, RELU, OWN>(a) : elman_forward<R, TANH, OWN>(a);
   }
   a.grad_out = sequence<C>(p[8], numbers[10], numbers[11]);
@@ -52,6 +67,8 @@ int elman_layer(const int64_t* numbers, const void* const* p, bool backward) {
   a.grad_w_ih = (R*)p[12], a.grad_w_hh = (R*)p[13], a.grad_bias = (R*)p[14], a.grad_h0 = (R*)p[15];
   if (a.grad_x) large_pages(a.grad_x, a.T, a.B, a.I);
   if (a.grad_pre) large_pages(a.grad_pre, a.T, a.B, a.H);
+  if constexpr (sizeof(R) == 4 && !OWN && HAVE_HALF)
+    if (numbers[16]) return relu ? half_backward<HalfCell::RELU>(as_gated(a)) : half_backward<HalfCell::TANH>(as_gated(a));
   return relu ? elman_backward<R, RELU, OWN>(a) : elman_backward<R, TANH, OWN>(a);
 }
 
@@ -114,6 +131,8 @@ int gated_layer(const int64_t* numbers, const void* const* p, bool backward) {
     a.hn = (R*)const_cast<void*>(p[10]), a.cn = (R*)const_cast<void*>(p[11]);
     large_pages(a.out, a.T, a.B, a.H);
     if (a.saved) use_large_pages(a.saved, sizeof(R) * a.T * a.B * a.H * SAVED<LSTM>);
+    if constexpr (sizeof(R) == 4 && HAVE_HALF)
+      if (numbers[10]) return half_forward<LSTM ? HalfCell::LSTM : HalfCell::GRU>(a);
     return gated_forward<R, LSTM>(a);
   }
   a.grad_out = sequence<C>(p[10], numbers[10], numbers[11]);
@@ -122,6 +141,8 @@ int gated_layer(const int64_t* numbers, const void* const* p, bool backward) {
   R** const grads[] = {&a.grad_w_ih, &a.grad_w_hh, &a.grad_b_ih, &a.grad_b_hh, &a.grad_h0, &a.grad_c0};
   for (int i = 0; i < 6; i++) *grads[i] = (R*)const_cast<void*>(p[14 + i]);
   if (a.grad_x) large_pages(a.grad_x, a.T, a.B, a.I);
+  if constexpr (sizeof(R) == 4 && HAVE_HALF)
+    if (numbers[14]) return half_backward<LSTM ? HalfCell::LSTM : HalfCell::GRU>(a);
   return gated_backward<R, LSTM>(a);
 }
 
