@@ -152,7 +152,7 @@ def test_trainers_best_model_is_the_one_that_was_scored():
     variables = run("transformers_trainer")[0]
     with tempfile.TemporaryDirectory() as folder:
         trainer = variables["build"](True, folder)
-        trainer.args.num_train_epochs = 6
+        trainer.args.num_train_epochs = 7  # the last one is not the best
         trainer.optimizer.param_groups[0]["lr"] = trainer.lr_scheduler.base_lrs[0] = WILD
         trainer.train()
         scores = [row["eval_accuracy"] for row in trainer.state.log_history if "eval_loss" in row]
@@ -160,7 +160,7 @@ def test_trainers_best_model_is_the_one_that_was_scored():
         assert trainer.evaluate()["eval_accuracy"] == trainer.state.best_metric
         # From a checkpoint of eval mode, in mid-cycle, training goes on to the bit.
         other = variables["build"](True, folder)
-        other.args.num_train_epochs = 6
+        other.args.num_train_epochs = 7
         other.train(resume_from_checkpoint=f"{folder}/checkpoint-10")
         again = [row["eval_accuracy"] for row in other.state.log_history if "eval_loss" in row]
         assert again == scores
