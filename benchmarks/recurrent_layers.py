@@ -10,14 +10,21 @@ others. With --keep-memory every contender keeps freed memory, as in `rnnopt tra
     python benchmarks/recurrent_layers.py --device cuda          IndRNN on a GPU
     python benchmarks/recurrent_layers.py --quick
 
+If JAX is installed, a jitted scan over the steps stands beside GRU and LSTM; with one thread the
+process then keeps to one processor.
+
 With --out, table.md, figure.png and rows.jsonl are written there.
 """
 
 import argparse
+import importlib
+import importlib.util
 import json
+import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import torch
@@ -116,11 +123,13 @@ def gated(
             ours = ours_kind.from_torch(torchs)
             inputs = torch.randn(steps, batch, size)
             work = training_step if backward else inference
-            works = {
+            works: dict[str, Callable[[], object]] = {
                 "ours": work(ours, inputs),
                 "torch": work(torchs, inputs),
                 "matrix": lambda: torch.mm(a, a, out=product),
             }
+            if backward and importlib.util.find_spec("jax"):
+                works["JAX"] = jax_step(torchs, inputs)
             if half_linear.kind():
                 works["bf16"] = work(ours_kind(size, hidden, precision="bf16"), inputs)
             best = best_times(works, limit)
@@ -136,8 +145,42 @@ def gated(
                 "Gflop/s": flops / best["ours"] / 1e9,
                 "of the matrix rate": flops / best["ours"] / rate,
             }
+            if "JAX" in best:
+                row |= {"JAX, ms": best["JAX"] * 1e3}
             rows.append(row | in_bfloat16(best))
     return rows
+
+
+def jax_step(layer: nn.RNNBase, inputs: Tensor) -> Callable[[], object]:
+    """`training_step` by a jitted scan in JAX, with the layer's weights."""
+    jax: Any = importlib.import_module("jax")
+    numpy = jax.numpy
+    weights = [jax.device_put(p.detach().numpy()) for p in layer.parameters()]
+    x = jax.device_put(inputs.numpy())
+    zeros = numpy.zeros((inputs.shape[1], layer.hidden_size))
+
+    def lstm(state: Any, z: Any, u: Any, d: Any) -> tuple[Any, None]:
+        h, c = state
+        i, f, g, o = numpy.split(z + h @ u.T + d, 4, 1)
+        c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * numpy.tanh(g)
+        return (jax.nn.sigmoid(o) * numpy.tanh(c), c), None
+
+    def gru(state: Any, z: Any, u: Any, d: Any) -> tuple[Any, None]:
+        of_r, of_z, of_n = numpy.split(z, 3, 1)
+        r, gate, n = numpy.split(state[0] @ u.T + d, 3, 1)
+        n = numpy.tanh(of_n + jax.nn.sigmoid(of_r + r) * n)
+        gate = jax.nn.sigmoid(of_z + gate)
+        return (n + gate * (state[0] - n),), None
+
+    def loss(weights: Any, x: Any) -> Any:
+        w, u, b, d = weights
+        step = lstm if layer.mode == "LSTM" else gru
+        first = (zeros, zeros) if layer.mode == "LSTM" else (zeros,)
+        last, _ = jax.lax.scan(lambda state, z: step(state, z, u, d), first, x @ w.T + b)
+        return last[0].sum()
+
+    gradient = jax.jit(jax.grad(loss))
+    return lambda: jax.block_until_ready(gradient(weights, x))
 
 
 def in_bfloat16(best: dict[str, float]) -> Row:
@@ -374,6 +417,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="folder for table.md, figure.png and rows.jsonl")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    if args.threads == 1 and importlib.util.find_spec("jax") and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     if args.keep_memory:
         keep_freed_memory()
     limit = 0.05 if args.quick else 4.0
