@@ -87,12 +87,12 @@ GRIDS: dict[str, tuple[tuple[float, ...], tuple[str, ...]]] = {
 }
 # Further rates, where the best one would be at an end of the grid.
 WIDER: dict[tuple[str, str], tuple[float, ...]] = {
-    ("soap", "text"): (8e-2, 1.6e-1),
-    ("soap", "text-gru"): (8e-2, 1.6e-1),
-    ("soap", "vowels-gru"): (8e-2, 1.6e-1),
+    **{(name, race): (8e-2, 1.6e-1) for name in ("soap", "muon", "adam")
+       for race in ("text", "text-gru", "vowels-gru")},
+    ("muon", "counting"): (8e-2, 1.6e-1),
     ("soap", "adding-100"): (1e-4, 3e-4),
     ("soap", "adding-400"): (1e-4, 3e-4),
-}
+}  # fmt: skip
 
 
 class RunningMean:
