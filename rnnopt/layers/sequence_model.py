@@ -121,22 +121,16 @@ class SequenceModel(nn.Module):
         if nonlinearity is None:
             nonlinearity = "relu" if cell == "indrnn" else "tanh"
         _check_choices(cell, nonlinearity, readout, initialization)
-        options: dict[str, Any] = {}
-        if cell in ("rnn", "indrnn"):
-            options["nonlinearity"] = nonlinearity
         check_precision("SequenceModel", precision)
-        if precision == "bf16":
-            options["precision"] = precision
-        if cell == "indrnn" and steps is not None:
-            options["recurrent_bound"] = IndRNN.bound_for(steps, magnitude)
+        options = _layer_options(cell, nonlinearity, precision, steps, magnitude)
         last: dict[str, Any] = {}
         if last_remembers:
-            if cell != "indrnn" or steps is None:
+            if "recurrent_bound" not in options:
                 raise ValueError(
                     "initialization='indrnn-paper' needs cell='indrnn' and steps, got"
                     f" cell={cell!r} and steps={steps}."
                 )
-            bound = IndRNN.bound_for(steps, magnitude)
+            bound = options["recurrent_bound"]
             last["recurrent_range"] = (1 / bound, bound)
         self.readout, self.dropout = readout, dropout
         self.recurrent = nn.ModuleList(
@@ -269,6 +263,20 @@ class SequenceModel(nn.Module):
         assert isinstance(norm, nn.BatchNorm1d)
         states = normalize_part(norm, states, valid, part)
         return states if mask is None else states * mask
+
+
+def _layer_options(
+    cell: str, nonlinearity: str, precision: str, steps: int | None, magnitude: float
+) -> dict[str, Any]:
+    """Keyword arguments of each recurrent layer, besides its sizes."""
+    options: dict[str, Any] = {}
+    if cell in ("rnn", "indrnn"):
+        options["nonlinearity"] = nonlinearity
+    if precision == "bf16":
+        options["precision"] = precision
+    if cell == "indrnn" and steps is not None:
+        options["recurrent_bound"] = IndRNN.bound_for(steps, magnitude)
+    return options
 
 
 def _check_choices(cell: str, nonlinearity: str, readout: str, initialization: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rnnopt.layers.kernels import cpu, half_linear
+from rnnopt.layers.kernels import cpu, half_linear, portable_gated, rounded
 
 GATES = {"lstm": 4, "gru": 3}
 SAVED = {"lstm": 5, "gru": 4}  # numbers that a backward pass needs of each unit and step
@@ -148,6 +148,18 @@ def grad_shapes(
         state if want_h0 else 0,
         state if want_c0 else 0,
     ]
+
+
+def in_torchs_operators(
+    kind: Any, lengths: Tensor | None, reverse: bool, half: bool
+) -> Callable[..., tuple[Tensor, ...]]:
+    """The layer step by step, as a function of x, the weights and the first states."""
+
+    def run(x: Tensor, *others: Tensor | None) -> tuple[Tensor, ...]:
+        by = rounded.layer if half else portable_gated.steps_in_turn
+        return by(kind, x, list(others[:4]), list(others[4:]), lengths, reverse)
+
+    return run
 
 
 def differentiable_gradients(

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rnnopt.layers.kernels import gated, portable_gated, rounded
+from rnnopt.layers.kernels import gated
 
 torch.library.define(
     "rnnopt::lstm",
@@ -93,15 +93,7 @@ def _differentiate(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
         return (None,) * 11
     *inputs, lengths, out, saved = ctx.saved_tensors
     if torch.is_grad_enabled() or not saved.numel():
-
-        def run(*own: Any) -> tuple[Tensor, ...]:
-            x, *others = own
-            if ctx.half:
-                return rounded.layer("lstm", x, others[:4], others[4:], lengths, ctx.reverse)
-            return portable_gated.steps_in_turn(
-                "lstm", x, others[:4], others[4:], lengths, ctx.reverse
-            )
-
+        run = gated.in_torchs_operators("lstm", lengths, ctx.reverse, ctx.half)
         found = gated.differentiable_gradients(run, inputs, wanted, given)
         return *found, None, None, None, None
     x, w_ih, w_hh, _, _, h0, c0 = inputs
