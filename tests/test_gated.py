@@ -419,11 +419,15 @@ def test_first_and_second_derivatives_are_those_of_differences(kind, reverse, pa
 @both
 @pytest.mark.parametrize("keep", [False, True])
 @pytest.mark.parametrize("loss", LOSSES)
-def test_a_gradient_that_can_be_differentiated_is_the_same_gradient(kind, keep, loss):
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("ends", [(), (4, 1, 3, 0, 4, 2, 2, 1, 3)])
+def test_a_gradient_that_can_be_differentiated_is_the_same_gradient(
+    kind, keep, loss, reverse, ends
+):
     shape = (5, 9, 4, 7)
-    arguments = draw_arguments(kind, shape)
+    arguments = draw_arguments(kind, shape, ends=ends)
     grads = all_grads(kind, shape, torch.float64, loss)
-    outputs = run_operator(kind, arguments, False, keep)
+    outputs = run_operator(kind, arguments, reverse, keep)
     once = twin.gradients(outputs, arguments, grads, retain_graph=True)
     twice = twin.gradients(outputs, arguments, grads, create_graph=True)
     for one, another in zip(once, twice, strict=True):
