@@ -78,16 +78,13 @@ def _columns(trained: TrainedModel, unlabelled: bool, decimal: Decimal | None) -
     """Where to look in a file to be read as the run's own was."""
     preparation, config = trained.preparation, trained.config
     alike = preparation.shortest == preparation.longest
-    columns = Columns(
-        label=config.label,
-        id=config.id,
+    columns = Columns.of(
+        config,
         # Runs of before took it for a channel in folders of text.
         time=None if config.time in preparation.channels else config.time,
         unlabelled=unlabelled,
         steps=preparation.longest if alike else None,
         optional=True,
-        layout=config.layout,
-        header=config.header,
         decimal=decimal or config.decimal,
     )
     return columns.like(preparation.table)

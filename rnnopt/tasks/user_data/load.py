@@ -43,14 +43,7 @@ def own_task(config: DataConfig, name: str) -> Task:
 def read_parts(config: DataConfig) -> Parts:
     """The training series, and the test series if they are separate."""
     assert config.data is not None
-    columns = Columns(
-        config.label,
-        config.id,
-        config.time,
-        layout=config.layout,
-        header=config.header,
-        decimal=config.decimal,
-    )
+    columns = Columns.of(config)
     data, test = read(Path(config.data), columns)
     if config.test is not None:
         if test is not None:

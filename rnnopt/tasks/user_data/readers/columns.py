@@ -3,10 +3,11 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import numpy as np
 
-from rnnopt.config.data_config import Decimal, Header, Layout
+from rnnopt.config.data_config import DataConfig, Decimal, Header, Layout, TimeUnit
 from rnnopt.tasks.user_data.readers.decimals import advice
 from rnnopt.tasks.user_data.recordings import MISSING, Recordings, TableSchema
 
@@ -34,6 +35,13 @@ class Columns:
         header: whether the first line of a text has names; None means by its content.
         decimal: decimal sign of a text; None means by its content.
         place: position of the label in lines without names, if `label` is a name.
+        group: name of the column of groups; None means that there is none.
+        drop: names or positions of the columns or channels to leave out.
+        varying: whether labels may change within a series.
+        window: steps that a recording has at least, where a table may be one recording, a row per
+            step, without a column that names it; None means that it may not.
+        time_unit: unit of times that are numbers.
+        name: name of a recording that no column names.
     """
 
     label: str | None = None
@@ -46,6 +54,19 @@ class Columns:
     header: Header | None = None
     decimal: Decimal | None = None
     place: int = 0
+    group: str | None = None
+    drop: tuple[str, ...] = ()
+    varying: bool = False
+    window: int | None = None
+    time_unit: TimeUnit = "s"
+    name: str = "recording"
+
+    @classmethod
+    def of(cls, config: DataConfig, **others: Any) -> Self:
+        """The columns that a config names; `others` are further fields."""
+        same = ("label", "id", "time", "layout", "header", "decimal", "group", "drop", "window")
+        values = {name: getattr(config, name) for name in (*same, "time_unit")}
+        return cls(**(values | {"varying": config.window is not None} | others))
 
     def like(self, table: TableSchema | None) -> "Columns":
         """The columns of a file that is to be read like the training data."""
@@ -57,6 +78,7 @@ class Columns:
             place=place_of(self.label) or 0,
             id=self.id or table.id,
             time=self.time or table.time,
+            group=self.group or table.group,
             layout=table.layout,
             optional=True,
         )
@@ -101,6 +123,22 @@ def find_label(names: list[str], columns: Columns) -> Columns:
     if columns.optional and not -len(names) <= place < len(names):
         return columns
     return replace(columns, label=at_place(names, place))
+
+
+def find_dropped(names: Sequence[str], columns: Columns) -> list[str]:
+    """The names among `names` of what is to be left out.
+
+    Raises:
+        ValueError: one is not there, and columns are not optional.
+    """
+    found = []
+    for wanted in columns.drop:
+        place = place_of(wanted)
+        if place is not None and wanted not in names:
+            found.append(at_place(names, place))
+        elif (name := find(list(names), wanted, (), columns.optional)) is not None:
+            found.append(name)
+    return found
 
 
 def find(

@@ -11,12 +11,20 @@ from rnnopt.tasks.user_data.readers.columns import (
     TIMES,
     Columns,
     find,
+    find_dropped,
     find_label,
     is_number,
     to_numbers,
 )
-from rnnopt.tasks.user_data.readers.times import Clock, parse_timestamps, refuse_missing
+from rnnopt.tasks.user_data.readers.groups import group_of_each, looks_like_groups, suspicious
+from rnnopt.tasks.user_data.readers.times import (
+    Clock,
+    parse_timestamps,
+    refuse_missing,
+    to_seconds,
+)
 from rnnopt.tasks.user_data.recordings import Recordings, TableSchema, recordings
+from rnnopt.tasks.user_data.step_targets import step_targets
 
 Table = dict[str, np.ndarray]
 INDEX = ("", "Unnamed: 0")  # pandas' names of an unnamed index, in the first column
@@ -34,20 +42,25 @@ def from_table(table: Table, columns: Columns) -> Recordings:
         ValueError: a named column is missing, a cell is not a number, a label changes in a series,
             a time is missing, or it is unclear whether the table is long.
     """
-    columns = find_label([name for name in table if name != PARQUET_INDEX], columns)
+    given = [name for name in table if name != PARQUET_INDEX]
+    columns = find_label(given, columns)
     chosen = (columns.label, columns.id, columns.time)
     index = [name for name in index_of(list(table)) if name not in chosen]
-    names = [name for name in table if name not in index]
+    group = columns.group and find(given, columns.group, (), columns.optional)
+    unused = tuple(name for name in find_dropped(given, columns) if name != group)
+    left_out = {*index, *unused, group}
+    names = [name for name in table if name not in left_out]
     identity = find(names, columns.id, IDS, columns.optional)
     time = find(names, columns.time, TIMES, columns.optional)
     label = None if columns.unlabelled else find(names, columns.label, LABELS, columns.optional)
     long = _is_long(table, identity, time if time != label else None, columns)
     for name in index:
         _check_index(table[name], repeated=long)
-    kept = {name: table[name] for name in names}
+    reading = TableSchema(
+        "wide", label, identity, None, (), tuple(index), group=group, unused=unused
+    )
     if long:
-        assert identity is not None
-        return _long(kept, TableSchema("long", label, identity, time, dropped=tuple(index)))
+        return _long(table, replace(reading, layout="long", time=time), columns)
     rest = [name for name in names if name not in (identity, label)]
     first = label is None and not columns.unlabelled and not columns.optional and bool(rest)
     if first:
@@ -56,11 +69,15 @@ def from_table(table: Table, columns: Columns) -> Recordings:
         raise ValueError(f"a table needs a column for each step, got only {', '.join(names)}.")
     if columns.layout is None:
         _refuse_channels(rest)
-    values = np.stack([_numbers(table, name) for name in rest], 1)
-    targets = None if label is None else table[label]
-    identities = None if identity is None else _words(table[identity])
-    reading = TableSchema("wide", label, identity, None, tuple(rest), tuple(index), first)
-    return replace(recordings(values, targets, names=identities), table=reading)
+    reading = replace(reading, label=label, steps=tuple(rest), first=first)
+    found = recordings(
+        np.stack([_numbers(table, name) for name in rest], 1),
+        None if label is None else table[label],
+        names=None if identity is None else _words(table[identity]),
+        groups=None if group is None else _words(table[group]),
+    )
+    suspect = None if group is not None else suspicious([*unused, *rest])
+    return replace(found, table=reading, suspect=suspect, unused=unused)
 
 
 def index_of(names: list[str]) -> list[str]:
@@ -88,12 +105,15 @@ def _refuse_channels(names: list[str]) -> None:
 def _is_long(table: Table, identity: str | None, time: str | None, columns: Columns) -> bool:
     if columns.layout == "wide":
         return False
+    alone = columns.window is not None and identity is None  # one recording, a row per step
     if columns.layout == "long":
-        if identity is None:
+        if identity is None and not alone:
             raise ValueError(
                 "a long table needs a column that names the series: name it with --id, got"
                 f" {', '.join(list(table)[:20])}."
             )
+        return True
+    if alone and (time is not None or len(table) <= (columns.window or 0)):
         return True
     repeated = identity is not None and len(set(_words(table[identity]))) < len(table[identity])
     if time is not None and not repeated:
@@ -115,32 +135,69 @@ def _check_index(values: np.ndarray, repeated: bool) -> None:
         )
 
 
-def _long(table: Table, reading: TableSchema) -> Recordings:
+def _long(table: Table, reading: TableSchema, columns: Columns) -> Recordings:
     identity, time, label = reading.id, reading.time, reading.label
-    assert identity is not None
-    channels = [name for name in table if name not in (identity, time, label)]
+    others = {*reading.dropped, *reading.unused, reading.group, identity, time, label}
+    channels = [name for name in table if name not in others]
     if not channels:
         raise ValueError("a table with a row per step needs a column for each channel, got none.")
     values = np.stack([_numbers(table, name) for name in channels], 1)
+    rows = _rows_of_each(table, identity, columns.name)
+    moments = None if time is None else parse_timestamps(table[time], time)
+    clock = Clock()
+    if moments is not None and time is not None:
+        for name, its in rows.items():
+            rows[name] = its[clock.order(moments[its], name, time)]
+    found = recordings([values[its] for its in rows.values()], channels=channels, names=list(rows))
+    if moments is not None:
+        times = tuple(to_seconds(moments[its], columns.time_unit) for its in rows.values())
+        found = replace(found, moments=times)
+    if label is not None:
+        found = with_labels(found, [_words(table[label][its]) for its in rows.values()], columns)
+    if reading.group is not None:
+        words = _words(table[reading.group])
+        groups = group_of_each(words, rows, reading.group)
+        found = replace(found, groups=groups)
+    else:
+        possible = {name: table[name] for name in (*reading.unused, *channels)}
+        found = replace(found, suspect=looks_like_groups(possible, rows))
+    return replace(found, table=reading, times=clock.describe(), unused=reading.unused)
+
+
+def _rows_of_each(table: Table, identity: str | None, alone: str) -> dict[str, np.ndarray]:
+    """The rows of each series by its name; of all as one series if there is no column of names."""
+    if identity is None:
+        return {alone: np.arange(len(next(iter(table.values()))))}
     words = _words(table[identity])
     refuse_missing(words, identity)
     rows: dict[str, list[int]] = {}
     for row, name in enumerate(words):
         rows.setdefault(name, []).append(row)
-    moments = None if time is None else parse_timestamps(table[time], time)
-    clock, series, targets = Clock(), [], []
-    for name, its in rows.items():
-        if moments is not None and time is not None:
-            its = [its[i] for i in clock.order(moments[its], name, time)]
-        series.append(values[its])
-        if label is not None:
-            labels = set(_words(table[label][its]))
-            if len(labels) > 1:
-                shown = ", ".join(sorted(labels)[:5])
-                raise ValueError(f"series {name!r} needs one label, got {shown}.")
-            targets.append(labels.pop())
-    found = recordings(series, targets or None, channels=channels, names=list(rows))
-    return replace(found, table=reading, times=clock.describe())
+    return {name: np.array(its) for name, its in rows.items()}
+
+
+def with_labels(data: Recordings, labels: list[list[str]], columns: Columns) -> Recordings:
+    """The series with the labels of their steps: one for each series if they do not change.
+
+    Args:
+        data: the series.
+        labels: words (time,) of each series.
+        columns: says whether labels may change.
+
+    Raises:
+        ValueError: the labels of a series change, and may not.
+    """
+    different = [set(one) for one in labels]
+    many = next((i for i, one in enumerate(different) if len(one) > 1), None)
+    if many is None:
+        answers = recordings(list(data.series), [one.pop() for one in different]).targets
+        return replace(data, targets=answers)
+    if columns.varying:
+        cells = [np.array(one, dtype=object) for one in labels]
+        return replace(data, steps=step_targets(cells, data.series))
+    assert data.names is not None
+    shown = ", ".join(sorted(different[many])[:5])
+    raise ValueError(f"series {data.names[many]!r} needs one label, got {shown}.")
 
 
 def _numbers(table: Table, name: str) -> np.ndarray:
@@ -153,7 +210,10 @@ def _numbers(table: Table, name: str) -> np.ndarray:
     except ValueError as error:
         if any(map(is_number, words)):
             raise
-        hint = f" (pass --label {name!r}, or --id or --time, if it holds these)"
+        hint = (
+            f" (pass --label {name!r}, or --id, --time or --group, if it holds these, or --drop"
+            f" {name!r})"
+        )
         raise ValueError(str(error)[:-1] + hint + ".") from error
 
 
