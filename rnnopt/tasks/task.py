@@ -191,7 +191,8 @@ class Task:
 
     def _metric_of(self, found: list[tuple[Tensor, Tensor, Tensor | None]]) -> float:
         """The metric of outputs, targets and weights that came in pieces."""
-        answers, targets = (torch.cat([part[i] for part in found]) for i in (0, 1))
+        answers = torch.cat([part[0] for part in found])
+        targets = torch.cat([part[1] for part in found])
         weights = [part[2] for part in found if part[2] is not None]
         logits = self.loss != "binary-mse"
         return metric_of(
