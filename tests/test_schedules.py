@@ -269,7 +269,7 @@ def test_decay_and_patience_may_stand_with_the_optimizer(optimizer, factor, pati
     assert (plateau.decay, plateau.patience, plateau.restart) == (factor, patience, False)
     assert build("constant", "adam:schedule=plateau-restart").plateau.restart
     assert build("constant").plateau is None
-    assert build("plateau").plateau.patience == 20
+    assert build("plateau", patience=None).plateau.patience == 20
     with pytest.raises(UserError, match="needs a plateau schedule, got cosine"):
         build("cosine", decay=0.5)
 
