@@ -9,7 +9,7 @@ from rnnopt.config.data_config import DataConfig, data_name
 from rnnopt.config.errors import UserError, option, unknown_name
 from rnnopt.config.old_names import current_budget
 from rnnopt.config.validation import checked
-from rnnopt.layers.sequence_model import Initialization, Readout
+from rnnopt.layers.network_options import Initialization, Readout
 
 # Settings of a model that the user does not choose one by one.
 INDRNN_6: dict[str, Any] = dict(
@@ -45,6 +45,8 @@ class SharedConfig(DataConfig):
         hidden: Number of units in each recurrent layer. Unset: the task's.
         layers: Number of recurrent layers. Unset: the model's, which is one unless its name says
             otherwise.
+        bidirectional: A second direction in each layer, from the last step to the first, with as many
+            units again. It needs whole sequences: no --tbptt, no answers step by step.
         batch_norm: Batch normalization of each layer's states, over time and batch. indrnn-6 always
             has it.
         dropout: Probability that a unit is zero for a whole sequence, after each layer. Unset: the
@@ -89,6 +91,7 @@ class SharedConfig(DataConfig):
     batch_size: int | None = None
     hidden: int | None = None
     layers: int | None = None
+    bidirectional: bool = False
     batch_norm: bool = False
     dropout: float | None = None
     readout: Readout | None = None
@@ -127,6 +130,8 @@ class SharedConfig(DataConfig):
             raise UserError(f"--decay must be in (0, 1), got {self.decay}.")
         if self.tbptt_backward is not None and self.tbptt is None:
             raise UserError("--tbptt-backward needs --tbptt, the steps between updates.")
+        if self.tbptt is not None and self.bidirectional:
+            raise UserError("--tbptt needs a network of one direction: leave out --bidirectional.")
         if self.tbptt is not None and self.readout == "mean":
             raise UserError("--tbptt needs --readout last or every, got mean.")
         if self.dropout is not None and not 0 <= self.dropout < 1:

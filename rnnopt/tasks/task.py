@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from rnnopt.layers.kernels.portable import last_state
-from rnnopt.layers.sequence_model import Readout
+from rnnopt.layers.network_options import Readout
 from rnnopt.tasks.examples import Batch, Examples, each_step
 from rnnopt.tasks.pieces import pieces
 

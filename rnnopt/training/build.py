@@ -131,8 +131,9 @@ def model_settings(config: RunConfig, task: Task) -> dict[str, Any]:
     preset = MODELS[config.model][0]
     names = ("layers", "dropout", "initialization")
     chosen = {n: getattr(config, n) for n in names if getattr(config, n) is not None}
-    if config.batch_norm:
-        chosen["batch_norm"] = True
+    for name in ("batch_norm", "bidirectional"):
+        if getattr(config, name):
+            chosen[name] = True
     for name, value in chosen.items():
         # Runs of an earlier version may have "indrnn" where "indrnn-paper" stands now.
         if preset.get(name, value) not in (value, f"{value}-paper"):
