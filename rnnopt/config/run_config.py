@@ -45,8 +45,8 @@ class SharedConfig(DataConfig):
         hidden: Number of units in each recurrent layer. Unset: the task's.
         layers: Number of recurrent layers. Unset: the model's, which is one unless its name says
             otherwise.
-        bidirectional: A second direction in each layer, from the last step to the first, with as many
-            units again. It needs whole sequences: no --tbptt, no answers step by step.
+        bidirectional: A second direction in each layer, from the last step to the first, with as
+            many units again. It needs whole sequences: no --tbptt, no answers step by step.
         batch_norm: Batch normalization of each layer's states, over time and batch. indrnn-6 always
             has it.
         dropout: Probability that a unit is zero for a whole sequence, after each layer. Unset: the
