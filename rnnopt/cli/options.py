@@ -23,7 +23,7 @@ Verb = Callable[..., int]
 GROUPS = {
     "Data": ("task", *(one.name for one in fields(DataConfig))),
     "Model": (
-        "model", "hidden", "layers", "bidirectional", "batch_norm", "dropout", "readout",
+        "model", "hidden", "layers", "bidirectional", "stem", "batch_norm", "dropout", "readout",
         "initialization",
     ),
     "Optimizer": (

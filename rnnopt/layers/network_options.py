@@ -1,5 +1,6 @@
 """Options of a `SequenceModel`: what there is to choose, what excludes what, initial weights."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_args
 
 import torch
@@ -7,6 +8,7 @@ from torch import nn
 
 from rnnopt.layers.indrnn import IndRNN
 from rnnopt.layers.kernels.half_linear import Precision
+from rnnopt.layers.stem import Shape
 
 if TYPE_CHECKING:
     from rnnopt.layers.sequence_model import SequenceModel
@@ -20,6 +22,7 @@ class Keywords(TypedDict, total=False):
     """Arguments of `SequenceModel` that go by name alone."""
 
     bidirectional: bool
+    stem: Sequence[Shape] | None
     precision: Precision
     last_layer_remembers: bool
 
@@ -68,7 +71,7 @@ def initialize(model: "SequenceModel", initialization: Initialization) -> None:
     """Sets the weights of `model` as `SequenceModel` describes; "default" leaves torch's."""
     if initialization == "normal":
         for name, parameter in model.named_parameters():
-            if not name.startswith("norms"):
+            if "norms." not in name:
                 nn.init.normal_(parameter, std=0.01)
     elif initialization in ("indrnn", "indrnn-paper"):
         nn.init.kaiming_normal_(model.output.weight)

@@ -22,6 +22,7 @@ from rnnopt.layers.kernels.portable import (
     reversed_steps,
     true_steps,
 )
+from rnnopt.layers.stem import padding_of
 
 if TYPE_CHECKING:
     from rnnopt.layers.indrnn import IndRNN
@@ -153,6 +154,28 @@ class BothDirections(nn.Module):
         return pad_packed_sequence(packed, total_length=states.shape[0])[0]
 
 
+class PlainConvolution(nn.Module):
+    """A convolution of a stem with its batch normalisation and relu."""
+
+    def __init__(self, layer: nn.Module, norm: nn.Module, padding: tuple[int, int]):
+        super().__init__()
+        self.layer, self.norm = copy.deepcopy(layer), copy.deepcopy(norm)
+        self.before: int = padding[0]
+        self.after: int = padding[1]
+        self.stride: int = layer.stride[0]  # type: ignore[index, assignment]
+
+    def forward(self, states: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Shortened `states` (time, batch, channel) and lengths."""
+        padded = functional.pad(states.permute(1, 2, 0), (self.before, self.after))
+        states = self.layer(padded).permute(2, 0, 1).contiguous()
+        valid: Tensor | None = None
+        if lengths is not None:
+            lengths = (lengths + self.stride - 1).div(self.stride, rounding_mode="floor")
+            valid = true_steps(states.shape[0], lengths)
+        normal = self.norm(chosen(states, valid, self.training))
+        return masked(normal, states, valid, self.training).relu(), lengths
+
+
 class PlainSequenceModel(nn.Module):
     """A `SequenceModel` in torch's own layers, with the same names of layers and read-out.
 
@@ -167,6 +190,17 @@ class PlainSequenceModel(nn.Module):
         self.readout: str = model.readout
         self.dropout: float = model.dropout
         self.bidirectional = model.bidirectional
+        stem = model.stem
+        self.stem = (
+            nn.ModuleList(
+                PlainConvolution(layer, norm, padding_of(*shape))
+                for layer, norm, shape in zip(
+                    stem.convolutions, stem.norms, stem.shapes, strict=True
+                )
+            )
+            if stem is not None
+            else nn.ModuleList()
+        )
         layers = [to_torch(layer) for layer in model.recurrent]
         self.recurrent = nn.ModuleList(
             BothDirections(layer) if model.bidirectional else layer for layer in layers
@@ -188,6 +222,9 @@ class PlainSequenceModel(nn.Module):
         if lengths is not None:
             valid = true_steps(inputs.shape[0], lengths)
             states = torch.where(valid, inputs, torch.zeros_like(inputs))
+        for convolution in self.stem:
+            states, lengths = convolution(states, lengths)
+            valid = None if lengths is None else true_steps(states.shape[0], lengths)
         for layer, norm in zip(self.recurrent, self.norms):  # noqa: B905  TorchScript knows no strict
             states = layer(states, lengths) if self.bidirectional else layer(states)[0]
             normal = norm(chosen(states, valid, self.training))

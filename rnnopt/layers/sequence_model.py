@@ -33,6 +33,7 @@ from rnnopt.layers.network_options import (
 )
 from rnnopt.layers.plain import PlainSequenceModel, script_refused
 from rnnopt.layers.recurrent import TorchRecurrent, check_lengths
+from rnnopt.layers.stem import ConvolutionalStem, steps_after
 from rnnopt.layers.stream import Stream
 
 # State of one layer between steps: (1, batch, hidden), for LSTM a pair of them.
@@ -73,9 +74,11 @@ class SequenceModel(nn.Module):
             the authors' released code, 2 in their paper.
         keywords: bidirectional, whether each layer also runs from the last true step to the first,
             with as many units again, and passes on the states of both directions (readout="last"
-            reads where each direction ends); precision, of the products of the recurrent layers on
-            the CPU: "float32" or "bf16", see `GRU` and `IndRNN`; and for one release, with a
-            warning, last_layer_remembers, which is a part of initialization="indrnn-paper" now.
+            reads where each direction ends); stem, convolutions before the recurrent layers as
+            pairs (width, stride), such as [(8, 4)], with hidden_size channels each, see
+            `rnnopt.layers.stem`; precision, of the products of the recurrent layers on the CPU:
+            "float32" or "bf16", see `GRU` and `IndRNN`; and for one release, with a warning,
+            last_layer_remembers, which is a part of initialization="indrnn-paper" now.
 
     Example:
         >>> model = SequenceModel(input_size=9, hidden_size=80, output_size=6)
@@ -111,6 +114,7 @@ class SequenceModel(nn.Module):
             warnings.warn(write, DeprecationWarning, stacklevel=2)
             last_remembers |= keywords["last_layer_remembers"]
         precision = keywords.get("precision", "float32")
+        self.input_size, shapes = input_size, keywords.get("stem") or []
         self.bidirectional = keywords.get("bidirectional", False)
         width = hidden_size * (2 if self.bidirectional else 1)  # states that a layer passes on
         sizes = dict(
@@ -125,9 +129,13 @@ class SequenceModel(nn.Module):
             nonlinearity = "relu" if cell == "indrnn" else "tanh"
         check_choices(cell, nonlinearity, readout, initialization)
         check_precision("SequenceModel", precision)
-        options = layer_options(cell, nonlinearity, precision, steps, magnitude)
+        options = layer_options(
+            cell, nonlinearity, precision, steps and steps_after(steps, shapes), magnitude
+        )
         if self.bidirectional:
             options["bidirectional"] = True
+        if shapes and readout == "every":
+            raise ValueError("a stem shortens sequences: it cannot go with readout='every'.")
         last: dict[str, Any] = {}
         if last_remembers:
             if "recurrent_bound" not in options:
@@ -138,9 +146,11 @@ class SequenceModel(nn.Module):
             bound = options["recurrent_bound"]
             last["recurrent_range"] = (1 / bound, bound)
         self.readout, self.dropout = readout, dropout
+        self.stem = ConvolutionalStem(input_size, hidden_size, shapes) if shapes else None
+        first = hidden_size if shapes else input_size
         self.recurrent = nn.ModuleList(
             CELLS[cell](
-                input_size if i == 0 else width,
+                first if i == 0 else width,
                 hidden_size,
                 **(options | last if i == layers - 1 else options),
             )
@@ -177,21 +187,24 @@ class SequenceModel(nn.Module):
             a sequence that ended among these steps must not be used further.
 
         Raises:
-            ValueError: inputs of another shape; a state for a network that also runs backwards.
+            ValueError: inputs of another shape; a state for a bidirectional network, or one with a
+                stem.
         """
         if inputs.ndim != 3:
             raise ValueError(f"inputs must be (time, batch, feature), got {tuple(inputs.shape)}.")
-        if state is not None and self.bidirectional:
-            raise ValueError(
-                "a bidirectional network needs whole sequences: it cannot continue from a state."
-            )
-        valid = None
+        if state is not None:
+            self._refuse_parts()
+        part, valid = self._minibatch_part, None
         states, last = inputs, None
         if lengths is not None:
             lengths = check_lengths(lengths, inputs)
             valid = true_steps(inputs.shape[0], lengths)
             states = torch.where(valid, inputs, 0)
-        fused = self._fused(inputs, state) if valid is None else None
+        if self.stem is not None:
+            states, lengths = self.stem(states, lengths, self._normalized_after)
+            part = part and part.shortened(self.stem.stride)
+            valid = None if lengths is None else true_steps(states.shape[0], lengths)
+        fused = self._fused(states, state) if valid is None else None
         if fused is not None:
             return fused
         ends: list[State] = []
@@ -200,7 +213,7 @@ class SequenceModel(nn.Module):
             ends.append(end)
             mask = self._dropout_mask(states)
             if self.norms:
-                states, last = self._normalized(self.norms[i], states, valid, mask), None
+                states, last = _normalized(self.norms[i], states, valid, mask, part), None
             elif mask is not None:
                 states, last = states * mask, last * mask
         if self.readout == "last":
@@ -236,6 +249,22 @@ class SequenceModel(nn.Module):
             states = states.mean(0)
         return self.output(states), list(last.split(1))
 
+    def _normalized_after(
+        self, norm: nn.Module, states: Tensor, valid: Tensor | None, stride: int
+    ) -> Tensor:
+        """Batch normalisation within the stem, of every `stride`-th step."""
+        part = self._minibatch_part
+        return _normalized(norm, states, valid, None, part and part.shortened(stride))
+
+    def _refuse_parts(self) -> None:
+        """Raises ValueError if the network cannot take a sequence part by part."""
+        for name, has in (("bidirectional", self.bidirectional), ("stem", self.stem is not None)):
+            if has:
+                raise ValueError(
+                    f"a network with {name} needs whole sequences: it cannot continue from a state,"
+                    " nor take one step at a time."
+                )
+
     def stream(self, batch_size: int | None = None) -> Stream:
         """The model on sequences that come step by step, see `Stream`.
 
@@ -243,14 +272,15 @@ class SequenceModel(nn.Module):
             batch_size: sequences that run side by side; None for one without a batch dimension.
 
         Raises:
-            ValueError: batch_size below 1.
+            ValueError: batch_size below 1; a bidirectional network, or one with a stem.
         """
+        self._refuse_parts()
         return Stream(self, batch_size)
 
     def to_torch(self) -> PlainSequenceModel:
         """A copy in torch's own layers and operators, with the same call.
 
-        It takes the same `state_dict`, except for IndRNN and bidirectional layers.
+        It takes the same `state_dict`, except for IndRNN and bidirectional layers and the stem.
         """
         return PlainSequenceModel(self)
 
@@ -266,15 +296,20 @@ class SequenceModel(nn.Module):
         mask = functional.dropout(states.new_ones(count, self.output.in_features), self.dropout)
         return mask if part is None else mask[part.rows.to(mask.device)]
 
-    def _normalized(
-        self, norm: nn.Module, states: Tensor, valid: Tensor | None, mask: Tensor | None
-    ) -> Tensor:
-        part = self._minibatch_part
-        if part is None or not norm.training:
-            return normalize(norm, states, valid, mask)
-        assert isinstance(norm, nn.BatchNorm1d)
-        states = normalize_part(norm, states, valid, part)
-        return states if mask is None else states * mask
+
+def _normalized(
+    norm: nn.Module,
+    states: Tensor,
+    valid: Tensor | None,
+    mask: Tensor | None,
+    part: MinibatchPart | None,
+) -> Tensor:
+    """Batch normalisation over the true steps of the whole minibatch, and dropout."""
+    if part is None or not norm.training:
+        return normalize(norm, states, valid, mask)
+    assert isinstance(norm, nn.BatchNorm1d)
+    states = normalize_part(norm, states, valid, part)
+    return states if mask is None else states * mask
 
 
 def _plain_indrnn(layer: nn.Module) -> bool:

@@ -20,7 +20,8 @@ from rnnopt.training.registry import OPTIMIZERS, REMOVED, entry_of
 
 # Settings of a run that make its network.
 NETWORK = (
-    "hidden", "layers", "bidirectional", "batch_norm", "dropout", "readout", "initialization",
+    "hidden", "layers", "bidirectional", "stem", "batch_norm", "dropout", "readout",
+    "initialization",
 )  # fmt: skip
 DEFAULT = re.compile(r" *\(default: (\(.*?\)|.*?)\)")  # said by torch, and other than ours
 

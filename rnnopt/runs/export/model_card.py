@@ -55,7 +55,7 @@ for _ in range({steps}):
     states = dict(zip(states, following))"""
 SETTINGS = (
     "model", "optimizer", "lr", "budget", "batch_size", "hidden", "layers", "bidirectional",
-    "readout", "dropout", "batch_norm", "schedule", "clip", "tbptt", "seed",
+    "stem", "readout", "dropout", "batch_norm", "schedule", "clip", "tbptt", "seed",
 )  # fmt: skip
 
 

@@ -15,7 +15,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from rnnopt.layers.plain import BothDirections, PlainIndRNN, PlainIndRNNLayer
+from rnnopt.layers.plain import BothDirections, PlainConvolution, PlainIndRNN, PlainIndRNNLayer
 from rnnopt.runs.export.plain_model import PlainModel
 
 OPSET = 17
@@ -67,6 +67,8 @@ def to_onnx(model: PlainModel) -> onnx.ModelProto:
         states, lengths, time = _pooled(g, states, lengths, time, model.pool)
     states = g.add("Transpose", states, perm=[1, 0, 2])
     network = model.network
+    for convolution in network.stem:
+        states, lengths, time = _convolution(g, convolution, states, lengths)
     for layer, norm in zip(network.recurrent, network.norms, strict=True):
         states = _layer(g, layer, states, lengths)
         if isinstance(norm, nn.BatchNorm1d):
@@ -176,6 +178,23 @@ def _pooled(g: Graph, states: str, lengths: str, time: str, width: int) -> tuple
     states = g.add("Div", sums, counts)
     rounded = g.add("Add", lengths, g.constant(width - 1, np.int64))
     return states, g.add("Div", rounded, by), _size(g, states, 1)
+
+
+def _convolution(g: Graph, one: nn.Module, states: str, lengths: str) -> tuple[str, str, str]:
+    """States (time, batch, channel), lengths and time after a convolution of the stem."""
+    assert isinstance(one, PlainConvolution)
+    scale, shift = affine(one.norm)
+    weight = one.layer.weight * scale[:, None, None]
+    states = g.add("Transpose", states, perm=[1, 2, 0])
+    convolved = [states, g.constant(weight), g.constant(shift)]
+    strides, pads = [one.stride], [one.before, one.after]
+    states = g.add("Relu", g.add("Conv", *convolved, strides=strides, pads=pads))
+    rounded = g.add("Add", lengths, g.constant(one.stride - 1, np.int64))
+    lengths = g.add("Div", rounded, g.constant(one.stride, np.int64))
+    states = g.add("Transpose", states, perm=[0, 2, 1])
+    time = _size(g, states, 1)
+    states = g.add("Where", _true_steps(g, lengths, time), states, g.constant(0.0, np.float32))
+    return g.add("Transpose", states, perm=[1, 0, 2]), lengths, time
 
 
 def _final_states(g: Graph, states: str, lengths: str, bidirectional: bool) -> str:

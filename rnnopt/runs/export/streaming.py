@@ -24,8 +24,8 @@ def refuse_streaming(model: SequenceModel, preparation: Preparation | None, form
     """Refuses what cannot be computed step by step.
 
     Raises:
-        UserError: another format than ONNX, a network that also runs backwards, or a preparation
-            that needs more than one step.
+        UserError: another format than ONNX, a network that needs more than one step at a
+            time, or a preparation that does.
     """
     if form != "onnx":
         raise UserError(f"--streaming needs --format onnx, got --format {form}.")
@@ -33,6 +33,11 @@ def refuse_streaming(model: SequenceModel, preparation: Preparation | None, form
         raise UserError(
             "--streaming needs a network of one direction, got a bidirectional one, which begins"
             " at the end of the series."
+        )
+    if model.stem is not None:
+        raise UserError(
+            "--streaming needs a network without a stem, got one whose convolutions see several"
+            " steps at once."
         )
     if preparation is None:
         return
