@@ -157,15 +157,12 @@ class BothDirections(nn.Module):
 class PlainConvolution(nn.Module):
     """A convolution of a stem with its batch normalisation and relu."""
 
-    layer: nn.Conv1d
-    norm: nn.BatchNorm1d
-
     def __init__(self, layer: Any, norm: Any, padding: tuple[int, int]):
         super().__init__()
         self.layer, self.norm = copy.deepcopy(layer), copy.deepcopy(norm)
         self.before: int = padding[0]
         self.after: int = padding[1]
-        self.stride: int = self.layer.stride[0]
+        self.stride: int = layer.stride[0]
 
     def forward(self, states: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Shortened `states` (time, batch, channel) and lengths."""
