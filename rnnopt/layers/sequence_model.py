@@ -258,12 +258,15 @@ class SequenceModel(nn.Module):
 
     def _refuse_parts(self) -> None:
         """Raises ValueError if the network cannot take a sequence part by part."""
-        for name, has in (("bidirectional", self.bidirectional), ("stem", self.stem is not None)):
-            if has:
-                raise ValueError(
-                    f"a network with {name} needs whole sequences: it cannot continue from a state,"
-                    " nor take one step at a time."
-                )
+        reasons = {
+            "a bidirectional network": self.bidirectional,
+            "a network with a stem": self.stem is not None,
+        }
+        for network in (name for name, holds in reasons.items() if holds):
+            raise ValueError(
+                f"{network} needs whole sequences: it cannot continue from a state, nor take one"
+                " step at a time."
+            )
 
     def stream(self, batch_size: int | None = None) -> Stream:
         """The model on sequences that come step by step, see `Stream`.
