@@ -12,6 +12,7 @@ from rnnopt.config.run_config import RunConfig
 from rnnopt.runs.checkpoints import CHECKPOINT
 from rnnopt.runs.folder import CannotWrite, RunFolder
 from rnnopt.runs.shared_folder import folder_kind
+from rnnopt.runs.step_scores import scores_of
 from rnnopt.tasks import Task
 from rnnopt.tasks.ranking import loss_of_best
 from rnnopt.training.build import build_training, model_settings
@@ -164,6 +165,12 @@ def _train_to_the_end(
     if training.status != "interrupted" and training.best_weights:
         folder.write_weights(training.best_weights)
         result["test_loss"], result["test_metric"] = training.test()
+        own = training.task.data
+        if own is not None and own.preparation.each_step:
+            with training.best_model() as model:
+                result["test_scores"] = scores_of(
+                    own.preparation, model, training.task.test, training.device
+                )[1]
     folder.write_result(result)
     return result
 

@@ -4,6 +4,7 @@ and optionally val of either form.
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from rnnopt.tasks.user_data.readers.columns import (
     Columns,
     Parts,
     find,
+    find_step_labels,
     is_number,
     to_numbers,
 )
@@ -21,7 +23,7 @@ from rnnopt.tasks.user_data.readers.numpy_files import read_file
 from rnnopt.tasks.user_data.readers.tables import index_of
 from rnnopt.tasks.user_data.readers.text import Lines, counts, read_lines
 from rnnopt.tasks.user_data.readers.times import Clock, parse_timestamps
-from rnnopt.tasks.user_data.recordings import Recordings, recordings
+from rnnopt.tasks.user_data.recordings import Recordings, default_names, recordings
 
 ENDINGS = (".npy", ".csv", ".tsv", ".txt")
 NEEDED = (
@@ -66,13 +68,34 @@ def _of_files(path: Path, classes: dict[str, list[Path]], columns: Columns) -> R
         found.append((file, values, names))
         notes |= dict.fromkeys(new)
     series, channels = _in_one_order(found)
+    targets: list[Any] | None = [name for _, name in pairs] if labelled else None
+    outputs = None
+    if columns.each_step and "" in classes:
+        series, targets, channels, outputs = _apart(series, channels, columns)
     data = recordings(
         series,
-        [name for _, name in pairs] if labelled else None,
+        targets,
         channels=channels,
         names=[file.relative_to(path).as_posix() for file, _ in pairs],
+        each_step=targets is not None and columns.each_step,
+        outputs=outputs,
     )
     return replace(data, notes=tuple(notes), times=clock.describe())
+
+
+def _apart(
+    series: list[np.ndarray], channels: tuple[str, ...] | None, columns: Columns
+) -> tuple[list[np.ndarray], list[np.ndarray] | None, tuple[str, ...], list[str]]:
+    """The series without their label columns, these columns, and the names of both."""
+    series = [one if one.ndim == 2 else one[:, None] for one in series]
+    names = list(channels or default_names(series[0].shape[1]))
+    labels = find_step_labels(names, columns)
+    places = [names.index(name) for name in labels]
+    kept = [i for i in range(len(names)) if i not in places]
+    if not kept:
+        raise ValueError("a series needs a column for each channel, got only labels.")
+    targets = [one[:, places] for one in series] if labels else None
+    return [one[:, kept] for one in series], targets, tuple(names[i] for i in kept), labels
 
 
 def _in_one_order(

@@ -53,6 +53,8 @@ def parts_of(arrays: Mapping[str, np.ndarray], found: list[str], columns: Column
 def _part(arrays: Mapping[str, np.ndarray], suffix: str, columns: Columns) -> Recordings:
     targets = None if columns.unlabelled else arrays.get(f"y{suffix}")
     try:
-        return recordings(arrays[f"x{suffix}"], targets, arrays.get(f"lengths{suffix}"))
+        lengths = arrays.get(f"lengths{suffix}")
+        each_step = True if columns.each_step else None
+        return recordings(arrays[f"x{suffix}"], targets, lengths, each_step=each_step)
     except ValueError as error:
         raise ValueError(f"X{suffix}: {error}") from error

@@ -1,6 +1,7 @@
 """Tables with named columns: wide, a row per series, or long, a row per step."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +13,7 @@ from rnnopt.tasks.user_data.readers.columns import (
     Columns,
     find,
     find_label,
+    find_step_labels,
     is_number,
     to_numbers,
 )
@@ -34,6 +36,8 @@ def from_table(table: Table, columns: Columns) -> Recordings:
         ValueError: a named column is missing, a cell is not a number, a label changes in a series,
             a time is missing, or it is unclear whether the table is long.
     """
+    if columns.each_step:
+        return _each_step(table, columns)
     columns = find_label([name for name in table if name != PARQUET_INDEX], columns)
     chosen = (columns.label, columns.id, columns.time)
     index = [name for name in index_of(list(table)) if name not in chosen]
@@ -46,7 +50,6 @@ def from_table(table: Table, columns: Columns) -> Recordings:
         _check_index(table[name], repeated=long)
     kept = {name: table[name] for name in names}
     if long:
-        assert identity is not None
         return _long(kept, TableSchema("long", label, identity, time, dropped=tuple(index)))
     rest = [name for name in names if name not in (identity, label)]
     first = label is None and not columns.unlabelled and not columns.optional and bool(rest)
@@ -61,6 +64,24 @@ def from_table(table: Table, columns: Columns) -> Recordings:
     identities = None if identity is None else _words(table[identity])
     reading = TableSchema("wide", label, identity, None, tuple(rest), tuple(index), first)
     return replace(recordings(values, targets, names=identities), table=reading)
+
+
+def _each_step(table: Table, columns: Columns) -> Recordings:
+    """The series of a long table whose label columns have a value for each step."""
+    if columns.layout == "wide":
+        raise ValueError(
+            "targets at every step need a long table, a row per step, got layout wide."
+        )
+    index = index_of(list(table))
+    names = [name for name in table if name not in index]
+    identity = find(names, columns.id, IDS, columns.optional)
+    time = find(names, columns.time, TIMES, columns.optional)
+    labels = find_step_labels([name for name in names if name not in (identity, time)], columns)
+    for name in index:
+        _check_index(table[name], repeated=True)
+    label = ",".join(labels) or None
+    reading = TableSchema("long", label, identity, time, dropped=tuple(index))
+    return _long({name: table[name] for name in names}, reading, labels)
 
 
 def index_of(names: list[str]) -> list[str]:
@@ -88,6 +109,8 @@ def _refuse_channels(names: list[str]) -> None:
 def _is_long(table: Table, identity: str | None, time: str | None, columns: Columns) -> bool:
     if columns.layout == "wide":
         return False
+    if columns.single and identity is None and (columns.layout == "long" or time is not None):
+        return True
     if columns.layout == "long":
         if identity is None:
             raise ValueError(
@@ -115,32 +138,60 @@ def _check_index(values: np.ndarray, repeated: bool) -> None:
         )
 
 
-def _long(table: Table, reading: TableSchema) -> Recordings:
-    identity, time, label = reading.id, reading.time, reading.label
-    assert identity is not None
-    channels = [name for name in table if name not in (identity, time, label)]
+def _long(table: Table, reading: TableSchema, each_step: Sequence[str] = ()) -> Recordings:
+    """The series of a long table; `each_step` names the columns with a label for each step."""
+    identity, time = reading.id, reading.time
+    label = None if each_step else reading.label
+    channels = [name for name in table if name not in (identity, time, label, *each_step)]
     if not channels:
         raise ValueError("a table with a row per step needs a column for each channel, got none.")
     values = np.stack([_numbers(table, name) for name in channels], 1)
-    words = _words(table[identity])
-    refuse_missing(words, identity)
     rows: dict[str, list[int]] = {}
-    for row, name in enumerate(words):
-        rows.setdefault(name, []).append(row)
+    if identity is None:
+        rows[""] = list(range(len(values)))
+    else:
+        words = _words(table[identity])
+        refuse_missing(words, identity)
+        for row, name in enumerate(words):
+            rows.setdefault(name, []).append(row)
     moments = None if time is None else parse_timestamps(table[time], time)
     clock, series, targets = Clock(), [], []
+    answers = _step_labels(table, each_step)
+    steps = []
     for name, its in rows.items():
         if moments is not None and time is not None:
             its = [its[i] for i in clock.order(moments[its], name, time)]
         series.append(values[its])
+        if answers is not None:
+            steps.append(answers[its])
         if label is not None:
             labels = set(_words(table[label][its]))
             if len(labels) > 1:
                 shown = ", ".join(sorted(labels)[:5])
-                raise ValueError(f"series {name!r} needs one label, got {shown}.")
+                raise ValueError(
+                    f"series {name!r} needs one label, got {shown} (pass --each-step if each step"
+                    " has its own)."
+                )
             targets.append(labels.pop())
-    found = recordings(series, targets or None, channels=channels, names=list(rows))
+    found = recordings(
+        series,
+        steps or targets or None,
+        channels=channels,
+        names=None if identity is None else list(rows),
+        each_step=bool(steps),
+        outputs=each_step or None,
+    )
     return replace(found, table=reading, times=clock.describe())
+
+
+def _step_labels(table: Table, labels: Sequence[str]) -> np.ndarray | None:
+    """The labels (row, label) of each step, as numbers if the columns hold numbers, else words."""
+    if not labels:
+        return None
+    columns = [table[name] for name in labels]
+    if all(column.dtype.kind in "biuf" for column in columns):
+        return np.stack([column.astype(np.float64) for column in columns], 1)
+    return np.stack([np.array(column, dtype=object) for column in columns], 1)
 
 
 def _numbers(table: Table, name: str) -> np.ndarray:
