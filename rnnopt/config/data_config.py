@@ -14,6 +14,7 @@ Layout = Literal["wide", "long"]
 Header = Literal["yes", "no"]
 Decimal = Literal[".", ","]
 Split = Literal["series", "time"]
+TimeUnit = Literal["s", "ms", "us", "ns", "min", "h", "d"]
 # File names that say nothing of what is in them: the folder's name does.
 BLANK_NAMES = ("train", "training", "data", "x", "")
 
@@ -62,6 +63,20 @@ class DataConfig:
         season: Steps of a season, for the seasonal-naive forecast beside the network's.
         split: Split of data with targets at every step: series holds out whole series, time the
             end of each. Unset: time with --horizon or fewer than five series, else series.
+        drop: Channels or columns to leave out: names, or positions counted from 0.
+        group: Column of the person or machine that a series is of. All series of a group are in
+            one of the parts: training, validation or test.
+        window: Number of steps of the windows that each recording is cut into. Labels may then
+            change within a recording: a window has the commonest label of its steps. Unset: whole
+            recordings.
+        stride: Number of steps from the start of a window to that of the next. Unset: --window.
+        purge: Windows of one label only: others are left out.
+        resample: Rate to which recordings are resampled, such as 50Hz or 20ms. Unset: none.
+        rate: Rate of recordings without a column of times, for --resample.
+        time_unit: Unit of times that are numbers.
+        time_gap: Another channel: the seconds since the step before.
+        folds: Number of parts for cross-validation; each is the test part of one run.
+        fold: Number of the one fold to train, counted from 1. Unset: all, in folders fold-1, ….
     """
 
     data: str | None = None
@@ -86,6 +101,17 @@ class DataConfig:
     horizon: int | None = None
     season: int | None = None
     split: Split | None = None
+    drop: tuple[str, ...] = ()
+    group: str | None = None
+    window: int | None = None
+    stride: int | None = None
+    purge: bool = False
+    resample: str | None = None
+    rate: str | None = None
+    time_unit: TimeUnit = "s"
+    time_gap: bool = False
+    folds: int | None = None
+    fold: int | None = None
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -103,24 +129,84 @@ class DataConfig:
             if not 0 < getattr(self, name) < 1:
                 value = getattr(self, name)
                 raise UserError(f"{option(name)} must be in (0, 1), got {value}.")
-        self._check_steps()
         if self.subsample < 1:
             raise UserError(f"--subsample must be at least 1, got {self.subsample}.")
         if not 0 <= self.split_seed < 2**63:
             raise UserError(f"--split-seed must be in 0 … 2^63 - 1, got {self.split_seed}.")
+        _check_windows(self)
+        _check_folds(self)
+        _check_steps(self)
 
-    def _check_steps(self) -> None:
-        """Raises UserError for options of targets at every step that do not go together."""
-        if self.ignore_first < 0:
-            raise UserError(f"--ignore-first must be at least 0, got {self.ignore_first}.")
-        for name in ("horizon", "season"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"{option(name)} must be at least 1, got {value}.")
-        if self.horizon is not None and self.each_step:
-            raise UserError("--horizon makes the targets of each step: leave out --each-step.")
-        if self.season is not None and self.horizon is None:
-            raise UserError("--season needs --horizon, the steps to forecast.")
+
+def _check_steps(config: DataConfig) -> None:
+    """Raises UserError for options of targets at every step that do not go together."""
+    if config.ignore_first < 0:
+        raise UserError(f"--ignore-first must be at least 0, got {config.ignore_first}.")
+    for name in ("horizon", "season"):
+        value = getattr(config, name)
+        if value is not None and value < 1:
+            raise UserError(f"{option(name)} must be at least 1, got {value}.")
+    if config.horizon is not None and config.each_step:
+        raise UserError("--horizon makes the targets of each step: leave out --each-step.")
+    if config.season is not None and config.horizon is None:
+        raise UserError("--season needs --horizon, the steps to forecast.")
+
+
+def _check_windows(config: DataConfig) -> None:
+    """Raises UserError for windows or rates that are impossible."""
+    for name in ("window", "stride"):
+        value = getattr(config, name)
+        if value is not None and value < 1:
+            raise UserError(f"{option(name)} must be at least 1, got {value}.")
+    for name in ("stride", "purge"):
+        if config.window is None and getattr(config, name):
+            raise UserError(f"{option(name)} needs --window, the steps of a window.")
+    for name in ("resample", "rate"):
+        if (text := getattr(config, name)) is not None:
+            hertz(text, option(name))
+    if config.resample is not None and config.time_gap:
+        raise UserError("--resample makes all gaps equal: leave out --time-gap.")
+    if config.rate is not None and config.resample is None:
+        raise UserError("--rate needs --resample, the rate to resample to.")
+
+
+def _check_folds(config: DataConfig) -> None:
+    """Raises UserError for folds that are impossible."""
+    if config.folds is None:
+        if config.fold is not None:
+            raise UserError("--fold needs --folds, the number of all folds.")
+        return
+    if config.folds < 2:
+        raise UserError(f"--folds must be at least 2, got {config.folds}.")
+    if config.fold is not None and not 1 <= config.fold <= config.folds:
+        raise UserError(f"--fold must be in 1 … {config.folds}, got {config.fold}.")
+    if config.test is not None or config.test_fraction != DataConfig.test_fraction:
+        other = "test" if config.test is not None else "test_fraction"
+        raise UserError(f"--folds tests on each part of --data in turn: leave out {option(other)}.")
+
+
+PERIODS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0} | {
+    "h": 3600.0, "d": 86400.0
+}  # fmt: skip
+RATES = {"mHz": 1e-3, "Hz": 1.0, "kHz": 1e3, "MHz": 1e6}
+
+
+def hertz(text: str, name: str = "rate") -> float:
+    """The rate in hertz that a text such as 50Hz, 1.5kHz, 20ms or 15min names.
+
+    Raises:
+        UserError: it is none.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Zµ]+)\s*", str(text))
+    if match and 0 < float(match[1]) < 1e15:
+        if match[2] in RATES:
+            return float(match[1]) * RATES[match[2]]
+        if match[2] in PERIODS:
+            return 1 / (float(match[1]) * PERIODS[match[2]])
+    raise UserError(
+        f"{name} must be a rate such as 50Hz or the time between two steps such as 20ms, got"
+        f" {str(text)!r}."
+    )
 
 
 def check_choices(config: Any) -> None:

@@ -17,8 +17,8 @@ from rnnopt.training.loop import Training
 from rnnopt.training.resolve import resolve
 
 # Options for reading tables, and those of them that a folder of texts also takes.
-OF_TABLES = ("label", "id", "time", "layout", "header", "decimal")
-OF_FOLDERS = ("time", "decimal")
+OF_TABLES = ("label", "id", "time", "layout", "header", "decimal", "time_unit")
+OF_FOLDERS = ("label", "time", "decimal", "time_unit")
 ARRAYS = (".npz", ".ts")  # files that are not tables
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rnnopt.cli.printing import print_lines
 from rnnopt.cli.terminal import print_line
-from rnnopt.config.data_config import Decimal, Header, Kind, Layout, data_name
+from rnnopt.config.data_config import DataConfig, Decimal, Header, Kind, Layout, TimeUnit, data_name
 from rnnopt.config.errors import UserError, writing
 from rnnopt.report.data_figure import draw
 from rnnopt.report.style import any_script
@@ -31,6 +31,15 @@ def inspect_data(
     layout: Layout | None = None,
     header: Header | None = None,
     decimal: Decimal | None = None,
+    drop: tuple[str, ...] = (),
+    group: str | None = None,
+    window: int | None = None,
+    stride: int | None = None,
+    purge: bool = False,
+    resample: str | None = None,
+    rate: str | None = None,
+    time_unit: TimeUnit = "s",
+    time_gap: bool = False,
     unlabelled: bool = False,
     out: Path | None = None,
     given: Collection[str] = (),
@@ -53,6 +62,16 @@ def inspect_data(
         header: Header line of a .csv, .tsv or .txt: yes if the first line names the columns, no if
             it is data. Unset: what it looks like.
         decimal: Decimal sign in a .csv, .tsv or .txt. Unset: what it looks like.
+        drop: Channels or columns to leave out: names, or positions counted from 0.
+        group: Column of the person or machine that a series is of.
+        window: Number of steps of the windows that each recording is cut into. Unset: whole
+            recordings.
+        stride: Number of steps from the start of a window to that of the next. Unset: --window.
+        purge: Windows of one label only: others are left out.
+        resample: Rate to which recordings are resampled, such as 50Hz or 20ms. Unset: none.
+        rate: Rate of recordings without a column of times, for --resample.
+        time_unit: Unit of times that are numbers.
+        time_gap: Another channel: the seconds since the step before.
         unlabelled: File without labels.
         out: Picture to write. Unset: one named after the file, in the working directory.
 
@@ -62,8 +81,12 @@ def inspect_data(
         rnnopt inspect steps.csv --layout long --id patient --label outcome
     """
     refuse_columns([file], given)
-    where = Columns(label, id, time, unlabelled, layout=layout, header=header, decimal=decimal)
-    data, test = read(file, where)
+    config = DataConfig(
+        data=str(file), label=label, id=id, time=time, layout=layout, header=header,
+        decimal=decimal, drop=drop, group=group, window=window, stride=stride, purge=purge,
+        resample=resample, rate=rate, time_unit=time_unit, time_gap=time_gap,
+    )  # fmt: skip
+    data, test = read(file, Columns.of(config, unlabelled=unlabelled))
     name = data_name(str(file.absolute()))
     try:
         parts = {"": data, ", its validation part": data.validation, ", its test part": test}

@@ -109,16 +109,14 @@ def _columns(trained: TrainedModel, unlabelled: bool, decimal: Decimal | None) -
     """Where to look in a file to be read as the run's own was."""
     preparation, config = trained.preparation, trained.config
     alike = preparation.shortest == preparation.longest
-    columns = Columns(
+    columns = Columns.of(
+        config,
         label=None if preparation.horizon else config.label,
-        id=config.id,
         # Runs of before took it for a channel in folders of text.
         time=None if config.time in preparation.channels else config.time,
         unlabelled=unlabelled or preparation.horizon > 0,
         steps=preparation.longest if alike else None,
         optional=True,
-        layout=config.layout,
-        header=config.header,
         decimal=decimal or config.decimal,
         each_step=preparation.each_step and not preparation.horizon,
         single=preparation.each_step,

@@ -18,7 +18,7 @@ from rnnopt.tasks.user_data.overview import understood
 from rnnopt.tasks.user_data.preparation import OwnData, Preparation, kind_of
 from rnnopt.tasks.user_data.recordings import Recordings, recordings
 from rnnopt.tasks.user_data.series import check_missing, cut_padding
-from rnnopt.tasks.user_data.splits import hold_out
+from rnnopt.tasks.user_data.splits import hold_out, hold_out_groups
 from rnnopt.tasks.user_data.step_targets import check_some
 
 
@@ -35,6 +35,7 @@ def from_arrays(
     padded: bool = False,
     normalize: bool = True,
     subsample: int = 1,
+    groups: Any = None,
     seed: int = 0,
     target: float | None = None,
     name: str = "data",
@@ -61,6 +62,8 @@ def from_arrays(
         test_fraction: fraction held out for testing if `test` is None, by default 0.2; 0 means
             none, the validation series are used instead.
         kind, missing, padded, normalize, subsample, target: as in `DataConfig`.
+        groups: (count,) the person, machine, … that each series is of, as words or whole numbers:
+            those of a group are all in one of the parts.
         seed: seed of the split.
         name: name of the task.
         each_step: whether each step has a target. None means yes for targets that can be nothing
@@ -91,7 +94,7 @@ def from_arrays(
             "test has the test series, and test_fraction would hold out some of inputs: pass only"
             " one of them."
         )
-    data = recordings(inputs, targets, lengths, each_step=each_step)
+    data = recordings(inputs, targets, lengths, each_step=each_step, groups=groups)
     if horizon is not None and data.labelled:
         raise ValueError("horizon makes the targets from the inputs: pass None as targets.")
     if horizon is None and not data.labelled:
@@ -310,5 +313,8 @@ def _split(
     data: Recordings, fraction: float, seed: int, kind: Kind
 ) -> tuple[Recordings, Recordings]:
     classes = data.targets if kind == "classification" else None
-    kept, held = hold_out(classes, len(data), fraction, seed)
+    if data.groups is not None:
+        kept, held = hold_out_groups(classes, data.groups, fraction, seed)
+    else:
+        kept, held = hold_out(classes, len(data), fraction, seed)
     return data.select(kept), data.select(held)

@@ -1,6 +1,5 @@
 """Builds a task from the user's files that a run's config names."""
 
-from dataclasses import replace
 from pathlib import Path
 
 from rnnopt.config.data_config import DataConfig
@@ -57,19 +56,7 @@ def _forecast(config: DataConfig, data: Recordings) -> Forecast | None:
 def read_parts(config: DataConfig) -> Parts:
     """The training series, and the test series if they are separate."""
     assert config.data is not None
-    columns = Columns(
-        config.label,
-        config.id,
-        config.time,
-        layout=config.layout,
-        header=config.header,
-        decimal=config.decimal,
-        each_step=config.each_step,
-        single=config.each_step or config.horizon is not None,
-        unlabelled=config.horizon is not None,
-    )
-    if config.horizon is not None:
-        columns = replace(columns, label=None)  # the labels are channels, too
+    columns = Columns.of(config)
     data, test = read(Path(config.data), columns)
     if config.test is not None:
         if test is not None:
