@@ -95,6 +95,7 @@ def from_arrays(
             " one of them."
         )
     data = recordings(inputs, targets, lengths, each_step=each_step, groups=groups)
+    wanted = _forecast(data.channels, horizon, forecast, season)
     if horizon is not None and data.labelled:
         raise ValueError("horizon makes the targets from the inputs: pass None as targets.")
     if horizon is None and not data.labelled:
@@ -117,7 +118,7 @@ def from_arrays(
         subsample=subsample,
         ignore_first=ignore_first,
         split=split,
-        forecast=_forecast(data.channels, horizon, forecast, season),
+        forecast=wanted,
     )
 
 
@@ -238,7 +239,7 @@ def _prepare(
     preparation = Preparation.learn(train, **how)
     if forecast is not None:
         preparation = with_forecast(preparation, forecast, train)
-        if max(map(len, train.series)) > 2 * forecast.width:
+        if max(map(len, train.series)) > forecast.width:
             parts = parts | {"training": windows(train, forecast.width)}
     prepared: dict[int, Examples] = {}  # a part used for another one is prepared once
     for which, part in parts.items():
