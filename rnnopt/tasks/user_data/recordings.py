@@ -82,6 +82,7 @@ class Recordings:
         moments: time of each step in seconds, (time,) for each series; None if unknown.
         spans: (count, 3) recording, first step and end of each series, if they are windows.
         shaped: whether channels were left out, and series resampled and cut, as in training.
+        lines: what was done for that (subject, finding).
     """
 
     series: tuple[np.ndarray, ...]
@@ -100,6 +101,7 @@ class Recordings:
     moments: tuple[np.ndarray, ...] | None = None
     spans: np.ndarray | None = None
     shaped: bool = False
+    lines: tuple[tuple[str, str], ...] = ()
 
     def __len__(self) -> int:
         return len(self.series)
