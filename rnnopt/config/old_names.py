@@ -30,3 +30,12 @@ def current_settings(saved: Mapping[str, Any]) -> dict[str, Any]:
         name: current_budget(value) if name in budgets and isinstance(value, str) else value
         for name, value in saved.items()
     }
+
+
+def with_waiting(saved: Any) -> Any:
+    """A saved config; of an earlier version without the patience that its schedule ignored."""
+    if not isinstance(saved, Mapping) or "metric" in saved:
+        return saved
+    schedule = str(saved.get("schedule", ""))
+    kept = schedule.startswith("plateau") or "patience" not in saved
+    return saved if kept else {**saved, "patience": None}

@@ -7,7 +7,8 @@ from typing import Any, Literal, Self
 
 from rnnopt.config.data_config import DataConfig, data_name
 from rnnopt.config.errors import UserError, option, unknown_name
-from rnnopt.config.old_names import current_budget
+from rnnopt.config.metric_names import metric_name
+from rnnopt.config.old_names import current_budget, with_waiting
 from rnnopt.config.validation import checked
 from rnnopt.layers.sequence_model import Initialization, Readout
 
@@ -62,12 +63,21 @@ class SharedConfig(DataConfig):
             IndRNN's authors, then also returns to the best weights, and waits half, a quarter, … as
             long.
         decay: Factor of the plateau schedules.
-        patience: Number of epochs without improvement that the plateau schedules wait.
+        patience: Number of epochs without improvement of the validation metric (or of the
+            validation loss, where the metric is level) that the plateau schedules wait, unset: 20;
+            with another schedule, after which the run ends, unset: it goes on to the end of its
+            budget.
         tbptt: Steps between updates in truncated back-propagation through time (k1). Unset: whole
             sequences. FrankWolfe takes the chunks of a sequence as its inner steps unless told
             otherwise.
         tbptt_backward: Steps that a gradient goes back in truncated back-propagation (k2). Unset:
             as many as --tbptt.
+        metric: Metric by which the best weights are chosen, runs end early and are compared, named
+            as scikit-learn names its scorers: balanced-accuracy, f1 (the mean over the classes; of
+            two classes, of the second), auc, log-loss, rmse, r2, … Unset: the task's, which is
+            accuracy, or mse in regression.
+        class_weight: Weight of a class in the loss: balanced gives n/(k·count) to a class with
+            count of the n training sequences, of k classes. Unset: all sequences count alike.
         evaluate_every: Number of gradients between evaluations on validation data. Unset: an epoch,
             or a twentieth of the budget where that is shorter.
         watch_test: Record of the test metric at every evaluation, for comparison with publications
@@ -97,9 +107,11 @@ class SharedConfig(DataConfig):
     clip_value: float | None = None
     schedule: Schedule = "cosine"
     decay: float = 0.1
-    patience: float = 20.0
+    patience: float | None = None
     tbptt: int | None = None
     tbptt_backward: int | None = None
+    metric: str | None = None
+    class_weight: Literal["balanced"] | None = None
     evaluate_every: int | None = None
     watch_test: bool = False
     stop_at_target: bool = False
@@ -131,12 +143,10 @@ class SharedConfig(DataConfig):
             raise UserError("--tbptt needs --readout last or every, got mean.")
         if self.dropout is not None and not 0 <= self.dropout < 1:
             raise UserError(f"--dropout must be in [0, 1), got {self.dropout}.")
-        if not self.schedule.startswith("plateau"):
-            for name in ("decay", "patience"):
-                if getattr(self, name) != getattr(SharedConfig, name):
-                    raise UserError(
-                        f"{option(name)} needs a plateau schedule, got {self.schedule}."
-                    )
+        if not self.schedule.startswith("plateau") and self.decay != SharedConfig.decay:
+            raise UserError(f"--decay needs a plateau schedule, got {self.schedule}.")
+        if self.metric is not None:
+            object.__setattr__(self, "metric", metric_name(self.metric))
         Budget.parse(self.budget)
 
     def to_dict(self) -> dict[str, Any]:
@@ -146,7 +156,7 @@ class SharedConfig(DataConfig):
     @classmethod
     def from_dict(cls, saved: dict[str, Any]) -> Self:
         """The config that `to_dict` gave; a field that it lacks has its default."""
-        return checked(saved, cls, "a saved config")
+        return checked(with_waiting(saved), cls, "a saved config")
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from rnnopt.runs.checkpoints import CHECKPOINT
 from rnnopt.runs.folder import CannotWrite, RunFolder
 from rnnopt.runs.shared_folder import folder_kind
 from rnnopt.tasks import Task
+from rnnopt.tasks.constant import constant_metric, no_better
 from rnnopt.tasks.ranking import loss_of_best
 from rnnopt.training.build import build_training, model_settings
 from rnnopt.training.loop import Progress, Training
@@ -164,6 +165,12 @@ def _train_to_the_end(
     if training.status != "interrupted" and training.best_weights:
         folder.write_weights(training.best_weights)
         result["test_loss"], result["test_metric"] = training.test()
+        task = training.task
+        constant = constant_metric(task, task.test)
+        if constant is not None:
+            result["constant_metric"] = constant
+            if told := no_better(task, result["test_metric"], constant):
+                result["no_better"] = told
     folder.write_result(result)
     return result
 

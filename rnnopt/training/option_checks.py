@@ -37,9 +37,8 @@ def refuse_contradictions(config: SharedConfig, given: Collection[str]) -> None:
     if config.data is not None:
         paths = [Path(path) for path in (config.data, config.test) if path is not None]
         refuse_columns(paths, given)
-    waiting = next((name for name in ("decay", "patience") if name in given), None)
-    if waiting and not config.schedule.startswith("plateau"):
-        raise UserError(f"{as_option(waiting)} needs a plateau schedule, got {config.schedule}.")
+    if "decay" in given and not config.schedule.startswith("plateau"):
+        raise UserError(f"--decay needs a plateau schedule, got {config.schedule}.")
     if "batch_norm" in given and MODELS[config.model][0].get("batch_norm") not in (
         None,
         config.batch_norm,
@@ -116,10 +115,13 @@ def warnings_of(config: RunConfig, training: Training) -> list[str]:
             f"--evaluate-every {config.evaluate_every} is beyond the budget of {allowed[0]:.6g}"
             " gradients: evaluation takes place only before training and at the end"
         )
-    if allowed is not None and training.plateau is not None and config.patience >= allowed[1]:
+    waits = training.patience if training.plateau is None else training.plateau.patience
+    if allowed is not None and waits is not None and waits >= allowed[1]:
+        what, never = f"the schedule {config.schedule}", "the learning rate never falls"
+        if training.plateau is None:
+            what, never = "early stopping", "the run never ends early"
         sentences.append(
-            f"the schedule {config.schedule} waits for {config.patience:g} epochs, and the budget"
-            f" has {allowed[1]:.3g}: the learning rate never falls"
+            f"{what} waits for {waits:g} epochs, and the budget has {allowed[1]:.3g}: {never}"
         )
     if config.subsample > 1 and task.steps == 1:
         sentences.append(f"--subsample {config.subsample} leaves one step of each series")

@@ -26,6 +26,7 @@ ADVICE = (
     "take a smaller lr, clip the gradient (--clip 1), or look for values"
     " that are far too large in the data (rnnopt inspect)"
 )
+NOT_LEARNT = "rnnopt diagnose says why, --class-weight balanced and a longer --budget may help"
 EXIT_CODES = {"interrupted": 130, "diverged": 1}  # of a run's status; 0 of any other
 
 
@@ -151,6 +152,8 @@ def _print_result(path: Path, result: dict[str, Any], nothing_left: bool) -> Non
         steps, were = ("step", "was") if count == 1 else ("steps", "were")
         left_out = {"skip": f"{were} left out", "restore": "led back to the last checkpoint"}
         print_line(f"{count} {steps} {were} not finite and {left_out[policy]}")
+    if result.get("no_better") and result["status"] != "diverged":
+        print_line(f"{result['no_better']}: {NOT_LEARNT}")
     if result["status"] == "diverged":
         learnt = result.get("best", {}).get("gradient_evaluations", 0) > 0
         found = "the weights became useless" if learnt else "nothing was learnt"

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
+from rnnopt.config.metric_names import is_error
 from rnnopt.config.specs import parse
 from rnnopt.config.version import VERSION
 from rnnopt.runs.export.export import ALLOWED, Checked, Source
@@ -121,9 +122,10 @@ def metrics(result: dict[str, Any]) -> list[tuple[str, str]]:
         ("gradient evaluations", _figure(result.get("gradient_evaluations"))),
         ("seconds of training", _figure(result.get("seconds"))),
     ]
-    if name == "mse" and "test_metric" in result:
+    if is_error(name) and "test_metric" in result:
+        unit = "variance" if name == "mse" else "deviation"
         rows.append(
-            ("unit of mse", "the variance of the training targets, if they were normalised")
+            (f"unit of {name}", f"the {unit} of the training targets, if they were normalised")
         )
     return rows
 
