@@ -4,6 +4,8 @@ import csv
 import io
 from pathlib import Path
 
+import numpy as np
+
 from rnnopt.cli.outputs import check_output
 from rnnopt.cli.terminal import print_error, print_line
 from rnnopt.config.data_config import Decimal
@@ -32,7 +34,8 @@ def predict_data(
 
     The network has the best weights of a run on data of your own. Writes a line a series: its name,
     its label if the file has one, the predicted class and the probability of each, or the predicted
-    number. Says how good that is where there are labels.
+    number. A run on windows writes a line a window, with its first step and its end. Says how good
+    that is where there are labels.
 
     Args:
         run: Folder of the run.
@@ -54,8 +57,12 @@ def predict_data(
         series = test
         print_line(f"{data} holds training and test series: these are the test series.")
     try:
+        series = trained.preparation.shaped(series)
         answers = trained.answer(series)
-        told = {} if series.targets is None else scores(trained.preparation, answers, series)
+        known = _labelled(series)
+        told = {}
+        if len(known):
+            told = scores(trained.preparation, answers[known], series.select(known))
     except ValueError as error:
         raise UserError(f"{data}: {error}") from error
     _check_labels(data, trained.preparation, series)
@@ -66,12 +73,21 @@ def predict_data(
     with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(out, text.getvalue().encode())
-    for subject, how in read_as(series):
+    for subject, how in (*read_as(series), *series.lines):
         print_line(f"{subject}: {how}")
     for name, value in told.items():
         print_line(f"{name} {value:.4f}" if abs(value) < 100 else f"{name} {value:.6g}")
-    print_line(f"wrote {out} ({len(series)} series)")
+    print_line(f"wrote {out} ({len(series)} {'series' if series.spans is None else 'windows'})")
     return 0
+
+
+def _labelled(series: Recordings) -> np.ndarray:
+    """Positions of the series with a label: a window may have none."""
+    if series.targets is None:
+        return np.zeros(0, int)
+    rows = series.targets.reshape(len(series), -1)
+    missing = rows == "" if rows.dtype.kind == "U" else np.isnan(rows)
+    return np.flatnonzero(~missing.any(1))
 
 
 def _columns(trained: TrainedModel, unlabelled: bool, decimal: Decimal | None) -> Columns:
@@ -102,8 +118,9 @@ def _check_labels(data: Path, preparation: Preparation, series: Recordings) -> N
     """Says how many labels are none of the run's classes; refuses a file where all are."""
     if series.targets is None or not preparation.classes:
         return
+    series = series.select(_labelled(series))
     unknown = int((preparation.positions(series.targets) < 0).sum())
-    if unknown == len(series):
+    if unknown == len(series) > 0:
         raise UserError(
             f"{data}: no label is one of the run's classes ({', '.join(preparation.classes)}):"
             " say --unlabelled if it has none."

@@ -5,17 +5,21 @@ the mean squared error of the standardised targets, so that predicting their mea
 `normalize` it is that of the unchanged targets.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
+
+import numpy as np
 
 from rnnopt.config.data_config import Kind, Missing
 from rnnopt.tasks.examples import Examples
 from rnnopt.tasks.task import Task
 from rnnopt.tasks.user_data.overview import understood
+from rnnopt.tasks.user_data.parts import looks_like_groups, split, split_fold, told_of_split
 from rnnopt.tasks.user_data.preparation import OwnData, Preparation, kind_of
-from rnnopt.tasks.user_data.recordings import Recordings, recordings
+from rnnopt.tasks.user_data.recordings import Recordings, recordings, with_times, without_channels
+from rnnopt.tasks.user_data.sampling import Sampling
 from rnnopt.tasks.user_data.series import check_missing, cut_padding
-from rnnopt.tasks.user_data.splits import hold_out, hold_out_groups
 from rnnopt.tasks.user_data.step_targets import check_some
 
 
@@ -38,6 +42,16 @@ def from_arrays(
     name: str = "data",
     each_step: bool | None = None,
     ignore_first: int = 0,
+    drop: Sequence[str | int] = (),
+    window: int | None = None,
+    stride: int | None = None,
+    purge: bool = False,
+    times: Any = None,
+    resample: str | None = None,
+    rate: str | None = None,
+    time_gap: bool = False,
+    folds: int | None = None,
+    fold: int | None = None,
 ) -> Task:
     """The task of learning `targets` from `inputs`.
 
@@ -63,6 +77,14 @@ def from_arrays(
             lengths.
         ignore_first: first steps of each series whose targets do not count, while a network's state
             forgets where it began.
+        drop: positions (from 0, or -1 for the last) of channels to leave out.
+        window, stride, purge: steps of the windows that `inputs`, which are then recordings, are
+            cut into, as in `DataConfig`. `targets` of each step are (count, time), or a list of
+            (time,); a window has the commonest of them, or with `each_step` all of its own.
+        times: (count, time), or a list of (time,), times of the steps in seconds, for `resample`
+            and `time_gap`.
+        resample, rate, time_gap: as in `DataConfig`, such as resample="50Hz".
+        folds, fold: as in `DataConfig`; the test series are those of that fold.
 
     Returns:
         The task. `task.data.preparation` has the class names and statistics, prepares new series
@@ -82,9 +104,16 @@ def from_arrays(
             "test has the test series, and test_fraction would hold out some of inputs: pass only"
             " one of them."
         )
+    sampling = Sampling.checked(
+        window, stride, purge, time_gap, resample, rate, each_step=bool(each_step)
+    )
+    if window is not None and each_step is None:
+        each_step = labels_of_steps(targets, inputs) or None
     data = recordings(inputs, targets, lengths, each_step=each_step, groups=groups)
     if not data.labelled:
         raise ValueError("training needs targets, got none.")
+    data = without_channels(data if times is None else with_times(data, times), drop)
+    sampling = replace(sampling, drop=data.unused)
     each_step = data.steps is not None
     if isinstance(validation, tuple):
         data = replace(data, validation=_given("validation", validation, each_step))
@@ -102,7 +131,16 @@ def from_arrays(
         normalize=normalize,
         subsample=subsample,
         ignore_first=ignore_first,
+        sampling=sampling,
+        fold=None if folds is None else (folds, fold or 1),
     )
+
+
+def labels_of_steps(targets: Any, inputs: Any) -> bool:
+    """Whether targets of recordings are one for each step, by their shape."""
+    if targets is None or len(targets) != len(inputs):
+        return False
+    return all(np.ndim(y) > 0 and len(y) == len(x) for y, x in zip(targets, inputs, strict=True))
 
 
 def _given(part: str, arrays: tuple[Any, ...], each_step: bool) -> Recordings:
@@ -123,18 +161,25 @@ def build(
     target: float | None,
     name: str,
     sources: dict[str, dict[str, str]] | None = None,
+    sampling: Sampling | None = None,
+    fold: tuple[int, int] | None = None,
     **how: Any,
 ) -> Task:
     """Like `from_arrays`, for labelled recordings; `how` goes to `Preparation.learn`."""
     how["kind"] = kind_of(data, how.get("kind"))
-    check_steps(data, how)
     # Before the split, so that errors name the position in the file.
     whole = cut_padding(data.series) if how.get("padded") else data.series
     check_missing(whole, data.channels, how.get("missing", "error"), bool(how.get("padded")))
-    parts = _divide(data, test, validation, test_fraction, seed, how["kind"])
+    sampling = sampling or Sampling()
+    padded = bool(how.get("padded"))
+    data = sampling.shape(data, how["kind"], padded)
+    test = None if test is None else sampling.shape(test, how["kind"], padded)
+    check_steps(data, how)
+    parts = _divide(data, test, validation, test_fraction, seed, how["kind"], fold)
     train = parts["training"]
     held_out = {"validation": data.validation is None, "test": test is None}
     preparation, examples = _prepare(parts, how)
+    preparation = replace(preparation, sampling=None if sampling == Sampling() else sampling)
     steps = preparation.steps
     classes, width = len(preparation.classes), len(data.channels)
     what = f"{classes} classes" if classes else "regression"
@@ -154,11 +199,28 @@ def build(
         batch_size=batch_size(len(train)),
         data=OwnData(
             preparation,
-            understood(parts, preparation, how),
+            (*understood(parts, preparation, how), *told_of_split(data, parts, how["kind"], fold)),
             sources or {},
             frozenset(part for part, was in held_out.items() if was),
+            doubts(data, parts),
         ),
     )
+
+
+def doubts(data: Recordings, parts: dict[str, Recordings]) -> tuple[str, ...]:
+    """Warnings: of a column that looks like groups, and of groups in two parts."""
+    found = []
+    if data.groups is None and data.suspect is not None:
+        found.append(looks_like_groups(data.suspect))
+    before: set[str] = set()
+    for name, part in {id(one): (name, one) for name, one in parts.items()}.values():
+        if part.groups is None:
+            continue
+        again = sorted(before & set(part.groups.tolist()))
+        if again:
+            found.append(f"{len(again)} groups of the {name} series are in another part too")
+        before |= set(part.groups.tolist())
+    return tuple(found)
 
 
 def check_steps(data: Recordings, how: dict[str, Any]) -> None:
@@ -198,16 +260,23 @@ def _divide(
     test_fraction: float,
     seed: int,
     kind: Kind,
+    fold: tuple[int, int] | None = None,
 ) -> dict[str, Recordings]:
     """The training, validation and test series; parts that were not passed are held out."""
     apart, rest = data.validation, replace(data, validation=None)
-    if test is None and test_fraction > 0:
-        rest, test = _split(rest, test_fraction, seed, kind)
+    if fold is not None:
+        if test is not None:
+            raise ValueError(
+                "there are test series: folds, which are the test series, are for none."
+            )
+        rest, test = split_fold(rest, *fold, seed, kind)
+    elif test is None and test_fraction > 0:
+        rest, test = split(rest, test_fraction, seed, kind)
     train, valid = rest, rest
     if apart is not None:
         valid = apart
     elif validation > 0:
-        train, valid = _split(rest, validation, seed, kind)
+        train, valid = split(rest, validation, seed, kind)
     return {"training": train, "validation": valid, "test": test or valid}
 
 
@@ -223,14 +292,3 @@ def _examples(preparation: Preparation, part: str, data: Recordings) -> Examples
 def batch_size(count: int) -> int:
     """A power of two from 16 to 128, if possible with at least ten batches per epoch."""
     return next((size for size in (128, 64, 32) if 10 * size <= count), 16)
-
-
-def _split(
-    data: Recordings, fraction: float, seed: int, kind: Kind
-) -> tuple[Recordings, Recordings]:
-    classes = data.targets if kind == "classification" else None
-    if data.groups is not None:
-        kept, held = hold_out_groups(classes, data.groups, fraction, seed)
-    else:
-        kept, held = hold_out(classes, len(data), fraction, seed)
-    return data.select(kept), data.select(held)

@@ -8,6 +8,7 @@ from rnnopt.tasks.task import Task
 from rnnopt.tasks.user_data.arrays import build
 from rnnopt.tasks.user_data.readers import read, sha256
 from rnnopt.tasks.user_data.readers.columns import Columns, Parts
+from rnnopt.tasks.user_data.sampling import Sampling
 
 
 def own_task(config: DataConfig, name: str) -> Task:
@@ -16,6 +17,9 @@ def own_task(config: DataConfig, name: str) -> Task:
     Raises:
         UserError: a file is missing or has wrong content; the message states which.
     """
+    fold = None if config.folds is None else (config.folds, config.fold or 0)
+    if fold is not None and not fold[1]:
+        raise UserError("--folds needs the number of one, --fold; `rnnopt train` alone trains all.")
     data, test = read_parts(config)
     assert config.data is not None
     sources = {"data": config.data} | ({} if config.test is None else {"test": config.test})
@@ -35,6 +39,8 @@ def own_task(config: DataConfig, name: str) -> Task:
             padded=config.padded,
             normalize=config.normalize,
             subsample=config.subsample,
+            sampling=Sampling.of(config),
+            fold=fold,
         )
     except ValueError as error:
         raise UserError(f"{config.data}: {error}") from error
@@ -55,7 +61,7 @@ def read_parts(config: DataConfig) -> Parts:
         )
     parts = (config.data, data), (config.data, data.validation), (config.test or config.data, test)
     for path, part in parts:
-        if part is not None and part.targets is None:
+        if part is not None and not part.labelled:
             label = None if data.table is None else data.table.label
             where = "" if label is None else f" in a column {label!r}"
             raise UserError(f"{path} needs a target for each series{where}, got none.")

@@ -38,11 +38,12 @@ def _own_classes(data: Recordings, kind: Kind) -> bool:
     if kind == "regression" or data.targets is None or data.spans is None:
         return False
     pairs = np.unique(np.stack([data.spans[:, 0], _classes(data)]), axis=1)
-    return len(np.unique(pairs[1])) == pairs.shape[1]
+    return bool(len(np.unique(pairs[1])) == pairs.shape[1])
 
 
 def _classes(data: Recordings) -> np.ndarray:
-    return np.unique(data.targets, return_inverse=True)[1]  # type: ignore[arg-type]
+    assert data.targets is not None
+    return np.unique(data.targets, return_inverse=True)[1]
 
 
 def split(data: Recordings, fraction: float, seed: int, kind: Kind) -> Two:
@@ -73,3 +74,36 @@ def split_fold(data: Recordings, folds: int, fold: int, seed: int, kind: Kind) -
         assert data.spans is not None
         kept = without_overlap(data.spans, kept, held)
     return data.select(kept), data.select(held)
+
+
+def looks_like_groups(column: str) -> str:
+    """A warning of a column that may hold groups, without its full stop."""
+    return (
+        f"column {column!r} looks like the person or machine that series are of, and series of one"
+        f" may be in several parts: --group {column} keeps them in one"
+    )
+
+
+def told_of_split(
+    data: Recordings, parts: dict[str, Recordings], kind: Kind, fold: tuple[int, int] | None
+) -> list[tuple[str, str]]:
+    """How series were held out, in readable lines; none where they were drawn one by one.
+
+    Args:
+        data: all series that parts were held out of.
+        parts: the training, validation and test series.
+        kind: kind of the targets.
+        fold: number of folds and of the one that is tested on, if there are any.
+    """
+    how = units(data, kind)[1]
+    lines = [("split", how)] if how != "series by series" else []
+    if data.groups is not None:
+        counts = (
+            f"{len(np.unique(part.groups))} {name}"
+            for name, part in parts.items()
+            if part.groups is not None
+        )
+        lines = [("split", f"{how}: {', '.join(counts)}")]
+    if fold is not None:
+        lines.append(("fold", f"{fold[1]} of {fold[0]} is the test part"))
+    return lines

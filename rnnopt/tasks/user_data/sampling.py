@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 
 from rnnopt.config.data_config import DataConfig, Kind, hertz
+from rnnopt.config.errors import UserError, without_dashes
 from rnnopt.config.validation import Count, Positive
 from rnnopt.tasks.user_data.recordings import Recordings, without_channels
 from rnnopt.tasks.user_data.resampling import resampled, with_gaps
@@ -44,6 +45,25 @@ class Sampling:
             stride=config.stride,
             purge=config.purge,
         )
+
+    @classmethod
+    def checked(
+        cls,
+        window: int | None,
+        stride: int | None,
+        purge: bool,
+        time_gap: bool,
+        resample: str | None,
+        rate: str | None,
+        each_step: bool,
+    ) -> "Sampling":
+        """That of arguments of a Python function; ValueError for what `DataConfig` refuses."""
+        options = dict(window=window, stride=stride, purge=purge, time_gap=time_gap)
+        try:
+            config = DataConfig(data="arrays", resample=resample, rate=rate, **options)  # type: ignore[arg-type]
+        except UserError as error:
+            raise ValueError(without_dashes(str(error))) from error
+        return replace(cls.of(config), each_step=each_step)
 
     def shape(
         self,
