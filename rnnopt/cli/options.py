@@ -22,7 +22,10 @@ from rnnopt.training.registry import OPTIMIZERS
 Verb = Callable[..., int]
 GROUPS = {
     "Data": ("task", *(one.name for one in fields(DataConfig))),
-    "Model": ("model", "hidden", "layers", "batch_norm", "dropout", "readout", "initialization"),
+    "Model": (
+        "model", "hidden", "layers", "bidirectional", "stem", "batch_norm", "dropout", "readout",
+        "initialization",
+    ),
     "Optimizer": (
         "optimizer", "lr", "schedule", "decay", "patience", "clip", "clip_value", "tbptt",
         "tbptt_backward",

@@ -10,7 +10,8 @@ from rnnopt.config.errors import UserError, option, unknown_name
 from rnnopt.config.metric_names import metric_name
 from rnnopt.config.old_names import current_budget, with_waiting
 from rnnopt.config.validation import checked
-from rnnopt.layers.sequence_model import Initialization, Readout
+from rnnopt.layers.network_options import Initialization, Readout
+from rnnopt.layers.stem import parse_stem
 
 # Settings of a model that the user does not choose one by one.
 INDRNN_6: dict[str, Any] = dict(
@@ -46,6 +47,13 @@ class SharedConfig(DataConfig):
         hidden: Number of units in each recurrent layer. Unset: the task's.
         layers: Number of recurrent layers. Unset: the model's, which is one unless its name says
             otherwise.
+        bidirectional: A second direction in each layer, from the last step to the first, with as
+            many units again. It needs whole sequences: no --tbptt, no answers step by step. Unset:
+            the model's, which is one direction.
+        stem: Convolutions before the recurrent layers, as width/stride of each, such as 8/4 or
+            8/2,5/2. Each has as many channels as a layer has units, batch normalization and relu,
+            and leaves a step of every stride. It needs whole sequences, as --bidirectional does.
+            Unset: the model's, which is none.
         batch_norm: Batch normalization of each layer's states, over time and batch. indrnn-6 always
             has it.
         dropout: Probability that a unit is zero for a whole sequence, after each layer. Unset: the
@@ -99,6 +107,8 @@ class SharedConfig(DataConfig):
     batch_size: int | None = None
     hidden: int | None = None
     layers: int | None = None
+    bidirectional: bool | None = None
+    stem: str | None = None
     batch_norm: bool = False
     dropout: float | None = None
     readout: Readout | None = None
@@ -139,6 +149,16 @@ class SharedConfig(DataConfig):
             raise UserError(f"--decay must be in (0, 1), got {self.decay}.")
         if self.tbptt_backward is not None and self.tbptt is None:
             raise UserError("--tbptt-backward needs --tbptt, the steps between updates.")
+        if self.stem is not None:
+            try:
+                parse_stem(self.stem)
+            except ValueError as error:
+                raise UserError(f"--stem: {error}") from error
+            if self.tbptt is not None or self.readout == "every":
+                given = "--readout every" if self.tbptt is None else "--tbptt"
+                raise UserError(f"--stem shortens sequences: it cannot go with {given}.")
+        if self.tbptt is not None and self.bidirectional:
+            raise UserError("--tbptt needs a network of one direction: leave out --bidirectional.")
         if self.tbptt is not None and self.readout == "mean":
             raise UserError("--tbptt needs --readout last or every, got mean.")
         if self.dropout is not None and not 0 <= self.dropout < 1:

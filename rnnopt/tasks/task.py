@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from rnnopt.config.metric_names import lower_is_better
 from rnnopt.layers.kernels.portable import last_state
-from rnnopt.layers.sequence_model import Readout
+from rnnopt.layers.network_options import Readout
 from rnnopt.tasks.examples import Batch, Examples, are_present, each_step
 from rnnopt.tasks.metrics import OF_LOSS, metric_of
 from rnnopt.tasks.pieces import pieces

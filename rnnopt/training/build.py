@@ -9,6 +9,7 @@ from rnnopt.config.run_config import MODELS, Budget, RunConfig, SharedConfig
 from rnnopt.config.specs import parse, write
 from rnnopt.distributed import processes
 from rnnopt.layers.sequence_model import SequenceModel
+from rnnopt.layers.stem import parse_stem, steps_after
 from rnnopt.tasks import Batches, Task, build_task
 from rnnopt.tasks.choices import with_choices
 from rnnopt.tasks.pieces import width
@@ -108,7 +109,8 @@ def _check_memory(
     It counts the inputs and the states of each layer that a gradient needs: a lower bound.
     """
     steps, count = task.steps, min(batch_size, task.epoch_size)
-    reach = steps if truncation is None else min(steps, truncation.backward)
+    shorter = steps if model.stem is None else steps_after(steps, model.stem.shapes)
+    reach = shorter if truncation is None else min(steps, truncation.backward)
     states = sum(width(layer, 0) for layer in model.recurrent)
     numbers = count * (steps * task.input_size + reach * states // processes())
     what = f"a minibatch of {count} sequences, padded to the {steps} steps of the longest,"
@@ -142,8 +144,11 @@ def model_settings(config: RunConfig, task: Task) -> dict[str, Any]:
     preset = MODELS[config.model][0]
     names = ("layers", "dropout", "initialization")
     chosen = {n: getattr(config, n) for n in names if getattr(config, n) is not None}
-    if config.batch_norm:
-        chosen["batch_norm"] = True
+    for name in ("batch_norm", "bidirectional"):
+        if getattr(config, name):
+            chosen[name] = True
+    if config.stem is not None:
+        chosen["stem"] = parse_stem(config.stem)
     for name, value in chosen.items():
         # Runs of an earlier version may have "indrnn" where "indrnn-paper" stands now.
         if preset.get(name, value) not in (value, f"{value}-paper"):

@@ -201,7 +201,7 @@ def export(
             raw data; a package is missing; the run cannot be exported with `streaming`.
     """
     if streaming:
-        refuse_streaming(source.preparation, form)
+        refuse_streaming(source.model, source.preparation, form)
     refer = stepwise_reference if streaming else reference
     inputs, lengths = raw
     p = source.preparation

@@ -55,8 +55,8 @@ for _ in range({steps}):
     answers, *following = session.run(None, {{"inputs": inputs, **states}})
     states = dict(zip(states, following))"""
 SETTINGS = (
-    "model", "optimizer", "lr", "budget", "batch_size", "hidden", "layers", "readout", "dropout",
-    "batch_norm", "schedule", "clip", "tbptt", "seed",
+    "model", "optimizer", "lr", "budget", "batch_size", "hidden", "layers", "bidirectional",
+    "stem", "readout", "dropout", "batch_norm", "schedule", "clip", "tbptt", "seed",
 )  # fmt: skip
 
 

@@ -11,11 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from rnnopt.config.data_config import Kind, Missing
+from rnnopt.config.data_config import Kind, Missing, Split
 from rnnopt.tasks.examples import Examples
 from rnnopt.tasks.task import Task
+from rnnopt.tasks.user_data.by_time import is_in_time, parts_in_time, windows
+from rnnopt.tasks.user_data.forecasting import Forecast, naive_error
 from rnnopt.tasks.user_data.overview import understood
-from rnnopt.tasks.user_data.parts import looks_like_groups, split, split_fold, told_of_split
+from rnnopt.tasks.user_data.parts import doubts, split_fold, split_off, told_of_split
 from rnnopt.tasks.user_data.preparation import OwnData, Preparation, kind_of
 from rnnopt.tasks.user_data.recordings import Recordings, recordings, with_times, without_channels
 from rnnopt.tasks.user_data.sampling import Sampling
@@ -52,6 +54,10 @@ def from_arrays(
     time_gap: bool = False,
     folds: int | None = None,
     fold: int | None = None,
+    horizon: int | None = None,
+    forecast: Sequence[int] | None = None,
+    season: int | None = None,
+    split: Split | None = None,
 ) -> Task:
     """The task of learning `targets` from `inputs`.
 
@@ -59,7 +65,8 @@ def from_arrays(
         inputs: (count, time), (count, time, features), or a list of (time,) or (time, features).
         targets: (count,) classes (words or whole numbers), or numbers (count,) or (count, outputs).
             With `each_step` (count, time), (count, time, outputs), or a list of (time,) or (time,
-            outputs); NaN, None and empty words are missing targets, which do not count.
+            outputs); NaN, None and empty words are missing targets, which do not count. None with
+            `horizon`, which takes them from `inputs`.
         lengths: (count,) true steps of series padded at the end; None when all are true.
         test: test series (inputs, targets) or (inputs, targets, lengths); None means that
             `test_fraction` is held out.
@@ -85,6 +92,10 @@ def from_arrays(
             and `time_gap`.
         resample, rate, time_gap: as in `DataConfig`, such as resample="50Hz".
         folds, fold: as in `DataConfig`; the test series are those of that fold.
+        horizon: steps to forecast from each step; None means no forecast.
+        forecast: positions of the channels to forecast; None means all.
+        season: steps of a season, for the naive forecast to compare with.
+        split: "series" or "time", as in `DataConfig`.
 
     Returns:
         The task. `task.data.preparation` has the class names and statistics, prepares new series
@@ -110,16 +121,18 @@ def from_arrays(
     if window is not None and each_step is None:
         each_step = labels_of_steps(targets, inputs) or None
     data = recordings(inputs, targets, lengths, each_step=each_step, groups=groups)
-    if not data.labelled:
+    if horizon is not None and data.labelled:
+        raise ValueError("horizon makes the targets from the inputs: pass None as targets.")
+    if horizon is None and not data.labelled:
         raise ValueError("training needs targets, got none.")
     data = without_channels(data if times is None else with_times(data, times), drop)
     sampling = replace(sampling, drop=data.unused)
     each_step = data.steps is not None
     if isinstance(validation, tuple):
-        data = replace(data, validation=_given("validation", validation, each_step))
+        data = replace(data, validation=_given("validation", validation, each_step, horizon))
     return build(
         data,
-        None if test is None else _given("test", test, each_step),
+        None if test is None else _given("test", test, each_step, horizon),
         validation=0.0 if isinstance(validation, tuple) else validation,
         test_fraction=0.2 if test_fraction is None else test_fraction,
         seed=seed,
@@ -133,6 +146,8 @@ def from_arrays(
         ignore_first=ignore_first,
         sampling=sampling,
         fold=None if folds is None else (folds, fold or 1),
+        split=split,
+        forecast=_forecast(data.channels, horizon, forecast, season),
     )
 
 
@@ -143,10 +158,34 @@ def labels_of_steps(targets: Any, inputs: Any) -> bool:
     return all(np.ndim(y) > 0 and len(y) == len(x) for y, x in zip(targets, inputs, strict=True))
 
 
-def _given(part: str, arrays: tuple[Any, ...], each_step: bool) -> Recordings:
+def _forecast(
+    channels: tuple[str, ...],
+    horizon: int | None,
+    places: Sequence[int] | None,
+    season: int | None,
+) -> Forecast | None:
+    """What to forecast, checked; None without a horizon."""
+    if horizon is None:
+        if places is not None or season is not None:
+            raise ValueError("forecast and season need horizon, the steps to forecast.")
+        return None
+    for name, value in (("horizon", horizon), ("season", season)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}.")
+    places = range(len(channels)) if places is None else places
+    wrong = [place for place in places if not 0 <= place < len(channels)]
+    if wrong or len(set(places)) < len(places) or not places:
+        raise ValueError(
+            f"forecast must be different positions of 0 … {len(channels) - 1}, got {list(places)}."
+        )
+    return Forecast(horizon, tuple(places), season)
+
+
+def _given(part: str, arrays: tuple[Any, ...], each_step: bool, horizon: int | None) -> Recordings:
     """Series that the user passed separately."""
-    found = recordings(*arrays, each_step=each_step)
-    if not found.labelled:
+    inputs, targets, lengths = (*arrays, None, None)[:3]
+    found = recordings(inputs, targets, lengths, each_step=each_step)
+    if not found.labelled and horizon is None:
         raise ValueError(f"{part} needs (inputs, targets) or (inputs, targets, lengths).")
     return found
 
@@ -163,22 +202,32 @@ def build(
     sources: dict[str, dict[str, str]] | None = None,
     sampling: Sampling | None = None,
     fold: tuple[int, int] | None = None,
+    split: Split | None = None,
+    forecast: Forecast | None = None,
     **how: Any,
 ) -> Task:
     """Like `from_arrays`, for labelled recordings; `how` goes to `Preparation.learn`."""
-    how["kind"] = kind_of(data, how.get("kind"))
-    # Before the split, so that errors name the position in the file.
-    whole = cut_padding(data.series) if how.get("padded") else data.series
-    check_missing(whole, data.channels, how.get("missing", "error"), bool(how.get("padded")))
-    sampling = sampling or Sampling()
     padded = bool(how.get("padded"))
-    data = sampling.shape(data, how["kind"], padded)
-    test = None if test is None else sampling.shape(test, how["kind"], padded)
+    if forecast is None:
+        how["kind"] = kind_of(data, how.get("kind"))
+    # Before the split, so that errors name the position in the file.
+    whole = cut_padding(data.series) if padded else data.series
+    check_missing(whole, data.channels, how.get("missing", "error"), padded)
+    sampling = _agreed(sampling or Sampling(), data, split, forecast)
+    data = sampling.shape(data, how.get("kind"), padded)
+    test = None if test is None else sampling.shape(test, how.get("kind"), padded)
+    if forecast is not None:
+        data, test = _with_forecasts(data, test, forecast, how)
     check_steps(data, how)
-    parts = _divide(data, test, validation, test_fraction, seed, how["kind"], fold)
+    grouped = data.groups is not None or data.spans is not None or fold is not None
+    in_time = not grouped and is_in_time(data, split, forecast is not None)
+    if in_time:
+        parts = parts_in_time(data, test, validation, test_fraction)
+    else:
+        parts = _divide(data, test, validation, test_fraction, seed, how["kind"], fold)
     train = parts["training"]
     held_out = {"validation": data.validation is None, "test": test is None}
-    preparation, examples = _prepare(parts, how)
+    preparation, examples = _prepare(parts, how, forecast)
     preparation = replace(preparation, sampling=None if sampling == Sampling() else sampling)
     steps = preparation.steps
     classes, width = len(preparation.classes), len(data.channels)
@@ -195,11 +244,13 @@ def build(
         train=examples[0],
         validation=examples[1],
         test=examples[2],
-        epoch_size=len(train),
-        batch_size=batch_size(len(train)),
+        epoch_size=len(examples[0]),
+        batch_size=batch_size(len(examples[0])),
         data=OwnData(
             preparation,
-            (*understood(parts, preparation, how), *told_of_split(data, parts, how["kind"], fold)),
+            understood(parts, preparation, how)
+            + split_of(parts, examples[0], in_time)
+            + told_of_split(data, parts, how["kind"], fold),
             sources or {},
             frozenset(part for part, was in held_out.items() if was),
             doubts(data, parts),
@@ -207,20 +258,33 @@ def build(
     )
 
 
-def doubts(data: Recordings, parts: dict[str, Recordings]) -> tuple[str, ...]:
-    """Warnings: of a column that looks like groups, and of groups in two parts."""
-    found = []
-    if data.groups is None and data.suspect is not None:
-        found.append(looks_like_groups(data.suspect))
-    before: set[str] = set()
-    for name, part in {id(one): (name, one) for name, one in parts.items()}.values():
-        if part.groups is None:
-            continue
-        again = sorted(before & set(part.groups.tolist()))
-        if again:
-            found.append(f"{len(again)} groups of the {name} series are in another part too")
-        before |= set(part.groups.tolist())
-    return tuple(found)
+def _agreed(
+    sampling: Sampling, data: Recordings, split: Split | None, forecast: Forecast | None
+) -> Sampling:
+    """What is done to recordings, if it goes with the targets and the split."""
+    if sampling.window is not None:
+        if forecast is not None:
+            raise ValueError("windows are no forecasts: leave out window, or horizon.")
+        if split is not None:
+            raise ValueError(
+                "windows are held out by whole recordings, and in time where there is one: leave"
+                " out split."
+            )
+    return replace(sampling, each_step=sampling.each_step and data.steps is not None)
+
+
+def _with_forecasts(
+    data: Recordings, test: Recordings | None, forecast: Forecast, how: dict[str, Any]
+) -> tuple[Recordings, Recordings | None]:
+    """The series with what is to be forecast as their targets; their kind is put into `how`."""
+    if how.get("missing") == "interpolate":
+        raise ValueError("interpolation would look ahead of a forecast: choose missing mean.")
+    if data.validation is not None:
+        data = replace(data, validation=forecast.of(data.validation, data))
+    test = None if test is None else forecast.of(test, data)
+    data = forecast.of(data, data)
+    how["kind"] = kind_of(data, how.get("kind"))
+    return data, test
 
 
 def check_steps(data: Recordings, how: dict[str, Any]) -> None:
@@ -240,10 +304,15 @@ def check_steps(data: Recordings, how: dict[str, Any]) -> None:
 
 
 def _prepare(
-    parts: dict[str, Recordings], how: dict[str, Any]
+    parts: dict[str, Recordings], how: dict[str, Any], forecast: Forecast | None
 ) -> tuple[Preparation, list[Examples]]:
     """The preparation learnt from the training series, and the prepared examples of each part."""
-    preparation = Preparation.learn(parts["training"], **how)
+    train = parts["training"]
+    preparation = Preparation.learn(train, **how)
+    if forecast is not None:
+        preparation = with_forecast(preparation, forecast, train)
+        if max(map(len, train.series)) > 2 * forecast.width:
+            parts = parts | {"training": windows(train, forecast.width)}
     prepared: dict[int, Examples] = {}  # a part used for another one is prepared once
     for which, part in parts.items():
         if id(part) not in prepared:
@@ -251,6 +320,32 @@ def _prepare(
     examples = [prepared[id(part)] for part in parts.values()]
     # Training and validation series determine the length of sequences; test series do not.
     return replace(preparation, steps=max(part.steps for part in examples[:2])), examples
+
+
+def split_of(
+    parts: dict[str, Recordings], train: Examples, in_time: bool
+) -> tuple[tuple[str, str], ...]:
+    """Lines about a split in time, and windows to train on."""
+    lines = []
+    if in_time:
+        lines = [("split", "in time: the end of each series is held out")]
+    if len(train) != len(parts["training"]):
+        about = f"{len(train)} of up to {train.steps} steps, each half over the one before"
+        lines.append(("training windows", about))
+    return tuple(lines)
+
+
+def with_forecast(preparation: Preparation, forecast: Forecast, train: Recordings) -> Preparation:
+    """The preparation that knows what is forecast, and how wrong the naive forecast is."""
+    places = list(forecast.places)
+    errors = naive_error([one[:, places] for one in train.series], forecast.season or 1)
+    return replace(
+        preparation,
+        horizon=forecast.horizon,
+        season=forecast.season,
+        forecasts=forecast.places,
+        naive_errors=tuple(errors.tolist()),
+    )
 
 
 def _divide(
@@ -271,12 +366,12 @@ def _divide(
             )
         rest, test = split_fold(rest, *fold, seed, kind)
     elif test is None and test_fraction > 0:
-        rest, test = split(rest, test_fraction, seed, kind)
+        rest, test = split_off(rest, test_fraction, seed, kind)
     train, valid = rest, rest
     if apart is not None:
         valid = apart
     elif validation > 0:
-        train, valid = split(rest, validation, seed, kind)
+        train, valid = split_off(rest, validation, seed, kind)
     return {"training": train, "validation": valid, "test": test or valid}
 
 

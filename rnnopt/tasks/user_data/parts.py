@@ -46,7 +46,7 @@ def _classes(data: Recordings) -> np.ndarray:
     return np.unique(data.targets, return_inverse=True)[1]
 
 
-def split(data: Recordings, fraction: float, seed: int, kind: Kind) -> Two:
+def split_off(data: Recordings, fraction: float, seed: int, kind: Kind) -> Two:
     """The series to keep and those to hold out."""
     classes = data.targets if kind == "classification" else None
     together, how = units(data, kind)
@@ -86,7 +86,7 @@ def looks_like_groups(column: str) -> str:
 
 def told_of_split(
     data: Recordings, parts: dict[str, Recordings], kind: Kind, fold: tuple[int, int] | None
-) -> list[tuple[str, str]]:
+) -> tuple[tuple[str, str], ...]:
     """How series were held out, in readable lines; none where they were drawn one by one.
 
     Args:
@@ -106,4 +106,20 @@ def told_of_split(
         lines = [("split", f"{how}: {', '.join(counts)}")]
     if fold is not None:
         lines.append(("fold", f"{fold[1]} of {fold[0]} is the test part"))
-    return lines
+    return tuple(lines)
+
+
+def doubts(data: Recordings, parts: dict[str, Recordings]) -> tuple[str, ...]:
+    """Warnings: of a column that looks like groups, and of groups in two parts."""
+    found = []
+    if data.groups is None and data.suspect is not None:
+        found.append(looks_like_groups(data.suspect))
+    before: set[str] = set()
+    for name, part in {id(one): (name, one) for name, one in parts.items()}.values():
+        if part.groups is None:
+            continue
+        again = sorted(before & set(part.groups.tolist()))
+        if again:
+            found.append(f"{len(again)} groups of the {name} series are in another part too")
+        before |= set(part.groups.tolist())
+    return tuple(found)

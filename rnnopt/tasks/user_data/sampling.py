@@ -44,6 +44,7 @@ class Sampling:
             window=config.window,
             stride=config.stride,
             purge=config.purge,
+            each_step=config.each_step,
         )
 
     @classmethod

@@ -63,6 +63,12 @@ def _part(arrays: Mapping[str, np.ndarray], suffix: str, columns: Columns) -> Re
     if columns.varying and targets is not None and targets.shape == inputs.shape[:2]:
         each_step = True
     try:
-        return recordings(inputs, targets, lengths, each_step=each_step, groups=groups)
+        return recordings(
+            inputs,
+            targets,
+            lengths,
+            each_step=columns.each_step or each_step or None,
+            groups=groups,
+        )
     except ValueError as error:
         raise ValueError(f"X{suffix}: {error}") from error
