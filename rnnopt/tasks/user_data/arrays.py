@@ -9,6 +9,8 @@ from dataclasses import replace
 from typing import Any
 
 from rnnopt.config.data_config import Kind, Missing
+from rnnopt.config.errors import UserError, without_dashes
+from rnnopt.tasks.choices import ClassWeight, with_choices
 from rnnopt.tasks.examples import Examples
 from rnnopt.tasks.task import Task
 from rnnopt.tasks.user_data.overview import understood
@@ -38,6 +40,8 @@ def from_arrays(
     name: str = "data",
     each_step: bool | None = None,
     ignore_first: int = 0,
+    metric: str | None = None,
+    class_weight: ClassWeight | None = None,
 ) -> Task:
     """The task of learning `targets` from `inputs`.
 
@@ -63,6 +67,10 @@ def from_arrays(
             lengths.
         ignore_first: first steps of each series whose targets do not count, while a network's state
             forgets where it began.
+        metric: metric that chooses weights and is reported, by scikit-learn's name, such as
+            "balanced_accuracy", "f1" or "roc_auc"; None means accuracy, or mse in regression.
+        class_weight: "balanced", or the weight of each class in the loss by its name, scaled to the
+            mean 1 over the training series; None means 1.
 
     Returns:
         The task. `task.data.preparation` has the class names and statistics, prepares new series
@@ -88,7 +96,7 @@ def from_arrays(
     each_step = data.steps is not None
     if isinstance(validation, tuple):
         data = replace(data, validation=_given("validation", validation, each_step))
-    return build(
+    task = build(
         data,
         None if test is None else _given("test", test, each_step),
         validation=0.0 if isinstance(validation, tuple) else validation,
@@ -103,6 +111,10 @@ def from_arrays(
         subsample=subsample,
         ignore_first=ignore_first,
     )
+    try:
+        return with_choices(task, metric, class_weight, target)
+    except UserError as error:
+        raise ValueError(without_dashes(str(error))) from error
 
 
 def _given(part: str, arrays: tuple[Any, ...], each_step: bool) -> Recordings:
