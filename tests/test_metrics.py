@@ -235,7 +235,7 @@ def test_arrays_of_ones_own_take_a_metric_and_weights():
     task = from_arrays(X, y, metric="f1", class_weight="balanced")
     assert (task.metric, task.target) == ("f1", 1.0)
     counts = torch.bincount(task.train.targets)
-    assert task.class_weights == pytest.approx(tuple(counts.sum() / (2 * counts)))
+    assert task.class_weights == pytest.approx(tuple((counts.sum() / (2 * counts)).tolist()))
     heavy = from_arrays(X, y, class_weight={"b": 9.0}).class_weights
     assert heavy[1] / heavy[0] == pytest.approx(9)
     with pytest.raises(ValueError, match="metric r2 is for regression"):
