@@ -70,12 +70,11 @@ def check_conflicts(config: RunConfig, given: Collection[str] = ()) -> None:
 
 def fill_from_task(config: RunConfig, task: Task) -> RunConfig:
     """`config` with the read-out filled in from its task, as stored in a run folder."""
-    if task.readout == "every":
-        if config.readout not in (None, "every"):
-            raise UserError(
-                f"{task.name} has a target at every step and needs --readout every, got"
-                f" {config.readout}."
-            )
+    if task.readout == "every" and config.readout not in (None, "every"):
+        raise UserError(
+            f"{task.name} has a target at every step and needs --readout every, got"
+            f" {config.readout}."
+        )
     return replace(config, readout=config.readout or task.readout)
 
 
