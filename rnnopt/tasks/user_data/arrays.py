@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 
 from rnnopt.config.data_config import Kind, Missing, Split
+from rnnopt.config.errors import UserError, without_dashes
+from rnnopt.tasks.choices import ClassWeight, with_choices
 from rnnopt.tasks.examples import Examples
 from rnnopt.tasks.task import Task
 from rnnopt.tasks.user_data.by_time import is_in_time, parts_in_time, windows
@@ -54,6 +56,8 @@ def from_arrays(
     time_gap: bool = False,
     folds: int | None = None,
     fold: int | None = None,
+    metric: str | None = None,
+    class_weight: ClassWeight | None = None,
     horizon: int | None = None,
     forecast: Sequence[int] | None = None,
     season: int | None = None,
@@ -92,6 +96,10 @@ def from_arrays(
             and `time_gap`.
         resample, rate, time_gap: as in `DataConfig`, such as resample="50Hz".
         folds, fold: as in `DataConfig`; the test series are those of that fold.
+        metric: metric that chooses weights and is reported, by scikit-learn's name, such as
+            "balanced_accuracy", "f1" or "roc_auc"; None means accuracy, or mse in regression.
+        class_weight: "balanced", or the weight of each class in the loss by its name, scaled to the
+            mean 1 over the training series; None means 1.
         horizon: steps to forecast from each step; None means no forecast.
         forecast: positions of the channels to forecast; None means all.
         season: steps of a season, for the naive forecast to compare with.
@@ -131,7 +139,7 @@ def from_arrays(
     each_step = data.steps is not None
     if isinstance(validation, tuple):
         data = replace(data, validation=_given("validation", validation, each_step, horizon))
-    return build(
+    task = build(
         data,
         None if test is None else _given("test", test, each_step, horizon),
         validation=0.0 if isinstance(validation, tuple) else validation,
@@ -150,6 +158,10 @@ def from_arrays(
         split=split,
         forecast=wanted,
     )
+    try:
+        return with_choices(task, metric, class_weight, target)
+    except UserError as error:
+        raise ValueError(without_dashes(str(error))) from error
 
 
 def labels_of_steps(targets: Any, inputs: Any) -> bool:
