@@ -121,7 +121,11 @@ def step_targets(
     found = []
     for i, (one, its) in enumerate(zip(targets, series, strict=True)):
         array = np.asarray(one)
-        if array.ndim not in (1, 2) or len(array) < len(its) or (len(array) > len(its) > 0) > padded:
+        if (
+            array.ndim not in (1, 2)
+            or len(array) < len(its)
+            or (len(array) > len(its) > 0) > padded
+        ):
             shape = len(array) if array.ndim in (1, 2) else f"those of shape {array.shape}"
             raise ValueError(
                 "targets at every step need one for each step: series"
