@@ -13,6 +13,7 @@ Missing = Literal["error", "zero", "mean", "interpolate"]
 Layout = Literal["wide", "long"]
 Header = Literal["yes", "no"]
 Decimal = Literal[".", ","]
+Split = Literal["series", "time"]
 TimeUnit = Literal["s", "ms", "us", "ns", "min", "h", "d"]
 # File names that say nothing of what is in them: the folder's name does.
 BLANK_NAMES = ("train", "training", "data", "x", "")
@@ -53,6 +54,15 @@ class DataConfig:
         decimal: Decimal sign in a .csv, .tsv or .txt. Unset: a point; a comma where semicolons or
             tabs separate the cells and no number has a point.
         target: Metric to reach, for the cost to reach a target. Unset: accuracy 1 or error 0.
+        each_step: Targets at every step: the labels vary within a series, and --label may name
+            several columns (y1,y2). Empty cells and NaN are missing targets, which do not count.
+        ignore_first: Number of first steps of each series whose targets do not count, while the
+            network's state forgets where it began.
+        horizon: Number of steps to forecast from each step, of the channels that --label names
+            (y1,y2). Unset: no forecast; without --label of all channels.
+        season: Steps of a season, for the seasonal-naive forecast beside the network's.
+        split: Split of data with targets at every step: series holds out whole series, time the
+            end of each. Unset: time with --horizon or fewer than five series, else series.
         drop: Channels or columns to leave out: names, or positions counted from 0.
         group: Column of the person or machine that a series is of. All series of a group are in
             one of the parts: training, validation or test.
@@ -86,6 +96,11 @@ class DataConfig:
     header: Header | None = None
     decimal: Decimal | None = None
     target: float | None = None
+    each_step: bool = False
+    ignore_first: int = 0
+    horizon: int | None = None
+    season: int | None = None
+    split: Split | None = None
     drop: tuple[str, ...] = ()
     group: str | None = None
     window: int | None = None
@@ -120,6 +135,21 @@ class DataConfig:
             raise UserError(f"--split-seed must be in 0 … 2^63 - 1, got {self.split_seed}.")
         _check_windows(self)
         _check_folds(self)
+        _check_steps(self)
+
+
+def _check_steps(config: DataConfig) -> None:
+    """Raises UserError for options of targets at every step that do not go together."""
+    if config.ignore_first < 0:
+        raise UserError(f"--ignore-first must be at least 0, got {config.ignore_first}.")
+    for name in ("horizon", "season"):
+        value = getattr(config, name)
+        if value is not None and value < 1:
+            raise UserError(f"{option(name)} must be at least 1, got {value}.")
+    if config.horizon is not None and config.each_step:
+        raise UserError("--horizon makes the targets of each step: leave out --each-step.")
+    if config.season is not None and config.horizon is None:
+        raise UserError("--season needs --horizon, the steps to forecast.")
 
 
 def _check_windows(config: DataConfig) -> None:

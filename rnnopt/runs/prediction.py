@@ -1,6 +1,6 @@
 """Predictions of a trained network for new series: class probabilities, or numbers."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -13,7 +13,8 @@ from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
 from rnnopt.layers.sequence_model import SequenceModel
 from rnnopt.runs.folder import RunFolder
-from rnnopt.tasks.examples import Examples
+from rnnopt.runs.step_scores import Rows, answers_of, scores_of, step_outputs
+from rnnopt.tasks.examples import Examples, are_present
 from rnnopt.tasks.pieces import outputs_of
 from rnnopt.tasks.user_data.preparation import Preparation, label_names, numbers_of
 from rnnopt.tasks.user_data.recordings import Recordings
@@ -60,6 +61,24 @@ class TrainedModel:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise UserError(f"{path} does not hold the network it describes: {reason}") from error
         return cls(model.eval(), preparation, config, settings)
+
+    def answer_steps(self, data: Recordings) -> tuple[list[np.ndarray], Rows]:
+        """Answers (time, class or output) for each step of each series, and their scores.
+
+        Without labels there are no scores.
+
+        Raises:
+            ValueError: the series do not have the shape of the training data.
+        """
+        p = self.preparation
+        inputs, lengths = p.stored(data)
+        there = data.steps is not None
+        targets = p.targets(data, needed=False) if there else torch.zeros(len(data))
+        examples = Examples(inputs, targets, lengths)
+        cpu = torch.device("cpu")
+        if not there or not bool(are_present(targets).any()):
+            return answers_of(p, step_outputs(self.model, examples, cpu)), {}
+        return scores_of(p, self.model, examples, cpu)
 
     def answer(self, data: Recordings) -> np.ndarray:
         """Probabilities (count, classes), or numbers (count, outputs) at the targets' scale.
@@ -138,6 +157,43 @@ def scores(preparation: Preparation, answers: np.ndarray, data: Recordings) -> d
     if spread > 0:
         found["R²"] = 1 - (errors**2).sum() / spread
     return {name: float(value) for name, value in found.items()}
+
+
+def step_rows(
+    preparation: Preparation, answers: list[np.ndarray], data: Recordings
+) -> tuple[list[str], Iterator[list[str]]]:
+    """Headings and lines of a table of predictions at every step: a line per series and step."""
+    p, steps = preparation, data.steps
+    headings = ["series", "step"]
+    one = len(p.outputs_named) == 1
+    if steps is not None:
+        headings += ["label"] if one else [f"label {name}" for name in p.outputs_named]
+    if p.classes:
+        headings += ["predicted", *(f"probability of {name}" for name in p.classes)]
+    else:
+        headings += ["predicted"] if one else [f"predicted {name}" for name in p.outputs_named]
+    return headings, _step_lines(p, answers, data)
+
+
+def _step_lines(p: Preparation, answers: list[np.ndarray], data: Recordings) -> Iterator[list[str]]:
+    steps = data.steps
+    for i, its in enumerate(answers):
+        name = data.names[i] if data.names else str(i + 1)
+        for step, answer in enumerate(its):
+            line = [name, str(step + 1)]
+            if steps is not None:
+                values = steps.values[i][step]
+                line += steps.labels(values) if p.classes else map(_number, values)
+            if p.classes:
+                line += [p.classes[answer.argmax()], *(f"{value:.6g}" for value in answer)]
+            else:
+                line += map(_number, answer)
+            yield line
+
+
+def _number(value: float) -> str:
+    """A number for a table; "" if it is missing."""
+    return "" if np.isnan(value) else f"{value:.9g}"
 
 
 def rows(

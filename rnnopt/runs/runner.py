@@ -12,6 +12,7 @@ from rnnopt.config.run_config import RunConfig
 from rnnopt.runs.checkpoints import CHECKPOINT
 from rnnopt.runs.folder import CannotWrite, RunFolder
 from rnnopt.runs.shared_folder import folder_kind
+from rnnopt.runs.step_scores import scores_of
 from rnnopt.tasks import Task
 from rnnopt.tasks.constant import constant_metric, no_better
 from rnnopt.tasks.ranking import loss_of_best
@@ -173,6 +174,12 @@ def _train_to_the_end(
             result["constant_metric"] = constant
             if told := no_better(task, result["test_metric"], constant):
                 result["no_better"] = told
+        own = task.data
+        if own is not None and own.preparation.each_step:
+            with training.best_model() as model:
+                result["test_scores"] = scores_of(
+                    own.preparation, model, task.test, training.device
+                )[1]
     folder.write_result(result)
     return result
 

@@ -52,9 +52,7 @@ def shape_of(task: Task) -> Shape:
 def choose(shape: Shape) -> Choice:
     """What to train on own data of a shape."""
     if shape.each_step:
-        return Choice(
-            dict(model="gru"), "a GRU, which answers at every step from the steps before it"
-        )
+        return Choice(dict(model=ON_BOARD), "an Elman network, for there is a target at each step")
     stride = stride_for(shape.steps)
     gradients = gradients_for(shape)
     settings = dict(

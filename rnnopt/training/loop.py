@@ -8,6 +8,7 @@ the counters stop during validation. A `Training` saved after any step resumes b
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -274,11 +275,20 @@ class Training:
 
     def test(self) -> tuple[float, float]:
         """Loss and metric on the test set, with the weights that were best on validation data."""
+        with self.best_model() as model:
+            return self.task.evaluate(model, self.task.test, self.device)
+
+    @contextmanager
+    def best_model(self) -> Iterator[nn.Module]:
+        """The model in evaluation mode with the weights that were best on validation data."""
         current = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
+        was_training = self.model.training
         self.model.load_state_dict(self.best_weights)
-        result = self.task.evaluate(self.model, self.task.test, self.device)
-        self.model.load_state_dict(current)
-        return result
+        try:
+            yield self.model.eval()
+        finally:
+            self.model.load_state_dict(current)
+            self.model.train(was_training)
 
     # -- counting ----------------------------------------------------------------------------------
 

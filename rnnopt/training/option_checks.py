@@ -60,7 +60,10 @@ def refuse_columns(paths: Sequence[Path], given: Collection[str]) -> None:
     """
     if any(not path.is_dir() and path.suffix.lower() not in ARRAYS for path in paths):
         return
-    taken = OF_FOLDERS if any(path.is_dir() for path in paths) else ()
+    folder = any(path.is_dir() for path in paths)
+    taken: tuple[str, ...] = OF_FOLDERS if folder else ()
+    if "horizon" in given or (folder and "each_step" in given):
+        taken += ("label",)
     option = next((name for name in OF_TABLES if name in given and name not in taken), None)
     if option:
         raise UserError(

@@ -76,12 +76,11 @@ def fill_from_task(config: RunConfig, task: Task) -> RunConfig:
         UserError: the task and the read-out exclude each other.
     """
     config, _ = settled(config, task)
-    if task.readout == "every":
-        if config.readout not in (None, "every"):
-            raise UserError(
-                f"{task.name} has a target at every step and needs --readout every, got"
-                f" {config.readout}."
-            )
+    if task.readout == "every" and config.readout not in (None, "every"):
+        raise UserError(
+            f"{task.name} has a target at every step and needs --readout every, got"
+            f" {config.readout}."
+        )
     return replace(config, readout=config.readout or task.readout)
 
 

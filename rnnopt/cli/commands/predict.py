@@ -2,6 +2,7 @@
 
 import csv
 import io
+from collections.abc import Iterable
 from pathlib import Path
 
 from rnnopt.cli.outputs import check_output
@@ -9,8 +10,11 @@ from rnnopt.cli.terminal import print_error, print_line
 from rnnopt.config.data_config import Decimal
 from rnnopt.config.errors import UserError, writing
 from rnnopt.runs.folder import write_atomically
-from rnnopt.runs.prediction import TrainedModel, rows, scores
+from rnnopt.runs.prediction import TrainedModel, rows, scores, step_rows
+from rnnopt.runs.step_scores import lines_of
+from rnnopt.tasks.user_data.alignment import aligned
 from rnnopt.tasks.user_data.checks import far_lengths
+from rnnopt.tasks.user_data.forecasting import with_forecasts
 from rnnopt.tasks.user_data.overview import read_as
 from rnnopt.tasks.user_data.preparation import Preparation
 from rnnopt.tasks.user_data.readers import read
@@ -32,7 +36,8 @@ def predict_data(
 
     The network has the best weights of a run on data of your own. Writes a line a series: its name,
     its label if the file has one, the predicted class and the probability of each, or the predicted
-    number. Says how good that is where there are labels.
+    number. A network with targets at every step writes a line a step; one that forecasts, the
+    forecasts from each step. Says how good that is where there are labels.
 
     Args:
         run: Folder of the run.
@@ -53,6 +58,8 @@ def predict_data(
     if test is not None:
         series = test
         print_line(f"{data} holds training and test series: these are the test series.")
+    if trained.preparation.each_step:
+        return _predict_steps(trained, data, series, out)
     try:
         answers = trained.answer(series)
         told = {} if series.targets is None else scores(trained.preparation, answers, series)
@@ -61,11 +68,7 @@ def predict_data(
     _check_labels(data, trained.preparation, series)
     _warn_of_lengths(trained.preparation, series)
     headings, lines = rows(trained.preparation, answers, series)
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([headings, *lines])
-    with writing(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(out, text.getvalue().encode())
+    _write(out, headings, lines)
     for subject, how in read_as(series):
         print_line(f"{subject}: {how}")
     for name, value in told.items():
@@ -74,18 +77,49 @@ def predict_data(
     return 0
 
 
+def _predict_steps(trained: TrainedModel, data: Path, series: Recordings, out: Path) -> int:
+    """`predict_data` for targets at every step, or forecasts."""
+    p = trained.preparation
+    try:
+        if p.horizon:
+            series = with_forecasts(aligned(series, p.channels, p.table), p.horizon, p.forecasts)
+        answers, told = trained.answer_steps(series)
+    except ValueError as error:
+        raise UserError(f"{data}: {error}") from error
+    headings, lines = step_rows(p, answers, series)
+    _write(out, headings, lines)
+    for subject, how in read_as(series):
+        print_line(f"{subject}: {how}")
+    for line in lines_of(told):
+        print_line(line)
+    print_line(f"wrote {out} ({len(series)} series, {sum(map(len, answers))} steps)")
+    return 0
+
+
+def _write(out: Path, headings: list[str], lines: Iterable[list[str]]) -> None:
+    """Writes a table as .csv."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([headings, *lines])
+    with writing(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(out, text.getvalue().encode())
+
+
 def _columns(trained: TrainedModel, unlabelled: bool, decimal: Decimal | None) -> Columns:
     """Where to look in a file to be read as the run's own was."""
     preparation, config = trained.preparation, trained.config
     alike = preparation.shortest == preparation.longest
     columns = Columns.of(
         config,
+        label=None if preparation.horizon else config.label,
         # Runs of before took it for a channel in folders of text.
         time=None if config.time in preparation.channels else config.time,
-        unlabelled=unlabelled,
+        unlabelled=unlabelled or preparation.horizon > 0,
         steps=preparation.longest if alike else None,
         optional=True,
         decimal=decimal or config.decimal,
+        each_step=preparation.each_step and not preparation.horizon,
+        single=preparation.each_step,
     )
     return columns.like(preparation.table)
 

@@ -15,6 +15,7 @@ from rnnopt.runs import loggers as tracking
 from rnnopt.runs.folder import RunFolder, new_folder
 from rnnopt.runs.runner import run as run_one
 from rnnopt.runs.shared_folder import goes_on
+from rnnopt.runs.step_scores import lines_of
 from rnnopt.training.automatic import settled
 from rnnopt.training.data_parallel import joined, rank, started
 from rnnopt.training.loop import Progress
@@ -150,6 +151,8 @@ def _print_result(path: Path, result: dict[str, Any], nothing_left: bool) -> Non
             f" {result['gradient_evaluations']:.6g}"
             f" gradients, {result['seconds']:.1f} s)"
         )
+    for line in lines_of(result.get("test_scores", {})):
+        print_line(line)
     if result.get("nonfinite"):
         count, policy = result["nonfinite"], RunFolder(path).read_config().on_nonfinite
         steps, were = ("step", "was") if count == 1 else ("steps", "were")

@@ -6,8 +6,10 @@ from rnnopt.config.data_config import DataConfig
 from rnnopt.config.errors import UserError
 from rnnopt.tasks.task import Task
 from rnnopt.tasks.user_data.arrays import build
+from rnnopt.tasks.user_data.forecasting import Forecast, forecast_channels
 from rnnopt.tasks.user_data.readers import read, sha256
 from rnnopt.tasks.user_data.readers.columns import Columns, Parts
+from rnnopt.tasks.user_data.recordings import Recordings
 
 
 def own_task(config: DataConfig, name: str) -> Task:
@@ -35,9 +37,20 @@ def own_task(config: DataConfig, name: str) -> Task:
             padded=config.padded,
             normalize=config.normalize,
             subsample=config.subsample,
+            ignore_first=config.ignore_first,
+            split=config.split,
+            forecast=_forecast(config, data),
         )
     except ValueError as error:
         raise UserError(f"{config.data}: {error}") from error
+
+
+def _forecast(config: DataConfig, data: Recordings) -> Forecast | None:
+    """What to forecast; None without a horizon."""
+    if config.horizon is None:
+        return None
+    places = forecast_channels(data.channels, config.label)
+    return Forecast(config.horizon, places, config.season)
 
 
 def read_parts(config: DataConfig) -> Parts:
@@ -55,7 +68,12 @@ def read_parts(config: DataConfig) -> Parts:
         )
     parts = (config.data, data), (config.data, data.validation), (config.test or config.data, test)
     for path, part in parts:
-        if part is not None and part.targets is None:
+        if part is not None and config.each_step and part.targets is not None:
+            raise UserError(
+                f"{path} has one target a series, and --each-step needs one a step: a long table,"
+                " arrays X and y, or a folder of recordings."
+            )
+        if part is not None and not part.labelled and config.horizon is None:
             label = None if data.table is None else data.table.label
             where = "" if label is None else f" in a column {label!r}"
             raise UserError(f"{path} needs a target for each series{where}, got none.")

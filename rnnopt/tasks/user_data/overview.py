@@ -40,7 +40,9 @@ def understood(
         ("steps", steps),
         channels_of(preparation.channels),
     ]
-    if train.steps is not None:
+    if preparation.horizon:
+        lines += forecasts_of(preparation)
+    elif train.steps is not None:
         lines += step_targets_of(train.steps, preparation.classes, preparation.ignore_first)
     else:
         assert train.targets is not None
@@ -122,6 +124,18 @@ def targets_of(targets: np.ndarray, classes: tuple[str, ...]) -> list[tuple[str,
         ("targets", f"{len(classes)} classes; {commonest}"),
         ("classes", some(tuple(shares))),
     ]
+
+
+def forecasts_of(preparation: Preparation) -> list[tuple[str, str]]:
+    """What is forecast."""
+    p = preparation
+    names = some(tuple(p.channels[i] for i in p.forecasts))
+    steps = "the next step" if p.horizon == 1 else f"the next {p.horizon} steps"
+    season = "" if p.season is None else f"; a season has {p.season} steps"
+    lines = [("forecast", f"from each step {steps} of {names}{season}")]
+    if p.ignore_first:
+        lines.append(("ignored", f"forecasts from the first {p.ignore_first} steps of each series"))
+    return lines
 
 
 def step_targets_of(

@@ -55,6 +55,11 @@ class Preparation:
         each_step: whether each step has a target.
         ignore_first: first steps of each series whose targets do not count.
         outputs_named: names of a step's targets; () with one target per series.
+        horizon: steps to forecast; 0 if the targets are not forecasts.
+        season: steps of a season, None if there is none.
+        forecasts: positions of the channels that are forecast.
+        naive_errors: mean absolute error of the naive one-step forecast of each of them, over the
+            training series; of the seasonal one with a season.
     """
 
     kind: Kind
@@ -75,6 +80,10 @@ class Preparation:
     each_step: bool = False
     ignore_first: NotNegative = 0
     outputs_named: tuple[str, ...] = ()
+    horizon: NotNegative = 0
+    season: Count | None = None
+    forecasts: tuple[NotNegative, ...] = ()
+    naive_errors: tuple[Positive, ...] = ()
 
     @property
     def outputs(self) -> int:
@@ -183,17 +192,21 @@ class Preparation:
             0, 1
         ), lengths
 
-    def targets(self, data: Recordings) -> Tensor:
+    def targets(self, data: Recordings, needed: bool = True) -> Tensor:
         """Classes (count,), or standardised numbers (count, outputs).
 
         With targets at every step they are (count, time) or (count, time, outputs), as in
         `step_targets`.
 
+        Args:
+            data: labelled series.
+            needed: whether each series needs a target at one step at least, of a known class.
+
         Raises:
             ValueError: a class that is not in the training data, or numbers of another shape.
         """
         if self.each_step:
-            return self._step_targets(data)
+            return self._step_targets(data, needed)
         assert data.targets is not None
         if self.kind == "classification":
             found = self.positions(data.targets)
@@ -216,13 +229,14 @@ class Preparation:
             steps = steps.cut([len(one) for one in cut_padding(data.series)])
         return steps.without_first(self.ignore_first)
 
-    def _step_targets(self, data: Recordings) -> Tensor:
+    def _step_targets(self, data: Recordings, needed: bool) -> Tensor:
         if data.steps is None:
             raise ValueError("a target at every step is needed, as in training, got one a series.")
         steps = self.counted(data)
-        check_some(data.steps, self.ignore_first)
+        if needed:
+            check_some(data.steps, self.ignore_first)
         if self.kind == "classification":
-            return class_tensor(steps, self.places)
+            return class_tensor(steps, self.places, needed)
         if len(steps.names) != self.outputs or steps.words:
             got = "words" if steps.words else f"{len(steps.names)} numbers"
             raise ValueError(f"targets need {self.outputs} numbers at every step, got {got}.")

@@ -35,6 +35,9 @@ class Columns:
         header: whether the first line of a text has names; None means by its content.
         decimal: decimal sign of a text; None means by its content.
         place: position of the label in lines without names, if `label` is a name.
+        each_step: whether each step has its own label; `label` may then name several columns, with
+            commas between them.
+        single: whether a table without an id column is a single series, with a row per step.
         group: name of the column of groups; None means that there is none.
         drop: names or positions of the columns or channels to leave out.
         varying: whether labels may change within a series.
@@ -54,6 +57,8 @@ class Columns:
     header: Header | None = None
     decimal: Decimal | None = None
     place: int = 0
+    each_step: bool = False
+    single: bool = False
     group: str | None = None
     drop: tuple[str, ...] = ()
     varying: bool = False
@@ -65,7 +70,11 @@ class Columns:
     def of(cls, config: DataConfig, **others: Any) -> Self:
         """The columns that a config names; `others` are further fields."""
         same = ("label", "id", "time", "layout", "header", "decimal", "group", "drop", "window")
-        values = {name: getattr(config, name) for name in (*same, "time_unit")}
+        values = {name: getattr(config, name) for name in (*same, "time_unit", "each_step")}
+        forecasts = config.horizon is not None
+        if forecasts:  # the labels are channels, too
+            values |= {"label": None, "unlabelled": True}
+        values["single"] = config.each_step or forecasts
         return cls(**(values | {"varying": config.window is not None} | others))
 
     def like(self, table: TableSchema | None) -> "Columns":
@@ -123,6 +132,32 @@ def find_label(names: list[str], columns: Columns) -> Columns:
     if columns.optional and not -len(names) <= place < len(names):
         return columns
     return replace(columns, label=at_place(names, place))
+
+
+def find_step_labels(names: list[str], columns: Columns) -> list[str]:
+    """The columns of the labels of each step; [] if they may be missing and are.
+
+    Raises:
+        ValueError: there is no such column, and it is not optional.
+    """
+    if columns.unlabelled:
+        return []
+    if columns.label is None or columns.label.lower() in {name.lower() for name in names}:
+        found = [find(names, columns.label, LABELS, columns.optional)]
+    else:
+        wanted = [one.strip() for one in columns.label.split(",")]
+        each = [replace(columns, label=one) for one in wanted if one]
+        named = [find_label(names, one).label for one in each]
+        found = [find(names, one, LABELS, columns.optional) for one in named]
+    labels = [one for one in found if one is not None]
+    if not labels and not columns.optional:
+        raise ValueError(
+            f"targets at every step need --label, a column or several with commas between them, of"
+            f" {_shown(names)}."
+        )
+    if len(set(labels)) < len(labels):
+        raise ValueError(f"--label must name each column once, got {columns.label!r}.")
+    return labels
 
 
 def find_dropped(names: Sequence[str], columns: Columns) -> list[str]:

@@ -4,18 +4,24 @@ and optionally val of either form.
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from rnnopt.tasks.user_data.alignment import aligned
-from rnnopt.tasks.user_data.readers.columns import Columns, Parts
+from rnnopt.tasks.user_data.readers.columns import (
+    Columns,
+    Parts,
+    find_step_labels,
+    place_of,
+)
 from rnnopt.tasks.user_data.readers.groups import suspicious
 from rnnopt.tasks.user_data.readers.npz import VALIDATION, known, parts_of
 from rnnopt.tasks.user_data.readers.numpy_files import read_file
 from rnnopt.tasks.user_data.readers.series_files import ENDINGS, read_series
 from rnnopt.tasks.user_data.readers.tables import with_labels
 from rnnopt.tasks.user_data.readers.times import Clock
-from rnnopt.tasks.user_data.recordings import Recordings, recordings
+from rnnopt.tasks.user_data.recordings import Recordings, default_names, recordings
 
 NEEDED = (
     "X.npy (with y.npy), subfolders named by class with a .npy or .csv file a series, or folders"
@@ -54,21 +60,30 @@ def read_folder(path: Path, columns: Columns) -> Parts:
 def _of_files(path: Path, classes: dict[str, list[Path]], columns: Columns) -> Recordings:
     pairs = [(file, name) for name, files in classes.items() for file in files]
     clock, found = Clock(), []
+    several = columns.each_step and not _is_one_name(columns.label)
     for file, _ in pairs:
-        found.append(read_series(file, columns, clock))
+        found.append(read_series(file, replace(columns, label=None) if several else columns, clock))
     series, channels = _in_one_order(
         [(f, one.values, one.channels) for (f, _), one in zip(pairs, found, strict=True)]
     )
     labelled = "" not in classes and not columns.unlabelled and columns.label is None
+    targets: list[Any] | None = [name for _, name in pairs] if labelled else None
+    outputs = None
+    if several and "" in classes:
+        series, targets, channels, outputs = _apart(series, channels, columns)
+    labels = [one.labels for one in found if one.labels is not None]
+    if columns.each_step and not several and len(labels) == len(found):
+        targets, outputs = [np.array(one, dtype=object) for one in labels], [str(columns.label)]
     data = recordings(
         series,
-        [name for _, name in pairs] if labelled else None,
+        targets,
         channels=channels,
         names=[file.relative_to(path).as_posix() for file, _ in pairs],
+        each_step=targets is not None and columns.each_step,
+        outputs=outputs,
         groups=None if columns.group is None or columns.optional else [one.group for one in found],
     )
-    labels = [one.labels for one in found if one.labels is not None]
-    if len(labels) == len(found):
+    if not columns.each_step and len(labels) == len(found):
         data = with_labels(data, labels, columns)
     moments = tuple(one.moments for one in found if one.moments is not None)
     return replace(
@@ -79,6 +94,26 @@ def _of_files(path: Path, classes: dict[str, list[Path]], columns: Columns) -> R
         suspect=None if columns.group else suspicious([*columns.drop, *(channels or ())]),
         unused=columns.drop if channels is not None else (),
     )
+
+
+def _is_one_name(label: str | None) -> bool:
+    """Whether a label is the name of one column, and no position."""
+    return label is not None and "," not in label and place_of(label) is None
+
+
+def _apart(
+    series: list[np.ndarray], channels: tuple[str, ...] | None, columns: Columns
+) -> tuple[list[np.ndarray], list[np.ndarray] | None, tuple[str, ...], list[str]]:
+    """The series without their label columns, these columns, and the names of both."""
+    series = [one if one.ndim == 2 else one[:, None] for one in series]
+    names = list(channels or default_names(series[0].shape[1]))
+    labels = find_step_labels(names, columns)
+    places = [names.index(name) for name in labels]
+    kept = [i for i in range(len(names)) if i not in places]
+    if not kept:
+        raise ValueError("a series needs a column for each channel, got only labels.")
+    targets = [one[:, places] for one in series] if labels else None
+    return [one[:, kept] for one in series], targets, tuple(names[i] for i in kept), labels
 
 
 def _in_one_order(

@@ -61,6 +61,12 @@ def _part(arrays: Mapping[str, np.ndarray], suffix: str, columns: Columns) -> Re
         raise ValueError(f"there is no array {columns.group}{suffix} with the groups of X{suffix}.")
     each_step = columns.varying and targets is not None and targets.shape == inputs.shape[:2]
     try:
-        return recordings(inputs, targets, lengths, each_step=each_step, groups=groups)
+        return recordings(
+            inputs,
+            targets,
+            lengths,
+            each_step=columns.each_step or each_step or None,
+            groups=groups,
+        )
     except ValueError as error:
         raise ValueError(f"X{suffix}: {error}") from error

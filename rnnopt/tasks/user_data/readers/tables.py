@@ -1,6 +1,7 @@
 """Tables with named columns: wide, a row per series, or long, a row per step."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +14,7 @@ from rnnopt.tasks.user_data.readers.columns import (
     find,
     find_dropped,
     find_label,
+    find_step_labels,
     is_number,
     to_numbers,
 )
@@ -43,7 +45,7 @@ def from_table(table: Table, columns: Columns) -> Recordings:
             a time is missing, or it is unclear whether the table is long.
     """
     given = [name for name in table if name != PARQUET_INDEX]
-    columns = find_label(given, columns)
+    columns = columns if columns.each_step else find_label(given, columns)
     chosen = (columns.label, columns.id, columns.time)
     index = [name for name in index_of(list(table)) if name not in chosen]
     group = columns.group and find(given, columns.group, (), columns.optional)
@@ -52,6 +54,11 @@ def from_table(table: Table, columns: Columns) -> Recordings:
     names = [name for name in table if name not in left_out]
     identity = find(names, columns.id, IDS, columns.optional)
     time = find(names, columns.time, TIMES, columns.optional)
+    if columns.each_step:
+        reading = TableSchema(
+            "long", None, identity, time, (), tuple(index), group=group, unused=unused
+        )
+        return _each_step(table, reading, columns)
     label = None if columns.unlabelled else find(names, columns.label, LABELS, columns.optional)
     long = _is_long(table, identity, time if time != label else None, columns)
     for name in index:
@@ -80,6 +87,19 @@ def from_table(table: Table, columns: Columns) -> Recordings:
     return replace(found, table=reading, suspect=suspect, unused=unused)
 
 
+def _each_step(table: Table, reading: TableSchema, columns: Columns) -> Recordings:
+    """The series of a long table whose label columns have a value for each step."""
+    if columns.layout == "wide":
+        raise ValueError(
+            "targets at every step need a long table, a row per step, got layout wide."
+        )
+    known = {*reading.dropped, *reading.unused, reading.group, reading.id, reading.time}
+    labels = find_step_labels([name for name in table if name not in known], columns)
+    for name in reading.dropped:
+        _check_index(table[name], repeated=True)
+    return _long(table, replace(reading, label=",".join(labels) or None), columns, labels)
+
+
 def index_of(names: list[str]) -> list[str]:
     """The columns that look like an index without a name."""
     first = names[:1] if names[0] in INDEX else []
@@ -105,7 +125,8 @@ def _refuse_channels(names: list[str]) -> None:
 def _is_long(table: Table, identity: str | None, time: str | None, columns: Columns) -> bool:
     if columns.layout == "wide":
         return False
-    alone = columns.window is not None and identity is None  # one recording, a row per step
+    single = columns.single or columns.window is not None
+    alone = single and identity is None  # one recording, a row per step
     if columns.layout == "long":
         if identity is None and not alone:
             raise ValueError(
@@ -135,9 +156,13 @@ def _check_index(values: np.ndarray, repeated: bool) -> None:
         )
 
 
-def _long(table: Table, reading: TableSchema, columns: Columns) -> Recordings:
-    identity, time, label = reading.id, reading.time, reading.label
-    others = {*reading.dropped, *reading.unused, reading.group, identity, time, label}
+def _long(
+    table: Table, reading: TableSchema, columns: Columns, each_step: Sequence[str] = ()
+) -> Recordings:
+    """The series of a long table; `each_step` names the columns with a label for each step."""
+    identity, time = reading.id, reading.time
+    label = None if each_step else reading.label
+    others = {*reading.dropped, *reading.unused, reading.group, identity, time, label, *each_step}
     channels = [name for name in table if name not in others]
     if not channels:
         raise ValueError("a table with a row per step needs a column for each channel, got none.")
@@ -148,7 +173,15 @@ def _long(table: Table, reading: TableSchema, columns: Columns) -> Recordings:
     if moments is not None and time is not None:
         for name, its in rows.items():
             rows[name] = its[clock.order(moments[its], name, time)]
-    found = recordings([values[its] for its in rows.values()], channels=channels, names=list(rows))
+    answers = _step_labels(table, each_step)
+    found = recordings(
+        [values[its] for its in rows.values()],
+        None if answers is None else [answers[its] for its in rows.values()],
+        channels=channels,
+        names=list(rows),
+        each_step=answers is not None,
+        outputs=each_step or None,
+    )
     if moments is not None:
         times = tuple(to_seconds(moments[its], columns.time_unit) for its in rows.values())
         found = replace(found, moments=times)
@@ -197,7 +230,20 @@ def with_labels(data: Recordings, labels: list[list[str]], columns: Columns) -> 
         return replace(data, steps=step_targets(cells, data.series))
     assert data.names is not None
     shown = ", ".join(sorted(different[many])[:5])
-    raise ValueError(f"series {data.names[many]!r} needs one label, got {shown}.")
+    raise ValueError(
+        f"series {data.names[many]!r} needs one label, got {shown} (pass --each-step if each step"
+        " has its own, or --window to cut it)."
+    )
+
+
+def _step_labels(table: Table, labels: Sequence[str]) -> np.ndarray | None:
+    """The labels (row, label) of each step, as numbers if the columns hold numbers, else words."""
+    if not labels:
+        return None
+    columns = [table[name] for name in labels]
+    if all(column.dtype.kind in "biuf" for column in columns):
+        return np.stack([column.astype(np.float64) for column in columns], 1)
+    return np.stack([np.array(column, dtype=object) for column in columns], 1)
 
 
 def _numbers(table: Table, name: str) -> np.ndarray:
