@@ -45,6 +45,8 @@ def announce(
         print_error(f"warning: {sentence}.")
     if task.data is not None and not quiet:
         print_lines(task.data.understood, f"{task.name}, as understood")
+        for doubt in task.data.doubts:
+            print_error(f"warning: {doubt}.")
         if rare := rare_classes(task, task.data.preparation.classes):
             print_error(f"warning: {rare}.")
     if chosen and not quiet:

@@ -203,6 +203,9 @@ def rows(
     count = len(answers)
     names: Sequence[str] = data.names or [str(i + 1) for i in range(count)]
     headings, columns = ["series"], [list(names)]
+    if data.spans is not None:  # steps of the recording, counted from 0, the end not included
+        headings += ["start", "end"]
+        columns += [[str(step) for step in data.spans[:, i].tolist()] for i in (1, 2)]
     width = 1 if data.targets is None or data.targets.ndim == 1 else data.targets.shape[1]
     if data.targets is not None:
         headings += ["label"] if width == 1 else [f"label {i + 1}" for i in range(width)]

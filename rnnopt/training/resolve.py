@@ -81,6 +81,10 @@ def fill_from_task(config: RunConfig, task: Task) -> RunConfig:
             f"{task.name} has a target at every step and needs --readout every, got"
             f" {config.readout}."
         )
+    if config.bidirectional and task.data is not None and task.data.preparation.horizon:
+        raise UserError(
+            "--horizon needs a network that sees the past alone: leave out --bidirectional."
+        )
     return replace(config, readout=config.readout or task.readout)
 
 

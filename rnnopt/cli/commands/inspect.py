@@ -2,20 +2,23 @@
 
 import os
 from collections.abc import Collection
+from functools import partial
 from pathlib import Path
 
 from rnnopt.cli.printing import print_lines
-from rnnopt.cli.terminal import print_line
+from rnnopt.cli.terminal import print_error, print_line
 from rnnopt.config.data_config import DataConfig, Decimal, Header, Kind, Layout, TimeUnit, data_name
 from rnnopt.config.errors import UserError, writing
 from rnnopt.report.data_figure import draw
 from rnnopt.report.style import any_script
 from rnnopt.runs.files import write_figure
 from rnnopt.tasks.user_data.overview import described, targets_of
+from rnnopt.tasks.user_data.parts import looks_like_groups
 from rnnopt.tasks.user_data.preparation import class_names, kind_of
 from rnnopt.tasks.user_data.readers import read
 from rnnopt.tasks.user_data.readers.columns import Columns
 from rnnopt.tasks.user_data.recordings import Recordings
+from rnnopt.tasks.user_data.sampling import Sampling
 from rnnopt.training.option_checks import refuse_columns
 
 
@@ -87,12 +90,19 @@ def inspect_data(
         resample=resample, rate=rate, time_unit=time_unit, time_gap=time_gap,
     )  # fmt: skip
     data, test = read(file, Columns.of(config, unlabelled=unlabelled))
+    try:
+        shape = partial(_shaped, sampling=Sampling.of(config), kind=kind, padded=padded)
+        data, test = shape(data), None if test is None else shape(test)
+    except ValueError as error:
+        raise UserError(f"{file}: {error}") from error
     name = data_name(str(file.absolute()))
     try:
         parts = {"": data, ", its validation part": data.validation, ", its test part": test}
         for which, part in parts.items():
             if part is not None:
                 print_lines(_lines(part, kind, padded), f"{file}{which}")
+                if part.groups is None and part.suspect is not None:
+                    print_error(f"warning: {looks_like_groups(part.suspect)}.")
         figure = draw(data, name, kind, padded)
     except ValueError as error:
         raise UserError(f"{file}: {error}") from error
@@ -101,6 +111,13 @@ def inspect_data(
         write_figure(path, figure)
     print_line(f"wrote {path}")
     return 0
+
+
+def _shaped(part: Recordings, sampling: Sampling, kind: Kind | None, padded: bool) -> Recordings:
+    """The series of a part as `train` would make them of recordings."""
+    if part.labelled and kind is None:
+        kind = kind_of(part, None)
+    return sampling.shape(part, kind, padded)
 
 
 def _stem(file: Path) -> str:

@@ -5,6 +5,8 @@ import io
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
+
 from rnnopt.cli.outputs import check_output
 from rnnopt.cli.terminal import print_error, print_line
 from rnnopt.config.data_config import Decimal
@@ -36,8 +38,9 @@ def predict_data(
 
     The network has the best weights of a run on data of your own. Writes a line a series: its name,
     its label if the file has one, the predicted class and the probability of each, or the predicted
-    number. A network with targets at every step writes a line a step; one that forecasts, the
-    forecasts from each step. Says how good that is where there are labels.
+    number. A run on windows writes a line a window, with its first step and its end. A network with
+    targets at every step writes a line a step; one that forecasts, the forecasts from each step.
+    Says how good that is where there are labels.
 
     Args:
         run: Folder of the run.
@@ -61,26 +64,40 @@ def predict_data(
     if trained.preparation.each_step:
         return _predict_steps(trained, data, series, out)
     try:
+        series = trained.preparation.shaped(series)
         answers = trained.answer(series)
-        told = {} if series.targets is None else scores(trained.preparation, answers, series)
+        known = _labelled(series)
+        told = {}
+        if len(known):
+            told = scores(trained.preparation, answers[known], series.select(known))
     except ValueError as error:
         raise UserError(f"{data}: {error}") from error
     _check_labels(data, trained.preparation, series)
     _warn_of_lengths(trained.preparation, series)
     headings, lines = rows(trained.preparation, answers, series)
     _write(out, headings, lines)
-    for subject, how in read_as(series):
+    for subject, how in (*read_as(series), *series.lines):
         print_line(f"{subject}: {how}")
     for name, value in told.items():
         print_line(f"{name} {value:.4f}" if abs(value) < 100 else f"{name} {value:.6g}")
-    print_line(f"wrote {out} ({len(series)} series)")
+    print_line(f"wrote {out} ({len(series)} {'series' if series.spans is None else 'windows'})")
     return 0
+
+
+def _labelled(series: Recordings) -> np.ndarray:
+    """Positions of the series with a label: a window may have none."""
+    if series.targets is None:
+        return np.zeros(0, int)
+    rows = series.targets.reshape(len(series), -1)
+    missing = rows == "" if rows.dtype.kind == "U" else np.isnan(rows)
+    return np.flatnonzero(~missing.any(1))
 
 
 def _predict_steps(trained: TrainedModel, data: Path, series: Recordings, out: Path) -> int:
     """`predict_data` for targets at every step, or forecasts."""
     p = trained.preparation
     try:
+        series = p.shaped(series)
         if p.horizon:
             series = with_forecasts(aligned(series, p.channels, p.table), p.horizon, p.forecasts)
         answers, told = trained.answer_steps(series)
@@ -88,7 +105,7 @@ def _predict_steps(trained: TrainedModel, data: Path, series: Recordings, out: P
         raise UserError(f"{data}: {error}") from error
     headings, lines = step_rows(p, answers, series)
     _write(out, headings, lines)
-    for subject, how in read_as(series):
+    for subject, how in (*read_as(series), *series.lines):
         print_line(f"{subject}: {how}")
     for line in lines_of(told):
         print_line(line)
@@ -136,8 +153,9 @@ def _check_labels(data: Path, preparation: Preparation, series: Recordings) -> N
     """Says how many labels are none of the run's classes; refuses a file where all are."""
     if series.targets is None or not preparation.classes:
         return
-    unknown = int((preparation.positions(series.targets) < 0).sum())
-    if unknown == len(series):
+    known = _labelled(series)
+    unknown = int((preparation.positions(series.targets[known]) < 0).sum())
+    if unknown == len(known) > 0:
         raise UserError(
             f"{data}: no label is one of the run's classes ({', '.join(preparation.classes)}):"
             " say --unlabelled if it has none."

@@ -123,7 +123,7 @@ def _own_series(source: Source, p: Preparation) -> tuple[tuple[Tensor, Tensor], 
         raw = raw * double(p.deviation) + double(p.mean)
         return (raw, lengths), f"random series, for the run's files have {happened}"
     data, test = read_parts(source.config)
-    part = test or data
+    part = p.shaped(test or data)
     part = part.select(range(_some(source, torch.tensor([len(one) for one in part.series]))))
     if p.missing == "interpolate":  # an exported graph cannot interpolate
         series = p.ragged(part)
@@ -172,7 +172,7 @@ def _outputs(source: Source, model: SequenceModel, raw: tuple[Tensor, Tensor]) -
         series = tuple(
             one[:n].double().numpy() for one, n in zip(inputs, lengths.tolist(), strict=True)
         )
-        inputs, given = p.inputs(Recordings(series, None, p.channels))
+        inputs, given = p.inputs(Recordings(series, None, p.channels, shaped=True))
     with torch.no_grad():
         outputs = model(inputs.transpose(0, 1), given)
     return outputs.transpose(0, 1) if outputs.ndim == 3 else outputs

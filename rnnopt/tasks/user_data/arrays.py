@@ -9,16 +9,19 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from rnnopt.config.data_config import Kind, Missing, Split
 from rnnopt.tasks.examples import Examples
 from rnnopt.tasks.task import Task
 from rnnopt.tasks.user_data.by_time import is_in_time, parts_in_time, windows
 from rnnopt.tasks.user_data.forecasting import Forecast, naive_error
 from rnnopt.tasks.user_data.overview import understood
+from rnnopt.tasks.user_data.parts import doubts, split_fold, split_off, told_of_split
 from rnnopt.tasks.user_data.preparation import OwnData, Preparation, kind_of
-from rnnopt.tasks.user_data.recordings import Recordings, recordings
+from rnnopt.tasks.user_data.recordings import Recordings, recordings, with_times, without_channels
+from rnnopt.tasks.user_data.sampling import Sampling
 from rnnopt.tasks.user_data.series import check_missing, cut_padding
-from rnnopt.tasks.user_data.splits import hold_out, hold_out_groups
 from rnnopt.tasks.user_data.step_targets import check_some
 
 
@@ -41,6 +44,16 @@ def from_arrays(
     name: str = "data",
     each_step: bool | None = None,
     ignore_first: int = 0,
+    drop: Sequence[str | int] = (),
+    window: int | None = None,
+    stride: int | None = None,
+    purge: bool = False,
+    times: Any = None,
+    resample: str | None = None,
+    rate: str | None = None,
+    time_gap: bool = False,
+    folds: int | None = None,
+    fold: int | None = None,
     horizon: int | None = None,
     forecast: Sequence[int] | None = None,
     season: int | None = None,
@@ -71,6 +84,14 @@ def from_arrays(
             lengths.
         ignore_first: first steps of each series whose targets do not count, while a network's state
             forgets where it began.
+        drop: positions (from 0, or -1 for the last) of channels to leave out.
+        window, stride, purge: steps of the windows that `inputs`, which are then recordings, are
+            cut into, as in `DataConfig`. `targets` of each step are (count, time), or a list of
+            (time,); a window has the commonest of them, or with `each_step` all of its own.
+        times: (count, time), or a list of (time,), times of the steps in seconds, for `resample`
+            and `time_gap`.
+        resample, rate, time_gap: as in `DataConfig`, such as resample="50Hz".
+        folds, fold: as in `DataConfig`; the test series are those of that fold.
         horizon: steps to forecast from each step; None means no forecast.
         forecast: positions of the channels to forecast; None means all.
         season: steps of a season, for the naive forecast to compare with.
@@ -94,11 +115,19 @@ def from_arrays(
             "test has the test series, and test_fraction would hold out some of inputs: pass only"
             " one of them."
         )
+    sampling = Sampling.checked(
+        window, stride, purge, time_gap, resample, rate, each_step=bool(each_step)
+    )
+    if window is not None and each_step is None:
+        each_step = labels_of_steps(targets, inputs) or None
     data = recordings(inputs, targets, lengths, each_step=each_step, groups=groups)
+    wanted = _forecast(data.channels, horizon, forecast, season)
     if horizon is not None and data.labelled:
         raise ValueError("horizon makes the targets from the inputs: pass None as targets.")
     if horizon is None and not data.labelled:
         raise ValueError("training needs targets, got none.")
+    data = without_channels(data if times is None else with_times(data, times), drop)
+    sampling = replace(sampling, drop=data.unused)
     each_step = data.steps is not None
     if isinstance(validation, tuple):
         data = replace(data, validation=_given("validation", validation, each_step, horizon))
@@ -116,9 +145,18 @@ def from_arrays(
         normalize=normalize,
         subsample=subsample,
         ignore_first=ignore_first,
+        sampling=sampling,
+        fold=None if folds is None else (folds, fold or 1),
         split=split,
-        forecast=_forecast(data.channels, horizon, forecast, season),
+        forecast=wanted,
     )
+
+
+def labels_of_steps(targets: Any, inputs: Any) -> bool:
+    """Whether targets of recordings are one for each step, by their shape."""
+    if targets is None or len(targets) != len(inputs):
+        return False
+    return all(np.ndim(y) > 0 and len(y) == len(x) for y, x in zip(targets, inputs, strict=True))
 
 
 def _forecast(
@@ -163,31 +201,35 @@ def build(
     target: float | None,
     name: str,
     sources: dict[str, dict[str, str]] | None = None,
+    sampling: Sampling | None = None,
+    fold: tuple[int, int] | None = None,
     split: Split | None = None,
     forecast: Forecast | None = None,
     **how: Any,
 ) -> Task:
     """Like `from_arrays`, for labelled recordings; `how` goes to `Preparation.learn`."""
-    if forecast is not None:
-        if how.get("missing") == "interpolate":
-            raise ValueError("interpolation would look ahead of a forecast: choose missing mean.")
-        if data.validation is not None:
-            data = replace(data, validation=forecast.of(data.validation, data))
-        test = None if test is None else forecast.of(test, data)
-        data = forecast.of(data, data)
-    how["kind"] = kind_of(data, how.get("kind"))
-    check_steps(data, how)
+    padded = bool(how.get("padded"))
+    if forecast is None:
+        how["kind"] = kind_of(data, how.get("kind"))
     # Before the split, so that errors name the position in the file.
-    whole = cut_padding(data.series) if how.get("padded") else data.series
-    check_missing(whole, data.channels, how.get("missing", "error"), bool(how.get("padded")))
-    in_time = is_in_time(data, split, forecast is not None)
+    whole = cut_padding(data.series) if padded else data.series
+    check_missing(whole, data.channels, how.get("missing", "error"), padded)
+    sampling = _agreed(sampling or Sampling(), data, split, forecast)
+    data = sampling.shape(data, how.get("kind"), padded)
+    test = None if test is None else sampling.shape(test, how.get("kind"), padded)
+    if forecast is not None:
+        data, test = _with_forecasts(data, test, forecast, how)
+    check_steps(data, how)
+    grouped = data.groups is not None or data.spans is not None or fold is not None
+    in_time = not grouped and is_in_time(data, split, forecast is not None)
     if in_time:
         parts = parts_in_time(data, test, validation, test_fraction)
     else:
-        parts = _divide(data, test, validation, test_fraction, seed, how["kind"])
+        parts = _divide(data, test, validation, test_fraction, seed, how["kind"], fold)
     train = parts["training"]
     held_out = {"validation": data.validation is None, "test": test is None}
     preparation, examples = _prepare(parts, how, forecast)
+    preparation = replace(preparation, sampling=None if sampling == Sampling() else sampling)
     steps = preparation.steps
     classes, width = len(preparation.classes), len(data.channels)
     what = f"{classes} classes" if classes else "regression"
@@ -207,11 +249,43 @@ def build(
         batch_size=batch_size(len(examples[0])),
         data=OwnData(
             preparation,
-            understood(parts, preparation, how) + split_of(parts, examples[0], in_time),
+            understood(parts, preparation, how)
+            + split_of(parts, examples[0], in_time)
+            + told_of_split(data, parts, how["kind"], fold),
             sources or {},
             frozenset(part for part, was in held_out.items() if was),
+            doubts(data, parts),
         ),
     )
+
+
+def _agreed(
+    sampling: Sampling, data: Recordings, split: Split | None, forecast: Forecast | None
+) -> Sampling:
+    """What is done to recordings, if it goes with the targets and the split."""
+    if sampling.window is not None:
+        if forecast is not None:
+            raise ValueError("windows are no forecasts: leave out window, or horizon.")
+        if split is not None:
+            raise ValueError(
+                "windows are held out by whole recordings, and in time where there is one: leave"
+                " out split."
+            )
+    return replace(sampling, each_step=sampling.each_step and data.steps is not None)
+
+
+def _with_forecasts(
+    data: Recordings, test: Recordings | None, forecast: Forecast, how: dict[str, Any]
+) -> tuple[Recordings, Recordings | None]:
+    """The series with what is to be forecast as their targets; their kind is put into `how`."""
+    if how.get("missing") == "interpolate":
+        raise ValueError("interpolation would look ahead of a forecast: choose missing mean.")
+    if data.validation is not None:
+        data = replace(data, validation=forecast.of(data.validation, data))
+    test = None if test is None else forecast.of(test, data)
+    data = forecast.of(data, data)
+    how["kind"] = kind_of(data, how.get("kind"))
+    return data, test
 
 
 def check_steps(data: Recordings, how: dict[str, Any]) -> None:
@@ -238,7 +312,7 @@ def _prepare(
     preparation = Preparation.learn(train, **how)
     if forecast is not None:
         preparation = with_forecast(preparation, forecast, train)
-        if max(map(len, train.series)) > 2 * forecast.width:
+        if max(map(len, train.series)) > forecast.width:
             parts = parts | {"training": windows(train, forecast.width)}
     prepared: dict[int, Examples] = {}  # a part used for another one is prepared once
     for which, part in parts.items():
@@ -282,16 +356,23 @@ def _divide(
     test_fraction: float,
     seed: int,
     kind: Kind,
+    fold: tuple[int, int] | None = None,
 ) -> dict[str, Recordings]:
     """The training, validation and test series; parts that were not passed are held out."""
     apart, rest = data.validation, replace(data, validation=None)
-    if test is None and test_fraction > 0:
-        rest, test = _split(rest, test_fraction, seed, kind)
+    if fold is not None:
+        if test is not None:
+            raise ValueError(
+                "there are test series: folds, which are the test series, are for none."
+            )
+        rest, test = split_fold(rest, *fold, seed, kind)
+    elif test is None and test_fraction > 0:
+        rest, test = split_off(rest, test_fraction, seed, kind)
     train, valid = rest, rest
     if apart is not None:
         valid = apart
     elif validation > 0:
-        train, valid = _split(rest, validation, seed, kind)
+        train, valid = split_off(rest, validation, seed, kind)
     return {"training": train, "validation": valid, "test": test or valid}
 
 
@@ -307,14 +388,3 @@ def _examples(preparation: Preparation, part: str, data: Recordings) -> Examples
 def batch_size(count: int) -> int:
     """A power of two from 16 to 128, if possible with at least ten batches per epoch."""
     return next((size for size in (128, 64, 32) if 10 * size <= count), 16)
-
-
-def _split(
-    data: Recordings, fraction: float, seed: int, kind: Kind
-) -> tuple[Recordings, Recordings]:
-    classes = data.targets if kind == "classification" else None
-    if data.groups is not None:
-        kept, held = hold_out_groups(classes, data.groups, fraction, seed)
-    else:
-        kept, held = hold_out(classes, len(data), fraction, seed)
-    return data.select(kept), data.select(held)

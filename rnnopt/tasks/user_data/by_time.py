@@ -85,6 +85,10 @@ def is_in_time(data: Recordings, split: Split | None, forecasts: bool) -> bool:
         if split == "time":
             raise ValueError("a split in time needs targets at every step, got one a series.")
         return False
+    if data.spans is not None:  # windows are held out with the recordings or the time they are of
+        if split is not None:
+            raise ValueError(f"windows have a split of their own: leave out split={split}.")
+        return False
     return split == "time" if split is not None else forecasts or len(data) < FEW
 
 

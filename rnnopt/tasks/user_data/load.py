@@ -10,6 +10,7 @@ from rnnopt.tasks.user_data.forecasting import Forecast, forecast_channels
 from rnnopt.tasks.user_data.readers import read, sha256
 from rnnopt.tasks.user_data.readers.columns import Columns, Parts
 from rnnopt.tasks.user_data.recordings import Recordings
+from rnnopt.tasks.user_data.sampling import Sampling
 
 
 def own_task(config: DataConfig, name: str) -> Task:
@@ -18,6 +19,9 @@ def own_task(config: DataConfig, name: str) -> Task:
     Raises:
         UserError: a file is missing or has wrong content; the message states which.
     """
+    fold = None if config.folds is None else (config.folds, config.fold or 0)
+    if fold is not None and not fold[1]:
+        raise UserError("--folds needs the number of one, --fold; `rnnopt train` alone trains all.")
     data, test = read_parts(config)
     assert config.data is not None
     sources = {"data": config.data} | ({} if config.test is None else {"test": config.test})
@@ -37,6 +41,8 @@ def own_task(config: DataConfig, name: str) -> Task:
             padded=config.padded,
             normalize=config.normalize,
             subsample=config.subsample,
+            sampling=Sampling.of(config),
+            fold=fold,
             ignore_first=config.ignore_first,
             split=config.split,
             forecast=_forecast(config, data),

@@ -36,6 +36,7 @@ def understood(
     lines = [
         *read_as(train),
         *_other_times(parts),
+        *train.lines,
         ("series", counts),
         ("steps", steps),
         channels_of(preparation.channels),
@@ -60,6 +61,8 @@ def described(data: Recordings, padded: bool = False) -> Lines:
     series = list(cut_padding(data.series) if padded else data.series)
     lines = [
         *read_as(data),
+        *data.lines,
+        *([("groups", groups_of(data.groups))] if data.groups is not None else []),
         ("series", str(len(data))),
         ("steps", lengths_of(series)),
         channels_of(data.channels),
@@ -76,6 +79,13 @@ def described(data: Recordings, padded: bool = False) -> Lines:
         lines.append((f"  {name}", text))
     lines.append(("missing values", missing_of(series)))
     return tuple(lines)
+
+
+def groups_of(groups: np.ndarray) -> str:
+    """The number of groups, and of their series."""
+    counts = np.unique(groups, return_counts=True)[1]
+    least, most = counts.min(), counts.max()
+    return f"{len(counts)}, of {least}{f' … {most}' if most > least else ''} series"
 
 
 def read_as(data: Recordings) -> list[tuple[str, str]]:

@@ -7,7 +7,7 @@ data are prepared in the same way.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -28,6 +28,7 @@ from rnnopt.tasks.user_data.checks import (
 )
 from rnnopt.tasks.user_data.limits import check_memory
 from rnnopt.tasks.user_data.recordings import TRUTHS, Recordings, TableSchema
+from rnnopt.tasks.user_data.sampling import Sampling
 from rnnopt.tasks.user_data.series import check_missing, cut_padding, fill_missing, pool
 from rnnopt.tasks.user_data.step_targets import (
     StepTargets,
@@ -55,6 +56,7 @@ class Preparation:
         each_step: whether each step has a target.
         ignore_first: first steps of each series whose targets do not count.
         outputs_named: names of a step's targets; () with one target per series.
+        sampling: what is done to recordings before; None for nothing.
         horizon: steps to forecast; 0 if the targets are not forecasts.
         season: steps of a season, None if there is none.
         forecasts: positions of the channels that are forecast.
@@ -80,6 +82,7 @@ class Preparation:
     each_step: bool = False
     ignore_first: NotNegative = 0
     outputs_named: tuple[str, ...] = ()
+    sampling: Sampling | None = None
     horizon: NotNegative = 0
     season: Count | None = None
     forecasts: tuple[NotNegative, ...] = ()
@@ -145,6 +148,22 @@ class Preparation:
             outputs_named=() if data.steps is None else data.steps.names,
         )
 
+    def shaped(self, data: Recordings) -> Recordings:
+        """Recordings resampled and cut into windows as in training; series are left as they are.
+
+        All windows are kept, also those of several labels; without a label they have "" or NaN.
+
+        Raises:
+            ValueError: recordings that lack times or channels, or are too short.
+        """
+        if self.sampling is None or data.shaped:
+            return data
+        if len(data.channels) == len(self.channels) - self.sampling.time_gap:
+            data = replace(data, unused=self.sampling.drop)  # no channel is left to leave out
+        if self.sampling.resample is not None:
+            check_missing(data.series, data.channels, self.missing, self.padded)
+        return self.sampling.shape(data, self.kind, self.padded, all_windows=True)
+
     def ragged(self, data: Recordings) -> list[np.ndarray]:
         """The series (time, channel), filled, at their original rate and scale.
 
@@ -152,7 +171,7 @@ class Preparation:
             ValueError: other channels than in training; missing values that are not allowed; an
                 array that looks like a single series without its first axis.
         """
-        data = aligned(data, self.channels, self.table)
+        data = aligned(self.shaped(data), self.channels, self.table)
         if len(self.channels) == 1:
             odd = one_step_each([len(one) for one in data.series], self.shortest)
             if odd is not None:
@@ -348,8 +367,14 @@ def numbers_of(targets: np.ndarray) -> np.ndarray:
 def label_names(targets: np.ndarray) -> list[str]:
     """The name of each target's class; that of 1.0 is "1"."""
     if targets.dtype.kind == "f":
-        return [str(int(one)) if one == int(one) else repr(float(one)) for one in targets.tolist()]
+        return [_number_name(one) for one in targets.tolist()]
     return [str(one) for one in targets.tolist()]
+
+
+def _number_name(number: float) -> str:
+    if number != number:  # a window without a label
+        return ""
+    return str(int(number)) if number == int(number) else repr(float(number))
 
 
 def class_names(targets: np.ndarray) -> tuple[str, ...]:
@@ -400,12 +425,14 @@ class OwnData:
         understood: readable lines (subject, finding).
         sources: for each of "data" and "test", the file's path and sha256; {} without files.
         held_out: those of "validation" and "test" that were held out of the data.
+        doubts: warnings, a sentence each without its full stop.
     """
 
     preparation: Preparation
     understood: tuple[tuple[str, str], ...]
     sources: dict[str, dict[str, str]]
     held_out: frozenset[str] = frozenset()
+    doubts: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """All fields, ready for JSON."""

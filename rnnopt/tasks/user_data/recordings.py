@@ -82,6 +82,7 @@ class Recordings:
         moments: time of each step in seconds, (time,) for each series; None if unknown.
         spans: (count, 3) recording, first step and end of each series, if they are windows.
         shaped: whether channels were left out, and series resampled and cut, as in training.
+        lines: what was done for that (subject, finding).
     """
 
     series: tuple[np.ndarray, ...]
@@ -100,6 +101,7 @@ class Recordings:
     moments: tuple[np.ndarray, ...] | None = None
     spans: np.ndarray | None = None
     shaped: bool = False
+    lines: tuple[tuple[str, str], ...] = ()
 
     def __len__(self) -> int:
         return len(self.series)
@@ -215,6 +217,34 @@ def group_words(groups: Any, count: int) -> np.ndarray:
 def default_names(width: int) -> tuple[str, ...]:
     """Default names of channels."""
     return tuple(f"channel {i + 1}" for i in range(width))
+
+
+def with_times(data: Recordings, times: Any) -> Recordings:
+    """The series with the times of their steps.
+
+    Args:
+        data: the series.
+        times: (count, time), or a list of (time,), rising, in seconds; those of padding are left
+            out.
+
+    Raises:
+        ValueError: another number of times than of steps, or times that do not rise.
+    """
+    if len(times) != len(data):
+        raise ValueError(f"times need one row for each of {len(data)} series, got {len(times)}.")
+    found = []
+    for i, (its, one) in enumerate(zip(times, data.series, strict=True)):
+        moments = np.asarray(its, dtype=np.float64)
+        if moments.ndim != 1 or len(moments) < len(one):
+            raise ValueError(
+                f"times need one for each step: series {i + 1} has {len(one)} steps and times of"
+                f" shape {moments.shape}."
+            )
+        moments = moments[: len(one)]
+        if not (np.diff(moments) > 0).all():
+            raise ValueError(f"times must rise from step to step, those of series {i + 1} do not.")
+        found.append(moments - moments[0])
+    return replace(data, moments=tuple(found))
 
 
 def without_channels(data: Recordings, dropped: Sequence[str | int]) -> Recordings:

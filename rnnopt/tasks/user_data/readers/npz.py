@@ -59,7 +59,9 @@ def _part(arrays: Mapping[str, np.ndarray], suffix: str, columns: Columns) -> Re
     groups = None if columns.group is None else arrays.get(f"{columns.group.lower()}{suffix}")
     if columns.group is not None and groups is None and not columns.optional:
         raise ValueError(f"there is no array {columns.group}{suffix} with the groups of X{suffix}.")
-    each_step = columns.varying and targets is not None and targets.shape == inputs.shape[:2]
+    each_step = None
+    if columns.varying and targets is not None and targets.shape == inputs.shape[:2]:
+        each_step = True
     try:
         return recordings(
             inputs,
