@@ -16,6 +16,7 @@ from rnnopt import SequenceModel
 from rnnopt.config.errors import UserError
 from rnnopt.config.metric_names import METRICS, OTHER_NAMES, lower_is_better, metric_name
 from rnnopt.config.run_config import RunConfig
+from rnnopt.tasks import from_arrays
 from rnnopt.tasks.choices import class_weights, with_choices
 from rnnopt.tasks.constant import constant_metric, no_better
 from rnnopt.tasks.examples import Examples
@@ -227,6 +228,18 @@ def test_weights_by_name_are_scaled_and_unknown_names_refused():
         class_weights(task, {"1": -1.0})
     with pytest.raises(UserError, match="--class-weight is for one class a sequence"):
         with_choices(task_of(torch.randn(8, 1), "mse", 1), class_weight="balanced")
+
+
+def test_arrays_of_ones_own_take_a_metric_and_weights():
+    X, y = np.random.default_rng(0).normal(size=(40, 6)), np.array(["a"] * 30 + ["b"] * 10)
+    task = from_arrays(X, y, metric="f1", class_weight="balanced")
+    assert (task.metric, task.target) == ("f1", 1.0)
+    counts = torch.bincount(task.train.targets)
+    assert task.class_weights == pytest.approx(tuple((counts.sum() / (2 * counts)).tolist()))
+    heavy = from_arrays(X, y, class_weight={"b": 9.0}).class_weights
+    assert heavy[1] / heavy[0] == pytest.approx(9)
+    with pytest.raises(ValueError, match="metric r2 is for regression"):
+        from_arrays(X, y, metric="r2")
 
 
 # -- the commonest class ---------------------------------------------------------------------------

@@ -18,6 +18,7 @@ INDRNN_6: dict[str, Any] = dict(
     cell="indrnn", layers=6, batch_norm=True, dropout=0.1, initialization="indrnn"
 )
 MODELS: dict[str, tuple[dict[str, Any], str]] = {
+    "auto": ({}, "chosen from the shape of your own data; rnn for the tasks on board"),
     "rnn": (dict(cell="rnn", nonlinearity="tanh"), "Elman network, tanh"),
     "rnn-relu": (dict(cell="rnn", nonlinearity="relu"), "Elman network, relu"),
     "lstm": (dict(cell="lstm"), "long short-term memory"),
@@ -40,9 +41,11 @@ class SharedConfig(DataConfig):
     Args:
         task: Task to learn: a name, or name:option=value,… (see `rnnopt list`). With --data: the
             name of the data.
-        model: Network to train, by name (see `rnnopt list`).
+        model: Network to train, by name (see `rnnopt list`). auto chooses for your own data, from
+            their shape, the network, its size and read-out and the budget, each unless it is given.
         lr: Learning rate. Unset: the optimizer's default.
         budget: Length of training: 30s, 5m, 2h, 20epochs or 5000gradients, each of one minibatch.
+            Unset: 20epochs, or what --model auto chooses.
         batch_size: Number of sequences in a minibatch. Unset: the task's.
         hidden: Number of units in each recurrent layer. Unset: the task's.
         layers: Number of recurrent layers. Unset: the model's, which is one unless its name says
@@ -55,7 +58,7 @@ class SharedConfig(DataConfig):
             and leaves a step of every stride. It needs whole sequences, as --bidirectional does.
             Unset: the model's, which is none.
         batch_norm: Batch normalization of each layer's states, over time and batch. indrnn-6 always
-            has it.
+            has it. Unset: the model's, which is none unless it has its own.
         dropout: Probability that a unit is zero for a whole sequence, after each layer. Unset: the
             model's, which is none unless it has its own.
         readout: States that the answer is read from. Unset: the task's, which is the last state
@@ -101,15 +104,15 @@ class SharedConfig(DataConfig):
     """
 
     task: str = "digits-pixels"
-    model: str = "rnn"
+    model: str = "auto"
     lr: float | None = None
-    budget: str = "20epochs"
+    budget: str | None = None
     batch_size: int | None = None
     hidden: int | None = None
     layers: int | None = None
     bidirectional: bool | None = None
     stem: str | None = None
-    batch_norm: bool = False
+    batch_norm: bool | None = None
     dropout: float | None = None
     readout: Readout | None = None
     initialization: Initialization | None = None
@@ -133,7 +136,9 @@ class SharedConfig(DataConfig):
         super().__post_init__()
         if self.data is not None:
             object.__setattr__(self, "task", data_name(self.data))
-        object.__setattr__(self, "budget", current_budget(self.budget))
+        if self.budget is not None:
+            object.__setattr__(self, "budget", current_budget(self.budget))
+            Budget.parse(self.budget)
         if self.model not in MODELS:
             raise unknown_name("model", self.model, MODELS)
         counts = ("batch_size", "hidden", "layers", "evaluate_every", "threads", "tbptt")
@@ -167,7 +172,6 @@ class SharedConfig(DataConfig):
             raise UserError(f"--decay needs a plateau schedule, got {self.schedule}.")
         if self.metric is not None:
             object.__setattr__(self, "metric", metric_name(self.metric))
-        Budget.parse(self.budget)
 
     def to_dict(self) -> dict[str, Any]:
         """All fields, as they are saved."""

@@ -58,7 +58,9 @@ def run(
         with kind(path).locked():  # before writing: another process may do the same
             data = None
             if training.task.data is not None:
-                model = model_settings(resolve(config), training.task)
+                model = model_settings(
+                    fill_from_task(resolve(config), training.task), training.task
+                )
                 data = training.task.data.to_dict() | {"model": model}
             folder = kind.create(path, fill_from_task(config, training.task), data)
             return _train(training, folder, listener, stop_requested)

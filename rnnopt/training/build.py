@@ -15,6 +15,7 @@ from rnnopt.tasks.choices import with_choices
 from rnnopt.tasks.pieces import width
 from rnnopt.tasks.user_data.limits import check_memory
 from rnnopt.tasks.user_data.load import own_task
+from rnnopt.training.automatic import EPOCHS
 from rnnopt.training.data_parallel import SharedBatches, check_shareable
 from rnnopt.training.learner import Learner, as_learner
 from rnnopt.training.loop import Training
@@ -80,7 +81,7 @@ def build_training(
         optimizer,
         task,
         batches,
-        Budget.parse(config.budget),
+        Budget.parse(config.budget or EPOCHS),
         config.schedule,
         config.clip,
         config.evaluate_every,

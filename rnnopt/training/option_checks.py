@@ -39,9 +39,14 @@ def refuse_contradictions(config: SharedConfig, given: Collection[str]) -> None:
         refuse_columns(paths, given)
     if "decay" in given and not config.schedule.startswith("plateau"):
         raise UserError(f"--decay needs a plateau schedule, got {config.schedule}.")
-    if "batch_norm" in given and MODELS[config.model][0].get("batch_norm") not in (
-        None,
-        config.batch_norm,
+    if (
+        config.batch_norm is not None
+        and "batch_norm" in given
+        and MODELS[config.model][0].get("batch_norm")
+        not in (
+            None,
+            config.batch_norm,
+        )
     ):
         raise UserError(f"model {config.model!r} has batch_norm=True, got --no-batch-norm.")
 

@@ -17,6 +17,7 @@ from rnnopt.runs.folder import RunFolder, new_folder
 from rnnopt.runs.runner import run as run_one
 from rnnopt.runs.shared_folder import goes_on
 from rnnopt.runs.step_scores import lines_of
+from rnnopt.training.automatic import settled
 from rnnopt.training.data_parallel import joined, rank, started
 from rnnopt.training.loop import Progress
 from rnnopt.training.malloc import keep_freed_memory
@@ -162,7 +163,9 @@ def _run(
             listen,
             stop.is_set,
             given,
-            lambda task, told: announce(task, given, told, quiet or known),
+            lambda task, told: announce(
+                task, given, told, quiet or known, "" if resume else settled(config, task)[1]
+            ),
         )
         tracked.finish(result)
     for sentence in tracked.lost:
