@@ -57,7 +57,7 @@ def rare_classes(task: Task, classes: Sequence[str]) -> str:
     """Which classes of own data have too few series to learn, choose and test with; else ""."""
     parts = {"validate": task.validation, "test": task.test}
     parts = {verb: part for verb, part in parts.items() if isinstance(part, Examples)}
-    if not isinstance(task.train, Examples):
+    if not isinstance(task.train, Examples) or task.labels:
         return ""
     told = []
     for number, name in enumerate(classes):

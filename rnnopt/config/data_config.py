@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from rnnopt.config.errors import UserError, option, unknown_name
 
-Kind = Literal["classification", "regression"]
+Kind = Literal["classification", "regression", "multilabel"]
 Missing = Literal["error", "zero", "mean", "interpolate"]
 Layout = Literal["wide", "long"]
 Header = Literal["yes", "no"]
@@ -32,8 +32,9 @@ class DataConfig:
         test_fraction: Fraction of --data to hold out for testing when there is no --test.
         split_seed: Seed of the train/validation/test split. Runs with the same seed hold out the
             same series.
-        kind: Kind of task. Unset: classification if the targets are words or whole numbers, else
-            regression.
+        kind: Kind of task. multilabel: several labels a series, each 0 or 1, as rows of an array or
+            as columns of a table that --label names (a,b,c). Unset: classification if the targets
+            are words or whole numbers, else regression.
         missing: Treatment of missing values: error refuses them; zero, mean (of the channel, over
             the training data) and interpolate (along time) fill them.
         padded: Padding at the end of series: missing values there are no steps, and the series is

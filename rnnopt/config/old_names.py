@@ -24,7 +24,9 @@ def current_budget(text: str) -> str:
 
 
 def current_settings(saved: Mapping[str, Any]) -> dict[str, Any]:
-    """Saved settings with their budgets as they read now."""
+    """Saved settings with their budgets as they read now, and lists for tuples, as in JSON."""
+    saved = with_waiting(saved) if "schedule" in saved else saved
+    saved = {name: [*v] if isinstance(v, tuple) else v for name, v in saved.items()}
     budgets = ("budget", "tune_budget")
     return {
         name: current_budget(value) if name in budgets and isinstance(value, str) else value

@@ -16,6 +16,7 @@ from rnnopt.runs.folder import RunFolder
 from rnnopt.runs.step_scores import Rows, answers_of, scores_of, step_outputs
 from rnnopt.tasks.examples import Examples, are_present
 from rnnopt.tasks.pieces import outputs_of
+from rnnopt.tasks.user_data.labels import labels_of, macro_f1
 from rnnopt.tasks.user_data.preparation import Preparation, label_names, numbers_of
 from rnnopt.tasks.user_data.recordings import Recordings
 from rnnopt.tasks.user_data.splits import members
@@ -83,7 +84,8 @@ class TrainedModel:
     def answer(self, data: Recordings) -> np.ndarray:
         """Probabilities (count, classes), or numbers (count, outputs) at the targets' scale.
 
-        If the network has outputs at every step, the last one is used.
+        Of several labels it is the probability of each (count, labels). If the network has outputs
+        at every step, the last one is used.
 
         Raises:
             ValueError: the series do not have the shape of the training data.
@@ -93,6 +95,8 @@ class TrainedModel:
         outputs = outputs_of(self.model, examples, torch.device("cpu"))
         if self.preparation.kind == "classification":
             return outputs.softmax(1).numpy()
+        if self.preparation.kind == "multilabel":
+            return outputs.sigmoid().numpy()
         scale, shift = self.preparation.target_deviation, self.preparation.target_mean
         return outputs.numpy() * np.array(scale) + np.array(shift)
 
@@ -147,6 +151,15 @@ def scores(preparation: Preparation, answers: np.ndarray, data: Recordings) -> d
             likely = answers[known, true[known]]
             found["log loss"] = -np.log(np.maximum(likely, 1e-30)).mean()
         return {name: float(value) for name, value in found.items()}
+    if preparation.kind == "multilabel":
+        true, likely = labels_of(data.targets) > 0.5, answers > 0.5
+        if true.shape != likely.shape:
+            raise ValueError(f"series need {likely.shape[1]} labels, got {true.shape[1]}.")
+        return {
+            "subset accuracy": float((true == likely).all(1).mean()),
+            "macro F1": macro_f1(true, likely),
+            "accuracy of a label": float((true == likely).mean()),
+        }
     numbers = numbers_of(data.targets)
     if numbers.shape != answers.shape:
         raise ValueError(f"targets need {answers.shape[1]} numbers, got {numbers.shape[1]}.")
@@ -208,12 +221,19 @@ def rows(
         columns += [[str(step) for step in data.spans[:, i].tolist()] for i in (1, 2)]
     width = 1 if data.targets is None or data.targets.ndim == 1 else data.targets.shape[1]
     if data.targets is not None:
-        headings += ["label"] if width == 1 else [f"label {i + 1}" for i in range(width)]
+        several = [f"label {i + 1}" for i in range(width)]
+        if preparation.kind == "multilabel" and width == len(preparation.classes):
+            several = [f"label {name}" for name in preparation.classes]
+        headings += ["label"] if width == 1 else several
         columns += [label_names(one) for one in data.targets.reshape(count, -1).T]
     if preparation.kind == "classification":
         headings += ["predicted", *(f"probability of {name}" for name in preparation.classes)]
         columns.append([preparation.classes[i] for i in answers.argmax(1)])
         columns += [[f"{p:.6g}" for p in column] for column in answers.T]
+    elif preparation.kind == "multilabel":
+        for name, column in zip(preparation.classes, answers.T, strict=True):
+            headings += [f"predicted {name}", f"probability of {name}"]
+            columns += [[str(int(p > 0.5)) for p in column], [f"{p:.6g}" for p in column]]
     else:
         outputs = answers.shape[1]
         headings += (

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from rnnopt.config.data_config import Kind
 from rnnopt.config.metric_names import lower_is_better
 from rnnopt.layers.kernels.portable import last_state
 from rnnopt.layers.network_options import Readout
@@ -23,6 +24,11 @@ if TYPE_CHECKING:
 
 
 Loss = Literal["cross-entropy", "mse", "binary-mse", "binary-cross-entropy"]
+LOSSES: dict[Kind, Loss] = {  # of the user's own data, by their kind
+    "classification": "cross-entropy",
+    "regression": "mse",
+    "multilabel": "binary-cross-entropy",
+}
 # Draws a number of sequences from a generator.
 Draw = Callable[[int, torch.Generator], Batch]
 
@@ -37,7 +43,8 @@ class Task:
         input_size, output_size: features per step; number of classes or of values to predict.
         loss: "cross-entropy" (targets are classes), "mse", or one output for two classes (targets
             (count, 1) of 0.0 and 1.0): "binary-mse" predicts class 1 above 1/2,
-            "binary-cross-entropy", whose output is a logit, above 0.
+            "binary-cross-entropy", whose output is a logit, above 0. With several outputs the
+            latter is for several labels a sequence, targets (count, label).
         target: the metric to reach, declared in advance: mean squared error for mse, else
             accuracy in 0 … 1, or nats.
         train: stored examples, or a function that draws new ones.
@@ -146,7 +153,9 @@ class Task:
         return each if weights is None else each * weights
 
     def right(self, answers: Tensor, targets: Tensor) -> Tensor:
-        """Which outputs (count, output) predict the class of their targets."""
+        """Which outputs (count, output) predict the class, or all labels, of their targets."""
+        if self.labels:
+            return (self.predicted(answers) == (targets > 0.5)).all(-1)
         classes = targets if self.loss == "cross-entropy" else targets > 0.5
         return self.predicted(answers) == classes
 
@@ -217,8 +226,10 @@ class Task:
         Raises:
             ValueError: the task has no classes.
         """
-        if self.loss == "mse":
-            raise ValueError(f"classify needs a task with classes, got {self.name} of loss mse.")
+        if self.loss == "mse" or self.labels:
+            raise ValueError(
+                f"classify needs a task with classes, got {self.name} of loss {self.loss}."
+            )
         was_training = model.training
         model.eval()
         places, found, true = [], [], []

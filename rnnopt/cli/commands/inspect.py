@@ -12,6 +12,7 @@ from rnnopt.config.errors import UserError, writing
 from rnnopt.report.data_figure import draw
 from rnnopt.report.style import any_script
 from rnnopt.runs.files import write_figure
+from rnnopt.tasks.user_data.labels import names_of
 from rnnopt.tasks.user_data.overview import described, targets_of
 from rnnopt.tasks.user_data.parts import looks_like_groups
 from rnnopt.tasks.user_data.preparation import class_names, kind_of
@@ -132,5 +133,7 @@ def _lines(part: Recordings, kind: Kind | None, padded: bool) -> tuple[tuple[str
     if part.targets is not None:
         found = kind_of(part, kind)
         classes = class_names(part.targets) if found == "classification" else ()
+        if found == "multilabel":
+            classes = names_of(part)
         lines += tuple(targets_of(part.targets, classes))
     return lines

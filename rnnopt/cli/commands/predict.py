@@ -38,8 +38,9 @@ def predict_data(
 
     The network has the best weights of a run on data of your own. Writes a line a series: its name,
     its label if the file has one, the predicted class and the probability of each, or the predicted
-    number. A run on windows writes a line a window, with its first step and its end. A network with
-    targets at every step writes a line a step; one that forecasts, the forecasts from each step.
+    number; of several labels 0 or 1 and a probability for each. A run on windows writes a line a
+    window, with its first step and its end. A network with targets at every step writes a line a
+    step; one that forecasts, the forecasts from each step.
     Says how good that is where there are labels.
 
     Args:
@@ -151,7 +152,7 @@ def _warn_of_lengths(preparation: Preparation, series: Recordings) -> None:
 
 def _check_labels(data: Path, preparation: Preparation, series: Recordings) -> None:
     """Says how many labels are none of the run's classes; refuses a file where all are."""
-    if series.targets is None or not preparation.classes:
+    if series.targets is None or preparation.kind != "classification":
         return
     known = _labelled(series)
     unknown = int((preparation.positions(series.targets[known]) < 0).sum())

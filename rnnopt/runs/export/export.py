@@ -18,7 +18,7 @@ from rnnopt.runs.export.streaming import refuse_streaming, streaming_file
 from rnnopt.runs.folder import RunFolder
 from rnnopt.runs.prediction import TrainedModel
 from rnnopt.tasks.pieces import together, width
-from rnnopt.tasks.task import Loss
+from rnnopt.tasks.task import LOSSES, Loss
 from rnnopt.tasks.user_data.load import read_parts
 from rnnopt.tasks.user_data.preparation import Preparation
 from rnnopt.tasks.user_data.readers import sha256
@@ -88,7 +88,7 @@ def open_run(path: Path) -> tuple[Source, tuple[Tensor, Tensor], str]:
     if config.data is not None:
         trained = TrainedModel.open(path)
         p = trained.preparation
-        loss: Loss = "cross-entropy" if p.kind == "classification" else "mse"
+        loss = LOSSES[p.kind]
         source = Source(
             trained.model, trained.settings, p, loss, config, result, folder.read_data()
         )

@@ -105,6 +105,9 @@ def answers(source: Source, form: Format) -> str:
         return "The weights alone; normalisation and class names are in the metadata, as JSON."
     if p is None:
         return "Probabilities of the classes, in the order of the task, or numbers."
+    if p.kind == "multilabel":
+        names = ", ".join(map(for_markdown, p.classes))
+        return f"A probability for each label, in this order: {names}."
     if p.kind == "classification":
         names = ", ".join(map(for_markdown, p.classes))
         return f"A probability for each class, in this order: {names}."

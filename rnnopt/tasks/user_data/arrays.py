@@ -1,8 +1,9 @@
 """A task from the user's arrays: split, and prepared with the statistics of the training part.
 
-In classification the loss is the cross-entropy and the metric the accuracy. In regression both are
-the mean squared error of the standardised targets, so that predicting their mean scores 1; without
-`normalize` it is that of the unchanged targets.
+In classification the loss is the cross-entropy and the metric the accuracy; of several labels a
+series it is the binary cross-entropy of each, and the share of series with all labels right. In
+regression both are the mean squared error of the standardised targets, so that predicting their
+mean scores 1; without `normalize` it is that of the unchanged targets.
 """
 
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from rnnopt.config.data_config import Kind, Missing, Split
 from rnnopt.config.errors import UserError, without_dashes
 from rnnopt.tasks.choices import ClassWeight, with_choices
 from rnnopt.tasks.examples import Examples
-from rnnopt.tasks.task import Task
+from rnnopt.tasks.task import LOSSES, Task
 from rnnopt.tasks.user_data.by_time import is_in_time, parts_in_time, windows
 from rnnopt.tasks.user_data.forecasting import Forecast, naive_error
 from rnnopt.tasks.user_data.overview import understood
@@ -67,7 +68,8 @@ def from_arrays(
 
     Args:
         inputs: (count, time), (count, time, features), or a list of (time,) or (time, features).
-        targets: (count,) classes (words or whole numbers), or numbers (count,) or (count, outputs).
+        targets: (count,) classes (words or whole numbers), or numbers (count,) or (count, outputs),
+            or with kind "multilabel" labels (count, label) of 0 and 1.
             With `each_step` (count, time), (count, time, outputs), or a list of (time,) or (time,
             outputs); NaN, None and empty words are missing targets, which do not count. None with
             `horizon`, which takes them from `inputs`.
@@ -244,7 +246,8 @@ def build(
     preparation = replace(preparation, sampling=None if sampling == Sampling() else sampling)
     steps = preparation.steps
     classes, width = len(preparation.classes), len(data.channels)
-    what = f"{classes} classes" if classes else "regression"
+    of = "labels" if preparation.kind == "multilabel" else "classes"
+    what = f"{classes} {of}" if classes else "regression"
     what += " at every step" * preparation.each_step
     return Task(
         name=name,
@@ -252,7 +255,7 @@ def build(
         f" {width} channel{'s' * (width > 1)}, {what}",
         input_size=width,
         output_size=preparation.outputs,
-        loss="cross-entropy" if classes else "mse",
+        loss=LOSSES[preparation.kind],
         target=(1.0 if classes else 0.0) if target is None else target,
         train=examples[0],
         validation=examples[1],

@@ -125,6 +125,10 @@ def targets_of(targets: np.ndarray, classes: tuple[str, ...]) -> list[tuple[str,
         if (numbers == numbers[0]).all(0).any():
             text += "; one never varies: there is nothing to learn"
         return [("targets", f"regression of {numbers.shape[1]}: {text}")]
+    if targets.ndim == 2:
+        each = zip(classes, targets.mean(0), strict=True)
+        found = some(tuple(f"{name}: {share:.0%}" for name, share in each))
+        return [("targets", f"{len(classes)} labels, each 0 or 1"), ("share of 1", found)]
     counts = Counter(label_names(targets))
     total = len(targets)
     shares = [f"{name}: {counts[name]} ({counts[name] / total:.0%})" for name in classes]

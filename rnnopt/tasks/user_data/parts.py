@@ -35,7 +35,7 @@ def units(data: Recordings, kind: Kind) -> tuple[np.ndarray | None, str]:
 
 def _own_classes(data: Recordings, kind: Kind) -> bool:
     """Whether no class occurs in two recordings, so that a whole one could not be held out."""
-    if kind == "regression" or data.targets is None or data.spans is None:
+    if kind != "classification" or data.targets is None or data.spans is None:
         return False
     pairs = np.unique(np.stack([data.spans[:, 0], _classes(data)]), axis=1)
     return bool(len(np.unique(pairs[1])) == pairs.shape[1])

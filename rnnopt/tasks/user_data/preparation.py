@@ -26,6 +26,7 @@ from rnnopt.tasks.user_data.checks import (
     refuse_unlikely,
     rows_of_classes,
 )
+from rnnopt.tasks.user_data.labels import labels_of, names_of
 from rnnopt.tasks.user_data.limits import check_memory
 from rnnopt.tasks.user_data.recordings import TRUTHS, Recordings, TableSchema
 from rnnopt.tasks.user_data.sampling import Sampling
@@ -45,7 +46,8 @@ class Preparation:
     Args:
         kind: kind of the targets.
         channels: names of the channels.
-        classes: names of the classes, in the order of the network's outputs; () in regression.
+        classes: names of the classes, or of several labels, in the order of the network's outputs;
+            () in regression.
         missing, padded, subsample: as in `DataConfig`.
         fill: value of each channel that replaces missing values.
         mean, deviation: statistics of each channel for its standardisation.
@@ -112,7 +114,7 @@ class Preparation:
         """
         assert data.labelled
         kind = kind_of(data, kind)
-        classes = classes_of(data) if kind == "classification" else ()
+        classes = {"classification": classes_of, "multilabel": names_of}.get(kind, _none)(data)
         if len(classes) == 1:
             raise ValueError(f"classification needs two classes at least, got {classes[0]!r} only.")
         width = len(data.channels)
@@ -212,10 +214,10 @@ class Preparation:
         ), lengths
 
     def targets(self, data: Recordings, needed: bool = True) -> Tensor:
-        """Classes (count,), or standardised numbers (count, outputs).
+        """Classes (count,), labels (count, label) of 0 and 1, or standardised numbers.
 
-        With targets at every step they are (count, time) or (count, time, outputs), as in
-        `step_targets`.
+        The numbers are (count, outputs). With targets at every step they are (count, time) or
+        (count, time, outputs), as in `step_targets`.
 
         Args:
             data: labelled series.
@@ -234,6 +236,11 @@ class Preparation:
                 known = ", ".join(self.classes[:10]) + (", …" if len(self.classes) > 10 else "")
                 raise ValueError(f"class {first!r} is not in the training data, which has {known}.")
             return torch.from_numpy(found)
+        if self.kind == "multilabel":
+            labels = labels_of(data.targets)
+            if labels.shape[1] != self.outputs:
+                raise ValueError(f"series need {self.outputs} labels, got {labels.shape[1]}.")
+            return torch.from_numpy(labels).float()
         numbers = numbers_of(data.targets)
         if numbers.shape[1] != self.outputs:
             raise ValueError(f"targets need {self.outputs} numbers, got {numbers.shape[1]}.")
@@ -311,6 +318,8 @@ def kind_of(data: Recordings, chosen: Kind | None) -> Kind:
     kind = chosen or data.kind
     if kind == "regression":
         numbers_of(targets)
+    if kind == "multilabel":
+        labels_of(targets)
     if kind == "classification" and targets.ndim != 1:
         raise ValueError(f"{rows_of_classes(targets)}.")
     if kind is not None:
@@ -336,6 +345,8 @@ def kind_of_steps(steps: StepTargets, chosen: Kind | None) -> Kind:
     Raises:
         ValueError: they cannot be of the kind passed.
     """
+    if chosen == "multilabel":
+        labels_of(None)
     if chosen == "regression" and steps.words:
         raise ValueError(f"regression needs numbers as targets, got {steps.words[0]!r}.")
     if chosen == "classification" and len(steps.names) > 1:
@@ -355,6 +366,10 @@ def classes_of(data: Recordings) -> tuple[str, ...]:
         return data.steps.classes
     assert data.targets is not None
     return class_names(data.targets)
+
+
+def _none(data: Recordings) -> tuple[str, ...]:
+    return ()
 
 
 def numbers_of(targets: np.ndarray) -> np.ndarray:

@@ -160,6 +160,16 @@ def find_step_labels(names: list[str], columns: Columns) -> list[str]:
     return labels
 
 
+def find_several(names: list[str], columns: Columns) -> list[str]:
+    """The columns of several labels a series, of "a,b,c"; [] if `label` names one column.
+
+    Raises:
+        ValueError: one of them is not there.
+    """
+    several = columns.label is not None and "," in columns.label and columns.label not in names
+    return find_step_labels(names, columns) if several and not columns.unlabelled else []
+
+
 def find_dropped(names: Sequence[str], columns: Columns) -> list[str]:
     """The names among `names` of what is to be left out.
 

@@ -14,6 +14,7 @@ from rnnopt.tasks.user_data.readers.columns import (
     find,
     find_dropped,
     find_label,
+    find_several,
     find_step_labels,
     is_number,
     to_numbers,
@@ -45,7 +46,11 @@ def from_table(table: Table, columns: Columns) -> Recordings:
             a time is missing, or it is unclear whether the table is long.
     """
     given = [name for name in table if name != PARQUET_INDEX]
-    columns = columns if columns.each_step else find_label(given, columns)
+    several = [] if columns.each_step else find_several(given, columns)
+    if several or columns.each_step:
+        columns = replace(columns, label=",".join(several) or columns.label)
+    else:
+        columns = find_label(given, columns)
     chosen = (columns.label, columns.id, columns.time)
     index = [name for name in index_of(list(table)) if name not in chosen]
     group = columns.group and find(given, columns.group, (), columns.optional)
@@ -59,7 +64,10 @@ def from_table(table: Table, columns: Columns) -> Recordings:
             "long", None, identity, time, (), tuple(index), group=group, unused=unused
         )
         return _each_step(table, reading, columns)
-    label = None if columns.unlabelled else find(names, columns.label, LABELS, columns.optional)
+    if columns.unlabelled or several:
+        label = ",".join(several) or None
+    else:
+        label = find(names, columns.label, LABELS, columns.optional)
     long = _is_long(table, identity, time if time != label else None, columns)
     for name in index:
         _check_index(table[name], repeated=long)
@@ -67,8 +75,8 @@ def from_table(table: Table, columns: Columns) -> Recordings:
         "wide", label, identity, None, (), tuple(index), group=group, unused=unused
     )
     if long:
-        return _long(table, replace(reading, layout="long", time=time), columns)
-    rest = [name for name in names if name not in (identity, label)]
+        return _long(table, replace(reading, layout="long", time=time), columns, several=several)
+    rest = [name for name in names if name not in (identity, label, *several)]
     first = label is None and not columns.unlabelled and not columns.optional and bool(rest)
     if first:
         label, rest = rest[0], rest[1:]
@@ -79,7 +87,7 @@ def from_table(table: Table, columns: Columns) -> Recordings:
     reading = replace(reading, label=label, steps=tuple(rest), first=first)
     found = recordings(
         np.stack([_numbers(table, name) for name in rest], 1),
-        None if label is None else table[label],
+        _targets(table, label, several),
         names=None if identity is None else _words(table[identity]),
         groups=None if group is None else _words(table[group]),
     )
@@ -157,12 +165,20 @@ def _check_index(values: np.ndarray, repeated: bool) -> None:
 
 
 def _long(
-    table: Table, reading: TableSchema, columns: Columns, each_step: Sequence[str] = ()
+    table: Table,
+    reading: TableSchema,
+    columns: Columns,
+    each_step: Sequence[str] = (),
+    several: Sequence[str] = (),
 ) -> Recordings:
-    """The series of a long table; `each_step` names the columns with a label for each step."""
+    """The series of a long table.
+
+    `each_step` names the columns with a label for each step, `several` those of a series' labels.
+    """
     identity, time = reading.id, reading.time
-    label = None if each_step else reading.label
-    others = {*reading.dropped, *reading.unused, reading.group, identity, time, label, *each_step}
+    label = None if each_step or several else reading.label
+    others = {*reading.dropped, *reading.unused, reading.group, identity, time, label}
+    others |= {*each_step, *several}
     channels = [name for name in table if name not in others]
     if not channels:
         raise ValueError("a table with a row per step needs a column for each channel, got none.")
@@ -185,6 +201,8 @@ def _long(
     if moments is not None:
         times = tuple(to_seconds(moments[its], columns.time_unit) for its in rows.values())
         found = replace(found, moments=times)
+    if several:
+        found = replace(found, targets=_constant(table, rows, several))
     if label is not None:
         found = with_labels(found, [_words(table[label][its]) for its in rows.values()], columns)
     if reading.group is not None:
@@ -195,6 +213,27 @@ def _long(
         possible = {name: table[name] for name in (*reading.unused, *channels)}
         found = replace(found, suspect=looks_like_groups(possible, rows))
     return replace(found, table=reading, times=clock.describe(), unused=reading.unused)
+
+
+def _targets(table: Table, label: str | None, several: Sequence[str]) -> np.ndarray | None:
+    """The labels of a wide table's series: a column, several as numbers, or None."""
+    if several:
+        return np.stack([_numbers(table, name) for name in several], 1)
+    return None if label is None else table[label]
+
+
+def _constant(table: Table, rows: dict[str, np.ndarray], several: Sequence[str]) -> np.ndarray:
+    """The labels (count, label) of a long table's series; ValueError if they change in one."""
+    values = np.stack([_numbers(table, name) for name in several], 1)
+    for series, its in rows.items():
+        changing = (values[its] != values[its[0]]).any(0)
+        if changing.any():
+            name = several[int(changing.argmax())]
+            raise ValueError(
+                f"series {series!r} needs one label in the column {name!r}, and it changes (pass"
+                " --each-step if each step has its own)."
+            )
+    return np.stack([values[its[0]] for its in rows.values()])
 
 
 def _rows_of_each(table: Table, identity: str | None, alone: str) -> dict[str, np.ndarray]:
