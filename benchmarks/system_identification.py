@@ -1,18 +1,19 @@
 """How well does a network simulate a plant that it knows from measurements, beside jax-sysid?
 
-The plant are two tanks in a cascade, simulated by scipy: a pump fills the upper one, which drains
-into the lower one, by h1' = u - √h1 (and what overflows is lost), h2' = √h1 - √h2; u is constant for
-some steps at a time. The measured output is h2 with noise of 0.02. Eight experiments of 250 steps are
-for training, two for validation, four of 500 steps for the test. All begin with empty tanks. A
-contender gets u alone (a free run); its fit, 100 (1 - ‖y - ŷ‖ / ‖y - ȳ‖) percent, is that to the
-output without noise after the first 50 steps.
+The plant is a cascade of two tanks, simulated by scipy: a pump fills the upper one, which drains
+into the lower one, by h1' = u - √h1 (what overflows at 1.5 is lost) and h2' = √h1 - √h2; u is
+constant for some steps at a time. The measured output is h2 with noise of 0.02. Eight experiments
+of 250 steps are for training, two for validation, four of 500 steps for the test. All begin with
+empty tanks. A contender gets u alone (a free run); its fit, 100 (1 - ‖y - ŷ‖ / ‖y - ȳ‖) percent, is
+that to the output without noise after the first 50 steps.
 
 Tuning: three settings for each contender, on the first seed, by the fit to the validation data as
 measured; then all seeds with the best. rnnopt: a GRU of 8, 16 or 32 units, 600 gradient evaluations
 of its default optimizer. jax-sysid: its RNN of 2, 4 or 8 states with two hidden layers of 10 tanh
-units for the state and one of 10 for the output, 1,000 epochs of Adam, then at most 1,000 iterations
-of L-BFGS, as in its examples; and its linear model of 2, 4 or 8 states, at most 1,000 iterations. The
-initial state is zero for all. Seconds are those of the processor, of one run with compilation.
+units for the state and one of 10 for the output, 1,000 epochs of Adam, then at most 1,000
+iterations of L-BFGS, as in its examples; and its linear model of 2, 4 or 8 states, at most 1,000
+iterations. The initial state is zero for all. Seconds are those of the processor, of one run with
+compilation.
 
     pip install jax-sysid jax flax     without them rnnopt stands alone
     python benchmarks/system_identification.py
@@ -84,7 +85,7 @@ def with_rnnopt(data: Data, units: int, seed: int, quick: bool) -> Simulate:
     """A GRU trained by `rnnopt`'s run; what simulates with it."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "tanks.npz")
-        arrays = {}
+        arrays: dict[str, Any] = {}
         for part, name in (("train", "train"), ("validation", "val"), ("validation", "test")):
             arrays |= {f"X_{name}": np.stack(data[part][0]), f"y_{name}": np.stack(data[part][1])}
         np.savez(file, **arrays)
