@@ -144,14 +144,16 @@ class SharedBatches(Batches):
     """The minibatches of `Batches`; each process gets its share of each.
 
     Args:
-        task, batch_size, seed: as in `Batches`, for whole minibatches.
+        task, batch_size, seed, warp: as in `Batches`, for whole minibatches.
         answers_each_step: whether the loss is a mean over steps rather than over sequences.
     """
 
     shared = True
 
-    def __init__(self, task: Task, batch_size: int, seed: int, answers_each_step: bool):
-        super().__init__(task, batch_size, seed)
+    def __init__(
+        self, task: Task, batch_size: int, seed: int, answers_each_step: bool, warp: float = 0.0
+    ):
+        super().__init__(task, batch_size, seed, warp)
         self.answers_each_step = answers_each_step
 
     def draw(self) -> Batch:
