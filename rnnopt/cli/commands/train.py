@@ -178,6 +178,12 @@ def _print_result(path: Path, result: dict[str, Any], nothing_left: bool) -> Non
     name = result.get("metric", "metric")
     if "test_metric" in result:
         best = result["best"]
+        if again := result.get("refit"):
+            print_line(
+                f"refit on all {again['series']} training and validation series"
+                f" ({again['gradient_evaluations']:.6g} gradients, {again['seconds']:.1f} s): the"
+                " test is of its weights"
+            )
         console.print(
             f"test {name} {result['test_metric']:.4f} at the best validation {name}"
             f" {best['validation_metric']:.4f} ({best['gradient_evaluations']:.6g} of"
