@@ -47,6 +47,8 @@ def problem_of(model: SequenceModel, batch: Any, loss: str) -> tuple[Problem, Te
         counted = valid if every else steps == lengths - 1
         inputs = torch.where(valid[:, :, None], inputs, 0)
         targets = torch.where(counted if classes else counted[:, :, None], targets, 0)
+    if not classes and free_to_ask(targets) and not bool(targets.isfinite().all()):
+        raise ValueError("ADMM needs a target at every step, got missing or infinite ones.")
     loss_weight: Tensor | float = 1.0
     bound: float | None = 1.0
     if counted is not None or weights is not None:
@@ -98,8 +100,6 @@ def check_batch(model: SequenceModel, batch: Any, classes: bool) -> None:
         raise ValueError(f"ADMM needs weights ({count},), got {tuple(weights.shape)}.")
     if not free_to_ask(inputs):
         return
-    if targets.is_floating_point() and not bool(targets.isfinite().all()):
-        raise ValueError("ADMM needs a target at every step, got missing or infinite ones.")
     if weights is not None and not bool((weights.isfinite() & (weights >= 0)).all()):
         raise ValueError("ADMM needs weights that are finite and not negative.")
     if classes and batch.lengths is None and not bool(((targets >= 0) & (targets < outputs)).all()):
