@@ -462,3 +462,14 @@ def test_a_part_knows_whether_it_lacks_targets():
     assert not from_arrays(inputs, outputs).train.lacks_targets
     outputs = [np.where(np.arange(len(one))[:, None] == 3, NAN, one) for one in outputs]
     assert from_arrays(inputs, outputs).train.lacks_targets
+
+
+def test_the_report_has_the_scores_of_each_output(tables, command):
+    options = ["--data", "numbers.csv", "--id", "run", "--each-step", "--label", "y1,y2"]
+    assert command("train", *options, *TINY, "--out", "run")[0] == 0
+    code, _, error = command("report", "run", "--out", "report")
+    assert code == 0, error
+    page = Path("report/report.html").read_text(encoding="utf-8")
+    scores = RunFolder.open(Path("run")).read_result()["test_scores"]
+    assert "Scores at every step" in page
+    assert f"<td>{scores['y2']['RMSE']:.4g}</td>" in page
