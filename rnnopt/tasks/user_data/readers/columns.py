@@ -9,7 +9,8 @@ import numpy as np
 
 from rnnopt.config.data_config import DataConfig, Decimal, Header, Layout, TimeUnit
 from rnnopt.tasks.user_data.readers.decimals import advice
-from rnnopt.tasks.user_data.recordings import MISSING, Recordings, TableSchema
+from rnnopt.tasks.user_data.recordings import Recordings, TableSchema
+from rnnopt.tasks.user_data.words import MISSING
 
 # The content of a file: its series, and separate test series if it has some.
 Parts = tuple[Recordings, Recordings | None]
