@@ -55,7 +55,8 @@ class SharedConfig(DataConfig):
             many units again. It needs whole sequences: no --tbptt, no answers step by step. Unset:
             the model's, which is one direction.
         stem: Convolutions before the recurrent layers, as the width and stride of each: 8/4 or
-            8/2,5/2. Each has as many channels as a layer has units, batch normalization and relu. It needs whole sequences, as --bidirectional does.
+            8/2,5/2. Each has as many channels as a layer has units, batch normalization and relu.
+            It needs whole sequences, as --bidirectional does.
             Unset: the model's, which is none.
         batch_norm: Batch normalization of each layer's states, over time and batch. indrnn-6 always
             has it. Unset: the model's, which is none unless it has its own.
