@@ -42,45 +42,29 @@ def build(
     **how: Any,
 ) -> Task:
     """Like `from_arrays`, for labelled recordings; `how` goes to `Preparation.learn`."""
-    padded = bool(how.get("padded"))
-    if forecast is None:
-        how["kind"] = kind_of(data, how.get("kind"))
-    # Before the split, so that errors name the position in the file.
-    whole = cut_padding(data.series) if padded else data.series
-    check_missing(whole, data.channels, how.get("missing", "error"), padded)
     sampling = sampling or Sampling()
     if forecast is not None:  # windows are for training alone, and lie half over each other
         forecast = replace(forecast, window=sampling.window)
         sampling = replace(sampling, window=None, stride=None, purge=False)
-    sampling = _agreed(sampling, data, split)
-    data = sampling.shape(data, how.get("kind"), padded)
-    test = None if test is None else sampling.shape(test, how.get("kind"), padded)
-    if forecast is not None:
-        data, test = _with_forecasts(data, test, forecast, how)
-    check_steps(data, how)
+    data, test, sampling = _shaped(data, test, sampling, split, forecast, how)
+    kind = how["kind"]
     grouped = data.groups is not None or data.spans is not None or fold is not None
     in_time = not grouped and is_in_time(data, split, forecast is not None)
     if in_time:
         parts = parts_in_time(data, test, validation, test_fraction)
     else:
-        parts = divide(data, test, validation, test_fraction, seed, how["kind"], fold)
-    train = parts["training"]
+        parts = divide(data, test, validation, test_fraction, seed, kind, fold)
     held_out = {"validation": data.validation is None, "test": test is None}
     preparation, examples = _prepare(parts, how, forecast)
     preparation = replace(preparation, sampling=None if sampling == Sampling() else sampling)
-    steps = preparation.steps
-    classes, width = len(preparation.classes), len(data.channels)
-    of = "labels" if preparation.kind == "multilabel" else "classes"
-    what = f"{classes} {of}" if classes else "regression"
-    what += " at every step" * preparation.each_step
+    lines = split_of(parts, examples[0], in_time) + told_of_split(data, parts, kind, fold)
     return Task(
         name=name,
-        summary=f"{len(train)} training series of up to {steps} steps,"
-        f" {width} channel{'s' * (width > 1)}, {what}",
-        input_size=width,
+        summary=summary(preparation, len(parts["training"])),
+        input_size=len(data.channels),
         output_size=preparation.outputs,
-        loss=LOSSES[preparation.kind],
-        target=(1.0 if classes else 0.0) if target is None else target,
+        loss=LOSSES[kind],
+        target=(1.0 if preparation.classes else 0.0) if target is None else target,
         train=examples[0],
         validation=examples[1],
         test=examples[2],
@@ -88,14 +72,48 @@ def build(
         batch_size=batch_size(len(examples[0])),
         data=OwnData(
             preparation,
-            understood(parts, preparation, how)
-            + split_of(parts, examples[0], in_time)
-            + told_of_split(data, parts, how["kind"], fold),
+            understood(parts, preparation, how) + lines,
             sources or {},
             frozenset(part for part, was in held_out.items() if was),
             doubts(data, parts),
         ),
     )
+
+
+def _shaped(
+    data: Recordings,
+    test: Recordings | None,
+    sampling: Sampling,
+    split: Split | None,
+    forecast: Forecast | None,
+    how: dict[str, Any],
+) -> tuple[Recordings, Recordings | None, Sampling]:
+    """The series and targets of the network, before the split; their kind is put into `how`.
+
+    What is wrong with them is found here, where a series has its number in the file.
+    """
+    padded = bool(how.get("padded"))
+    if forecast is None:
+        how["kind"] = kind_of(data, how.get("kind"))
+    whole = cut_padding(data.series) if padded else data.series
+    check_missing(whole, data.channels, how.get("missing", "error"), padded)
+    sampling = _agreed(sampling, data, split)
+    data = sampling.shape(data, how.get("kind"), padded)
+    test = None if test is None else sampling.shape(test, how.get("kind"), padded)
+    if forecast is not None:
+        data, test = _with_forecasts(data, test, forecast, how)
+    check_steps(data, how)
+    return data, test, sampling
+
+
+def summary(preparation: Preparation, count: int) -> str:
+    """A task of `count` training series in a few words."""
+    classes, width = len(preparation.classes), len(preparation.channels)
+    of = "labels" if preparation.kind == "multilabel" else "classes"
+    what = f"{classes} {of}" if classes else "regression"
+    what += " at every step" * preparation.each_step
+    channels = f"{width} channel{'s' * (width > 1)}"
+    return f"{count} training series of up to {preparation.steps} steps, {channels}, {what}"
 
 
 def _agreed(sampling: Sampling, data: Recordings, split: Split | None) -> Sampling:
