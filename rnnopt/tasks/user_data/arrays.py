@@ -239,6 +239,9 @@ def build(
         data, test = _with_forecasts(data, test, forecast, how)
     check_steps(data, how)
     grouped = data.groups is not None or data.spans is not None or fold is not None
+    if split == "time" and (data.groups is not None or fold is not None):
+        other = "fold" if fold is not None else "group"
+        raise ValueError(f"a {other} is of whole series, and split=time cuts them: choose one.")
     in_time = not grouped and is_in_time(data, split, forecast is not None)
     if in_time:
         parts = parts_in_time(data, test, validation, test_fraction)
