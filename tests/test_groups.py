@@ -91,6 +91,13 @@ def test_wrong_groups_are_refused(groups, told):
         from_arrays(X, y, groups=groups)
 
 
+@pytest.mark.parametrize("held", [dict(groups=range(8)), dict(folds=2, fold=1)])
+def test_a_split_in_time_does_not_go_with_whole_series(held):
+    X = np.random.default_rng(0).normal(size=(8, 20))
+    with pytest.raises(ValueError, match="is of whole series, and split=time cuts them"):
+        from_arrays(X, X, each_step=True, split="time", **held)
+
+
 # -- tables ---------------------------------------------------------------------------------------
 
 

@@ -17,9 +17,10 @@ from rnnopt.runs.step_scores import Rows, answers_of, scores_of, step_outputs
 from rnnopt.tasks.examples import Examples, are_present
 from rnnopt.tasks.pieces import outputs_of
 from rnnopt.tasks.user_data.labels import labels_of, macro_f1
-from rnnopt.tasks.user_data.preparation import Preparation, label_names, numbers_of
+from rnnopt.tasks.user_data.preparation import Preparation
 from rnnopt.tasks.user_data.recordings import Recordings
 from rnnopt.tasks.user_data.splits import members
+from rnnopt.tasks.user_data.target_kinds import label_names, numbers_of
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,11 @@ from rnnopt.runs.files import write_figure
 from rnnopt.tasks.user_data.labels import names_of
 from rnnopt.tasks.user_data.overview import described, step_targets_of, targets_of
 from rnnopt.tasks.user_data.parts import looks_like_groups
-from rnnopt.tasks.user_data.preparation import class_names, kind_of
 from rnnopt.tasks.user_data.readers import read
 from rnnopt.tasks.user_data.readers.columns import Columns
 from rnnopt.tasks.user_data.recordings import Recordings
 from rnnopt.tasks.user_data.sampling import Sampling
+from rnnopt.tasks.user_data.target_kinds import class_names, kind_of
 from rnnopt.training.option_checks import refuse_columns
 
 

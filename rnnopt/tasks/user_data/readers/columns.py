@@ -9,7 +9,8 @@ import numpy as np
 
 from rnnopt.config.data_config import DataConfig, Decimal, Header, Layout, TimeUnit
 from rnnopt.tasks.user_data.readers.decimals import advice
-from rnnopt.tasks.user_data.recordings import MISSING, Recordings, TableSchema
+from rnnopt.tasks.user_data.recordings import Recordings, TableSchema
+from rnnopt.tasks.user_data.words import MISSING
 
 # The content of a file: its series, and separate test series if it has some.
 Parts = tuple[Recordings, Recordings | None]
@@ -179,9 +180,7 @@ def refuse_two_roles(columns: Columns, group: str | None, unused: Sequence[str])
         raise ValueError(f"--drop leaves out {columns.label!r}, and --label needs it.")
 
 
-def find_id(
-    names: list[str], group: str | None, time: str | None, columns: Columns
-) -> str | None:
+def find_id(names: list[str], group: str | None, time: str | None, columns: Columns) -> str | None:
     """The column that names the series, which may also be the column of groups.
 
     Without --id that is so only where no other column has a usual name, and a time says that rows
