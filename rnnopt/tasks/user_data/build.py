@@ -49,6 +49,9 @@ def build(
     data, test, sampling = _shaped(data, test, sampling, split, forecast, how)
     kind = how["kind"]
     grouped = data.groups is not None or data.spans is not None or fold is not None
+    if split == "time" and (data.groups is not None or fold is not None):
+        other = "fold" if fold is not None else "group"
+        raise ValueError(f"a {other} is of whole series, and split=time cuts them: choose one.")
     in_time = not grouped and is_in_time(data, split, forecast is not None)
     if in_time:
         parts = parts_in_time(data, test, validation, test_fraction)
