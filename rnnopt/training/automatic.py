@@ -78,8 +78,8 @@ def choose(shape: Shape) -> Choice:
         budget=f"{gradients}gradients",
     )
     reason = (
-        f"a bidirectional GRU of {UNITS} units with batch normalization, read out at the mean of its"
-        f" states, behind a convolution that makes {-(-shape.steps // stride)} steps of"
+        f"a bidirectional GRU of {UNITS} units with batch normalization, read out at the mean of"
+        f" its states, behind a convolution that makes {-(-shape.steps // stride)} steps of"
         f" {shape.steps}; {gradients} gradients"
     )
     reason += (
