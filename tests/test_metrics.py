@@ -269,3 +269,22 @@ def test_a_sentence_says_so_where_a_network_is_no_better():
     numbers = task_of(torch.randn(8, 1), "mse", 1)
     assert "the mean of the training targets" in no_better(numbers, 1.0, 1.0)
     assert no_better(numbers, 0.9, 1.0) == ""
+
+
+@pytest.mark.parametrize("metric", ["f1", "auc", "rmse"])
+def test_predict_has_the_metric_of_the_run(metric, tmp_path, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    generator = np.random.default_rng(0)
+    for name in ("train", "test"):
+        series = generator.normal(size=(30, 8))
+        label = series.sum(1) if metric == "rmse" else (series.sum(1) > 0)
+        np.savetxt(f"{name}.csv", np.column_stack([label, series]), delimiter=",", fmt="%.6f")
+    options = ["--model", "rnn", "--hidden", "3", "--budget", "8gradients", "--metric", metric]
+    data = ["--data", "train.csv", "--test", "test.csv"]
+    code, trained, error = command("train", *data, *options, "--out", "run", "--quiet")
+    assert code == 0, error
+    code, predicted, error = command("predict", "run", "--data", "test.csv", "--out", "p.csv")
+    assert code == 0, error
+    name = {"auc": "roc-auc"}.get(metric, metric)
+    tested = next(line for line in trained.splitlines() if line.startswith(f"test {name} "))
+    assert f"{name} {tested.split()[2]}\n" in predicted

@@ -82,7 +82,7 @@ def test_help_fits_a_small_terminal_and_ends_with_commands_that_work(command, mo
     assert "default: None" not in out
     assert "default: ]" not in out
     examples = out.partition("\nExamples:\n")[2].splitlines()
-    assert 2 <= len(examples) <= 3
+    assert 2 <= len(examples) <= 4
     for line in examples:
         _, *words = re.search(r"rnnopt [^>)]+", line)[0].split()
         assert words[0] == verb

@@ -10,11 +10,13 @@ import torch
 from torch import Tensor
 
 from rnnopt.config.errors import UserError
+from rnnopt.config.metric_names import metric_name
 from rnnopt.config.run_config import RunConfig
 from rnnopt.layers.sequence_model import SequenceModel
 from rnnopt.runs.folder import RunFolder
 from rnnopt.runs.step_scores import Rows, answers_of, scores_of, step_outputs
 from rnnopt.tasks.examples import Examples, are_present
+from rnnopt.tasks.metrics import metric_of
 from rnnopt.tasks.pieces import outputs_of
 from rnnopt.tasks.user_data.labels import labels_of, macro_f1
 from rnnopt.tasks.user_data.preparation import Preparation
@@ -171,6 +173,32 @@ def scores(preparation: Preparation, answers: np.ndarray, data: Recordings) -> d
     if spread > 0:
         found["R²"] = 1 - (errors**2).sum() / spread
     return {name: float(value) for name, value in found.items()}
+
+
+def own_metric(trained: TrainedModel, answers: np.ndarray, data: Recordings) -> dict[str, float]:
+    """The metric that the run was told to take, by name; {} without one.
+
+    Args:
+        trained: the run's network.
+        answers: its answers.
+        data: labelled series.
+    """
+    p, name = trained.preparation, trained.config.metric
+    if name is None:
+        return {}
+    try:
+        targets = p.targets(data)
+    except ValueError:  # a class that the run does not know
+        return {}
+    if p.kind == "regression":
+        outputs = (answers - np.array(p.target_mean)) / np.array(p.target_deviation)
+    elif p.kind == "multilabel":
+        likely = answers.astype(np.float64).clip(1e-12, 1 - 1e-12)
+        outputs = np.log(likely / (1 - likely))
+    else:
+        outputs = np.log(answers.astype(np.float64).clip(1e-300))
+    name = metric_name(name)
+    return {name: metric_of(name, torch.from_numpy(outputs), targets, None)}
 
 
 def step_rows(

@@ -12,7 +12,7 @@ from rnnopt.cli.terminal import print_error, print_line
 from rnnopt.config.data_config import Decimal
 from rnnopt.config.errors import UserError, writing
 from rnnopt.runs.folder import write_atomically
-from rnnopt.runs.prediction import TrainedModel, rows, scores, step_rows
+from rnnopt.runs.prediction import TrainedModel, own_metric, rows, scores, step_rows
 from rnnopt.runs.step_scores import lines_of
 from rnnopt.tasks.user_data.alignment import aligned
 from rnnopt.tasks.user_data.checks import far_lengths
@@ -70,7 +70,9 @@ def predict_data(
         known = _labelled(series)
         told = {}
         if len(known):
-            told = scores(trained.preparation, answers[known], series.select(known))
+            labelled = series.select(known)
+            told = scores(trained.preparation, answers[known], labelled)
+            told = own_metric(trained, answers[known], labelled) | told
     except ValueError as error:
         raise UserError(f"{data}: {error}") from error
     _check_labels(data, trained.preparation, series)

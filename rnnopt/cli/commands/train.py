@@ -62,11 +62,13 @@ def train(
     Examples:
         rnnopt train --task digits-rows --budget 5epochs --out runs/first
         rnnopt train --out runs/first --resume
-        rnnopt train --data train.csv --test test.csv --model gru
+        rnnopt train --data train.csv --test test.csv
         rnnopt train --data steps.csv --window 256 --group person --folds 5
     """
     if resume and out is None:
         raise UserError("--resume needs the run's folder: give --out.")
+    if not resume and config.folds is None and is_begun(out):
+        raise UserError(f"{out} holds folds: choose another --out, or continue with --resume.")
     check_conflicts(config, given)
     refuse_contradictions(config, given)
     with joined(config.device):
@@ -181,11 +183,11 @@ def _print_result(path: Path, result: dict[str, Any], nothing_left: bool) -> Non
         if again := result.get("refit"):
             print_line(
                 f"refit on all {again['series']} training and validation series"
-                f" ({again['gradient_evaluations']:.6g} gradients, {again['seconds']:.1f} s): the"
-                " test is of its weights"
+                f" ({again['gradient_evaluations']:.6g} gradients, {again['seconds']:.1f} s)"
             )
         console.print(
-            f"test {name} {result['test_metric']:.4f} at the best validation {name}"
+            f"test {name} {result['test_metric']:.4f}"
+            f" {'of the refit; the first fit had' if again else 'at'} the best validation {name}"
             f" {best['validation_metric']:.4f} ({best['gradient_evaluations']:.6g} of"
             f" {result['gradient_evaluations']:.6g}"
             f" gradients, {result['seconds']:.1f} s)"
