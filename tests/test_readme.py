@@ -18,7 +18,7 @@ pytestmark = pytest.mark.docs
 def test_the_examples_run_and_the_first_prints_what_the_readme_says(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     np.savez("own.npz", X=np.random.default_rng(0).random((20, 5, 1)), y=["low", "high"] * 10)
-    run(RunConfig(data="own.npz", hidden=4, budget="3gradients"), Path("runs/first"))
+    run(RunConfig(data="own.npz", model="gru", hidden=4, budget="3gradients"), Path("runs/first"))
     pages = blocks("README.md") + blocks("docs/recipes.md")
     first, *others = (block for block in pages if block.language == "python")
     names: dict[str, object] = {}
