@@ -1,7 +1,7 @@
 """`rnnopt train --folds`: a run for each fold, in folders of one, and a table of them."""
 
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,9 @@ TrainOne = Callable[[RunConfig, Path, bool, bool], int]
 
 def is_begun(out: Path | None) -> bool:
     """Whether a cross-validation was begun in a folder."""
-    return out is not None and (out / FILE).is_file()
+    with suppress(OSError):  # of a name that no folder can have
+        return out is not None and (out / FILE).is_file()
+    return False
 
 
 def begin(config: RunConfig, out: Path, resume: bool, given: Collection[str]) -> RunConfig:
