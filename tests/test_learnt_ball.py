@@ -60,8 +60,9 @@ def test_three_hundred_steps_are_those_of_the_plain_twin(shape, options, rng):
     found, _ = answers(given, **options)
     twin = PlainBall(*shape)
     expected = torch.stack([twin.vertex(g, **options) for g in given])
-    # The first gradient of 3 columns leaves 4 directions of 7 to the shift, and rounding / SHIFT.
-    tolerance = 1e-8 if shape == (1, 7, 3) else 1e-10
+    # The first gradient of fewer columns than rows leaves 4 directions to the shift, and rounding /
+    # SHIFT, which depends on the processor.
+    tolerance = 1e-8 if shape in ((1, 7, 3), (1, 5, 1)) else 1e-10
     torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
 
 

@@ -337,16 +337,16 @@ def _run(
     exported = cpu.leaving_torch() and isinstance(layer, (GRU, LSTM)) and plain
     if isinstance(layer, (TorchRecurrent, IndRNN)) and not exported:
         states, end = layer(states, first, lengths)
-        return states, _ends(end), end
+        return states, _ends(end, both), end
     # A layer of torch's own, put in place of ours, or an exported one. Nothing continues from that.
     states, end = layer(states, first)
     # torch 2.10 decomposes an exported LSTM so that its last state has a dimension too many.
     if lengths is not None or cpu.leaving_torch():
         return states, final_states(states, lengths, both), end
-    return states, _ends(end), end
+    return states, _ends(end, both), end
 
 
-def _ends(end: State) -> Tensor:
+def _ends(end: State, both: bool) -> Tensor:
     """The states where a layer ends (batch, directions × hidden), from those to continue from."""
     found = end[0] if isinstance(end, tuple) else end
-    return found[0] if len(found) == 1 else torch.cat(found.unbind(0), 1)
+    return torch.cat(found.unbind(0), 1) if both else found[0]
