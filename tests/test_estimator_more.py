@@ -189,7 +189,7 @@ def test_a_run_s_network_predicts_as_the_command_and_can_be_trained_on(waves, co
     likely = classifier.predict_proba(X)
     np.testing.assert_allclose(np.array([line[3:] for line in lines], float), likely, atol=1e-5)
     assert classifier.options.subsample == 2
-    assert (classifier.model, classifier.options.readout) == ("indrnn", "mean")
+    assert (classifier.model, classifier.options.readout) == ("gru", "mean")
     numbers = np.where(y == "fast", 20, 3)
     assert 0 <= classifier.score(X, numbers) <= 1
     classifier.set_params(warm_start=True, epochs=1, random_state=0).fit(X, numbers)
