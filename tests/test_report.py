@@ -83,9 +83,9 @@ def test_labels_tell_settings_that_differ_and_no_others(tmp_path):
         make_run(tmp_path, optimizer="sgd", lr=0.1, hidden=8, batch_norm=True),
     ]
     assert labels(runs) == [
-        ("adam lr=0.1 batch_norm=False", 1),
-        ("adam lr=0.01 batch_norm=False", 2),
-        ("adam batch_norm=False", 1),
+        ("adam lr=0.1", 1),
+        ("adam lr=0.01", 2),
+        ("adam", 1),
         ("sgd lr=0.1 batch_norm=True", 1),
     ]
 
