@@ -163,8 +163,9 @@ def test_a_run_on_a_task_on_board_streams(tmp_path, command):
     [
         ({}, ("--format", "torchscript"), "--format onnx, got --format torchscript"),
         ({}, ("--format", "safetensors"), "--format onnx, got --format safetensors"),
-        (dict(subsample=3), (), "--subsample 3"),
-        (dict(missing="interpolate"), (), "got interpolate"),
+        (dict(model="rnn", subsample=3), (), "--subsample 3"),
+        (dict(model="rnn", missing="interpolate"), (), "got interpolate"),
+        (dict(model="auto"), (), "needs a network of one direction"),
         ({}, ("--out", "step.pt"), "must end in .onnx"),
     ],
 )
