@@ -60,8 +60,9 @@ class RecurrentFCN(nn.Module):
         sizes, widths = [channels, 128, 256, 128], (8, 5, 3)
         self.convolutions = nn.Sequential()
         for size, following, width in zip(sizes, sizes[1:], widths, strict=False):
-            convolution = nn.Conv1d(size, following, width, padding="same")
-            self.convolutions.extend([convolution, nn.BatchNorm1d(following), nn.ReLU()])
+            padding = nn.ConstantPad1d(((width - 1) // 2, width // 2), 0.0)  # as many steps out
+            convolution = nn.Conv1d(size, following, width)
+            self.convolutions.extend([padding, convolution, nn.BatchNorm1d(following), nn.ReLU()])
         self.output = nn.Linear(8 + 128, outputs)
 
     def forward(self, inputs: Tensor, lengths: Tensor | None = None) -> Tensor:
