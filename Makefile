@@ -37,7 +37,11 @@ test: lint
 	$(PYTEST) -m "not full"
 
 test-full: test
-	$(PYTEST) -m full
+	$(PYTEST) -m "full and not slow"
+
+# Minutes more of what faster tests check at smaller size; before a release.
+test-slow: $(READY)
+	$(PYTEST) -m slow
 
 coverage: $(READY)
 	$(PYTEST) --cov --cov-report=term

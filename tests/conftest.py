@@ -85,3 +85,20 @@ def postgresql() -> Iterator[str]:
         server(Path(folder)) as url,
     ):
         yield url
+
+
+# Each checks with more processes, or in another way, what a faster test of the same file does.
+SLOW = (
+    "test_sharded.py::test_several_processes[4-check_frank_wolfe_on_parts_takes_the_steps_on_whole_tensors]",
+    "test_commit_exchange.py::test_several_processes[4-check_a_compressed_commit_stays_in_the_ball_and_near_the_mean]",
+    "test_shared_runs.py::test_a_shared_run_resumes_to_the_bit[",
+    "test_indrnn_gpu.py::test_interpreter[interpreted_computes_short_floats_in_float32]",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks the slow tests."""
+    for item in items:
+        if any(name in item.nodeid for name in SLOW):
+            item.add_marker(pytest.mark.slow)
+            item.add_marker(pytest.mark.full)

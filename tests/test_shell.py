@@ -191,7 +191,7 @@ LINES = {  # what is written, and what completes it
     "rnnopt reproduce frank-wolfe/table-3": ["frank-wolfe/table-3"],
     "rnnopt reproduce --form quick li": ["list"],
     "rnnopt completion ": ["bash", "zsh"],
-    "rnnopt compare --optimizers adam --se": ["--seeds"],
+    "rnnopt compare --optimizers adam --see": ["--seeds"],
     "rnnopt report ru": ["runs"],
     "rnnopt train --resume --out ru": ["runs"],
 }
