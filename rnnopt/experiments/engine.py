@@ -1,0 +1,344 @@
+"""Executes runs on a Dask cluster: hands them out, follows them, brings their files home.
+
+As many runs are under way as the cluster has workers, so that a worker that dies takes one run with
+it. The scheduler gives that run to another worker, which continues it from its checkpoint if it
+sees the command's folder, and otherwise begins anew. The files of each run come home as it ends:
+nothing is computed twice when a worker dies later.
+"""
+
+import itertools
+import queue
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from threading import Event
+from typing import TYPE_CHECKING, Any, Protocol
+
+from rnnopt.config.errors import UserError, writing
+from rnnopt.experiments import cluster
+from rnnopt.experiments.job import Job
+from rnnopt.experiments.result_files import write_files
+from rnnopt.experiments.worker import OtherVersions, execute, halt, versions
+from rnnopt.runs.folder import RunFolder
+
+if TYPE_CHECKING:
+    from distributed import Client, Future
+
+Tell = Callable[[list[Job]], None]
+OFTEN = 0.25  # seconds between two looks at the cluster
+END = 30.0  # seconds for interrupted runs to save themselves
+TOKEN = ".rnnopt-cluster"  # file by which a worker finds out whether it sees the command's folder
+
+
+class Queue(Protocol):
+    """Hands out jobs and receives their outcomes."""
+
+    def poll(self) -> None:
+        """Called a few times per second."""
+
+    def left(self) -> bool:
+        """Whether there is a job to do, now or later."""
+
+    def take(self) -> Job | None:
+        """A job to do now, or None."""
+
+    def record(self, job: Job, record: dict[str, float]) -> bool:
+        """Receives an evaluation of a job; returns True to interrupt the job."""
+
+    def ended(self, job: Job, error: BaseException | None) -> None:
+        """Records that a job has finished, failed or been interrupted."""
+
+    def close(self) -> None:
+        """Begins no more jobs."""
+
+
+class FifoQueue:
+    """Jobs in their order, each once, without those that are finished.
+
+    Args:
+        jobs: the jobs.
+    """
+
+    def __init__(self, jobs: list[Job]):
+        self.failures: list[str] = []
+        self._waiting = deque(job for job in jobs if not self._finished(job))
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def _finished(self, job: Job) -> bool:
+        """Whether a run is in its folder, complete; a damaged one is a failure."""
+        if not (job.path / "config.json").exists() or not RunFolder(job.path).is_over():
+            return False
+        try:
+            RunFolder(job.path).read_records()
+        except UserError as error:
+            self.failures.append(f"{job.path}: {error}")
+        return True
+
+    def poll(self) -> None:
+        """Does nothing."""
+
+    def left(self) -> bool:
+        """Whether a job has not begun."""
+        return bool(self._waiting)
+
+    def take(self) -> Job | None:
+        """The next job, or None."""
+        return self._waiting.popleft() if self._waiting else None
+
+    def record(self, job: Job, record: dict[str, float]) -> bool:
+        """Interrupts no job."""
+        return False
+
+    def ended(self, job: Job, error: BaseException | None) -> None:
+        """Stores a sentence about a failure."""
+        if error is not None:
+            self.failures.append(f"{job.path}: {reason_of(error)}")
+
+    def close(self) -> None:
+        """Discards the jobs that have not begun."""
+        self._waiting.clear()
+
+
+def reason_of(error: BaseException) -> str:
+    """Why a run failed, in one sentence."""
+    if not died(error):
+        return str(error) or type(error).__name__
+    times = getattr(error, "allowed_failures", 2) + 1
+    return (
+        f"its worker process died {times} times (out of memory?); the same command with --resume"
+        " continues from the last checkpoint."
+    )
+
+
+def died(error: BaseException | None) -> bool:
+    """Whether a job ended because its worker processes died."""
+    return type(error).__name__ == "KilledWorker"
+
+
+class Engine:
+    """Executes jobs on a cluster, which it opens for the first of them.
+
+    Args:
+        out: parent folder of the runs.
+        workers: number of processes of a cluster of this machine; of another cluster the number of
+            runs at once, where 0 means one a worker.
+        address: the cluster, see `cluster.opened`; None means this machine.
+        dashboard: whether to open Dask's page.
+        say: called with a sentence that names the page.
+    """
+
+    def __init__(
+        self,
+        out: Path,
+        workers: int,
+        address: str | None = None,
+        dashboard: bool = False,
+        say: Callable[[str], None] = lambda line: None,
+    ):
+        cluster.check(address)
+        self.out, self.workers, self.address = out, workers, address
+        self.dashboard, self.say = dashboard, say
+        self.command = uuid.uuid4().hex  # names this command on workers that serve several
+        self._stack = ExitStack()
+        self._client: Client | None = None
+        self._token: list[str] | None = None
+        self._news: deque[dict[str, Any]] = deque()
+        self._ended: queue.SimpleQueue[Future] = queue.SimpleQueue()
+        self._under_way: dict[Future, Job] = {}
+        self._by_name: dict[str, Job] = {}
+        self._numbers = itertools.count()
+        self._halted = -OFTEN
+
+    def close(self) -> None:
+        """Closes the cluster, if it was begun here, or leaves it."""
+        self._stack.close()
+
+    def work(self, jobs: list[Job], tell: Tell, stop: Event) -> list[str]:
+        """Executes jobs; those whose folders exist are resumed, finished ones left as they are.
+
+        Args:
+            jobs: the jobs.
+            tell: called with the jobs a few times per second, to show their progress.
+            stop: set it to interrupt; current runs save themselves, the others never begin.
+
+        Returns:
+            One sentence for each job that failed.
+        """
+        todo = FifoQueue(jobs)
+        if todo.left() and not stop.is_set():
+            self.run(todo, len(todo), lambda: tell(jobs), stop)
+        return todo.failures
+
+    def run(self, todo: Queue, most: int, tell: Callable[[], None], stop: Event) -> None:
+        """Executes the jobs of a queue, at most `most` at once; the rest as in `work`."""
+        client = self._open(most)
+        try:
+            while todo.left() or self._under_way:
+                if stop.is_set():
+                    todo.close()
+                    self._halt([self.command])
+                todo.poll()
+                while len(self._under_way) < min(most, self._slots(client)):
+                    job = todo.take()
+                    if job is None:
+                        break
+                    self._submit(client, job)
+                done = self._some(stop)
+                self._read_news(todo)
+                with suppress(UserError):  # its own worker reports a damaged folder
+                    tell()
+                for future in done:
+                    self._finish(todo, future, stop)
+        finally:
+            self._end(stop)
+
+    # -- the cluster -------------------------------------------------------------------------------
+
+    def _open(self, most: int) -> "Client":
+        """The client, connected at the first call."""
+        if self._client is None:
+            count = min(self.workers, most) if self.address is None else self.workers
+            opening = cluster.opened(count, self.address, self.dashboard)
+            self._client = self._stack.enter_context(opening)
+            self._client.subscribe_topic(self.command, lambda event: self._news.append(event[1]))
+            if self.address is not None:
+                self._stack.enter_context(self._with_token())
+            if self.dashboard:
+                self.say(f"dashboard: {self._client.dashboard_link}")
+        elif self.address is None and self._slots(self._client) < (count := min(self.workers, most)):
+            self._client.cluster.scale(count)
+        return self._client
+
+    @contextmanager
+    def _with_token(self) -> Iterator[None]:
+        """Has the file in the command's folder by which workers find it."""
+        file = self.out.resolve() / f"{TOKEN}-{self.command}"
+        with writing(file):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(self.command)
+        self._token = [str(file), self.command]
+        try:
+            yield
+        finally:
+            file.unlink(missing_ok=True)
+
+    def _slots(self, client: "Client") -> int:
+        """Number of runs at once."""
+        if self.address is None or self.workers:
+            return self.workers
+        return len(client.scheduler_info(n_workers=-1)["workers"])
+
+    # -- runs --------------------------------------------------------------------------------------
+
+    def _submit(self, client: "Client", job: Job) -> None:
+        name = f"{self.command}-{next(self._numbers)}"
+        order: dict[str, Any] = {
+            "run": name,
+            "command": self.command,
+            "config": job.config.to_dict(),
+            "path": str(job.path),
+            "versions": versions(),
+        }
+        if self._token is not None:
+            order |= {"path": str(job.path.resolve()), "folder": str(Path.cwd())}
+            order["token"] = self._token
+        future = client.submit(execute, order, pure=False)
+        self._under_way[future], self._by_name[name] = job, job
+        future.add_done_callback(self._ended.put)
+
+    def _some(self, stop: Event) -> list["Future"]:
+        """The runs that end within a quarter of a second."""
+        done = []
+        with suppress(queue.Empty):
+            done.append(self._ended.get(timeout=OFTEN))
+            while True:
+                done.append(self._ended.get_nowait())
+        return done
+
+    def _read_news(self, todo: Queue) -> None:
+        """Hands the evaluations of runs to the queue; interrupts those that it gives up."""
+        while self._news:
+            news = self._news.popleft()
+            job = self._by_name[news["run"]]
+            job.live.update(news)
+            if "record" in news and todo.record(job, news["record"]):
+                self._halt_run(news)
+
+    def _finish(self, todo: Queue, future: "Future", stop: Event) -> None:
+        """Brings a run home and tells the queue."""
+        job = self._under_way.pop(future)
+        error = None
+        if future.status == "finished":
+            files = future.result()["files"]
+            if files is not None:
+                try:
+                    write_files(job.path, files)
+                except UserError as failure:
+                    error = failure
+        elif future.status == "error":
+            error = future.exception()
+        else:
+            self._refuse_lost()
+        future.release()
+        job.live.over = True
+        if isinstance(error, OtherVersions):
+            raise error
+        todo.ended(job, None if died(error) and stop.is_set() else error)
+
+    def _refuse_lost(self) -> None:
+        place = "its scheduler" if self.address is None else f"--cluster {self.address}"
+        raise UserError(
+            f"{place} was lost: current runs are saved where their folder is shared; the same"
+            " command continues (compare: with --resume)."
+        )
+
+    def _halt(self, names: list[str]) -> None:
+        """Interrupts runs on all workers, those too that joined since the last call."""
+        if time.monotonic() > self._halted + OFTEN and self._client is not None:
+            self._client.run(partial(halt, names), on_error="ignore")
+            self._halted = time.monotonic()
+
+    def _halt_run(self, news: dict[str, Any]) -> None:
+        """Interrupts one run, where it is."""
+        assert self._client is not None
+        self._client.run(partial(halt, [news["run"]]), workers=[news["worker"]], on_error="ignore")
+
+    def _end(self, stop: Event) -> None:
+        """After an error: interrupts what is under way and waits until it is saved."""
+        if not self._under_way or self._client is None or self._client.status != "running":
+            return
+        self._halt([self.command])
+        limit = time.monotonic() + END
+        while self._under_way and time.monotonic() < limit:
+            for future in self._some(stop):
+                self._under_way.pop(future)
+        self._client.cancel(list(self._under_way), force=True)
+        self._under_way.clear()
+
+
+@contextmanager
+def engine_of(
+    out: Path,
+    workers: int,
+    address: str | None = None,
+    dashboard: bool = False,
+    say: Callable[[str], None] = lambda line: None,
+) -> Iterator[Engine]:
+    """An engine, closed at the end; for the arguments see `Engine`."""
+    engine = Engine(out, workers, address, dashboard, say)
+    try:
+        yield engine
+    finally:
+        engine.close()
+
+
+def work(jobs: list[Job], workers: int, tell: Tell, stop: Event, out: Path) -> list[str]:
+    """Executes jobs on a cluster of this machine that stands for this call; see `Engine.work`."""
+    with engine_of(out, workers) as engine:
+        return engine.work(jobs, tell, stop)
