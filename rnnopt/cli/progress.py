@@ -52,7 +52,7 @@ class Board:
         over = sum(fraction == 1.0 for fraction in fractions)
         note = f"{over} of {len(jobs)} runs"
         self.bars.update(bar, completed=sum(fractions) / len(jobs), note=note)
-        self._draw_rows(jobs)
+        self.draw_rows(jobs)
 
     def draw_optimizers(self, all_bars: dict[str, TaskID], jobs: list[Job]) -> None:
         """Draws one bar an optimizer for the runs of its seeds."""
@@ -64,9 +64,9 @@ class Board:
                 note = f"validation {mean:.4f} ({len(metrics)}/{len(mine)} seeds)"
                 done = sum(fraction for fraction, _ in mine) / len(mine)
                 self.bars.update(bar, completed=done, note=note)
-        self._draw_rows(jobs)
+        self.draw_rows(jobs)
 
-    def _draw_rows(self, jobs: list[Job]) -> None:
+    def draw_rows(self, jobs: list[Job]) -> None:
         """Draws the runs under way: best metric, gradient evaluations per second, worker."""
         under_way = [job for job in jobs if job.live.worker and not job.live.over][:ROWS]
         for path in self._rows.keys() - {job.path for job in under_way}:
