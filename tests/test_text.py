@@ -296,13 +296,6 @@ def test_any_other_readout_is_refused(put, readout):
         build_training(RunConfig(task="metamorphosis", readout=readout))
 
 
-@pytest.mark.parametrize("settings", [dict(tbptt=5), dict(optimizer="adam:tbptt=5")])
-def test_truncation_is_refused(put, settings):
-    put(TEXT)
-    with pytest.raises(UserError, match="tbptt needs one target per sequence, and metamorphosis"):
-        build_training(RunConfig(task="metamorphosis", **settings))
-
-
 # -- errors ---------------------------------------------------------------------------------------
 
 

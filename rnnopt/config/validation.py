@@ -27,6 +27,7 @@ from rnnopt.config.errors import UserError, unknown_name
 T = TypeVar("T")
 
 Count = Annotated[int, Meta(ge=1, lt=2**53, description="a whole number of at least 1")]
+NotNegative = Annotated[int, Meta(ge=0, lt=2**53, description="a whole number of at least 0")]
 Finite = Annotated[
     float, Meta(ge=-sys.float_info.max, le=sys.float_info.max, description="a finite number")
 ]

@@ -11,14 +11,17 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+NO_CLASS = -1  # the class of a step without a target; a missing number is NaN
+
 
 @dataclass(frozen=True)
 class Batch:
     """Sequences (time, batch, feature), targets (batch, …), true lengths (batch,) or None.
 
     A target is a class (batch,) or numbers (batch, output). With a target at each step, it is a
-    class (batch, time) or numbers (batch, time, output). `weights` (batch,) weight the sequences
-    and have mean 1 over all examples; None means equal weights.
+    class (batch, time) or numbers (batch, time, output); the class -1 and NaN are missing targets,
+    which count in no loss or metric. `weights` (batch,) weight the sequences and have mean 1 over
+    all examples; None means equal weights.
     """
 
     inputs: Tensor
@@ -73,6 +76,16 @@ class Examples:
         return self.inputs.shape[1]
 
     @cached_property
+    def lacks_targets(self) -> bool:
+        """Whether the targets of some true steps are missing."""
+        if not each_step(self.targets):
+            return False
+        if self.lengths is None:
+            return not bool(are_present(self.targets).all())
+        true = torch.arange(self.steps, device=self.lengths.device) < self.lengths[:, None]
+        return not bool(are_present(self.targets[:, : self.steps])[true].all())
+
+    @cached_property
     def starts(self) -> Tensor:
         """First step of each sequence (count,) in inputs (steps, feature)."""
         assert self.lengths is not None
@@ -122,6 +135,11 @@ def padded(values: Tensor, starts: Tensor, lengths: Tensor, time: int) -> Tensor
 def each_step(targets: Tensor) -> bool:
     """Whether targets are classes (batch, time) or numbers (batch, time, output)."""
     return targets.ndim == (3 if targets.is_floating_point() else 2)
+
+
+def are_present(targets: Tensor) -> Tensor:
+    """Which targets are not missing, entry by entry."""
+    return ~targets.isnan() if targets.is_floating_point() else targets != NO_CLASS
 
 
 def split_examples(examples: Examples, sizes: list[int], seed: int) -> list[Examples]:

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from rnnopt.layers.kernels.portable import last_state
 from rnnopt.layers.sequence_model import Readout
-from rnnopt.tasks.examples import Batch, Examples, each_step
+from rnnopt.tasks.examples import Batch, Examples, are_present, each_step
 from rnnopt.tasks.pieces import pieces
 
 if TYPE_CHECKING:
@@ -107,8 +107,13 @@ class Task:
         return metric == self.target or self.is_better(metric, self.target)
 
     def loss_of(self, outputs: Tensor, batch: Batch) -> Tensor:
-        """Mean loss of outputs (batch, output), or (time, batch, output) over all true steps."""
+        """Mean loss of outputs (batch, output), or (time, batch, output) over all true steps.
+
+        Missing targets do not count; without any target the loss is 0.
+        """
         outputs, targets, weights = _pairs(outputs, batch)
+        if not len(outputs):
+            return outputs.sum()
         reduction = "mean" if weights is None else "none"
         if self.loss == "cross-entropy":
             losses = functional.cross_entropy(outputs, targets, reduction=reduction)
@@ -207,16 +212,26 @@ def _pairs(outputs: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor | None
     """Outputs, their targets and their weights, one per row.
 
     If the model has outputs at every step, a sequence's weight applies to each of its true steps,
-    and so does its target, unless the steps have their own targets.
+    and so does its target, unless the steps have their own targets. A row without a target is left
+    out; where a row has only some of its numbers, each number becomes a row (count, 1).
     """
     if outputs.ndim == 2:
         return outputs, batch.targets, batch.weights
-    if each_step(batch.targets):
+    own = each_step(batch.targets)
+    if own:
         targets = batch.targets.transpose(0, 1)
     else:
         targets = batch.targets.expand(len(outputs), *batch.targets.shape)
     steps = torch.arange(len(outputs), device=outputs.device)[:, None]
     lengths = len(outputs) if batch.lengths is None else batch.lengths
     valid = (steps < lengths).expand(outputs.shape[:2])
+    if own:
+        present = are_present(targets)
+        valid = valid & (present if present.ndim == 2 else present.any(-1))
     weights = None if batch.weights is None else batch.weights.expand(valid.shape)[valid]
-    return outputs[valid], targets[valid], weights
+    outputs, targets = outputs[valid], targets[valid]
+    if own and present.ndim == 3 and not bool((present := present[valid]).all()):
+        if weights is not None:
+            weights = weights[:, None].expand(present.shape)[present]
+        return outputs[present][:, None], targets[present][:, None], weights
+    return outputs, targets, weights

@@ -76,11 +76,6 @@ def fill_from_task(config: RunConfig, task: Task) -> RunConfig:
                 f"{task.name} has a target at every step and needs --readout every, got"
                 f" {config.readout}."
             )
-        if config.tbptt is not None:
-            raise UserError(
-                f"--tbptt needs one target per sequence, and {task.name} has one at every step:"
-                " leave it out, and shorten the sequences by the task's length."
-            )
     return replace(config, readout=config.readout or task.readout)
 
 

@@ -6,7 +6,8 @@ constant. With k1 = k2, the usual form, the chunks lie end to end and the states
 With k2 > k1 the chunks overlap: each reaches k2 - k1 steps behind the last update, and the states
 between are computed again, without gradients, with the newest weights and in evaluation mode. With
 k2 < k1 the first steps of a chunk run that way. The last chunk is shorter if k1 does not divide T.
-With readout "every" a chunk uses all outputs after the last update.
+With readout "every" a chunk uses all outputs after the last update, and with targets at every step
+their own targets. A chunk in which no step has a target needs no update: it only runs the state.
 
 Williams and Peng, "An efficient gradient-based algorithm for on-line training of recurrent network
 trajectories", Neural Computation 1990. The Frank-Wolfe RNN paper does not define the targets of the
@@ -31,7 +32,7 @@ from rnnopt.config.errors import UserError
 from rnnopt.layers.minibatch_part import MinibatchPart, taking
 from rnnopt.layers.sequence_model import SequenceModel, State
 from rnnopt.tasks.batches import Batches
-from rnnopt.tasks.examples import Batch
+from rnnopt.tasks.examples import Batch, are_present, each_step
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,7 @@ class Chunks:
         self.model, self.batches, self.device = model, batches, device
         self.truncation = truncation
         self._batch: Batch | None = None
+        self._cuts: list[tuple[int, int, int]] | None = None  # the chunks of this minibatch
         self._drawn_from = batches.state_dict()
         self.chunk = 0  # number of the chunk in the current minibatch
         self.position = 0  # the step that follows `state`
@@ -105,7 +107,7 @@ class Chunks:
         """The current minibatch, whole."""
         if self._batch is None:
             self._drawn_from = self.batches.state_dict()
-            self._batch = self.batches.draw().to(self.device)
+            self._batch, self._cuts = self.batches.draw().to(self.device), None
         return self._batch
 
     @property
@@ -183,7 +185,17 @@ class Chunks:
         self.chunk, self._after = len(self._chunks()) - 1, None
 
     def _chunks(self) -> list[tuple[int, int, int]]:
-        return self.truncation.chunks(len(self.batch.inputs))
+        """The chunks of the current minibatch in which a step has a target."""
+        batch = self.batch
+        if self._cuts is None:
+            chunks = self.truncation.chunks(len(batch.inputs))
+            self._cuts = chunks
+            if each_step(batch.targets):
+                present = are_present(batch.targets)
+                present = (present if present.ndim == 2 else present.any(2)).any(0).tolist()
+                kept = [cut for cut in chunks if any(present[max(cut[:2]) : cut[2]])]
+                self._cuts = kept or chunks[-1:]
+        return self._cuts
 
     def _alive(self, step: int) -> tuple[MinibatchPart | None, Tensor | None]:
         """Which sequences reach a step: of all processes, and (batch,) of this one; None is all."""
@@ -261,12 +273,13 @@ def _moved(state: State, device: torch.device) -> State:
 
 def _part(batch: Batch, start: int, end: int, alive: Tensor | None) -> Batch:
     """Steps start … end of the sequences that have not ended earlier."""
+    targets = batch.targets[:, start:end] if each_step(batch.targets) else batch.targets
     if alive is None or batch.lengths is None:
-        return Batch(batch.inputs[start:end], batch.targets, weights=batch.weights)
+        return Batch(batch.inputs[start:end], targets, weights=batch.weights)
     # If all sequences of a process have ended, the one that stays has no step left.
     lengths = (batch.lengths[alive].clamp(max=end) - start).clamp(min=1)
     weights = None if batch.weights is None else batch.weights[alive]
-    return Batch(batch.inputs[start:end, alive], batch.targets[alive], lengths, weights)
+    return Batch(batch.inputs[start:end, alive], targets[alive], lengths, weights)
 
 
 def _chosen(state: list[State] | None, alive: Tensor | None) -> list[State] | None:

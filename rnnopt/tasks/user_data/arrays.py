@@ -16,6 +16,7 @@ from rnnopt.tasks.user_data.preparation import OwnData, Preparation, kind_of
 from rnnopt.tasks.user_data.recordings import Recordings, recordings
 from rnnopt.tasks.user_data.series import check_missing, cut_padding
 from rnnopt.tasks.user_data.splits import hold_out
+from rnnopt.tasks.user_data.step_targets import check_some
 
 
 def from_arrays(
@@ -34,12 +35,16 @@ def from_arrays(
     seed: int = 0,
     target: float | None = None,
     name: str = "data",
+    each_step: bool | None = None,
+    ignore_first: int = 0,
 ) -> Task:
     """The task of learning `targets` from `inputs`.
 
     Args:
         inputs: (count, time), (count, time, features), or a list of (time,) or (time, features).
         targets: (count,) classes (words or whole numbers), or numbers (count,) or (count, outputs).
+            With `each_step` (count, time), (count, time, outputs), or a list of (time,) or (time,
+            outputs); NaN, None and empty words are missing targets, which do not count.
         lengths: (count,) true steps of series padded at the end; None when all are true.
         test: test series (inputs, targets) or (inputs, targets, lengths); None means that
             `test_fraction` is held out.
@@ -50,6 +55,11 @@ def from_arrays(
         kind, missing, padded, normalize, subsample, target: as in `DataConfig`.
         seed: seed of the split.
         name: name of the task.
+        each_step: whether each step has a target. None means yes for targets that can be nothing
+            else: (count, time, outputs), or a list of arrays as long as their series, of different
+            lengths.
+        ignore_first: first steps of each series whose targets do not count, while a network's state
+            forgets where it began.
 
     Returns:
         The task. `task.data.preparation` has the class names and statistics, prepares new series
@@ -69,14 +79,15 @@ def from_arrays(
             "test has the test series, and test_fraction would hold out some of inputs: pass only"
             " one of them."
         )
-    data = recordings(inputs, targets, lengths)
-    if data.targets is None:
+    data = recordings(inputs, targets, lengths, each_step=each_step)
+    if not data.labelled:
         raise ValueError("training needs targets, got none.")
+    each_step = data.steps is not None
     if isinstance(validation, tuple):
-        data = replace(data, validation=_given("validation", validation))
+        data = replace(data, validation=_given("validation", validation, each_step))
     return build(
         data,
-        None if test is None else _given("test", test),
+        None if test is None else _given("test", test, each_step),
         validation=0.0 if isinstance(validation, tuple) else validation,
         test_fraction=0.2 if test_fraction is None else test_fraction,
         seed=seed,
@@ -87,13 +98,14 @@ def from_arrays(
         padded=padded,
         normalize=normalize,
         subsample=subsample,
+        ignore_first=ignore_first,
     )
 
 
-def _given(part: str, arrays: tuple[Any, ...]) -> Recordings:
+def _given(part: str, arrays: tuple[Any, ...], each_step: bool) -> Recordings:
     """Series that the user passed separately."""
-    found = recordings(*arrays)
-    if found.targets is None:
+    found = recordings(*arrays, each_step=each_step)
+    if not found.labelled:
         raise ValueError(f"{part} needs (inputs, targets) or (inputs, targets, lengths).")
     return found
 
@@ -112,6 +124,7 @@ def build(
 ) -> Task:
     """Like `from_arrays`, for labelled recordings; `how` goes to `Preparation.learn`."""
     how["kind"] = kind_of(data, how.get("kind"))
+    check_steps(data, how)
     # Before the split, so that errors name the position in the file.
     whole = cut_padding(data.series) if how.get("padded") else data.series
     check_missing(whole, data.channels, how.get("missing", "error"), bool(how.get("padded")))
@@ -122,6 +135,7 @@ def build(
     steps = preparation.steps
     classes, width = len(preparation.classes), len(data.channels)
     what = f"{classes} classes" if classes else "regression"
+    what += " at every step" * preparation.each_step
     return Task(
         name=name,
         summary=f"{len(train)} training series of up to {steps} steps,"
@@ -142,6 +156,22 @@ def build(
             frozenset(part for part, was in held_out.items() if was),
         ),
     )
+
+
+def check_steps(data: Recordings, how: dict[str, Any]) -> None:
+    """Raises ValueError for settings that do not go with the targets, and series without any."""
+    ignored = how.get("ignore_first", 0)
+    if data.steps is None:
+        if ignored:
+            raise ValueError(f"ignore_first={ignored} needs a target at every step (each_step).")
+        return
+    if how.get("subsample", 1) > 1:
+        raise ValueError(
+            f"targets at every step need all steps: leave out subsample={how['subsample']}."
+        )
+    if ignored < 0:
+        raise ValueError(f"ignore_first must be at least 0, got {ignored}.")
+    check_some(data.steps, ignored)
 
 
 def _prepare(

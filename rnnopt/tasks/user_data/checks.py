@@ -18,8 +18,8 @@ def refuse_unlikely(data: Recordings, targets: np.ndarray) -> None:
         raise ValueError(f"{rows_of_classes(targets)}.")
     if all(len(one) == width for one in data.series) and not _are_one_hot(targets):
         raise ValueError(
-            f"the targets {targets.shape} look like one for each of the {width} steps, and one per"
-            f" series is needed; {escape}"
+            f"the targets {targets.shape} look like one for each of the {width} steps: pass"
+            f" each_step (--each-step) if they are, or {escape}"
         )
     if _are_classes(targets):
         raise ValueError(f"{rows_of_classes(targets)}; {escape}")

@@ -9,6 +9,7 @@ import numpy as np
 from rnnopt.tasks.user_data.preparation import Preparation, label_names, numbers_of
 from rnnopt.tasks.user_data.recordings import Recordings, default_names
 from rnnopt.tasks.user_data.series import cut_padding
+from rnnopt.tasks.user_data.step_targets import StepTargets
 
 Lines = tuple[tuple[str, str], ...]
 MANY = 12  # largest number of list entries shown
@@ -39,8 +40,11 @@ def understood(
         ("steps", steps),
         channels_of(preparation.channels),
     ]
-    assert train.targets is not None
-    lines += targets_of(train.targets, preparation.classes)
+    if train.steps is not None:
+        lines += step_targets_of(train.steps, preparation.classes, preparation.ignore_first)
+    else:
+        assert train.targets is not None
+        lines += targets_of(train.targets, preparation.classes)
     normalize = how.get("normalize", True)
     lines += [
         ("missing values", missing_of(everything, preparation.missing)),
@@ -118,6 +122,29 @@ def targets_of(targets: np.ndarray, classes: tuple[str, ...]) -> list[tuple[str,
         ("targets", f"{len(classes)} classes; {commonest}"),
         ("classes", some(tuple(shares))),
     ]
+
+
+def step_targets_of(
+    steps: StepTargets, classes: tuple[str, ...], ignored: int = 0
+) -> list[tuple[str, str]]:
+    """The targets of each step: classes with their frequencies, or the ranges of numbers."""
+    total = sum(one.size for one in steps.values)
+    missing = sum(int(np.isnan(one).sum()) for one in steps.values)
+    lines = [("at every step", f"{len(steps.names)} targets: {some(steps.names)}")]
+    if len(steps.names) == 1:
+        lines = [("at every step", f"one target: {steps.names[0]}")]
+    if classes:
+        names = np.array(steps.labels(steps.present[:, 0]))
+        lines += targets_of(names, classes)
+    else:
+        for name, column in list(zip(steps.names, steps.present.T, strict=True))[:MANY]:
+            there = column[~np.isnan(column)]
+            text = f"{there.min():.4g} … {there.max():.4g}, mean {there.mean():.4g}"
+            lines.append((f"  {name}", f"{text}, deviation {there.std():.4g}"))
+    lines.append(("missing targets", f"{missing} ({missing / total:.2%})" if missing else "none"))
+    if ignored:
+        lines.append(("ignored", f"the first {ignored} steps of each series"))
+    return lines
 
 
 def lengths_of(series: list[np.ndarray]) -> str:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from rnnopt.config.data_config import Kind, Missing
 from rnnopt.config.errors import UserError
-from rnnopt.config.validation import Count, Finite, Positive, checked, shown
+from rnnopt.config.validation import Count, Finite, NotNegative, Positive, checked, shown
 from rnnopt.tasks.examples import padded
 from rnnopt.tasks.moments import check_plain, moments, standardized
 from rnnopt.tasks.user_data.alignment import aligned
@@ -29,6 +29,12 @@ from rnnopt.tasks.user_data.checks import (
 from rnnopt.tasks.user_data.limits import check_memory
 from rnnopt.tasks.user_data.recordings import TRUTHS, Recordings, TableSchema
 from rnnopt.tasks.user_data.series import check_missing, cut_padding, fill_missing, pool
+from rnnopt.tasks.user_data.step_targets import (
+    StepTargets,
+    check_some,
+    class_tensor,
+    number_tensor,
+)
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,9 @@ class Preparation:
         steps: steps of the longest training or validation series, as the network gets it.
         shortest, longest: least and greatest length of the training series as recorded.
         table: schema of the training data, if they were a table.
+        each_step: whether each step has a target.
+        ignore_first: first steps of each series whose targets do not count.
+        outputs_named: names of a step's targets; () with one target per series.
     """
 
     kind: Kind
@@ -63,10 +72,13 @@ class Preparation:
     shortest: Count
     longest: Count
     table: TableSchema | None = None
+    each_step: bool = False
+    ignore_first: NotNegative = 0
+    outputs_named: tuple[str, ...] = ()
 
     @property
     def outputs(self) -> int:
-        """Number of the network's outputs per series."""
+        """Number of the network's outputs per series or step."""
         return len(self.classes) or len(self.target_mean)
 
     @classmethod
@@ -78,6 +90,7 @@ class Preparation:
         padded: bool = False,
         normalize: bool = True,
         subsample: int = 1,
+        ignore_first: int = 0,
     ) -> Self:
         """The preparation for training data.
 
@@ -85,9 +98,9 @@ class Preparation:
             ValueError: missing values without a choice of `missing`; targets that fit no kind;
                 without `normalize`, data that would lose their variation in float32.
         """
-        assert data.targets is not None
+        assert data.labelled
         kind = kind_of(data, kind)
-        classes = class_names(data.targets) if kind == "classification" else ()
+        classes = classes_of(data) if kind == "classification" else ()
         if len(classes) == 1:
             raise ValueError(f"classification needs two classes at least, got {classes[0]!r} only.")
         width = len(data.channels)
@@ -100,8 +113,7 @@ class Preparation:
         mean, deviation = _moments(pooled, normalize, data.channels)
         target_mean, target_deviation = np.zeros(0), np.ones(0)
         if kind == "regression":
-            numbers = numbers_of(data.targets)
-            target_mean, target_deviation = _moments([numbers], normalize, None)
+            target_mean, target_deviation = _target_moments(data, normalize)
         lengths = [len(one) for one in series]
         return cls(
             kind=kind,
@@ -119,6 +131,9 @@ class Preparation:
             shortest=min(lengths),
             longest=max(lengths),
             table=data.table,
+            each_step=data.steps is not None,
+            ignore_first=ignore_first,
+            outputs_named=() if data.steps is None else data.steps.names,
         )
 
     def ragged(self, data: Recordings) -> list[np.ndarray]:
@@ -171,9 +186,14 @@ class Preparation:
     def targets(self, data: Recordings) -> Tensor:
         """Classes (count,), or standardised numbers (count, outputs).
 
+        With targets at every step they are (count, time) or (count, time, outputs), as in
+        `step_targets`.
+
         Raises:
             ValueError: a class that is not in the training data, or numbers of another shape.
         """
+        if self.each_step:
+            return self._step_targets(data)
         assert data.targets is not None
         if self.kind == "classification":
             found = self.positions(data.targets)
@@ -188,12 +208,39 @@ class Preparation:
         mean, deviation = np.array(self.target_mean), np.array(self.target_deviation)
         return standardized([numbers], mean, deviation, "targets")[0][0]
 
-    def positions(self, targets: np.ndarray) -> np.ndarray:
-        """Index of the output for each target's class, (count,); -1 for an unknown class."""
+    def counted(self, data: Recordings) -> StepTargets:
+        """The targets of each step that count: not those of padding, nor of the first steps."""
+        assert data.steps is not None
+        steps = data.steps
+        if self.padded:
+            steps = steps.cut([len(one) for one in cut_padding(data.series)])
+        return steps.without_first(self.ignore_first)
+
+    def _step_targets(self, data: Recordings) -> Tensor:
+        if data.steps is None:
+            raise ValueError("a target at every step is needed, as in training, got one a series.")
+        steps = self.counted(data)
+        check_some(data.steps, self.ignore_first)
+        if self.kind == "classification":
+            return class_tensor(steps, self.places)
+        if len(steps.names) != self.outputs or steps.words:
+            got = "words" if steps.words else f"{len(steps.names)} numbers"
+            raise ValueError(f"targets need {self.outputs} numbers at every step, got {got}.")
+        mean, deviation = np.array(self.target_mean), np.array(self.target_deviation)
+        return number_tensor(steps, mean, deviation)
+
+    @property
+    def places(self) -> dict[str, int]:
+        """Index of the output for each class's name."""
         places = {name: i for i, name in enumerate(self.classes)}
         for i, name in enumerate(self.classes):  # without other words, names are numbers
             if name.lower() in TRUTHS:
                 places.setdefault(f"{TRUTHS[name.lower()]:g}", i)
+        return places
+
+    def positions(self, targets: np.ndarray) -> np.ndarray:
+        """Index of the output for each target's class, (count,); -1 for an unknown class."""
+        places = self.places
         return np.array([places.get(name, -1) for name in label_names(targets)])
 
     def to_dict(self) -> dict[str, Any]:
@@ -224,6 +271,8 @@ def kind_of(data: Recordings, chosen: Kind | None) -> Kind:
         ValueError: they cannot be of the kind passed, or look like both kinds.
     """
     targets = data.targets
+    if data.steps is not None:
+        return kind_of_steps(data.steps, chosen or data.kind)
     assert targets is not None
     numeric = targets.dtype.kind == "f"
     kind = chosen or data.kind
@@ -248,6 +297,33 @@ def kind_of(data: Recordings, chosen: Kind | None) -> Kind:
     return "classification"
 
 
+def kind_of_steps(steps: StepTargets, chosen: Kind | None) -> Kind:
+    """The kind of targets at every step: as passed, else words and few whole numbers are classes.
+
+    Raises:
+        ValueError: they cannot be of the kind passed.
+    """
+    if chosen == "regression" and steps.words:
+        raise ValueError(f"regression needs numbers as targets, got {steps.words[0]!r}.")
+    if chosen == "classification" and len(steps.names) > 1:
+        names = ", ".join(steps.names)
+        raise ValueError(f"a step has one class, got {len(steps.names)} targets: {names}.")
+    if chosen is not None or steps.words:
+        return chosen or "classification"
+    present = steps.present
+    whole = len(steps.names) == 1 and bool((present == np.round(present)).all())
+    few = whole and len(np.unique(present)) <= MANY_CLASSES
+    return "classification" if few else "regression"
+
+
+def classes_of(data: Recordings) -> tuple[str, ...]:
+    """The names of the classes of series or steps."""
+    if data.steps is not None:
+        return data.steps.classes
+    assert data.targets is not None
+    return class_names(data.targets)
+
+
 def numbers_of(targets: np.ndarray) -> np.ndarray:
     """Targets as (count, outputs) numbers; ValueError if they are words."""
     if targets.dtype.kind != "f":
@@ -265,6 +341,21 @@ def label_names(targets: np.ndarray) -> list[str]:
 def class_names(targets: np.ndarray) -> tuple[str, ...]:
     """The names of the classes, in the order of numbers or of the alphabet."""
     return tuple(label_names(np.unique(targets)))
+
+
+def _target_moments(data: Recordings, normalize: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and deviation of each number to predict."""
+    if data.steps is None:
+        assert data.targets is not None
+        return _moments([numbers_of(data.targets)], normalize, None)
+    found = []
+    for column, name in zip(data.steps.present.T, data.steps.names, strict=True):
+        there = column[~np.isnan(column)]
+        if not len(there):
+            raise ValueError(f"{name} has no target in the training data.")
+        found.append(_moments([there[:, None]], normalize, None))
+    means, deviations = zip(*found, strict=True)
+    return np.concatenate(means), np.concatenate(deviations)
 
 
 def _observed_mean(series: Sequence[np.ndarray]) -> np.ndarray:

@@ -11,9 +11,9 @@ import numpy as np
 
 from rnnopt.config.data_config import Kind, Layout
 from rnnopt.tasks.names import check_names
+from rnnopt.tasks.user_data.step_targets import MISSING as MISSING
+from rnnopt.tasks.user_data.step_targets import StepTargets, are_each_step, step_targets
 
-# Marks of missing values, in lower case.
-MISSING = ("", "nan", "na", "n/a", "null", "none", "?", "nat", "<na>")
 TRUTHS = {"false": 0.0, "true": 1.0}
 LARGEST = 1e100  # a sum of a million squares is still finite
 EXACT = 2**53  # float64 represents every whole number up to it
@@ -66,6 +66,7 @@ class Recordings:
         notes: further notes on how the file was read.
         times: description of irregular times, if there are any.
         validation: separate validation series, if the file has them.
+        steps: targets of each step; `targets` is then None.
     """
 
     series: tuple[np.ndarray, ...]
@@ -77,16 +78,23 @@ class Recordings:
     notes: tuple[str, ...] = ()
     times: str | None = None
     validation: "Recordings | None" = None
+    steps: StepTargets | None = None
 
     def __len__(self) -> int:
         return len(self.series)
+
+    @property
+    def labelled(self) -> bool:
+        """Whether there are targets, one for each series or one for each step."""
+        return self.targets is not None or self.steps is not None
 
     def select(self, index: Sequence[int] | np.ndarray) -> "Recordings":
         """The series at these positions."""
         targets = None if self.targets is None else self.targets[np.asarray(index, int)]
         names = None if self.names is None else tuple(self.names[i] for i in index)
         series = tuple(self.series[i] for i in index)
-        return replace(self, series=series, targets=targets, names=names)
+        steps = None if self.steps is None else self.steps.select(index)
+        return replace(self, series=series, targets=targets, names=names, steps=steps)
 
 
 def recordings(
@@ -96,15 +104,21 @@ def recordings(
     channels: Sequence[str] | None = None,
     kind: Kind | None = None,
     names: Sequence[str] | None = None,
+    each_step: bool | None = None,
+    outputs: Sequence[str] | None = None,
 ) -> Recordings:
     """Recordings of arrays, checked.
 
     Args:
         inputs: (count, time), (count, time, feature), or a list of (time,) or (time, feature).
-        targets: one per series: words, numbers, or rows of numbers; None if unlabelled.
+        targets: one per series: words, numbers, or rows of numbers; None if unlabelled. Or one per
+            step, as in `step_targets`.
         lengths: (count,) true steps of padded series; None when all are true.
         channels: names; unset means channel 1, channel 2, …
         kind, names: as in `Recordings`.
+        each_step: whether the targets are one per step; None means where they cannot be one per
+            series, see `are_each_step`.
+        outputs: names of the targets of a step.
 
     Raises:
         ValueError: wrong shapes, types or lengths; infinite values; targets that are missing.
@@ -129,12 +143,24 @@ def recordings(
                 f"values must be finite and within {LARGEST:g}, got an infinite or larger one in"
                 f" series {i + 1}, step {step}, channel {channel}."
             )
-    answers = None if targets is None else _targets(targets, len(series))
+    answers = steps = None
+    if targets is not None:
+        if each_step is None:
+            each_step = are_each_step(targets, series)
+        if each_step:
+            steps = step_targets(targets, series, outputs)
+        else:
+            answers = _targets(targets, len(series))
     channels = channels or default_names(width)
     check_names(channels, "channel")
     check_names(names or (), "series")
     return Recordings(
-        tuple(series), answers, tuple(channels), kind, None if names is None else tuple(names)
+        tuple(series),
+        answers,
+        tuple(channels),
+        kind,
+        None if names is None else tuple(names),
+        steps=steps,
     )
 
 
