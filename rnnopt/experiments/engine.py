@@ -179,7 +179,7 @@ class Engine:
         """Executes the jobs of a queue, at most `most` at once; the rest as in `work`."""
         client = self._open(most)
         try:
-            while todo.left() or self._under_way:
+            while self._under_way or todo.left():
                 if stop.is_set():
                     todo.close()
                     self._halt([self.command])
@@ -275,12 +275,10 @@ class Engine:
         job = self._under_way.pop(future)
         error = None
         if future.status == "finished":
-            files = future.result()["files"]
-            if files is not None:
-                try:
-                    write_files(job.path, files)
-                except UserError as failure:
-                    error = failure
+            try:
+                self._bring(job, future.result()["files"])
+            except UserError as failure:
+                error = failure
         elif future.status == "error":
             error = future.exception()
         else:
@@ -290,6 +288,11 @@ class Engine:
         if isinstance(error, OtherVersions):
             raise error
         todo.ended(job, None if died(error) and stop.is_set() else error)
+
+    def _bring(self, job: Job, files: dict[str, bytes] | None) -> None:
+        """Writes the files of a run into its folder, unless its worker did."""
+        if files is not None:
+            write_files(job.path, files)
 
     def _refuse_lost(self) -> None:
         place = "its scheduler" if self.address is None else f"--cluster {self.address}"

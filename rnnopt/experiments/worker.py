@@ -56,7 +56,7 @@ def execute(order: dict[str, Any]) -> dict[str, Any]:
             and its content) and "folder" (the command's working directory).
 
     Returns:
-        "worker", its address, and "files", the run's files if the command cannot see its folder.
+        "files", the run's files if the command cannot see its folder and the run is over.
 
     Raises:
         UserError: the run cannot be trained.
@@ -76,7 +76,7 @@ def execute(order: dict[str, Any]) -> dict[str, Any]:
             worker.log_event(order["command"], news)
             with _working_directory(order.get("folder") if shared else None):
                 _train(order, path, _Messenger(worker, order["command"], news, path), stop)
-    return {"worker": worker.address, "files": None if shared else _files(path)}
+    return {"files": None if shared else _files(path, given_up=order["run"] in halted)}
 
 
 def _check_versions(wanted: dict[str, str], address: str) -> None:
@@ -99,10 +99,12 @@ def _sees(token: list[str] | None) -> bool:
         return False
 
 
-def _files(path: Path) -> dict[str, bytes]:
+def _files(path: Path, given_up: bool) -> dict[str, bytes] | None:
+    """The files of a run that is over, or that the command gave up: others are begun anew."""
     from rnnopt.experiments.result_files import read_files
+    from rnnopt.runs.folder import RunFolder
 
-    return read_files(path)
+    return read_files(path) if given_up or RunFolder(path).is_over() else None
 
 
 @contextmanager
