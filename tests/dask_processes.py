@@ -1,4 +1,4 @@
-"""A scheduler and workers of Dask as forks: what people start as `dask scheduler` and `dask worker`.
+"""A scheduler and workers of Dask as forks: what people start as `dask scheduler`, `dask worker`.
 
     forks.begin("dask_processes:scheduler", "scheduler.json")
     forks.begin("dask_processes:worker", "scheduler.json", "folder", "apart", "old torch")
@@ -24,7 +24,9 @@ def scheduler(file):
     dask.config.set({"distributed.scheduler.allowed-failures": 2})
 
     async def serve():
-        options = dict(host="127.0.0.1", port=0, dashboard_address=None, scheduler_file=file)
+        options = dict(
+            host="127.0.0.1", port=0, dashboard_address="127.0.0.1:0", scheduler_file=file
+        )
         async with Scheduler(**options) as served:
             await served.finished()
 

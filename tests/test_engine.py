@@ -260,7 +260,10 @@ def test_a_cluster_that_cannot_be_reached_is_one_sentence(
         ("{class: distributed.LocalCluster, workers: 2}", "may have options and scale"),
         ("class: distributed.LocalClusters", "'distributed.LocalClusters' cannot be imported"),
         ("class: Cluster", "'Cluster' cannot be imported"),
-        ("{class: distributed.LocalCluster, options: 3}", "options must be names and values, got 3"),
+        (
+            "{class: distributed.LocalCluster, options: 3}",
+            "options must be names and values, got 3",
+        ),
         ("{class: distributed.LocalCluster, scale: many}", "scale must be"),
     ],
 )
@@ -272,7 +275,7 @@ def test_a_description_of_a_cluster_that_is_none_is_one_sentence(workplace, text
 
 def test_a_class_of_clusters_trains_the_runs(command):
     options = {"processes": False, "n_workers": 0, "threads_per_worker": 1}
-    options |= {"dashboard_address": None}
+    options |= {"dashboard_address": "127.0.0.1:0"}
     described = {"class": "distributed.LocalCluster", "options": options, "scale": 1}
     Path("c.yaml").write_text(json.dumps(described))  # YAML has JSON in it
     asked = [*TASK, "--budget", "50gradients", "--optimizers", "sgd", "--seeds", "0"]
@@ -289,7 +292,7 @@ def test_the_job_of_slurm_is_what_the_description_says(workplace):
         "scale: 8\n"
     )
     kind, options, scale = cluster.read(Path("slurm.yaml"))
-    with kind(**options, scheduler_options={"dashboard_address": None}) as made:
+    with kind(**options, scheduler_options={"dashboard_address": ":0"}) as made:
         script = made.job_script()
     assert scale == 8
     for line in ("#SBATCH -p long", "#SBATCH -t 02:00:00", "#SBATCH --mem=4G", "--nthreads 1"):

@@ -48,14 +48,6 @@ def test_contradictions_are_refused_before_anything_is_written(command, verb, op
     assert sorted(path.name for path in Path().iterdir()) == ["apart.npz", "own.npz"]
 
 
-@pytest.mark.parametrize("verb", ["compare", "reproduce"])
-def test_heartbeats_need_a_database(command, verb):
-    name = ["asnaq/figure-1"] if verb == "reproduce" else []
-    code, out, error = command(verb, *name, "--heartbeat", 5)
-    assert (code, out) == (2, "")
-    assert "--heartbeat needs --storage" in error
-
-
 def test_inspect_refuses_columns_of_arrays(command):
     code, _, error = command("inspect", "own.npz", "--time", "t")
     assert (code, error.count("\n")) == (2, 1)

@@ -27,8 +27,7 @@ from messages import naming
 from rnnopt.config import seeds
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import Budget, RunConfig
-from rnnopt.experiments import reproduce
-from rnnopt.experiments import worker
+from rnnopt.experiments import reproduce, worker
 from rnnopt.experiments.engine import engine_of
 from rnnopt.experiments.reproduce import engine, results
 from rnnopt.experiments.reproduce.engine import (

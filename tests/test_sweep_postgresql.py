@@ -23,7 +23,7 @@ from rnnopt.experiments.sweeps.study import address
 from rnnopt.runs.folder import RunFolder
 
 TINY = ["--task", "counting:length=3", "--hidden", "3", "--budget", "2s", "--evaluate-every", "50"]
-TINY += ["--optimizer", "adam", "--trials", "2", "--heartbeat", "1"]
+TINY += ["--optimizer", "adam", "--trials", "2"]
 
 
 @pytest.fixture

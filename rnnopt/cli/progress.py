@@ -1,4 +1,4 @@
-"""Progress bars of many runs: how far each is, from its last news or its folder, and who trains it."""
+"""Progress bars of many runs: how far each is, by its last news or its folder, and its worker."""
 
 import threading
 from collections.abc import Callable
@@ -35,7 +35,9 @@ class Board:
     def __init__(self, bars: Progress):
         self.bars = bars
         self._rows: dict[Path, TaskID] = {}
-        self._read: dict[tuple[Path, bool], State] = {}  # folders are read when a run begins or ends
+        self._read: dict[
+            tuple[Path, bool], State
+        ] = {}  # folders are read when a run begins or ends
 
     def state(self, job: Job) -> State:
         """How far a run is."""

@@ -1,8 +1,8 @@
 """Opens a Dask cluster: of this machine, by the address of a scheduler, or by a YAML file.
 
-    class: dask_jobqueue.SLURMCluster   # any class of clusters, by its module and name
-    options: {cores: 1, memory: 4GB, walltime: "02:00:00"}
-    scale: 8                            # its workers
+class: dask_jobqueue.SLURMCluster   # any class of clusters, by its module and name
+options: {cores: 1, memory: 4GB, walltime: "02:00:00"}
+scale: 8                            # its workers
 """
 
 import importlib
@@ -67,7 +67,9 @@ def imported() -> Any:
         import distributed  # noqa: F401
     except ImportError as error:
         raise UserError('this needs Dask: pip install "rnnopt[cli]".') from error
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    for name in ("distributed", *logging.root.manager.loggerDict):
+        if name.partition(".")[0] == "distributed":  # Dask gives some of them a level of their own
+            logging.getLogger(name).setLevel(logging.CRITICAL)
     return dask
 
 
@@ -77,8 +79,8 @@ def check(address: str | None) -> None:
         return
     if Path(address).suffix not in (".json", ".yaml", ".yml"):
         raise UserError(
-            "--cluster must be a scheduler's address such as tcp://host:8786, its file (.json), or a"
-            f" .yaml file that names a class of clusters, got {address!r}."
+            "--cluster must be a scheduler's address such as tcp://host:8786, its file (.json), or"
+            f" a .yaml file that names a class of clusters, got {address!r}."
         )
     if not Path(address).is_file():
         raise UserError(f"--cluster {address}: there is no such file.")
@@ -92,10 +94,13 @@ def _local(workers: int, dashboard: bool) -> Iterator["Client"]:
         own: dict[str, Any] = {"processes": False, "n_workers": 1}
     else:
         own = {"n_workers": workers, "security": _security(), "preload": [f"{__package__}.worker"]}
-    page = "127.0.0.1:0" if dashboard else None
     with _signals_wait():  # this starts the cluster's threads and processes
         cluster = LocalCluster(
-            threads_per_worker=1, dashboard_address=page, silence_logs=logging.CRITICAL, **own
+            threads_per_worker=1,
+            dashboard_address="127.0.0.1:0",  # None would be port 8787
+            scheduler_kwargs={"dashboard": dashboard},
+            silence_logs=logging.CRITICAL,
+            **own,
         )
     with cluster, Client(cluster, set_as_default=False) as client:
         yield client
@@ -140,7 +145,9 @@ def _described(path: Path) -> Iterator["Client"]:
             cluster.scale(scale)
             yield client
     except TypeError as error:
-        raise UserError(f"{path}: {kind.__name__} cannot be made of these options: {error}.") from error
+        raise UserError(
+            f"{path}: {kind.__name__} cannot be made of these options: {error}."
+        ) from error
 
 
 def read(path: Path) -> tuple[Any, dict[str, Any], int]:
@@ -159,7 +166,9 @@ def read(path: Path) -> tuple[Any, dict[str, Any], int]:
     try:
         kind = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"{path}: class {content['class']!r} cannot be imported: {error}.") from error
+        raise UserError(
+            f"{path}: class {content['class']!r} cannot be imported: {error}."
+        ) from error
     options = content.get("options") or {}
     if not isinstance(options, dict):
         raise UserError(f"{path}: options must be names and values, got {options!r}.")

@@ -211,7 +211,9 @@ class Engine:
                 self._stack.enter_context(self._with_token())
             if self.dashboard:
                 self.say(f"dashboard: {self._client.dashboard_link}")
-        elif self.address is None and self._slots(self._client) < (count := min(self.workers, most)):
+        elif self.address is None and self._slots(self._client) < (
+            count := min(self.workers, most)
+        ):
             self._client.cluster.scale(count)
         return self._client
 

@@ -51,9 +51,9 @@ def execute(order: dict[str, Any]) -> dict[str, Any]:
     """Trains a run, or continues it.
 
     Args:
-        order: "command" and "run" (their names, a run's unlike any other), "config", "path" (the run folder), "versions" of
-            the command, and for workers of other machines "token" (a file in the command's folder
-            and its content) and "folder" (the command's working directory).
+        order: "command" and "run" (their names, a run's unlike any other), "config", "path" (the
+            run folder), "versions" of the command, and for workers of other machines "token" (a
+            file in the command's folder and its content) and "folder" (where the command works).
 
     Returns:
         "files", the run's files if the command cannot see its folder and the run is over.

@@ -94,9 +94,7 @@ def compare(
     return _tell(done, out, stop.is_set(), quiet, as_json)
 
 
-def _tell(
-    done: ComparisonResult, out: Path, interrupted: bool, quiet: bool, as_json: bool
-) -> int:
+def _tell(done: ComparisonResult, out: Path, interrupted: bool, quiet: bool, as_json: bool) -> int:
     """Prints what came out, writes the report; the exit code."""
     for failure in done.failures:
         print_error(f"failed: {failure}")

@@ -12,8 +12,8 @@ from rnnopt.cli.progress import Board
 from rnnopt.cli.terminal import console, print_error, print_line, progress_bars
 from rnnopt.config.errors import UserError
 from rnnopt.experiments import reproduce
-from rnnopt.experiments.reproduce.study import FormName
 from rnnopt.experiments.job import Job, processors
+from rnnopt.experiments.reproduce.study import FormName
 
 NAMES = ("list", *(one.name for one in reproduce.ALL))
 

@@ -156,9 +156,7 @@ def _plan(
     return Sweep(config, space, trials, out, place, task.metric, prune, files=files)
 
 
-def _finish(
-    plan: Sweep, study: "Study", interrupted: bool, quiet: bool, as_json: bool
-) -> int:
+def _finish(plan: Sweep, study: "Study", interrupted: bool, quiet: bool, as_json: bool) -> int:
     """Writes and prints what was found; the exit code."""
     failures = errors_of(study)
     for failure in failures[:SHOWN]:
