@@ -152,11 +152,11 @@ def _described(path: Path) -> Iterator["Client"]:
 
 def read(path: Path) -> tuple[Any, dict[str, Any], int]:
     """The class, its options and the number of workers that a YAML file names."""
-    import yaml
+    import dask
 
     try:
-        content = yaml.safe_load(path.read_text())
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        content = next(iter(dask.config.collect_yaml([str(path)])), None)
+    except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path} is not a readable YAML file: {reason}.") from error
     known = {"class", "options", "scale"}

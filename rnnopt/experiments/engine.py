@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 Tell = Callable[[list[Job]], None]
 OFTEN = 0.25  # seconds between two looks at the cluster
+GATHER = 10.0  # seconds to wait for the files of a run that has ended
 END = 30.0  # seconds for interrupted runs to save themselves
 TOKEN = ".rnnopt-cluster"  # file by which a worker finds out whether it sees the command's folder
 
@@ -274,17 +275,18 @@ class Engine:
 
     def _finish(self, todo: Queue, future: "Future", stop: Event) -> None:
         """Brings a run home and tells the queue."""
-        job = self._under_way.pop(future)
-        error = None
-        if future.status == "finished":
-            try:
-                self._bring(job, future.result()["files"])
-            except UserError as failure:
-                error = failure
-        elif future.status == "error":
-            error = future.exception()
-        else:
+        job, error = self._under_way[future], None
+        if future.status == "cancelled":
             self._refuse_lost()
+        try:
+            result = future.result(timeout=GATHER)
+            self._bring(job, result["files"])
+        except TimeoutError:  # its worker died before it sent the files: another does it again
+            future.add_done_callback(self._ended.put)
+            return
+        except Exception as failure:  # of the run
+            error = failure
+        del self._under_way[future]
         future.release()
         job.live.over = True
         if isinstance(error, OtherVersions):
