@@ -4,12 +4,11 @@
 
 The learner is simulated: a run sleeps. All workers, the scheduler and the command are in this one
 process, so its processor time is that of all of them. A worker that is killed loses its connection
-in the middle of a run, and another takes its place. Prints JSON: runs that ended, failed and were
+in the middle of a run, and another takes its place. Prints a table: runs that ended, failed and were
 begun again, processor time and idle time of a worker a run, and memory as the runs go by.
 """
 
 import argparse
-import json
 import random
 import tempfile
 import threading
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from distributed import Worker
 
 from rnnopt.config.run_config import RunConfig
 from rnnopt.experiments import cluster, worker
@@ -81,12 +81,23 @@ class Jobs:
         return sum(self.ends.values())
 
 
-async def kill(local: Any, names: random.Random) -> None:
+async def hire(crew: list[Worker], address: str, count: int) -> None:
+    """Begins workers of the scheduler at an address."""
+    crew += [await Worker(address, nthreads=1, memory_limit=0) for _ in range(count)]
+
+
+async def kill(crew: list[Worker], address: str, names: random.Random) -> None:
     """Breaks a worker's connection and puts another worker in its place."""
-    busy = [one for one in local.workers.values() if one.status.name == "running"]
-    lost = names.choice(busy)
+    lost = crew.pop(names.randrange(len(crew)))
     lost.batched_stream.comm.abort()
     await lost.close(timeout=0, executor_wait=False, nanny=False)
+    await hire(crew, address, 1)
+
+
+async def dismiss(crew: list[Worker]) -> None:
+    """Ends the workers."""
+    for one in crew:
+        await one.close(executor_wait=False, nanny=False)
 
 
 def measure(runs: int, workers: int, seconds: float, killed: float) -> dict[str, Any]:
@@ -100,24 +111,22 @@ def measure(runs: int, workers: int, seconds: float, killed: float) -> dict[str,
     kills = 0
     with tempfile.TemporaryDirectory() as folder:
         engine, todo = Engine(Path(folder), workers), Jobs(runs, Path(folder))
-        engine._open(workers)
-        client: Any = engine._client
-        local = client.cluster
-        local.scale(workers)
-        client.wait_for_workers(workers)
+        client: Any = engine._open(workers)
+        crew, address = list[Worker](), client.scheduler.address
+        client.sync(hire, crew, address, workers - 1)  # the cluster has one
         started, spent = time.monotonic(), time.process_time()
 
         def tell() -> None:
             nonlocal kills
             over = todo.over()
             if killed and todo.left() and kills < killed * over:
-                client.sync(kill, local, names)
-                local.scale(workers)
+                client.sync(kill, crew, address, names)
                 kills += 1
             memory.setdefault(10 * over // runs * 10, round(process.memory_info().rss / 2**20))
 
         engine.run(todo, workers, tell, threading.Event())
         wall, spent = time.monotonic() - started, time.process_time() - spent
+        client.sync(dismiss, crew)
         engine.close()
     return {
         "runs": runs,
@@ -139,8 +148,12 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=1.0)
     parser.add_argument("--killed", type=float, default=0.1, help="kills a run")
+    parser.add_argument("--quick", action="store_true", help="sixty runs of 0.1 s on six workers")
     given = parser.parse_args()
-    print(json.dumps(measure(given.runs, given.workers, given.seconds, given.killed), indent=2))
+    asked = (given.runs, given.workers, given.seconds, given.killed)
+    print("| | |\n|---|---|")
+    for name, value in measure(*((60, 6, 0.1, 0.1) if given.quick else asked)).items():
+        print(f"| {name} | {value} |")
 
 
 if __name__ == "__main__":
