@@ -38,7 +38,7 @@ from torch import Tensor, nn
 from rnnopt import SequenceModel
 from rnnopt.config.data_config import DataConfig
 from rnnopt.config.run_config import MODELS
-from rnnopt.layers.sequence_model import Readout
+from rnnopt.layers.network_options import Readout
 from rnnopt.tasks import Batches, Task, build_task
 from rnnopt.tasks.user_data.load import own_task
 from rnnopt.training.registry import build_optimizer

@@ -21,9 +21,9 @@ PACKAGE = Path(rnnopt.__file__).parent
 FLOORS = [
     {"cli"},
     {"experiments"},
-    {"report"},
+    {"estimator", "report"},
     {"runs"},
-    {"diagnostics", "estimator"},
+    {"diagnostics"},
     {"training"},
     {"admm", "optimizers", "tasks"},
     {"config"},

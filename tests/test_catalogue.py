@@ -103,7 +103,8 @@ def test_nothing_is_downloaded_to_tell_of_a_task(monkeypatch):
 def test_what_a_model_has_settled_is_no_option():
     entry = catalogue.describe("indrnn-6")
     assert entry.facts["layers"] == 6
-    assert [option.name for option in entry.options] == ["--hidden", "--readout"]
+    names = [option.name for option in entry.options]
+    assert names == ["--hidden", "--bidirectional", "--stem", "--readout"]
 
 
 def test_an_unknown_name_brings_the_nearest(command):

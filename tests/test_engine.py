@@ -22,8 +22,8 @@ from waiting import wait_for
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
 from rnnopt.experiments import cluster, worker
-from rnnopt.experiments.engine import FifoQueue
 from rnnopt.experiments.job import Job
+from rnnopt.experiments.queues import FifoQueue
 from rnnopt.runs.folder import RunFolder
 from rnnopt.runs.runner import run
 

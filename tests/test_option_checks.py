@@ -37,7 +37,11 @@ def files(tmp_path, monkeypatch):
         (["apart.npz", "--validation", 0.2], "leave out --validation"),
         (["apart.npz", "--split-seed", 0], "leave out --split-seed"),
         (["own.npz", "--model", "indrnn-6", "--no-batch-norm"], "got --no-batch-norm"),
-        (["own.npz", "--patience", 20], "--patience needs a plateau schedule, got cosine"),
+        (["own.npz", "--decay", 0.1], "--decay needs a plateau schedule, got cosine"),
+        (["own.npz", "--metric", "r2"], "--metric r2 is for regression"),
+        (["own.npz", "--metric", "f2"], "unknown metric 'f2'"),
+        (["own.npz", "--patience", 0], "--patience must be a positive number, got 0"),
+        (["own.npz", "--class-weight", "rare"], "class-weight"),
     ],
 )
 def test_contradictions_are_refused_before_anything_is_written(command, verb, options, words):
@@ -46,6 +50,13 @@ def test_contradictions_are_refused_before_anything_is_written(command, verb, op
     assert error.count("\n") == 1
     assert words in error
     assert sorted(path.name for path in Path().iterdir()) == ["apart.npz", "own.npz"]
+
+
+def test_an_optimizer_with_a_loss_of_its_own_is_refused_weights_of_classes(command):
+    options = ["--class-weight", "balanced", "--optimizer", "admm", "--out", "out"]
+    code, _, error = command("train", "--data", "own.npz", *TINY, *options)
+    assert (code, Path("out").exists()) == (2, False)
+    assert "'admm' has a loss of its own: it cannot go with --class-weight" in error
 
 
 def test_inspect_refuses_columns_of_arrays(command):
@@ -90,6 +101,8 @@ def warned(**settings):
         (dict(budget="5gradients", evaluate_every=6), "beyond the budget of 5 gradients"),
         (dict(budget="1s", evaluate_every=10**6), None),
         (dict(schedule="plateau", patience=1.0), None),
+        (dict(patience=1.0), None),
+        (dict(patience=2.0), "early stopping waits for 2 epochs, and the budget has 2"),
         (dict(schedule="plateau"), "plateau waits for 20 epochs, and the budget has 2"),
         (dict(clip=1.0, optimizer="adam"), None),
         (dict(clip=1.0), "clip 1 changes nothing: frank-wolfe divides"),

@@ -427,3 +427,44 @@ def test_a_class_with_too_few_series_is_warned_of(waves, command):
     assert line.startswith("warning: class 'flat' has one series: none to validate or test on;")
     assert "class 'steep' has 2 series: none to " in line
     assert "warning" not in command("train", "--data", "waves.csv", "--out", "s", *loud)[2]
+
+
+@pytest.fixture
+def rare(tmp_path):
+    """A file of three classes of waves, one of them rare and of no other shape than the first."""
+    rng = np.random.default_rng(0)
+    y = np.repeat(["calm", "fast", "odd"], [60, 30, 6])
+    speed = np.where(y == "fast", 1.6, 0.5)[:, None]
+    X = np.sin(speed * np.arange(20) + rng.uniform(0, 6, (96, 1))) + 0.1 * rng.normal(size=(96, 20))
+    path = tmp_path / "rare.npz"
+    np.savez(path, X=X, y=y)
+    return path
+
+
+def test_a_metric_weights_of_classes_and_patience_go_through_the_command_line(
+    rare, command, tmp_path
+):
+    out = tmp_path / "run"
+    options = ["--metric", "balanced_accuracy", "--class-weight", "balanced", "--patience", 2]
+    code, printed, _ = command(
+        "train", "--data", rare, *options, "--budget", "100epochs", "--hidden", 4, "--out", out
+    )
+    result = json.loads((out / "result.json").read_text())
+    assert (code, result["status"]) == (0, "stopped early")
+    assert (result["metric"], result["target"]) == ("balanced-accuracy", 1.0)
+    assert "test balanced-accuracy" in printed
+    assert result["constant_metric"] == pytest.approx(1 / 3)
+    config = json.loads((out / "config.json").read_text())
+    assert (config["metric"], config["class_weight"]) == ("balanced-accuracy", "balanced")
+    code, printed, _ = command("train", "--out", out, "--resume")
+    assert (code, "nothing was left to do" in printed) == (0, True)
+    code, printed, _ = command("report", out, "--no-html", "--out", tmp_path / "report")
+    table = (tmp_path / "report" / "report.md").read_text()
+    assert (code, "test balanced-accuracy" in table, "1 stopped early" in table) == (0, True, True)
+
+
+def test_a_network_that_is_no_better_than_the_commonest_class_is_told(rare, command, tmp_path):
+    options = ["--optimizer", "sgd", "--lr", 1e-12, "--budget", "2gradients", "--hidden", 2]
+    code, printed, _ = command("train", "--data", rare, *options, "--out", tmp_path / "run")
+    assert code == 0
+    assert "no better than always answering the commonest class, calm" in printed.replace("\n", " ")

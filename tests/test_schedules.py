@@ -269,6 +269,12 @@ def test_decay_and_patience_may_stand_with_the_optimizer(optimizer, factor, pati
     assert (plateau.decay, plateau.patience, plateau.restart) == (factor, patience, False)
     assert build("constant", "adam:schedule=plateau-restart").plateau.restart
     assert build("constant").plateau is None
-    for option in (dict(decay=0.5), dict(patience=3.0)):
-        with pytest.raises(UserError, match="needs a plateau schedule, got cosine"):
-            build("cosine", **option)
+    assert build("plateau", patience=None).plateau.patience == 20
+    with pytest.raises(UserError, match="needs a plateau schedule, got cosine"):
+        build("cosine", decay=0.5)
+
+
+def test_with_another_schedule_the_patience_ends_the_run():
+    assert (build("cosine", patience=3.0).patience, build("cosine").patience) == (3.0, None)
+    assert build("constant", "adam:patience=4").patience == 4
+    assert build("plateau", patience=3.0).patience is None

@@ -16,6 +16,7 @@ from messages import naming
 from torch import nn
 
 from rnnopt.config.errors import UserError
+from rnnopt.config.metric_names import lower_is_better
 from rnnopt.config.run_config import RunConfig, SharedConfig
 from rnnopt.experiments.jobs import plan_jobs
 from rnnopt.runs.folder import RunFolder
@@ -23,7 +24,7 @@ from rnnopt.runs.runner import run
 from rnnopt.tasks import Batches, build_task
 from rnnopt.tasks import text as text_module
 from rnnopt.tasks.examples import Batch, Examples
-from rnnopt.tasks.task import Task, lower_is_better
+from rnnopt.tasks.task import Task
 from rnnopt.tasks.text import (
     EVALUATED,
     TEXTS,

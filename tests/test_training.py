@@ -536,6 +536,43 @@ def test_a_plateau_is_none_while_the_loss_falls(losses, restart, decays):
     assert plateau.decays == decays
 
 
+@pytest.mark.parametrize(
+    ("metrics", "losses", "patience", "looks"),
+    [
+        # A look an epoch; the first counts as the best so far. The second is better, the next two
+        # are not.
+        ([0.5, 0.6, 0.6, 0.55, 0.9], [9.0, 1.0, 1.0, 0.1, 1.0], 2.0, 4),
+        # Level metrics, and a loss that falls: it learns on, until the loss stands still.
+        ([0.5] * 6, [5.0, 4.0, 3.0, 3.0, 3.0, 1.0], 2.0, 5),
+        ([0.5] * 7, [5.0, 4.0, 3.0, 2.0, 1.5, 1.2, 1.1], 2.0, 7),  # the budget ends first
+        ([0.5, math.nan, math.nan], [1.0] * 3, 2.0, 3),  # what is not a number is no improvement
+        ([0.5, 0.5], [1.0] * 2, 0.5, 2),
+    ],
+)
+def test_patience_ends_a_run_that_does_not_improve(metrics, losses, patience, looks):
+    task = make_task(2.0, "binary-mse", metrics=list(metrics), losses=list(losses))
+    run = make(budget="6epochs", task=task, evaluate_every=5, patience=patience)
+    records = finish(run)
+    assert len(records) == looks
+    assert run.status == ("out of budget" if looks == 7 else "stopped early")
+    assert run.closure.epochs == looks - 1
+
+
+def test_a_wait_goes_on_after_an_interruption():
+    def begin(left):
+        task = make_task(2.0, "binary-mse", metrics=list(metrics[left:]))
+        return make(budget="9epochs", task=task, evaluate_every=5, patience=3.0)
+
+    metrics = [0.5, 0.6, 0.5, 0.5, 0.5, 0.5]
+    first = begin(0)
+    list(first.run(lambda: first.records == 4))  # two of three epochs waited
+    assert first.status == "interrupted"
+    later = begin(4)
+    later.load_state_dict(through_a_file(first.state_dict()))
+    finish(later)
+    assert (later.status, later.records, later.closure.epochs) == ("stopped early", 5, 4)
+
+
 def test_the_test_set_is_scored_at_the_best_weights_and_the_model_left_as_it_is():
     task = make_task(metrics=[4.0, 1.0, 2.0, 3.0])
     run = make(budget="6gradients", task=task, evaluate_every=2, batch_norm=True)

@@ -45,6 +45,8 @@ def check_model(model: nn.Module, variant: str) -> None:
             f"variant={variant!r} needs the cell 'rnn', got a layer of {kind.__name__}: take"
             " variant='exact' for layers with gates."
         )
+    if model.stem is not None:
+        raise ValueError("ADMM needs a model without a stem.")
     if len(model.norms) or model.dropout:
         raise ValueError("ADMM needs a model without batch norm and without dropout.")
     if model.readout == "mean":

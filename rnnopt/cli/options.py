@@ -22,14 +22,17 @@ from rnnopt.training.registry import OPTIMIZERS
 Verb = Callable[..., int]
 GROUPS = {
     "Data": ("task", *(one.name for one in fields(DataConfig))),
-    "Model": ("model", "hidden", "layers", "batch_norm", "dropout", "readout", "initialization"),
+    "Model": (
+        "model", "hidden", "layers", "bidirectional", "stem", "batch_norm", "dropout", "readout",
+        "initialization",
+    ),
     "Optimizer": (
         "optimizer", "lr", "schedule", "decay", "patience", "clip", "clip_value", "tbptt",
         "tbptt_backward",
     ),
     "Training loop": (
-        "budget", "batch_size", "seed", "evaluate_every", "watch_test", "stop_at_target",
-        "on_nonfinite", "device", "threads",
+        "budget", "batch_size", "seed", "metric", "class_weight", "evaluate_every", "watch_test",
+        "stop_at_target", "on_nonfinite", "device", "threads",
     ),
     "Output": ("out", "resume", "log", "quiet", "as_json"),
 }  # fmt: skip

@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable, Sequence
 
 from rich.table import Table
 
-from rnnopt.cli.terminal import console, print_error
+from rnnopt.cli.terminal import console, print_error, print_line
 from rnnopt.tasks.examples import Examples
 from rnnopt.tasks.task import Task
 from rnnopt.training.option_checks import refuse_splits
@@ -22,7 +22,11 @@ def print_lines(lines: Iterable[tuple[str, str]], title: str) -> None:
 
 
 def announce(
-    task: Task, given: Collection[str], told: Sequence[str] = (), quiet: bool = False
+    task: Task,
+    given: Collection[str],
+    told: Sequence[str] = (),
+    quiet: bool = False,
+    chosen: str = "",
 ) -> None:
     """Says what was understood of a user's own data, and warns.
 
@@ -31,6 +35,7 @@ def announce(
         given: names of the options that were asked for.
         told: what to warn of, a sentence each.
         quiet: say nothing.
+        chosen: what --model auto chose, "" for nothing.
 
     Raises:
         UserError: an option holds out series that the data have apart.
@@ -40,15 +45,19 @@ def announce(
         print_error(f"warning: {sentence}.")
     if task.data is not None and not quiet:
         print_lines(task.data.understood, f"{task.name}, as understood")
+        for doubt in task.data.doubts:
+            print_error(f"warning: {doubt}.")
         if rare := rare_classes(task, task.data.preparation.classes):
             print_error(f"warning: {rare}.")
+    if chosen and not quiet:
+        print_line(f"model: {chosen}")
 
 
 def rare_classes(task: Task, classes: Sequence[str]) -> str:
     """Which classes of own data have too few series to learn, choose and test with; else ""."""
     parts = {"validate": task.validation, "test": task.test}
     parts = {verb: part for verb, part in parts.items() if isinstance(part, Examples)}
-    if not isinstance(task.train, Examples):
+    if not isinstance(task.train, Examples) or task.labels:
         return ""
     told = []
     for number, name in enumerate(classes):

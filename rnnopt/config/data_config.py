@@ -8,11 +8,13 @@ from typing import Any, Literal, get_args, get_origin
 
 from rnnopt.config.errors import UserError, option, unknown_name
 
-Kind = Literal["classification", "regression"]
+Kind = Literal["classification", "regression", "multilabel"]
 Missing = Literal["error", "zero", "mean", "interpolate"]
 Layout = Literal["wide", "long"]
 Header = Literal["yes", "no"]
 Decimal = Literal[".", ","]
+Split = Literal["series", "time"]
+TimeUnit = Literal["s", "ms", "us", "ns", "min", "h", "d"]
 # File names that say nothing of what is in them: the folder's name does.
 BLANK_NAMES = ("train", "training", "data", "x", "")
 
@@ -30,8 +32,9 @@ class DataConfig:
         test_fraction: Fraction of --data to hold out for testing when there is no --test.
         split_seed: Seed of the train/validation/test split. Runs with the same seed hold out the
             same series.
-        kind: Kind of task. Unset: classification if the targets are words or whole numbers, else
-            regression.
+        kind: Kind of task. multilabel: several labels a series, each 0 or 1, as rows of an array or
+            as columns of a table that --label names (a,b,c). Unset: classification if the targets
+            are words or whole numbers, else regression.
         missing: Treatment of missing values: error refuses them; zero, mean (of the channel, over
             the training data) and interpolate (along time) fill them.
         padded: Padding at the end of series: missing values there are no steps, and the series is
@@ -52,6 +55,29 @@ class DataConfig:
         decimal: Decimal sign in a .csv, .tsv or .txt. Unset: a point; a comma where semicolons or
             tabs separate the cells and no number has a point.
         target: Metric to reach, for the cost to reach a target. Unset: accuracy 1 or error 0.
+        each_step: Targets at every step: the labels vary within a series, and --label may name
+            several columns (y1,y2). Empty cells and NaN are missing targets, which do not count.
+        ignore_first: Number of first steps of each series whose targets do not count, while the
+            network's state forgets where it began.
+        horizon: Number of steps to forecast from each step, of the channels that --label names
+            (y1,y2). Unset: no forecast; without --label of all channels.
+        season: Steps of a season, for the seasonal-naive forecast beside the network's.
+        split: Split of data with targets at every step: series holds out whole series, time the
+            end of each. Unset: time with --horizon or fewer than five series, else series.
+        drop: Channels or columns to leave out: names, or positions counted from 0.
+        group: Column of the person or machine that a series is of. All series of a group are in
+            one of the parts: training, validation or test.
+        window: Number of steps of the windows that each recording is cut into. Labels may then
+            change within a recording: a window has the commonest label of its steps. Unset: whole
+            recordings.
+        stride: Number of steps from the start of a window to that of the next. Unset: --window.
+        purge: Windows of one label only: others are left out.
+        resample: Rate to which recordings are resampled, such as 50Hz or 20ms. Unset: none.
+        rate: Rate of recordings without a column of times, for --resample.
+        time_unit: Unit of times that are numbers.
+        time_gap: Another channel: the seconds since the step before.
+        folds: Number of parts for cross-validation; each is the test part of one run.
+        fold: Number of the one fold to train, counted from 1. Unset: all, in folders fold-1, ….
     """
 
     data: str | None = None
@@ -71,6 +97,22 @@ class DataConfig:
     header: Header | None = None
     decimal: Decimal | None = None
     target: float | None = None
+    each_step: bool = False
+    ignore_first: int = 0
+    horizon: int | None = None
+    season: int | None = None
+    split: Split | None = None
+    drop: tuple[str, ...] = ()
+    group: str | None = None
+    window: int | None = None
+    stride: int | None = None
+    purge: bool = False
+    resample: str | None = None
+    rate: str | None = None
+    time_unit: TimeUnit = "s"
+    time_gap: bool = False
+    folds: int | None = None
+    fold: int | None = None
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -92,6 +134,80 @@ class DataConfig:
             raise UserError(f"--subsample must be at least 1, got {self.subsample}.")
         if not 0 <= self.split_seed < 2**63:
             raise UserError(f"--split-seed must be in 0 … 2^63 - 1, got {self.split_seed}.")
+        _check_windows(self)
+        _check_folds(self)
+        _check_steps(self)
+
+
+def _check_steps(config: DataConfig) -> None:
+    """Raises UserError for options of targets at every step that do not go together."""
+    if config.ignore_first < 0:
+        raise UserError(f"--ignore-first must be at least 0, got {config.ignore_first}.")
+    for name in ("horizon", "season"):
+        value = getattr(config, name)
+        if value is not None and value < 1:
+            raise UserError(f"{option(name)} must be at least 1, got {value}.")
+    if config.horizon is not None and config.each_step:
+        raise UserError("--horizon makes the targets of each step: leave out --each-step.")
+    if config.season is not None and config.horizon is None:
+        raise UserError("--season needs --horizon, the steps to forecast.")
+
+
+def _check_windows(config: DataConfig) -> None:
+    """Raises UserError for windows or rates that are impossible."""
+    for name in ("window", "stride"):
+        value = getattr(config, name)
+        if value is not None and value < 1:
+            raise UserError(f"{option(name)} must be at least 1, got {value}.")
+    for name in ("stride", "purge"):
+        if config.window is None and getattr(config, name):
+            raise UserError(f"{option(name)} needs --window, the steps of a window.")
+    for name in ("resample", "rate"):
+        if (text := getattr(config, name)) is not None:
+            hertz(text, option(name))
+    if config.resample is not None and config.time_gap:
+        raise UserError("--resample makes all gaps equal: leave out --time-gap.")
+    if config.rate is not None and config.resample is None:
+        raise UserError("--rate needs --resample, the rate to resample to.")
+
+
+def _check_folds(config: DataConfig) -> None:
+    """Raises UserError for folds that are impossible."""
+    if config.folds is None:
+        if config.fold is not None:
+            raise UserError("--fold needs --folds, the number of all folds.")
+        return
+    if config.folds < 2:
+        raise UserError(f"--folds must be at least 2, got {config.folds}.")
+    if config.fold is not None and not 1 <= config.fold <= config.folds:
+        raise UserError(f"--fold must be in 1 … {config.folds}, got {config.fold}.")
+    if config.test is not None or config.test_fraction != DataConfig.test_fraction:
+        other = "test" if config.test is not None else "test_fraction"
+        raise UserError(f"--folds tests on each part of --data in turn: leave out {option(other)}.")
+
+
+PERIODS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0} | {
+    "h": 3600.0, "d": 86400.0
+}  # fmt: skip
+RATES = {"mHz": 1e-3, "Hz": 1.0, "kHz": 1e3, "MHz": 1e6}
+
+
+def hertz(text: str, name: str = "rate") -> float:
+    """The rate in hertz that a text such as 50Hz, 1.5kHz, 20ms or 15min names.
+
+    Raises:
+        UserError: it is none.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Zµ]+)\s*", str(text))
+    if match and 0 < float(match[1]) < 1e15:
+        if match[2] in RATES:
+            return float(match[1]) * RATES[match[2]]
+        if match[2] in PERIODS:
+            return 1 / (float(match[1]) * PERIODS[match[2]])
+    raise UserError(
+        f"{name} must be a rate such as 50Hz or the time between two steps such as 20ms, got"
+        f" {str(text)!r}."
+    )
 
 
 def check_choices(config: Any) -> None:

@@ -7,15 +7,18 @@ from typing import Any, Literal, Self
 
 from rnnopt.config.data_config import DataConfig, data_name
 from rnnopt.config.errors import UserError, option, unknown_name
-from rnnopt.config.old_names import current_budget
+from rnnopt.config.metric_names import metric_name
+from rnnopt.config.old_names import current_budget, with_waiting
 from rnnopt.config.validation import checked
-from rnnopt.layers.sequence_model import Initialization, Readout
+from rnnopt.layers.network_options import Initialization, Readout
+from rnnopt.layers.stem import parse_stem
 
 # Settings of a model that the user does not choose one by one.
 INDRNN_6: dict[str, Any] = dict(
     cell="indrnn", layers=6, batch_norm=True, dropout=0.1, initialization="indrnn"
 )
 MODELS: dict[str, tuple[dict[str, Any], str]] = {
+    "auto": ({}, "chosen from the shape of your own data; rnn for the tasks on board"),
     "rnn": (dict(cell="rnn", nonlinearity="tanh"), "Elman network, tanh"),
     "rnn-relu": (dict(cell="rnn", nonlinearity="relu"), "Elman network, relu"),
     "lstm": (dict(cell="lstm"), "long short-term memory"),
@@ -38,15 +41,24 @@ class SharedConfig(DataConfig):
     Args:
         task: Task to learn: a name, or name:option=value,… (see `rnnopt list`). With --data: the
             name of the data.
-        model: Network to train, by name (see `rnnopt list`).
+        model: Network to train, by name (see `rnnopt list`). auto chooses for your own data, from
+            their shape, the network, its size and read-out and the budget, each unless it is given.
         lr: Learning rate. Unset: the optimizer's default.
         budget: Length of training: 30s, 5m, 2h, 20epochs or 5000gradients, each of one minibatch.
+            Unset: 20epochs, or what --model auto chooses.
         batch_size: Number of sequences in a minibatch. Unset: the task's.
         hidden: Number of units in each recurrent layer. Unset: the task's.
         layers: Number of recurrent layers. Unset: the model's, which is one unless its name says
             otherwise.
+        bidirectional: A second direction in each layer, from the last step to the first, with as
+            many units again. It needs whole sequences: no --tbptt, no answers step by step. Unset:
+            the model's, which is one direction.
+        stem: Convolutions before the recurrent layers, as width/stride of each, such as 8/4 or
+            8/2,5/2. Each has as many channels as a layer has units, batch normalization and relu,
+            and leaves a step of every stride. It needs whole sequences, as --bidirectional does.
+            Unset: the model's, which is none.
         batch_norm: Batch normalization of each layer's states, over time and batch. indrnn-6 always
-            has it.
+            has it. Unset: the model's, which is none unless it has its own.
         dropout: Probability that a unit is zero for a whole sequence, after each layer. Unset: the
             model's, which is none unless it has its own.
         readout: States that the answer is read from. Unset: the task's, which is the last state
@@ -62,12 +74,21 @@ class SharedConfig(DataConfig):
             IndRNN's authors, then also returns to the best weights, and waits half, a quarter, … as
             long.
         decay: Factor of the plateau schedules.
-        patience: Number of epochs without improvement that the plateau schedules wait.
+        patience: Number of epochs without improvement of the validation metric (or of the
+            validation loss, where the metric is level) that the plateau schedules wait, unset: 20;
+            with another schedule, after which the run ends, unset: it goes on to the end of its
+            budget.
         tbptt: Steps between updates in truncated back-propagation through time (k1). Unset: whole
             sequences. FrankWolfe takes the chunks of a sequence as its inner steps unless told
             otherwise.
         tbptt_backward: Steps that a gradient goes back in truncated back-propagation (k2). Unset:
             as many as --tbptt.
+        metric: Metric by which the best weights are chosen, runs end early and are compared, named
+            as scikit-learn names its scorers: balanced-accuracy, f1 (the mean over the classes; of
+            two classes, of the second), auc, log-loss, rmse, r2, … Unset: the task's, which is
+            accuracy, or mse in regression.
+        class_weight: Weight of a class in the loss: balanced gives n/(k·count) to a class with
+            count of the n training sequences, of k classes. Unset: all sequences count alike.
         evaluate_every: Number of gradients between evaluations on validation data. Unset: an epoch,
             or a twentieth of the budget where that is shorter.
         watch_test: Record of the test metric at every evaluation, for comparison with publications
@@ -83,13 +104,15 @@ class SharedConfig(DataConfig):
     """
 
     task: str = "digits-pixels"
-    model: str = "rnn"
+    model: str = "auto"
     lr: float | None = None
-    budget: str = "20epochs"
+    budget: str | None = None
     batch_size: int | None = None
     hidden: int | None = None
     layers: int | None = None
-    batch_norm: bool = False
+    bidirectional: bool | None = None
+    stem: str | None = None
+    batch_norm: bool | None = None
     dropout: float | None = None
     readout: Readout | None = None
     initialization: Initialization | None = None
@@ -97,9 +120,11 @@ class SharedConfig(DataConfig):
     clip_value: float | None = None
     schedule: Schedule = "cosine"
     decay: float = 0.1
-    patience: float = 20.0
+    patience: float | None = None
     tbptt: int | None = None
     tbptt_backward: int | None = None
+    metric: str | None = None
+    class_weight: Literal["balanced"] | None = None
     evaluate_every: int | None = None
     watch_test: bool = False
     stop_at_target: bool = False
@@ -111,7 +136,9 @@ class SharedConfig(DataConfig):
         super().__post_init__()
         if self.data is not None:
             object.__setattr__(self, "task", data_name(self.data))
-        object.__setattr__(self, "budget", current_budget(self.budget))
+        if self.budget is not None:
+            object.__setattr__(self, "budget", current_budget(self.budget))
+            Budget.parse(self.budget)
         if self.model not in MODELS:
             raise unknown_name("model", self.model, MODELS)
         counts = ("batch_size", "hidden", "layers", "evaluate_every", "threads", "tbptt")
@@ -127,17 +154,24 @@ class SharedConfig(DataConfig):
             raise UserError(f"--decay must be in (0, 1), got {self.decay}.")
         if self.tbptt_backward is not None and self.tbptt is None:
             raise UserError("--tbptt-backward needs --tbptt, the steps between updates.")
+        if self.stem is not None:
+            try:
+                parse_stem(self.stem)
+            except ValueError as error:
+                raise UserError(f"--stem: {error}") from error
+            if self.tbptt is not None or self.readout == "every":
+                given = "--readout every" if self.tbptt is None else "--tbptt"
+                raise UserError(f"--stem shortens sequences: it cannot go with {given}.")
+        if self.tbptt is not None and self.bidirectional:
+            raise UserError("--tbptt needs a network of one direction: leave out --bidirectional.")
         if self.tbptt is not None and self.readout == "mean":
             raise UserError("--tbptt needs --readout last or every, got mean.")
         if self.dropout is not None and not 0 <= self.dropout < 1:
             raise UserError(f"--dropout must be in [0, 1), got {self.dropout}.")
-        if not self.schedule.startswith("plateau"):
-            for name in ("decay", "patience"):
-                if getattr(self, name) != getattr(SharedConfig, name):
-                    raise UserError(
-                        f"{option(name)} needs a plateau schedule, got {self.schedule}."
-                    )
-        Budget.parse(self.budget)
+        if not self.schedule.startswith("plateau") and self.decay != SharedConfig.decay:
+            raise UserError(f"--decay needs a plateau schedule, got {self.schedule}.")
+        if self.metric is not None:
+            object.__setattr__(self, "metric", metric_name(self.metric))
 
     def to_dict(self) -> dict[str, Any]:
         """All fields, as they are saved."""
@@ -146,7 +180,7 @@ class SharedConfig(DataConfig):
     @classmethod
     def from_dict(cls, saved: dict[str, Any]) -> Self:
         """The config that `to_dict` gave; a field that it lacks has its default."""
-        return checked(saved, cls, "a saved config")
+        return checked(with_waiting(saved), cls, "a saved config")
 
 
 @dataclass(frozen=True)

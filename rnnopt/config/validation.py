@@ -55,6 +55,8 @@ class Result(TypedDict, total=False):
     gradient_evaluations: Number
     test_loss: Number
     test_metric: Number
+    constant_metric: Number
+    no_better: str
     nonfinite: Number
     best: Numbers | None
     to_target: Numbers | None

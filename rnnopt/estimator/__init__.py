@@ -1,6 +1,7 @@
 """Recurrent networks as scikit-learn estimators.
 
-They build tasks and train with `training/`; nothing here opens run folders.
+They build tasks and train with `training/`. From `runs/` they have the export to ONNX, and the
+networks of finished runs.
 """
 
 from rnnopt.estimator.classifier import RNNClassifier as RNNClassifier

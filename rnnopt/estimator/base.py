@@ -5,21 +5,24 @@ The data become a `Task`, the settings a `RunConfig`; the loop is that of rnnopt
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator
-from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_array, check_consistent_length, check_is_fitted
 from torch import Tensor
 
+from rnnopt.config.data_config import Kind
 from rnnopt.config.errors import UserError, without_dashes
 from rnnopt.config.options import with_moved
 from rnnopt.config.run_config import RunConfig
 from rnnopt.estimator.doubts import Seen
+from rnnopt.estimator.every_step import read_steps, refuse_steps
+from rnnopt.estimator.holding_out import kept_and_aside, read_groups
 from rnnopt.estimator.one_run import build_task, train
 from rnnopt.estimator.options import RNNOptions
 from rnnopt.estimator.sequences import padded_steps, read_sequences, seen_by
@@ -27,27 +30,42 @@ from rnnopt.layers.sequence_model import SequenceModel
 from rnnopt.tasks.examples import Examples
 from rnnopt.tasks.moments import check_plain, moments, standardized
 from rnnopt.tasks.pieces import outputs_of
-from rnnopt.tasks.task import Loss
+from rnnopt.tasks.task import Loss, Task
+from rnnopt.tasks.user_data.preparation import Preparation
+from rnnopt.tasks.user_data.series import pool
+from rnnopt.tasks.user_data.step_targets import StepTargets
 from rnnopt.training.resolve import check_conflicts
 
 # Settings that are a run's as they stand.
 CONFIGURED = ("model", "hidden", "optimizer", "lr")
-REST = ("layers", "dropout", "batch_size", "clip", "device")  # of the options
+REST = (  # of the options
+    "layers", "dropout", "bidirectional", "stem", "readout", "batch_size", "clip", "device"
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Given:
-    """Data as they were handed over: sequences (time, features), classes (count,) or numbers
-    (count, outputs), and how much each sequence counts (count,), None where all count alike."""
+    """Data as they were handed over.
+
+    Args:
+        sequences: (time, features) each.
+        targets: classes (count,) or numbers (count, outputs), or those of each step: classes
+            (count, time), -1 where there is none, or numbers (count, time, outputs), NaN.
+        weights: how much each sequence counts (count,), None where all count alike.
+        groups: group of each sequence (count,), None where each is one.
+    """
 
     sequences: Sequence[np.ndarray]
     targets: np.ndarray
     weights: np.ndarray | None
+    groups: np.ndarray | None = None
 
     def select(self, places: np.ndarray) -> "Given":
         """Those at some places."""
         weights = None if self.weights is None else self.weights[places]
-        return Given([self.sequences[i] for i in places], self.targets[places], weights)
+        groups = None if self.groups is None else self.groups[places]
+        chosen = [self.sequences[i] for i in places]
+        return Given(chosen, self.targets[places], weights, groups)
 
     def counted(self) -> "Given":
         """Those that count something; ValueError where none does, or less than nothing."""
@@ -73,8 +91,8 @@ class RecurrentEstimator(BaseEstimator):
         lr: learning rate; None means the optimizer's default.
         epochs: passes through the data, at the most with `early_stopping`.
         early_stopping: keep a tenth of the sequences aside, stop once their accuracy or squared
-            error has not improved for ten epochs, and keep the best weights. Where the accuracy is
-            level, a lower loss on these sequences is an improvement.
+            error (or the metric of the options) has not improved for ten epochs, and keep the best
+            weights. Where the accuracy is level, a lower loss on these sequences is an improvement.
         warm_start: `fit` goes on with the network and optimizer where the last one ended.
         layout: "time-first" for sequences of (time, features); "time-last" for (features, time),
             as aeon and sktime have them. Tables (count, time) are the same in both.
@@ -128,6 +146,8 @@ class RecurrentEstimator(BaseEstimator):
             self.options = with_moved(RNNOptions, self._options(), moved)
         return self
 
+    every_step_ = False  # of an estimator that an earlier version fitted
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         moved = {name: state.pop(name) for name in RNNOptions().keys() & state.keys()}
         super().__setstate__(dict(options=RNNOptions(**moved)) | state)  # of an earlier version
@@ -151,21 +171,27 @@ class RecurrentEstimator(BaseEstimator):
         y: ArrayLike,
         sample_weight: ArrayLike | None = None,
         lengths: ArrayLike | None = None,
+        groups: ArrayLike | None = None,
     ) -> Self:
         """Trains the network, from new weights unless `warm_start`.
 
         Args:
             X: (count, time), (count, time, features), or a list of arrays (time, features).
-            y: (count,); of a regressor also (count, outputs).
+            y: (count,); of a regressor also (count, outputs). With RNNOptions(every_step=True) one
+                for each step: (count, time), (count, time, outputs), or a list of arrays; NaN, None
+                and empty words are missing targets, which do not count.
             sample_weight: (count,), how much each sequence counts.
             lengths: (count,), true steps of padded sequences.
+            groups: (count,), the person, machine, … that each sequence is of: `early_stopping`
+                keeps whole groups aside. `set_fit_request(groups=True)` routes them here from
+                scikit-learn's cross-validation and searches.
 
         Raises:
             ValueError: data or settings that do not fit; the longest sequence's minibatch does not
                 fit in memory; training diverges.
         """
         anew = not (self.warm_start and hasattr(self, "model_"))
-        return self._fit(X, y, sample_weight, lengths, anew, self.epochs)
+        return self._fit(X, y, sample_weight, lengths, anew, self.epochs, groups=groups)
 
     def _partial_fit(
         self,
@@ -190,6 +216,7 @@ class RecurrentEstimator(BaseEstimator):
         epochs: int,
         schedule: str | None = None,
         classes: np.ndarray | None = None,
+        groups: ArrayLike | None = None,
     ) -> Self:
         random = check_random_state(self.random_state)
         config = self._config(
@@ -198,39 +225,66 @@ class RecurrentEstimator(BaseEstimator):
         before = dict(self.__dict__)
         try:
             partial = schedule is not None  # a part of the data may be a small one
-            self._learn(X, y, sample_weight, lengths, anew, config, random, classes, not partial)
+            given = self._read(X, y, sample_weight, lengths, groups, anew, classes)
+            self._learn(given, anew, config, random, not partial)
         except BaseException:  # an estimator that was refused its data still is what it was
             self.__dict__.clear()
             self.__dict__.update(before)
             raise
         return self
 
-    def _learn(
+    def _read(
         self,
         X: ArrayLike,
         y: ArrayLike,
         sample_weight: ArrayLike | None,
         lengths: ArrayLike | None,
+        groups: ArrayLike | None,
         anew: bool,
-        config: RunConfig,
-        random: np.random.RandomState,
         classes: np.ndarray | None,
-        warn: bool,
-    ) -> None:
+    ) -> Given:
+        """The data, checked; notes what they look like."""
         sequences = read_sequences(self, X, lengths, layout=self.layout, reset=anew)
-        targets = self._read_targets(y, anew, classes)
-        check_consistent_length(sequences, targets)
+        every_step = bool(self._options().every_step)
+        if not anew and every_step != self.every_step_:
+            raise ValueError(f"every_step must be {self.every_step_} as before, got {every_step}.")
+        self.every_step_ = every_step
+        if every_step:
+            if self._options().subsample > 1:
+                raise ValueError(
+                    "subsample must be 1 with every_step=True: each step has a target."
+                )
+            steps = read_steps(y, sequences)
+            targets = self._read_step_targets(steps, anew, classes)
+        else:
+            targets = self._read_targets(y, anew, classes)
+            check_consistent_length(sequences, targets)
+            if self._options().every_step is None:
+                refuse_steps(targets.shape, {len(one) for one in sequences})
         seen = Seen.of(sequences, padded_steps(X, self.layout), lengths is not None)
         before = None if anew else seen_by(self)
         self._seen = seen if before is None else before.with_more(seen)
-        given = Given(sequences, targets, self._weights(sample_weight, targets)).counted()
+        weights = self._weights(sample_weight, targets)
+        given = Given(self._pooled(sequences), targets, weights, read_groups(groups, targets))
+        return given.counted()
+
+    def _learn(
+        self,
+        given: Given,
+        anew: bool,
+        config: RunConfig,
+        random: np.random.RandomState,
+        warn: bool,
+    ) -> None:
         parts = self._split(given, random) if self.early_stopping else [given]
         if anew:
             self._measure(parts[0])
         if not self._options().normalize:
             self._check_plain(parts[0])
         examples = [self._standardized(part) for part in parts]
-        task = build_task(examples, self._loss, self._output_size(), config.seed)
+        metric = self._options().metric
+        task = build_task(examples, self._loss, self._output_size(), config.seed, metric)
+        task = self._weighed(task)
         outcome = train(
             config,
             task,
@@ -254,13 +308,24 @@ class RecurrentEstimator(BaseEstimator):
         """What the network is to learn: numbers of classes (count,), or (count, outputs)."""
         raise NotImplementedError
 
+    def _read_step_targets(
+        self, steps: StepTargets, anew: bool, classes: np.ndarray | None
+    ) -> np.ndarray:
+        """The same of each step: classes (count, time), or numbers (count, time, outputs)."""
+        raise NotImplementedError
+
     def _output_size(self) -> int:
         raise NotImplementedError
+
+    def _weighed(self, task: Task) -> Task:
+        """The task, its classes weighted where the sequences cannot be."""
+        return task
 
     # -- the data ----------------------------------------------------------------------------------
 
     def _config(self, epochs: int, schedule: str, seed: int) -> RunConfig:
-        for name, value in dict(epochs=epochs, patience=self._options().patience).items():
+        counts = dict(epochs=epochs, patience=self._options().patience)
+        for name, value in (counts | dict(subsample=self._options().subsample)).items():
             if not isinstance(value, (int, np.integer)) or value < 1:
                 raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}.")
         settings = {name: getattr(self, name) for name in CONFIGURED}
@@ -325,36 +390,78 @@ class RecurrentEstimator(BaseEstimator):
         share = self._options().validation_fraction
         if not 0 < share < 1:
             raise ValueError(f"validation_fraction must be in (0, 1), got {share}.")
-        count = len(given.sequences)
-        try:
-            parts = train_test_split(
-                np.arange(count),
-                test_size=share,
-                random_state=random,
-                stratify=None if given.targets.ndim > 1 else given.targets,
-            )
-        except ValueError as error:
-            raise ValueError(
-                f"early_stopping cannot keep validation_fraction={share:g} of"
-                f" {count} sequences aside, {self._needed(given)}: give more, another fraction, or"
-                " early_stopping=False."
-            ) from error
-        return [given.select(part) for part in parts]
+        places = kept_and_aside(given.targets, given.groups, share, random)
+        return [given.select(part) for part in places]
 
-    def _needed(self, given: Given) -> str:
-        """What early stopping needs of the sequences, and what there is."""
-        if given.targets.ndim > 1:
-            return "it needs two at least"
-        fewest = int(np.unique(given.targets, return_counts=True)[1].min())
-        return (
-            "it needs two of each class, and as many as there are classes in both parts (the"
-            f" rarest class has {fewest})"
-        )
+    def _pooled(self, sequences: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
+        """The sequences with the steps averaged that make one step of the network."""
+        width = self._options().subsample
+        return sequences if width == 1 else [pool(one, width) for one in sequences]
+
+    def _examples(self, X: ArrayLike, lengths: ArrayLike | None) -> Examples:
+        """Sequences to answer, as the network sees them."""
+        check_is_fitted(self, "model_")
+        sequences = read_sequences(self, X, lengths, layout=self.layout, reset=False)
+        inputs, true = standardized(self._pooled(sequences), self.mean_, self.scale_)
+        return Examples(inputs, torch.zeros(len(sequences)), true)
 
     def _outputs(self, X: ArrayLike, lengths: ArrayLike | None) -> Tensor:
         """The network's outputs (count, output)."""
-        check_is_fitted(self, "model_")
-        sequences = read_sequences(self, X, lengths, layout=self.layout, reset=False)
-        inputs, true = standardized(sequences, self.mean_, self.scale_)
-        examples = Examples(inputs, torch.zeros(len(sequences)), true)
+        examples = self._examples(X, lengths)
         return outputs_of(self.model_, examples, torch.device(self._options().device))
+
+    def _step_outputs(self, X: ArrayLike, lengths: ArrayLike | None) -> list[Tensor]:
+        """The network's outputs (time, output) at the steps of each sequence."""
+        from rnnopt.runs.step_scores import step_outputs
+
+        device = torch.device(self._options().device)
+        found = step_outputs(self.model_, self._examples(X, lengths), device)
+        return [torch.from_numpy(one) for one in found]
+
+    def _step_truth(self, X: ArrayLike, y: ArrayLike, lengths: ArrayLike | None) -> StepTargets:
+        """The targets of each step, to score answers by."""
+        return read_steps(y, read_sequences(self, X, lengths, layout=self.layout, reset=False))
+
+    # -- files -------------------------------------------------------------------------------------
+
+    def export_onnx(self, path: str | Path) -> None:
+        """Writes the network and its preparation of sequences as an ONNX file.
+
+        The file takes raw `inputs` (batch, time, features) and `lengths` (batch,), and answers with
+        probabilities, in the order of `classes_`, or numbers. It needs the extra `export`, and is
+        written only if it answers as this estimator does.
+
+        Raises:
+            ValueError: it does not, or cannot be written.
+        """
+        check_is_fitted(self, "model_")
+        from rnnopt.estimator.files import write_onnx
+
+        write_onnx(self, Path(path))
+
+    @classmethod
+    def from_pretrained(cls, run: str | Path) -> Self:
+        """An estimator with the network of a finished run of `rnnopt train --data`.
+
+        It predicts as `rnnopt predict` does, of series without missing values. With
+        `warm_start=True` its `fit` goes on from these weights.
+
+        Args:
+            run: folder of the run.
+
+        Raises:
+            ValueError: it holds no finished run on own data, or one of another kind.
+        """
+        from rnnopt.estimator.files import arguments_of, open_trained, take_over
+
+        trained = open_trained(Path(run), cls._kind)
+        estimator = cls(**arguments_of(trained, REST[:-1]))
+        take_over(estimator, trained)
+        estimator._take_targets(trained.preparation)
+        return estimator
+
+    _kind: ClassVar[Kind]
+
+    def _take_targets(self, preparation: Preparation) -> None:
+        """Notes the classes of a run, or by what its targets are standardised."""
+        raise NotImplementedError

@@ -9,12 +9,18 @@ from sklearn.base import ClassifierMixin
 from sklearn.metrics import accuracy_score
 from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets, unique_labels
-from sklearn.utils.validation import assert_all_finite, column_or_1d
+from sklearn.utils.validation import assert_all_finite, check_is_fitted, column_or_1d
 
+from rnnopt.config.data_config import Kind
+from rnnopt.config.errors import UserError, without_dashes
 from rnnopt.estimator.base import RecurrentEstimator
+from rnnopt.estimator.every_step import classes_from, classes_of, places_of, scored, together
 from rnnopt.estimator.options import takes_moved_options
-from rnnopt.tasks.task import Loss
+from rnnopt.tasks.choices import with_choices
+from rnnopt.tasks.task import Loss, Task
 from rnnopt.tasks.user_data.checks import ONE_EACH, rows_of_classes
+from rnnopt.tasks.user_data.preparation import Preparation
+from rnnopt.tasks.user_data.step_targets import StepTargets
 
 
 @takes_moved_options
@@ -39,6 +45,7 @@ class RNNClassifier(ClassifierMixin, RecurrentEstimator):
     class_weight: Literal["balanced"] | dict | None = None
 
     _loss: ClassVar[Loss] = "cross-entropy"
+    _kind: ClassVar[Kind] = "classification"
 
     def partial_fit(
         self,
@@ -63,12 +70,21 @@ class RNNClassifier(ClassifierMixin, RecurrentEstimator):
         return self._partial_fit(X, y, sample_weight, lengths, known)
 
     def predict(self, X: ArrayLike, lengths: ArrayLike | None = None) -> np.ndarray:
-        """The class of each sequence."""
-        places = self.predict_proba(X, lengths).argmax(1)
-        return self.classes_[places]
+        """The class of each sequence, or of each step: (count, time), or a list of arrays."""
+        likely = self.predict_proba(X, lengths)
+        if not self.every_step_:
+            return self.classes_[likely.argmax(1)]
+        return together([self.classes_[one.argmax(1)] for one in likely])
 
     def predict_proba(self, X: ArrayLike, lengths: ArrayLike | None = None) -> np.ndarray:
-        """Probabilities (count, classes), in the order of `classes_`."""
+        """Probabilities (count, classes), in the order of `classes_`.
+
+        With a target at every step (count, time, classes), or a list of arrays (time, classes) for
+        sequences of different lengths.
+        """
+        check_is_fitted(self, "model_")
+        if self.every_step_:
+            return together([one.softmax(1).numpy() for one in self._step_outputs(X, lengths)])
         return self._outputs(X, lengths).softmax(1).numpy()
 
     def score(
@@ -78,7 +94,17 @@ class RNNClassifier(ClassifierMixin, RecurrentEstimator):
         sample_weight: ArrayLike | None = None,
         lengths: ArrayLike | None = None,
     ) -> float:
-        """Accuracy."""
+        """Accuracy, of sequences or of the steps with a target."""
+        check_is_fitted(self, "model_")
+        if self.every_step_:
+            steps, found = self._step_truth(X, y, lengths), self.predict(X, lengths)
+            known = np.isin(classes_of(steps), self.classes_)
+            if not known.all():
+                raise ValueError(f"y must have the classes {self.classes_} alone.")
+            true, answers, sample_weight = scored(
+                places_of(steps, self.classes_), list(found), sample_weight
+            )
+            return accuracy_score(self.classes_[true], answers, sample_weight=sample_weight)
         return accuracy_score(y, self.predict(X, lengths), sample_weight=sample_weight)
 
     def _read_targets(self, y: ArrayLike, anew: bool, classes: np.ndarray | None) -> np.ndarray:
@@ -97,12 +123,34 @@ class RNNClassifier(ClassifierMixin, RecurrentEstimator):
             raise ValueError(f"y must have the classes {self.classes_} alone, got {new} too.")
         return places
 
+    def _read_step_targets(
+        self, steps: StepTargets, anew: bool, classes: np.ndarray | None
+    ) -> np.ndarray:
+        if anew:
+            self.classes_ = classes_of(steps) if classes is None else classes
+        return places_of(steps, self.classes_)
+
+    def _take_targets(self, preparation: Preparation) -> None:
+        self.classes_ = classes_from(preparation.classes)
+
+    def _weighed(self, task: Task) -> Task:
+        if self.class_weight is None or not self.every_step_:
+            return task
+        chosen = self.class_weight
+        if chosen != "balanced":
+            places = {str(name): str(place) for place, name in enumerate(self.classes_)}
+            chosen = {places.get(str(name), str(name)): w for name, w in chosen.items()}
+        try:
+            return with_choices(task, class_weight=chosen)
+        except UserError as error:
+            raise ValueError(without_dashes(str(error))) from error
+
     def _output_size(self) -> int:
         return len(self.classes_)
 
     def _weights(self, sample_weight: ArrayLike | None, targets: np.ndarray) -> np.ndarray | None:
         weights = super()._weights(sample_weight, targets)
-        if self.class_weight is None:
+        if self.class_weight is None or targets.ndim > 1:  # of each step: the task weighs them
             return weights
         present = np.unique(targets)
         each = np.ones(len(self.classes_))

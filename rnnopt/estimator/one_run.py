@@ -11,12 +11,16 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor, nn
 
 from rnnopt.config.errors import UserError, without_dashes
+from rnnopt.config.metric_names import METRICS, lower_is_better, metric_name
 from rnnopt.config.run_config import RunConfig
 from rnnopt.layers.indrnn import IndRNN
 from rnnopt.layers.sequence_model import SequenceModel
+from rnnopt.tasks.choices import with_choices
+from rnnopt.tasks.constant import constant_metric, no_better
 from rnnopt.tasks.examples import Examples, select
 from rnnopt.tasks.task import Loss, Task
 from rnnopt.training.build import build_training
@@ -46,18 +50,24 @@ class Outcome:
     metrics: list[float]
 
 
-def build_task(parts: list[Examples], loss: Loss, outputs: int, seed: int) -> Task:
+def build_task(
+    parts: list[Examples], loss: Loss, outputs: int, seed: int, metric: str | None = None
+) -> Task:
     """The task of learning the first of `parts`, validated on the second.
 
     Without a second one, a sample of the first is evaluated.
+
+    Raises:
+        ValueError: the metric does not fit.
     """
+    stops = len(parts) > 1
     train = parts[0]
     batch_size = min(BATCH_SIZE, len(train))
     if len(parts) == 1:
         order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))
         parts = [train, select(train, order[:batch_size])]
     parts = [part if part.weights is None else _of_mean_1(part) for part in parts]
-    return Task(
+    task = Task(
         name="data",
         summary=f"{len(train)} sequences",
         input_size=train.inputs.shape[-1],
@@ -70,6 +80,13 @@ def build_task(parts: list[Examples], loss: Loss, outputs: int, seed: int) -> Ta
         epoch_size=len(train),
         batch_size=batch_size,
     )
+    try:
+        if not stops or metric is None:
+            return task
+        lower = lower_is_better(metric_name(metric))
+        return with_choices(task, metric, target=-math.inf if lower else math.inf)
+    except UserError as error:
+        raise ValueError(without_dashes(str(error))) from error
 
 
 def _of_mean_1(examples: Examples) -> Examples:
@@ -109,21 +126,37 @@ def train(
             warnings.warn(f"{without_dashes(sentence)}.", stacklevel=5)  # at the call of `fit`
         if ended is not None:
             _go_on(training, ended)
-        records = _run(training, patience, show)
+        training.patience = patience
+        records = _run(training, patience is not None, show)
     if training.status == "diverged":
         lr = training.base_lrs[0]
         raise ValueError(
             f"training diverged in epoch {math.ceil(training.closure.epochs)}: the loss is not"
             f" finite. Take a smaller lr than {lr:g}, or clip the gradient (RNNOptions(clip=1))."
         )
+    if warn and (sentence := _no_better(training, records, patience is not None)):
+        warnings.warn(f"{sentence}.", ConvergenceWarning, stacklevel=5)  # at the call of `fit`
     return _outcome(training, records, keep_best=patience is not None)
+
+
+def _no_better(training: Training, records: list[dict[str, float]], stops: bool) -> str:
+    """Says so if the network is no better than the commonest class, or the mean; else ""."""
+    task = training.task
+    constant = constant_metric(task, task.validation)
+    perfect = METRICS[task.metric].perfect
+    if constant is None or math.isclose(constant, perfect, abs_tol=1e-6):  # of one class
+        return ""
+    found = training.best if stops else records[-1]
+    part = "validation" if stops else "training"
+    return no_better(task, found["validation_metric"], constant, part)
 
 
 def _go_on(training: Training, ended: dict[str, Any]) -> None:
     """Puts the weights and the optimizer where an earlier training ended."""
     try:
         training.model.load_state_dict(ended["model"])
-        training.optimizer.load_state_dict(deepcopy(ended["optimizer"]))  # stays as it is
+        if ended["optimizer"] is not None:  # of a run's folder there is none
+            training.optimizer.load_state_dict(deepcopy(ended["optimizer"]))  # stays as it is
     except (KeyError, RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[-1].strip()
         raise ValueError(
@@ -139,33 +172,19 @@ def _network(training: Training) -> SequenceModel:
     return training.model
 
 
-def _run(training: Training, patience: int | None, show: str | None) -> list[dict[str, float]]:
+def _run(training: Training, stops: bool, show: str | None) -> list[dict[str, float]]:
     """Trains to the end; the records of all evaluations."""
-    stop = _Patience(training, math.inf if patience is None else patience)
     records: list[dict[str, float]] = []
     bars = bars_on(Console(stderr=True), quiet=show is None)
-    evaluated_on = "training" if patience is None else "validation"
+    evaluated_on = "validation" if stops else "training"
     bar = bars.add_task(show or "", total=1.0, note="")
     listener = RunProgressBar(bars, bar, f"{evaluated_on} {training.task.metric}")
     with bars:
-        for progress in training.run(stop):
+        for progress in training.run():
             listener(progress)
             if progress.record:
                 records.append(progress.record)
     return records
-
-
-class _Patience:
-    """Whether no evaluation on validation data was the best for that many epochs."""
-
-    def __init__(self, training: Training, epochs: float):
-        self.training, self.epochs, self.best_at = training, epochs, 0.0
-
-    def __call__(self) -> bool:
-        closure = self.training.closure
-        if self.training.best["gradient_evaluations"] == closure.gradient_evaluations:
-            self.best_at = closure.epochs
-        return closure.epochs - self.best_at >= self.epochs
 
 
 def _outcome(training: Training, records: list[dict[str, float]], keep_best: bool) -> Outcome:

@@ -18,6 +18,16 @@ class RNNOptions(Options):
     Args:
         layers, dropout: as many layers, and the probability of a unit being zero for a whole
             sequence after each; None means the model's own, one layer without dropout for most.
+        bidirectional, stem: a second direction in each layer, and convolutions before the first,
+            such as "8/4"; None means the model's own, neither for most.
+        readout: states that the answer is read from: "last", "mean", …, as `rnnopt train` has
+            them; None means the last.
+        subsample: steps that are averaged into one step of the network.
+        every_step: whether each step has a target: y is (count, time), (count, time, outputs), or a
+            list of arrays, one a sequence; and so are the predictions. None refuses y where that
+            may be meant and False takes it as several numbers a sequence.
+        metric: of early stopping, by scikit-learn's name, such as "f1_macro"; None means accuracy,
+            or the squared error.
         batch_size: sequences a minibatch, which is padded to its own longest; None means 32, or all
             where the optimizer needs them. A warning says where it is more than there are, then all
             are taken.
@@ -37,6 +47,12 @@ class RNNOptions(Options):
 
     layers: int | None = None
     dropout: float | None = None
+    bidirectional: bool | None = None
+    stem: str | None = None
+    readout: str | None = None
+    subsample: int = 1
+    every_step: bool | None = None
+    metric: str | None = None
     batch_size: int | None = None
     schedule: str = "cosine"
     clip: float | None = None

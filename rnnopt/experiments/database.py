@@ -4,10 +4,12 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from rnnopt.config.errors import UserError
 from rnnopt.config.old_names import current_settings
+from rnnopt.config.run_config import RunConfig
 
 if TYPE_CHECKING:
     from optuna.storages import RDBStorage
@@ -108,11 +110,13 @@ def quiet() -> Iterator[Any]:
 def check_same(saved: dict[str, Any], now: dict[str, Any], place: str) -> None:
     """Raises UserError if the settings at `place` differ; the message names the differences."""
     changes = []
+    unsaid = current_settings(asdict(RunConfig()))  # of fields that an earlier version did not have
     for part in now:
         before, after = current_settings(saved.get(part, {})), current_settings(now[part])
         for name in sorted(before.keys() | after.keys()):
-            if before.get(name) != after.get(name):
-                changes.append(f"{name} was {before.get(name)}, is {after.get(name)}")
+            was = before.get(name, unsaid.get(name))
+            if was != after.get(name):
+                changes.append(f"{name} was {was}, is {after.get(name)}")
     if changes:
         differences = "; ".join(changes)
         raise UserError(

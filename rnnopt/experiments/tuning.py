@@ -84,7 +84,12 @@ class Tuned:
 
 
 def plan_trials(
-    shared: SharedConfig, optimizers: list[str], trials: int, budget: str, out: Path, resume: bool
+    shared: SharedConfig,
+    optimizers: list[str],
+    trials: int,
+    budget: str | None,
+    out: Path,
+    resume: bool,
 ) -> list[Candidate]:
     """The tuning runs of a comparison: the same number and length for every optimizer.
 
@@ -93,7 +98,7 @@ def plan_trials(
             specification, is the middle of the grid in place of the optimizer's default.
         optimizers: specifications of the optimizers.
         trials: number of rates for each.
-        budget: budget of each trial.
+        budget: budget of each trial; None for that of the reported runs.
         out: folder of the comparison.
         resume: whether the folder may hold some of the runs.
     """

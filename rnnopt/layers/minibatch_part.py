@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from rnnopt.distributed import sums
 from rnnopt.layers.kernels.batch_norm import follow
+from rnnopt.layers.stem import shortened
 
 PART = "_minibatch_part"  # the attribute of a SequenceModel
 
@@ -69,6 +70,12 @@ class MinibatchPart:
         if self.lengths is None:
             return self
         return replace(self, lengths=self.lengths.clamp(max=end) - start)
+
+    def shortened(self, stride: int) -> "MinibatchPart":
+        """The same sequences after a convolution that takes every `stride`-th step."""
+        if self.lengths is None:
+            return self
+        return replace(self, lengths=shortened(self.lengths, stride))
 
     def steps(self, time: int) -> int:
         """True steps of the whole minibatch, of `time` steps with padding."""

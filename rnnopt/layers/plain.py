@@ -6,13 +6,15 @@ so that TorchScript can read them.
 """
 
 import copy
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from rnnopt.layers.kernels.portable import (
+    final_states,
     indrnn_loop,
     indrnn_masked_loop,
     indrnn_states,
@@ -20,6 +22,7 @@ from rnnopt.layers.kernels.portable import (
     reversed_steps,
     true_steps,
 )
+from rnnopt.layers.stem import padding_of
 
 if TYPE_CHECKING:
     from rnnopt.layers.indrnn import IndRNN
@@ -127,6 +130,52 @@ class PlainIndRNNLayer(nn.Module):
         return self.u.clamp(-self.bound, self.bound)
 
 
+class BothDirections(nn.Module):
+    """A bidirectional layer on padded sequences: the second direction begins at the last true step.
+
+    Args:
+        layer: a bidirectional layer of torch, or a `PlainIndRNN`.
+    """
+
+    independent: Final[bool]  # TorchScript compiles only the branch that is taken
+
+    def __init__(self, layer: nn.Module):
+        super().__init__()
+        self.layer, self.independent = layer, isinstance(layer, PlainIndRNN)
+
+    def forward(self, states: Tensor, lengths: Tensor | None) -> Tensor:
+        """States (time, batch, 2 × hidden) of `states` (time, batch, feature)."""
+        if self.independent:
+            return self.layer(states, None, lengths)[0]
+        if lengths is None:
+            return self.layer(states)[0]
+        known = lengths.clamp(min=1).cpu()  # packing refuses an empty sequence
+        packed = self.layer(pack_padded_sequence(states, known, enforce_sorted=False))[0]
+        return pad_packed_sequence(packed, total_length=states.shape[0])[0]
+
+
+class PlainConvolution(nn.Module):
+    """A convolution of a stem with its batch normalisation and relu."""
+
+    def __init__(self, layer: Any, norm: Any, padding: tuple[int, int]):
+        super().__init__()
+        self.layer, self.norm = copy.deepcopy(layer), copy.deepcopy(norm)
+        self.before: int = padding[0]
+        self.after: int = padding[1]
+        self.stride: int = layer.stride[0]
+
+    def forward(self, states: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Shortened `states` (time, batch, channel) and lengths."""
+        padded = functional.pad(states.permute(1, 2, 0), (self.before, self.after))
+        states = self.layer(padded).permute(2, 0, 1).contiguous()
+        valid: Tensor | None = None
+        if lengths is not None:
+            lengths = (lengths + self.stride - 1).div(self.stride, rounding_mode="floor")
+            valid = true_steps(states.shape[0], lengths)
+        normal = self.norm(chosen(states, valid, self.training))
+        return masked(normal, states, valid, self.training).relu(), lengths
+
+
 class PlainSequenceModel(nn.Module):
     """A `SequenceModel` in torch's own layers, with the same names of layers and read-out.
 
@@ -134,11 +183,28 @@ class PlainSequenceModel(nn.Module):
         model: model whose weights are copied.
     """
 
+    bidirectional: Final[bool]
+
     def __init__(self, model: "SequenceModel"):
         super().__init__()
         self.readout: str = model.readout
         self.dropout: float = model.dropout
-        self.recurrent = nn.ModuleList(to_torch(layer) for layer in model.recurrent)
+        self.bidirectional = model.bidirectional
+        stem = model.stem
+        self.stem = (
+            nn.ModuleList(
+                PlainConvolution(layer, norm, padding_of(*shape))
+                for layer, norm, shape in zip(
+                    stem.convolutions, stem.norms, stem.shapes, strict=True
+                )
+            )
+            if stem is not None
+            else nn.ModuleList()
+        )
+        layers = [to_torch(layer) for layer in model.recurrent]
+        self.recurrent = nn.ModuleList(
+            BothDirections(layer) if model.bidirectional else layer for layer in layers
+        )
         norms = list(model.norms) or [nn.Identity() for _ in model.recurrent]
         self.norms = nn.ModuleList(copy.deepcopy(norm) for norm in norms)
         self.output = copy.deepcopy(model.output)
@@ -156,13 +222,16 @@ class PlainSequenceModel(nn.Module):
         if lengths is not None:
             valid = true_steps(inputs.shape[0], lengths)
             states = torch.where(valid, inputs, torch.zeros_like(inputs))
+        for convolution in self.stem:
+            states, lengths = convolution(states, lengths)
+            valid = None if lengths is None else true_steps(states.shape[0], lengths)
         for layer, norm in zip(self.recurrent, self.norms):  # noqa: B905  TorchScript knows no strict
-            states = layer(states)[0]
+            states = layer(states, lengths) if self.bidirectional else layer(states)[0]
             normal = norm(chosen(states, valid, self.training))
             states = masked(normal, states, valid, self.training)
             states = dropped(states, self.dropout, self.training)
         if self.readout == "last":
-            states = last_state(states, lengths)
+            states = final_states(states, lengths, self.bidirectional)
         elif self.readout == "mean":
             states = states.mean(0) if lengths is None else states.sum(0) / lengths[:, None]
         return self.output(states)

@@ -7,7 +7,7 @@ only has to stay out of the read-out and the batch statistics. That costs less t
 
 import warnings
 from collections.abc import Callable
-from typing import Any, Literal, TypedDict, Unpack, get_args
+from typing import Any, Literal, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -18,17 +18,24 @@ from rnnopt.layers.gru import GRU
 from rnnopt.layers.indrnn import IndRNN
 from rnnopt.layers.kernels import cpu, indrnn_stack
 from rnnopt.layers.kernels.batch_norm import normalize
-from rnnopt.layers.kernels.half_linear import Precision, check_precision
-from rnnopt.layers.kernels.portable import last_state, true_steps
+from rnnopt.layers.kernels.half_linear import check_precision
+from rnnopt.layers.kernels.portable import final_states, true_steps
 from rnnopt.layers.lstm import LSTM
 from rnnopt.layers.minibatch_part import MinibatchPart, normalize_part
+from rnnopt.layers.network_options import (
+    Cell,
+    Initialization,
+    Keywords,
+    Readout,
+    check_choices,
+    initialize,
+    layer_options,
+)
 from rnnopt.layers.plain import PlainSequenceModel, script_refused
 from rnnopt.layers.recurrent import TorchRecurrent, check_lengths
+from rnnopt.layers.stem import ConvolutionalStem, steps_after
 from rnnopt.layers.stream import Stream
 
-Cell = Literal["rnn", "lstm", "gru", "indrnn"]
-Readout = Literal["last", "every", "mean"]
-Initialization = Literal["default", "orthogonal", "identity", "normal", "indrnn", "indrnn-paper"]
 # State of one layer between steps: (1, batch, hidden), for LSTM a pair of them.
 State = Tensor | tuple[Tensor, Tensor]
 CELLS: dict[str, Callable[..., nn.Module]] = {
@@ -37,13 +44,6 @@ CELLS: dict[str, Callable[..., nn.Module]] = {
     "gru": GRU,
     "indrnn": IndRNN,
 }
-
-
-class Keywords(TypedDict, total=False):
-    """Arguments of `SequenceModel` that go by name alone."""
-
-    precision: Precision
-    last_layer_remembers: bool
 
 
 class SequenceModel(nn.Module):
@@ -72,8 +72,12 @@ class SequenceModel(nn.Module):
         steps: length of the sequences, which sets IndRNN's recurrent bound; unset means no bound.
         magnitude: factor by which a state may grow over `steps` steps under IndRNN's bound: 5 in
             the authors' released code, 2 in their paper.
-        keywords: precision, of the products of the recurrent layers on the CPU: "float32" or
-            "bf16", see `GRU` and `IndRNN`; and for one release, with a warning,
+        keywords: bidirectional, whether each layer also runs from the last true step to the first,
+            with as many units again, and passes on the states of both directions (readout="last"
+            reads where each direction ends); stem, convolutions before the recurrent layers as
+            pairs (width, stride), such as [(8, 4)], with hidden_size channels each, see
+            `rnnopt.layers.stem`; precision, of the products of the recurrent layers on the CPU:
+            "float32" or "bf16", see `GRU` and `IndRNN`; and for one release, with a warning,
             last_layer_remembers, which is a part of initialization="indrnn-paper" now.
 
     Example:
@@ -110,6 +114,9 @@ class SequenceModel(nn.Module):
             warnings.warn(write, DeprecationWarning, stacklevel=2)
             last_remembers |= keywords["last_layer_remembers"]
         precision = keywords.get("precision", "float32")
+        self.input_size, shapes = input_size, keywords.get("stem") or []
+        self.bidirectional = keywords.get("bidirectional", False)
+        width = hidden_size * (2 if self.bidirectional else 1)  # states that a layer passes on
         sizes = dict(
             input_size=input_size, hidden_size=hidden_size, output_size=output_size, layers=layers
         )
@@ -120,9 +127,15 @@ class SequenceModel(nn.Module):
             raise ValueError(f"SequenceModel needs dropout in [0, 1), got dropout={dropout}.")
         if nonlinearity is None:
             nonlinearity = "relu" if cell == "indrnn" else "tanh"
-        _check_choices(cell, nonlinearity, readout, initialization)
+        check_choices(cell, nonlinearity, readout, initialization)
         check_precision("SequenceModel", precision)
-        options = _layer_options(cell, nonlinearity, precision, steps, magnitude)
+        options = layer_options(
+            cell, nonlinearity, precision, steps and steps_after(steps, shapes), magnitude
+        )
+        if self.bidirectional:
+            options["bidirectional"] = True
+        if shapes and readout == "every":
+            raise ValueError("a stem shortens sequences: it cannot go with readout='every'.")
         last: dict[str, Any] = {}
         if last_remembers:
             if "recurrent_bound" not in options:
@@ -133,18 +146,20 @@ class SequenceModel(nn.Module):
             bound = options["recurrent_bound"]
             last["recurrent_range"] = (1 / bound, bound)
         self.readout, self.dropout = readout, dropout
+        self.stem = ConvolutionalStem(input_size, hidden_size, shapes) if shapes else None
+        first = hidden_size if shapes else input_size
         self.recurrent = nn.ModuleList(
             CELLS[cell](
-                input_size if i == 0 else hidden_size,
+                first if i == 0 else width,
                 hidden_size,
                 **(options | last if i == layers - 1 else options),
             )
             for i in range(layers)
         )
         self.norms = nn.ModuleList(
-            nn.BatchNorm1d(hidden_size) for _ in range(layers if batch_norm else 0)
+            nn.BatchNorm1d(width) for _ in range(layers if batch_norm else 0)
         )
-        self.output = nn.Linear(hidden_size, output_size)
+        self.output = nn.Linear(width, output_size)
         initialize(self, initialization)
 
     def forward(self, inputs: Tensor, lengths: Tensor | None = None) -> Tensor:
@@ -170,16 +185,26 @@ class SequenceModel(nn.Module):
         Returns:
             Outputs as from `forward`, and the states after these steps, one per layer. The state of
             a sequence that ended among these steps must not be used further.
+
+        Raises:
+            ValueError: inputs of another shape; a state for a bidirectional network, or one with a
+                stem.
         """
         if inputs.ndim != 3:
             raise ValueError(f"inputs must be (time, batch, feature), got {tuple(inputs.shape)}.")
-        valid = None
+        if state is not None:
+            self._refuse_parts()
+        part, valid = self._minibatch_part, None
         states, last = inputs, None
         if lengths is not None:
             lengths = check_lengths(lengths, inputs)
             valid = true_steps(inputs.shape[0], lengths)
             states = torch.where(valid, inputs, 0)
-        fused = self._fused(inputs, state) if valid is None else None
+        if self.stem is not None:
+            states, lengths = self.stem(states, lengths, self._normalized_after)
+            part = part and part.shortened(self.stem.stride)
+            valid = None if lengths is None else true_steps(states.shape[0], lengths)
+        fused = self._fused(states, state) if valid is None else None
         if fused is not None:
             return fused
         ends: list[State] = []
@@ -188,11 +213,11 @@ class SequenceModel(nn.Module):
             ends.append(end)
             mask = self._dropout_mask(states)
             if self.norms:
-                states, last = self._normalized(self.norms[i], states, valid, mask), None
+                states, last = _normalized(self.norms[i], states, valid, mask, part), None
             elif mask is not None:
                 states, last = states * mask, last * mask
         if self.readout == "last":
-            states = last_state(states, lengths) if last is None else last
+            states = final_states(states, lengths, self.bidirectional) if last is None else last
         elif self.readout == "mean":
             if lengths is None or valid is None:
                 states = states.mean(0)
@@ -224,6 +249,25 @@ class SequenceModel(nn.Module):
             states = states.mean(0)
         return self.output(states), list(last.split(1))
 
+    def _normalized_after(
+        self, norm: nn.Module, states: Tensor, valid: Tensor | None, stride: int
+    ) -> Tensor:
+        """Batch normalisation within the stem, of every `stride`-th step."""
+        part = self._minibatch_part
+        return _normalized(norm, states, valid, None, part and part.shortened(stride))
+
+    def _refuse_parts(self) -> None:
+        """Raises ValueError if the network cannot take a sequence part by part."""
+        reasons = {
+            "a bidirectional network": self.bidirectional,
+            "a network with a stem": self.stem is not None,
+        }
+        for network in (name for name, holds in reasons.items() if holds):
+            raise ValueError(
+                f"{network} needs whole sequences: it cannot continue from a state, nor take one"
+                " step at a time."
+            )
+
     def stream(self, batch_size: int | None = None) -> Stream:
         """The model on sequences that come step by step, see `Stream`.
 
@@ -231,14 +275,15 @@ class SequenceModel(nn.Module):
             batch_size: sequences that run side by side; None for one without a batch dimension.
 
         Raises:
-            ValueError: batch_size below 1.
+            ValueError: batch_size below 1; a bidirectional network, or one with a stem.
         """
+        self._refuse_parts()
         return Stream(self, batch_size)
 
     def to_torch(self) -> PlainSequenceModel:
         """A copy in torch's own layers and operators, with the same call.
 
-        It takes the same `state_dict`, except for IndRNN layers.
+        It takes the same `state_dict`, except for IndRNN and bidirectional layers and the stem.
         """
         return PlainSequenceModel(self)
 
@@ -254,54 +299,20 @@ class SequenceModel(nn.Module):
         mask = functional.dropout(states.new_ones(count, self.output.in_features), self.dropout)
         return mask if part is None else mask[part.rows.to(mask.device)]
 
-    def _normalized(
-        self, norm: nn.Module, states: Tensor, valid: Tensor | None, mask: Tensor | None
-    ) -> Tensor:
-        part = self._minibatch_part
-        if part is None or not norm.training:
-            return normalize(norm, states, valid, mask)
-        assert isinstance(norm, nn.BatchNorm1d)
-        states = normalize_part(norm, states, valid, part)
-        return states if mask is None else states * mask
 
-
-def _layer_options(
-    cell: str, nonlinearity: str, precision: str, steps: int | None, magnitude: float
-) -> dict[str, Any]:
-    """Keyword arguments of each recurrent layer, besides its sizes."""
-    options: dict[str, Any] = {}
-    if cell in ("rnn", "indrnn"):
-        options["nonlinearity"] = nonlinearity
-    if precision == "bf16":
-        options["precision"] = precision
-    if cell == "indrnn" and steps is not None:
-        options["recurrent_bound"] = IndRNN.bound_for(steps, magnitude)
-    return options
-
-
-def _check_choices(cell: str, nonlinearity: str, readout: str, initialization: str) -> None:
-    """Raises ValueError for an unknown choice, and for two that exclude each other."""
-    choices: list[tuple[str, str, tuple[str, ...]]] = [
-        ("cell", cell, get_args(Cell)),
-        ("nonlinearity", nonlinearity, ("tanh", "relu")),
-        ("readout", readout, get_args(Readout)),
-        ("initialization", initialization, get_args(Initialization)),
-    ]
-    for name, choice, allowed in choices:
-        if choice not in allowed:
-            wanted = ", ".join(allowed)
-            raise ValueError(f"{name} must be one of {wanted}, got {name}={choice!r}.")
-    if nonlinearity != "tanh" and cell not in ("rnn", "indrnn"):
-        raise ValueError(
-            f"nonlinearity={nonlinearity!r} needs cell='rnn' or 'indrnn', got cell={cell!r}."
-        )
-    if initialization == "indrnn" and cell != "indrnn":
-        raise ValueError(f"initialization='indrnn' needs cell='indrnn', got cell={cell!r}.")
-    if initialization in ("orthogonal", "identity") and cell == "indrnn":
-        raise ValueError(
-            f"initialization={initialization!r} needs recurrent matrices, which"
-            " cell='indrnn' does not have; choose default or normal."
-        )
+def _normalized(
+    norm: nn.Module,
+    states: Tensor,
+    valid: Tensor | None,
+    mask: Tensor | None,
+    part: MinibatchPart | None,
+) -> Tensor:
+    """Batch normalisation over the true steps of the whole minibatch, and dropout."""
+    if part is None or not norm.training:
+        return normalize(norm, states, valid, mask)
+    assert isinstance(norm, nn.BatchNorm1d)
+    states = normalize_part(norm, states, valid, part)
+    return states if mask is None else states * mask
 
 
 def _plain_indrnn(layer: nn.Module) -> bool:
@@ -309,7 +320,7 @@ def _plain_indrnn(layer: nn.Module) -> bool:
     return (
         type(layer) is IndRNN
         and layer.num_layers == 1
-        and not (layer.batch_norm or layer.dropout or layer.batch_first)
+        and not (layer.batch_norm or layer.dropout or layer.batch_first or layer.bidirectional)
         and cpu.only_forward(layer)
     )
 
@@ -319,34 +330,23 @@ def _run(
 ) -> tuple[Tensor, Tensor, State]:
     """States at every step, those at the last true step (a loss that reads only these is cheaper),
     and the state to continue from."""
-    exported = cpu.leaving_torch() and isinstance(layer, (GRU, LSTM))
+    both = bool(getattr(layer, "bidirectional", False))
+    # Without lengths torch's operator runs an exported layer. What follows leaves the padding out,
+    # if nothing runs backwards from there.
+    plain = lengths is None or not both
+    exported = cpu.leaving_torch() and isinstance(layer, (GRU, LSTM)) and plain
     if isinstance(layer, (TorchRecurrent, IndRNN)) and not exported:
         states, end = layer(states, first, lengths)
-        return states, (end[0] if isinstance(end, tuple) else end)[0], end
-    # A layer of torch's own, put in place of ours, or an exported one. Nothing continues from that
-    # one, and without lengths torch's operator runs it; what follows leaves the padding out.
+        return states, _ends(end), end
+    # A layer of torch's own, put in place of ours, or an exported one. Nothing continues from that.
     states, end = layer(states, first)
     # torch 2.10 decomposes an exported LSTM so that its last state has a dimension too many.
     if lengths is not None or cpu.leaving_torch():
-        return states, last_state(states, lengths), end
-    return states, (end[0] if isinstance(end, tuple) else end)[0], end
+        return states, final_states(states, lengths, both), end
+    return states, _ends(end), end
 
 
-@torch.no_grad()
-def initialize(model: SequenceModel, initialization: Initialization) -> None:
-    """Sets the weights of `model` as `SequenceModel` describes; "default" leaves torch's."""
-    if initialization == "normal":
-        for name, parameter in model.named_parameters():
-            if not name.startswith("norms"):
-                nn.init.normal_(parameter, std=0.01)
-    elif initialization in ("indrnn", "indrnn-paper"):
-        nn.init.kaiming_normal_(model.output.weight)
-        nn.init.zeros_(model.output.bias)
-    elif initialization in ("orthogonal", "identity"):
-        for layer in model.recurrent:
-            recurrent = dict(layer.named_parameters())["weight_hh_l0"]
-            for gate in recurrent.split(recurrent.shape[1]):
-                if initialization == "identity":
-                    nn.init.eye_(gate)
-                else:
-                    nn.init.orthogonal_(gate)
+def _ends(end: State) -> Tensor:
+    """The states where a layer ends (batch, directions × hidden), from those to continue from."""
+    found = end[0] if isinstance(end, tuple) else end
+    return found[0] if len(found) == 1 else torch.cat(found.unbind(0), 1)

@@ -17,6 +17,7 @@ from rnnopt.runs.collection import Group, Run
 from rnnopt.runs.folder import RunFolder
 from rnnopt.runs.runner import check_same_data
 from rnnopt.tasks import Batches, Task
+from rnnopt.tasks.choices import class_names
 from rnnopt.training.build import build_training
 
 FLOW_SEQUENCES = 64  # a minibatch, at the most
@@ -90,7 +91,7 @@ def examine(run: Run, task: Task | None = None) -> tuple[Findings, Task]:
         check_same_data(task, folder)
         model.load_state_dict(weights)
         scores = None
-        if task.metric == "accuracy":
+        if task.loss != "mse" and not task.in_nats and not task.labels:
             found, true = task.classify(model, task.test, training.device)
             scores = score(true.tolist(), found.tolist(), class_names(task))
         size = min(FLOW_SEQUENCES, training.batches.batch_size)
@@ -98,13 +99,6 @@ def examine(run: Run, task: Task | None = None) -> tuple[Findings, Task]:
         batches = Batches(task, size, run.config.seed + seeds.REPORT)
         flow = mean_flow(model, task, batches)
     return Findings(run, scores, flow), task
-
-
-def class_names(task: Task) -> list[str]:
-    """The classes of a task, for people: as its own data call them, else their numbers."""
-    if task.data is not None and task.data.preparation.classes:
-        return list(task.data.preparation.classes)
-    return [str(number) for number in range(max(2, task.output_size))]
 
 
 def score(true: Sequence[int], found: Sequence[int], names: list[str]) -> Scores:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+from rnnopt.config.metric_names import ends_of, is_error
 from rnnopt.report.best_weights import Findings
 from rnnopt.report.statistics import Curve, mean_curve
 from rnnopt.report.style import short
@@ -55,8 +56,8 @@ def curves(groups: Sequence[Group], numbers: dict[str, int]) -> list[Chart]:
         "train_loss": (f"training loss ({facts['loss']})", True, None, math.nan),
         "validation_metric": (
             f"validation {metric}",
-            metric == "mse",
-            (0.0, 1.0) if metric == "accuracy" else None,
+            is_error(metric),
+            ends_of(metric),
             facts["target"],
         ),
     }

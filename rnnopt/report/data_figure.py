@@ -126,7 +126,7 @@ def _targets(axis: "Axes", data: Recordings, kind: Kind | None) -> None:
     if data.targets is None:
         axis.set_axis_off()
         return
-    if kind_of(data, kind) == "regression":
+    if kind_of(data, kind) != "classification":
         axis.hist(numbers_of(data.targets), bins=30, color=_colors(data.targets))
         axis.set_xlabel("target")
         return

@@ -76,7 +76,9 @@ def write(diagnosis: Diagnosis, config: RunConfig, out: Path) -> tuple[list[Find
     from rnnopt.report.diagnosis_figure import figure
 
     training = diagnosis.training
-    found = verdict(diagnosis.snapshots, training.status, diagnosis.batch_size, config)
+    early = training.status == "stopped early" and training.to_target
+    status = "reached target" if early else training.status
+    found = verdict(diagnosis.snapshots, status, diagnosis.batch_size, config)
     content = dict(
         config=config.to_dict(),
         status=training.status,

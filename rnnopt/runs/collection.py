@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rnnopt.config.metric_names import lower_is_better
 from rnnopt.config.run_config import RunConfig
 from rnnopt.config.validation import checked_records, checked_result
 from rnnopt.runs.folder import RunFolder
 from rnnopt.tasks.ranking import WORST, Rank, loss_of_best, rank
-from rnnopt.tasks.task import lower_is_better
 
 
 @dataclass(frozen=True)
@@ -60,13 +60,21 @@ def read_runs(folders: Sequence[RunFolder]) -> list[Run]:
 def group_runs(runs: Sequence[Run]) -> dict[str, list[Group]]:
     """The groups of each task, in order of first appearance.
 
-    A group's label is its optimizer and every other setting in which the task's groups differ.
+    A group's label is its optimizer and every other setting in which the task's groups differ. A
+    task on which runs have different metrics is several, named with the metric: a table, and an
+    axis, is of one.
     """
+    metrics: dict[str, dict[str, None]] = {}
+    for run in runs:
+        metrics.setdefault(run.config.task, {})[run.result.get("metric", "metric")] = None
     by_task: dict[str, dict[tuple, list[Run]]] = {}
     for run in runs:
         settings = run.config.to_dict()
         del settings["seed"]
-        by_task.setdefault(run.config.task, {}).setdefault(tuple(settings.items()), []).append(run)
+        task = run.config.task
+        if len(metrics[task]) > 1:
+            task += f", {run.result.get('metric', 'metric')}"
+        by_task.setdefault(task, {}).setdefault(tuple(settings.items()), []).append(run)
     result = {}
     for task, groups in by_task.items():
         columns = [set(values) for values in zip(*groups, strict=True)]

@@ -1,6 +1,6 @@
 """Predictions of a trained network for new series: class probabilities, or numbers."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -13,8 +13,10 @@ from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
 from rnnopt.layers.sequence_model import SequenceModel
 from rnnopt.runs.folder import RunFolder
-from rnnopt.tasks.examples import Examples
+from rnnopt.runs.step_scores import Rows, answers_of, scores_of, step_outputs
+from rnnopt.tasks.examples import Examples, are_present
 from rnnopt.tasks.pieces import outputs_of
+from rnnopt.tasks.user_data.labels import labels_of, macro_f1
 from rnnopt.tasks.user_data.preparation import Preparation, label_names, numbers_of
 from rnnopt.tasks.user_data.recordings import Recordings
 from rnnopt.tasks.user_data.splits import members
@@ -61,10 +63,29 @@ class TrainedModel:
             raise UserError(f"{path} does not hold the network it describes: {reason}") from error
         return cls(model.eval(), preparation, config, settings)
 
+    def answer_steps(self, data: Recordings) -> tuple[list[np.ndarray], Rows]:
+        """Answers (time, class or output) for each step of each series, and their scores.
+
+        Without labels there are no scores.
+
+        Raises:
+            ValueError: the series do not have the shape of the training data.
+        """
+        p = self.preparation
+        inputs, lengths = p.stored(data)
+        there = data.steps is not None
+        targets = p.targets(data, needed=False) if there else torch.zeros(len(data))
+        examples = Examples(inputs, targets, lengths)
+        cpu = torch.device("cpu")
+        if not there or not bool(are_present(targets).any()):
+            return answers_of(p, step_outputs(self.model, examples, cpu)), {}
+        return scores_of(p, self.model, examples, cpu)
+
     def answer(self, data: Recordings) -> np.ndarray:
         """Probabilities (count, classes), or numbers (count, outputs) at the targets' scale.
 
-        If the network has outputs at every step, the last one is used.
+        Of several labels it is the probability of each (count, labels). If the network has outputs
+        at every step, the last one is used.
 
         Raises:
             ValueError: the series do not have the shape of the training data.
@@ -74,6 +95,8 @@ class TrainedModel:
         outputs = outputs_of(self.model, examples, torch.device("cpu"))
         if self.preparation.kind == "classification":
             return outputs.softmax(1).numpy()
+        if self.preparation.kind == "multilabel":
+            return outputs.sigmoid().numpy()
         scale, shift = self.preparation.target_deviation, self.preparation.target_mean
         return outputs.numpy() * np.array(scale) + np.array(shift)
 
@@ -128,6 +151,15 @@ def scores(preparation: Preparation, answers: np.ndarray, data: Recordings) -> d
             likely = answers[known, true[known]]
             found["log loss"] = -np.log(np.maximum(likely, 1e-30)).mean()
         return {name: float(value) for name, value in found.items()}
+    if preparation.kind == "multilabel":
+        true, likely = labels_of(data.targets) > 0.5, answers > 0.5
+        if true.shape != likely.shape:
+            raise ValueError(f"series need {likely.shape[1]} labels, got {true.shape[1]}.")
+        return {
+            "subset accuracy": float((true == likely).all(1).mean()),
+            "macro F1": macro_f1(true, likely),
+            "accuracy of a label": float((true == likely).mean()),
+        }
     numbers = numbers_of(data.targets)
     if numbers.shape != answers.shape:
         raise ValueError(f"targets need {answers.shape[1]} numbers, got {numbers.shape[1]}.")
@@ -140,6 +172,43 @@ def scores(preparation: Preparation, answers: np.ndarray, data: Recordings) -> d
     return {name: float(value) for name, value in found.items()}
 
 
+def step_rows(
+    preparation: Preparation, answers: list[np.ndarray], data: Recordings
+) -> tuple[list[str], Iterator[list[str]]]:
+    """Headings and lines of a table of predictions at every step: a line per series and step."""
+    p, steps = preparation, data.steps
+    headings = ["series", "step"]
+    one = len(p.outputs_named) == 1
+    if steps is not None:
+        headings += ["label"] if one else [f"label {name}" for name in p.outputs_named]
+    if p.classes:
+        headings += ["predicted", *(f"probability of {name}" for name in p.classes)]
+    else:
+        headings += ["predicted"] if one else [f"predicted {name}" for name in p.outputs_named]
+    return headings, _step_lines(p, answers, data)
+
+
+def _step_lines(p: Preparation, answers: list[np.ndarray], data: Recordings) -> Iterator[list[str]]:
+    steps = data.steps
+    for i, its in enumerate(answers):
+        name = data.names[i] if data.names else str(i + 1)
+        for step, answer in enumerate(its):
+            line = [name, str(step + 1)]
+            if steps is not None:
+                values = steps.values[i][step]
+                line += steps.labels(values) if p.classes else map(_number, values)
+            if p.classes:
+                line += [p.classes[answer.argmax()], *(f"{value:.6g}" for value in answer)]
+            else:
+                line += map(_number, answer)
+            yield line
+
+
+def _number(value: float) -> str:
+    """A number for a table; "" if it is missing."""
+    return "" if np.isnan(value) else f"{value:.9g}"
+
+
 def rows(
     preparation: Preparation, answers: np.ndarray, data: Recordings
 ) -> tuple[list[str], list[list[str]]]:
@@ -147,14 +216,24 @@ def rows(
     count = len(answers)
     names: Sequence[str] = data.names or [str(i + 1) for i in range(count)]
     headings, columns = ["series"], [list(names)]
+    if data.spans is not None:  # steps of the recording, counted from 0, the end not included
+        headings += ["start", "end"]
+        columns += [[str(step) for step in data.spans[:, i].tolist()] for i in (1, 2)]
     width = 1 if data.targets is None or data.targets.ndim == 1 else data.targets.shape[1]
     if data.targets is not None:
-        headings += ["label"] if width == 1 else [f"label {i + 1}" for i in range(width)]
+        several = [f"label {i + 1}" for i in range(width)]
+        if preparation.kind == "multilabel" and width == len(preparation.classes):
+            several = [f"label {name}" for name in preparation.classes]
+        headings += ["label"] if width == 1 else several
         columns += [label_names(one) for one in data.targets.reshape(count, -1).T]
     if preparation.kind == "classification":
         headings += ["predicted", *(f"probability of {name}" for name in preparation.classes)]
         columns.append([preparation.classes[i] for i in answers.argmax(1)])
         columns += [[f"{p:.6g}" for p in column] for column in answers.T]
+    elif preparation.kind == "multilabel":
+        for name, column in zip(preparation.classes, answers.T, strict=True):
+            headings += [f"predicted {name}", f"probability of {name}"]
+            columns += [[str(int(p > 0.5)) for p in column], [f"{p:.6g}" for p in column]]
     else:
         outputs = answers.shape[1]
         headings += (

@@ -12,7 +12,9 @@ from rnnopt.config.run_config import RunConfig
 from rnnopt.runs.checkpoints import CHECKPOINT
 from rnnopt.runs.folder import CannotWrite, RunFolder
 from rnnopt.runs.shared_folder import folder_kind
+from rnnopt.runs.step_scores import scores_of
 from rnnopt.tasks import Task
+from rnnopt.tasks.constant import constant_metric, no_better
 from rnnopt.tasks.ranking import loss_of_best
 from rnnopt.training.build import build_training, model_settings
 from rnnopt.training.loop import Progress, Training
@@ -56,7 +58,9 @@ def run(
         with kind(path).locked():  # before writing: another process may do the same
             data = None
             if training.task.data is not None:
-                model = model_settings(resolve(config), training.task)
+                model = model_settings(
+                    fill_from_task(resolve(config), training.task), training.task
+                )
                 data = training.task.data.to_dict() | {"model": model}
             folder = kind.create(path, fill_from_task(config, training.task), data)
             return _train(training, folder, listener, stop_requested)
@@ -164,6 +168,18 @@ def _train_to_the_end(
     if training.status != "interrupted" and training.best_weights:
         folder.write_weights(training.best_weights)
         result["test_loss"], result["test_metric"] = training.test()
+        task = training.task
+        constant = constant_metric(task, task.test)
+        if constant is not None:
+            result["constant_metric"] = constant
+            if told := no_better(task, result["test_metric"], constant):
+                result["no_better"] = told
+        own = task.data
+        if own is not None and own.preparation.each_step:
+            with training.best_model() as model:
+                result["test_scores"] = scores_of(
+                    own.preparation, model, task.test, training.device
+                )[1]
     folder.write_result(result)
     return result
 

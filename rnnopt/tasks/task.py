@@ -11,9 +11,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from rnnopt.config.data_config import Kind
+from rnnopt.config.metric_names import lower_is_better
 from rnnopt.layers.kernels.portable import last_state
-from rnnopt.layers.sequence_model import Readout
+from rnnopt.layers.network_options import Readout
 from rnnopt.tasks.examples import Batch, Examples, are_present, each_step
+from rnnopt.tasks.metrics import OF_LOSS, metric_of
 from rnnopt.tasks.pieces import pieces
 
 if TYPE_CHECKING:
@@ -21,7 +24,11 @@ if TYPE_CHECKING:
 
 
 Loss = Literal["cross-entropy", "mse", "binary-mse", "binary-cross-entropy"]
-Metric = Literal["accuracy", "mse", "nats"]
+LOSSES: dict[Kind, Loss] = {  # of the user's own data, by their kind
+    "classification": "cross-entropy",
+    "regression": "mse",
+    "multilabel": "binary-cross-entropy",
+}
 # Draws a number of sequences from a generator.
 Draw = Callable[[int, torch.Generator], Batch]
 
@@ -36,7 +43,8 @@ class Task:
         input_size, output_size: features per step; number of classes or of values to predict.
         loss: "cross-entropy" (targets are classes), "mse", or one output for two classes (targets
             (count, 1) of 0.0 and 1.0): "binary-mse" predicts class 1 above 1/2,
-            "binary-cross-entropy", whose output is a logit, above 0.
+            "binary-cross-entropy", whose output is a logit, above 0. With several outputs the
+            latter is for several labels a sequence, targets (count, label).
         target: the metric to reach, declared in advance: mean squared error for mse, else
             accuracy in 0 … 1, or nats.
         train: stored examples, or a function that draws new ones.
@@ -45,6 +53,9 @@ class Task:
         hidden_size, batch_size: default sizes.
         in_nats: whether the metric is the cross-entropy instead of accuracy.
         data: facts about the user's own data; None for built-in tasks.
+        metric: name of the metric, one of `METRICS`. Unset: mse, nats or accuracy, by the loss.
+        class_weights: weight of each class in the loss, as `choices.class_weights` gives them;
+            None means 1.
     """
 
     name: str
@@ -61,6 +72,13 @@ class Task:
     batch_size: int = 128
     in_nats: bool = False
     data: "OwnData | None" = None
+    metric: str = ""
+    class_weights: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.metric:
+            of_classes = "nats" if self.in_nats else "accuracy"
+            object.__setattr__(self, "metric", "mse" if self.loss == "mse" else of_classes)
 
     def facts(self) -> dict[str, str | float]:
         """The facts that a report needs about the task; stored with each run."""
@@ -92,11 +110,9 @@ class Task:
         return "every" if each_step(self.validation.targets) else "last"
 
     @property
-    def metric(self) -> Metric:
-        """Name of the metric; `lower_is_better` has its direction."""
-        if self.loss == "mse":
-            return "mse"
-        return "nats" if self.in_nats else "accuracy"
+    def labels(self) -> bool:
+        """Whether a sequence has several labels, each 0 or 1, and not one class."""
+        return self.loss == "binary-cross-entropy" and self.output_size > 1
 
     def is_better(self, metric: float, other: float) -> bool:
         """Whether the first of two metrics is strictly better; NaN never is."""
@@ -114,6 +130,7 @@ class Task:
         outputs, targets, weights = _pairs(outputs, batch)
         if not len(outputs):
             return outputs.sum()
+        weights = self._of_loss(weights, targets)
         reduction = "mean" if weights is None else "none"
         if self.loss == "cross-entropy":
             losses = functional.cross_entropy(outputs, targets, reduction=reduction)
@@ -127,8 +144,18 @@ class Task:
             return losses
         return (weights * losses.reshape(len(losses), -1).mean(1)).mean()
 
+    def _of_loss(self, weights: Tensor | None, targets: Tensor) -> Tensor | None:
+        """Weights in the loss, from those of the sequences or steps (count,): times the class's."""
+        if self.class_weights is None:
+            return weights
+        classes = (targets > 0.5)[:, 0].long() if targets.is_floating_point() else targets
+        each = targets.new_tensor(self.class_weights, dtype=torch.float32)[classes]
+        return each if weights is None else each * weights
+
     def right(self, answers: Tensor, targets: Tensor) -> Tensor:
-        """Which outputs (count, output) predict the class of their targets."""
+        """Which outputs (count, output) predict the class, or all labels, of their targets."""
+        if self.labels:
+            return (self.predicted(answers) == (targets > 0.5)).all(-1)
         classes = targets if self.loss == "cross-entropy" else targets > 0.5
         return self.predicted(answers) == classes
 
@@ -155,20 +182,38 @@ class Task:
         """Loss and metric of `model` over all examples, in evaluation mode."""
         was_training = model.training
         model.eval()
-        loss, correct, count = 0.0, 0.0, 0.0
+        loss, correct, count, loss_count = 0.0, 0.0, 0.0, 0.0
+        found: list[tuple[Tensor, Tensor, Tensor | None]] = []
         for _, piece in pieces(examples, model):
             batch = piece.to(device)
             outputs = self._counted(model(batch.inputs, batch.lengths), batch)
             answers, targets, weights = _pairs(outputs, batch)
             loss += float(self.loss_of(outputs, batch)) * len(answers)
             # Number of sequences, or of true steps if the model has outputs at each.
-            count += len(answers) if weights is None else float(weights.sum())
+            count += _total(weights, targets)
+            loss_count += _total(self._of_loss(weights, targets), targets)
             if self.metric == "accuracy":
                 right = self.right(answers, targets)
                 correct += float((right if weights is None else right.flatten() * weights).sum())
+            elif self.metric not in OF_LOSS:
+                found.append((answers, targets, weights))
         model.train(was_training)
-        loss /= count
+        loss /= loss_count
+        if found:
+            return loss, self._metric_of(found)
         return loss, correct / count if self.metric == "accuracy" else loss
+
+    def _metric_of(self, found: list[tuple[Tensor, Tensor, Tensor | None]]) -> float:
+        """The metric of outputs, targets and weights that came in pieces."""
+        if len({part[1].shape[1:] for part in found}) > 1:  # numbers are missing in some pieces
+            found = [_one_number_a_row(*part) for part in found]
+        answers = torch.cat([part[0] for part in found])
+        targets = torch.cat([part[1] for part in found])
+        weights = [part[2] for part in found if part[2] is not None]
+        logits = self.loss != "binary-mse"
+        return metric_of(
+            self.metric, answers, targets, torch.cat(weights) if weights else None, logits
+        )
 
     @torch.no_grad()
     def classify(
@@ -181,8 +226,10 @@ class Task:
         Raises:
             ValueError: the task has no classes.
         """
-        if self.loss == "mse":
-            raise ValueError(f"classify needs a task with classes, got {self.name} of loss mse.")
+        if self.loss == "mse" or self.labels:
+            raise ValueError(
+                f"classify needs a task with classes, got {self.name} of loss {self.loss}."
+            )
         was_training = model.training
         model.eval()
         places, found, true = [], [], []
@@ -203,9 +250,16 @@ class Task:
         return answered[order], known[order]
 
 
-def lower_is_better(metric: str | None) -> bool:
-    """Whether a lower value of the metric of that name is better."""
-    return metric in ("mse", "nats")
+def _total(weights: Tensor | None, targets: Tensor) -> float:
+    return len(targets) if weights is None else float(weights.sum())
+
+
+def _one_number_a_row(
+    answers: Tensor, targets: Tensor, weights: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """(count, outputs) as (count · outputs, 1)."""
+    each = None if weights is None else weights.repeat_interleave(targets.shape[1])
+    return answers.reshape(-1, 1), targets.reshape(-1, 1), each
 
 
 def _pairs(outputs: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor | None]:

@@ -9,22 +9,28 @@ from rnnopt.config.run_config import MODELS, Budget, RunConfig, SharedConfig
 from rnnopt.config.specs import parse, write
 from rnnopt.distributed import processes
 from rnnopt.layers.sequence_model import SequenceModel
+from rnnopt.layers.stem import parse_stem, steps_after
 from rnnopt.tasks import Batches, Task, build_task
+from rnnopt.tasks.choices import with_choices
 from rnnopt.tasks.pieces import width
 from rnnopt.tasks.user_data.limits import check_memory
 from rnnopt.tasks.user_data.load import own_task
+from rnnopt.training.automatic import EPOCHS
 from rnnopt.training.data_parallel import SharedBatches, check_shareable
 from rnnopt.training.learner import Learner, as_learner
 from rnnopt.training.loop import Training
-from rnnopt.training.registry import build_learner
+from rnnopt.training.registry import build_learner, entry_of
 from rnnopt.training.resolve import fill_from_task, refuse_gradient_options, resolve
 from rnnopt.training.schedules import Plateau
 from rnnopt.training.tbptt import Truncation
 
+PATIENCE = 20.0  # epochs that the plateau schedules wait unless told otherwise
+
 
 def task_of(config: SharedConfig) -> Task:
     """The task that a config names, or the task of its data files."""
-    return build_task(config.task) if config.data is None else own_task(config, config.task)
+    task = build_task(config.task) if config.data is None else own_task(config, config.task)
+    return with_choices(task, config.metric, config.class_weight, config.target)
 
 
 def build_training(
@@ -41,6 +47,7 @@ def build_training(
     device = _device(config.device)
     torch.set_num_threads(config.threads)
     task = (task or task_of(config)).to(device)
+    task = with_choices(task, config.metric, config.class_weight, config.target)
     config = fill_from_task(config, task)
     torch.manual_seed(config.seed)
     model = _build_model(config, task).to(device)
@@ -51,12 +58,17 @@ def build_training(
             truncation.check_reach()
     optimizer = _build_optimizer(config, model, truncation, task)
     learner = as_learner(optimizer)
+    if task.class_weights is not None and entry_of(parse(config.optimizer)[0]).of_model:
+        raise UserError(
+            f"optimizer {parse(config.optimizer)[0]!r} has a loss of its own: it cannot go with"
+            " --class-weight."
+        )
     if learner.refuses_gradient_options:
         refuse_gradient_options(config, learner.refuses_gradient_options)
     plateau = None
     if config.schedule.startswith("plateau"):
         restart = config.schedule == "plateau-restart"
-        plateau = Plateau(config.decay, config.patience, restart)
+        plateau = Plateau(config.decay, config.patience or PATIENCE, restart)
     batch_size = config.batch_size or _batch_size(task, learner)
     if device.type == "cpu":
         _check_memory(task, batch_size, model, truncation)
@@ -69,7 +81,7 @@ def build_training(
         optimizer,
         task,
         batches,
-        Budget.parse(config.budget),
+        Budget.parse(config.budget or EPOCHS),
         config.schedule,
         config.clip,
         config.evaluate_every,
@@ -81,6 +93,7 @@ def build_training(
         watch_test=config.watch_test,
         every_epoch=every_epoch,
         on_nonfinite=config.on_nonfinite,
+        patience=config.patience if plateau is None else None,
     )
 
 
@@ -97,7 +110,8 @@ def _check_memory(
     It counts the inputs and the states of each layer that a gradient needs: a lower bound.
     """
     steps, count = task.steps, min(batch_size, task.epoch_size)
-    reach = steps if truncation is None else min(steps, truncation.backward)
+    shorter = steps if model.stem is None else steps_after(steps, model.stem.shapes)
+    reach = shorter if truncation is None else min(steps, truncation.backward)
     states = sum(width(layer, 0) for layer in model.recurrent)
     numbers = count * (steps * task.input_size + reach * states // processes())
     what = f"a minibatch of {count} sequences, padded to the {steps} steps of the longest,"
@@ -131,8 +145,11 @@ def model_settings(config: RunConfig, task: Task) -> dict[str, Any]:
     preset = MODELS[config.model][0]
     names = ("layers", "dropout", "initialization")
     chosen = {n: getattr(config, n) for n in names if getattr(config, n) is not None}
-    if config.batch_norm:
-        chosen["batch_norm"] = True
+    for name in ("batch_norm", "bidirectional"):
+        if getattr(config, name):
+            chosen[name] = True
+    if config.stem is not None:
+        chosen["stem"] = parse_stem(config.stem)
     for name, value in chosen.items():
         # Runs of an earlier version may have "indrnn" where "indrnn-paper" stands now.
         if preset.get(name, value) not in (value, f"{value}-paper"):

@@ -8,6 +8,7 @@ the counters stop during validation. A `Training` saved after any step resumes b
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,19 +16,22 @@ import torch
 from torch import Tensor, nn
 
 from rnnopt.config import old_names
+from rnnopt.config.metric_names import lower_is_better
 from rnnopt.config.old_names import renamed
 from rnnopt.config.run_config import Budget, OnNonfinite, Schedule
 from rnnopt.distributed import any_of, mean_numbers
 from rnnopt.tasks.batches import Batches
 from rnnopt.tasks.ranking import rank
-from rnnopt.tasks.task import Task, lower_is_better
+from rnnopt.tasks.task import Task
 from rnnopt.training.closure import Closure
 from rnnopt.training.learner import as_learner
 from rnnopt.training.nonfinite import NonFinite
 from rnnopt.training.schedules import Plateau, rate_factor
 from rnnopt.training.tbptt import Truncation
 
-Status = Literal["running", "reached target", "out of budget", "diverged", "interrupted"]
+Status = Literal[
+    "running", "reached target", "out of budget", "stopped early", "diverged", "interrupted"
+]
 CHECK_EVERY = 10  # gradient evaluations between checks of the loss, which synchronise with a GPU
 
 
@@ -68,6 +72,7 @@ class Training:
         stop_at_target: whether reaching the target ends the run.
         device: device of the model.
         on_nonfinite: what to do when a loss or a gradient is not finite, see `nonfinite`.
+        patience: epochs without a best evaluation after which the run ends; None for no limit.
     """
 
     def __init__(
@@ -89,11 +94,12 @@ class Training:
         watch_test: bool = False,
         every_epoch: bool = False,
         on_nonfinite: OnNonfinite = "stop",
+        patience: float | None = None,
     ):
         self.model, self.optimizer, self.task, self.batches = model, optimizer, task, batches
         self.budget, self.schedule, self.stop_at_target = budget, schedule, stop_at_target
         self.device = device or torch.device("cpu")
-        self.plateau, self.watch_test = plateau, watch_test
+        self.plateau, self.watch_test, self.patience = plateau, watch_test, patience
         whole = batches.batch_size >= task.epoch_size
         self.learner = learner = as_learner(optimizer)
         full_batch = whole and learner.full_batch
@@ -119,6 +125,7 @@ class Training:
         self.records = 0
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
         self.loss_count = 0
+        self.improved_at = 0.0  # epochs at the best evaluation
         self.best: dict[str, float] = {}
         self.best_weights: dict[str, Tensor] = {}
         self.to_target: dict[str, float] = {}
@@ -140,6 +147,8 @@ class Training:
             if self.status == "running" and fraction >= 1:
                 over: Status = "diverged" if self.nonfinite.lost else "out of budget"
                 self.status = "reached target" if self.to_target else over
+            if self.status == "running" and record and self._is_patience_over():
+                self.status = "diverged" if self.nonfinite.lost else "stopped early"
             if self.status == "running" and self._stops(stop_requested):
                 self.status = "interrupted"
             if record or self.status != "running":
@@ -213,6 +222,7 @@ class Training:
             if self.batches.shared:
                 loss, metric = mean_numbers([loss, metric])
             if self._is_best(metric, loss):
+                self.improved_at = self.closure.epochs
                 weights = self.model.state_dict()
                 self.best_weights = {k: v.detach().clone() for k, v in weights.items()}
                 self.best = dict(
@@ -258,13 +268,27 @@ class Training:
         best = rank(self.best["validation_metric"], known, lower)
         return rank(metric, loss, lower) > best
 
+    def _is_patience_over(self) -> bool:
+        """Whether no evaluation was the best for `patience` epochs, which are rounded fractions."""
+        waited = self.closure.epochs - self.improved_at
+        return self.patience is not None and waited >= self.patience - 1e-9
+
     def test(self) -> tuple[float, float]:
         """Loss and metric on the test set, with the weights that were best on validation data."""
+        with self.best_model() as model:
+            return self.task.evaluate(model, self.task.test, self.device)
+
+    @contextmanager
+    def best_model(self) -> Iterator[nn.Module]:
+        """The model in evaluation mode with the weights that were best on validation data."""
         current = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
+        was_training = self.model.training
         self.model.load_state_dict(self.best_weights)
-        result = self.task.evaluate(self.model, self.task.test, self.device)
-        self.model.load_state_dict(current)
-        return result
+        try:
+            yield self.model.eval()
+        finally:
+            self.model.load_state_dict(current)
+            self.model.train(was_training)
 
     # -- counting ----------------------------------------------------------------------------------
 
@@ -334,12 +358,12 @@ class Training:
 
     SAVED = (
         "seconds", "next_evaluation", "records", "loss_sum", "loss_count", "best", "best_weights",
-        "to_target",
+        "to_target", "improved_at",
     )  # fmt: skip
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continues from a saved `state`."""
-        state = renamed(state, old_names.TRAINING)
+        state = {"improved_at": 0.0} | renamed(state, old_names.TRAINING)  # which older ones lack
         for name in self.SAVED:
             setattr(self, name, state[name])
         self.best = renamed(self.best, old_names.RECORD)

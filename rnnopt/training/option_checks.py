@@ -17,8 +17,8 @@ from rnnopt.training.loop import Training
 from rnnopt.training.resolve import resolve
 
 # Options for reading tables, and those of them that a folder of texts also takes.
-OF_TABLES = ("label", "id", "time", "layout", "header", "decimal")
-OF_FOLDERS = ("time", "decimal")
+OF_TABLES = ("label", "id", "time", "layout", "header", "decimal", "time_unit")
+OF_FOLDERS = ("label", "time", "decimal", "time_unit")
 ARRAYS = (".npz", ".ts")  # files that are not tables
 
 
@@ -37,12 +37,16 @@ def refuse_contradictions(config: SharedConfig, given: Collection[str]) -> None:
     if config.data is not None:
         paths = [Path(path) for path in (config.data, config.test) if path is not None]
         refuse_columns(paths, given)
-    waiting = next((name for name in ("decay", "patience") if name in given), None)
-    if waiting and not config.schedule.startswith("plateau"):
-        raise UserError(f"{as_option(waiting)} needs a plateau schedule, got {config.schedule}.")
-    if "batch_norm" in given and MODELS[config.model][0].get("batch_norm") not in (
-        None,
-        config.batch_norm,
+    if "decay" in given and not config.schedule.startswith("plateau"):
+        raise UserError(f"--decay needs a plateau schedule, got {config.schedule}.")
+    if (
+        config.batch_norm is not None
+        and "batch_norm" in given
+        and MODELS[config.model][0].get("batch_norm")
+        not in (
+            None,
+            config.batch_norm,
+        )
     ):
         raise UserError(f"model {config.model!r} has batch_norm=True, got --no-batch-norm.")
 
@@ -56,7 +60,10 @@ def refuse_columns(paths: Sequence[Path], given: Collection[str]) -> None:
     """
     if any(not path.is_dir() and path.suffix.lower() not in ARRAYS for path in paths):
         return
-    taken = OF_FOLDERS if any(path.is_dir() for path in paths) else ()
+    folder = any(path.is_dir() for path in paths)
+    taken: tuple[str, ...] = OF_FOLDERS if folder else ()
+    if "horizon" in given or (folder and "each_step" in given):
+        taken += ("label",)
     option = next((name for name in OF_TABLES if name in given and name not in taken), None)
     if option:
         raise UserError(
@@ -110,10 +117,13 @@ def warnings_of(config: RunConfig, training: Training) -> list[str]:
             f"--evaluate-every {config.evaluate_every} is beyond the budget of {allowed[0]:.6g}"
             " gradients: evaluation takes place only before training and at the end"
         )
-    if allowed is not None and training.plateau is not None and config.patience >= allowed[1]:
+    waits = training.patience if training.plateau is None else training.plateau.patience
+    if allowed is not None and waits is not None and waits >= allowed[1]:
+        what, never = f"the schedule {config.schedule}", "the learning rate never falls"
+        if training.plateau is None:
+            what, never = "early stopping", "the run never ends early"
         sentences.append(
-            f"the schedule {config.schedule} waits for {config.patience:g} epochs, and the budget"
-            f" has {allowed[1]:.3g}: the learning rate never falls"
+            f"{what} waits for {waits:g} epochs, and the budget has {allowed[1]:.3g}: {never}"
         )
     if config.subsample > 1 and task.steps == 1:
         sentences.append(f"--subsample {config.subsample} leaves one step of each series")

@@ -1,6 +1,11 @@
-"""Progress bars in the terminal: a training run's loss, metric, speed and time left."""
+"""Progress of training: bars in a terminal, and plain lines elsewhere, such as in a log file.
+
+A bar shows loss, metric, speed and time left. A line has the same at each evaluation, without
+colours, carriage returns or escape codes.
+"""
 
 import math
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -19,8 +24,36 @@ class Bars(Progress):
             self.live.stop()
 
 
+class Lines(Progress):
+    """A line on a console whenever a task's note changes; draws nothing.
+
+    Args:
+        console: where to print.
+    """
+
+    def __init__(self, console: Console):
+        super().__init__(console=console, disable=True)
+        self.told: dict[TaskID, str] = {}
+
+    def update(self, task_id: TaskID, *args: Any, **fields: Any) -> None:
+        """As of a bar; prints the note if it is new."""
+        super().update(task_id, *args, **fields)
+        task, note = self.tasks[task_id], str(fields.get("note", ""))
+        if note and self.told.get(task_id) != note:
+            self.told[task_id] = note
+            line = f"{task.description} {task.percentage:.0f}%  {note}"
+            self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
 def bars_on(console: Console, quiet: bool = False) -> Progress:
-    """Bars with a description, the fraction done, the time left and a note."""
+    """Bars with a description, the fraction done, the time left and a note; or `Lines`.
+
+    Args:
+        console: where to draw; one that is no terminal gets lines.
+        quiet: whether to draw and to print nothing.
+    """
+    if not quiet and not console.is_interactive and not console.is_jupyter:
+        return Lines(console)
     return Bars(
         TextColumn(
             "{task.description}",
@@ -37,7 +70,7 @@ def bars_on(console: Console, quiet: bool = False) -> Progress:
 
 
 class RunProgressBar:
-    """Draws one run's progress: loss, metric, gradient evaluations per second, time left.
+    """Shows one run's progress: loss, metric, gradient evaluations per second, time left.
 
     Args:
         bars, bar: the bars, and the one to update.
@@ -54,7 +87,9 @@ class RunProgressBar:
             loss = progress.record["train_loss"]
             shown = "" if math.isnan(loss) else f"loss {loss:.4g}  "
             self.note = f"{shown}{self.evaluated_on} {progress.record['validation_metric']:.4f}"
-        elif self.calls % 10:
+            if isinstance(self.bars, Lines):
+                self.note = f"epoch {progress.epochs:.4g}  {self.note}"
+        elif isinstance(self.bars, Lines) or self.calls % 10:
             return
         rate = progress.gradient_evaluations / progress.seconds if progress.seconds else 0.0
         note = f"{self.note}  {progress.gradient_evaluations:.6g} gradients, {rate:.0f}/s"

@@ -8,6 +8,7 @@ from rnnopt.config.errors import option as as_option
 from rnnopt.config.run_config import RunConfig
 from rnnopt.config.specs import option_names, parse, write
 from rnnopt.tasks import Task
+from rnnopt.training.automatic import settled
 from rnnopt.training.registry import entry_of
 
 # Options of the loop that may be passed with the optimizer, so that `compare` can vary them.
@@ -69,13 +70,21 @@ def check_conflicts(config: RunConfig, given: Collection[str] = ()) -> None:
 
 
 def fill_from_task(config: RunConfig, task: Task) -> RunConfig:
-    """`config` with the read-out filled in from its task, as stored in a run folder."""
-    if task.readout == "every":
-        if config.readout not in (None, "every"):
-            raise UserError(
-                f"{task.name} has a target at every step and needs --readout every, got"
-                f" {config.readout}."
-            )
+    """`config` with model, budget and read-out filled in from its task, as stored in a run folder.
+
+    Raises:
+        UserError: the task and the read-out exclude each other.
+    """
+    config, _ = settled(config, task)
+    if task.readout == "every" and config.readout not in (None, "every"):
+        raise UserError(
+            f"{task.name} has a target at every step and needs --readout every, got"
+            f" {config.readout}."
+        )
+    if config.bidirectional and task.data is not None and task.data.preparation.horizon:
+        raise UserError(
+            "--horizon needs a network that sees the past alone: leave out --bidirectional."
+        )
     return replace(config, readout=config.readout or task.readout)
 
 

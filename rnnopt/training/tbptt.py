@@ -192,8 +192,8 @@ class Chunks:
             self._cuts = chunks
             if each_step(batch.targets):
                 present = are_present(batch.targets)
-                present = (present if present.ndim == 2 else present.any(2)).any(0).tolist()
-                kept = [cut for cut in chunks if any(present[max(cut[:2]) : cut[2]])]
+                there = (present if present.ndim == 2 else present.any(2)).any(0).tolist()
+                kept = [cut for cut in chunks if any(there[max(cut[:2]) : cut[2]])]
                 self._cuts = kept or chunks[-1:]
         return self._cuts
 

@@ -19,7 +19,10 @@ from rnnopt.tasks.sources import SOURCES
 from rnnopt.training.registry import OPTIMIZERS, REMOVED, entry_of
 
 # Settings of a run that make its network.
-NETWORK = ("hidden", "layers", "batch_norm", "dropout", "readout", "initialization")
+NETWORK = (
+    "hidden", "layers", "bidirectional", "stem", "batch_norm", "dropout", "readout",
+    "initialization",
+)  # fmt: skip
 DEFAULT = re.compile(r" *\(default: (\(.*?\)|.*?)\)")  # said by torch, and other than ours
 
 

@@ -2,20 +2,24 @@
 
 import os
 from collections.abc import Collection
+from functools import partial
 from pathlib import Path
 
 from rnnopt.cli.printing import print_lines
-from rnnopt.cli.terminal import print_line
-from rnnopt.config.data_config import Decimal, Header, Kind, Layout, data_name
+from rnnopt.cli.terminal import print_error, print_line
+from rnnopt.config.data_config import DataConfig, Decimal, Header, Kind, Layout, TimeUnit, data_name
 from rnnopt.config.errors import UserError, writing
 from rnnopt.report.data_figure import draw
 from rnnopt.report.style import any_script
 from rnnopt.runs.files import write_figure
+from rnnopt.tasks.user_data.labels import names_of
 from rnnopt.tasks.user_data.overview import described, targets_of
+from rnnopt.tasks.user_data.parts import looks_like_groups
 from rnnopt.tasks.user_data.preparation import class_names, kind_of
 from rnnopt.tasks.user_data.readers import read
 from rnnopt.tasks.user_data.readers.columns import Columns
 from rnnopt.tasks.user_data.recordings import Recordings
+from rnnopt.tasks.user_data.sampling import Sampling
 from rnnopt.training.option_checks import refuse_columns
 
 
@@ -31,6 +35,15 @@ def inspect_data(
     layout: Layout | None = None,
     header: Header | None = None,
     decimal: Decimal | None = None,
+    drop: tuple[str, ...] = (),
+    group: str | None = None,
+    window: int | None = None,
+    stride: int | None = None,
+    purge: bool = False,
+    resample: str | None = None,
+    rate: str | None = None,
+    time_unit: TimeUnit = "s",
+    time_gap: bool = False,
     unlabelled: bool = False,
     out: Path | None = None,
     given: Collection[str] = (),
@@ -53,6 +66,16 @@ def inspect_data(
         header: Header line of a .csv, .tsv or .txt: yes if the first line names the columns, no if
             it is data. Unset: what it looks like.
         decimal: Decimal sign in a .csv, .tsv or .txt. Unset: what it looks like.
+        drop: Channels or columns to leave out: names, or positions counted from 0.
+        group: Column of the person or machine that a series is of.
+        window: Number of steps of the windows that each recording is cut into. Unset: whole
+            recordings.
+        stride: Number of steps from the start of a window to that of the next. Unset: --window.
+        purge: Windows of one label only: others are left out.
+        resample: Rate to which recordings are resampled, such as 50Hz or 20ms. Unset: none.
+        rate: Rate of recordings without a column of times, for --resample.
+        time_unit: Unit of times that are numbers.
+        time_gap: Another channel: the seconds since the step before.
         unlabelled: File without labels.
         out: Picture to write. Unset: one named after the file, in the working directory.
 
@@ -62,14 +85,25 @@ def inspect_data(
         rnnopt inspect steps.csv --layout long --id patient --label outcome
     """
     refuse_columns([file], given)
-    where = Columns(label, id, time, unlabelled, layout=layout, header=header, decimal=decimal)
-    data, test = read(file, where)
+    config = DataConfig(
+        data=str(file), label=label, id=id, time=time, layout=layout, header=header,
+        decimal=decimal, drop=drop, group=group, window=window, stride=stride, purge=purge,
+        resample=resample, rate=rate, time_unit=time_unit, time_gap=time_gap,
+    )  # fmt: skip
+    data, test = read(file, Columns.of(config, unlabelled=unlabelled))
+    try:
+        shape = partial(_shaped, sampling=Sampling.of(config), kind=kind, padded=padded)
+        data, test = shape(data), None if test is None else shape(test)
+    except ValueError as error:
+        raise UserError(f"{file}: {error}") from error
     name = data_name(str(file.absolute()))
     try:
         parts = {"": data, ", its validation part": data.validation, ", its test part": test}
         for which, part in parts.items():
             if part is not None:
                 print_lines(_lines(part, kind, padded), f"{file}{which}")
+                if part.groups is None and part.suspect is not None:
+                    print_error(f"warning: {looks_like_groups(part.suspect)}.")
         figure = draw(data, name, kind, padded)
     except ValueError as error:
         raise UserError(f"{file}: {error}") from error
@@ -78,6 +112,13 @@ def inspect_data(
         write_figure(path, figure)
     print_line(f"wrote {path}")
     return 0
+
+
+def _shaped(part: Recordings, sampling: Sampling, kind: Kind | None, padded: bool) -> Recordings:
+    """The series of a part as `train` would make them of recordings."""
+    if part.labelled and kind is None:
+        kind = kind_of(part, None)
+    return sampling.shape(part, kind, padded)
 
 
 def _stem(file: Path) -> str:
@@ -92,5 +133,7 @@ def _lines(part: Recordings, kind: Kind | None, padded: bool) -> tuple[tuple[str
     if part.targets is not None:
         found = kind_of(part, kind)
         classes = class_names(part.targets) if found == "classification" else ()
+        if found == "multilabel":
+            classes = names_of(part)
         lines += tuple(targets_of(part.targets, classes))
     return lines

@@ -2,15 +2,21 @@
 
 import csv
 import io
+from collections.abc import Iterable
 from pathlib import Path
+
+import numpy as np
 
 from rnnopt.cli.outputs import check_output
 from rnnopt.cli.terminal import print_error, print_line
 from rnnopt.config.data_config import Decimal
 from rnnopt.config.errors import UserError, writing
 from rnnopt.runs.folder import write_atomically
-from rnnopt.runs.prediction import TrainedModel, rows, scores
+from rnnopt.runs.prediction import TrainedModel, rows, scores, step_rows
+from rnnopt.runs.step_scores import lines_of
+from rnnopt.tasks.user_data.alignment import aligned
 from rnnopt.tasks.user_data.checks import far_lengths
+from rnnopt.tasks.user_data.forecasting import with_forecasts
 from rnnopt.tasks.user_data.overview import read_as
 from rnnopt.tasks.user_data.preparation import Preparation
 from rnnopt.tasks.user_data.readers import read
@@ -32,7 +38,10 @@ def predict_data(
 
     The network has the best weights of a run on data of your own. Writes a line a series: its name,
     its label if the file has one, the predicted class and the probability of each, or the predicted
-    number. Says how good that is where there are labels.
+    number; of several labels 0 or 1 and a probability for each. A run on windows writes a line a
+    window, with its first step and its end. A network with targets at every step writes a line a
+    step; one that forecasts, the forecasts from each step.
+    Says how good that is where there are labels.
 
     Args:
         run: Folder of the run.
@@ -53,42 +62,82 @@ def predict_data(
     if test is not None:
         series = test
         print_line(f"{data} holds training and test series: these are the test series.")
+    if trained.preparation.each_step:
+        return _predict_steps(trained, data, series, out)
     try:
+        series = trained.preparation.shaped(series)
         answers = trained.answer(series)
-        told = {} if series.targets is None else scores(trained.preparation, answers, series)
+        known = _labelled(series)
+        told = {}
+        if len(known):
+            told = scores(trained.preparation, answers[known], series.select(known))
     except ValueError as error:
         raise UserError(f"{data}: {error}") from error
     _check_labels(data, trained.preparation, series)
     _warn_of_lengths(trained.preparation, series)
     headings, lines = rows(trained.preparation, answers, series)
+    _write(out, headings, lines)
+    for subject, how in (*read_as(series), *series.lines):
+        print_line(f"{subject}: {how}")
+    for name, value in told.items():
+        print_line(f"{name} {value:.4f}" if abs(value) < 100 else f"{name} {value:.6g}")
+    print_line(f"wrote {out} ({len(series)} {'series' if series.spans is None else 'windows'})")
+    return 0
+
+
+def _labelled(series: Recordings) -> np.ndarray:
+    """Positions of the series with a label: a window may have none."""
+    if series.targets is None:
+        return np.zeros(0, int)
+    rows = series.targets.reshape(len(series), -1)
+    missing = rows == "" if rows.dtype.kind == "U" else np.isnan(rows)
+    return np.flatnonzero(~missing.any(1))
+
+
+def _predict_steps(trained: TrainedModel, data: Path, series: Recordings, out: Path) -> int:
+    """`predict_data` for targets at every step, or forecasts."""
+    p = trained.preparation
+    try:
+        series = p.shaped(series)
+        if p.horizon:
+            series = with_forecasts(aligned(series, p.channels, p.table), p.horizon, p.forecasts)
+        answers, told = trained.answer_steps(series)
+    except ValueError as error:
+        raise UserError(f"{data}: {error}") from error
+    headings, lines = step_rows(p, answers, series)
+    _write(out, headings, lines)
+    for subject, how in (*read_as(series), *series.lines):
+        print_line(f"{subject}: {how}")
+    for line in lines_of(told):
+        print_line(line)
+    print_line(f"wrote {out} ({len(series)} series, {sum(map(len, answers))} steps)")
+    return 0
+
+
+def _write(out: Path, headings: list[str], lines: Iterable[list[str]]) -> None:
+    """Writes a table as .csv."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([headings, *lines])
     with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(out, text.getvalue().encode())
-    for subject, how in read_as(series):
-        print_line(f"{subject}: {how}")
-    for name, value in told.items():
-        print_line(f"{name} {value:.4f}" if abs(value) < 100 else f"{name} {value:.6g}")
-    print_line(f"wrote {out} ({len(series)} series)")
-    return 0
 
 
 def _columns(trained: TrainedModel, unlabelled: bool, decimal: Decimal | None) -> Columns:
     """Where to look in a file to be read as the run's own was."""
     preparation, config = trained.preparation, trained.config
     alike = preparation.shortest == preparation.longest
-    columns = Columns(
-        label=config.label,
-        id=config.id,
+    columns = Columns.of(
+        config,
+        label=None if preparation.horizon else config.label,
         # Runs of before took it for a channel in folders of text.
         time=None if config.time in preparation.channels else config.time,
-        unlabelled=unlabelled,
+        unlabelled=unlabelled or preparation.horizon > 0,
         steps=preparation.longest if alike else None,
         optional=True,
-        layout=config.layout,
-        header=config.header,
         decimal=decimal or config.decimal,
+        each_step=preparation.each_step and not preparation.horizon,
+        single=preparation.each_step,
     )
     return columns.like(preparation.table)
 
@@ -103,10 +152,11 @@ def _warn_of_lengths(preparation: Preparation, series: Recordings) -> None:
 
 def _check_labels(data: Path, preparation: Preparation, series: Recordings) -> None:
     """Says how many labels are none of the run's classes; refuses a file where all are."""
-    if series.targets is None or not preparation.classes:
+    if series.targets is None or preparation.kind != "classification":
         return
-    unknown = int((preparation.positions(series.targets) < 0).sum())
-    if unknown == len(series):
+    known = _labelled(series)
+    unknown = int((preparation.positions(series.targets[known]) < 0).sum())
+    if unknown == len(known) > 0:
         raise UserError(
             f"{data}: no label is one of the run's classes ({', '.join(preparation.classes)}):"
             " say --unlabelled if it has none."

@@ -15,6 +15,8 @@ from rnnopt.runs import loggers as tracking
 from rnnopt.runs.folder import RunFolder, new_folder
 from rnnopt.runs.runner import run as run_one
 from rnnopt.runs.shared_folder import goes_on
+from rnnopt.runs.step_scores import lines_of
+from rnnopt.training.automatic import settled
 from rnnopt.training.data_parallel import joined, rank, started
 from rnnopt.training.loop import Progress
 from rnnopt.training.malloc import keep_freed_memory
@@ -26,6 +28,7 @@ ADVICE = (
     "take a smaller lr, clip the gradient (--clip 1), or look for values"
     " that are far too large in the data (rnnopt inspect)"
 )
+NOT_LEARNT = "rnnopt diagnose says why, --class-weight balanced and a longer --budget may help"
 EXIT_CODES = {"interrupted": 130, "diverged": 1}  # of a run's status; 0 of any other
 
 
@@ -127,7 +130,9 @@ def _run(
             listen,
             stop.is_set,
             given,
-            lambda task, told: announce(task, given, told, quiet),
+            lambda task, told: announce(
+                task, given, told, quiet, "" if resume else settled(config, task)[1]
+            ),
         )
         tracked.finish(result)
     for sentence in tracked.lost:
@@ -146,11 +151,15 @@ def _print_result(path: Path, result: dict[str, Any], nothing_left: bool) -> Non
             f" {result['gradient_evaluations']:.6g}"
             f" gradients, {result['seconds']:.1f} s)"
         )
+    for line in lines_of(result.get("test_scores", {})):
+        print_line(line)
     if result.get("nonfinite"):
         count, policy = result["nonfinite"], RunFolder(path).read_config().on_nonfinite
         steps, were = ("step", "was") if count == 1 else ("steps", "were")
         left_out = {"skip": f"{were} left out", "restore": "led back to the last checkpoint"}
         print_line(f"{count} {steps} {were} not finite and {left_out[policy]}")
+    if result.get("no_better") and result["status"] != "diverged":
+        print_line(f"{result['no_better']}: {NOT_LEARNT}")
     if result["status"] == "diverged":
         learnt = result.get("best", {}).get("gradient_evaluations", 0) > 0
         found = "the weights became useless" if learnt else "nothing was learnt"

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rnnopt.config.metric_names import lower_is_better
 from rnnopt.experiments.reproduce.engine import chosen_rows, finished_runs, trials_of
 from rnnopt.experiments.reproduce.study import Column, Form, Row, Study
 from rnnopt.report.charts import curve_of
@@ -16,7 +17,6 @@ from rnnopt.report.figures import draw_line, legend_below, log_axis, usual_look
 from rnnopt.report.statistics import mean_and_width
 from rnnopt.runs.collection import Group, Run
 from rnnopt.runs.folder import write_atomically
-from rnnopt.tasks.task import lower_is_better
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

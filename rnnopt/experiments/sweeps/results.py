@@ -7,6 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rnnopt.config.metric_names import OF_LOSS, lower_is_better
 from rnnopt.config.old_names import RECORD, renamed
 from rnnopt.config.run_config import RunConfig
 from rnnopt.experiments.database import quiet
@@ -17,7 +18,6 @@ from rnnopt.report.style import COLORS
 from rnnopt.runs.files import write_json
 from rnnopt.runs.folder import write_atomically
 from rnnopt.tasks.ranking import rank
-from rnnopt.tasks.task import lower_is_better
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -64,7 +64,7 @@ def errors_of(study: "Study") -> list[str]:
 
 def columns(sweep: Sweep) -> list[str]:
     """Headings of `row`."""
-    loss = ["its loss"] if sweep.metric == "accuracy" else []  # otherwise the metric is the loss
+    loss = ["its loss"] if sweep.metric not in OF_LOSS else []  # otherwise the metric is the loss
     return ["trial", f"best validation {sweep.metric}", *loss, *sweep.space, "gradients"]
 
 
@@ -74,7 +74,7 @@ def row(sweep: Sweep, trial: "FrozenTrial") -> list[str]:
     spent = f"{renamed(trial.user_attrs, RECORD)['gradient_evaluations']:.6g}"
     found = trial.user_attrs.get("validation_loss")
     shown = "–" if found is None else f"{found:.4g}"
-    loss = [shown] if sweep.metric == "accuracy" else []
+    loss = [shown] if sweep.metric not in OF_LOSS else []
     return [str(trial.number), f"{trial.value:.4g}", *loss, *values, spent]
 
 
@@ -95,7 +95,7 @@ def command_of(config: RunConfig) -> str:
         if isinstance(value, bool):
             words.append(f"--{option}" if value else f"--no-{option}")
         else:
-            words += [f"--{option}", str(value)]
+            words += [f"--{option}", *map(str, value if isinstance(value, tuple) else [value])]
     return shlex.join(words)
 
 

@@ -79,9 +79,9 @@ SPACES: dict[str, Space] = {
 }
 # Settings of a run that may be varied beside the optimizer's options.
 SETTINGS = (
-    "lr", "clip", "clip_value", "batch_size", "hidden", "layers", "batch_norm", "dropout",
-    "readout", "initialization", "schedule", "model", "decay", "patience", "tbptt",
-    "tbptt_backward",
+    "lr", "clip", "clip_value", "batch_size", "hidden", "layers", "bidirectional", "stem",
+    "batch_norm", "dropout", "readout", "initialization", "schedule", "model", "decay", "patience",
+    "tbptt", "tbptt_backward",
 )  # fmt: skip
 
 

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rnnopt.config.errors import UserError, writing
+from rnnopt.config.metric_names import lower_is_better
 from rnnopt.config.run_config import RunConfig
 from rnnopt.experiments.database import check_same, close, open_storage, quiet, with_driver
 from rnnopt.experiments.sweeps.spaces import Space
 from rnnopt.runs.files import read_json, write_json
-from rnnopt.tasks.task import lower_is_better
 
 if TYPE_CHECKING:
     from optuna import Study

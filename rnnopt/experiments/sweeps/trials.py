@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Literal
 from rnnopt.config.errors import UserError
 from rnnopt.config.specs import Value
 from rnnopt.experiments.database import quiet
-from rnnopt.experiments.engine import Engine, reason_of
+from rnnopt.experiments.engine import Engine
 from rnnopt.experiments.job import Job
+from rnnopt.experiments.queues import reason_of
 from rnnopt.experiments.sweeps.pruning import is_worse_than_median
 from rnnopt.experiments.sweeps.spaces import Choices, Space, configure
 from rnnopt.experiments.sweeps.study import (

@@ -36,6 +36,15 @@ def last_state(out: Tensor, lengths: Tensor | None, reverse: bool = False) -> Te
     return out.gather(0, index)[0]
 
 
+def final_states(out: Tensor, lengths: Tensor | None, bidirectional: bool) -> Tensor:
+    """The states (batch, directions × hidden) where each direction ends: the first half at the last
+    true step, the second half, if there is one, at the first step."""
+    if not bidirectional:
+        return last_state(out, lengths)
+    forwards, backwards = out.chunk(2, 2)
+    return torch.cat((last_state(forwards, lengths), backwards[0]), 1)
+
+
 # -- IndRNN ---------------------------------------------------------------------------------------
 
 

@@ -18,7 +18,7 @@ from rnnopt.runs.export.streaming import refuse_streaming, streaming_file
 from rnnopt.runs.folder import RunFolder
 from rnnopt.runs.prediction import TrainedModel
 from rnnopt.tasks.pieces import together, width
-from rnnopt.tasks.task import Loss
+from rnnopt.tasks.task import LOSSES, Loss
 from rnnopt.tasks.user_data.load import read_parts
 from rnnopt.tasks.user_data.preparation import Preparation
 from rnnopt.tasks.user_data.readers import sha256
@@ -88,7 +88,7 @@ def open_run(path: Path) -> tuple[Source, tuple[Tensor, Tensor], str]:
     if config.data is not None:
         trained = TrainedModel.open(path)
         p = trained.preparation
-        loss: Loss = "cross-entropy" if p.kind == "classification" else "mse"
+        loss = LOSSES[p.kind]
         source = Source(
             trained.model, trained.settings, p, loss, config, result, folder.read_data()
         )
@@ -123,7 +123,7 @@ def _own_series(source: Source, p: Preparation) -> tuple[tuple[Tensor, Tensor], 
         raw = raw * double(p.deviation) + double(p.mean)
         return (raw, lengths), f"random series, for the run's files have {happened}"
     data, test = read_parts(source.config)
-    part = test or data
+    part = p.shaped(test or data)
     part = part.select(range(_some(source, torch.tensor([len(one) for one in part.series]))))
     if p.missing == "interpolate":  # an exported graph cannot interpolate
         series = p.ragged(part)
@@ -172,7 +172,7 @@ def _outputs(source: Source, model: SequenceModel, raw: tuple[Tensor, Tensor]) -
         series = tuple(
             one[:n].double().numpy() for one, n in zip(inputs, lengths.tolist(), strict=True)
         )
-        inputs, given = p.inputs(Recordings(series, None, p.channels))
+        inputs, given = p.inputs(Recordings(series, None, p.channels, shaped=True))
     with torch.no_grad():
         outputs = model(inputs.transpose(0, 1), given)
     return outputs.transpose(0, 1) if outputs.ndim == 3 else outputs
@@ -201,7 +201,7 @@ def export(
             raw data; a package is missing; the run cannot be exported with `streaming`.
     """
     if streaming:
-        refuse_streaming(source.preparation, form)
+        refuse_streaming(source.model, source.preparation, form)
     refer = stepwise_reference if streaming else reference
     inputs, lengths = raw
     p = source.preparation

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
+from rnnopt.config.metric_names import is_error
 from rnnopt.config.specs import parse
 from rnnopt.config.version import VERSION
 from rnnopt.runs.export.export import ALLOWED, Checked, Source
@@ -54,8 +55,8 @@ for _ in range({steps}):
     answers, *following = session.run(None, {{"inputs": inputs, **states}})
     states = dict(zip(states, following))"""
 SETTINGS = (
-    "model", "optimizer", "lr", "budget", "batch_size", "hidden", "layers", "readout", "dropout",
-    "batch_norm", "schedule", "clip", "tbptt", "seed",
+    "model", "optimizer", "lr", "budget", "batch_size", "hidden", "layers", "bidirectional",
+    "stem", "readout", "dropout", "batch_norm", "schedule", "clip", "tbptt", "seed",
 )  # fmt: skip
 
 
@@ -104,6 +105,9 @@ def answers(source: Source, form: Format) -> str:
         return "The weights alone; normalisation and class names are in the metadata, as JSON."
     if p is None:
         return "Probabilities of the classes, in the order of the task, or numbers."
+    if p.kind == "multilabel":
+        names = ", ".join(map(for_markdown, p.classes))
+        return f"A probability for each label, in this order: {names}."
     if p.kind == "classification":
         names = ", ".join(map(for_markdown, p.classes))
         return f"A probability for each class, in this order: {names}."
@@ -121,9 +125,10 @@ def metrics(result: dict[str, Any]) -> list[tuple[str, str]]:
         ("gradient evaluations", _figure(result.get("gradient_evaluations"))),
         ("seconds of training", _figure(result.get("seconds"))),
     ]
-    if name == "mse" and "test_metric" in result:
+    if is_error(name) and "test_metric" in result:
+        unit = "variance" if name == "mse" else "deviation"
         rows.append(
-            ("unit of mse", "the variance of the training targets, if they were normalised")
+            (f"unit of {name}", f"the {unit} of the training targets, if they were normalised")
         )
     return rows
 

@@ -15,7 +15,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from rnnopt.layers.plain import PlainIndRNN, PlainIndRNNLayer
+from rnnopt.layers.plain import BothDirections, PlainIndRNN, PlainIndRNNLayer
 from rnnopt.runs.export.plain_model import PlainModel
 
 OPSET = 17
@@ -67,16 +67,17 @@ def to_onnx(model: PlainModel) -> onnx.ModelProto:
         states, lengths, time = _pooled(g, states, lengths, time, model.pool)
     states = g.add("Transpose", states, perm=[1, 0, 2])
     network = model.network
+    for convolution in network.stem:
+        states, lengths, time = _convolution(g, convolution, states, lengths)
     for layer, norm in zip(network.recurrent, network.norms, strict=True):
-        states = _layer(g, layer, states)
+        states = _layer(g, layer, states, lengths)
         if isinstance(norm, nn.BatchNorm1d):
             scale, shift = affine(norm)
             states = g.add("Mul", states, g.constant(scale))
             states = g.add("Add", states, g.constant(shift))
     states = g.add("Transpose", states, perm=[1, 0, 2])
     if network.readout == "last":
-        index = g.add("Unsqueeze", g.add("Sub", lengths, g.whole(1)), g.whole(1))
-        states = g.add("GatherND", states, index, batch_dims=1)
+        states = _final_states(g, states, lengths, network.bidirectional)
     elif network.readout == "mean":
         states = g.add("Where", _true_steps(g, lengths, time), states, zero)
         total = g.add("ReduceSum", states, g.whole(1), keepdims=0)
@@ -179,13 +180,57 @@ def _pooled(g: Graph, states: str, lengths: str, time: str, width: int) -> tuple
     return states, g.add("Div", rounded, by), _size(g, states, 1)
 
 
-def _layer(g: Graph, layer: nn.Module, states: str) -> str:
+def _convolution(g: Graph, one: Any, states: str, lengths: str) -> tuple[str, str, str]:
+    """States (time, batch, channel), lengths and time after a convolution of the stem."""
+    scale, shift = affine(one.norm)
+    weight = one.layer.weight * scale[:, None, None]
+    states = g.add("Transpose", states, perm=[1, 2, 0])
+    convolved = [states, g.constant(weight), g.constant(shift)]
+    strides, pads = [one.stride], [one.before, one.after]
+    states = g.add("Relu", g.add("Conv", *convolved, strides=strides, pads=pads))
+    rounded = g.add("Add", lengths, g.constant(one.stride - 1, np.int64))
+    lengths = g.add("Div", rounded, g.constant(one.stride, np.int64))
+    states = g.add("Transpose", states, perm=[0, 2, 1])
+    time = _size(g, states, 1)
+    states = g.add("Where", _true_steps(g, lengths, time), states, g.constant(0.0, np.float32))
+    return g.add("Transpose", states, perm=[1, 0, 2]), lengths, time
+
+
+def _final_states(g: Graph, states: str, lengths: str, bidirectional: bool) -> str:
+    """The states (batch, directions × hidden) where each direction ends."""
+    index = g.add("Unsqueeze", g.add("Sub", lengths, g.whole(1)), g.whole(1))
+    if not bidirectional:
+        return g.add("GatherND", states, index, batch_dims=1)
+    g.add("Split", states, outputs=2, axis=2)
+    forwards, backwards = g.nodes[-1].output
+    ends = [
+        g.add("GatherND", forwards, index, batch_dims=1),
+        g.add("Gather", backwards, g.constant(0, np.int64), axis=1),
+    ]
+    return g.add("Concat", *ends, axis=1)
+
+
+def _layer(g: Graph, layer: nn.Module, states: str, lengths: str) -> str:
     """One recurrent layer on (time, batch, feature)."""
-    if isinstance(layer, PlainIndRNN):
-        return _indrnn(g, layer, states)
-    operator, inputs, attributes = operator_of(g, layer)
-    found = g.add(operator, states, *inputs, **attributes)
-    return g.add("Squeeze", found, g.whole(1))  # (time, directions, batch, hidden)
+    both = isinstance(layer, BothDirections)
+    one: nn.Module = layer.layer if isinstance(layer, BothDirections) else layer
+    if isinstance(one, PlainIndRNN):
+        forwards = _indrnn(g, one.layers[0], states)
+        if not both:
+            return forwards
+        # ReverseSequence leaves the padding where it is.
+        backwards = g.add("ReverseSequence", states, lengths, time_axis=0, batch_axis=1)
+        backwards = _indrnn(g, one.layers[1], backwards)
+        backwards = g.add("ReverseSequence", backwards, lengths, time_axis=0, batch_axis=1)
+        return g.add("Concat", forwards, backwards, axis=2)
+    operator, inputs, attributes = operator_of(g, one)
+    if not both:
+        found = g.add(operator, states, *inputs, **attributes)
+        return g.add("Squeeze", found, g.whole(1))  # (time, directions, batch, hidden)
+    known = g.add("Cast", lengths, to=TensorProto.INT32)
+    found = g.add(operator, states, *inputs, known, direction="bidirectional", **attributes)
+    together = g.add("Transpose", found, perm=[0, 2, 1, 3])  # (time, batch, directions, hidden)
+    return g.add("Reshape", together, g.whole(0, 0, 2 * attributes["hidden_size"]))
 
 
 def operator_of(g: Graph, layer: nn.Module) -> tuple[str, list[str], dict[str, Any]]:
@@ -193,15 +238,19 @@ def operator_of(g: Graph, layer: nn.Module) -> tuple[str, list[str], dict[str, A
     torch_layer: Any = layer
     operator = torch_layer.mode.split("_")[0]
     order = GATES.get(operator, (0,))
-    weights = [torch_layer.weight_ih_l0, torch_layer.weight_hh_l0]
-    biases = [torch_layer.bias_ih_l0, torch_layer.bias_hh_l0]
-    w, r, b_w, b_r = (reordered(one, order) for one in weights + biases)
+    ends = ("l0", "l0_reverse") if torch_layer.bidirectional else ("l0",)
+    names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+    w, r, b_w, b_r = (  # (directions, …)
+        torch.stack([reordered(getattr(torch_layer, f"{name}_{end}"), order) for end in ends])
+        for name in names
+    )
     attributes: dict[str, Any] = dict(hidden_size=torch_layer.hidden_size)
     if operator == "RNN":
-        attributes["activations"] = ["Relu" if torch_layer.nonlinearity == "relu" else "Tanh"]
+        kind = "Relu" if torch_layer.nonlinearity == "relu" else "Tanh"
+        attributes["activations"] = [kind] * len(ends)
     if operator == "GRU":
         attributes["linear_before_reset"] = 1  # as in torch
-    return operator, [g.constant(one[None]) for one in (w, r, torch.cat((b_w, b_r)))], attributes
+    return operator, [g.constant(one) for one in (w, r, torch.cat((b_w, b_r), 1))], attributes
 
 
 def reordered(weights: Tensor, order: tuple[int, ...]) -> Tensor:
@@ -210,9 +259,8 @@ def reordered(weights: Tensor, order: tuple[int, ...]) -> Tensor:
     return torch.cat([parts[i] for i in order])
 
 
-def _indrnn(g: Graph, layer: PlainIndRNN, states: str) -> str:
-    """An IndRNN layer: a Scan over time."""
-    (one,) = layer.layers
+def _indrnn(g: Graph, one: nn.Module, states: str) -> str:
+    """One direction of an IndRNN layer: a Scan over time."""
     assert isinstance(one, PlainIndRNNLayer)
     reaching = g.add("MatMul", states, g.constant(one.input.weight.t()))
     reaching = g.add("Add", reaching, g.constant(one.input.bias))

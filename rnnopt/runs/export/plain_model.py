@@ -12,8 +12,6 @@ which depends on the input, stands between them. The mean of the targets is adde
 The network is the result of `SequenceModel.to_torch`, without fused kernels.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
@@ -41,8 +39,7 @@ class PlainModel(nn.Module):
 
     def __init__(self, model: SequenceModel, preparation: Preparation | None, loss: Loss):
         super().__init__()
-        first: Any = model.recurrent[0]
-        width, outputs = first.input_size, model.output.out_features
+        width, outputs = model.input_size, model.output.out_features
         p = preparation
         self.missing_filled = p is not None and p.missing in ("zero", "mean")
         self.pool: int = 1 if p is None else p.subsample

@@ -13,20 +13,32 @@ import torch
 from torch import Tensor
 
 from rnnopt.config.errors import UserError
+from rnnopt.layers.sequence_model import SequenceModel
 from rnnopt.runs.export.formats import Answer, Format
 from rnnopt.runs.export.plain_model import PlainModel
 from rnnopt.runs.export.step_states import states_of
 from rnnopt.tasks.user_data.preparation import Preparation
 
 
-def refuse_streaming(preparation: Preparation | None, form: Format) -> None:
+def refuse_streaming(model: SequenceModel, preparation: Preparation | None, form: Format) -> None:
     """Refuses what cannot be computed step by step.
 
     Raises:
-        UserError: another format than ONNX, or a preparation that needs more than one step.
+        UserError: another format than ONNX, a network that needs more than one step at a
+            time, or a preparation that does.
     """
     if form != "onnx":
         raise UserError(f"--streaming needs --format onnx, got --format {form}.")
+    if model.bidirectional:
+        raise UserError(
+            "--streaming needs a network of one direction, got a bidirectional one, which begins"
+            " at the end of the series."
+        )
+    if model.stem is not None:
+        raise UserError(
+            "--streaming needs a network without a stem, got one whose convolutions see several"
+            " steps at once."
+        )
     if preparation is None:
         return
     if preparation.subsample > 1:

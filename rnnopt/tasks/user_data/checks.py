@@ -40,7 +40,11 @@ def rows_of_classes(targets: np.ndarray, name: str = "targets") -> str:
         )
     truths = targets.dtype.kind in "biuf" and np.isin(targets, (0, 1)).all()
     kind = "several labels per series, as 0 and 1" if truths else "several classes per series"
-    return f"{rows} look like {kind}, and a classifier gives each series one class: {ONE_EACH}"
+    pass_kind = "pass kind multilabel, or " if truths and name == "targets" else ""
+    return (
+        f"{rows} look like {kind}, and a classifier gives each series one class:"
+        f" {pass_kind}{ONE_EACH}"
+    )
 
 
 def _are_one_hot(targets: np.ndarray) -> bool:

@@ -6,8 +6,11 @@ from rnnopt.config.data_config import DataConfig
 from rnnopt.config.errors import UserError
 from rnnopt.tasks.task import Task
 from rnnopt.tasks.user_data.arrays import build
+from rnnopt.tasks.user_data.forecasting import Forecast, forecast_channels
 from rnnopt.tasks.user_data.readers import read, sha256
 from rnnopt.tasks.user_data.readers.columns import Columns, Parts
+from rnnopt.tasks.user_data.recordings import Recordings
+from rnnopt.tasks.user_data.sampling import Sampling
 
 
 def own_task(config: DataConfig, name: str) -> Task:
@@ -16,6 +19,9 @@ def own_task(config: DataConfig, name: str) -> Task:
     Raises:
         UserError: a file is missing or has wrong content; the message states which.
     """
+    fold = None if config.folds is None else (config.folds, config.fold or 0)
+    if fold is not None and not fold[1]:
+        raise UserError("--folds needs the number of one, --fold; `rnnopt train` alone trains all.")
     data, test = read_parts(config)
     assert config.data is not None
     sources = {"data": config.data} | ({} if config.test is None else {"test": config.test})
@@ -35,22 +41,28 @@ def own_task(config: DataConfig, name: str) -> Task:
             padded=config.padded,
             normalize=config.normalize,
             subsample=config.subsample,
+            sampling=Sampling.of(config),
+            fold=fold,
+            ignore_first=config.ignore_first,
+            split=config.split,
+            forecast=_forecast(config, data),
         )
     except ValueError as error:
         raise UserError(f"{config.data}: {error}") from error
 
 
+def _forecast(config: DataConfig, data: Recordings) -> Forecast | None:
+    """What to forecast; None without a horizon."""
+    if config.horizon is None:
+        return None
+    places = forecast_channels(data.channels, config.label)
+    return Forecast(config.horizon, places, config.season)
+
+
 def read_parts(config: DataConfig) -> Parts:
     """The training series, and the test series if they are separate."""
     assert config.data is not None
-    columns = Columns(
-        config.label,
-        config.id,
-        config.time,
-        layout=config.layout,
-        header=config.header,
-        decimal=config.decimal,
-    )
+    columns = Columns.of(config)
     data, test = read(Path(config.data), columns)
     if config.test is not None:
         if test is not None:
@@ -62,7 +74,12 @@ def read_parts(config: DataConfig) -> Parts:
         )
     parts = (config.data, data), (config.data, data.validation), (config.test or config.data, test)
     for path, part in parts:
-        if part is not None and part.targets is None:
+        if part is not None and config.each_step and part.targets is not None:
+            raise UserError(
+                f"{path} has one target a series, and --each-step needs one a step: a long table,"
+                " arrays X and y, or a folder of recordings."
+            )
+        if part is not None and not part.labelled and config.horizon is None:
             label = None if data.table is None else data.table.label
             where = "" if label is None else f" in a column {label!r}"
             raise UserError(f"{path} needs a target for each series{where}, got none.")

@@ -36,11 +36,14 @@ def understood(
     lines = [
         *read_as(train),
         *_other_times(parts),
+        *train.lines,
         ("series", counts),
         ("steps", steps),
         channels_of(preparation.channels),
     ]
-    if train.steps is not None:
+    if preparation.horizon:
+        lines += forecasts_of(preparation)
+    elif train.steps is not None:
         lines += step_targets_of(train.steps, preparation.classes, preparation.ignore_first)
     else:
         assert train.targets is not None
@@ -58,6 +61,8 @@ def described(data: Recordings, padded: bool = False) -> Lines:
     series = list(cut_padding(data.series) if padded else data.series)
     lines = [
         *read_as(data),
+        *data.lines,
+        *([("groups", groups_of(data.groups))] if data.groups is not None else []),
         ("series", str(len(data))),
         ("steps", lengths_of(series)),
         channels_of(data.channels),
@@ -74,6 +79,13 @@ def described(data: Recordings, padded: bool = False) -> Lines:
         lines.append((f"  {name}", text))
     lines.append(("missing values", missing_of(series)))
     return tuple(lines)
+
+
+def groups_of(groups: np.ndarray) -> str:
+    """The number of groups, and of their series."""
+    counts = np.unique(groups, return_counts=True)[1]
+    least, most = counts.min(), counts.max()
+    return f"{len(counts)}, of {least}{f' … {most}' if most > least else ''} series"
 
 
 def read_as(data: Recordings) -> list[tuple[str, str]]:
@@ -113,6 +125,10 @@ def targets_of(targets: np.ndarray, classes: tuple[str, ...]) -> list[tuple[str,
         if (numbers == numbers[0]).all(0).any():
             text += "; one never varies: there is nothing to learn"
         return [("targets", f"regression of {numbers.shape[1]}: {text}")]
+    if targets.ndim == 2:
+        each = zip(classes, targets.mean(0), strict=True)
+        found = some(tuple(f"{name}: {share:.0%}" for name, share in each))
+        return [("targets", f"{len(classes)} labels, each 0 or 1"), ("share of 1", found)]
     counts = Counter(label_names(targets))
     total = len(targets)
     shares = [f"{name}: {counts[name]} ({counts[name] / total:.0%})" for name in classes]
@@ -122,6 +138,18 @@ def targets_of(targets: np.ndarray, classes: tuple[str, ...]) -> list[tuple[str,
         ("targets", f"{len(classes)} classes; {commonest}"),
         ("classes", some(tuple(shares))),
     ]
+
+
+def forecasts_of(preparation: Preparation) -> list[tuple[str, str]]:
+    """What is forecast."""
+    p = preparation
+    names = some(tuple(p.channels[i] for i in p.forecasts))
+    steps = "the next step" if p.horizon == 1 else f"the next {p.horizon} steps"
+    season = "" if p.season is None else f"; a season has {p.season} steps"
+    lines = [("forecast", f"from each step {steps} of {names}{season}")]
+    if p.ignore_first:
+        lines.append(("ignored", f"forecasts from the first {p.ignore_first} steps of each series"))
+    return lines
 
 
 def step_targets_of(

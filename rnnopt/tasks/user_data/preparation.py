@@ -7,7 +7,7 @@ data are prepared in the same way.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -26,8 +26,10 @@ from rnnopt.tasks.user_data.checks import (
     refuse_unlikely,
     rows_of_classes,
 )
+from rnnopt.tasks.user_data.labels import labels_of, names_of
 from rnnopt.tasks.user_data.limits import check_memory
 from rnnopt.tasks.user_data.recordings import TRUTHS, Recordings, TableSchema
+from rnnopt.tasks.user_data.sampling import Sampling
 from rnnopt.tasks.user_data.series import check_missing, cut_padding, fill_missing, pool
 from rnnopt.tasks.user_data.step_targets import (
     StepTargets,
@@ -44,7 +46,8 @@ class Preparation:
     Args:
         kind: kind of the targets.
         channels: names of the channels.
-        classes: names of the classes, in the order of the network's outputs; () in regression.
+        classes: names of the classes, or of several labels, in the order of the network's outputs;
+            () in regression.
         missing, padded, subsample: as in `DataConfig`.
         fill: value of each channel that replaces missing values.
         mean, deviation: statistics of each channel for its standardisation.
@@ -55,6 +58,12 @@ class Preparation:
         each_step: whether each step has a target.
         ignore_first: first steps of each series whose targets do not count.
         outputs_named: names of a step's targets; () with one target per series.
+        sampling: what is done to recordings before; None for nothing.
+        horizon: steps to forecast; 0 if the targets are not forecasts.
+        season: steps of a season, None if there is none.
+        forecasts: positions of the channels that are forecast.
+        naive_errors: mean absolute error of the naive one-step forecast of each of them, over the
+            training series; of the seasonal one with a season.
     """
 
     kind: Kind
@@ -75,6 +84,11 @@ class Preparation:
     each_step: bool = False
     ignore_first: NotNegative = 0
     outputs_named: tuple[str, ...] = ()
+    sampling: Sampling | None = None
+    horizon: NotNegative = 0
+    season: Count | None = None
+    forecasts: tuple[NotNegative, ...] = ()
+    naive_errors: tuple[Positive, ...] = ()
 
     @property
     def outputs(self) -> int:
@@ -100,7 +114,7 @@ class Preparation:
         """
         assert data.labelled
         kind = kind_of(data, kind)
-        classes = classes_of(data) if kind == "classification" else ()
+        classes = {"classification": classes_of, "multilabel": names_of}.get(kind, _none)(data)
         if len(classes) == 1:
             raise ValueError(f"classification needs two classes at least, got {classes[0]!r} only.")
         width = len(data.channels)
@@ -136,6 +150,22 @@ class Preparation:
             outputs_named=() if data.steps is None else data.steps.names,
         )
 
+    def shaped(self, data: Recordings) -> Recordings:
+        """Recordings resampled and cut into windows as in training; series are left as they are.
+
+        All windows are kept, also those of several labels; without a label they have "" or NaN.
+
+        Raises:
+            ValueError: recordings that lack times or channels, or are too short.
+        """
+        if self.sampling is None or data.shaped:
+            return data
+        if len(data.channels) == len(self.channels) - self.sampling.time_gap:
+            data = replace(data, unused=self.sampling.drop)  # no channel is left to leave out
+        if self.sampling.resample is not None:
+            check_missing(data.series, data.channels, self.missing, self.padded)
+        return self.sampling.shape(data, self.kind, self.padded, all_windows=True)
+
     def ragged(self, data: Recordings) -> list[np.ndarray]:
         """The series (time, channel), filled, at their original rate and scale.
 
@@ -143,7 +173,7 @@ class Preparation:
             ValueError: other channels than in training; missing values that are not allowed; an
                 array that looks like a single series without its first axis.
         """
-        data = aligned(data, self.channels, self.table)
+        data = aligned(self.shaped(data), self.channels, self.table)
         if len(self.channels) == 1:
             odd = one_step_each([len(one) for one in data.series], self.shortest)
             if odd is not None:
@@ -183,17 +213,21 @@ class Preparation:
             0, 1
         ), lengths
 
-    def targets(self, data: Recordings) -> Tensor:
-        """Classes (count,), or standardised numbers (count, outputs).
+    def targets(self, data: Recordings, needed: bool = True) -> Tensor:
+        """Classes (count,), labels (count, label) of 0 and 1, or standardised numbers.
 
-        With targets at every step they are (count, time) or (count, time, outputs), as in
-        `step_targets`.
+        The numbers are (count, outputs). With targets at every step they are (count, time) or
+        (count, time, outputs), as in `step_targets`.
+
+        Args:
+            data: labelled series.
+            needed: whether each series needs a target at one step at least, of a known class.
 
         Raises:
             ValueError: a class that is not in the training data, or numbers of another shape.
         """
         if self.each_step:
-            return self._step_targets(data)
+            return self._step_targets(data, needed)
         assert data.targets is not None
         if self.kind == "classification":
             found = self.positions(data.targets)
@@ -202,6 +236,11 @@ class Preparation:
                 known = ", ".join(self.classes[:10]) + (", …" if len(self.classes) > 10 else "")
                 raise ValueError(f"class {first!r} is not in the training data, which has {known}.")
             return torch.from_numpy(found)
+        if self.kind == "multilabel":
+            labels = labels_of(data.targets)
+            if labels.shape[1] != self.outputs:
+                raise ValueError(f"series need {self.outputs} labels, got {labels.shape[1]}.")
+            return torch.from_numpy(labels).float()
         numbers = numbers_of(data.targets)
         if numbers.shape[1] != self.outputs:
             raise ValueError(f"targets need {self.outputs} numbers, got {numbers.shape[1]}.")
@@ -216,13 +255,14 @@ class Preparation:
             steps = steps.cut([len(one) for one in cut_padding(data.series)])
         return steps.without_first(self.ignore_first)
 
-    def _step_targets(self, data: Recordings) -> Tensor:
+    def _step_targets(self, data: Recordings, needed: bool) -> Tensor:
         if data.steps is None:
             raise ValueError("a target at every step is needed, as in training, got one a series.")
         steps = self.counted(data)
-        check_some(data.steps, self.ignore_first)
+        if needed:
+            check_some(data.steps, self.ignore_first)
         if self.kind == "classification":
-            return class_tensor(steps, self.places)
+            return class_tensor(steps, self.places, needed)
         if len(steps.names) != self.outputs or steps.words:
             got = "words" if steps.words else f"{len(steps.names)} numbers"
             raise ValueError(f"targets need {self.outputs} numbers at every step, got {got}.")
@@ -278,6 +318,8 @@ def kind_of(data: Recordings, chosen: Kind | None) -> Kind:
     kind = chosen or data.kind
     if kind == "regression":
         numbers_of(targets)
+    if kind == "multilabel":
+        labels_of(targets)
     if kind == "classification" and targets.ndim != 1:
         raise ValueError(f"{rows_of_classes(targets)}.")
     if kind is not None:
@@ -303,6 +345,8 @@ def kind_of_steps(steps: StepTargets, chosen: Kind | None) -> Kind:
     Raises:
         ValueError: they cannot be of the kind passed.
     """
+    if chosen == "multilabel":
+        labels_of(None)
     if chosen == "regression" and steps.words:
         raise ValueError(f"regression needs numbers as targets, got {steps.words[0]!r}.")
     if chosen == "classification" and len(steps.names) > 1:
@@ -324,6 +368,10 @@ def classes_of(data: Recordings) -> tuple[str, ...]:
     return class_names(data.targets)
 
 
+def _none(data: Recordings) -> tuple[str, ...]:
+    return ()
+
+
 def numbers_of(targets: np.ndarray) -> np.ndarray:
     """Targets as (count, outputs) numbers; ValueError if they are words."""
     if targets.dtype.kind != "f":
@@ -334,8 +382,14 @@ def numbers_of(targets: np.ndarray) -> np.ndarray:
 def label_names(targets: np.ndarray) -> list[str]:
     """The name of each target's class; that of 1.0 is "1"."""
     if targets.dtype.kind == "f":
-        return [str(int(one)) if one == int(one) else repr(float(one)) for one in targets.tolist()]
+        return [_number_name(one) for one in targets.tolist()]
     return [str(one) for one in targets.tolist()]
+
+
+def _number_name(number: float) -> str:
+    if number != number:  # a window without a label
+        return ""
+    return str(int(number)) if number == int(number) else repr(float(number))
 
 
 def class_names(targets: np.ndarray) -> tuple[str, ...]:
@@ -386,12 +440,14 @@ class OwnData:
         understood: readable lines (subject, finding).
         sources: for each of "data" and "test", the file's path and sha256; {} without files.
         held_out: those of "validation" and "test" that were held out of the data.
+        doubts: warnings, a sentence each without its full stop.
     """
 
     preparation: Preparation
     understood: tuple[tuple[str, str], ...]
     sources: dict[str, dict[str, str]]
     held_out: frozenset[str] = frozenset()
+    doubts: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """All fields, ready for JSON."""

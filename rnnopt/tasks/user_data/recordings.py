@@ -3,6 +3,7 @@
 Every reader returns `Recordings`; `preparation.py` converts them to inputs of a network.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -27,8 +28,10 @@ class TableSchema:
         layout: wide, a row per series, or long, a row per step.
         label, id, time: names of columns, None if there is none.
         steps: names of the columns that are steps, in a wide table; () in a long one.
-        dropped: names of the columns left out.
+        dropped: names of the columns left out as an index.
         first: whether the label is the first column because no column has a usual name.
+        group: name of the column of groups, None if there is none.
+        unused: names of the columns that the user left out.
     """
 
     layout: Layout
@@ -38,6 +41,8 @@ class TableSchema:
     steps: tuple[str, ...] = ()
     dropped: tuple[str, ...] = ()
     first: bool = False
+    group: str | None = None
+    unused: tuple[str, ...] = ()
 
     def describe(self) -> str:
         """In words."""
@@ -45,10 +50,14 @@ class TableSchema:
         parts = [f"{self.layout} table", f"label {label}" + ", the first column" * self.first]
         if self.id is not None:
             parts.append(f"id {self.id!r}")
+        if self.group is not None:
+            parts.append(f"group {self.group!r}")
         if self.layout == "long":
             parts.append("in the order of rows" if self.time is None else f"time {self.time!r}")
         if self.dropped:
             parts.append(f"left out: the index {', '.join(map(repr, self.dropped))}")
+        if self.unused:
+            parts.append(f"left out: {', '.join(map(repr, self.unused))}")
         return "; ".join(parts)
 
 
@@ -67,6 +76,13 @@ class Recordings:
         times: description of irregular times, if there are any.
         validation: separate validation series, if the file has them.
         steps: targets of each step; `targets` is then None.
+        groups: (count,) the person, machine, … that each series is of, as words; None if not named.
+        suspect: name of a column that looks like groups, if none was named.
+        unused: names or positions of the channels that the user left out.
+        moments: time of each step in seconds, (time,) for each series; None if unknown.
+        spans: (count, 3) recording, first step and end of each series, if they are windows.
+        shaped: whether channels were left out, and series resampled and cut, as in training.
+        lines: what was done for that (subject, finding).
     """
 
     series: tuple[np.ndarray, ...]
@@ -79,6 +95,13 @@ class Recordings:
     times: str | None = None
     validation: "Recordings | None" = None
     steps: StepTargets | None = None
+    groups: np.ndarray | None = None
+    suspect: str | None = None
+    unused: tuple[str, ...] = ()
+    moments: tuple[np.ndarray, ...] | None = None
+    spans: np.ndarray | None = None
+    shaped: bool = False
+    lines: tuple[tuple[str, str], ...] = ()
 
     def __len__(self) -> int:
         return len(self.series)
@@ -90,11 +113,17 @@ class Recordings:
 
     def select(self, index: Sequence[int] | np.ndarray) -> "Recordings":
         """The series at these positions."""
-        targets = None if self.targets is None else self.targets[np.asarray(index, int)]
-        names = None if self.names is None else tuple(self.names[i] for i in index)
-        series = tuple(self.series[i] for i in index)
-        steps = None if self.steps is None else self.steps.select(index)
-        return replace(self, series=series, targets=targets, names=names, steps=steps)
+        places = np.asarray(index, int)
+        arrays: dict[str, Any] = {
+            name: None if (array := getattr(self, name)) is None else array[places]
+            for name in ("targets", "groups", "spans")
+        }
+        rows: dict[str, Any] = {
+            name: None if (row := getattr(self, name)) is None else tuple(row[i] for i in places)
+            for name in ("series", "names", "moments")
+        }
+        steps = None if self.steps is None else self.steps.select(places)
+        return replace(self, steps=steps, **arrays, **rows)
 
 
 def recordings(
@@ -106,6 +135,7 @@ def recordings(
     names: Sequence[str] | None = None,
     each_step: bool | None = None,
     outputs: Sequence[str] | None = None,
+    groups: Any = None,
 ) -> Recordings:
     """Recordings of arrays, checked.
 
@@ -119,9 +149,11 @@ def recordings(
         each_step: whether the targets are one per step; None means where they cannot be one per
             series, see `are_each_step`.
         outputs: names of the targets of a step.
+        groups: (count,) words or whole numbers, as in `Recordings`.
 
     Raises:
-        ValueError: wrong shapes, types or lengths; infinite values; targets that are missing.
+        ValueError: wrong shapes, types or lengths; infinite values; targets or groups that are
+            missing.
     """
     series = _series(inputs)
     if lengths is not None:
@@ -161,12 +193,92 @@ def recordings(
         kind,
         None if names is None else tuple(names),
         steps=steps,
+        groups=None if groups is None else group_words(groups, len(series)),
     )
+
+
+def group_words(groups: Any, count: int) -> np.ndarray:
+    """Groups as words (count,).
+
+    Raises:
+        ValueError: another shape, or a group that is missing.
+    """
+    array = np.asarray(groups)
+    if array.shape != (count,):
+        raise ValueError(f"groups must be {count}, one per series, got shape {array.shape}.")
+    words = [str(one).strip() for one in array.tolist()]
+    for i, word in enumerate(words):
+        if word.lower() in MISSING:
+            raise ValueError(f"every series needs a group, series {i + 1} has none.")
+    check_names(words, "group")
+    return np.array(words)
 
 
 def default_names(width: int) -> tuple[str, ...]:
     """Default names of channels."""
     return tuple(f"channel {i + 1}" for i in range(width))
+
+
+def with_times(data: Recordings, times: Any) -> Recordings:
+    """The series with the times of their steps.
+
+    Args:
+        data: the series.
+        times: (count, time), or a list of (time,), rising, in seconds; those of padding are left
+            out.
+
+    Raises:
+        ValueError: another number of times than of steps, or times that do not rise.
+    """
+    if len(times) != len(data):
+        raise ValueError(f"times need one row for each of {len(data)} series, got {len(times)}.")
+    found = []
+    for i, (its, one) in enumerate(zip(times, data.series, strict=True)):
+        moments = np.asarray(its, dtype=np.float64)
+        if moments.ndim != 1 or len(moments) < len(one):
+            raise ValueError(
+                f"times need one for each step: series {i + 1} has {len(one)} steps and times of"
+                f" shape {moments.shape}."
+            )
+        moments = moments[: len(one)]
+        if not (np.diff(moments) > 0).all():
+            raise ValueError(f"times must rise from step to step, those of series {i + 1} do not.")
+        found.append(moments - moments[0])
+    return replace(data, moments=tuple(found))
+
+
+def without_channels(data: Recordings, dropped: Sequence[str | int]) -> Recordings:
+    """The series without some channels.
+
+    Args:
+        data: the series.
+        dropped: names, or positions counted from 0, or from -1 for the last.
+
+    Raises:
+        ValueError: a channel is not there, or none would be left.
+    """
+    if not dropped:
+        return data
+    names, places = list(data.channels), set()
+    for one in dropped:
+        if str(one) in names:
+            places.add(names.index(str(one)))
+        elif re.fullmatch(r"-?[0-9]{1,9}", str(one)) and -len(names) <= int(one) < len(names):
+            places.add(int(one) % len(names))
+        else:
+            raise ValueError(
+                f"there is no channel {str(one)!r} to leave out, only {', '.join(names[:20])}, or"
+                f" 0 … {len(names) - 1}."
+            )
+    kept = [i for i in range(len(names)) if i not in places]
+    if not kept:
+        raise ValueError(f"series need at least one channel, and all {len(names)} are left out.")
+    return replace(
+        data,
+        series=tuple(one[:, kept] for one in data.series),
+        channels=tuple(names[i] for i in kept),
+        unused=tuple(names[i] for i in sorted(places)),
+    )
 
 
 def _series(inputs: Any) -> list[np.ndarray]:

@@ -28,11 +28,13 @@ class StepTargets:
         values: arrays (time, output) of float64, one a series; NaN is a missing target.
         names: names of the outputs.
         words: the classes, if they are words: `values` are then positions in them.
+        ahead: steps from a step to the time of each of its targets; () means 0.
     """
 
     values: tuple[np.ndarray, ...]
     names: tuple[str, ...]
     words: tuple[str, ...] = ()
+    ahead: tuple[int, ...] = ()
 
     def select(self, index: Sequence[int] | np.ndarray) -> "StepTargets":
         """The targets of the series at these positions."""
@@ -121,7 +123,11 @@ def step_targets(
     found = []
     for i, (one, its) in enumerate(zip(targets, series, strict=True)):
         array = np.asarray(one)
-        if array.ndim not in (1, 2) or len(array) < len(its) or (len(array) > len(its) > 0) > padded:
+        if (
+            array.ndim not in (1, 2)
+            or len(array) < len(its)
+            or (len(array) > len(its) > 0) > padded
+        ):
             shape = len(array) if array.ndim in (1, 2) else f"those of shape {array.shape}"
             raise ValueError(
                 "targets at every step need one for each step: series"
@@ -197,8 +203,14 @@ def check_some(steps: StepTargets, ignored: int = 0) -> None:
 # -- a network's targets --------------------------------------------------------------------------
 
 
-def class_tensor(steps: StepTargets, places: Mapping[str, int]) -> Tensor:
+def class_tensor(steps: StepTargets, places: Mapping[str, int], needed: bool = True) -> Tensor:
     """Classes (count, time), -1 where there is none; by `places`, the output of each class.
+
+    Args:
+        steps: the targets.
+        places: output of each class.
+        needed: whether a class without an output is an error; else it counts as the number of
+            classes, which no output predicts.
 
     Raises:
         ValueError: a class without an output; several classes a step.
@@ -206,12 +218,15 @@ def class_tensor(steps: StepTargets, places: Mapping[str, int]) -> Tensor:
     if len(steps.names) > 1:
         raise ValueError(f"a step has one class, got {len(steps.names)}: {', '.join(steps.names)}.")
     different = np.unique(steps.present)
+    if not len(different):
+        return _padded([np.full(len(one), NO_CLASS) for one in steps.values], NO_CLASS)
     names = steps.labels(different)
     unknown = [name for name in names if name not in places]
-    if unknown:
+    if unknown and needed:
         known = ", ".join(list(places)[:10]) + (", …" if len(places) > 10 else "")
         raise ValueError(f"class {unknown[0]!r} is not in the training data, which has {known}.")
-    outputs = np.array([places[name] for name in names])
+    none = 1 + max(places.values())
+    outputs = np.array([places.get(name, none) for name in names])
     found = []
     for one in steps.values:
         missing = np.isnan(one[:, 0])

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from rnnopt.config.errors import UserError
@@ -11,6 +12,7 @@ from rnnopt.tasks.user_data.readers.npz import read_npz
 from rnnopt.tasks.user_data.readers.parquet import read_parquet
 from rnnopt.tasks.user_data.readers.text import read_text
 from rnnopt.tasks.user_data.readers.ts import read_ts
+from rnnopt.tasks.user_data.recordings import Recordings, without_channels
 
 READERS: dict[str, Callable[[Path, Columns], Parts]] = {
     ".npz": read_npz,
@@ -41,7 +43,8 @@ def read(path: Path, columns: Columns) -> Parts:
             raise UserError(f"{path} must be a folder or end in {kinds}, got {path.suffix!r}.")
         if not path.is_dir() and not path.is_file():  # reading it may never end
             raise UserError(f"{path} must be a folder or a file, got a device or a pipe.")
-        return reader(path, columns)
+        data, test = reader(path, replace(columns, name=path.stem))
+        return _without_dropped(data, columns), test and _without_dropped(test, columns)
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is no UTF-8 text: save it as UTF-8.") from error
     except OSError as error:
@@ -52,6 +55,14 @@ def read(path: Path, columns: Columns) -> Parts:
         raise UserError(f"{path}: {error}") from error
     except ModuleNotFoundError as error:
         raise UserError(f'{path} needs {error.name}: pip install "rnnopt[data]".') from error
+
+
+def _without_dropped(data: Recordings, columns: Columns) -> Recordings:
+    """The series without the channels to leave out, where the reader knew no names of columns."""
+    if data.validation is not None:
+        data = replace(data, validation=_without_dropped(data.validation, columns))
+    known = data.table is not None or data.unused
+    return data if known else without_channels(data, columns.drop)
 
 
 def sha256(path: Path) -> str:

@@ -3,10 +3,11 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import numpy as np
 
-from rnnopt.config.data_config import Decimal, Header, Layout
+from rnnopt.config.data_config import DataConfig, Decimal, Header, Layout, TimeUnit
 from rnnopt.tasks.user_data.readers.decimals import advice
 from rnnopt.tasks.user_data.recordings import MISSING, Recordings, TableSchema
 
@@ -34,6 +35,16 @@ class Columns:
         header: whether the first line of a text has names; None means by its content.
         decimal: decimal sign of a text; None means by its content.
         place: position of the label in lines without names, if `label` is a name.
+        each_step: whether each step has its own label; `label` may then name several columns, with
+            commas between them.
+        single: whether a table without an id column is a single series, with a row per step.
+        group: name of the column of groups; None means that there is none.
+        drop: names or positions of the columns or channels to leave out.
+        varying: whether labels may change within a series.
+        window: steps that a recording has at least, where a table may be one recording, a row per
+            step, without a column that names it; None means that it may not.
+        time_unit: unit of times that are numbers.
+        name: name of a recording that no column names.
     """
 
     label: str | None = None
@@ -46,6 +57,25 @@ class Columns:
     header: Header | None = None
     decimal: Decimal | None = None
     place: int = 0
+    each_step: bool = False
+    single: bool = False
+    group: str | None = None
+    drop: tuple[str, ...] = ()
+    varying: bool = False
+    window: int | None = None
+    time_unit: TimeUnit = "s"
+    name: str = "recording"
+
+    @classmethod
+    def of(cls, config: DataConfig, **others: Any) -> Self:
+        """The columns that a config names; `others` are further fields."""
+        same = ("label", "id", "time", "layout", "header", "decimal", "group", "drop", "window")
+        values = {name: getattr(config, name) for name in (*same, "time_unit", "each_step")}
+        forecasts = config.horizon is not None
+        if forecasts:  # the labels are channels, too
+            values |= {"label": None, "unlabelled": True}
+        values["single"] = config.each_step or forecasts
+        return cls(**(values | {"varying": config.window is not None} | others))
 
     def like(self, table: TableSchema | None) -> "Columns":
         """The columns of a file that is to be read like the training data."""
@@ -57,6 +87,7 @@ class Columns:
             place=place_of(self.label) or 0,
             id=self.id or table.id,
             time=self.time or table.time,
+            group=self.group or table.group,
             layout=table.layout,
             optional=True,
         )
@@ -101,6 +132,58 @@ def find_label(names: list[str], columns: Columns) -> Columns:
     if columns.optional and not -len(names) <= place < len(names):
         return columns
     return replace(columns, label=at_place(names, place))
+
+
+def find_step_labels(names: list[str], columns: Columns) -> list[str]:
+    """The columns of the labels of each step; [] if they may be missing and are.
+
+    Raises:
+        ValueError: there is no such column, and it is not optional.
+    """
+    if columns.unlabelled:
+        return []
+    if columns.label is None or columns.label.lower() in {name.lower() for name in names}:
+        found = [find(names, columns.label, LABELS, columns.optional)]
+    else:
+        wanted = [one.strip() for one in columns.label.split(",")]
+        each = [replace(columns, label=one) for one in wanted if one]
+        named = [find_label(names, one).label for one in each]
+        found = [find(names, one, LABELS, columns.optional) for one in named]
+    labels = [one for one in found if one is not None]
+    if not labels and not columns.optional:
+        raise ValueError(
+            f"targets at every step need --label, a column or several with commas between them, of"
+            f" {_shown(names)}."
+        )
+    if len(set(labels)) < len(labels):
+        raise ValueError(f"--label must name each column once, got {columns.label!r}.")
+    return labels
+
+
+def find_several(names: list[str], columns: Columns) -> list[str]:
+    """The columns of several labels a series, of "a,b,c"; [] if `label` names one column.
+
+    Raises:
+        ValueError: one of them is not there.
+    """
+    several = columns.label is not None and "," in columns.label and columns.label not in names
+    return find_step_labels(names, columns) if several and not columns.unlabelled else []
+
+
+def find_dropped(names: Sequence[str], columns: Columns) -> list[str]:
+    """The names among `names` of what is to be left out.
+
+    Raises:
+        ValueError: one is not there, and columns are not optional.
+    """
+    found = []
+    for wanted in columns.drop:
+        place = place_of(wanted)
+        if place is not None and wanted not in names:
+            found.append(at_place(names, place))
+        elif (name := find(list(names), wanted, (), columns.optional)) is not None:
+            found.append(name)
+    return found
 
 
 def find(

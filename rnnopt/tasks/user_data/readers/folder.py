@@ -4,26 +4,25 @@ and optionally val of either form.
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from rnnopt.tasks.user_data.alignment import aligned
 from rnnopt.tasks.user_data.readers.columns import (
-    TIMES,
     Columns,
     Parts,
-    find,
-    is_number,
-    to_numbers,
+    find_step_labels,
+    place_of,
 )
+from rnnopt.tasks.user_data.readers.groups import suspicious
 from rnnopt.tasks.user_data.readers.npz import VALIDATION, known, parts_of
 from rnnopt.tasks.user_data.readers.numpy_files import read_file
-from rnnopt.tasks.user_data.readers.tables import index_of
-from rnnopt.tasks.user_data.readers.text import Lines, counts, read_lines
-from rnnopt.tasks.user_data.readers.times import Clock, parse_timestamps
-from rnnopt.tasks.user_data.recordings import Recordings, recordings
+from rnnopt.tasks.user_data.readers.series_files import ENDINGS, read_series
+from rnnopt.tasks.user_data.readers.tables import with_labels
+from rnnopt.tasks.user_data.readers.times import Clock
+from rnnopt.tasks.user_data.recordings import Recordings, default_names, recordings
 
-ENDINGS = (".npy", ".csv", ".tsv", ".txt")
 NEEDED = (
     "X.npy (with y.npy), subfolders named by class with a .npy or .csv file a series, or folders"
     " train and test"
@@ -33,8 +32,10 @@ NEEDED = (
 def read_folder(path: Path, columns: Columns) -> Parts:
     """Reads the series of a folder."""
     saved = [file for file in sorted(path.glob("*.npy")) if file.is_file()]
-    arrays = [file for file in saved if known(file.stem)]
+    arrays = [file for file in saved if known(file.stem, columns.group)]
     if any(file.stem.lower().startswith("x") for file in arrays):
+        if columns.label is not None and not columns.optional:
+            raise ValueError(f"there is no column {columns.label!r}: arrays have labels in y.")
         loaded = {file.stem.lower(): read_file(file) for file in arrays}
         if len(loaded) < len(arrays):
             raise ValueError("the names of the arrays must differ in more than capitals.")
@@ -58,21 +59,61 @@ def read_folder(path: Path, columns: Columns) -> Parts:
 
 def _of_files(path: Path, classes: dict[str, list[Path]], columns: Columns) -> Recordings:
     pairs = [(file, name) for name, files in classes.items() for file in files]
-    labelled = "" not in classes and not columns.unlabelled
     clock, found = Clock(), []
-    notes: dict[str, None] = {}  # each once, in order
+    several = columns.each_step and not _is_one_name(columns.label)
     for file, _ in pairs:
-        values, names, new = _series(file, columns, clock)
-        found.append((file, values, names))
-        notes |= dict.fromkeys(new)
-    series, channels = _in_one_order(found)
+        found.append(read_series(file, replace(columns, label=None) if several else columns, clock))
+    series, channels = _in_one_order(
+        [(f, one.values, one.channels) for (f, _), one in zip(pairs, found, strict=True)]
+    )
+    labelled = "" not in classes and not columns.unlabelled and columns.label is None
+    targets: list[Any] | None = [name for _, name in pairs] if labelled else None
+    outputs = None
+    if several and "" in classes:
+        series, targets, channels, outputs = _apart(series, channels, columns)
+    labels = [one.labels for one in found if one.labels is not None]
+    if columns.each_step and not several and len(labels) == len(found):
+        targets, outputs = [np.array(one, dtype=object) for one in labels], [str(columns.label)]
     data = recordings(
         series,
-        [name for _, name in pairs] if labelled else None,
+        targets,
         channels=channels,
         names=[file.relative_to(path).as_posix() for file, _ in pairs],
+        each_step=targets is not None and columns.each_step,
+        outputs=outputs,
+        groups=None if columns.group is None or columns.optional else [one.group for one in found],
     )
-    return replace(data, notes=tuple(notes), times=clock.describe())
+    if not columns.each_step and len(labels) == len(found):
+        data = with_labels(data, labels, columns)
+    moments = tuple(one.moments for one in found if one.moments is not None)
+    return replace(
+        data,
+        notes=tuple(dict.fromkeys(note for one in found for note in one.notes)),
+        times=clock.describe(),
+        moments=moments if len(moments) == len(found) else None,
+        suspect=None if columns.group else suspicious([*columns.drop, *(channels or ())]),
+        unused=columns.drop if channels is not None else (),
+    )
+
+
+def _is_one_name(label: str | None) -> bool:
+    """Whether a label is the name of one column, and no position."""
+    return label is not None and "," not in label and place_of(label) is None
+
+
+def _apart(
+    series: list[np.ndarray], channels: tuple[str, ...] | None, columns: Columns
+) -> tuple[list[np.ndarray], list[np.ndarray] | None, tuple[str, ...], list[str]]:
+    """The series without their label columns, these columns, and the names of both."""
+    series = [one if one.ndim == 2 else one[:, None] for one in series]
+    names = list(channels or default_names(series[0].shape[1]))
+    labels = find_step_labels(names, columns)
+    places = [names.index(name) for name in labels]
+    kept = [i for i in range(len(names)) if i not in places]
+    if not kept:
+        raise ValueError("a series needs a column for each channel, got only labels.")
+    targets = [one[:, places] for one in series] if labels else None
+    return [one[:, kept] for one in series], targets, tuple(names[i] for i in kept), labels
 
 
 def _in_one_order(
@@ -97,62 +138,3 @@ def _files(path: Path) -> list[Path]:
         for one in path.iterdir()
         if one.suffix.lower() in ENDINGS and one.name[0] != "." and one.is_file()
     )
-
-
-def _series(
-    path: Path, columns: Columns, clock: Clock
-) -> tuple[np.ndarray, tuple[str, ...] | None, tuple[str, ...]]:
-    """One series (time,) or (time, channel), its channels' names or None, and notes.
-
-    It is an array, or text with a line per step. An index without a name is left out, and so is the
-    column that `--time` names.
-    """
-    if path.suffix.lower() == ".npy":
-        return read_file(path), None, ()
-    try:
-        lines = read_lines(path, columns.decimal)
-        rows = lines.rows
-        indexed = not rows[0][0].strip() and counts([cell.strip() for cell in rows[0][1:]])
-        if not indexed and all(map(is_number, rows[0])):
-            lines.check_decimals(named=False)
-            if columns.time is not None and not columns.optional:
-                raise ValueError(
-                    f"there is no column {columns.time!r}: the first line has no names."
-                )
-            steps = [to_numbers(row, f"line {i + 1}") for i, row in enumerate(rows)]
-            return np.stack(steps), None, lines.notes
-        lines.check_decimals(named=True)
-        values, names, notes = _named_series(lines, columns, clock, path.name)
-        return values, names, notes + lines.notes
-    except ValueError as error:
-        raise ValueError(f"{path.name}: {error}") from error
-
-
-def _named_series(
-    lines: Lines, columns: Columns, clock: Clock, name: str
-) -> tuple[np.ndarray, tuple[str, ...], tuple[str, ...]]:
-    """A series (time, channel) below a line of names, the channels' names, and notes."""
-    names = [cell.strip() for cell in lines.written[0]]
-    rows = lines.rows[1:]
-    if not rows:
-        raise ValueError("a series needs at least one step, got none.")
-    if {len(row) for row in rows} != {len(names)}:
-        raise ValueError(f"each line needs {len(names)} cells, as there are names.")
-    left_out = set(range(len(index_of(names))))
-    time = columns.time and find(names, columns.time, (), columns.optional)
-    numbered = list(enumerate(rows, start=2))
-    if time is not None:
-        place = names.index(time)
-        left_out.add(place)
-        moments = parse_timestamps(np.array([row[place] for row in rows], dtype=object), time)
-        numbered = [numbered[i] for i in clock.order(moments, name, time)]
-    kept = [i for i in range(len(names)) if i not in left_out]
-    if not kept:
-        raise ValueError("a series needs a column for each channel, got none.")
-    usual = None if columns.time is not None else find([names[i] for i in kept], None, TIMES)
-    if usual is not None and not is_number(rows[0][names.index(usual)]):
-        raise ValueError(f"column {usual!r} has no numbers: pass --time {usual} if it is the time.")
-    note = f"column {usual!r} is taken for a channel (--time {usual} takes it for the time)"
-    values = [to_numbers([row[i] for i in kept], f"line {number}") for number, row in numbered]
-    notes = () if usual is None else (note,)
-    return np.stack(values), tuple(names[i] for i in kept), notes

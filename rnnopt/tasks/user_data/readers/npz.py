@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from rnnopt.tasks.user_data.readers.columns import Columns, Parts
+from rnnopt.tasks.user_data.readers.groups import suspicious
 from rnnopt.tasks.user_data.readers.numpy_files import names_in, read_members
 from rnnopt.tasks.user_data.recordings import Recordings, recordings
 
@@ -22,14 +23,15 @@ NEEDED = "X and y, or X_train and y_train with X_test and y_test"
 def read_npz(path: Path, columns: Columns) -> Parts:
     """Reads the series of a .npz file."""
     found = names_in(path)
-    arrays = read_members(path, [name for name in found if known(name)])
+    arrays = read_members(path, [name for name in found if known(name, columns.group)])
     return parts_of({name.lower(): array for name, array in arrays.items()}, found, columns)
 
 
-def known(name: str) -> bool:
-    """Whether `parts_of` uses an array of that name."""
-    base, _, part = name.lower().partition("_")
-    return base in ("x", "y", "lengths") and part in ("", "train", "test", *VALIDATION)
+def known(name: str, group: str | None = None) -> bool:
+    """Whether `parts_of` uses an array of that name; `group` is that of the groups."""
+    name, parts = name.lower(), ("train", "test", *VALIDATION)
+    bases = ("x", "y", "lengths", *([] if group is None else [group.lower()]))
+    return name in (*bases, *(f"{base}_{part}" for base in bases for part in parts))
 
 
 def parts_of(arrays: Mapping[str, np.ndarray], found: list[str], columns: Columns) -> Parts:
@@ -44,15 +46,29 @@ def parts_of(arrays: Mapping[str, np.ndarray], found: list[str], columns: Column
         raise ValueError(f"validation series must stand in one array, got X{' and X'.join(apart)}.")
     if apart:
         train = replace(train, validation=_part(arrays, apart[0], columns))
-    unused = [name for name in found if not known(name)]
+    unused = [name for name in found if not known(name, columns.group)]
     if unused:
-        train = replace(train, notes=(f"left out: {', '.join(unused)}",))
+        note = f"left out: {', '.join(unused)}"
+        train = replace(train, notes=(note,), suspect=suspicious(unused))
     return train, test
 
 
 def _part(arrays: Mapping[str, np.ndarray], suffix: str, columns: Columns) -> Recordings:
     targets = None if columns.unlabelled else arrays.get(f"y{suffix}")
+    inputs, lengths = arrays[f"x{suffix}"], arrays.get(f"lengths{suffix}")
+    groups = None if columns.group is None else arrays.get(f"{columns.group.lower()}{suffix}")
+    if columns.group is not None and groups is None and not columns.optional:
+        raise ValueError(f"there is no array {columns.group}{suffix} with the groups of X{suffix}.")
+    each_step = None
+    if columns.varying and targets is not None and targets.shape == inputs.shape[:2]:
+        each_step = True
     try:
-        return recordings(arrays[f"x{suffix}"], targets, arrays.get(f"lengths{suffix}"))
+        return recordings(
+            inputs,
+            targets,
+            lengths,
+            each_step=columns.each_step or each_step or None,
+            groups=groups,
+        )
     except ValueError as error:
         raise ValueError(f"X{suffix}: {error}") from error

@@ -1,6 +1,7 @@
 """Tables with named columns: wide, a row per series, or long, a row per step."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -11,12 +12,22 @@ from rnnopt.tasks.user_data.readers.columns import (
     TIMES,
     Columns,
     find,
+    find_dropped,
     find_label,
+    find_several,
+    find_step_labels,
     is_number,
     to_numbers,
 )
-from rnnopt.tasks.user_data.readers.times import Clock, parse_timestamps, refuse_missing
+from rnnopt.tasks.user_data.readers.groups import group_of_each, looks_like_groups, suspicious
+from rnnopt.tasks.user_data.readers.times import (
+    Clock,
+    parse_timestamps,
+    refuse_missing,
+    to_seconds,
+)
 from rnnopt.tasks.user_data.recordings import Recordings, TableSchema, recordings
+from rnnopt.tasks.user_data.step_targets import step_targets
 
 Table = dict[str, np.ndarray]
 INDEX = ("", "Unnamed: 0")  # pandas' names of an unnamed index, in the first column
@@ -34,21 +45,38 @@ def from_table(table: Table, columns: Columns) -> Recordings:
         ValueError: a named column is missing, a cell is not a number, a label changes in a series,
             a time is missing, or it is unclear whether the table is long.
     """
-    columns = find_label([name for name in table if name != PARQUET_INDEX], columns)
+    given = [name for name in table if name != PARQUET_INDEX]
+    several = [] if columns.each_step else find_several(given, columns)
+    if several or columns.each_step:
+        columns = replace(columns, label=",".join(several) or columns.label)
+    else:
+        columns = find_label(given, columns)
     chosen = (columns.label, columns.id, columns.time)
     index = [name for name in index_of(list(table)) if name not in chosen]
-    names = [name for name in table if name not in index]
+    group = columns.group and find(given, columns.group, (), columns.optional)
+    unused = tuple(name for name in find_dropped(given, columns) if name != group)
+    left_out = {*index, *unused, group}
+    names = [name for name in table if name not in left_out]
     identity = find(names, columns.id, IDS, columns.optional)
     time = find(names, columns.time, TIMES, columns.optional)
-    label = None if columns.unlabelled else find(names, columns.label, LABELS, columns.optional)
+    if columns.each_step:
+        reading = TableSchema(
+            "long", None, identity, time, (), tuple(index), group=group, unused=unused
+        )
+        return _each_step(table, reading, columns)
+    if columns.unlabelled or several:
+        label = ",".join(several) or None
+    else:
+        label = find(names, columns.label, LABELS, columns.optional)
     long = _is_long(table, identity, time if time != label else None, columns)
     for name in index:
         _check_index(table[name], repeated=long)
-    kept = {name: table[name] for name in names}
+    reading = TableSchema(
+        "wide", label, identity, None, (), tuple(index), group=group, unused=unused
+    )
     if long:
-        assert identity is not None
-        return _long(kept, TableSchema("long", label, identity, time, dropped=tuple(index)))
-    rest = [name for name in names if name not in (identity, label)]
+        return _long(table, replace(reading, layout="long", time=time), columns, several=several)
+    rest = [name for name in names if name not in (identity, label, *several)]
     first = label is None and not columns.unlabelled and not columns.optional and bool(rest)
     if first:
         label, rest = rest[0], rest[1:]
@@ -56,11 +84,28 @@ def from_table(table: Table, columns: Columns) -> Recordings:
         raise ValueError(f"a table needs a column for each step, got only {', '.join(names)}.")
     if columns.layout is None:
         _refuse_channels(rest)
-    values = np.stack([_numbers(table, name) for name in rest], 1)
-    targets = None if label is None else table[label]
-    identities = None if identity is None else _words(table[identity])
-    reading = TableSchema("wide", label, identity, None, tuple(rest), tuple(index), first)
-    return replace(recordings(values, targets, names=identities), table=reading)
+    reading = replace(reading, label=label, steps=tuple(rest), first=first)
+    found = recordings(
+        np.stack([_numbers(table, name) for name in rest], 1),
+        _targets(table, label, several),
+        names=None if identity is None else _words(table[identity]),
+        groups=None if group is None else _words(table[group]),
+    )
+    suspect = None if group is not None else suspicious([*unused, *rest])
+    return replace(found, table=reading, suspect=suspect, unused=unused)
+
+
+def _each_step(table: Table, reading: TableSchema, columns: Columns) -> Recordings:
+    """The series of a long table whose label columns have a value for each step."""
+    if columns.layout == "wide":
+        raise ValueError(
+            "targets at every step need a long table, a row per step, got layout wide."
+        )
+    known = {*reading.dropped, *reading.unused, reading.group, reading.id, reading.time}
+    labels = find_step_labels([name for name in table if name not in known], columns)
+    for name in reading.dropped:
+        _check_index(table[name], repeated=True)
+    return _long(table, replace(reading, label=",".join(labels) or None), columns, labels)
 
 
 def index_of(names: list[str]) -> list[str]:
@@ -88,12 +133,16 @@ def _refuse_channels(names: list[str]) -> None:
 def _is_long(table: Table, identity: str | None, time: str | None, columns: Columns) -> bool:
     if columns.layout == "wide":
         return False
+    single = columns.single or columns.window is not None
+    alone = single and identity is None  # one recording, a row per step
     if columns.layout == "long":
-        if identity is None:
+        if identity is None and not alone:
             raise ValueError(
                 "a long table needs a column that names the series: name it with --id, got"
                 f" {', '.join(list(table)[:20])}."
             )
+        return True
+    if alone and (time is not None or len(table) <= (columns.window or 0)):
         return True
     repeated = identity is not None and len(set(_words(table[identity]))) < len(table[identity])
     if time is not None and not repeated:
@@ -115,32 +164,125 @@ def _check_index(values: np.ndarray, repeated: bool) -> None:
         )
 
 
-def _long(table: Table, reading: TableSchema) -> Recordings:
-    identity, time, label = reading.id, reading.time, reading.label
-    assert identity is not None
-    channels = [name for name in table if name not in (identity, time, label)]
+def _long(
+    table: Table,
+    reading: TableSchema,
+    columns: Columns,
+    each_step: Sequence[str] = (),
+    several: Sequence[str] = (),
+) -> Recordings:
+    """The series of a long table.
+
+    `each_step` names the columns with a label for each step, `several` those of a series' labels.
+    """
+    identity, time = reading.id, reading.time
+    label = None if each_step or several else reading.label
+    others = {*reading.dropped, *reading.unused, reading.group, identity, time, label}
+    others |= {*each_step, *several}
+    channels = [name for name in table if name not in others]
     if not channels:
         raise ValueError("a table with a row per step needs a column for each channel, got none.")
     values = np.stack([_numbers(table, name) for name in channels], 1)
+    rows = _rows_of_each(table, identity, columns.name)
+    moments = None if time is None else parse_timestamps(table[time], time)
+    clock = Clock()
+    if moments is not None and time is not None:
+        for name, its in rows.items():
+            rows[name] = its[clock.order(moments[its], name, time)]
+    answers = _step_labels(table, each_step)
+    found = recordings(
+        [values[its] for its in rows.values()],
+        None if answers is None else [answers[its] for its in rows.values()],
+        channels=channels,
+        names=list(rows),
+        each_step=answers is not None,
+        outputs=each_step or None,
+    )
+    if moments is not None:
+        times = tuple(to_seconds(moments[its], columns.time_unit) for its in rows.values())
+        found = replace(found, moments=times)
+    if several:
+        found = replace(found, targets=_constant(table, rows, several))
+    if label is not None:
+        found = with_labels(found, [_words(table[label][its]) for its in rows.values()], columns)
+    if reading.group is not None:
+        words = _words(table[reading.group])
+        groups = group_of_each(words, rows, reading.group)
+        found = replace(found, groups=groups)
+    else:
+        possible = {name: table[name] for name in (*reading.unused, *channels)}
+        found = replace(found, suspect=looks_like_groups(possible, rows))
+    return replace(found, table=reading, times=clock.describe(), unused=reading.unused)
+
+
+def _targets(table: Table, label: str | None, several: Sequence[str]) -> np.ndarray | None:
+    """The labels of a wide table's series: a column, several as numbers, or None."""
+    if several:
+        return np.stack([_numbers(table, name) for name in several], 1)
+    return None if label is None else table[label]
+
+
+def _constant(table: Table, rows: dict[str, np.ndarray], several: Sequence[str]) -> np.ndarray:
+    """The labels (count, label) of a long table's series; ValueError if they change in one."""
+    values = np.stack([_numbers(table, name) for name in several], 1)
+    for series, its in rows.items():
+        changing = (values[its] != values[its[0]]).any(0)
+        if changing.any():
+            name = several[int(changing.argmax())]
+            raise ValueError(
+                f"series {series!r} needs one label in the column {name!r}, and it changes (pass"
+                " --each-step if each step has its own)."
+            )
+    return np.stack([values[its[0]] for its in rows.values()])
+
+
+def _rows_of_each(table: Table, identity: str | None, alone: str) -> dict[str, np.ndarray]:
+    """The rows of each series by its name; of all as one series if there is no column of names."""
+    if identity is None:
+        return {alone: np.arange(len(next(iter(table.values()))))}
     words = _words(table[identity])
     refuse_missing(words, identity)
     rows: dict[str, list[int]] = {}
     for row, name in enumerate(words):
         rows.setdefault(name, []).append(row)
-    moments = None if time is None else parse_timestamps(table[time], time)
-    clock, series, targets = Clock(), [], []
-    for name, its in rows.items():
-        if moments is not None and time is not None:
-            its = [its[i] for i in clock.order(moments[its], name, time)]
-        series.append(values[its])
-        if label is not None:
-            labels = set(_words(table[label][its]))
-            if len(labels) > 1:
-                shown = ", ".join(sorted(labels)[:5])
-                raise ValueError(f"series {name!r} needs one label, got {shown}.")
-            targets.append(labels.pop())
-    found = recordings(series, targets or None, channels=channels, names=list(rows))
-    return replace(found, table=reading, times=clock.describe())
+    return {name: np.array(its) for name, its in rows.items()}
+
+
+def with_labels(data: Recordings, labels: list[list[str]], columns: Columns) -> Recordings:
+    """The series with the labels of their steps: one for each series if they do not change.
+
+    Args:
+        data: the series.
+        labels: words (time,) of each series.
+        columns: says whether labels may change.
+
+    Raises:
+        ValueError: the labels of a series change, and may not.
+    """
+    different = [set(one) for one in labels]
+    many = next((i for i, one in enumerate(different) if len(one) > 1), None)
+    if many is None:
+        answers = recordings(list(data.series), [one.pop() for one in different]).targets
+        return replace(data, targets=answers)
+    if columns.varying:
+        cells = [np.array(one, dtype=object) for one in labels]
+        return replace(data, steps=step_targets(cells, data.series))
+    assert data.names is not None
+    shown = ", ".join(sorted(different[many])[:5])
+    raise ValueError(
+        f"series {data.names[many]!r} needs one label, got {shown} (pass --each-step if each step"
+        " has its own, or --window to cut it)."
+    )
+
+
+def _step_labels(table: Table, labels: Sequence[str]) -> np.ndarray | None:
+    """The labels (row, label) of each step, as numbers if the columns hold numbers, else words."""
+    if not labels:
+        return None
+    columns = [table[name] for name in labels]
+    if all(column.dtype.kind in "biuf" for column in columns):
+        return np.stack([column.astype(np.float64) for column in columns], 1)
+    return np.stack([np.array(column, dtype=object) for column in columns], 1)
 
 
 def _numbers(table: Table, name: str) -> np.ndarray:
@@ -153,7 +295,10 @@ def _numbers(table: Table, name: str) -> np.ndarray:
     except ValueError as error:
         if any(map(is_number, words)):
             raise
-        hint = f" (pass --label {name!r}, or --id or --time, if it holds these)"
+        hint = (
+            f" (pass --label {name!r}, or --id, --time or --group, if it holds these, or --drop"
+            f" {name!r})"
+        )
         raise ValueError(str(error)[:-1] + hint + ".") from error
 
 

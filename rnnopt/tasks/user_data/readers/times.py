@@ -7,6 +7,7 @@ import re
 
 import numpy as np
 
+from rnnopt.config.data_config import PERIODS, TimeUnit
 from rnnopt.tasks.user_data.recordings import MISSING
 
 # Fraction of the median gap by which regular gaps may differ; those of months differ by a tenth.
@@ -50,6 +51,20 @@ def refuse_missing(words: list[str], column: str) -> None:
     for row, word in enumerate(words):
         if word.strip().lower() in MISSING:
             raise _missing(row, column)
+
+
+def to_seconds(moments: np.ndarray, unit: TimeUnit) -> np.ndarray:
+    """Sorted times from `parse_timestamps` as seconds since the first, (step,) of float64.
+
+    Args:
+        moments: numbers in `unit`, or dates.
+        unit: unit of numbers.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):  # of times that --resample refuses
+        since = moments - moments[0]
+        if moments.dtype.kind in "mM":
+            return since / np.timedelta64(1, "s")
+        return since.astype(np.float64) * PERIODS[unit]
 
 
 def _missing(row: int, column: str) -> ValueError:
@@ -141,7 +156,7 @@ class Clock:
                 f"irregular, but steps are taken as equally spaced: median gap"
                 f" {self._shown(median)}, largest {self._shown(largest)} (series {name!r}, after"
                 f" {before}); {far} of {len(gaps)} differ from the median by more than"
-                f" {TOLERANCE:.0%}"
+                f" {TOLERANCE:.0%} (--resample or --time-gap takes the times as they are)"
             )
         return "; ".join(parts) or None
 

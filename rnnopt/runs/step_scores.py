@@ -1,0 +1,174 @@
+"""How good the outputs at every step are: scores per output, in the units of the data.
+
+Classes: accuracy, the mean of the classes' recalls, and the mean negative log-likelihood. Numbers:
+the root mean squared error (RMSE); NRMSE, divided by the range of the true values; and the fit of
+system identification, 100 (1 - ‖y - ŷ‖ / ‖y - ȳ‖) percent. Forecasts: mean squared, absolute and
+scaled absolute error (MASE, see `forecasting`), beside those of the naive forecasts on the same
+steps. Steps without a target do not count.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from rnnopt.tasks.examples import NO_CLASS, Examples
+from rnnopt.tasks.pieces import pieces
+from rnnopt.tasks.user_data.forecasting import naive
+from rnnopt.tasks.user_data.preparation import Preparation
+
+Rows = dict[str, dict[str, float]]  # scores by name, for each output, channel or method
+
+
+@torch.no_grad()
+def step_outputs(model: nn.Module, examples: Examples, device: torch.device) -> list[np.ndarray]:
+    """A network's outputs (time, output) at the true steps of each sequence, as it gives them.
+
+    Args:
+        model: network in evaluation mode with an output at every step.
+        examples: input sequences; their targets are not used.
+        device: device of the network.
+    """
+    found: dict[int, np.ndarray] = {}
+    for index, batch in pieces(examples, model):
+        here = batch.to(device)
+        outputs = model(here.inputs, here.lengths).cpu().numpy()
+        for i, place in enumerate(index.tolist()):
+            time = len(outputs) if batch.lengths is None else int(batch.lengths[i])
+            found[place] = outputs[:time, i].copy()
+    return [found[i] for i in range(len(examples))]
+
+
+def answers_of(preparation: Preparation, outputs: list[np.ndarray]) -> list[np.ndarray]:
+    """Probabilities (time, class), or numbers (time, output) in the units of the data."""
+    if preparation.kind == "classification":
+        return [torch.from_numpy(one).softmax(1).numpy() for one in outputs]
+    scale, shift = np.array(preparation.target_deviation), np.array(preparation.target_mean)
+    return [one * scale + shift for one in outputs]
+
+
+def step_scores(
+    preparation: Preparation, answers: list[np.ndarray], truth: list[np.ndarray]
+) -> Rows:
+    """The scores of answers to the steps of some series.
+
+    Args:
+        preparation: preparation of the run.
+        answers: as `answers_of` gives them.
+        truth: true classes (time,), -1 for none, or numbers (time, output), NaN for none.
+    """
+    given, true = np.concatenate(answers), np.concatenate(truth)
+    if preparation.kind == "classification":
+        return {"all steps": _class_scores(given, true)}
+    rows = {}
+    for i, name in enumerate(preparation.outputs_named):
+        there = ~np.isnan(true[:, i])
+        if there.any():
+            rows[name] = number_scores(given[there, i], true[there, i])
+    return rows
+
+
+def number_scores(given: np.ndarray, true: np.ndarray) -> dict[str, float]:
+    """RMSE, NRMSE by the range and fit in percent of numbers (count,); NaN if nothing varies."""
+    rmse = float(np.sqrt(np.mean((given - true) ** 2)))
+    spread, width = float(true.std()), float(np.ptp(true))
+    return {
+        "RMSE": rmse,
+        "NRMSE": rmse / width if width > 0 else float("nan"),
+        "fit %": 100 * (1 - rmse / spread) if spread > 0 else float("nan"),
+    }
+
+
+def _class_scores(given: np.ndarray, true: np.ndarray) -> dict[str, float]:
+    given, true = given[true != NO_CLASS], true[true != NO_CLASS]
+    right = given.argmax(1) == true
+    recalls = [right[true == one].mean() for one in np.unique(true)]
+    found = {"accuracy": float(right.mean()), "balanced accuracy": float(np.mean(recalls))}
+    known = np.flatnonzero(true < given.shape[1])  # new data may have other classes
+    if len(known):
+        likely = np.maximum(given[known, true[known]], 1e-30)
+        found["log loss"] = float(-np.log(likely).mean())
+    return found
+
+
+def forecast_scores(
+    preparation: Preparation,
+    answers: list[np.ndarray],
+    truth: list[np.ndarray],
+    series: list[np.ndarray],
+) -> Rows:
+    """The scores of forecasts, and of the naive ones, for each channel.
+
+    Args:
+        preparation, answers, truth: as in `step_scores`.
+        series: the series (time, channel) in the units of the data.
+    """
+    p, places = preparation, list(preparation.forecasts)
+    methods = {"network": answers}
+    methods["naive"] = [naive(one[:, places], p.horizon) for one in series]
+    if p.season is not None:
+        methods["seasonal naive"] = [naive(one[:, places], p.horizon, p.season) for one in series]
+    shape = (-1, p.horizon, len(places))
+    true = np.concatenate(truth).reshape(shape)
+    rows = {}
+    for i, place in enumerate(places):
+        for method, given in methods.items():
+            errors = np.abs(np.concatenate(given).reshape(shape)[:, :, i] - true[:, :, i])
+            errors = errors[~np.isnan(errors)]
+            if len(errors):
+                mae = float(errors.mean())
+                name = method if len(places) == 1 else f"{p.channels[place]}: {method}"
+                rows[name] = {
+                    "MSE": float((errors**2).mean()),
+                    "MAE": mae,
+                    "MASE": mae / p.naive_errors[i],
+                }
+    return rows
+
+
+def scores_of(
+    preparation: Preparation, model: nn.Module, examples: Examples, device: torch.device
+) -> tuple[list[np.ndarray], Rows]:
+    """A network's answers to examples with targets at every step, and their scores."""
+    answers = answers_of(preparation, step_outputs(model, examples, device))
+    lengths = [len(one) for one in answers]
+    truth = true_targets(preparation, examples.targets.cpu(), lengths)
+    if not preparation.horizon:
+        return answers, step_scores(preparation, answers, truth)
+    series = [one * preparation.deviation + preparation.mean for one in _inputs(examples, lengths)]
+    return answers, forecast_scores(preparation, answers, truth, series)
+
+
+def true_targets(preparation: Preparation, targets: Tensor, lengths: list[int]) -> list[np.ndarray]:
+    """The targets of each series' true steps: classes (time,), or numbers (time, output)."""
+    rows = [one[:length].numpy() for one, length in zip(targets, lengths, strict=True)]
+    if preparation.kind == "classification":
+        return rows
+    scale, shift = np.array(preparation.target_deviation), np.array(preparation.target_mean)
+    return [one * scale + shift for one in rows]
+
+
+def _inputs(examples: Examples, lengths: list[int]) -> list[np.ndarray]:
+    """The stored inputs of each series, (time, channel)."""
+    stored = examples.inputs.cpu()
+    if stored.ndim == 3:
+        return [one[:length].numpy() for one, length in zip(stored, lengths, strict=True)]
+    return [one.numpy() for one in stored.split(lengths)]
+
+
+def lines_of(rows: Rows) -> list[str]:
+    """The scores as lines of text, aligned; each begins with the name of its row."""
+    if not rows:
+        return []
+    columns = list(next(iter(rows.values())))
+    wide = max(map(len, rows))
+    cells = {name: [f"{one[column]:.4g}" for column in columns] for name, one in rows.items()}
+    width = {
+        column: max(len(column), *(len(one[i]) for one in cells.values()))
+        for i, column in enumerate(columns)
+    }
+    head = " " * wide + "".join(f"  {column:>{width[column]}}" for column in columns)
+    return [head] + [
+        f"{name:<{wide}}"
+        + "".join(f"  {cell:>{width[column]}}" for cell, column in zip(one, columns, strict=True))
+        for name, one in cells.items()
+    ]

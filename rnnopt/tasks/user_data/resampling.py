@@ -1,0 +1,185 @@
+"""Recordings at one rate, and the time between steps as a channel.
+
+Values between uneven steps are interpolated linearly, on even steps of the recording's own median
+gap. scipy's `resample_poly` then changes the rate: its filter removes what the new rate cannot
+show, the frequencies above half of it.
+"""
+
+from dataclasses import replace
+from fractions import Fraction
+
+import numpy as np
+
+from rnnopt.config.data_config import Kind
+from rnnopt.tasks.user_data.limits import check_memory
+from rnnopt.tasks.user_data.recordings import Recordings
+
+GAP = 5  # median gaps: a longer gap is reported
+MOST = 20  # times as many steps: more is a wrong unit, not a rate
+FINEST = 100  # largest number in the ratio of two rates
+CHANNEL = "time gap"
+
+
+def resampled(
+    data: Recordings, rate: float, own_rate: float | None = None, kind: Kind | None = None
+) -> Recordings:
+    """The recordings at `rate`.
+
+    Missing values are interpolated along time; a channel without any value stays missing. The
+    label of a new step is that of the step at or before it; numbers of regression are resampled
+    like the channels.
+
+    Args:
+        data: recordings, with times unless `own_rate` is passed.
+        rate: new rate in hertz.
+        own_rate: rate of the recordings in hertz, where they have no times.
+        kind: kind of the targets.
+
+    Raises:
+        ValueError: no times; times far from the new rate; more memory than is free.
+    """
+    moments = data.moments
+    if moments is None and own_rate is not None:
+        moments = tuple(np.arange(len(one)) / own_rate for one in data.series)
+    if moments is None:
+        raise ValueError(
+            "--resample needs the time of each step: a column of times (--time), or --rate for"
+            " recordings of one rate."
+        )
+    if not all(np.isfinite(one).all() for one in moments):
+        raise ValueError("--resample needs finite times.")
+    series, times, rates = [], [], []
+    for values, its in zip(data.series, moments, strict=True):
+        own = _own_rate(its)
+        if own is not None:
+            _check_rate(own, rate)
+            rates.append(own)
+            needed = its[-1] * max(own, rate) * values.shape[1]
+            check_memory(int(32 * needed), f"a recording of {its[-1]:.6g} seconds at {rate:g} Hz")
+        series.append(at_rate(values, its, rate))
+        times.append(np.arange(len(series[-1])) / rate)
+    steps = data.steps
+    if steps is not None:
+        new = []
+        for one, its, later in zip(steps.values, moments, times, strict=True):
+            smooth = kind == "regression" and not np.isnan(one).any()
+            new.append(at_rate(one, its, rate) if smooth else one[_before(its, later)])
+        steps = replace(steps, values=tuple(new))
+    said = _said(data, moments, rates, rate)
+    return replace(
+        data,
+        series=tuple(series),
+        moments=tuple(times),
+        steps=steps,
+        times=None,
+        lines=(*data.lines, ("resampled", said)),
+    )
+
+
+def at_rate(values: np.ndarray, moments: np.ndarray, rate: float) -> np.ndarray:
+    """A recording (time, channel) at another rate, from its first step on.
+
+    Args:
+        values: (time, channel); NaN is a missing value.
+        moments: (time,) rising times in seconds, from 0.
+        rate: new rate in hertz.
+    """
+    from scipy.signal import resample_poly
+
+    own = _own_rate(moments)
+    if own is None:
+        return values
+    ratio = rate_ratio(rate, own)
+    even = rate / float(ratio)  # nearly `own`, so that the ratio is one of small whole numbers
+    count = int(np.floor(moments[-1] * even + 1e-6)) + 1
+    grid = np.arange(count) / even
+    columns = []
+    for column in values.T:
+        seen = ~np.isnan(column)
+        if not seen.any():
+            columns.append(np.full(count, np.nan))
+            continue
+        columns.append(np.interp(grid, moments[seen], column[seen]))
+    spaced = np.stack(columns, 1)
+    if ratio == 1:
+        return spaced
+    # With zeros beyond its ends, an offset would make a step there.
+    return resample_poly(spaced, ratio.numerator, ratio.denominator, axis=0, padtype="line")
+
+
+def rate_ratio(rate: float, own: float) -> Fraction:
+    """The ratio of two rates, in small whole numbers: up to the larger of 1 % and a hundredth."""
+    if rate >= own:
+        return Fraction(rate / own).limit_denominator(FINEST)
+    return 1 / Fraction(own / rate).limit_denominator(FINEST)
+
+
+def with_gaps(data: Recordings) -> Recordings:
+    """The recordings with another channel: the seconds since the step before, 0 at the first.
+
+    Raises:
+        ValueError: no times, or a channel of that name.
+    """
+    if data.moments is None:
+        raise ValueError("--time-gap needs the time of each step: a column of times (--time).")
+    if CHANNEL in data.channels:
+        raise ValueError(f"--time-gap makes a channel {CHANNEL!r}, and the data have one.")
+    gaps = [np.diff(one, prepend=one[:1])[:, None] for one in data.moments]
+    if not all(np.isfinite(one).all() for one in gaps):
+        raise ValueError("--time-gap needs finite times.")
+    pairs = zip(data.series, gaps, strict=True)
+    return replace(
+        data,
+        series=tuple(np.concatenate(pair, 1) for pair in pairs),
+        channels=(*data.channels, CHANNEL),
+        times=None,
+        lines=(*data.lines, (CHANNEL, "the seconds since the step before, another channel")),
+    )
+
+
+def _own_rate(moments: np.ndarray) -> float | None:
+    """The rate by the median gap; None for a single step."""
+    return 1 / float(np.median(np.diff(moments))) if len(moments) > 1 else None
+
+
+def _check_rate(own: float, rate: float) -> None:
+    """Raises ValueError if recordings would have far more steps than they were recorded with."""
+    if rate > MOST * own:
+        raise ValueError(
+            f"a recording has {own:.4g} Hz by its times, and {rate:.6g} Hz would make"
+            f" {rate / own:.4g} steps of one: if the times are not in seconds, say --time-unit ms"
+            " (or us, ns, min, h, d)."
+        )
+
+
+def _before(moments: np.ndarray, later: np.ndarray) -> np.ndarray:
+    """Position of the last step at or before each of the new times."""
+    slack = 1e-6 * later[1] if len(later) > 1 else 0.0
+    return np.maximum(np.searchsorted(moments, later + slack, side="right") - 1, 0)
+
+
+def _said(
+    data: Recordings, moments: tuple[np.ndarray, ...], rates: list[float], rate: float
+) -> str:
+    """What was done, in words, with the gaps that were bridged."""
+    text = f"to {rate:.6g} Hz"
+    if rates:
+        low, high = min(rates), max(rates)
+        near = f"{low:.4g}" if high - low < 1e-3 * low else f"{low:.4g} … {high:.4g}"
+        text += f" from {near} Hz, with a filter against aliasing" * (rate < high)
+        text += f" from {near} Hz" * (rate >= high)
+    names = data.names or [str(i + 1) for i in range(len(data))]
+    count, longest = 0, (0.0, "", 0.0)
+    for name, its in zip(names, moments, strict=True):
+        gaps = np.diff(its)
+        wide = np.flatnonzero(gaps > GAP * np.median(gaps)) if len(gaps) else gaps
+        count += len(wide)
+        for i in wide.astype(int):
+            longest = max(longest, (float(gaps[i]), name, float(its[i])))
+    if count:
+        text += (
+            f"; {count} gap{'s' * (count > 1)} of more than {GAP} steps filled by straight lines,"
+            f" the longest {longest[0]:.4g} s (recording {longest[1]!r}, {longest[2]:.6g} s after"
+            " its start)"
+        )
+    return text

@@ -1,0 +1,88 @@
+"""Splits that keep groups together: a person or a machine is never on two sides.
+
+That windows of one recording stay together is promised in test_windows.py, cross-validation in
+test_folds.py.
+"""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rnnopt.tasks import from_arrays
+from rnnopt.tasks.user_data.splits import hold_out_groups
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 6), st.integers(0, 2)), min_size=2, max_size=60),
+    st.floats(0.05, 0.95),
+    st.integers(0, 5),
+)
+def test_no_group_is_on_two_sides(series, fraction, seed):
+    groups, classes = np.array(series).T
+    try:
+        kept, held = hold_out_groups(classes, groups, fraction, seed)
+    except ValueError:  # one group, or a class that every draw would take whole
+        number = max(1, round(len(set(groups)) * fraction))
+        exclusive = {c for c in classes if len(set(groups[classes == c])) == 1}
+        assert len(set(groups)) == 1 or exclusive or number > 1
+        return
+    assert sorted([*kept, *held]) == list(range(len(series)))
+    assert not set(groups[kept]) & set(groups[held])
+    assert len(kept)
+    assert len(held)
+    assert set(classes) == set(classes[kept])
+    again = hold_out_groups(classes, groups, fraction, seed)
+    assert all((a == b).all() for a, b in zip(again, (kept, held), strict=True))
+
+
+def test_the_draw_with_the_most_even_classes_is_taken():
+    # Groups 0 and 1 have only class a, the others both: a fifth of each class is one of the latter.
+    groups = np.repeat(np.arange(10), 4)
+    classes = np.where((groups < 2) | (np.arange(40) % 2 == 0), "a", "b")
+    for seed in range(5):
+        _, held = hold_out_groups(classes, groups, 0.2, seed)
+        assert set(groups[held]) <= set(range(2, 10))
+
+
+def test_a_class_of_one_group_is_kept_to_learn_from():
+    groups = np.repeat(np.arange(5), 3)
+    classes = np.where(groups == 3, "rare", "usual")
+    for seed in range(5):
+        kept, _ = hold_out_groups(classes, groups, 0.4, seed)
+        assert "rare" in classes[kept]
+
+
+def people(rng, count=30):
+    """Series whose first value is their person's number."""
+    person = np.arange(count) % 6
+    X = rng.normal(size=(count, 5, 2))
+    X[:, 0, 0] = person
+    return X, np.array(["rest", "walk"] * (count // 2)), person
+
+
+def test_from_arrays_keeps_groups_together():
+    X, y, person = people(np.random.default_rng(0))
+    task = from_arrays(X, y, groups=[f"person {p}" for p in person], normalize=False)
+    parts = [
+        set(part.inputs[:, 0, 0].tolist()) for part in (task.train, task.validation, task.test)
+    ]
+    assert set.union(*parts) == set(range(6))
+    assert sum(map(len, parts)) == 6
+
+
+@pytest.mark.parametrize(
+    ("groups", "told"),
+    [
+        ([1, 2], r"groups must be 30, one per series, got shape \(2,\)"),
+        ([*["a"] * 29, ""], "every series needs a group, series 30 has none"),
+        (["a"] * 30, "one group left, 'a'"),
+        (["a", "b"] * 15, "cannot hold out 1 of 2 groups: each draw takes every series of a class"),
+        ([*"aabb"] * 7 + [*"ab"], "one group left"),  # none to validate on
+    ],
+)
+def test_wrong_groups_are_refused(groups, told):
+    X, y, _ = people(np.random.default_rng(0))
+    with pytest.raises(ValueError, match=told):
+        from_arrays(X, y, groups=groups)
