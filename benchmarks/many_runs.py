@@ -4,8 +4,8 @@
 
 The learner is simulated: a run sleeps. All workers, the scheduler and the command are in this one
 process, so its processor time is that of all of them. A worker that is killed loses its connection
-in the middle of a run, and another takes its place. Prints a table: runs that ended, failed and were
-begun again, processor time and idle time of a worker a run, and memory as the runs go by.
+in the middle of a run, and another takes its place. Prints a table: runs that ended, failed and
+were begun again, processor time and idle time of a worker a run, and memory as the runs go by.
 """
 
 import argparse

@@ -24,6 +24,7 @@ import torch
 from cases import partly
 from messages import naming
 from same_runs import assert_equal_states, what_came
+from waiting import holder_of
 
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
@@ -341,24 +342,6 @@ def test_a_limit_on_the_size_of_files_ends_the_command_with_2_and_it_goes_on_wit
 # -- workers and other processes ------------------------------------------------------------------
 
 
-def worker_of(path):
-    """The process that holds a run's folder, of which Dask's page shows the machine alone."""
-    held = [
-        int(process.name)
-        for process in Path("/proc").iterdir()
-        if process.name.isdigit() and path / "lock" in files_of(process)
-    ]
-    return next(iter(held), None)
-
-
-def files_of(process):
-    """The files that a process has open."""
-    try:
-        return {file.readlink() for file in (process / "fd").iterdir()}
-    except OSError:  # it has ended
-        return set()
-
-
 @linux
 @pytest.mark.process
 @pytest.mark.full
@@ -371,7 +354,7 @@ def test_the_run_of_a_killed_worker_process_continues_from_its_checkpoint(
 
     def kill_one(jobs):
         if not killed and RunFolder(jobs[0].path).read_records():
-            killed.append(worker_of(jobs[0].path))
+            killed.append(holder_of(jobs[0].path))
             os.kill(killed[0], signal.SIGKILL)
             kept.append((jobs[0].path / "metrics.jsonl").read_text().splitlines()[0])
 
@@ -428,7 +411,7 @@ def test_no_worker_outlives_a_comparison_that_is_killed(tmp_path):
     with forks.begin("forks:rnnopt", "compare", *asked) as process:
         wait_until(lambda: len(RunFolder(path).read_records()) > 1)
         process.kill()
-    wait_until(lambda: worker_of(path) is None)
+    wait_until(lambda: holder_of(path) is None)
     with RunFolder(path).locked():  # nobody is left that has it
         pass
 

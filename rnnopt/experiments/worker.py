@@ -177,8 +177,8 @@ class _Messenger:
 
     def _see(self, metric: float) -> None:
         if self.lower is None:
+            from rnnopt.config.metric_names import lower_is_better
             from rnnopt.runs.folder import RunFolder
-            from rnnopt.tasks.task import lower_is_better
 
             self.lower = lower_is_better(RunFolder(self.path).read_result()["metric"])
         if not math.isnan(metric):
