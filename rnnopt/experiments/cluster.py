@@ -6,6 +6,7 @@ scale: 8                            # its workers
 """
 
 import importlib
+import importlib.util
 import logging
 import signal
 from collections.abc import Iterator
@@ -90,6 +91,8 @@ def check(address: str | None) -> None:
 def _local(workers: int, dashboard: bool) -> Iterator["Client"]:
     from distributed import Client, LocalCluster
 
+    if dashboard and importlib.util.find_spec("bokeh") is None:
+        raise UserError("--dashboard needs Bokeh: pip install bokeh.")
     if not processes:
         own: dict[str, Any] = {"processes": False, "n_workers": 1}
     else:

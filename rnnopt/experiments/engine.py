@@ -12,6 +12,7 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 Tell = Callable[[list[Job]], None]
 OFTEN = 0.25  # seconds between two looks at the cluster
+LONELY = 5.0  # seconds without a worker after which that is said
 GATHER = 10.0  # seconds to wait for the files of a run that has ended
 END = 30.0  # seconds for interrupted runs to save themselves
 TOKEN = ".rnnopt-cluster"  # file by which a worker finds out whether it sees the command's folder
@@ -67,7 +69,8 @@ class Engine:
         self._under_way: dict[Future, Job] = {}
         self._by_name: dict[str, Job] = {}
         self._numbers = itertools.count()
-        self._halted = -OFTEN
+        self._halted, self._asked, self._size = -OFTEN, -1.0, 0
+        self._alone: float | None = time.monotonic()  # since when the cluster has no worker
 
     def close(self) -> None:
         """Closes the cluster, if it was begun here, or leaves it."""
@@ -103,32 +106,37 @@ class Engine:
                     if job is None:
                         break
                     self._submit(client, job)
-                done = self._some(stop)
+                done = self._some()
                 self._read_news(todo)
                 with suppress(UserError):  # its own worker reports a damaged folder
                     tell()
                 for future in done:
                     self._finish(todo, future, stop)
+        except (ConnectionError, TimeoutError) as error:
+            raise self._lost() from error
+        except OSError as error:  # Dask's, or of a disk
+            if type(error).__name__ != "CommClosedError":
+                raise
+            raise self._lost() from error
         finally:
-            self._end(stop)
+            self._end()
 
     # -- the cluster -------------------------------------------------------------------------------
 
     def _open(self, most: int) -> "Client":
         """The client, connected at the first call."""
         if self._client is None:
-            count = min(self.workers, most) if self.address is None else self.workers
-            opening = cluster.opened(count, self.address, self.dashboard)
+            self._size = min(self.workers, most)
+            opening = cluster.opened(self._size, self.address, self.dashboard)
             self._client = self._stack.enter_context(opening)
             self._client.subscribe_topic(self.command, lambda event: self._news.append(event[1]))
             if self.address is not None:
                 self._stack.enter_context(self._with_token())
             if self.dashboard:
                 self.say(f"dashboard: {self._client.dashboard_link}")
-        elif self.address is None and self._slots(self._client) < (
-            count := min(self.workers, most)
-        ):
-            self._client.cluster.scale(count)
+        elif self.address is None and self._size < min(self.workers, most):
+            self._size = min(self.workers, most)
+            self._client.cluster.scale(self._size)
         return self._client
 
     @contextmanager
@@ -145,10 +153,18 @@ class Engine:
             file.unlink(missing_ok=True)
 
     def _slots(self, client: "Client") -> int:
-        """Number of runs at once."""
-        if self.address is None or self.workers:
-            return self.workers
-        return len(client.scheduler_info(n_workers=-1)["workers"])
+        """Number of runs at once; asks a scheduler of others once a second."""
+        if self.address is None:
+            return self._size
+        now = time.monotonic()
+        if now > self._asked + 1.0:
+            self._asked, self._size = now, len(client.scheduler_info(n_workers=-1)["workers"])
+            if self._size:
+                self._alone = now
+            elif self._alone is not None and now > self._alone + LONELY:
+                self.say(f"waiting for a worker of --cluster {self.address}")
+                self._alone = None  # it is said once
+        return self.workers or self._size
 
     # -- runs --------------------------------------------------------------------------------------
 
@@ -168,7 +184,7 @@ class Engine:
         self._under_way[future], self._by_name[name] = job, job
         future.add_done_callback(self._ended.put)
 
-    def _some(self, stop: Event) -> list["Future"]:
+    def _some(self) -> list["Future"]:
         """The runs that end within a quarter of a second."""
         done = []
         with suppress(queue.Empty):
@@ -190,15 +206,19 @@ class Engine:
         """Brings a run home and tells the queue."""
         job, error = self._under_way[future], None
         if future.status == "cancelled":
-            self._refuse_lost()
-        try:
-            result = future.result(timeout=GATHER)
-            self._bring(job, result["files"])
-        except TimeoutError:  # its worker died before it sent the files: another does it again
-            future.add_done_callback(self._ended.put)
-            return
-        except Exception as failure:  # of the run
-            error = failure
+            raise self._lost()
+        if future.status == "error":
+            error = future.exception()
+        else:
+            try:
+                self._bring(job, future.result(timeout=GATHER)["files"])
+            except TimeoutError:  # its worker died before it sent the files: another does it again
+                future.add_done_callback(self._ended.put)
+                return
+            except CancelledError as failure:
+                raise self._lost() from failure
+            except UserError as failure:  # its folder cannot be written
+                error = failure
         del self._under_way[future]
         future.release()
         job.live.over = True
@@ -211,9 +231,9 @@ class Engine:
         if files is not None:
             write_files(job.path, files)
 
-    def _refuse_lost(self) -> None:
+    def _lost(self) -> UserError:
         place = "its scheduler" if self.address is None else f"--cluster {self.address}"
-        raise UserError(
+        return UserError(
             f"{place} was lost: current runs are saved where their folder is shared; the same"
             " command continues (compare: with --resume)."
         )
@@ -229,15 +249,15 @@ class Engine:
         assert self._client is not None
         self._client.run(partial(halt, [news["run"]]), workers=[news["worker"]], on_error="ignore")
 
-    def _end(self, stop: Event) -> None:
+    def _end(self) -> None:
         """After an error: interrupts what is under way and waits until it is saved."""
         if not self._under_way or self._client is None or self._client.status != "running":
             return
         self._halt([self.command])
         limit = time.monotonic() + END
         while self._under_way and time.monotonic() < limit:
-            for future in self._some(stop):
-                self._under_way.pop(future)
+            for future in self._some():
+                self._under_way.pop(future, None)
         self._client.cancel(list(self._under_way), force=True)
         self._under_way.clear()
 
