@@ -10,6 +10,7 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from cases import partly
 
@@ -305,3 +306,23 @@ def test_options_of_before_name_what_replaces_them(command, verb, option):
     code, _, error = command(verb, option, "x")
     assert code == 2
     assert f"{verb} has no {option} any more: --cluster shares" in error
+
+
+def test_a_search_of_estimators_runs_on_a_cluster(workplace):
+    joblib = pytest.importorskip("joblib")
+    from distributed import Client, LocalCluster
+    from sklearn.model_selection import GridSearchCV
+
+    from rnnopt import RNNClassifier
+
+    generator = np.random.default_rng(0)
+    series = generator.normal(size=(24, 5, 1))
+    labels = (series.sum((1, 2)) > 0).astype(int)
+    network = RNNClassifier(hidden=2, epochs=1, optimizer="adam", random_state=0)
+    search = GridSearchCV(network, {"hidden": [2, 3]}, cv=2, refit=False)
+    page = {"dashboard_address": "127.0.0.1:0", "scheduler_kwargs": {"dashboard": False}}
+    cluster = LocalCluster(n_workers=1, threads_per_worker=1, processes=False, **page)
+    with cluster, Client(cluster), joblib.parallel_config("dask"):
+        search.fit(series, labels)
+    found = search.cv_results_["mean_test_score"]
+    assert (found == search.fit(series, labels).cv_results_["mean_test_score"]).all()

@@ -70,6 +70,8 @@ class Board:
 
     def draw_rows(self, jobs: list[Job]) -> None:
         """Draws the runs under way: best metric, gradient evaluations per second, worker."""
+        if not self.bars.console.is_interactive:  # which gets lines, and bars that stay
+            return
         under_way = [job for job in jobs if job.live.worker and not job.live.over][:ROWS]
         for path in self._rows.keys() - {job.path for job in under_way}:
             self.bars.remove_task(self._rows.pop(path))
