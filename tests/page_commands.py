@@ -80,6 +80,10 @@ def write_files(folder: Path) -> None:
     names = ";".join([*(f"w{i}" for i in range(24)), "quality"])
     rows = [";".join([*(v.replace(".", ",") for v in s), y]) for y, *s in waves]
     (folder / "export.csv").write_text("\r\n".join(["\ufeff" + names, *rows]) + "\r\n")
+    labels = np.random.default_rng(1).integers(0, 2, (40, 3)).tolist()
+    heads = ["leak", "wear", "noise", *(f"t{i}" for i in range(24))]
+    faults = [[*map(str, its), *values] for its, (_, *values) in zip(labels, waves, strict=True)]
+    (folder / "faults.csv").write_text("".join(",".join(row) + "\n" for row in [heads, *faults]))
     (folder / "new.csv").write_text("".join(",".join(one) + "\n" for one in unlabelled))
 
 

@@ -42,7 +42,7 @@ def test_a_choice_is_a_run_that_can_be_for_every_shape(series, steps, channels, 
 
 
 def test_the_shape_of_a_task_is_that_of_its_training_series():
-    assert shape_of(own(40, 30, 2)) == Shape(26, 30, 2, 2)
+    assert shape_of(own(40, 30, 2)) == Shape(26, 30, 2, 2, batch=16)
 
 
 @pytest.mark.parametrize("regression", [False, True])
@@ -87,6 +87,18 @@ def test_truncated_propagation_has_no_whole_sequences():
     config, _ = settled(RunConfig(tbptt=5), own())
     assert (config.stem, config.bidirectional, config.readout) == (None, None, None)
     build_training(RunConfig(tbptt=5), own())
+
+
+def test_a_plateau_leaves_nothing_to_fit_again():
+    for options in (dict(schedule="plateau"), dict(optimizer="adam:schedule=plateau")):
+        config, _ = settled(RunConfig(**options), own())
+        assert config.refit is None
+        build_training(RunConfig(**options), own())
+
+
+def test_numbers_to_predict_keep_the_speed_of_their_series():
+    assert settled(RunConfig(), own(regression=True))[0].warp is None
+    assert settled(RunConfig(), own())[0].warp > 0
 
 
 def test_admm_trains_what_it_can():

@@ -32,6 +32,7 @@ RUN = [
     "docs/methods/quasi-newton.md",
     "docs/methods/admm.md",
     "docs/own-data.md",
+    "docs/every-step.md",
     "docs/tuning.md",
     "docs/api/layers.md",
 ]

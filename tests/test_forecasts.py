@@ -125,6 +125,8 @@ def test_scores_are_in_the_units_of_the_data_and_those_of_the_naive_forecast_are
     scale = np.abs(train[12:] - train[:-12]).mean()
     assert rows["naive"]["MASE"] == pytest.approx(np.abs(errors).mean() / scale, rel=1e-4)
     assert rows["seasonal naive"]["MASE"] == pytest.approx(1, abs=0.3)
+    halves = from_arrays([series], None, horizon=4, window=50).train
+    assert halves.steps == 50
     # All channels: a row for each, and a perfect forecast scores zero.
     both = from_arrays([series], None, horizon=2).data.preparation
     truth = [following(series, 2)]

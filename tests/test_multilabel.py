@@ -104,7 +104,10 @@ def write(path, layout):
 
 
 @pytest.mark.parametrize("layout", ["wide", pytest.param("long", marks=pytest.mark.full)])
-def test_a_table_with_several_label_columns_goes_through_the_commands(command, tmp_path, layout):
+def test_a_table_with_several_label_columns_goes_through_the_commands(
+    command, tmp_path, monkeypatch, layout
+):
+    monkeypatch.chdir(tmp_path)  # inspect draws a picture there
     file, run, out = tmp_path / "waves.csv", tmp_path / "run", tmp_path / "answers.csv"
     write(file, layout)
     options = ["--label", "fast,high,odd", "--kind", "multilabel"]

@@ -339,8 +339,9 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(interrupted, tmp_
 def test_a_run_of_a_version_that_kept_no_loss_goes_on_with_that_of_its_history(
     tmp_path, monkeypatch, losses, best
 ):
-    # Looks after 0, 3, 6 and, once it goes on, 9 and 12 gradients; then the test.
-    given = iter([3.0, 1.0, 1.5, *losses, 9.0])
+    # Looks after 0, 3, 6 and, once it goes on, 9 and 12 gradients; then the test, of the network
+    # and of a constant answer.
+    given = iter([3.0, 1.0, 1.5, *losses, 9.0, 9.0])
     monkeypatch.setattr(Task, "evaluate", lambda *_: (next(given), 0.5))
     count, path = iter(range(100)), tmp_path / "run"
     run(CONFIG, path, stop_requested=lambda: next(count) == 7)

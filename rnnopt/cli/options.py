@@ -31,8 +31,8 @@ GROUPS = {
         "tbptt_backward",
     ),
     "Training loop": (
-        "budget", "batch_size", "seed", "metric", "class_weight", "evaluate_every", "watch_test",
-        "stop_at_target", "on_nonfinite", "device", "threads",
+        "budget", "batch_size", "seed", "metric", "class_weight", "warp", "refit",
+        "evaluate_every", "watch_test", "stop_at_target", "on_nonfinite", "device", "threads",
     ),
     "Output": ("out", "resume", "log", "quiet", "as_json"),
 }  # fmt: skip

@@ -149,6 +149,11 @@ def _check_steps(config: DataConfig) -> None:
             raise UserError(f"{option(name)} must be at least 1, got {value}.")
     if config.horizon is not None and config.each_step:
         raise UserError("--horizon makes the targets of each step: leave out --each-step.")
+    if config.horizon is not None and (config.stride is not None or config.purge):
+        other = "stride" if config.stride is not None else "purge"
+        raise UserError(
+            f"--horizon trains on windows that lie half over each other: leave out {option(other)}."
+        )
     if config.season is not None and config.horizon is None:
         raise UserError("--season needs --horizon, the steps to forecast.")
 

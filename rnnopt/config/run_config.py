@@ -89,6 +89,11 @@ class SharedConfig(DataConfig):
             accuracy, or mse in regression.
         class_weight: Weight of a class in the loss: balanced gives n/(k·count) to a class with
             count of the n training sequences, of k classes. Unset: all sequences count alike.
+        warp: Augmentation of the training series: each is stretched or shrunk in time by a factor
+            between exp(-warp) and exp(warp), anew in every minibatch. Unset: none, or what --model
+            auto chooses.
+        refit: A second fit after the first, on training and validation series together and as long.
+            Its last weights are kept, and tested. Unset: no, or what --model auto chooses.
         evaluate_every: Number of gradients between evaluations on validation data. Unset: an epoch,
             or a twentieth of the budget where that is shorter.
         watch_test: Record of the test metric at every evaluation, for comparison with publications
@@ -125,6 +130,8 @@ class SharedConfig(DataConfig):
     tbptt_backward: int | None = None
     metric: str | None = None
     class_weight: Literal["balanced"] | None = None
+    warp: float | None = None
+    refit: bool | None = None
     evaluate_every: int | None = None
     watch_test: bool = False
     stop_at_target: bool = False
@@ -168,6 +175,12 @@ class SharedConfig(DataConfig):
             raise UserError("--tbptt needs --readout last or every, got mean.")
         if self.dropout is not None and not 0 <= self.dropout < 1:
             raise UserError(f"--dropout must be in [0, 1), got {self.dropout}.")
+        if self.warp is not None and not 0 <= self.warp <= 1:
+            raise UserError(f"--warp must be in [0, 1], got {self.warp}.")
+        if self.refit and self.schedule.startswith("plateau"):
+            raise UserError(
+                f"--refit has nothing to validate on: it cannot go with {self.schedule}."
+            )
         if not self.schedule.startswith("plateau") and self.decay != SharedConfig.decay:
             raise UserError(f"--decay needs a plateau schedule, got {self.schedule}.")
         if self.metric is not None:

@@ -119,7 +119,10 @@ def plan_trials(
         middle = resolved.lr or entry_of(name).lr
         config = fill_from_task(replace(resolved, budget=budget), task)
         jobs = tuple(
-            Job(replace(config, lr=lr), out / TUNING / folder_of(optimizer) / f"lr-{lr:g}")
+            Job(
+                replace(config, lr=lr, refit=None),
+                out / TUNING / folder_of(optimizer) / f"lr-{lr:g}",
+            )
             for lr in grid(middle, trials)
         )
         check_saved(list(jobs), task, out, resume)

@@ -20,6 +20,7 @@ from markupsafe import Markup, escape
 from rnnopt.config.data_config import DataConfig
 from rnnopt.config.run_config import RunConfig
 from rnnopt.config.version import VERSION
+from rnnopt.report import folds
 from rnnopt.report.best_weights import Findings, best_run, examine
 from rnnopt.report.charts import curves, heat_map, profile, time_to_target
 from rnnopt.report.figures import target_label
@@ -161,6 +162,11 @@ def _section(
         reached={group.label: reached(group) for group in groups},
         columns=columns(groups),
         rows=rows(groups),
+        folds={
+            group.label: dict(head=folds.headings(group.runs), rows=folds.rows(group.runs))
+            for group in groups
+            if folds.has_folds(group)
+        },
         curves=[chart for chart in curves(groups, numbers) if chart.lines],
         to_target=time_to_target(groups, numbers),
         examined=examined,
@@ -197,7 +203,7 @@ def _settings(
     """Settings that all groups share, and a table of those in which they differ."""
     groups = [group for groups in by_task.values() for group in groups]
     saved = [group.runs[0].config.to_dict() for group in groups]
-    names = [field.name for field in fields(RunConfig) if field.name != "seed"]
+    names = [field.name for field in fields(RunConfig) if field.name not in ("seed", "fold")]
     differing = [name for name in names if len({config[name] for config in saved}) > 1]
     shared = {name: _shown(saved[0][name]) for name in names if name not in differing}
     table = [
@@ -215,6 +221,8 @@ def _shown(value: Any, nothing: str = "unset") -> str:
     """A setting as text; `nothing` stands for None."""
     if value is None:
         return nothing
+    if isinstance(value, tuple):
+        value = ", ".join(value) or nothing
     told = {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
     return told if len(told) <= LONGEST else told[: LONGEST - 1] + "…"
 

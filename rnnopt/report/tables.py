@@ -8,6 +8,8 @@ slow, so the cost to the target is given as a mean only where every run reached 
 import math
 from collections.abc import Sequence
 
+from rnnopt.report import folds
+from rnnopt.report.folds import has_folds
 from rnnopt.report.statistics import mean_and_width
 from rnnopt.runs.collection import Group, facts_of
 from rnnopt.tasks.names import for_markdown
@@ -79,4 +81,7 @@ def markdown(groups: Sequence[Group]) -> str:
     head = list(map(for_markdown, columns(groups)))
     cells = [map(for_markdown, row) for row in rows(groups)]
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
-    return "\n".join(lines + [f"| {' | '.join(row)} |" for row in cells]) + "\n"
+    text = "\n".join(lines + [f"| {' | '.join(row)} |" for row in cells]) + "\n"
+    for group in filter(has_folds, groups):
+        text += f"\nFolds of {for_markdown(group.label)}:\n\n{folds.markdown(group.runs)}"
+    return text

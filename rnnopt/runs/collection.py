@@ -34,7 +34,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Group:
-    """Runs that differ only in the seed."""
+    """Runs that differ only in the seed, or in the fold of a cross-validation."""
 
     label: str
     runs: list[Run]
@@ -70,7 +70,7 @@ def group_runs(runs: Sequence[Run]) -> dict[str, list[Group]]:
     by_task: dict[str, dict[tuple, list[Run]]] = {}
     for run in runs:
         settings = run.config.to_dict()
-        del settings["seed"]
+        del settings["seed"], settings["fold"]
         task = run.config.task
         if len(metrics[task]) > 1:
             task += f", {run.result.get('metric', 'metric')}"

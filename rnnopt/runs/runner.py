@@ -11,6 +11,7 @@ from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
 from rnnopt.runs.checkpoints import CHECKPOINT
 from rnnopt.runs.folder import CannotWrite, RunFolder
+from rnnopt.runs.refit import COMPLETE, all_series, refit
 from rnnopt.runs.shared_folder import folder_kind
 from rnnopt.runs.step_scores import scores_of
 from rnnopt.tasks import Task
@@ -146,7 +147,9 @@ def _train(
 def _train_to_the_end(
     training: Training, folder: RunFolder, listener: Listener, stop_requested: Callable[[], bool]
 ) -> dict[str, Any]:
-    facts = training.task.facts()
+    facts, config = training.task.facts(), folder.read_config()
+    if config.refit:
+        all_series(training.task)  # may refuse
     folder.write_result({"status": "running", **facts})
     for progress in training.run(stop_requested):
         if progress.record:
@@ -165,6 +168,12 @@ def _train_to_the_end(
     }
     if training.status != "interrupted":
         result["records"] = training.records
+    if config.refit and training.status in COMPLETE and training.best_weights:
+        result["refit"] = again = refit(training, config, listener, stop_requested)
+        if again["status"] == "interrupted":
+            result["status"] = again["status"]
+            folder.write_result(result)
+            return result
     if training.status != "interrupted" and training.best_weights:
         folder.write_weights(training.best_weights)
         result["test_loss"], result["test_metric"] = training.test()

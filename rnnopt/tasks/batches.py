@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from rnnopt.layers.minibatch_part import MinibatchPart
+from rnnopt.tasks.augmentation import warped
 from rnnopt.tasks.examples import Batch, Examples
 from rnnopt.tasks.task import Task
 
@@ -20,13 +21,14 @@ class Batches:
         task: source of the sequences.
         batch_size: sequences per batch.
         seed: seed of this stream.
+        warp: spread of the series' speeds, see `augmentation`; 0 for none.
     """
 
     shared = False  # whether several processes take parts of each batch, see `SharedBatches`
     part: MinibatchPart | None = None  # this process's part of the latest batch; None is all
 
-    def __init__(self, task: Task, batch_size: int, seed: int):
-        self.task, self.batch_size = task, batch_size
+    def __init__(self, task: Task, batch_size: int, seed: int, warp: float = 0.0):
+        self.task, self.batch_size, self.warp = task, batch_size, warp
         self.generator = torch.Generator().manual_seed(seed)
         self.order = torch.empty(0, dtype=torch.long)
         self.cursor = 0
@@ -49,7 +51,7 @@ class Batches:
             self.order, self.cursor = torch.randperm(len(train), generator=self.generator), 0
         index = self.order[self.cursor : self.cursor + self.batch_size]
         self.cursor += self.batch_size
-        batch = train.batch(index)
+        batch = warped(train.batch(index), self.warp, self.generator)
         if train.noise == 0:
             return batch
         noise = torch.randn(batch.inputs.shape, generator=self.generator).to(batch.inputs)

@@ -132,6 +132,38 @@ def padded(values: Tensor, starts: Tensor, lengths: Tensor, time: int) -> Tensor
     return values[places].masked_fill_(~valid[..., None], 0)
 
 
+def joined(one: Examples, other: Examples) -> Examples:
+    """The examples of both, with one target each, the second after the first.
+
+    Weights of one side alone count 1 on the other.
+    """
+    weights = None
+    if one.weights is not None or other.weights is not None:
+        parts = [
+            p.inputs.new_ones(len(p)) if p.weights is None else p.weights for p in (one, other)
+        ]
+        weights = torch.cat(parts)
+    targets = torch.cat([one.targets, other.targets])
+    if one.lengths is None and other.lengths is None and one.steps == other.steps:
+        inputs = torch.cat([one.inputs, other.inputs])
+        return replace(one, inputs=inputs, targets=targets, weights=weights)
+    steps, lengths = zip(*map(_without_padding, (one, other)), strict=True)
+    return replace(
+        one, inputs=torch.cat(steps), targets=targets, lengths=torch.cat(lengths), weights=weights
+    )
+
+
+def _without_padding(examples: Examples) -> tuple[Tensor, Tensor]:
+    """The steps of all sequences (steps, feature), and their lengths."""
+    inputs, lengths = examples.inputs, examples.lengths
+    if lengths is None:
+        lengths = torch.full((len(inputs),), inputs.shape[1], device=inputs.device)
+    if inputs.ndim == 2:
+        return inputs, lengths
+    valid = torch.arange(inputs.shape[1], device=inputs.device)[None] < lengths[:, None]
+    return inputs[valid], lengths
+
+
 def each_step(targets: Tensor) -> bool:
     """Whether targets are classes (batch, time) or numbers (batch, time, output)."""
     return targets.ndim == (3 if targets.is_floating_point() else 2)

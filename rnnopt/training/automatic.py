@@ -5,6 +5,7 @@ shape of the training series, so that the same data always have the same network
 measurement on series of 7 to 1,250 steps (docs/choosing.md). What the user asks for stays.
 """
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,6 +14,11 @@ from rnnopt.config.specs import parse
 from rnnopt.tasks import Task
 
 AUTO, ON_BOARD = "auto", "rnn"
+UNITS, LAYERS = 64, 3
+WARP = 0.2  # spread of the speeds of training series
+STEPS = 100  # most steps that the recurrent layers get
+# Together at most about a minute of one thread for a fit.
+GRADIENTS, ROWS = 1250, 2_500_000
 EPOCHS = "20epochs"  # unless a choice or the user says otherwise
 
 
@@ -25,14 +31,18 @@ class Shape:
         steps: of the longest of them.
         channels: features of each step.
         outputs: classes, or numbers to predict.
+        batch: series in a minibatch.
         each_step: whether each step has its own target.
+        regression: whether targets are numbers.
     """
 
     series: int
     steps: int
     channels: int
     outputs: int
+    batch: int = 16
     each_step: bool = False
+    regression: bool = False
 
 
 @dataclass(frozen=True)
@@ -46,24 +56,26 @@ class Choice:
 def shape_of(task: Task) -> Shape:
     """The shape of a task."""
     every = task.readout == "every"
-    return Shape(task.epoch_size, task.steps, task.input_size, task.output_size, every)
+    sizes = (task.epoch_size, task.steps, task.input_size, task.output_size, task.batch_size)
+    return Shape(*sizes, each_step=every, regression=task.loss == "mse")
 
 
 def choose(shape: Shape) -> Choice:
     """What to train on own data of a shape."""
     if shape.each_step:
         return Choice(dict(model=ON_BOARD), "an Elman network, for there is a target at each step")
-    stride = stride_for(shape.steps)
-    gradients = gradients_for(shape)
+    stride, gradients = stride_for(shape.steps), gradients_for(shape)
     settings = dict(
         model="indrnn",
         hidden=UNITS,
         layers=LAYERS,
         bidirectional=True,
-        stem=f"{WIDTH * stride}/{stride}" if stride > 1 else f"{WIDTH}/1",
+        stem=f"{2 * stride}/{stride}",
         batch_norm=True,
         dropout=0.1,
         readout="mean",
+        warp=None if shape.regression else WARP,
+        refit=True,
         budget=f"{gradients}gradients",
     )
     reason = (
@@ -71,12 +83,10 @@ def choose(shape: Shape) -> Choice:
         f" at their mean, behind a convolution that makes {-(-shape.steps // stride)} steps of"
         f" {shape.steps}; {gradients} gradients"
     )
-    return Choice(settings, reason)
-
-
-UNITS, LAYERS, WIDTH = 64, 3, 2
-STEPS = 100  # most steps that the recurrent layers get
-GRADIENTS = (400, 1500)  # fewest and most
+    reason += (
+        "" if shape.regression else f" on series up to {math.expm1(WARP):.0%} faster or slower"
+    )
+    return Choice(settings, f"{reason}, then as many on training and validation series")
 
 
 def stride_for(steps: int) -> int:
@@ -88,9 +98,10 @@ def stride_for(steps: int) -> int:
 
 
 def gradients_for(shape: Shape) -> int:
-    """Length of training: 100 epochs, within GRADIENTS."""
-    fewest, most = GRADIENTS
-    return max(fewest, min(most, 100 * shape.series // 32))
+    """Length of a fit: 100 epochs, but at most GRADIENTS minibatches and ROWS steps of series."""
+    epochs = 100 * -(-shape.series // shape.batch)
+    steps = -(-shape.steps // stride_for(shape.steps))
+    return max(1, min(GRADIENTS, epochs, ROWS // (shape.batch * steps)))
 
 
 def settled(config: RunConfig, task: Task) -> tuple[RunConfig, str]:
@@ -110,6 +121,8 @@ def settled(config: RunConfig, task: Task) -> tuple[RunConfig, str]:
         left = {n: v for n, v in left.items() if n not in ("bidirectional", "stem", "readout")}
     if config.readout == "every":
         left.pop("stem", None)
+    if str(parse(config.optimizer)[1].get("schedule", config.schedule)).startswith("plateau"):
+        left.pop("refit", None)  # nothing would be left to validate on
     budget = config.budget or left.get("budget", EPOCHS)
     return replace(config, **left | {"budget": budget}), choice.reason
 

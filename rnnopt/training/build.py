@@ -12,6 +12,7 @@ from rnnopt.layers.sequence_model import SequenceModel
 from rnnopt.layers.stem import parse_stem, steps_after
 from rnnopt.tasks import Batches, Task, build_task
 from rnnopt.tasks.choices import with_choices
+from rnnopt.tasks.examples import Examples
 from rnnopt.tasks.pieces import width
 from rnnopt.tasks.user_data.limits import check_memory
 from rnnopt.tasks.user_data.load import own_task
@@ -72,10 +73,13 @@ def build_training(
     batch_size = config.batch_size or _batch_size(task, learner)
     if device.type == "cpu":
         _check_memory(task, batch_size, model, truncation)
-    batches = Batches(task, batch_size, config.seed)
+    warp = config.warp or 0.0
+    if warp and not (isinstance(task.train, Examples) and task.readout != "every"):
+        raise UserError(f"--warp needs stored series with one target each, {task.name} has others.")
+    batches = Batches(task, batch_size, config.seed, warp)
     if processes() > 1:
         check_shareable(config, model_settings(config, task), learner, batches)
-        batches = SharedBatches(task, batch_size, config.seed, config.readout == "every")
+        batches = SharedBatches(task, batch_size, config.seed, config.readout == "every", warp)
     return Training(
         model,
         optimizer,

@@ -121,11 +121,14 @@ def check_shareable(
         batches: batches of the run.
     """
     count, size = processes(), batches.batch_size
-    generated = not isinstance(batches.task.train, Examples)
+    train = batches.task.train
+    generated = not isinstance(train, Examples)
+    lacking = isinstance(train, Examples) and train.lacks_targets
     last = size if generated else batches.task.epoch_size % size or size  # last of an epoch
     commits = learner.local_steps is not None
     draws = learner.needs_own_sequences and not learner.full_batch
     reasons = {
+        "missing targets, whose number differs from part to part": lacking,
         f"minibatches of {size}, too few for each to get one": size < count,
         f"{parse(config.optimizer)[0]}, whose last minibatch of an epoch has {last}, too few"
         " for each to get one": (draws and last < count),
@@ -144,14 +147,16 @@ class SharedBatches(Batches):
     """The minibatches of `Batches`; each process gets its share of each.
 
     Args:
-        task, batch_size, seed: as in `Batches`, for whole minibatches.
+        task, batch_size, seed, warp: as in `Batches`, for whole minibatches.
         answers_each_step: whether the loss is a mean over steps rather than over sequences.
     """
 
     shared = True
 
-    def __init__(self, task: Task, batch_size: int, seed: int, answers_each_step: bool):
-        super().__init__(task, batch_size, seed)
+    def __init__(
+        self, task: Task, batch_size: int, seed: int, answers_each_step: bool, warp: float = 0.0
+    ):
+        super().__init__(task, batch_size, seed, warp)
         self.answers_each_step = answers_each_step
 
     def draw(self) -> Batch:

@@ -25,7 +25,7 @@ class Bars(Progress):
 
 
 class Lines(Progress):
-    """A line on a console whenever a task's note changes; draws nothing.
+    """A line on a console where a task begins with a note, and whenever it changes; draws nothing.
 
     Args:
         console: where to print.
@@ -35,14 +35,22 @@ class Lines(Progress):
         super().__init__(console=console, disable=True)
         self.told: dict[TaskID, str] = {}
 
+    def add_task(self, description: str, *args: Any, **fields: Any) -> TaskID:
+        """As of a bar; prints the note, if there is one."""
+        if fields.get("note"):
+            self._print(f"{description}  {fields['note']}")
+        return super().add_task(description, *args, **fields)
+
     def update(self, task_id: TaskID, *args: Any, **fields: Any) -> None:
         """As of a bar; prints the note if it is new."""
         super().update(task_id, *args, **fields)
         task, note = self.tasks[task_id], str(fields.get("note", ""))
         if note and self.told.get(task_id) != note:
             self.told[task_id] = note
-            line = f"{task.description} {task.percentage:.0f}%  {note}"
-            self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+            self._print(f"{task.description} {task.percentage:.0f}%  {note}")
+
+    def _print(self, line: str) -> None:
+        self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def bars_on(console: Console, quiet: bool = False) -> Progress:

@@ -13,7 +13,7 @@ from rnnopt.report.data_figure import draw
 from rnnopt.report.style import any_script
 from rnnopt.runs.files import write_figure
 from rnnopt.tasks.user_data.labels import names_of
-from rnnopt.tasks.user_data.overview import described, targets_of
+from rnnopt.tasks.user_data.overview import described, step_targets_of, targets_of
 from rnnopt.tasks.user_data.parts import looks_like_groups
 from rnnopt.tasks.user_data.preparation import class_names, kind_of
 from rnnopt.tasks.user_data.readers import read
@@ -44,6 +44,7 @@ def inspect_data(
     rate: str | None = None,
     time_unit: TimeUnit = "s",
     time_gap: bool = False,
+    each_step: bool = False,
     unlabelled: bool = False,
     out: Path | None = None,
     given: Collection[str] = (),
@@ -76,6 +77,8 @@ def inspect_data(
         rate: Rate of recordings without a column of times, for --resample.
         time_unit: Unit of times that are numbers.
         time_gap: Another channel: the seconds since the step before.
+        each_step: Targets at every step: the labels vary within a series, and --label may name
+            several columns (y1,y2).
         unlabelled: File without labels.
         out: Picture to write. Unset: one named after the file, in the working directory.
 
@@ -89,6 +92,7 @@ def inspect_data(
         data=str(file), label=label, id=id, time=time, layout=layout, header=header,
         decimal=decimal, drop=drop, group=group, window=window, stride=stride, purge=purge,
         resample=resample, rate=rate, time_unit=time_unit, time_gap=time_gap,
+        each_step=each_step,
     )  # fmt: skip
     data, test = read(file, Columns.of(config, unlabelled=unlabelled))
     try:
@@ -130,6 +134,9 @@ def _stem(file: Path) -> str:
 def _lines(part: Recordings, kind: Kind | None, padded: bool) -> tuple[tuple[str, str], ...]:
     """What is found in a part of the data, and how it is called."""
     lines = described(part, padded)
+    if part.steps is not None:
+        classes = part.steps.classes if kind_of(part, kind) == "classification" else ()
+        return lines + tuple(step_targets_of(part.steps, classes))
     if part.targets is not None:
         found = kind_of(part, kind)
         classes = class_names(part.targets) if found == "classification" else ()

@@ -5,6 +5,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from rnnopt.cli.folds import is_begun, train_folds
 from rnnopt.cli.interrupt import interruptible
 from rnnopt.cli.printing import announce
 from rnnopt.cli.terminal import AsJson, console, print_error, print_json, print_line, progress_bars
@@ -46,7 +47,8 @@ def train(
 
     The folder holds config.json, environment.json, metrics.jsonl, checkpoint.pt, best.pt (the
     weights that were best on validation data) and result.json. Ctrl-C ends the run after the
-    current step; --resume then continues it as if nothing had happened.
+    current step; --resume then continues it as if nothing had happened. With --folds, there is such
+    a folder for each fold, fold-1, fold-2, …, below --out, and a table of them, folds.md.
 
     Args:
         config: The run.
@@ -61,14 +63,39 @@ def train(
         rnnopt train --task digits-rows --budget 5epochs --out runs/first
         rnnopt train --out runs/first --resume
         rnnopt train --data train.csv --test test.csv --model gru
+        rnnopt train --data steps.csv --window 256 --group person --folds 5
     """
     if resume and out is None:
         raise UserError("--resume needs the run's folder: give --out.")
     check_conflicts(config, given)
     refuse_contradictions(config, given)
     with joined(config.device):
+        if (config.folds is not None and config.fold is None) or (resume and is_begun(out)):
+            return _cross_validate(config, out, resume, log, quiet, as_json, given)
         resume = goes_on(out, resume)
         return _train(config, out, resume, log, quiet, as_json, given)
+
+
+def _cross_validate(
+    config: RunConfig,
+    out: Path | None,
+    resume: bool,
+    log: tuple[tracking.Kind, ...],
+    quiet: bool,
+    as_json: bool,
+    given: Collection[str],
+) -> int:
+    """A run for each fold."""
+    if started() > 1:
+        raise UserError("--folds trains one run after another in one process: leave out torchrun.")
+    path = out or new_folder(f"{config.task}-{config.folds}-folds")
+
+    def train_one(config: RunConfig, path: Path, goes_on: bool, silent: bool) -> int:
+        own = () if goes_on else given
+        config = RunConfig() if goes_on else config  # a run goes on with the settings of its own
+        return _train(config, path, goes_on, log, quiet or as_json, False, own, silent, as_json)
+
+    return train_folds(config, path, resume, quiet, as_json, given, train_one)
 
 
 def _train(
@@ -79,19 +106,24 @@ def _train(
     quiet: bool,
     as_json: bool,
     given: Collection[str],
+    known: bool = False,
+    nothing: bool = False,
 ) -> int:
-    """`train`, in one of the processes that share the run; the first alone prints."""
+    """`train`, in one of the processes that share the run; the first alone prints.
+
+    Nothing is said of data that are `known` already, and nothing at all where `nothing` is true.
+    """
     first = rank() == 0
     path = out or new_folder(f"{parse(config.task)[0]}-{parse(config.optimizer)[0]}-{config.seed}")
-    console.quiet = as_json or not first
+    console.quiet = as_json or nothing or not first
     keep_freed_memory()
     silent = quiet or as_json or not first
-    result, moved = _run(config, path, resume, log if first else (), silent, given)
+    result, moved = _run(config, path, resume, log if first else (), silent, given, known)
     if as_json and first:
         print_json({"folder": path, **result})
     _print_result(path, result, nothing_left=resume and not moved)
     console.print(f"run folder {path}", highlight=False, markup=False, soft_wrap=True)
-    if result["status"] == "interrupted":
+    if result["status"] == "interrupted" and not nothing:
         print_line(f"interrupted; {again(path, log)} continues it.")
     return EXIT_CODES.get(result["status"], 0)
 
@@ -110,6 +142,7 @@ def _run(
     log: tuple[tracking.Kind, ...],
     quiet: bool,
     given: Collection[str],
+    known: bool,
 ) -> tuple[dict[str, Any], bool]:
     """The run's result, and whether a step was taken; draws a bar unless `quiet`."""
     with (
@@ -131,7 +164,7 @@ def _run(
             stop.is_set,
             given,
             lambda task, told: announce(
-                task, given, told, quiet, "" if resume else settled(config, task)[1]
+                task, given, told, quiet or known, "" if resume else settled(config, task)[1]
             ),
         )
         tracked.finish(result)
@@ -145,6 +178,12 @@ def _print_result(path: Path, result: dict[str, Any], nothing_left: bool) -> Non
     name = result.get("metric", "metric")
     if "test_metric" in result:
         best = result["best"]
+        if again := result.get("refit"):
+            print_line(
+                f"refit on all {again['series']} training and validation series"
+                f" ({again['gradient_evaluations']:.6g} gradients, {again['seconds']:.1f} s): the"
+                " test is of its weights"
+            )
         console.print(
             f"test {name} {result['test_metric']:.4f} at the best validation {name}"
             f" {best['validation_metric']:.4f} ({best['gradient_evaluations']:.6g} of"

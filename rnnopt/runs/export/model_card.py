@@ -103,6 +103,12 @@ def answers(source: Source, form: Format) -> str:
     p = source.preparation
     if form == "safetensors":
         return "The weights alone; normalisation and class names are in the metadata, as JSON."
+    if p is not None and p.each_step:
+        names = ", ".join(map(for_markdown, p.classes or p.outputs_named))
+        what = (
+            "A probability for each class" if p.classes else "Numbers at the scale of the targets"
+        )
+        return f"{what} at every step, (batch, time, output), in this order: {names}."
     if p is None:
         return "Probabilities of the classes, in the order of the task, or numbers."
     if p.kind == "multilabel":

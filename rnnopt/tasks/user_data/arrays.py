@@ -228,7 +228,11 @@ def build(
     # Before the split, so that errors name the position in the file.
     whole = cut_padding(data.series) if padded else data.series
     check_missing(whole, data.channels, how.get("missing", "error"), padded)
-    sampling = _agreed(sampling or Sampling(), data, split, forecast)
+    sampling = sampling or Sampling()
+    if forecast is not None:  # windows are for training alone, and lie half over each other
+        forecast = replace(forecast, window=sampling.window)
+        sampling = replace(sampling, window=None, stride=None, purge=False)
+    sampling = _agreed(sampling, data, split)
     data = sampling.shape(data, how.get("kind"), padded)
     test = None if test is None else sampling.shape(test, how.get("kind"), padded)
     if forecast is not None:
@@ -274,18 +278,13 @@ def build(
     )
 
 
-def _agreed(
-    sampling: Sampling, data: Recordings, split: Split | None, forecast: Forecast | None
-) -> Sampling:
+def _agreed(sampling: Sampling, data: Recordings, split: Split | None) -> Sampling:
     """What is done to recordings, if it goes with the targets and the split."""
-    if sampling.window is not None:
-        if forecast is not None:
-            raise ValueError("windows are no forecasts: leave out window, or horizon.")
-        if split is not None:
-            raise ValueError(
-                "windows are held out by whole recordings, and in time where there is one: leave"
-                " out split."
-            )
+    if sampling.window is not None and split is not None:
+        raise ValueError(
+            "windows are held out by whole recordings, and in time where there is one: leave out"
+            " split."
+        )
     return replace(sampling, each_step=sampling.each_step and data.steps is not None)
 
 

@@ -30,15 +30,19 @@ class Forecast:
         horizon: steps to forecast, ≥ 1.
         places: positions of the channels to forecast.
         season: steps of a season, None if there is none.
+        window: steps of a training window; None means by horizon and season.
     """
 
     horizon: int
     places: tuple[int, ...]
     season: int | None = None
+    window: int | None = None
 
     @property
     def width(self) -> int:
         """Steps of a training window: enough to see a season or the horizon twice."""
+        if self.window is not None:
+            return self.window
         return max(SHORTEST_WINDOW, 2 * self.horizon, 2 * (self.season or 1))
 
     def of(self, data: Recordings, like: Recordings) -> Recordings:
