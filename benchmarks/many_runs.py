@@ -39,7 +39,7 @@ class Sleeper:
         self.begun += 1
         start = time.monotonic()
         while time.monotonic() < start + self.seconds and not stop():
-            time.sleep(min(0.05, self.seconds))
+            time.sleep(min(0.25, self.seconds))
         self.slept += time.monotonic() - start
 
 

@@ -30,6 +30,9 @@ SETTINGS = {
     "distributed.worker.memory.spill": False,
     "distributed.worker.memory.pause": False,
     "distributed.worker.profile.enabled": False,  # it looks at every run a hundred times a second
+    "distributed.admin.low-level-log-length": 100,  # else a thousand runs' settings stay in memory
+    "distributed.admin.tick.interval": "1s",
+    "distributed.admin.system-monitor.interval": "2s",
     "distributed.admin.tick.limit": "1h",  # an import of torch holds the interpreter
     # Runs are in a thread: one arena, which `keep_freed_memory` covers.
     "distributed.nanny.pre-spawn-environ": {"MALLOC_ARENA_MAX": "1"},
