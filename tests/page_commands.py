@@ -85,6 +85,20 @@ def write_files(folder: Path) -> None:
     faults = [[*map(str, its), *values] for its, (_, *values) in zip(labels, waves, strict=True)]
     (folder / "faults.csv").write_text("".join(",".join(row) + "\n" for row in [heads, *faults]))
     (folder / "new.csv").write_text("".join(",".join(one) + "\n" for one in unlabelled))
+    for name, people in (("recordings.csv", 4), ("monday.csv", 1)):
+        (folder / name).write_text(_recordings(people))
+
+
+def _recordings(people: int) -> str:
+    """Two recordings of each person at 50 Hz, a line a step, of walks and rests."""
+    lines, noise = ["id,time,person,x,y,activity"], np.random.default_rng(1)
+    for number in range(2 * people):
+        for step in range(400):
+            walks = step // 100 % 2 == number % 2
+            x, y = np.sin(0.5 * step) * walks + 0.1 * noise.normal(size=2)
+            word = "walk" if walks else "rest"
+            lines.append(f"r{number},{0.02 * step:.2f},p{number // 2},{x:.4f},{y:.4f},{word}")
+    return "\n".join(lines) + "\n"
 
 
 def _waves(separator: str) -> str:

@@ -179,7 +179,7 @@ def test_a_run_s_network_predicts_as_the_command_and_can_be_trained_on(waves, co
     X, y = waves
     np.savez(tmp_path / "own.npz", X=X, y=np.where(y == "fast", 20, 3))
     run = tmp_path / "run"
-    options = ["--subsample", 2, "--budget", "40gradients", "--hidden", 6, "--readout", "mean"]
+    options = ["--subsample", 2, "--budget", "40gradients", "--hidden", 6]  # of --model auto
     assert command("train", "--data", tmp_path / "own.npz", *options, "--out", run)[0] == 0
     out = tmp_path / "answers.csv"
     assert command("predict", run, "--data", tmp_path / "own.npz", "--out", out)[0] == 0
@@ -189,7 +189,7 @@ def test_a_run_s_network_predicts_as_the_command_and_can_be_trained_on(waves, co
     likely = classifier.predict_proba(X)
     np.testing.assert_allclose(np.array([line[3:] for line in lines], float), likely, atol=1e-5)
     assert classifier.options.subsample == 2
-    assert classifier.options.readout == "mean"
+    assert (classifier.model, classifier.options.readout) == ("indrnn", "mean")
     numbers = np.where(y == "fast", 20, 3)
     assert 0 <= classifier.score(X, numbers) <= 1
     classifier.set_params(warm_start=True, epochs=1, random_state=0).fit(X, numbers)

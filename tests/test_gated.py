@@ -552,9 +552,28 @@ def test_half_precision_is_torchs(kind, dtype, rng):
 def test_autocast_is_torchs(kind, rng):
     own, other = pair(kind, torch.float32, num_layers=2)
     x = normal(rng, 6, 9, 3).float()
+    plain = own(x)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        mine, torchs = own(x), other(x)
+        if kind == "lstm" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+            with pytest.raises(RuntimeError, match="could not create a primitive"):
+                other(x)
+            torchs = plain
+        else:
+            torchs = other(x)
+        mine = own(x)
     torch.testing.assert_close(mine, torchs, rtol=0, atol=0)  # and the types
+
+
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+def test_an_lstm_that_onednn_lacks_runs_in_the_precision_of_its_weights(half, monkeypatch, rng):
+    own, _ = pair("lstm", torch.float32)
+    x, states = normal(rng, 6, 9, 3).to(half), normal(rng, 1, 9, own.hidden_size).to(half)
+    for name in ("_is_mkldnn_bf16_supported", "_is_mkldnn_fp16_supported"):
+        monkeypatch.setattr(torch.ops.mkldnn, name, lambda: False)
+    with torch.autocast("cpu", dtype=half):
+        mine = own(x, (states, states))
+    plain = own(x.float(), (states.float(), states.float()))
+    torch.testing.assert_close(mine, plain, rtol=0, atol=0)
 
 
 @both

@@ -411,10 +411,12 @@ def test_a_table_of_words_at_every_step_is_learnt_and_predicted(tables, command)
         (["--each-step", "--horizon", "3"], ["leave out --each-step"]),
         (["--each-step", "--label", "y1", "--readout", "mean"], ["--readout every, got mean"]),
         (["--each-step", "--label", "y1", "--subsample", "2"], ["leave out subsample=2"]),
+        (["--each-step", "--label", "y1", "--optimizer", "admm", "--model", "rnn"], ["admm needs"]),
     ],
 )
 def test_bad_options_are_one_sentence(tables, command, options, words):
-    code, out, error = command("train", "--data", "numbers.csv", "--id", "run", *options, *TINY)
+    more = TINY[:4] if "--optimizer" in options else TINY
+    code, out, error = command("train", "--data", "numbers.csv", "--id", "run", *options, *more)
     assert (code, out) == (2, ""), error
     assert error.strip().count("\n") == 0
     for word in words:
@@ -434,3 +436,40 @@ def test_a_folder_of_recordings_has_its_label_columns(tmp_path, monkeypatch, com
     assert RunFolder.open(Path("run")).read_result()["test_scores"]["y"]["RMSE"] > 0
     code, _, error = command("predict", "run", "--data", "tests", "--out", "p.csv")
     assert code == 0, error
+
+
+def test_an_exported_network_answers_every_step(tables, command):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    inputs, _ = tables
+    options = ["--data", "numbers.csv", "--id", "run", "--each-step", "--label", "y1,y2"]
+    assert command("train", *options, *TINY, "--out", "run")[0] == 0
+    code, _, error = command("export", "run", "--out", "net.onnx")
+    assert code == 0, error
+    assert "at every step, (batch, time, output), in this order: y1, y2" in Path(
+        "net.onnx.md"
+    ).read_text(encoding="utf-8")
+    one = inputs[0][None].astype(np.float32)
+    session = onnxruntime.InferenceSession("net.onnx")
+    (answers,) = session.run(None, {"inputs": one, "lengths": np.array([one.shape[1]])})
+    expected, _ = TrainedModel.open(Path("run")).answer_steps(
+        recordings([inputs[0]], channels=("u", "v"))
+    )
+    np.testing.assert_allclose(answers[0], expected[0], rtol=1e-4)
+
+
+def test_a_part_knows_whether_it_lacks_targets():
+    inputs, outputs = systems()
+    assert not from_arrays(inputs, outputs).train.lacks_targets
+    outputs = [np.where(np.arange(len(one))[:, None] == 3, NAN, one) for one in outputs]
+    assert from_arrays(inputs, outputs).train.lacks_targets
+
+
+def test_the_report_has_the_scores_of_each_output(tables, command):
+    options = ["--data", "numbers.csv", "--id", "run", "--each-step", "--label", "y1,y2"]
+    assert command("train", *options, *TINY, "--out", "run")[0] == 0
+    code, _, error = command("report", "run", "--out", "report")
+    assert code == 0, error
+    page = Path("report/report.html").read_text(encoding="utf-8")
+    scores = RunFolder.open(Path("run")).read_result()["test_scores"]
+    assert "Scores at every step" in page
+    assert f"<td>{scores['y2']['RMSE']:.4g}</td>" in page

@@ -98,8 +98,6 @@ def check_batch(model: SequenceModel, batch: Any, classes: bool) -> None:
         raise ValueError(f"ADMM needs weights ({count},), got {tuple(weights.shape)}.")
     if not free_to_ask(inputs):
         return
-    if targets.is_floating_point() and not bool(targets.isfinite().all()):
-        raise ValueError("ADMM needs a target at every step, got missing or infinite ones.")
     if weights is not None and not bool((weights.isfinite() & (weights >= 0)).all()):
         raise ValueError("ADMM needs weights that are finite and not negative.")
     if classes and batch.lengths is None and not bool(((targets >= 0) & (targets < outputs)).all()):

@@ -60,6 +60,7 @@ class Result(TypedDict, total=False):
     nonfinite: Number
     best: Numbers | None
     to_target: Numbers | None
+    test_scores: dict[str, Numbers]
 
 
 def converted(value: Any, kind: type[T], name: str) -> T:

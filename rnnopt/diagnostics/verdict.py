@@ -34,7 +34,8 @@ class Finding:
     """One problem of a run, or the finding that it has none.
 
     Args:
-        kind: "not finite", "learns", "exploding", "vanishing", "noisy" or "healthy".
+        kind: "not finite", "learns", "exploding", "vanishing", "noisy", "overfits" or
+            "healthy".
         sentence: the finding with its numbers.
         advice: what to try, the most promising first.
     """
@@ -159,8 +160,9 @@ def _noisy(scale: float, batch_size: int, config: RunConfig, learns: bool) -> Fi
 def _kind(config: RunConfig) -> str:
     """The cell: rnn, rnn-relu, lstm, gru or indrnn."""
     options = MODELS[config.model][0]
-    relu = options["cell"] == "rnn" and options.get("nonlinearity") == "relu"
-    return "rnn-relu" if relu else options["cell"]
+    cell = options.get("cell", "rnn")  # of auto, which is rnn where it chooses nothing
+    relu = cell == "rnn" and options.get("nonlinearity") == "relu"
+    return "rnn-relu" if relu else str(cell)
 
 
 def _advice_vanishing(config: RunConfig) -> list[str]:

@@ -39,7 +39,8 @@ from rnnopt.training.resolve import check_conflicts
 # Settings that are a run's as they stand.
 CONFIGURED = ("model", "hidden", "optimizer", "lr")
 REST = (  # of the options
-    "layers", "dropout", "bidirectional", "stem", "readout", "batch_size", "clip", "device"
+    "layers", "dropout", "bidirectional", "stem", "batch_norm", "readout", "batch_size", "clip",
+    "device",
 )  # fmt: skip
 
 

@@ -18,8 +18,9 @@ class RNNOptions(Options):
     Args:
         layers, dropout: as many layers, and the probability of a unit being zero for a whole
             sequence after each; None means the model's own, one layer without dropout for most.
-        bidirectional, stem: a second direction in each layer, and convolutions before the first,
-            such as "8/4"; None means the model's own, neither for most.
+        bidirectional, stem, batch_norm: a second direction in each layer, convolutions before the
+            first, such as "8/4", and batch normalization of each; None means the model's own, none
+            for most.
         readout: states that the answer is read from: "last", "mean", …, as `rnnopt train` has
             them; None means the last.
         subsample: steps that are averaged into one step of the network.
@@ -49,6 +50,7 @@ class RNNOptions(Options):
     dropout: float | None = None
     bidirectional: bool | None = None
     stem: str | None = None
+    batch_norm: bool | None = None
     readout: str | None = None
     subsample: int = 1
     every_step: bool | None = None

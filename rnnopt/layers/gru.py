@@ -87,6 +87,11 @@ class GRU(TorchRecurrent):
         """
         return self.advance(input, hx, lengths)
 
+    def worth_fusing(self, x: Tensor) -> bool:
+        """Whether the kernels are the faster way for inputs of this shape."""
+        steps, batch = self.steps_and_batch(x)
+        return not (gated.wide_for_avx2(x, self.hidden_size) and batch >= 256 and steps < 50)
+
     def run_fused(
         self, x: Tensor, weights: Weights, first: First, lengths: Tensor | None, reverse: bool
     ) -> Run:

@@ -92,6 +92,10 @@ class LSTM(TorchRecurrent):
         Raises:
             ValueError: lengths of the wrong shape, type or range.
         """
+        if isinstance(input, Tensor) and input.is_cpu and _refused_under_autocast():
+            with torch.autocast("cpu", enabled=False):
+                input, hx = _like(self.weight_hh_l0, input, hx)  # type: ignore[arg-type]
+                return self.advance(input, hx, lengths)
         return self.advance(input, hx, lengths)
 
     # nn.LSTM's own, whose `forward` calls them.
@@ -119,8 +123,11 @@ class LSTM(TorchRecurrent):
         """
         if x.dtype != torch.float32 or self.hidden_size < 96:
             return True
-        steps = x.shape[1 if self.batch_first and x.ndim == 3 else 0]
-        batch = 1 if x.ndim == 2 else x.shape[0 if self.batch_first else 1]
+        steps, batch = self.steps_and_batch(x)
+        if gated.wide_for_avx2(x, self.hidden_size) and (
+            batch <= 8 or (batch >= 256 and steps < 50)
+        ):
+            return False
         if batch >= 16:
             return True
         return steps >= (100 if batch > 2 and self.hidden_size > 256 else 25)
@@ -146,3 +153,24 @@ class LSTM(TorchRecurrent):
         """The same in torch's own operators, in a form that can be exported."""
         states, *last = portable_gated.gated("lstm", x, weights, first, lengths, reverse)
         return states, last
+
+
+def _refused_under_autocast() -> bool:
+    """Whether torch's own LSTM raises an error under autocast on this processor.
+
+    It calls oneDNN without asking whether oneDNN has an LSTM of that precision. The weights' own
+    precision is taken then, which on such a processor is the faster one.
+    """
+    if not torch.is_autocast_enabled("cpu"):
+        return False
+    half = torch.get_autocast_dtype("cpu") == torch.float16
+    ops: Any = torch.ops.mkldnn
+    supported = ops._is_mkldnn_fp16_supported if half else ops._is_mkldnn_bf16_supported
+    return torch.backends.mkldnn.is_available() and not supported()
+
+
+def _like(weight: Tensor, input: Tensor, hx: Any) -> tuple[Tensor, Any]:
+    """Inputs and states in the precision of the weights."""
+    if isinstance(hx, tuple | list):
+        hx = tuple(one.to(weight.dtype) if isinstance(one, Tensor) else one for one in hx)
+    return input.to(weight.dtype), hx

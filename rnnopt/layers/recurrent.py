@@ -57,6 +57,12 @@ class TorchRecurrent(nn.RNNBase, Stepping):
         """Whether the kernels are the faster way for inputs of this shape."""
         return True
 
+    def steps_and_batch(self, x: Tensor) -> tuple[int, int]:
+        """The sizes of an input (time, batch, input), or of one in another layout."""
+        if x.ndim == 2:
+            return x.shape[0], 1
+        return (x.shape[1], x.shape[0]) if self.batch_first else (x.shape[0], x.shape[1])
+
     def advance(self, input: Any, hx: Any, lengths: Tensor | None) -> tuple[Any, Any]:
         """`forward`, the same for every class of layers."""
         if isinstance(input, PackedSequence):

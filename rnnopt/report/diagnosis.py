@@ -11,6 +11,7 @@ from rnnopt.config.errors import UserError, writing
 from rnnopt.config.run_config import RunConfig
 from rnnopt.diagnostics.diagnosis import Diagnosis
 from rnnopt.diagnostics.gradient_flow import finite_median
+from rnnopt.diagnostics.overfitting import measured, overfitting
 from rnnopt.diagnostics.verdict import THRESHOLDS, Finding, Snapshot, verdict
 from rnnopt.report.style import any_script
 from rnnopt.runs.files import finite, write_atomically
@@ -79,6 +80,10 @@ def write(diagnosis: Diagnosis, config: RunConfig, out: Path) -> tuple[list[Find
     early = training.status == "stopped early" and training.to_target
     status = "reached target" if early else training.status
     found = verdict(diagnosis.snapshots, status, diagnosis.batch_size, config)
+    both = measured(training)
+    gap = None if both is None or training.status == "diverged" else overfitting(both, config)
+    if gap is not None:
+        found = [*(finding for finding in found if finding.kind != "healthy"), gap]
     content = dict(
         config=config.to_dict(),
         status=training.status,

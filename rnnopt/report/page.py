@@ -20,7 +20,7 @@ from markupsafe import Markup, escape
 from rnnopt.config.data_config import DataConfig
 from rnnopt.config.run_config import RunConfig
 from rnnopt.config.version import VERSION
-from rnnopt.report import folds
+from rnnopt.report import folds, step_table
 from rnnopt.report.best_weights import Findings, best_run, examine
 from rnnopt.report.charts import curves, heat_map, profile, time_to_target
 from rnnopt.report.figures import target_label
@@ -166,6 +166,13 @@ def _section(
             group.label: dict(head=folds.headings(group.runs), rows=folds.rows(group.runs))
             for group in groups
             if folds.has_folds(group)
+        },
+        steps={
+            group.label: dict(
+                head=step_table.headings(group.runs), rows=step_table.rows(group.runs)
+            )
+            for group in groups
+            if step_table.has_scores(group)
         },
         curves=[chart for chart in curves(groups, numbers) if chart.lines],
         to_target=time_to_target(groups, numbers),

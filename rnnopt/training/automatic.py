@@ -18,7 +18,7 @@ UNITS, LAYERS = 64, 3
 WARP = 0.2  # spread of the speeds of training series
 STEPS = 100  # most steps that the recurrent layers get
 # Together at most about a minute of one thread for a fit.
-GRADIENTS, ROWS = 1250, 2_500_000
+GRADIENTS, ROWS = 1000, 2_500_000
 EPOCHS = "20epochs"  # unless a choice or the user says otherwise
 
 

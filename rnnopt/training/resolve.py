@@ -8,6 +8,7 @@ from rnnopt.config.errors import option as as_option
 from rnnopt.config.run_config import RunConfig
 from rnnopt.config.specs import option_names, parse, write
 from rnnopt.tasks import Task
+from rnnopt.tasks.examples import Examples
 from rnnopt.training.automatic import settled
 from rnnopt.training.registry import entry_of
 
@@ -85,6 +86,9 @@ def fill_from_task(config: RunConfig, task: Task) -> RunConfig:
         raise UserError(
             "--horizon needs a network that sees the past alone: leave out --bidirectional."
         )
+    lacking = isinstance(task.train, Examples) and task.train.lacks_targets
+    if lacking and parse(config.optimizer)[0] == "admm":
+        raise UserError(f"admm needs a target at every step, and {task.name} lacks some.")
     return replace(config, readout=config.readout or task.readout)
 
 

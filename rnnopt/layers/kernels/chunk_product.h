@@ -98,22 +98,8 @@ using MultiplyInto = void (*)(R*, Index, const R*, Index, const R*, Index, Index
 // The product for a number of rows and a panel width.
 template <typename R, bool BY_COLUMN>
 MultiplyInto<R> multiply_into_for(int rows, int width) {
-  static const auto table = [] {
-    std::array<std::array<MultiplyInto<R>, 13>, WIDEST + 1> all{};
-    const auto fill = [&](auto n, auto... m) {
-      constexpr int N = decltype(n)::value;
-      ([&] {
-        constexpr int M = decltype(m)::value + 1;
-        if constexpr (M <= most_rows(N)) all[N][M] = multiply_into<R, M, N, BY_COLUMN>;
-      }(), ...);
-    };
-    const auto widths = [&]<int... N, int... M>(std::integer_sequence<int, N...>,
-                                                std::integer_sequence<int, M...>) {
-      (fill(std::integral_constant<int, N + 1>(), std::integral_constant<int, M>()...), ...);
-    };
-    widths(std::make_integer_sequence<int, WIDEST>(), std::make_integer_sequence<int, 12>());
-    return all;
-  }();
+  static const auto table = table_of_tiles<MultiplyInto<R>, WIDEST>(
+      [](auto m, auto n) { return multiply_into<R, m, n, BY_COLUMN>; });
   return table[width][rows];
 }
 

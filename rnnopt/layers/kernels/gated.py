@@ -22,6 +22,14 @@ def saved_numbers(kind: str, x: Tensor, hidden: int) -> int:
     return SAVED[kind] * x.shape[0] * x.shape[1] * -(-hidden // whole) * whole
 
 
+def wide_for_avx2(x: Tensor, hidden: int) -> bool:
+    """Whether the weights of a step exceed the second cache, on a processor without AVX-512.
+
+    Torch's products are ahead there for very few and for very many sequences (measured: AMD Milan).
+    """
+    return hidden > 256 and x.dtype == torch.float32 and cpu.kernels().variant == "AVX2"
+
+
 def needs_backward(*tensors: Tensor | None) -> bool:
     """Whether a backward pass may follow, for which the forward pass must keep the gates."""
     return torch.is_grad_enabled() and any(one is not None and one.requires_grad for one in tensors)

@@ -113,25 +113,29 @@ constexpr int WIDEST_TILE = std::max(WIDEST, 4);
 
 constexpr int most_rows(int width) { return std::min(12, ACCUMULATORS / width); }
 
+// What make(M, N) gives, at [N][M], for all tiles of up to WIDE vectors that the registers hold.
+template <typename F, int WIDE, class Make>
+auto table_of_tiles(Make make) {
+  std::array<std::array<F, 13>, WIDE + 1> all{};
+  const auto fill = [&](auto n, auto... m) {
+    ([&] {
+      if constexpr (m + 1 <= most_rows(n + 1))
+        all[n + 1][m + 1] = make(std::integral_constant<int, m + 1>(), std::integral_constant<int, n + 1>());
+    }(), ...);
+  };
+  const auto widths = [&]<int... N, int... M>(std::integer_sequence<int, N...>,
+                                              std::integer_sequence<int, M...>) {
+    (fill(std::integral_constant<int, N>(), std::integral_constant<int, M>()...), ...);
+  };
+  widths(std::make_integer_sequence<int, WIDE>(), std::make_integer_sequence<int, 12>());
+  return all;
+}
+
 // The product for a number of rows and a panel width.
 template <typename R, bool BY_COLUMN>
 Product<R> product_for(int rows, int width) {
-  static const auto table = [] {
-    std::array<std::array<Product<R>, 13>, WIDEST_TILE + 1> all{};
-    const auto fill = [&](auto n, auto... m) {
-      constexpr int N = decltype(n)::value;
-      ([&] {
-        constexpr int M = decltype(m)::value + 1;
-        if constexpr (M <= most_rows(N)) all[N][M] = multiply_tile<R, M, N, BY_COLUMN>;
-      }(), ...);
-    };
-    const auto widths = [&]<int... N, int... M>(std::integer_sequence<int, N...>,
-                                                std::integer_sequence<int, M...>) {
-      (fill(std::integral_constant<int, N + 1>(), std::integral_constant<int, M>()...), ...);
-    };
-    widths(std::make_integer_sequence<int, WIDEST_TILE>(), std::make_integer_sequence<int, 12>());
-    return all;
-  }();
+  static const auto table = table_of_tiles<Product<R>, WIDEST_TILE>(
+      [](auto m, auto n) { return multiply_tile<R, m, n, BY_COLUMN>; });
   return table[width][rows];
 }
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from rnnopt.config.data_config import Kind
+from rnnopt.tasks.user_data.limits import check_memory
 from rnnopt.tasks.user_data.recordings import Recordings
 from rnnopt.tasks.user_data.step_targets import StepTargets
 
@@ -50,6 +51,9 @@ def cut(data: Recordings, windows: Windows, kind: Kind | None, all_of_them: bool
         ValueError: no window is left.
     """
     starts = [starts_of(len(one), windows) for one in data.series]
+    count = sum(map(len, starts))
+    needed = 12 * count * windows.width * len(data.channels)  # overlapping steps are stored anew
+    check_memory(needed, f"{count} windows of {windows.width} steps")
     places = np.concatenate([np.full(len(one), i) for i, one in enumerate(starts)])
     first = np.concatenate(starts)
     if not len(places):

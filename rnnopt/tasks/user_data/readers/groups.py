@@ -38,7 +38,7 @@ def looks_like_groups(
     """
     named = suspicious(list(columns))
     if named is not None:
-        return named
+        return named if len({str(value) for value in columns[named].tolist()}) > 1 else None
     for name, values in columns.items():
         words = np.array([str(value) for value in values.tolist()])
         of_series = [words[its] for its in rows.values()]
