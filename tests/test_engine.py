@@ -20,6 +20,7 @@ import forks
 from same_runs import curves, result_of, what_came
 from waiting import wait_for
 
+from rnnopt.cli.commands import compare
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
 from rnnopt.experiments import cluster, worker
@@ -39,9 +40,30 @@ CONFIG = RunConfig("counting:length=3", hidden=3, budget="10gradients", optimize
 
 @pytest.fixture(autouse=True)
 def workplace(tmp_path, monkeypatch):
-    """Every test works in a folder of its own."""
+    """Every test works in a folder of its own, and draws no report."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(compare, "show_report", lambda *arguments: None)
     return tmp_path
+
+
+@pytest.fixture(scope="module")
+def references(tmp_path_factory):
+    """The folder of comparisons on one machine, each made once."""
+    return tmp_path_factory.mktemp("references")
+
+
+@pytest.fixture
+def alone(command, references):
+    """Makes a comparison in this process; its folder."""
+
+    def made(name, arguments):
+        if not (references / name).exists():
+            asked = [*arguments, "--workers", 1, "--out", references / name]
+            code, _, error = command("compare", *asked)
+            assert (code, error) == (0, "")
+        return references / name
+
+    return made
 
 
 class Machines:
@@ -65,7 +87,7 @@ class Machines:
         """A command that has begun, on this cluster."""
         wait_for(lambda: Path("s.json").exists() and Path("s.json").read_text(), self.scheduler)
         asked = [*arguments, "--cluster", "s.json", "--out", out]
-        return self.begin("forks:rnnopt", "compare", *asked)
+        return self.begin("forks:alone", "compare", *asked)
 
 
 @pytest.fixture
@@ -83,12 +105,6 @@ def ended(process, code=0):
     printed, error = process.communicate()
     assert process.returncode == code, (printed, error)
     return error
-
-
-def alone(command, *arguments):
-    """The comparison in this process, in the folder `plain`."""
-    code, _, error = command("compare", *arguments, "--workers", 1, "--out", "plain")
-    assert (code, error) == (0, "")
 
 
 def came(out):
@@ -114,14 +130,14 @@ def lines(place):
 
 @pytest.mark.parametrize("words", [["apart"], pytest.param([], marks=pytest.mark.full)])
 @pytest.mark.process
-def test_a_cluster_comes_to_what_one_machine_comes_to(machines, command, words):
+def test_a_cluster_comes_to_what_one_machine_comes_to(machines, alone, words):
     for _ in range(2):
         machines.worker(*words)
     ended(machines.command(*TINY))
-    alone(command, *TINY)
-    assert len(came("plain")) == RUNS
-    assert came("c") == came("plain")
-    assert Path("c/tuning.json").read_text() == Path("plain/tuning.json").read_text()
+    plain = alone("tiny", TINY)
+    assert len(came(plain)) == RUNS
+    assert came("c") == came(plain)
+    assert Path("c/tuning.json").read_text() == (plain / "tuning.json").read_text()
     assert not list(Path("c").glob(".rnnopt-cluster*"))
     made_apart = list(Path().glob("w*/**/config.json"))
     assert len(made_apart) == (RUNS if words else 0)  # no run was done twice
@@ -129,7 +145,7 @@ def test_a_cluster_comes_to_what_one_machine_comes_to(machines, command, words):
 
 @pytest.mark.parametrize("words", partly([[], ["apart"]], [[]]))
 @pytest.mark.process
-def test_the_run_of_a_killed_worker_goes_on_with_another(machines, command, words):
+def test_the_run_of_a_killed_worker_goes_on_with_another(machines, alone, words):
     lost = machines.worker(*words)
     process = machines.command(*LONG)
     place = "w1" if words else "c"
@@ -138,8 +154,7 @@ def test_the_run_of_a_killed_worker_goes_on_with_another(machines, command, word
     lost.kill()
     before = lines(place)
     ended(process)
-    alone(command, *LONG)
-    assert came("c") == came("plain")
+    assert came("c") == came(alone("long", LONG))
     # All but the last interval before the kill is as it was, clock included: it was not repeated.
     assert (lines("c")[: len(before) - 1] == before[:-1]) == (not words)
 
@@ -157,7 +172,7 @@ def test_a_run_that_kills_three_workers_has_failed_and_the_rest_goes_on(machines
 
 
 @pytest.mark.process
-def test_ctrl_c_saves_the_run_and_resume_goes_on(machines, command):
+def test_ctrl_c_saves_the_run_and_resume_goes_on(machines, alone):
     machines.worker()
     process = machines.command(*LONG)
     wait_for(lambda: len(lines("c")) >= 3, process)
@@ -169,12 +184,11 @@ def test_ctrl_c_saves_the_run_and_resume_goes_on(machines, command):
     before = lines("c")
     ended(machines.command("--resume", "--quiet"))  # the worker is free again
     assert lines("c")[: len(before)] == before
-    alone(command, *LONG)
-    assert curves(Path("c", RUN)) == curves(Path("plain", RUN))
+    assert curves(Path("c", RUN)) == curves(alone("long", LONG) / RUN)
 
 
 @pytest.mark.process
-def test_a_lost_scheduler_is_one_sentence_and_nothing_is_lost(machines, command):
+def test_a_lost_scheduler_is_one_sentence_and_nothing_is_lost(machines, command, alone):
     machines.worker()
     process = machines.command(*LONG)
     wait_for(lambda: len(lines("c")) >= 3, process)
@@ -187,8 +201,7 @@ def test_a_lost_scheduler_is_one_sentence_and_nothing_is_lost(machines, command)
     before = lines("c")
     assert command("compare", "--out", "c", "--resume", "--workers", 1)[0] == 0
     assert lines("c")[: len(before)] == before
-    alone(command, *LONG)
-    assert came("c") == came("plain")
+    assert came("c") == came(alone("long", LONG))
 
 
 @pytest.mark.process
@@ -274,15 +287,14 @@ def test_a_description_of_a_cluster_that_is_none_is_one_sentence(workplace, text
         cluster.read(Path("c.yaml"))
 
 
-def test_a_class_of_clusters_trains_the_runs(command):
+def test_a_class_of_clusters_trains_the_runs(command, alone):
     options = {"processes": False, "n_workers": 0, "threads_per_worker": 1}
     options |= {"dashboard_address": "127.0.0.1:0"}
     described = {"class": "distributed.LocalCluster", "options": options, "scale": 1}
     Path("c.yaml").write_text(json.dumps(described))  # YAML has JSON in it
     asked = [*TASK, "--budget", "50gradients", "--optimizers", "sgd", "--seeds", "0"]
     assert command("compare", *asked, "--cluster", "c.yaml", "--out", "c")[0] == 0
-    alone(command, *asked)
-    assert came("c") == came("plain")
+    assert came("c") == came(alone("described", asked))
 
 
 def test_the_job_of_slurm_is_what_the_description_says(workplace):
