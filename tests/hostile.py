@@ -29,7 +29,7 @@ from rnnopt.runs.folder import RunFolder
 from rnnopt.runs.prediction import network
 from rnnopt.tasks.names import STEERING
 from rnnopt.tasks.text_files import TextFiles
-from rnnopt.tasks.user_data.arrays import build
+from rnnopt.tasks.user_data.build import build
 from rnnopt.tasks.user_data.overview import described
 from rnnopt.tasks.user_data.preparation import Preparation
 from rnnopt.tasks.user_data.readers import read

@@ -8,11 +8,9 @@ from rnnopt.runs.folder import RunFolder
 
 
 def without_clock(record):
-    """A record or result without its seconds, that at the target included."""
+    """A record or result without its seconds, those of records inside it included."""
     kept = {k: v for k, v in record.items() if k != "seconds"}
-    if kept.get("to_target"):
-        kept["to_target"] = without_clock(kept["to_target"])
-    return kept
+    return {k: without_clock(v) if isinstance(v, dict) else v for k, v in kept.items()}
 
 
 def curves(folder):

@@ -54,14 +54,14 @@ def test_the_network_is_what_was_chosen(regression):
     model = build_training(RunConfig(), task).model
     assert model.bidirectional
     assert model.readout == config.readout == "mean"
-    assert len(model.recurrent) == config.layers
+    assert len(model.recurrent) == 1
     assert model.stem.shapes == parse_stem(config.stem)
 
 
 @pytest.mark.parametrize(
     "asked",
     [
-        dict(hidden=5), dict(layers=1), dict(readout="last"), dict(bidirectional=False),
+        dict(hidden=5), dict(layers=2), dict(readout="last"), dict(bidirectional=False),
         dict(batch_norm=False), dict(dropout=0.4), dict(budget="7gradients"), dict(stem="9/3"),
     ],
 )  # fmt: skip
@@ -113,10 +113,10 @@ def test_the_command_says_what_it_chose_and_keeps_it(tmp_path, monkeypatch, comm
     np.savetxt("data.csv", rows, delimiter=",", fmt="%.3f")
     code, out, error = command("train", "--data", "data.csv", "--out", "run", *TINY[:-1])
     assert code == 0, error
-    assert "model: 3 bidirectional IndRNN layers" in out
+    assert "model: a bidirectional GRU of 64 units" in out
     assert "of 250" in out
     saved = json.loads(Path("run/config.json").read_text())
-    assert saved["model"] == "indrnn"
+    assert saved["model"] == "gru"
     assert (saved["hidden"], saved["budget"]) == (4, "6gradients")
     again, reason = settled(RunFolder.open(Path("run")).read_config(), own())
     assert reason == ""

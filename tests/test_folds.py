@@ -147,3 +147,11 @@ def test_a_comparison_takes_one_fold_and_folds_need_data(table, command):
     code, _, error = command("train", "--folds", "3")
     assert code == 2
     assert "--folds needs --data" in error
+
+
+def test_folds_that_are_refused_leave_no_folder(table, tmp_path, command):
+    out = tmp_path / "cv"
+    code, _, error = command("train", "--data", table, "--folds", "31", "--out", out)
+    assert code == 2
+    assert "31 folds need 31 series at least, got 30" in error
+    assert not out.exists()

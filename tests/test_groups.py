@@ -9,7 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rnnopt.config.errors import UserError
 from rnnopt.tasks import from_arrays
+from rnnopt.tasks.user_data.readers import read
+from rnnopt.tasks.user_data.readers.columns import Columns
 from rnnopt.tasks.user_data.splits import hold_out_groups
 
 
@@ -86,3 +89,42 @@ def test_wrong_groups_are_refused(groups, told):
     X, y, _ = people(np.random.default_rng(0))
     with pytest.raises(ValueError, match=told):
         from_arrays(X, y, groups=groups)
+
+
+@pytest.mark.parametrize("held", [dict(groups=range(8)), dict(folds=2, fold=1)])
+def test_a_split_in_time_does_not_go_with_whole_series(held):
+    X = np.random.default_rng(0).normal(size=(8, 20))
+    with pytest.raises(ValueError, match="is of whole series, and split=time cuts them"):
+        from_arrays(X, X, each_step=True, split="time", **held)
+
+
+# -- tables ---------------------------------------------------------------------------------------
+
+
+def steps_of_people(path):
+    """Three people, each with one recording of four steps, that the column of the person names."""
+    lines = [f"p{i // 4},{i % 4},{i},{'ab'[i % 2]}" for i in range(12)]
+    path.write_text("id,time,x,label\n" + "\n".join(lines) + "\n")
+    return path
+
+
+def test_the_column_of_names_may_be_that_of_the_groups(tmp_path):
+    path = steps_of_people(tmp_path / "steps.csv")
+    for given_id in (None, "id"):
+        data, _ = read(path, Columns(group="id", id=given_id, varying=True, window=2))
+        assert data.names == ("p0", "p1", "p2")
+        assert data.groups.tolist() == ["p0", "p1", "p2"]
+        assert data.channels == ("x",)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (dict(group="label"), "--label and --group must be different columns, both are 'label'"),
+        (dict(drop=("label",)), "--drop leaves out 'label', and --label needs it"),
+    ],
+)
+def test_a_label_has_no_other_role(tmp_path, options, told):
+    path = steps_of_people(tmp_path / "steps.csv")
+    with pytest.raises(UserError, match=told):
+        read(path, Columns(label="label", varying=True, window=2, **options))

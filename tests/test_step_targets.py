@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from rnnopt import SequenceModel
 from rnnopt.runs.folder import RunFolder
-from rnnopt.runs.prediction import TrainedModel
+from rnnopt.runs.prediction import TrainedModel, step_rows
 from rnnopt.runs.step_scores import number_scores, scores_of
 from rnnopt.tasks import from_arrays
 from rnnopt.tasks.batches import Batches
@@ -396,6 +396,17 @@ def test_a_table_of_words_at_every_step_is_learnt_and_predicted(tables, command)
     code, _, error = command("predict", "run", "--data", "new.csv", "--out", "new-p.csv")
     assert code == 0, error
     assert len(Path("new-p.csv").read_text().splitlines()) == 3
+
+
+def test_predictions_of_windows_say_where_each_begins():
+    X = np.arange(60.0).reshape(6, 10)
+    task = from_arrays(X, 2 * X, each_step=True, window=4, stride=3)
+    new = task.data.preparation.shaped(recordings(X, 2 * X, each_step=True))
+    headings, lines = step_rows(task.data.preparation, [np.zeros((4, 1))] * len(new), new)
+    assert headings[:5] == ["series", "start", "end", "step", "label"]
+    rows = [[float(cell) for cell in line] for line in lines]
+    assert [row[:4] for row in rows[:5]] == [[1, 0, 4, k] for k in (1, 2, 3, 4)] + [[1, 3, 7, 1]]
+    assert all(row[4] == 2 * X[int(row[0]) - 1, int(row[1] + row[3]) - 1] for row in rows)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """`rnnopt train --folds`: a run for each fold, in folders of one, and a table of them."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -82,12 +83,26 @@ def train_folds(
         if not (quiet or as_json):
             print_line(f"fold {fold} of {config.folds}: {path}")
         goes_on = (path / "config.json").exists()
-        codes.append(train_one(replace(config, fold=fold), path, goes_on, fold > 1))
+        with _nothing_left(out, resume or fold > 1):
+            codes.append(train_one(replace(config, fold=fold), path, goes_on, fold > 1))
         if codes[-1] == 130:
             print_line(f"interrupted; rnnopt train --out {out} --resume continues the folds.")
             return 130
     _tell(config, out, as_json)
     return max(codes)
+
+
+@contextmanager
+def _nothing_left(out: Path, begun: bool) -> Iterator[None]:
+    """Removes what `begin` wrote if the first run is refused, so that the folder can be used."""
+    try:
+        yield
+    except UserError:
+        if not begun and not (out / "fold-1").exists():
+            (out / FILE).unlink()
+            if not any(out.iterdir()):
+                out.rmdir()
+        raise
 
 
 def _tell(config: RunConfig, out: Path, as_json: bool) -> None:

@@ -55,29 +55,31 @@ class DataConfig:
         decimal: Decimal sign in a .csv, .tsv or .txt. Unset: a point; a comma where semicolons or
             tabs separate the cells and no number has a point.
         target: Metric to reach, for the cost to reach a target. Unset: accuracy 1 or error 0.
-        each_step: Targets at every step: the labels vary within a series, and --label may name
-            several columns (y1,y2). Empty cells and NaN are missing targets, which do not count.
-        ignore_first: Number of first steps of each series whose targets do not count, while the
-            network's state forgets where it began.
+        each_step: Targets at every step, instead of one per series. --label may then name several
+            columns (y1,y2). Empty cells and NaN are missing targets, which do not count.
+        ignore_first: Number of first steps of each series whose targets do not count (washout).
+            There the network's state still depends on its initial value.
         horizon: Number of steps to forecast from each step, of the channels that --label names
             (y1,y2). Unset: no forecast; without --label of all channels.
-        season: Steps of a season, for the seasonal-naive forecast beside the network's.
-        split: Split of data with targets at every step: series holds out whole series, time the
-            end of each. Unset: time with --horizon or fewer than five series, else series.
-        drop: Channels or columns to leave out: names, or positions counted from 0.
+        season: Number of steps of a season. The network is then compared with the seasonal-naive
+            forecast too. Unset: with the naive forecast alone, which repeats the last value.
+        split: How data with targets at every step are held out: whole series (series) or the end of
+            each series (time). Unset: time with --horizon or fewer than five series, else series.
+        drop: Channels or columns to leave out, by name or by position counted from 0.
         group: Column of the person or machine that a series is of. All series of a group are in
             one of the parts: training, validation or test.
         window: Number of steps of the windows that each recording is cut into. Labels may then
             change within a recording: a window has the commonest label of its steps. Unset: whole
             recordings.
         stride: Number of steps from the start of a window to that of the next. Unset: --window.
-        purge: Windows of one label only: others are left out.
+        purge: Exclusion of the windows with more than one label, or with steps that have none.
         resample: Rate to which recordings are resampled, such as 50Hz or 20ms. Unset: none.
         rate: Rate of recordings without a column of times, for --resample.
         time_unit: Unit of times that are numbers.
-        time_gap: Another channel: the seconds since the step before.
-        folds: Number of parts for cross-validation; each is the test part of one run.
-        fold: Number of the one fold to train, counted from 1. Unset: all, in folders fold-1, ….
+        time_gap: An additional channel with the seconds since the previous step.
+        folds: Number of folds of a cross-validation. Each fold is the test part of one run.
+        fold: Number of the one fold to test on, counted from 1. Unset: a run for each fold,
+            in folders fold-1, fold-2, ….
     """
 
     data: str | None = None

@@ -41,8 +41,9 @@ class SharedConfig(DataConfig):
     Args:
         task: Task to learn: a name, or name:option=value,… (see `rnnopt list`). With --data: the
             name of the data.
-        model: Network to train, by name (see `rnnopt list`). auto chooses for your own data, from
-            their shape, the network, its size and read-out and the budget, each unless it is given.
+        model: Network to train, by name (see `rnnopt list`). auto is for your own data: from
+            their shape it chooses the network, its size, its read-out and the budget. What you set
+            yourself stays.
         lr: Learning rate. Unset: the optimizer's default.
         budget: Length of training: 30s, 5m, 2h, 20epochs or 5000gradients, each of one minibatch.
             Unset: 20epochs, or what --model auto chooses.
@@ -53,9 +54,9 @@ class SharedConfig(DataConfig):
         bidirectional: A second direction in each layer, from the last step to the first, with as
             many units again. It needs whole sequences: no --tbptt, no answers step by step. Unset:
             the model's, which is one direction.
-        stem: Convolutions before the recurrent layers, as width/stride of each, such as 8/4 or
-            8/2,5/2. Each has as many channels as a layer has units, batch normalization and relu,
-            and leaves a step of every stride. It needs whole sequences, as --bidirectional does.
+        stem: Convolutions before the recurrent layers, as the width and stride of each: 8/4 or
+            8/2,5/2. Each has as many channels as a layer has units, batch normalization and relu.
+            It needs whole sequences, as --bidirectional does.
             Unset: the model's, which is none.
         batch_norm: Batch normalization of each layer's states, over time and batch. indrnn-6 always
             has it. Unset: the model's, which is none unless it has its own.
@@ -75,9 +76,9 @@ class SharedConfig(DataConfig):
             long.
         decay: Factor of the plateau schedules.
         patience: Number of epochs without improvement of the validation metric (or of the
-            validation loss, where the metric is level) that the plateau schedules wait, unset: 20;
-            with another schedule, after which the run ends, unset: it goes on to the end of its
-            budget.
+            validation loss, where the metric is level). After them a plateau schedule lowers the
+            learning rate; with another schedule the run ends (early stopping). Unset: 20 with a
+            plateau schedule, else no early stopping.
         tbptt: Steps between updates in truncated back-propagation through time (k1). Unset: whole
             sequences. FrankWolfe takes the chunks of a sequence as its inner steps unless told
             otherwise.
@@ -92,8 +93,8 @@ class SharedConfig(DataConfig):
         warp: Augmentation of the training series: each is stretched or shrunk in time by a factor
             between exp(-warp) and exp(warp), anew in every minibatch. Unset: none, or what --model
             auto chooses.
-        refit: A second fit after the first, on training and validation series together and as long.
-            Its last weights are kept, and tested. Unset: no, or what --model auto chooses.
+        refit: A second fit, as long as the first, on training and validation series together. Its
+            last weights are kept and tested. Unset: no, or what --model auto chooses.
         evaluate_every: Number of gradients between evaluations on validation data. Unset: an epoch,
             or a twentieth of the budget where that is shorter.
         watch_test: Record of the test metric at every evaluation, for comparison with publications

@@ -1,31 +1,29 @@
-"""What classifier and regressor share: settings, data, training and continuing.
+"""What classifier and regressor share: data, training and continuing.
 
 The data become a `Task`, the settings a `RunConfig`; the loop is that of rnnopt/training/loop.py.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
-from sklearn.utils.validation import check_array, check_consistent_length, check_is_fitted
+from sklearn.utils.validation import check_consistent_length, check_is_fitted
 from torch import Tensor
 
 from rnnopt.config.data_config import Kind
-from rnnopt.config.errors import UserError, without_dashes
-from rnnopt.config.options import with_moved
 from rnnopt.config.run_config import RunConfig
 from rnnopt.estimator.doubts import Seen
 from rnnopt.estimator.every_step import read_steps, refuse_steps
+from rnnopt.estimator.given import Given, read_weights
 from rnnopt.estimator.holding_out import kept_and_aside, read_groups
 from rnnopt.estimator.one_run import build_task, train
-from rnnopt.estimator.options import RNNOptions
 from rnnopt.estimator.sequences import padded_steps, read_sequences, seen_by
+from rnnopt.estimator.settings import REST, Settings
 from rnnopt.layers.sequence_model import SequenceModel
 from rnnopt.tasks.examples import Examples
 from rnnopt.tasks.moments import check_plain, moments, standardized
@@ -34,74 +32,11 @@ from rnnopt.tasks.task import Loss, Task
 from rnnopt.tasks.user_data.preparation import Preparation
 from rnnopt.tasks.user_data.series import pool
 from rnnopt.tasks.user_data.step_targets import StepTargets
-from rnnopt.training.resolve import check_conflicts
-
-# Settings that are a run's as they stand.
-CONFIGURED = ("model", "hidden", "optimizer", "lr")
-REST = (  # of the options
-    "layers", "dropout", "bidirectional", "stem", "batch_norm", "readout", "batch_size", "clip",
-    "device",
-)  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Given:
-    """Data as they were handed over.
-
-    Args:
-        sequences: (time, features) each.
-        targets: classes (count,) or numbers (count, outputs), or those of each step: classes
-            (count, time), -1 where there is none, or numbers (count, time, outputs), NaN.
-        weights: how much each sequence counts (count,), None where all count alike.
-        groups: group of each sequence (count,), None where each is one.
-    """
-
-    sequences: Sequence[np.ndarray]
-    targets: np.ndarray
-    weights: np.ndarray | None
-    groups: np.ndarray | None = None
-
-    def select(self, places: np.ndarray) -> "Given":
-        """Those at some places."""
-        weights = None if self.weights is None else self.weights[places]
-        groups = None if self.groups is None else self.groups[places]
-        chosen = [self.sequences[i] for i in places]
-        return Given(chosen, self.targets[places], weights, groups)
-
-    def counted(self) -> "Given":
-        """Those that count something; ValueError where none does, or less than nothing."""
-        if self.weights is None:
-            return self
-        if self.weights.min() < 0 or self.weights.max() == 0:
-            raise ValueError(
-                "the weights of sequences and classes must not be negative, nor zero for all"
-                f" sequences, got {self.weights.min():g} … {self.weights.max():g}."
-            )
-        return self.select(np.flatnonzero(self.weights > 0))
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class RecurrentEstimator(BaseEstimator):
-    """What `RNNClassifier` and `RNNRegressor` share.
-
-    Args:
-        model: "rnn", "gru", "lstm", "indrnn", … (`rnnopt list` names them all).
-        hidden: units of each recurrent layer.
-        optimizer: "name" or "name:option=value,…", any that `rnnopt list` names; bfgs and its
-            like work on all data at each step, admm trains Elman, LSTM and GRU layers.
-        lr: learning rate; None means the optimizer's default.
-        epochs: passes through the data, at the most with `early_stopping`.
-        early_stopping: keep a tenth of the sequences aside, stop once their accuracy or squared
-            error (or the metric of the options) has not improved for ten epochs, and keep the best
-            weights. Where the accuracy is level, a lower loss on these sequences is an improvement.
-        warm_start: `fit` goes on with the network and optimizer where the last one ended.
-        layout: "time-first" for sequences of (time, features); "time-last" for (features, time),
-            as aeon and sktime have them. Tables (count, time) are the same in both.
-        random_state: seed of weights, order and dropout; the same results for the same seed,
-            machine and number of threads.
-        verbose: draw a progress bar with loss, metric and time left.
-        options: the rest, such as RNNOptions(clip=1.0); None for its defaults. Its fields are
-            parameters too, by names such as `options__clip`.
+class RecurrentEstimator(Settings):
+    """What `RNNClassifier` and `RNNRegressor` share; its arguments are those of `Settings`.
 
     Attributes:
         model_: the `SequenceModel`, with the weights that predict.
@@ -112,59 +47,7 @@ class RecurrentEstimator(BaseEstimator):
         mean_, scale_: what each feature is standardised by.
     """
 
-    model: str = "rnn"
-    hidden: int = 64
-    optimizer: str = "frank-wolfe"
-    lr: float | None = None
-    epochs: int = 100
-    early_stopping: bool = False
-    warm_start: bool = False
-    layout: str = "time-first"
-    random_state: int | np.random.RandomState | None = None
-    verbose: bool = False
-    options: RNNOptions | None = None
-
-    def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """As scikit-learn's; with `deep` also the fields of the options."""
-        params = super().get_params(deep)
-        if deep and (self.options is None or isinstance(self.options, RNNOptions)):
-            rest = dict(**(self.options or RNNOptions()))
-            params |= {f"options__{name}": value for name, value in rest.items()}
-        return params
-
-    def set_params(self, **params: Any) -> Self:
-        """As scikit-learn's; options__clip=1 leaves options that others share as they are."""
-        rest = {name: params.pop(name) for name in [*params] if name.startswith("options__")}
-        moved = {name: params.pop(name) for name in RNNOptions().keys() & params.keys()}
-        super().set_params(**params)
-        for name, value in rest.items():
-            field = name.removeprefix("options__")
-            known = RNNOptions().keys()
-            if field not in known:
-                raise ValueError(f"invalid parameter {name!r}: RNNOptions has {', '.join(known)}.")
-            self.options = replace(self._options(), **{field: value})
-        if moved:
-            self.options = with_moved(RNNOptions, self._options(), moved)
-        return self
-
     every_step_ = False  # of an estimator that an earlier version fitted
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        moved = {name: state.pop(name) for name in RNNOptions().keys() & state.keys()}
-        super().__setstate__(dict(options=RNNOptions(**moved)) | state)  # of an earlier version
-
-    def _options(self) -> RNNOptions:
-        if self.options is None:
-            return RNNOptions()
-        if not isinstance(self.options, RNNOptions):
-            raise ValueError(f"options must be RNNOptions(…) or None, got {self.options!r}.")
-        return self.options
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.three_d_array = True
-        tags.target_tags.required = True
-        return tags
 
     def fit(
         self,
@@ -318,48 +201,15 @@ class RecurrentEstimator(BaseEstimator):
     def _output_size(self) -> int:
         raise NotImplementedError
 
+    def _weights(self, sample_weight: ArrayLike | None, targets: np.ndarray) -> np.ndarray | None:
+        """How much each sequence counts; None where all count alike."""
+        return read_weights(sample_weight, targets)
+
     def _weighed(self, task: Task) -> Task:
         """The task, its classes weighted where the sequences cannot be."""
         return task
 
     # -- the data ----------------------------------------------------------------------------------
-
-    def _config(self, epochs: int, schedule: str, seed: int) -> RunConfig:
-        counts = dict(epochs=epochs, patience=self._options().patience)
-        for name, value in (counts | dict(subsample=self._options().subsample)).items():
-            if not isinstance(value, (int, np.integer)) or value < 1:
-                raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}.")
-        settings = {name: getattr(self, name) for name in CONFIGURED}
-        settings |= {name: getattr(self._options(), name) for name in REST}
-        plain = {k: v.item() if isinstance(v, np.generic) else v for k, v in settings.items()}
-        run = dict(
-            budget=f"{epochs}epochs", schedule=schedule, seed=seed, threads=torch.get_num_threads()
-        )
-        try:
-            config = RunConfig.from_dict(plain | run)
-            check_conflicts(config)
-            return config
-        except UserError as error:
-            raise ValueError(without_dashes(str(error))) from error
-
-    def _weights(self, sample_weight: ArrayLike | None, targets: np.ndarray) -> np.ndarray | None:
-        """How much each sequence counts; None where all count alike."""
-        if sample_weight is None:
-            return None
-        weights = check_array(
-            sample_weight,
-            ensure_2d=False,
-            allow_nd=True,
-            ensure_min_samples=0,  # the shape is looked at below
-            dtype=np.float64,
-            input_name="sample_weight",
-        )
-        if weights.ndim != 1:
-            raise ValueError(
-                f"sample_weight must have one number a sequence, got the shape {weights.shape}."
-            )
-        check_consistent_length(targets, weights)
-        return weights
 
     def _measure(self, given: Given) -> None:
         """Notes by what the features are standardised."""

@@ -31,7 +31,7 @@ class RNNClassifier(ClassifierMixin, RecurrentEstimator):
     Args:
         class_weight: how much each class counts: None, by its sequences; "balanced", all classes
             the same; or a dictionary from class to weight.
-        and all of `RecurrentEstimator`: model, hidden, optimizer, epochs, …
+        and all of `Settings`: model, hidden, optimizer, epochs, …
 
     Attributes:
         classes_: the classes, sorted.

@@ -11,8 +11,9 @@ from sklearn.metrics import r2_score
 from sklearn.utils.validation import check_array, check_is_fitted
 
 from rnnopt.config.data_config import Kind
-from rnnopt.estimator.base import Given, RecurrentEstimator
+from rnnopt.estimator.base import RecurrentEstimator
 from rnnopt.estimator.every_step import numbers_of, scored, together
+from rnnopt.estimator.given import Given
 from rnnopt.estimator.options import takes_moved_options
 from rnnopt.tasks.examples import Examples
 from rnnopt.tasks.moments import check_plain, moments, standardized
@@ -27,7 +28,7 @@ class RNNRegressor(RegressorMixin, RecurrentEstimator):
     """Recurrent network that gives each sequence one or several numbers.
 
     Args:
-        all of `RecurrentEstimator`: model, hidden, optimizer, epochs, …
+        all of `Settings`: model, hidden, optimizer, epochs, …
 
     Attributes:
         target_mean_, target_scale_: what the targets (output,) are standardised by in training.

@@ -9,10 +9,10 @@ from rnnopt.config.data_config import Kind
 from rnnopt.report.style import COLORS
 from rnnopt.tasks.names import plain
 from rnnopt.tasks.user_data.limits import check_memory
-from rnnopt.tasks.user_data.preparation import class_names, kind_of, label_names, numbers_of
 from rnnopt.tasks.user_data.recordings import Recordings
 from rnnopt.tasks.user_data.series import cut_padding
 from rnnopt.tasks.user_data.splits import members
+from rnnopt.tasks.user_data.target_kinds import class_names, kind_of, label_names, numbers_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

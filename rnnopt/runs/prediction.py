@@ -17,9 +17,10 @@ from rnnopt.runs.step_scores import Rows, answers_of, scores_of, step_outputs
 from rnnopt.tasks.examples import Examples, are_present
 from rnnopt.tasks.pieces import outputs_of
 from rnnopt.tasks.user_data.labels import labels_of, macro_f1
-from rnnopt.tasks.user_data.preparation import Preparation, label_names, numbers_of
+from rnnopt.tasks.user_data.preparation import Preparation
 from rnnopt.tasks.user_data.recordings import Recordings
 from rnnopt.tasks.user_data.splits import members
+from rnnopt.tasks.user_data.target_kinds import label_names, numbers_of
 
 
 @dataclass(frozen=True)
@@ -175,9 +176,13 @@ def scores(preparation: Preparation, answers: np.ndarray, data: Recordings) -> d
 def step_rows(
     preparation: Preparation, answers: list[np.ndarray], data: Recordings
 ) -> tuple[list[str], Iterator[list[str]]]:
-    """Headings and lines of a table of predictions at every step: a line per series and step."""
+    """Headings and lines of a table of predictions at every step: a line per series and step.
+
+    Windows also have their start and end in the recording, as in `rows`.
+    """
     p, steps = preparation, data.steps
-    headings = ["series", "step"]
+    # A window's steps are counted from 1 in it; start and end are those of `rows`.
+    headings = ["series", "step"] if data.spans is None else ["series", "start", "end", "step"]
     one = len(p.outputs_named) == 1
     if steps is not None:
         headings += ["label"] if one else [f"label {name}" for name in p.outputs_named]
@@ -192,8 +197,9 @@ def _step_lines(p: Preparation, answers: list[np.ndarray], data: Recordings) -> 
     steps = data.steps
     for i, its in enumerate(answers):
         name = data.names[i] if data.names else str(i + 1)
+        span = [] if data.spans is None else [str(one) for one in data.spans[i, 1:].tolist()]
         for step, answer in enumerate(its):
-            line = [name, str(step + 1)]
+            line = [name, *span, str(step + 1)]
             if steps is not None:
                 values = steps.values[i][step]
                 line += steps.labels(values) if p.classes else map(_number, values)

@@ -15,8 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rnnopt.tasks.user_data.limits import check_memory
-from rnnopt.tasks.user_data.recordings import LARGEST
+from rnnopt.tasks.user_data.limits import LARGEST, check_memory
 
 BLOCK = 1 << 16  # values
 CONSTANT = 1e-14  # of the largest value: a smaller variation is only rounding

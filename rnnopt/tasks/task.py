@@ -20,7 +20,7 @@ from rnnopt.tasks.metrics import OF_LOSS, metric_of
 from rnnopt.tasks.pieces import pieces
 
 if TYPE_CHECKING:
-    from rnnopt.tasks.user_data.preparation import OwnData
+    from rnnopt.tasks.user_data.own_data import OwnData
 
 
 Loss = Literal["cross-entropy", "mse", "binary-mse", "binary-cross-entropy"]

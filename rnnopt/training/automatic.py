@@ -14,7 +14,7 @@ from rnnopt.config.specs import parse
 from rnnopt.tasks import Task
 
 AUTO, ON_BOARD = "auto", "rnn"
-UNITS, LAYERS = 64, 3
+UNITS = 64
 WARP = 0.2  # spread of the speeds of training series
 STEPS = 100  # most steps that the recurrent layers get
 # Together at most about a minute of one thread for a fit.
@@ -63,12 +63,11 @@ def shape_of(task: Task) -> Shape:
 def choose(shape: Shape) -> Choice:
     """What to train on own data of a shape."""
     if shape.each_step:
-        return Choice(dict(model=ON_BOARD), "an Elman network, for there is a target at each step")
+        return Choice(dict(model="gru"), "a GRU, for there is a target at each step")
     stride, gradients = stride_for(shape.steps), gradients_for(shape)
     settings = dict(
-        model="indrnn",
+        model="gru",
         hidden=UNITS,
-        layers=LAYERS,
         bidirectional=True,
         stem=f"{2 * stride}/{stride}",
         batch_norm=True,
@@ -79,8 +78,8 @@ def choose(shape: Shape) -> Choice:
         budget=f"{gradients}gradients",
     )
     reason = (
-        f"{LAYERS} bidirectional IndRNN layers of {UNITS} units with batch normalization, read out"
-        f" at their mean, behind a convolution that makes {-(-shape.steps // stride)} steps of"
+        f"a bidirectional GRU of {UNITS} units with batch normalization, read out at the mean of"
+        f" its states, behind a convolution that makes {-(-shape.steps // stride)} steps of"
         f" {shape.steps}; {gradients} gradients"
     )
     reason += (

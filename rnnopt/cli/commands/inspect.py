@@ -15,11 +15,11 @@ from rnnopt.runs.files import write_figure
 from rnnopt.tasks.user_data.labels import names_of
 from rnnopt.tasks.user_data.overview import described, step_targets_of, targets_of
 from rnnopt.tasks.user_data.parts import looks_like_groups
-from rnnopt.tasks.user_data.preparation import class_names, kind_of
 from rnnopt.tasks.user_data.readers import read
 from rnnopt.tasks.user_data.readers.columns import Columns
 from rnnopt.tasks.user_data.recordings import Recordings
 from rnnopt.tasks.user_data.sampling import Sampling
+from rnnopt.tasks.user_data.target_kinds import class_names, kind_of
 from rnnopt.training.option_checks import refuse_columns
 
 
@@ -67,18 +67,18 @@ def inspect_data(
         header: Header line of a .csv, .tsv or .txt: yes if the first line names the columns, no if
             it is data. Unset: what it looks like.
         decimal: Decimal sign in a .csv, .tsv or .txt. Unset: what it looks like.
-        drop: Channels or columns to leave out: names, or positions counted from 0.
+        drop: Channels or columns to leave out, by name or by position counted from 0.
         group: Column of the person or machine that a series is of.
         window: Number of steps of the windows that each recording is cut into. Unset: whole
             recordings.
         stride: Number of steps from the start of a window to that of the next. Unset: --window.
-        purge: Windows of one label only: others are left out.
+        purge: Exclusion of the windows with more than one label, or with steps that have none.
         resample: Rate to which recordings are resampled, such as 50Hz or 20ms. Unset: none.
         rate: Rate of recordings without a column of times, for --resample.
         time_unit: Unit of times that are numbers.
-        time_gap: Another channel: the seconds since the step before.
-        each_step: Targets at every step: the labels vary within a series, and --label may name
-            several columns (y1,y2).
+        time_gap: An additional channel with the seconds since the previous step.
+        each_step: Targets at every step, instead of one per series. --label may then name several
+            columns (y1,y2).
         unlabelled: File without labels.
         out: Picture to write. Unset: one named after the file, in the working directory.
 

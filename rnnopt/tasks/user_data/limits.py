@@ -9,6 +9,7 @@ from pathlib import Path
 
 PACKED = 1100  # largest expansion of a packed byte; deflate reaches at most 1032
 ALWAYS = 1 << 26  # bytes allowed for any file, however small: 64 MiB
+LARGEST = 1e100  # value: a sum of a million squares is still finite
 
 
 def free_memory() -> int:

@@ -5,7 +5,7 @@ from pathlib import Path
 from rnnopt.config.data_config import DataConfig
 from rnnopt.config.errors import UserError
 from rnnopt.tasks.task import Task
-from rnnopt.tasks.user_data.arrays import build
+from rnnopt.tasks.user_data.build import build
 from rnnopt.tasks.user_data.forecasting import Forecast, forecast_channels
 from rnnopt.tasks.user_data.readers import read, sha256
 from rnnopt.tasks.user_data.readers.columns import Columns, Parts

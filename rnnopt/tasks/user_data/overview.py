@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from rnnopt.tasks.user_data.preparation import Preparation, label_names, numbers_of
+from rnnopt.tasks.user_data.preparation import Preparation
 from rnnopt.tasks.user_data.recordings import Recordings, default_names
 from rnnopt.tasks.user_data.series import cut_padding
 from rnnopt.tasks.user_data.step_targets import StepTargets
+from rnnopt.tasks.user_data.target_kinds import label_names, numbers_of
 
 Lines = tuple[tuple[str, str], ...]
 MANY = 12  # largest number of list entries shown

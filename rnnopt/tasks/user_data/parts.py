@@ -1,5 +1,7 @@
 """Which series go to which part: by groups, recordings, blocks in time, or one by one."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from rnnopt.config.data_config import Kind
@@ -74,6 +76,33 @@ def split_fold(data: Recordings, folds: int, fold: int, seed: int, kind: Kind) -
         assert data.spans is not None
         kept = without_overlap(data.spans, kept, held)
     return data.select(kept), data.select(held)
+
+
+def divide(
+    data: Recordings,
+    test: Recordings | None,
+    validation: float,
+    test_fraction: float,
+    seed: int,
+    kind: Kind,
+    fold: tuple[int, int] | None = None,
+) -> dict[str, Recordings]:
+    """The training, validation and test series; parts that were not passed are held out."""
+    apart, rest = data.validation, replace(data, validation=None)
+    if fold is not None:
+        if test is not None:
+            raise ValueError(
+                "there are test series: folds, which are the test series, are for none."
+            )
+        rest, test = split_fold(rest, *fold, seed, kind)
+    elif test is None and test_fraction > 0:
+        rest, test = split_off(rest, test_fraction, seed, kind)
+    train, valid = rest, rest
+    if apart is not None:
+        valid = apart
+    elif validation > 0:
+        train, valid = split_off(rest, validation, seed, kind)
+    return {"training": train, "validation": valid, "test": test or valid}
 
 
 def looks_like_groups(column: str) -> str:

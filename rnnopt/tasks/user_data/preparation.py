@@ -6,7 +6,6 @@ float64, and the result is stored in float32. A `Preparation` is saved with the 
 data are prepared in the same way.
 """
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
 
@@ -18,25 +17,23 @@ from rnnopt.config.data_config import Kind, Missing
 from rnnopt.config.errors import UserError
 from rnnopt.config.validation import Count, Finite, NotNegative, Positive, checked, shown
 from rnnopt.tasks.examples import padded
-from rnnopt.tasks.moments import check_plain, moments, standardized
+from rnnopt.tasks.moments import standardized
 from rnnopt.tasks.user_data.alignment import aligned
-from rnnopt.tasks.user_data.checks import (
-    MANY_CLASSES,
-    one_step_each,
-    refuse_unlikely,
-    rows_of_classes,
-)
-from rnnopt.tasks.user_data.labels import labels_of, names_of
+from rnnopt.tasks.user_data.checks import one_step_each
+from rnnopt.tasks.user_data.labels import labels_of
 from rnnopt.tasks.user_data.limits import check_memory
-from rnnopt.tasks.user_data.recordings import TRUTHS, Recordings, TableSchema
+from rnnopt.tasks.user_data.recordings import Recordings, TableSchema
 from rnnopt.tasks.user_data.sampling import Sampling
 from rnnopt.tasks.user_data.series import check_missing, cut_padding, fill_missing, pool
+from rnnopt.tasks.user_data.statistics import moments_of, observed_mean, target_moments
 from rnnopt.tasks.user_data.step_targets import (
     StepTargets,
     check_some,
     class_tensor,
     number_tensor,
 )
+from rnnopt.tasks.user_data.target_kinds import classes_of, kind_of, label_names, numbers_of
+from rnnopt.tasks.user_data.words import TRUTHS, unknown_class
 
 
 @dataclass(frozen=True)
@@ -114,7 +111,7 @@ class Preparation:
         """
         assert data.labelled
         kind = kind_of(data, kind)
-        classes = {"classification": classes_of, "multilabel": names_of}.get(kind, _none)(data)
+        classes = classes_of(data, kind)
         if len(classes) == 1:
             raise ValueError(f"classification needs two classes at least, got {classes[0]!r} only.")
         width = len(data.channels)
@@ -122,12 +119,12 @@ class Preparation:
         check_missing(series, data.channels, missing, padded)
         fill = np.zeros(width)
         if missing in ("mean", "interpolate"):
-            fill = _observed_mean(series)
+            fill = observed_mean(series)
         pooled = [pool(fill_missing(one, missing, fill), subsample) for one in series]
-        mean, deviation = _moments(pooled, normalize, data.channels)
+        mean, deviation = moments_of(pooled, normalize, data.channels)
         target_mean, target_deviation = np.zeros(0), np.ones(0)
         if kind == "regression":
-            target_mean, target_deviation = _target_moments(data, normalize)
+            target_mean, target_deviation = target_moments(data, normalize)
         lengths = [len(one) for one in series]
         return cls(
             kind=kind,
@@ -233,8 +230,7 @@ class Preparation:
             found = self.positions(data.targets)
             if (found < 0).any():
                 first = label_names(data.targets)[int(np.argmax(found < 0))]
-                known = ", ".join(self.classes[:10]) + (", …" if len(self.classes) > 10 else "")
-                raise ValueError(f"class {first!r} is not in the training data, which has {known}.")
+                raise ValueError(unknown_class(first, self.classes))
             return torch.from_numpy(found)
         if self.kind == "multilabel":
             labels = labels_of(data.targets)
@@ -302,157 +298,3 @@ class Preparation:
                 f" target_deviation as many as target_mean, got {shown(saved)}."
             )
         return found
-
-
-def kind_of(data: Recordings, chosen: Kind | None) -> Kind:
-    """The kind of targets: as passed, else as declared in the file, else as they look.
-
-    Raises:
-        ValueError: they cannot be of the kind passed, or look like both kinds.
-    """
-    targets = data.targets
-    if data.steps is not None:
-        return kind_of_steps(data.steps, chosen or data.kind)
-    assert targets is not None
-    numeric = targets.dtype.kind == "f"
-    kind = chosen or data.kind
-    if kind == "regression":
-        numbers_of(targets)
-    if kind == "multilabel":
-        labels_of(targets)
-    if kind == "classification" and targets.ndim != 1:
-        raise ValueError(f"{rows_of_classes(targets)}.")
-    if kind is not None:
-        return kind
-    if targets.ndim != 1:
-        refuse_unlikely(data, targets)
-        return "regression"
-    if numeric and (targets != np.round(targets)).any():
-        return "regression"
-    different = len(np.unique(targets))
-    # More classes than MANY, and on average fewer than two series per class.
-    if numeric and different > MANY_CLASSES and 2 * different > len(targets):
-        raise ValueError(
-            f"the {len(targets)} targets are {different} different whole numbers: pass the kind,"
-            " classification or regression."
-        )
-    return "classification"
-
-
-def kind_of_steps(steps: StepTargets, chosen: Kind | None) -> Kind:
-    """The kind of targets at every step: as passed, else words and few whole numbers are classes.
-
-    Raises:
-        ValueError: they cannot be of the kind passed.
-    """
-    if chosen == "multilabel":
-        labels_of(None)
-    if chosen == "regression" and steps.words:
-        raise ValueError(f"regression needs numbers as targets, got {steps.words[0]!r}.")
-    if chosen == "classification" and len(steps.names) > 1:
-        names = ", ".join(steps.names)
-        raise ValueError(f"a step has one class, got {len(steps.names)} targets: {names}.")
-    if chosen is not None or steps.words:
-        return chosen or "classification"
-    present = steps.present
-    whole = len(steps.names) == 1 and bool((present == np.round(present)).all())
-    few = whole and len(np.unique(present)) <= MANY_CLASSES
-    return "classification" if few else "regression"
-
-
-def classes_of(data: Recordings) -> tuple[str, ...]:
-    """The names of the classes of series or steps."""
-    if data.steps is not None:
-        return data.steps.classes
-    assert data.targets is not None
-    return class_names(data.targets)
-
-
-def _none(data: Recordings) -> tuple[str, ...]:
-    return ()
-
-
-def numbers_of(targets: np.ndarray) -> np.ndarray:
-    """Targets as (count, outputs) numbers; ValueError if they are words."""
-    if targets.dtype.kind != "f":
-        raise ValueError(f"regression needs numbers as targets, got {str(targets.ravel()[0])!r}.")
-    return targets.reshape(len(targets), -1)
-
-
-def label_names(targets: np.ndarray) -> list[str]:
-    """The name of each target's class; that of 1.0 is "1"."""
-    if targets.dtype.kind == "f":
-        return [_number_name(one) for one in targets.tolist()]
-    return [str(one) for one in targets.tolist()]
-
-
-def _number_name(number: float) -> str:
-    if number != number:  # a window without a label
-        return ""
-    return str(int(number)) if number == int(number) else repr(float(number))
-
-
-def class_names(targets: np.ndarray) -> tuple[str, ...]:
-    """The names of the classes, in the order of numbers or of the alphabet."""
-    return tuple(label_names(np.unique(targets)))
-
-
-def _target_moments(data: Recordings, normalize: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and deviation of each number to predict."""
-    if data.steps is None:
-        assert data.targets is not None
-        return _moments([numbers_of(data.targets)], normalize, None)
-    found = []
-    for column, name in zip(data.steps.present.T, data.steps.names, strict=True):
-        there = column[~np.isnan(column)]
-        if not len(there):
-            raise ValueError(f"{name} has no target in the training data.")
-        found.append(_moments([there[:, None]], normalize, None))
-    means, deviations = zip(*found, strict=True)
-    return np.concatenate(means), np.concatenate(deviations)
-
-
-def _observed_mean(series: Sequence[np.ndarray]) -> np.ndarray:
-    """Mean (channel,) of the values that are not missing; 0 if all are."""
-    total, seen = np.zeros(series[0].shape[1]), np.zeros(series[0].shape[1])
-    for one in series:
-        total += np.nansum(one, 0)
-        seen += (~np.isnan(one)).sum(0)
-    return total / np.maximum(seen, 1)
-
-
-def _moments(
-    series: list[np.ndarray], normalize: bool, names: tuple[str, ...] | None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and deviation of each channel, or of each target if there are no names."""
-    if normalize:
-        return moments(series)
-    check_plain(series, "values" if names else "targets", names)
-    return np.zeros(series[0].shape[1]), np.ones(series[0].shape[1])
-
-
-@dataclass(frozen=True)
-class OwnData:
-    """Facts about the user's data of a task, stored with a run.
-
-    Args:
-        preparation: preparation of these and of new data.
-        understood: readable lines (subject, finding).
-        sources: for each of "data" and "test", the file's path and sha256; {} without files.
-        held_out: those of "validation" and "test" that were held out of the data.
-        doubts: warnings, a sentence each without its full stop.
-    """
-
-    preparation: Preparation
-    understood: tuple[tuple[str, str], ...]
-    sources: dict[str, dict[str, str]]
-    held_out: frozenset[str] = frozenset()
-    doubts: tuple[str, ...] = ()
-
-    def to_dict(self) -> dict[str, Any]:
-        """All fields, ready for JSON."""
-        return dict(
-            sources=self.sources,
-            preparation=self.preparation.to_dict(),
-            understood=dict(self.understood),
-        )

@@ -12,12 +12,9 @@ import numpy as np
 
 from rnnopt.config.data_config import Kind, Layout
 from rnnopt.tasks.names import check_names
-from rnnopt.tasks.user_data.step_targets import MISSING as MISSING
+from rnnopt.tasks.user_data.input_checks import series_of
 from rnnopt.tasks.user_data.step_targets import StepTargets, are_each_step, step_targets
-
-TRUTHS = {"false": 0.0, "true": 1.0}
-LARGEST = 1e100  # a sum of a million squares is still finite
-EXACT = 2**53  # float64 represents every whole number up to it
+from rnnopt.tasks.user_data.target_checks import group_words, targets_of
 
 
 @dataclass(frozen=True)
@@ -155,26 +152,7 @@ def recordings(
         ValueError: wrong shapes, types or lengths; infinite values; targets or groups that are
             missing.
     """
-    series = _series(inputs)
-    if lengths is not None:
-        series = _cut(series, lengths)
-    if not series:
-        raise ValueError("data need at least one series, got none.")
-    features = {one.shape[1] for one in series}
-    if len(features) > 1:
-        raise ValueError(f"every series needs the same number of channels, got {sorted(features)}.")
-    width = features.pop()
-    if width < 1:
-        raise ValueError("series need at least one channel, got none.")
-    for i, one in enumerate(series):
-        if len(one) < 1:
-            raise ValueError(f"every series needs at least one step, series {i + 1} has none.")
-        if (np.abs(one) > LARGEST).any():
-            step, channel = np.argwhere(np.abs(one) > LARGEST)[0] + 1
-            raise ValueError(
-                f"values must be finite and within {LARGEST:g}, got an infinite or larger one in"
-                f" series {i + 1}, step {step}, channel {channel}."
-            )
+    series = series_of(inputs, lengths)
     answers = steps = None
     if targets is not None:
         if each_step is None:
@@ -182,8 +160,8 @@ def recordings(
         if each_step:
             steps = step_targets(targets, series, outputs)
         else:
-            answers = _targets(targets, len(series))
-    channels = channels or default_names(width)
+            answers = targets_of(targets, len(series))
+    channels = channels or default_names(series[0].shape[1])
     check_names(channels, "channel")
     check_names(names or (), "series")
     return Recordings(
@@ -195,23 +173,6 @@ def recordings(
         steps=steps,
         groups=None if groups is None else group_words(groups, len(series)),
     )
-
-
-def group_words(groups: Any, count: int) -> np.ndarray:
-    """Groups as words (count,).
-
-    Raises:
-        ValueError: another shape, or a group that is missing.
-    """
-    array = np.asarray(groups)
-    if array.shape != (count,):
-        raise ValueError(f"groups must be {count}, one per series, got shape {array.shape}.")
-    words = [str(one).strip() for one in array.tolist()]
-    for i, word in enumerate(words):
-        if word.lower() in MISSING:
-            raise ValueError(f"every series needs a group, series {i + 1} has none.")
-    check_names(words, "group")
-    return np.array(words)
 
 
 def default_names(width: int) -> tuple[str, ...]:
@@ -279,141 +240,3 @@ def without_channels(data: Recordings, dropped: Sequence[str | int]) -> Recordin
         channels=tuple(names[i] for i in kept),
         unused=tuple(names[i] for i in sorted(places)),
     )
-
-
-def _series(inputs: Any) -> list[np.ndarray]:
-    if isinstance(inputs, (list, tuple)):
-        arrays = [_numbers(one, f"series {i + 1}") for i, one in enumerate(inputs)]
-        for i, one in enumerate(arrays):
-            if one.ndim not in (1, 2):
-                raise ValueError(
-                    f"a series must be (time,) or (time, feature), series {i + 1} is {one.shape}"
-                    + (": a single series goes in a list, [X]." if one.ndim == 0 else ".")
-                )
-        return [one[:, None] if one.ndim == 1 else one for one in arrays]
-    array = _numbers(inputs, "the inputs")
-    if array.ndim == 2:
-        array = array[..., None]
-    if array.ndim != 3:
-        raise ValueError(
-            f"inputs must be (count, time) or (count, time, feature), got shape {array.shape}"
-            + (": a single series goes in a list, [X], or as X[None]." if array.ndim == 1 else ".")
-        )
-    if not array.size:  # without a step, the number of series is arbitrary
-        raise ValueError(
-            "inputs need at least one series of at least one step and one channel, got shape"
-            f" {array.shape}."
-        )
-    return list(array)
-
-
-def _numbers(values: Any, what: str) -> np.ndarray:
-    array = np.asarray(values)
-    if array.dtype == object or array.dtype.kind not in "biuf":
-        raise ValueError(
-            f"{what} must be an array of numbers, got type {array.dtype}; series of different"
-            " lengths go in a list, or padded with their lengths."
-        )
-    with np.errstate(over="ignore", invalid="ignore"):  # infinity is checked later
-        return array.astype(np.float64)
-
-
-def _cut(series: list[np.ndarray], lengths: Any) -> list[np.ndarray]:
-    try:
-        lengths = np.asarray(lengths)
-    except ValueError:
-        raise ValueError(
-            f"lengths must be {len(series)} whole numbers, one per series, got rows of different"
-            " lengths."
-        ) from None
-    if lengths.shape != (len(series),) or lengths.dtype.kind not in "iu":
-        raise ValueError(
-            f"lengths must be {len(series)} whole numbers, one per series, got {lengths.dtype} of"
-            f" shape {lengths.shape}."
-        )
-    for i, (one, length) in enumerate(zip(series, lengths, strict=True)):
-        if not 1 <= length <= len(one):
-            raise ValueError(
-                f"lengths must be in 1 … {len(one)} (time), series {i + 1} has {length}."
-            )
-    return [one[:length] for one, length in zip(series, lengths, strict=True)]
-
-
-def _targets(targets: Any, count: int) -> np.ndarray:
-    try:
-        array = np.asarray(targets)
-    except ValueError:  # rows of different lengths
-        raise ValueError(
-            "every series needs one target, got rows of different lengths: of several labels a"
-            " series, train one classifier for each."
-        ) from None
-    if array.ndim == 2 and array.shape[1] == 1:
-        array = array[:, 0]
-    if array.ndim not in (1, 2) or len(array) != count:
-        raise ValueError(f"targets must be {count}, one per series, got shape {array.shape}.")
-    if array.dtype.kind in "biuf":
-        whole = array.dtype.kind in "iu" and array.size > 0
-        if whole and max(int(array.max()), -int(array.min())) > EXACT:
-            raise ValueError(
-                "whole numbers as targets must be within 2^53, which float64 has exactly: write"
-                " such classes as words."
-            )
-        with np.errstate(over="ignore", invalid="ignore"):
-            array = array.astype(np.float64)
-        wrong = ~(np.abs(array) <= LARGEST)
-        if wrong.any():
-            where = int(np.argwhere(wrong)[0][0]) + 1
-            raise ValueError(
-                f"targets must be finite and within {LARGEST:g}, got none, or an infinite or larger"
-                f" one, at {where}."
-            )
-        return array
-    return _words([str(one).strip() for one in array.ravel().tolist()], array.shape)
-
-
-def _words(words: list[str], shape: tuple[int, ...]) -> np.ndarray:
-    """Targets read as words, converted to numbers if all of them are numbers."""
-    width = max(1, len(words) // shape[0])
-    for i, word in enumerate(words):
-        if word.lower() in MISSING:
-            hint = f", got {word!r} (call a class otherwise)" if word else ""
-            raise ValueError(
-                f"every series needs a target, series {i // width + 1} has none{hint}."
-            )
-    if all(word.lower() in TRUTHS for word in words):
-        return np.array([TRUTHS[word.lower()] for word in words]).reshape(shape)
-    check_names(words, "class")  # before an array pads each to the longest
-    try:  # numbers written as words, as in text files
-        numbers = np.array([float(word) for word in words])
-    except ValueError:
-        return np.array(words).reshape(shape)
-    wrong = ~(np.abs(numbers) <= LARGEST)
-    if wrong.any():
-        place = int(np.argmax(wrong))
-        raise ValueError(
-            f"targets must be finite, series {place // width + 1} has {words[place]!r}"
-            f" ({LARGEST:g} is the largest)."
-        )
-    _refuse_codes(words, numbers.tolist())
-    return numbers.reshape(shape)
-
-
-def _refuse_codes(words: list[str], numbers: list[float]) -> None:
-    """Raises ValueError if two labels, such as 1 and 01, would become one number."""
-
-    def whole(word: str) -> bool:
-        return word.removeprefix("-").isdigit()
-
-    seen: dict[float, str] = {}
-    for word, number in zip(words, numbers, strict=True):
-        other = seen.setdefault(number, word)
-        pair = (word, other)
-        # So would 9007199254740992 and …993.
-        both = all(map(whole, pair))
-        if word != other and (
-            both or any(len(w) > 1 and w[0] == "0" and w[1].isdigit() for w in pair)
-        ):
-            raise ValueError(
-                f"labels {other!r} and {word!r} are the same number: write them in the same"
-                " way, or add a letter if they are two classes."
-            )

@@ -14,10 +14,8 @@ from torch import Tensor
 
 from rnnopt.tasks.examples import NO_CLASS
 from rnnopt.tasks.names import check_names
-from rnnopt.tasks.user_data.limits import check_memory
-
-MISSING = ("", "nan", "na", "n/a", "null", "none", "?", "nat", "<na>")  # in lower case
-LARGEST = 1e100
+from rnnopt.tasks.user_data.limits import LARGEST, check_memory
+from rnnopt.tasks.user_data.words import MISSING, number_name, unknown_class
 
 
 @dataclass(frozen=True)
@@ -66,11 +64,9 @@ class StepTargets:
         return [self._label(number) for number in numbers.tolist()]
 
     def _label(self, number: float) -> str:
-        if np.isnan(number):
-            return ""
-        if self.words:
+        if self.words and not np.isnan(number):
             return self.words[int(number)]
-        return str(int(number)) if number == int(number) else repr(float(number))
+        return number_name(number)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -223,8 +219,7 @@ def class_tensor(steps: StepTargets, places: Mapping[str, int], needed: bool = T
     names = steps.labels(different)
     unknown = [name for name in names if name not in places]
     if unknown and needed:
-        known = ", ".join(list(places)[:10]) + (", …" if len(places) > 10 else "")
-        raise ValueError(f"class {unknown[0]!r} is not in the training data, which has {known}.")
+        raise ValueError(unknown_class(unknown[0], places))
     none = 1 + max(places.values())
     outputs = np.array([places.get(name, none) for name in names])
     found = []

@@ -9,7 +9,8 @@ import numpy as np
 
 from rnnopt.config.data_config import DataConfig, Decimal, Header, Layout, TimeUnit
 from rnnopt.tasks.user_data.readers.decimals import advice
-from rnnopt.tasks.user_data.recordings import MISSING, Recordings, TableSchema
+from rnnopt.tasks.user_data.recordings import Recordings, TableSchema
+from rnnopt.tasks.user_data.words import MISSING
 
 # The content of a file: its series, and separate test series if it has some.
 Parts = tuple[Recordings, Recordings | None]
@@ -168,6 +169,29 @@ def find_several(names: list[str], columns: Columns) -> list[str]:
     """
     several = columns.label is not None and "," in columns.label and columns.label not in names
     return find_step_labels(names, columns) if several and not columns.unlabelled else []
+
+
+def refuse_two_roles(columns: Columns, group: str | None, unused: Sequence[str]) -> None:
+    """Raises ValueError if the label is the column of groups, or a column that is left out."""
+    label = (columns.label or "").lower()
+    if group is not None and group.lower() == label and not columns.optional:
+        raise ValueError(f"--label and --group must be different columns, both are {group!r}.")
+    if not columns.optional and label in (name.lower() for name in unused):
+        raise ValueError(f"--drop leaves out {columns.label!r}, and --label needs it.")
+
+
+def find_id(names: list[str], group: str | None, time: str | None, columns: Columns) -> str | None:
+    """The column that names the series, which may also be the column of groups.
+
+    Without --id that is so only where no other column has a usual name, and a time says that rows
+    are steps.
+    """
+    if group is None:
+        return find(names, columns.id, IDS, columns.optional)
+    if columns.id is not None:
+        return find([*names, group], columns.id, IDS, columns.optional)
+    found = find(names, None, IDS)
+    return find([group], None, IDS) if found is None and time is not None else found
 
 
 def find_dropped(names: Sequence[str], columns: Columns) -> list[str]:

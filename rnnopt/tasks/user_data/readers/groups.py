@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from rnnopt.tasks.user_data.recordings import group_words
+from rnnopt.tasks.user_data.target_checks import group_words
 
 # Columns with such names hold groups, whatever is in them.
 USUAL = (

@@ -7,16 +7,17 @@ from dataclasses import replace
 import numpy as np
 
 from rnnopt.tasks.user_data.readers.columns import (
-    IDS,
     LABELS,
     TIMES,
     Columns,
     find,
     find_dropped,
+    find_id,
     find_label,
     find_several,
     find_step_labels,
     is_number,
+    refuse_two_roles,
     to_numbers,
 )
 from rnnopt.tasks.user_data.readers.groups import group_of_each, looks_like_groups, suspicious
@@ -55,10 +56,11 @@ def from_table(table: Table, columns: Columns) -> Recordings:
     index = [name for name in index_of(list(table)) if name not in chosen]
     group = columns.group and find(given, columns.group, (), columns.optional)
     unused = tuple(name for name in find_dropped(given, columns) if name != group)
+    refuse_two_roles(columns, group, unused)
     left_out = {*index, *unused, group}
     names = [name for name in table if name not in left_out]
-    identity = find(names, columns.id, IDS, columns.optional)
     time = find(names, columns.time, TIMES, columns.optional)
+    identity = find_id(names, group, time, columns)
     if columns.each_step:
         reading = TableSchema(
             "long", None, identity, time, (), tuple(index), group=group, unused=unused

@@ -8,7 +8,7 @@ import re
 import numpy as np
 
 from rnnopt.config.data_config import PERIODS, TimeUnit
-from rnnopt.tasks.user_data.recordings import MISSING
+from rnnopt.tasks.user_data.words import MISSING
 
 # Fraction of the median gap by which regular gaps may differ; those of months differ by a tenth.
 TOLERANCE = 0.2
