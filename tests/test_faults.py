@@ -387,10 +387,11 @@ def test_an_error_while_workers_train_waits_for_no_budget(tmp_path, worker_proce
 def test_ctrl_c_while_workers_start_prints_no_traceback(tmp_path, verb):
     asked = ["--task", "counting", "--budget", "1h", "--workers", "1", "--out", tmp_path / "c"]
     with forks.begin("forks:rnnopt", verb, *asked, "--quiet") as process:
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
 
         def worker_starts():
-            lines = [Path(f"/proc/{child}/cmdline") for child in children.read_text().split()]
+            lists = Path(f"/proc/{process.pid}/task").glob("*/children")  # each thread has its own
+            children = " ".join(one.read_text() for one in lists).split()
+            lines = [Path(f"/proc/{child}/cmdline") for child in children]
             return any("spawn_main" in line.read_text() for line in lines)
 
         wait_until(worker_starts)

@@ -11,6 +11,7 @@ import logging
 import signal
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -100,6 +101,9 @@ def _local(workers: int, dashboard: bool) -> Iterator["Client"]:
         own: dict[str, Any] = {"processes": False, "n_workers": 1}
     else:
         own = {"n_workers": workers, "security": _security(), "preload": [f"{__package__}.worker"]}
+    if processes and hasattr(signal, "pthread_sigmask"):
+        # Its own start would let signals through again, in the thread that starts the workers.
+        resource_tracker.ensure_running()
     with _signals_wait():  # this starts the cluster's threads and processes
         cluster = LocalCluster(
             threads_per_worker=1,
