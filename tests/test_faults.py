@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -412,9 +413,12 @@ def test_no_worker_outlives_a_comparison_that_is_killed(tmp_path):
     with forks.begin("forks:rnnopt", "compare", *asked) as process:
         wait_until(lambda: len(RunFolder(path).read_records()) > 1)
         process.kill()
-    wait_until(lambda: holder_of(path) is None)
-    with RunFolder(path).locked():  # nobody is left that has it
-        pass
+
+    def free():  # nobody is left that has it
+        with suppress(UserError), RunFolder(path).locked():
+            return True
+
+    wait_until(free)
 
 
 def wait_until(done, seconds=60):
