@@ -195,6 +195,7 @@ def row(name: str, data: Data, seeds: int, quick: bool) -> str:
 
 
 def main() -> None:
+    """Reads the arguments, prints the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--quick", action="store_true", help="little data, one seed, no figures")
     parser.add_argument("--only", help="one contender")
