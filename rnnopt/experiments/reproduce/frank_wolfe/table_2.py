@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
-from rnnopt.experiments.reproduce.frank_wolfe.figure_4 import LONG, PERMUTE, PIXEL, SHORT
+from rnnopt.experiments.reproduce.frank_wolfe.figure_4 import LONG, PERMUTE, PIXEL
 from rnnopt.experiments.reproduce.frank_wolfe.methods import (
     HEAD_START,
     literature,
@@ -13,6 +13,7 @@ from rnnopt.experiments.reproduce.frank_wolfe.methods import (
 )
 from rnnopt.experiments.reproduce.study import Column, Form, Study
 
+SHORT = (Column(PIXEL, "mnist-pixels:pool=2"), Column(PERMUTE, "mnist-permuted:pool=2"))
 INDRNN: dict[str, Any] = dict(model="indrnn-6")
 
 TABLE_2 = Study(
