@@ -59,6 +59,10 @@ class DataConfig:
             columns (y1,y2). Empty cells and NaN are missing targets, which do not count.
         ignore_first: Number of first steps of each series whose targets do not count (washout).
             There the network's state still depends on its initial value.
+        feedback: Number of past outputs, y(t-1), y(t-2), …, that the network has as further inputs
+            (NARX). Training gives it the measured ones (teacher forcing). On validation and test
+            data it runs free: after the first --ignore-first steps, or as many as --feedback, its
+            own outputs are fed back. 0: inputs alone.
         horizon: Number of steps to forecast from each step, of the channels that --label names
             (y1,y2). Unset: no forecast; without --label of all channels.
         season: Number of steps of a season. The network is then compared with the seasonal-naive
@@ -101,6 +105,7 @@ class DataConfig:
     target: float | None = None
     each_step: bool = False
     ignore_first: int = 0
+    feedback: int = 0
     horizon: int | None = None
     season: int | None = None
     split: Split | None = None
@@ -145,6 +150,10 @@ def _check_steps(config: DataConfig) -> None:
     """Raises UserError for options of targets at every step that do not go together."""
     if config.ignore_first < 0:
         raise UserError(f"--ignore-first must be at least 0, got {config.ignore_first}.")
+    if config.feedback < 0:
+        raise UserError(f"--feedback must be at least 0, got {config.feedback}.")
+    if config.feedback and not config.each_step:
+        raise UserError("--feedback needs --each-step, the outputs of each step.")
     for name in ("horizon", "season"):
         value = getattr(config, name)
         if value is not None and value < 1:

@@ -85,6 +85,8 @@ def open_trained(path: Path, kind: str) -> TrainedModel:
         raise ValueError(without_dashes(str(error))) from error
     if trained.preparation.kind != kind:
         raise ValueError(f"{path} must be a run of {kind}, got one of {trained.preparation.kind}.")
+    if trained.preparation.lags:
+        raise ValueError(f"{path} is a run with feedback: rnnopt predict simulates with it.")
     return trained
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from rnnopt.tasks.examples import NO_CLASS, Examples
+from rnnopt.tasks.free_run import FreeRun
 from rnnopt.tasks.pieces import pieces
 from rnnopt.tasks.user_data.forecasting import naive
 from rnnopt.tasks.user_data.preparation import Preparation
@@ -20,18 +21,22 @@ Rows = dict[str, dict[str, float]]  # scores by name, for each output, channel o
 
 
 @torch.no_grad()
-def step_outputs(model: nn.Module, examples: Examples, device: torch.device) -> list[np.ndarray]:
+def step_outputs(
+    model: nn.Module, examples: Examples, device: torch.device, free: FreeRun | None = None
+) -> list[np.ndarray]:
     """A network's outputs (time, output) at the true steps of each sequence, as it gives them.
 
     Args:
         model: network in evaluation mode with an output at every step.
         examples: input sequences; their targets are not used.
         device: device of the network.
+        free: how the network runs free; None means that its inputs are given.
     """
     found: dict[int, np.ndarray] = {}
     for index, batch in pieces(examples, model):
         here = batch.to(device)
-        outputs = model(here.inputs, here.lengths).cpu().numpy()
+        given = model(here.inputs, here.lengths) if free is None else free(model, here.inputs)
+        outputs = given.cpu().numpy()
         for i, place in enumerate(index.tolist()):
             time = len(outputs) if batch.lengths is None else int(batch.lengths[i])
             found[place] = outputs[:time, i].copy()
@@ -129,13 +134,30 @@ def scores_of(
     preparation: Preparation, model: nn.Module, examples: Examples, device: torch.device
 ) -> tuple[list[np.ndarray], Rows]:
     """A network's answers to examples with targets at every step, and their scores."""
-    answers = answers_of(preparation, step_outputs(model, examples, device))
+    free = preparation.free_run
+    answers = answers_of(preparation, step_outputs(model, examples, device, free))
     lengths = [len(one) for one in answers]
     truth = true_targets(preparation, examples.targets.cpu(), lengths)
+    if free is not None:
+        ahead = answers_of(preparation, step_outputs(model, examples, device))
+        return answers, _fed_back_scores(preparation, answers, ahead, truth)
     if not preparation.horizon:
         return answers, step_scores(preparation, answers, truth)
     series = [one * preparation.deviation + preparation.mean for one in _inputs(examples, lengths)]
     return answers, forecast_scores(preparation, answers, truth, series)
+
+
+def _fed_back_scores(
+    preparation: Preparation,
+    simulated: list[np.ndarray],
+    predicted: list[np.ndarray],
+    truth: list[np.ndarray],
+) -> Rows:
+    """The scores of the free run, and of the prediction one step ahead from measured outputs."""
+    rows = {"free run": simulated, "one step ahead": predicted}
+    scored = {how: step_scores(preparation, answers, truth) for how, answers in rows.items()}
+    names = scored["free run"]
+    return {f"{name}, {how}": one[name] for name in names for how, one in scored.items()}
 
 
 def true_targets(preparation: Preparation, targets: Tensor, lengths: list[int]) -> list[np.ndarray]:

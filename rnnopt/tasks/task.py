@@ -165,6 +165,11 @@ class Task:
             return answers.argmax(-1)
         return answers > (0.0 if self.loss == "binary-cross-entropy" else 0.5)
 
+    def _outputs(self, model: torch.nn.Module, batch: Batch) -> Tensor:
+        """A model's outputs in evaluation, in free run where past outputs are among its inputs."""
+        free = None if self.data is None else self.data.preparation.free_run
+        return model(batch.inputs, batch.lengths) if free is None else free(model, batch.inputs)
+
     def _counted(self, outputs: Tensor, batch: Batch) -> Tensor:
         """The outputs that enter a metric.
 
@@ -186,7 +191,7 @@ class Task:
         found: list[tuple[Tensor, Tensor, Tensor | None]] = []
         for _, piece in pieces(examples, model):
             batch = piece.to(device)
-            outputs = self._counted(model(batch.inputs, batch.lengths), batch)
+            outputs = self._counted(self._outputs(model, batch), batch)
             answers, targets, weights = _pairs(outputs, batch)
             loss += float(self.loss_of(outputs, batch)) * len(answers)
             # Number of sequences, or of true steps if the model has outputs at each.

@@ -14,6 +14,7 @@ from rnnopt.config.errors import UserError, writing
 from rnnopt.runs.folder import write_atomically
 from rnnopt.runs.prediction import TrainedModel, own_metric, rows, scores, step_rows
 from rnnopt.runs.step_scores import lines_of
+from rnnopt.tasks.free_run import FreeRun
 from rnnopt.tasks.user_data.alignment import aligned
 from rnnopt.tasks.user_data.checks import far_lengths
 from rnnopt.tasks.user_data.forecasting import with_forecasts
@@ -110,10 +111,22 @@ def _predict_steps(trained: TrainedModel, data: Path, series: Recordings, out: P
     _write(out, headings, lines)
     for subject, how in (*read_as(series), *series.lines):
         print_line(f"{subject}: {how}")
+    if p.free_run is not None:
+        print_line(_fed_back(p.free_run, p, series))
     for line in lines_of(told):
         print_line(line)
     print_line(f"wrote {out} ({len(series)} series, {sum(map(len, answers))} steps)")
     return 0
+
+
+def _fed_back(free: FreeRun, p: Preparation, series: Recordings) -> str:
+    """Where a free run has its first outputs from."""
+    if series.steps is not None:
+        steps = f"the first {free.start} steps" if free.start > 1 else "the first step"
+        return f"free run: the outputs of {steps} are those of the file, then the network's own"
+    means = zip(p.outputs_named, p.target_mean, strict=True)
+    before = ", ".join(f"{name} {mean:.6g}" for name, mean in means)
+    return f"free run from the first step: the file has no outputs, before it they are {before}"
 
 
 def _write(out: Path, headings: list[str], lines: Iterable[list[str]]) -> None:

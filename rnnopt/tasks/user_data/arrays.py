@@ -35,6 +35,7 @@ def from_arrays(
     name: str = "data",
     each_step: bool | None = None,
     ignore_first: int = 0,
+    feedback: int = 0,
     drop: Sequence[str | int] = (),
     window: int | None = None,
     stride: int | None = None,
@@ -78,6 +79,8 @@ def from_arrays(
             lengths.
         ignore_first: first steps of each series whose targets do not count, while a network's state
             forgets where it began.
+        feedback: past outputs that are further inputs: measured ones in training, the network's own
+            in the free run on validation and test series, as in `DataConfig`.
         drop: positions (from 0, or -1 for the last) of channels to leave out.
         window, stride, purge: steps of the windows that `inputs`, which are then recordings, are
             cut into, as in `DataConfig`. `targets` of each step are (count, time), or a list of
@@ -125,7 +128,9 @@ def from_arrays(
     if horizon is None and not data.labelled:
         raise ValueError("training needs targets, got none.")
     data = without_channels(data if times is None else with_times(data, times), drop)
-    sampling = replace(sampling, drop=data.unused)
+    if feedback < 0:
+        raise ValueError(f"feedback must be at least 0, got {feedback}.")
+    sampling = replace(sampling, drop=data.unused, feedback=feedback)
     each_step = data.steps is not None
     if isinstance(validation, tuple):
         data = replace(data, validation=_given("validation", validation, each_step, horizon))

@@ -17,9 +17,11 @@ from rnnopt.config.data_config import Kind, Missing
 from rnnopt.config.errors import UserError
 from rnnopt.config.validation import Count, Finite, NotNegative, Positive, checked, shown
 from rnnopt.tasks.examples import padded
+from rnnopt.tasks.free_run import FreeRun
 from rnnopt.tasks.moments import standardized
 from rnnopt.tasks.user_data.alignment import aligned
 from rnnopt.tasks.user_data.checks import one_step_each
+from rnnopt.tasks.user_data.feedback import filled, without_past
 from rnnopt.tasks.user_data.labels import labels_of
 from rnnopt.tasks.user_data.limits import check_memory
 from rnnopt.tasks.user_data.recordings import Recordings, TableSchema
@@ -92,6 +94,17 @@ class Preparation:
         """Number of the network's outputs per series or step."""
         return len(self.classes) or len(self.target_mean)
 
+    @property
+    def free_run(self) -> FreeRun | None:
+        """How the network runs free; None without past outputs among its inputs."""
+        count = 0 if self.sampling is None else self.sampling.feedback
+        return FreeRun(count, max(count, self.ignore_first)) if count else None
+
+    @property
+    def lags(self) -> int:
+        """Number of the last channels, which are past outputs."""
+        return 0 if self.sampling is None else self.sampling.feedback * len(self.target_mean)
+
     @classmethod
     def learn(
         cls,
@@ -102,6 +115,7 @@ class Preparation:
         normalize: bool = True,
         subsample: int = 1,
         ignore_first: int = 0,
+        sampling: Sampling | None = None,
     ) -> Self:
         """The preparation for training data.
 
@@ -116,15 +130,22 @@ class Preparation:
             raise ValueError(f"classification needs two classes at least, got {classes[0]!r} only.")
         width = len(data.channels)
         series = cut_padding(data.series) if padded else data.series
+        target_mean, target_deviation = np.zeros(0), np.ones(0)
+        if kind == "regression":
+            target_mean, target_deviation = target_moments(data, normalize)
+        feedback = 0 if sampling is None else sampling.feedback
+        lags = feedback * len(target_mean)
+        series = without_past(series, lags)
         check_missing(series, data.channels, missing, padded)
-        fill = np.zeros(width)
+        fill = np.zeros(width - lags)
         if missing in ("mean", "interpolate"):
             fill = observed_mean(series)
         pooled = [pool(fill_missing(one, missing, fill), subsample) for one in series]
         mean, deviation = moments_of(pooled, normalize, data.channels)
-        target_mean, target_deviation = np.zeros(0), np.ones(0)
-        if kind == "regression":
-            target_mean, target_deviation = target_moments(data, normalize)
+        if lags:  # past outputs are scaled as the network's own
+            past = np.tile(target_mean, feedback)
+            fill, mean = np.append(fill, past), np.append(mean, past)
+            deviation = np.append(deviation, np.tile(target_deviation, feedback))
         lengths = [len(one) for one in series]
         return cls(
             kind=kind,
@@ -145,6 +166,7 @@ class Preparation:
             each_step=data.steps is not None,
             ignore_first=ignore_first,
             outputs_named=() if data.steps is None else data.steps.names,
+            sampling=sampling,
         )
 
     def shaped(self, data: Recordings) -> Recordings:
@@ -157,11 +179,12 @@ class Preparation:
         """
         if self.sampling is None or data.shaped:
             return data
-        if len(data.channels) == len(self.channels) - self.sampling.time_gap:
+        if len(data.channels) == len(self.channels) - self.lags - self.sampling.time_gap:
             data = replace(data, unused=self.sampling.drop)  # no channel is left to leave out
         if self.sampling.resample is not None:
             check_missing(data.series, data.channels, self.missing, self.padded)
-        return self.sampling.shape(data, self.kind, self.padded, all_windows=True)
+        named = self.outputs_named
+        return self.sampling.shape(data, self.kind, self.padded, all_windows=True, outputs=named)
 
     def ragged(self, data: Recordings) -> list[np.ndarray]:
         """The series (time, channel), filled, at their original rate and scale.
@@ -176,8 +199,8 @@ class Preparation:
             if odd is not None:
                 raise ValueError(f"there are {odd}.")
         series = cut_padding(data.series) if self.padded else data.series
-        check_missing(series, data.channels, self.missing, self.padded)
-        return [fill_missing(one, self.missing, np.array(self.fill)) for one in series]
+        check_missing(without_past(series, self.lags), data.channels, self.missing, self.padded)
+        return [filled(one, self.missing, np.array(self.fill), self.lags) for one in series]
 
     def stored(self, data: Recordings) -> tuple[Tensor, Tensor | None]:
         """Inputs and lengths as stored in `Examples`: without padding.
