@@ -22,6 +22,7 @@ from rnnopt.tasks.user_data.overview import read_as
 from rnnopt.tasks.user_data.preparation import Preparation
 from rnnopt.tasks.user_data.readers import read
 from rnnopt.tasks.user_data.readers.columns import Columns
+from rnnopt.tasks.user_data.readers.intervals import with_interval_labels
 from rnnopt.tasks.user_data.recordings import Recordings
 from rnnopt.tasks.user_data.series import cut_padding
 
@@ -32,6 +33,7 @@ def predict_data(
     *,
     data: Path,
     out: Path = Path("predictions.csv"),
+    labels: Path | None = None,
     unlabelled: bool = False,
     decimal: Decimal | None = None,
 ) -> int:
@@ -48,6 +50,7 @@ def predict_data(
         run: Folder of the run.
         data: File or folder of new series, as for `rnnopt train --data`, with or without labels.
         out: File to write: .csv.
+        labels: Table of intervals with labels of the recordings, as for `rnnopt train --labels`.
         unlabelled: Absence of labels, in a text file without column names. Otherwise each line is
             expected to have its label first, or where `train --label` placed it.
         decimal: Decimal sign in a text file. Unset: the one given to `rnnopt train`, else the one
@@ -59,7 +62,11 @@ def predict_data(
     """
     trained = TrainedModel.open(run)
     check_output(out, ".csv", (data, trained.config.data, trained.config.test))
-    series, test = read(data, _columns(trained, unlabelled, decimal))
+    bare = unlabelled or labels is not None or trained.config.labels is not None
+    series, test = read(data, _columns(trained, bare, decimal))
+    if labels is not None:
+        _check_takes_labels(run, trained.preparation)
+        series, test = with_interval_labels(labels, series, test, keep=True)
     if test is not None:
         series = test
         print_line(f"{data} holds training and test series: these are the test series.")
@@ -86,6 +93,15 @@ def predict_data(
         print_line(f"{name} {value:.4f}" if abs(value) < 100 else f"{name} {value:.6g}")
     print_line(f"wrote {out} ({len(series)} {'series' if series.spans is None else 'windows'})")
     return 0
+
+
+def _check_takes_labels(run: Path, p: Preparation) -> None:
+    """Raises UserError if labels of steps are of no use to a run."""
+    windows = p.sampling is not None and p.sampling.window is not None
+    if p.horizon or not (windows or p.each_step):
+        raise UserError(
+            f"--labels is for a run on windows or with targets at every step, and {run} is none."
+        )
 
 
 def _labelled(series: Recordings) -> np.ndarray:

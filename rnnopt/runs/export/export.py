@@ -138,7 +138,8 @@ def _own_series(source: Source, p: Preparation) -> tuple[tuple[Tensor, Tensor], 
 def _what_happened(source: Source) -> Literal["gone", "changed"] | None:
     """Whether the run's files are gone or have changed since; None if neither."""
     noted = source.data.get("sources", {})
-    for role, path in (("data", source.config.data), ("test", source.config.test)):
+    for role in ("data", "test", "labels"):
+        path = getattr(source.config, role)
         if path is None:
             continue
         if not Path(path).exists():

@@ -72,7 +72,7 @@ def windows(data: Recordings, width: int) -> Recordings:
                 series.append(one[start : start + width])
                 values.append(its[start : start + width])
     steps = replace(data.steps, values=tuple(values))
-    return replace(data, series=tuple(series), steps=steps, names=None)
+    return replace(data, series=tuple(series), steps=steps, names=None, moments=None, stamps=None)
 
 
 def is_in_time(data: Recordings, split: Split | None, forecasts: bool) -> bool:
