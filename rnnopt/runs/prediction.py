@@ -78,7 +78,7 @@ class TrainedModel:
         inputs, lengths = p.stored(data)
         there = data.steps is not None
         targets = p.targets(data, needed=False) if there else torch.zeros(len(data))
-        examples = Examples(inputs, targets, lengths)
+        examples = Examples(inputs, targets, lengths)  # what is ignored is missing in them
         cpu = torch.device("cpu")
         if not there or not bool(are_present(targets).any()):
             free = p.free_run

@@ -210,7 +210,10 @@ def _examples(preparation: Preparation, part: str, data: Recordings) -> Examples
     """The prepared examples of a part."""
     try:
         inputs, lengths = preparation.stored(data)
-        return Examples(inputs, preparation.targets(data), lengths)
+        if part == "training":  # of which chunks are cut, too
+            return Examples(inputs, preparation.targets(data), lengths)
+        targets = preparation.targets(data, ignored=True)
+        return Examples(inputs, targets, lengths, ignored=preparation.ignored(data))
     except ValueError as error:
         raise ValueError(f"the {part} data: {error}") from error
 

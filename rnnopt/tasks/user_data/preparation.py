@@ -22,6 +22,7 @@ from rnnopt.tasks.moments import standardized
 from rnnopt.tasks.user_data.alignment import aligned
 from rnnopt.tasks.user_data.checks import one_step_each
 from rnnopt.tasks.user_data.feedback import filled, without_past
+from rnnopt.tasks.user_data.forecast_targets import ForecastTargets
 from rnnopt.tasks.user_data.labels import labels_of
 from rnnopt.tasks.user_data.limits import check_memory
 from rnnopt.tasks.user_data.recordings import Recordings, TableSchema
@@ -233,7 +234,7 @@ class Preparation:
             0, 1
         ), lengths
 
-    def targets(self, data: Recordings, needed: bool = True) -> Tensor:
+    def targets(self, data: Recordings, needed: bool = True, ignored: bool = False) -> Tensor:
         """Classes (count,), labels (count, label) of 0 and 1, or standardised numbers.
 
         The numbers are (count, outputs). With targets at every step they are (count, time) or
@@ -242,12 +243,14 @@ class Preparation:
         Args:
             data: labelled series.
             needed: whether each series needs a target at one step at least, of a known class.
+            ignored: whether forecasts of the steps that `ignored` says are given too, which then
+                need no memory of their own.
 
         Raises:
             ValueError: a class that is not in the training data, or numbers of another shape.
         """
         if self.each_step:
-            return self._step_targets(data, needed)
+            return self._step_targets(data, needed, ignored)
         assert data.targets is not None
         if self.kind == "classification":
             found = self.positions(data.targets)
@@ -274,7 +277,13 @@ class Preparation:
             steps = steps.cut([len(one) for one in cut_padding(data.series)])
         return steps.without_first(self.ignore_first)
 
-    def _step_targets(self, data: Recordings, needed: bool) -> Tensor:
+    def ignored(self, data: Recordings) -> Tensor | None:
+        """First steps (count,) whose forecasts do not count, None if all do."""
+        steps = None if data.steps is None else self.counted(data)
+        starts = steps.starts if isinstance(steps, ForecastTargets) else ()
+        return torch.tensor(starts) if any(starts) else None
+
+    def _step_targets(self, data: Recordings, needed: bool, ignored: bool) -> Tensor:
         if data.steps is None:
             raise ValueError("a target at every step is needed, as in training, got one a series.")
         steps = self.counted(data)
@@ -286,6 +295,10 @@ class Preparation:
             got = "words" if steps.words else f"{len(steps.names)} numbers"
             raise ValueError(f"targets need {self.outputs} numbers at every step, got {got}.")
         mean, deviation = np.array(self.target_mean), np.array(self.target_deviation)
+        if isinstance(steps, ForecastTargets) and (ignored or not any(steps.starts)):
+            found = steps.tensor(mean, deviation)
+            if found is not None:
+                return found
         return number_tensor(steps, mean, deviation)
 
     @property
