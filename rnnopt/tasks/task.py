@@ -188,7 +188,7 @@ class Task:
         for _, _, given, batch in answered(model, examples, device, free):
             outputs = self._counted(given, batch)
             answers, targets, weights = _pairs(outputs, batch)
-            # Each number counts alike, in pieces that lack some of a step's and in those that do not.
+            # Each number counts alike, whether or not others of its step are missing in this piece.
             width = targets.shape[1] if self.loss == "mse" else 1
             loss += float(self.loss_of(outputs, batch)) * len(answers) * width
             # Number of sequences, or of true steps if the model has outputs at each.
