@@ -34,6 +34,7 @@ from rnnopt.tasks.user_data.overview import described
 from rnnopt.tasks.user_data.preparation import Preparation
 from rnnopt.tasks.user_data.readers import read
 from rnnopt.tasks.user_data.readers.columns import Columns
+from rnnopt.tasks.user_data.readers.intervals import with_interval_labels
 from rnnopt.tasks.user_data.recordings import recordings
 from rnnopt.training.registry import build_optimizer
 
@@ -103,6 +104,22 @@ def _file(ending: str) -> Callable[[bytes], bool]:
             )
 
     return target
+
+
+def _intervals(content: bytes) -> bool:
+    """The bytes as labels by intervals of two recordings."""
+    data = recordings([np.zeros((9, 1)), np.zeros((5, 1))], names=["r0", "r1"])
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "labels.csv")
+        path.write_bytes(content)
+        try:
+            found, _ = with_interval_labels(path, data, None)
+        except UserError as error:
+            check_sentence(error)
+            return False
+    assert found.steps is not None
+    assert [len(one) for one in found.steps.values] == [len(one) for one in found.series]
+    return True
 
 
 def npz_of(members: dict[str, bytes]) -> bytes:
@@ -230,6 +247,7 @@ TARGETS: dict[str, Callable[[bytes], bool]] = {
     "report": _report,
     "checkpoint": _checkpoint,
     "archive": _archive,
+    "intervals": _intervals,
 }
 
 
@@ -320,6 +338,10 @@ def examples() -> dict[str, list[bytes]]:
     )  # fmt: skip
     return {
         "csv": [text.encode() for text in CSV],
+        "intervals": [
+            b"file,start,end,label\nr0,0,3,a\nr1,0,5,b\nr0,3,9,b\n",
+            b"recording;start;end;label\nr1;0,5;2,5;1\nr0;1;2;2\n",
+        ],
         "ts": [text.encode() for text in TS],
         "npz": [npz_of({"X": npy_of(x), "y": LABELS}),
                 npz_of({"X_train": npy_of(x), "y_train": LABELS, "X_test": npy_of(x[:2]),

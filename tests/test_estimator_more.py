@@ -14,6 +14,8 @@ from sklearn.metrics import accuracy_score, r2_score
 from sklearn.model_selection import GroupKFold, cross_validate
 
 from rnnopt import RNNClassifier, RNNOptions, RNNRegressor
+from rnnopt.runs.prediction import TrainedModel
+from rnnopt.tasks.user_data.recordings import recordings
 
 TINY = dict(hidden=6, epochs=3, random_state=0)
 
@@ -211,3 +213,25 @@ def test_an_estimator_that_is_no_better_than_a_constant_answer_warns(waves, stop
         RNNClassifier(early_stopping=stops, **lazy).fit(X, y)
     with pytest.warns(ConvergenceWarning, match="the mean of the training targets"):
         RNNRegressor(**lazy).fit(X, (y == "fast") * 1.0)
+
+
+def test_several_labels_are_exported_and_taken_from_runs(tmp_path, command):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    rng = np.random.default_rng(0)
+    Y = rng.integers(0, 2, (30, 3))
+    X = rng.normal(size=(30, 5, 2))
+    classifier = RNNClassifier(epochs=1, hidden=4, random_state=0).fit(X, Y)
+    classifier.export_onnx(tmp_path / "network.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "network.onnx")
+    given = {"inputs": X.astype(np.float32), "lengths": np.full(30, 5)}
+    np.testing.assert_allclose(session.run(None, given)[0], classifier.predict_proba(X), atol=1e-5)
+    np.savez(tmp_path / "own.npz", X=X, y=Y)
+    options = ("--kind", "multilabel", "--model", "gru", "--hidden", "4", "--budget", "2gradients")
+    run = tmp_path / "run"
+    code, _, error = command("train", "--data", tmp_path / "own.npz", *options, "--out", run)
+    assert code == 0, error
+    taken = RNNClassifier.from_pretrained(run)
+    assert taken.classes_.tolist() == ["label 1", "label 2", "label 3"]
+    trained = TrainedModel.open(run)
+    np.testing.assert_allclose(taken.predict_proba(X), trained.answer(recordings(X)), atol=1e-6)
+    assert taken.predict(X).shape == Y.shape

@@ -4,6 +4,7 @@ Masks, losses and predictions at every step are in test_step_targets.py.
 """
 
 import csv
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,20 +15,28 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rnnopt import SequenceModel
+from rnnopt.runs import step_scores
 from rnnopt.runs.folder import RunFolder
-from rnnopt.runs.step_scores import forecast_scores, scores_of
-from rnnopt.tasks import from_arrays
+from rnnopt.runs.step_scores import forecast_scores, scores_alone, scores_of
+from rnnopt.tasks import from_arrays, pieces
 from rnnopt.tasks.user_data.by_time import parts_in_time, windows
+from rnnopt.tasks.user_data.forecast_targets import view
 from rnnopt.tasks.user_data.forecasting import (
-    following,
     forecast_channels,
     naive,
     naive_error,
     with_forecasts,
 )
 from rnnopt.tasks.user_data.recordings import recordings
+from rnnopt.tasks.user_data.step_targets import StepTargets, number_tensor
 
 CPU = torch.device("cpu")
+
+
+def following(values, horizon):
+    """The next values (time, horizon · channel)."""
+    beyond = np.full((horizon, values.shape[1]), np.nan)
+    return view(np.concatenate([values, beyond]), horizon)
 
 
 def seasonal(steps=300, seed=0):
@@ -62,6 +71,93 @@ def test_the_naive_error_by_hand():
     assert naive_error([np.ones((4, 1))]) == pytest.approx([1.0])  # nothing varies
     with pytest.raises(ValueError, match="a season of 4 steps needs longer training series"):
         naive_error([one], 4)
+
+
+@given(st.integers(1, 4), st.integers(1, 3), st.integers(0, 2**31))
+@settings(max_examples=15, deadline=None)
+def test_targets_that_are_views_are_those_that_are_stored(horizon, width, seed):
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(horizon + 3, 15, 3)
+    series = [rng.normal(size=(n, width)) for n in lengths]
+    series[1][2, 0] = np.nan
+    lazy = with_forecasts(recordings(series), horizon, range(width)).steps
+    plain = StepTargets(tuple(lazy.values), lazy.names)
+    starts, ends = rng.integers(0, 3, 3), lengths - rng.integers(0, 3, 3)
+
+    def within(steps):  # as it is defined, target by target
+        ahead = np.repeat(np.arange(1, horizon + 1), width)
+        values = []
+        for one, start, end in zip(steps.values, starts, ends, strict=True):
+            time = np.arange(len(one))[:, None]
+            counts = (time + 1 >= start) & (time + ahead < end)
+            values.append(np.where(counts, one, np.nan))
+        return replace(steps, values=tuple(values))
+
+    pairs = [
+        (lazy, plain),
+        (lazy.select([2, 0]), plain.select([2, 0])),
+        (lazy.cut(ends.tolist()), plain.cut(ends.tolist())),
+        (lazy.without_first(2), plain.without_first(2)),
+        (lazy.within(starts, ends), within(plain)),
+        (lazy.within(starts, ends).window(1, 1, 4), within(plain).window(1, 1, 4)),
+        (lazy.joined([lazy.window(0, 0, 3), lazy.within(starts, ends).window(2, 1, 3)]),
+         plain.joined([plain.window(0, 0, 3), within(plain).window(2, 1, 3)])),
+    ]  # fmt: skip
+    mean, deviation = np.tile(rng.normal(size=(2, width)), horizon)
+    deviation = np.abs(deviation) + 0.1
+    for views, stored in pairs:
+        for one, other in zip(views.values, stored.values, strict=True):
+            np.testing.assert_array_equal(one, other)
+        for i in range(len(stored.values)):
+            assert views.has_some(i, 1) == stored.has_some(i, 1)
+        tensor = views.tensor(mean, deviation).clone()
+        for row, start in zip(tensor, views.starts, strict=True):
+            row[:start] = torch.nan
+        expected = number_tensor(stored, mean, deviation)
+        assert tensor.shape == expected.shape
+        for row, other, one in zip(tensor, expected, stored.values, strict=True):
+            np.testing.assert_array_equal(row[: len(one)], other[: len(one)])  # of its true steps
+    other_scale = deviation * np.linspace(1, 2, len(deviation))
+    assert horizon == 1 or lazy.tensor(mean, other_scale) is None
+
+
+def test_targets_take_no_memory_of_their_own():
+    series = seasonal(3000)
+    task = from_arrays([series], None, horizon=50, window=150)
+    steps = with_forecasts(recordings([series]), 50, [0, 1]).steps
+    assert np.shares_memory(steps.values[0], steps.bases[0])
+    for part in (task.train, task.validation, task.test):
+        assert part.targets.shape[1:] == (part.steps, 100)
+        held = part.targets.untyped_storage().nbytes()
+        assert held <= 2 * 4 * (part.steps + 50) * len(part) * 2
+        assert held < part.targets.numel() * 4 / 10
+
+
+@pytest.mark.parametrize("cell", ["gru", "lstm", "indrnn"])
+def test_a_long_series_is_evaluated_part_by_part_with_the_same_result(cell, monkeypatch):
+    lengths = (300, 200)
+    series = [seasonal(n, seed) for seed, n in enumerate(lengths)]
+    task = from_arrays(series, None, horizon=4, season=12, ignore_first=5)
+    torch.manual_seed(0)
+    model = SequenceModel(2, 5, 8, cell=cell, readout="every").eval()
+    p = task.data.preparation
+    for part in (task.validation, task.test):
+        whole = task.evaluate(model, part, CPU)
+        answers, rows = scores_of(p, model, part, CPU)
+        with monkeypatch.context() as patch:
+            patch.setattr(pieces, "AT_ONCE", 1000)
+            patch.setattr(step_scores, "AT_ONCE", 7)
+            found = list(pieces.answered(model, part, CPU))
+            assert len(found) > 10
+            assert {len(outputs) for _, _, outputs, _ in found} <= set(range(1, 40))
+            assert task.evaluate(model, part, CPU) == pytest.approx(whole, rel=1e-5)
+            again, _ = scores_of(p, model, part, CPU)
+            streamed = scores_alone(p, model, part, CPU)
+        for one, other in zip(answers, again, strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
+        assert streamed.keys() == rows.keys()
+        for name, scores in rows.items():
+            assert streamed[name] == pytest.approx(scores, rel=1e-4)
 
 
 @given(st.integers(12, 60), st.integers(1, 5), st.floats(0.1, 0.4), st.floats(0.1, 0.4))

@@ -128,3 +128,53 @@ def test_a_label_has_no_other_role(tmp_path, options, told):
     path = steps_of_people(tmp_path / "steps.csv")
     with pytest.raises(UserError, match=told):
         read(path, Columns(label="label", varying=True, window=2, **options))
+
+
+# -- series that are passed separately -------------------------------------------------------------
+
+
+def test_test_series_have_groups_of_their_own_and_one_in_both_is_warned_of():
+    X, y = np.random.default_rng(0).normal(size=(20, 6, 1)), ["a", "b"] * 10
+    apart = dict(inputs=X[:4], targets=y[:4], groups=["p1", "q", "q", "q"])
+    task = from_arrays(X, y, groups=[f"p{i % 5}" for i in range(20)], test=apart)
+    assert dict(task.data.understood)["split"].endswith("2 test")
+    assert task.data.doubts == ("1 groups of the test series are in another part too",)
+    other = from_arrays(
+        X, y, groups=list(range(20)), test=apart, validation=apart | {"groups": list("rstu")}
+    )
+    assert other.data.doubts == ()
+
+
+def test_separate_series_are_resampled_by_their_own_times():
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(12, 20, 1)), ["a", "b"] * 6
+    slow, fast = np.arange(20) / 10, np.arange(20) / 20
+    apart = dict(inputs=X[:2], targets=y[:2], times=[fast] * 2)
+    task = from_arrays(X, y, times=[slow] * 12, resample="10Hz", test=apart)
+    assert (task.train.inputs.shape[1], task.test.inputs.shape[1]) == (20, 10)
+    gaps = from_arrays(X, y, times=[slow] * 12, time_gap=True, test=apart, normalize=False)
+    assert gaps.test.inputs[0, 1:, 1].numpy() == pytest.approx(1 / 20)
+    padded = dict(inputs=X[:2], targets=y[:2], lengths=[20, 9], times=[fast] * 2)
+    short = from_arrays(X, y, times=[slow] * 12, resample="10Hz", test=padded)
+    assert short.test.lengths.tolist() == [10, 5]
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        (dict(group=[1, 2]), "test needs inputs, and of .*groups.*, got inputs, targets, group"),
+        (dict(groups=[1]), r"test: groups must be 2, one per series, got shape \(1,\)"),
+        (dict(times=[[1, 2]]), "test: times need one row for each of 2 series, got 1"),
+        (dict(times=[[0, 1, 1], [0, 1, 2]]), "test: times must rise .* series 1 do not"),
+    ],
+)
+def test_wrong_separate_series_are_refused(more, told):
+    X, y = np.zeros((10, 3, 1)), ["a", "b"] * 5
+    with pytest.raises(ValueError, match=told):
+        from_arrays(X, y, test=dict(inputs=X[:2], targets=y[:2]) | more)
+
+
+def test_a_tuple_has_no_groups():
+    X, y = np.zeros((10, 3, 1)), ["a", "b"] * 5
+    with pytest.raises(ValueError, match="must be a dict, got 4 arrays"):
+        from_arrays(X, y, test=(X, y, [3] * 10, y))

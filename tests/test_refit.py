@@ -104,6 +104,25 @@ def test_an_interrupted_refit_begins_anew_and_ends_the_same(config):
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
+def test_a_run_of_patience_and_warping_that_is_interrupted_often_is_the_same_to_the_bit(config):
+    config = replace(config, budget="40epochs", patience=3, warp=0.3, metric="log-loss", lr=0.1)
+    whole = run(config, Path("whole"))
+    assert whole["status"] == "stopped early"
+
+    def after(steps):
+        calls = []
+        return lambda: calls.append(1) or len(calls) > steps
+
+    result = run(config, Path("part"), stop_requested=after(4))
+    for steps in (3, 7, 1):
+        assert result["status"] == "interrupted"
+        result = run(config, Path("part"), resume=True, stop_requested=after(steps))
+    result = run(config, Path("part"), resume=True)
+    assert result | {"seconds": 0, "refit": 0} == whole | {"seconds": 0, "refit": 0}
+    weights = [RunFolder.open(Path(one)).read_weights() for one in ("whole", "part")]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
 def test_a_run_that_stopped_early_is_repeated_up_to_its_best(config):
     early = replace(config, budget="40epochs", patience=2)
     result = run(early, Path("run"))

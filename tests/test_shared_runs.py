@@ -46,6 +46,7 @@ RUNS = {
     "tbptt-series": SERIES | NORMED
     | dict(optimizer="adam", tbptt=2, tbptt_backward=3),
     "tbptt-every": SERIES | dict(optimizer="adam", tbptt=3, readout="every"),
+    "refit": SERIES | dict(optimizer="sgd", model="gru", lr=0.1, refit=True, warp=0.2),
     "skip": DIGITS | dict(optimizer="adam", on_nonfinite="skip", poison=[3, 11, 12]),
     "skip-asnaq": DIGITS | dict(optimizer="asnaq", on_nonfinite="skip", poison=[3, 12]),
     "restore": DIGITS | NORMED | dict(optimizer="adam", on_nonfinite="restore", poison=[13]),

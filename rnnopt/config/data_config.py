@@ -20,30 +20,21 @@ BLANK_NAMES = ("train", "training", "data", "x", "")
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataConfig:
-    """Data of the user's own, in place of a task.
+class ReadConfig:
+    """How a file of the user's own is read and cut, for training and for a description of it.
 
     Args:
-        data: File or folder to learn from, in place of --task: .npz, .csv, .tsv, .parquet, .ts, a
-            folder of arrays, or a folder with a subfolder for each class (see docs/own-data.md).
-        test: File or folder of the same kind to test on. Unset: --test-fraction of --data is held
-            out.
-        validation: Fraction of the training series to hold out for validation, class by class.
-        test_fraction: Fraction of --data to hold out for testing when there is no --test.
-        split_seed: Seed of the train/validation/test split. Runs with the same seed hold out the
-            same series.
         kind: Kind of task. multilabel: several labels a series, each 0 or 1, as rows of an array or
             as columns of a table that --label names (a,b,c). Unset: classification if the targets
             are words or whole numbers, else regression.
-        missing: Treatment of missing values: error refuses them; zero, mean (of the channel, over
-            the training data) and interpolate (along time) fill them.
         padded: Padding at the end of series: missing values there are no steps, and the series is
             shorter.
-        normalize: Normalization of each channel to mean 0 and standard deviation 1 over the
-            training data; in regression also of the targets.
-        subsample: Number of steps that are averaged into one step of the network.
         label: Column of the labels: a name, a position counted from 0, or -1 or last for the last
             one. Unset: the column called label, class, target or y, else the first.
+        labels: Table of intervals with labels, .csv: columns start, end and label, and file, the
+            name of the recording, if there are several. A step from start to before end has that
+            label. They are in the unit of the recordings' time, or steps counted from 0. Steps in
+            no interval have no label. It needs --window or --each-step.
         id: Column that identifies the series, in tables with one step a row. Unset: the column
             called id, series or case.
         time: Column of the time, in tables with one step a row. Unset: the column called time, t,
@@ -54,17 +45,8 @@ class DataConfig:
             it is data. Unset: what it looks like.
         decimal: Decimal sign in a .csv, .tsv or .txt. Unset: a point; a comma where semicolons or
             tabs separate the cells and no number has a point.
-        target: Metric to reach, for the cost to reach a target. Unset: accuracy 1 or error 0.
         each_step: Targets at every step, instead of one per series. --label may then name several
             columns (y1,y2). Empty cells and NaN are missing targets, which do not count.
-        ignore_first: Number of first steps of each series whose targets do not count (washout).
-            There the network's state still depends on its initial value.
-        horizon: Number of steps to forecast from each step, of the channels that --label names
-            (y1,y2). Unset: no forecast; without --label of all channels.
-        season: Number of steps of a season. The network is then compared with the seasonal-naive
-            forecast too. Unset: with the naive forecast alone, which repeats the last value.
-        split: How data with targets at every step are held out: whole series (series) or the end of
-            each series (time). Unset: time with --horizon or fewer than five series, else series.
         drop: Channels or columns to leave out, by name or by position counted from 0.
         group: Column of the person or machine that a series is of. All series of a group are in
             one of the parts: training, validation or test.
@@ -77,6 +59,60 @@ class DataConfig:
         rate: Rate of recordings without a column of times, for --resample.
         time_unit: Unit of times that are numbers.
         time_gap: An additional channel with the seconds since the previous step.
+    """
+
+    kind: Kind | None = None
+    padded: bool = False
+    label: str | None = None
+    labels: str | None = None
+    id: str | None = None
+    time: str | None = None
+    layout: Layout | None = None
+    header: Header | None = None
+    decimal: Decimal | None = None
+    each_step: bool = False
+    drop: tuple[str, ...] = ()
+    group: str | None = None
+    window: int | None = None
+    stride: int | None = None
+    purge: bool = False
+    resample: str | None = None
+    rate: str | None = None
+    time_unit: TimeUnit = "s"
+    time_gap: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig(ReadConfig):
+    """Data of the user's own, in place of a task.
+
+    Args:
+        data: File or folder to learn from, in place of --task: .npz, .csv, .tsv, .parquet, .ts, a
+            folder of arrays, or a folder with a subfolder for each class (see docs/own-data.md).
+        test: File or folder of the same kind to test on. Unset: --test-fraction of --data is held
+            out.
+        validation: Fraction of the training series to hold out for validation, class by class.
+        test_fraction: Fraction of --data to hold out for testing when there is no --test.
+        split_seed: Seed of the train/validation/test split. Runs with the same seed hold out the
+            same series.
+        missing: Treatment of missing values: error refuses them; zero, mean (of the channel, over
+            the training data) and interpolate (along time) fill them.
+        normalize: Normalization of each channel to mean 0 and standard deviation 1 over the
+            training data; in regression also of the targets.
+        subsample: Number of steps that are averaged into one step of the network.
+        target: Metric to reach, for the cost to reach a target. Unset: accuracy 1 or error 0.
+        ignore_first: Number of first steps of each series whose targets do not count (washout).
+            There the network's state still depends on its initial value.
+        feedback: Number of past outputs, y(t-1), y(t-2), …, that the network has as further inputs
+            (NARX). Training gives it the measured ones (teacher forcing). On validation and test
+            data it runs free: after the first --ignore-first steps, or as many as --feedback, its
+            own outputs are fed back. 0: inputs alone.
+        horizon: Number of steps to forecast from each step, of the channels that --label names
+            (y1,y2). Unset: no forecast; without --label of all channels.
+        season: Number of steps of a season. The network is then compared with the seasonal-naive
+            forecast too. Unset: with the naive forecast alone, which repeats the last value.
+        split: How data with targets at every step are held out: whole series (series) or the end of
+            each series (time). Unset: time with --horizon or fewer than five series, else series.
         folds: Number of folds of a cross-validation. Each fold is the test part of one run.
         fold: Number of the one fold to test on, counted from 1. Unset: a run for each fold,
             in folders fold-1, fold-2, ….
@@ -87,32 +123,15 @@ class DataConfig:
     validation: float = 0.2
     test_fraction: float = 0.2
     split_seed: int = 0
-    kind: Kind | None = None
     missing: Missing = "error"
-    padded: bool = False
     normalize: bool = True
     subsample: int = 1
-    label: str | None = None
-    id: str | None = None
-    time: str | None = None
-    layout: Layout | None = None
-    header: Header | None = None
-    decimal: Decimal | None = None
     target: float | None = None
-    each_step: bool = False
     ignore_first: int = 0
+    feedback: int = 0
     horizon: int | None = None
     season: int | None = None
     split: Split | None = None
-    drop: tuple[str, ...] = ()
-    group: str | None = None
-    window: int | None = None
-    stride: int | None = None
-    purge: bool = False
-    resample: str | None = None
-    rate: str | None = None
-    time_unit: TimeUnit = "s"
-    time_gap: bool = False
     folds: int | None = None
     fold: int | None = None
 
@@ -125,7 +144,7 @@ class DataConfig:
             return
         if type(self.label) is int:
             object.__setattr__(self, "label", str(self.label))
-        for name in ("data", "test"):
+        for name in ("data", "test", "labels"):
             if getattr(self, name) is not None:  # a run must find it from anywhere
                 object.__setattr__(self, name, str(Path(getattr(self, name)).absolute()))
         for name in ("validation", "test_fraction"):
@@ -137,6 +156,7 @@ class DataConfig:
         if not 0 <= self.split_seed < 2**63:
             raise UserError(f"--split-seed must be in 0 … 2^63 - 1, got {self.split_seed}.")
         _check_windows(self)
+        _check_labels(self)
         _check_folds(self)
         _check_steps(self)
 
@@ -145,6 +165,10 @@ def _check_steps(config: DataConfig) -> None:
     """Raises UserError for options of targets at every step that do not go together."""
     if config.ignore_first < 0:
         raise UserError(f"--ignore-first must be at least 0, got {config.ignore_first}.")
+    if config.feedback < 0:
+        raise UserError(f"--feedback must be at least 0, got {config.feedback}.")
+    if config.feedback and not config.each_step:
+        raise UserError("--feedback needs --each-step, the outputs of each step.")
     for name in ("horizon", "season"):
         value = getattr(config, name)
         if value is not None and value < 1:
@@ -176,6 +200,17 @@ def _check_windows(config: DataConfig) -> None:
         raise UserError("--resample makes all gaps equal: leave out --time-gap.")
     if config.rate is not None and config.resample is None:
         raise UserError("--rate needs --resample, the rate to resample to.")
+
+
+def _check_labels(config: DataConfig) -> None:
+    """Raises UserError for a table of labels beside options that do not go with it."""
+    if config.labels is None:
+        return
+    if config.label is not None or config.horizon is not None:
+        other = "label" if config.label is not None else "horizon"
+        raise UserError(f"--labels gives each step its label: leave out {option(other)}.")
+    if config.window is None and not config.each_step:
+        raise UserError("--labels needs --window, a label a window, or --each-step, one a step.")
 
 
 def _check_folds(config: DataConfig) -> None:

@@ -61,7 +61,8 @@ class RecurrentEstimator(Settings):
 
         Args:
             X: (count, time), (count, time, features), or a list of arrays (time, features).
-            y: (count,); of a regressor also (count, outputs). With RNNOptions(every_step=True) one
+            y: (count,); of a regressor also (count, outputs), of a classifier also several labels a
+                sequence, (count, labels) of 0 and 1. With RNNOptions(every_step=True) one
                 for each step: (count, time), (count, time, outputs), or a list of arrays; NaN, None
                 and empty words are missing targets, which do not count.
             sample_weight: (count,), how much each sequence counts.
@@ -186,7 +187,10 @@ class RecurrentEstimator(Settings):
 
     # -- what differs ------------------------------------------------------------------------------
 
-    _loss: ClassVar[Loss]
+    @property
+    def _loss(self) -> Loss:
+        """What the network is trained by."""
+        raise NotImplementedError
 
     def _read_targets(self, y: ArrayLike, anew: bool, classes: np.ndarray | None) -> np.ndarray:
         """What the network is to learn: numbers of classes (count,), or (count, outputs)."""
@@ -305,13 +309,13 @@ class RecurrentEstimator(Settings):
         """
         from rnnopt.estimator.files import arguments_of, open_trained, take_over
 
-        trained = open_trained(Path(run), cls._kind)
+        trained = open_trained(Path(run), cls._kinds)
         estimator = cls(**arguments_of(trained, REST[:-1]))
         take_over(estimator, trained)
         estimator._take_targets(trained.preparation)
         return estimator
 
-    _kind: ClassVar[Kind]
+    _kinds: ClassVar[tuple[Kind, ...]]  # of runs that `from_pretrained` takes
 
     def _take_targets(self, preparation: Preparation) -> None:
         """Notes the classes of a run, or by what its targets are standardised."""

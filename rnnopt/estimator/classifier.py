@@ -1,7 +1,7 @@
 """`RNNClassifier`: sequences to classes, as scikit-learn has it."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -15,10 +15,10 @@ from rnnopt.config.data_config import Kind
 from rnnopt.config.errors import UserError, without_dashes
 from rnnopt.estimator.base import RecurrentEstimator
 from rnnopt.estimator.every_step import classes_from, classes_of, places_of, scored, together
+from rnnopt.estimator.labels import labels_of
 from rnnopt.estimator.options import takes_moved_options
 from rnnopt.tasks.choices import with_choices
 from rnnopt.tasks.task import Loss, Task
-from rnnopt.tasks.user_data.checks import ONE_EACH, rows_of_classes
 from rnnopt.tasks.user_data.preparation import Preparation
 from rnnopt.tasks.user_data.step_targets import StepTargets
 
@@ -26,7 +26,7 @@ from rnnopt.tasks.user_data.step_targets import StepTargets
 @takes_moved_options
 @dataclass(kw_only=True, eq=False, repr=False)
 class RNNClassifier(ClassifierMixin, RecurrentEstimator):
-    """Recurrent network that gives each sequence a class.
+    """Recurrent network that gives each sequence a class, or each of several labels or not.
 
     Args:
         class_weight: how much each class counts: None, by its sequences; "balanced", all classes
@@ -34,7 +34,8 @@ class RNNClassifier(ClassifierMixin, RecurrentEstimator):
         and all of `Settings`: model, hidden, optimizer, epochs, …
 
     Attributes:
-        classes_: the classes, sorted.
+        classes_: the classes, sorted; of several labels the columns of y, 0, 1, ….
+        multilabel_: whether y was (count, labels) of 0 and 1.
         model_, n_iter_, loss_curve_, n_features_in_, feature_names_in_, …: as there.
 
     Example:
@@ -44,8 +45,17 @@ class RNNClassifier(ClassifierMixin, RecurrentEstimator):
 
     class_weight: Literal["balanced"] | dict | None = None
 
-    _loss: ClassVar[Loss] = "cross-entropy"
-    _kind: ClassVar[Kind] = "classification"
+    multilabel_ = False  # until `fit` is given several labels a sequence
+    _kinds: ClassVar[tuple[Kind, ...]] = ("classification", "multilabel")
+
+    @property
+    def _loss(self) -> Loss:
+        return "binary-cross-entropy" if self.multilabel_ else "cross-entropy"
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_label = True
+        return tags
 
     def partial_fit(
         self,
@@ -70,8 +80,13 @@ class RNNClassifier(ClassifierMixin, RecurrentEstimator):
         return self._partial_fit(X, y, sample_weight, lengths, known)
 
     def predict(self, X: ArrayLike, lengths: ArrayLike | None = None) -> np.ndarray:
-        """The class of each sequence, or of each step: (count, time), or a list of arrays."""
+        """The class of each sequence, or of each step: (count, time), or a list of arrays.
+
+        Of several labels 0 or 1 for each, (count, labels).
+        """
         likely = self.predict_proba(X, lengths)
+        if self.multilabel_:
+            return (likely > 0.5).astype(int)
         if not self.every_step_:
             return self.classes_[likely.argmax(1)]
         return together([self.classes_[one.argmax(1)] for one in likely])
@@ -79,13 +94,15 @@ class RNNClassifier(ClassifierMixin, RecurrentEstimator):
     def predict_proba(self, X: ArrayLike, lengths: ArrayLike | None = None) -> np.ndarray:
         """Probabilities (count, classes), in the order of `classes_`.
 
-        With a target at every step (count, time, classes), or a list of arrays (time, classes) for
-        sequences of different lengths.
+        Of several labels the probability of each, (count, labels). With a target at every step
+        (count, time, classes), or a list of arrays (time, classes) for sequences of different
+        lengths.
         """
         check_is_fitted(self, "model_")
         if self.every_step_:
             return together([one.softmax(1).numpy() for one in self._step_outputs(X, lengths)])
-        return self._outputs(X, lengths).softmax(1).numpy()
+        outputs = self._outputs(X, lengths)
+        return (outputs.sigmoid() if self.multilabel_ else outputs.softmax(1)).numpy()
 
     def score(
         self,
@@ -94,7 +111,10 @@ class RNNClassifier(ClassifierMixin, RecurrentEstimator):
         sample_weight: ArrayLike | None = None,
         lengths: ArrayLike | None = None,
     ) -> float:
-        """Accuracy, of sequences or of the steps with a target."""
+        """Accuracy, of sequences or of the steps with a target.
+
+        Of several labels it is the share of sequences with all of them right (subset accuracy).
+        """
         check_is_fitted(self, "model_")
         if self.every_step_:
             steps, found = self._step_truth(X, y, lengths), self.predict(X, lengths)
@@ -108,7 +128,13 @@ class RNNClassifier(ClassifierMixin, RecurrentEstimator):
         return accuracy_score(y, self.predict(X, lengths), sample_weight=sample_weight)
 
     def _read_targets(self, y: ArrayLike, anew: bool, classes: np.ndarray | None) -> np.ndarray:
-        _refuse_rows(y)
+        labels = labels_of(y)
+        if not anew and self.multilabel_ != (labels is not None):
+            before = "several labels" if self.multilabel_ else "one class"
+            raise ValueError(f"y must have {before} a sequence, as before.")
+        self.multilabel_ = labels is not None
+        if labels is not None:
+            return self._read_labels(labels, anew, classes)
         names: np.ndarray = column_or_1d(y, warn=True)
         assert_all_finite(names, input_name="y")
         if names.dtype == object and any(name is None for name in names):
@@ -123,15 +149,32 @@ class RNNClassifier(ClassifierMixin, RecurrentEstimator):
             raise ValueError(f"y must have the classes {self.classes_} alone, got {new} too.")
         return places
 
+    def _read_labels(
+        self, labels: np.ndarray, anew: bool, classes: np.ndarray | None
+    ) -> np.ndarray:
+        """Several labels a sequence, as the network learns them."""
+        if self.class_weight is not None:
+            raise ValueError(
+                "class_weight is for one class a sequence: with several labels pass sample_weight."
+            )
+        if anew:
+            self.classes_ = np.arange(labels.shape[1]) if classes is None else classes
+        if labels.shape[1] != len(self.classes_):
+            raise ValueError(f"y must have {len(self.classes_)} labels, got {labels.shape[1]}.")
+        return labels
+
     def _read_step_targets(
         self, steps: StepTargets, anew: bool, classes: np.ndarray | None
     ) -> np.ndarray:
+        self.multilabel_ = False
         if anew:
             self.classes_ = classes_of(steps) if classes is None else classes
         return places_of(steps, self.classes_)
 
     def _take_targets(self, preparation: Preparation) -> None:
-        self.classes_ = classes_from(preparation.classes)
+        self.multilabel_ = preparation.kind == "multilabel"
+        names = preparation.classes
+        self.classes_ = np.array(names) if self.multilabel_ else classes_from(names)
 
     def _weighed(self, task: Task) -> Task:
         if self.class_weight is None or not self.every_step_:
@@ -158,16 +201,3 @@ class RNNClassifier(ClassifierMixin, RecurrentEstimator):
             self.class_weight, classes=self.classes_[present], y=self.classes_[targets]
         )
         return each[targets] * (1 if weights is None else weights)
-
-
-def _refuse_rows(y: ArrayLike) -> None:
-    """Raises ValueError, which says what to do instead, for several classes a sequence."""
-    try:
-        classes = y.toarray() if hasattr(y, "toarray") else np.asarray(y)
-    except ValueError:  # lists of labels, of different lengths
-        raise ValueError(
-            f"y must have one class a sequence, got rows of different lengths: {ONE_EACH}."
-        ) from None
-    if classes.ndim == 2 and classes.shape[1] > 1:
-        sentence = rows_of_classes(classes, "y")
-        raise ValueError(f"{sentence}; RNNRegressor takes rows of numbers to predict.")

@@ -13,9 +13,11 @@ from rnnopt.estimator.options import RNNOptions
 from rnnopt.runs.export.export import Source, export
 from rnnopt.runs.folder import write_atomically
 from rnnopt.runs.prediction import TrainedModel
+from rnnopt.tasks.task import LOSSES
 from rnnopt.tasks.user_data.preparation import Preparation
 from rnnopt.training.resolve import resolve
 
+LOSS_KINDS = {loss: kind for kind, loss in LOSSES.items()}
 COMPARED = 64  # random sequences on which a file must answer as the estimator does
 
 
@@ -25,7 +27,7 @@ def preparation_of(estimator: Any) -> Preparation:
     features = len(estimator.mean_)
     seen: Seen = estimator._seen
     return Preparation(
-        kind="classification" if classes else "regression",
+        kind=LOSS_KINDS[estimator._loss],
         channels=tuple(f"channel {i + 1}" for i in range(features)),
         classes=classes,
         missing="error",
@@ -77,14 +79,19 @@ def write_onnx(estimator: Any, path: Path) -> None:
         model.to(device)
 
 
-def open_trained(path: Path, kind: str) -> TrainedModel:
+def open_trained(path: Path, kinds: tuple[str, ...]) -> TrainedModel:
     """The network of a finished run on own data; ValueError for another one."""
     try:
         trained = TrainedModel.open(path)
     except UserError as error:
         raise ValueError(without_dashes(str(error))) from error
-    if trained.preparation.kind != kind:
-        raise ValueError(f"{path} must be a run of {kind}, got one of {trained.preparation.kind}.")
+    if trained.preparation.kind not in kinds:
+        wanted = " or ".join(kinds)
+        raise ValueError(
+            f"{path} must be a run of {wanted}, got one of {trained.preparation.kind}."
+        )
+    if trained.preparation.lags:
+        raise ValueError(f"{path} is a run with feedback: rnnopt predict simulates with it.")
     return trained
 
 

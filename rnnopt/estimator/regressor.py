@@ -39,8 +39,11 @@ class RNNRegressor(RegressorMixin, RecurrentEstimator):
         >>> regressor.fit(X, y).predict(X)  # X: (count, time, features), y: (count,)
     """
 
-    _loss: ClassVar[Loss] = "mse"
-    _kind: ClassVar[Kind] = "regression"
+    _kinds: ClassVar[tuple[Kind, ...]] = ("regression",)
+
+    @property
+    def _loss(self) -> Loss:
+        return "mse"
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

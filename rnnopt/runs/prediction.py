@@ -1,7 +1,7 @@
 """Predictions of a trained network for new series: class probabilities, or numbers."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -78,10 +78,12 @@ class TrainedModel:
         inputs, lengths = p.stored(data)
         there = data.steps is not None
         targets = p.targets(data, needed=False) if there else torch.zeros(len(data))
-        examples = Examples(inputs, targets, lengths)
+        examples = Examples(inputs, targets, lengths)  # what is ignored is missing in them
         cpu = torch.device("cpu")
         if not there or not bool(are_present(targets).any()):
-            return answers_of(p, step_outputs(self.model, examples, cpu)), {}
+            free = p.free_run
+            free = free if free is None else replace(free, start=0)  # no output was measured
+            return answers_of(p, step_outputs(self.model, examples, cpu, free)), {}
         return scores_of(p, self.model, examples, cpu)
 
     def answer(self, data: Recordings) -> np.ndarray:

@@ -13,7 +13,7 @@ from rnnopt.runs.checkpoints import CHECKPOINT
 from rnnopt.runs.folder import CannotWrite, RunFolder
 from rnnopt.runs.refit import COMPLETE, all_series, refit
 from rnnopt.runs.shared_folder import folder_kind
-from rnnopt.runs.step_scores import scores_of
+from rnnopt.runs.step_scores import scores_alone
 from rnnopt.tasks import Task
 from rnnopt.tasks.constant import constant_metric, no_better
 from rnnopt.tasks.ranking import loss_of_best
@@ -186,9 +186,9 @@ def _train_to_the_end(
         own = task.data
         if own is not None and own.preparation.each_step:
             with training.best_model() as model:
-                result["test_scores"] = scores_of(
+                result["test_scores"] = scores_alone(
                     own.preparation, model, task.test, training.device
-                )[1]
+                )
     folder.write_result(result)
     return result
 

@@ -12,30 +12,34 @@ import torch
 from torch import Tensor, nn
 
 from rnnopt.tasks.examples import NO_CLASS, Examples
-from rnnopt.tasks.pieces import pieces
+from rnnopt.tasks.free_run import FreeRun
+from rnnopt.tasks.pieces import answered
 from rnnopt.tasks.user_data.forecasting import naive
 from rnnopt.tasks.user_data.preparation import Preparation
 
+AT_ONCE = 4096  # steps whose forecasts are scored together
 Rows = dict[str, dict[str, float]]  # scores by name, for each output, channel or method
 
 
 @torch.no_grad()
-def step_outputs(model: nn.Module, examples: Examples, device: torch.device) -> list[np.ndarray]:
+def step_outputs(
+    model: nn.Module, examples: Examples, device: torch.device, free: FreeRun | None = None
+) -> list[np.ndarray]:
     """A network's outputs (time, output) at the true steps of each sequence, as it gives them.
 
     Args:
         model: network in evaluation mode with an output at every step.
         examples: input sequences; their targets are not used.
         device: device of the network.
+        free: how the network runs free; None means that its inputs are given.
     """
-    found: dict[int, np.ndarray] = {}
-    for index, batch in pieces(examples, model):
-        here = batch.to(device)
-        outputs = model(here.inputs, here.lengths).cpu().numpy()
+    found: dict[int, list[np.ndarray]] = {}
+    for index, _, given, batch in answered(model, examples, device, free):
+        outputs = given.cpu().numpy()
         for i, place in enumerate(index.tolist()):
             time = len(outputs) if batch.lengths is None else int(batch.lengths[i])
-            found[place] = outputs[:time, i].copy()
-    return [found[i] for i in range(len(examples))]
+            found.setdefault(place, []).append(outputs[:time, i].copy())
+    return [np.concatenate(found[i]) for i in range(len(examples))]
 
 
 def answers_of(preparation: Preparation, outputs: list[np.ndarray]) -> list[np.ndarray]:
@@ -102,40 +106,116 @@ def forecast_scores(
         preparation, answers, truth: as in `step_scores`.
         series: the series (time, channel) in the units of the data.
     """
-    p, places = preparation, list(preparation.forecasts)
-    methods = {"network": answers}
-    methods["naive"] = [naive(one[:, places], p.horizon) for one in series]
-    if p.season is not None:
-        methods["seasonal naive"] = [naive(one[:, places], p.horizon, p.season) for one in series]
-    shape = (-1, p.horizon, len(places))
-    true = np.concatenate(truth).reshape(shape)
-    rows = {}
-    for i, place in enumerate(places):
-        for method, given in methods.items():
-            errors = np.abs(np.concatenate(given).reshape(shape)[:, :, i] - true[:, :, i])
-            errors = errors[~np.isnan(errors)]
-            if len(errors):
-                mae = float(errors.mean())
-                name = method if len(places) == 1 else f"{p.channels[place]}: {method}"
-                rows[name] = {
-                    "MSE": float((errors**2).mean()),
-                    "MAE": mae,
-                    "MASE": mae / p.naive_errors[i],
-                }
-    return rows
+    errors = ForecastErrors(preparation)
+    for given, true, one in zip(answers, truth, series, strict=True):
+        errors.add(given, true, one, np.arange(len(one)))
+    return errors.rows()
+
+
+class ForecastErrors:
+    """Sums of the errors of forecasts and of the naive ones, series by series or part by part.
+
+    Args:
+        preparation: preparation of the run.
+    """
+
+    def __init__(self, preparation: Preparation):
+        self.p = p = preparation
+        self.seasons = {"naive": 1} | ({} if p.season is None else {"seasonal naive": p.season})
+        # Of each method and channel the number of targets, sum of squares, sum of errors.
+        self.sums = {name: np.zeros((3, len(p.forecasts))) for name in ("network", *self.seasons)}
+
+    def add(self, given: np.ndarray, true: np.ndarray, one: np.ndarray, steps: np.ndarray) -> None:
+        """Adds forecasts from some steps of a series.
+
+        Args:
+            given, true: forecasts and targets (step, horizon · channel) in the units of the data.
+            one: the series (time, channel).
+            steps: (step,) the steps that they are from.
+        """
+        there = ~np.isnan(true).all(1)
+        given, true, steps = given[there], true[there], steps[there]
+        values = one[:, list(self.p.forecasts)]
+        shape = (-1, self.p.horizon, len(self.p.forecasts))
+        for name, total in self.sums.items():
+            if name != "network":
+                given = naive(values, self.p.horizon, self.seasons[name], steps)
+            errors = np.abs(given - true).reshape(shape)
+            total += [(~np.isnan(errors)).sum((0, 1)), np.nansum(errors**2, (0, 1)),
+                      np.nansum(errors, (0, 1))]  # fmt: skip
+
+    def rows(self) -> Rows:
+        """The scores of each channel and method."""
+        p, rows = self.p, {}
+        for i, place in enumerate(p.forecasts):
+            for method, (counts, squares, absolute) in self.sums.items():
+                if counts[i]:
+                    name = method if len(p.forecasts) == 1 else f"{p.channels[place]}: {method}"
+                    mae = float(absolute[i] / counts[i])
+                    mse = float(squares[i] / counts[i])
+                    rows[name] = {"MSE": mse, "MAE": mae, "MASE": mae / p.naive_errors[i]}
+        return rows
+
+
+def scores_alone(
+    preparation: Preparation, model: nn.Module, examples: Examples, device: torch.device
+) -> Rows:
+    """The scores of a network's answers to examples with targets at every step.
+
+    Those of forecasts are summed part by part, so that a long series needs little memory.
+    """
+    if not preparation.horizon:
+        return scores_of(preparation, model, examples, device)[1]
+    errors = ForecastErrors(preparation)
+    lengths = examples.lengths
+    true = [examples.steps] * len(examples) if lengths is None else lengths.tolist()
+    series = [one * preparation.deviation + preparation.mean for one in _inputs(examples, true)]
+    for index, start, outputs, batch in answered(model, examples, device):
+        found, targets = outputs.cpu().numpy(), batch.targets.cpu().numpy()
+        for i, place in enumerate(index.tolist()):
+            time = len(found) if batch.lengths is None else int(batch.lengths[i])
+            first = 0 if batch.ignored is None else min(int(batch.ignored[i]), time)
+            for begin in range(first, time, AT_ONCE):
+                rows = slice(begin, min(begin + AT_ONCE, time))
+                given = answers_of(preparation, [found[rows, i]])[0]
+                wanted = targets[i, rows] * np.array(preparation.target_deviation)
+                steps = np.arange(start + rows.start, start + rows.stop)
+                errors.add(given, wanted + preparation.target_mean, series[place], steps)
+    return errors.rows()
 
 
 def scores_of(
     preparation: Preparation, model: nn.Module, examples: Examples, device: torch.device
 ) -> tuple[list[np.ndarray], Rows]:
     """A network's answers to examples with targets at every step, and their scores."""
-    answers = answers_of(preparation, step_outputs(model, examples, device))
+    free = preparation.free_run
+    answers = answers_of(preparation, step_outputs(model, examples, device, free))
     lengths = [len(one) for one in answers]
-    truth = true_targets(preparation, examples.targets.cpu(), lengths)
+    targets = examples.targets.cpu()
+    if examples.ignored is not None:
+        steps = torch.arange(targets.shape[1])
+        targets = targets.masked_fill((steps < examples.ignored[:, None])[..., None], torch.nan)
+    truth = true_targets(preparation, targets, lengths)
+    if free is not None:
+        ahead = answers_of(preparation, step_outputs(model, examples, device))
+        return answers, _fed_back_scores(preparation, answers, ahead, truth)
     if not preparation.horizon:
         return answers, step_scores(preparation, answers, truth)
     series = [one * preparation.deviation + preparation.mean for one in _inputs(examples, lengths)]
     return answers, forecast_scores(preparation, answers, truth, series)
+
+
+def _fed_back_scores(
+    preparation: Preparation,
+    simulated: list[np.ndarray],
+    predicted: list[np.ndarray],
+    truth: list[np.ndarray],
+) -> Rows:
+    """The scores of the free run, and of the prediction one step ahead from measured outputs."""
+    rows = {"free run": simulated, "one step ahead": predicted}
+    scored = {how: step_scores(preparation, answers, truth) for how, answers in rows.items()}
+    names = scored["free run"]
+    return {f"{name}, {how}": one[name] for name in names for how, one in scored.items()}
 
 
 def true_targets(preparation: Preparation, targets: Tensor, lengths: list[int]) -> list[np.ndarray]:

@@ -4,12 +4,16 @@ The answer is made from the training part alone: of classes their shares, so tha
 predicted; of several labels the share of each; of numbers their mean.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from rnnopt.tasks.choices import class_names, counts_of
 from rnnopt.tasks.examples import Examples, each_step
 from rnnopt.tasks.task import Task
+
+MANY = 16  # sequences at once
 
 
 class Constant(nn.Module):
@@ -23,11 +27,16 @@ class Constant(nn.Module):
     def __init__(self, outputs: Tensor, each_step: bool):
         super().__init__()
         self.outputs, self.each_step = outputs, each_step
+        self.readout = "every" if each_step else "last"
 
     def forward(self, inputs: Tensor, lengths: Tensor | None = None) -> Tensor:
         """(batch, output), or (time, batch, output)."""
         rows = inputs.shape[:2] if self.each_step else inputs.shape[1:2]
         return self.outputs.to(inputs).expand(*rows, -1)
+
+    def advance(self, inputs: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        """The outputs for the next steps, as `SequenceModel.advance` gives them."""
+        return self(inputs), state
 
 
 def constant_answer(task: Task) -> Constant | None:
@@ -39,14 +48,25 @@ def constant_answer(task: Task) -> Constant | None:
     if task.loss == "cross-entropy":
         shares = counts_of(train, task.output_size)
         return Constant((shares / shares.sum()).clamp(min=1e-12).log().float(), several)
-    numbers = train.targets.double()
-    if several and train.lengths is not None:
-        steps = torch.arange(numbers.shape[1], device=numbers.device)
-        numbers = numbers[steps < train.lengths[:, None].to(numbers.device)]
-    mean = numbers.reshape(-1, numbers.shape[-1]).nanmean(0)  # NaN are missing
+    mean = _mean(train, several)
     if task.loss == "binary-cross-entropy":
         mean = mean.logit(1e-6)
     return Constant(mean.float(), several)
+
+
+def _mean(examples: Examples, several: bool) -> Tensor:
+    """The mean (output,) of all targets, NaN being missing ones."""
+    total = count = torch.zeros((), dtype=torch.float64)
+    for start in range(0, len(examples), MANY):
+        part = slice(start, start + MANY)
+        numbers = examples.targets[part].double()
+        if several and examples.lengths is not None:
+            steps = torch.arange(numbers.shape[1], device=numbers.device)
+            numbers = numbers[steps < examples.lengths[part, None].to(numbers.device)]
+        rows = numbers.reshape(-1, numbers.shape[-1])
+        total = total.to(rows) + rows.nansum(0)
+        count = count.to(rows) + (~rows.isnan()).sum(0)
+    return total / count
 
 
 def constant_metric(task: Task, examples: Examples) -> float | None:

@@ -20,7 +20,8 @@ class Batch:
 
     A target is a class (batch,) or numbers (batch, output). With a target at each step, it is a
     class (batch, time) or numbers (batch, time, output); the class -1 and NaN are missing targets,
-    which count in no loss or metric. `weights` (batch,) weight the sequences and have mean 1 over
+    which count in no loss or metric, nor do the targets of the first `ignored` (batch,) steps.
+    `weights` (batch,) weight the sequences and have mean 1 over
     all examples; None means equal weights.
     """
 
@@ -28,14 +29,22 @@ class Batch:
     targets: Tensor
     lengths: Tensor | None = None
     weights: Tensor | None = None
+    ignored: Tensor | None = None
 
     def __len__(self) -> int:
         return self.inputs.shape[1]
 
+    def between(self, start: int, end: int) -> "Batch":
+        """These steps of the sequences, with targets of their own; one that is over has none."""
+        lengths, ignored = _each(lambda one: (one - start).clamp(min=0), self.lengths, self.ignored)
+        lengths = None if lengths is None else lengths.clamp(max=end - start)
+        targets = self.targets[:, start:end]
+        return Batch(self.inputs[start:end], targets, lengths, self.weights, ignored)
+
     def to(self, device: torch.device) -> "Batch":
         """This batch on `device`."""
-        lengths, weights = _each(lambda tensor: tensor.to(device), self.lengths, self.weights)
-        return Batch(self.inputs.to(device), self.targets.to(device), lengths, weights)
+        rest = _each(lambda one: one.to(device), self.lengths, self.weights, self.ignored)
+        return Batch(self.inputs.to(device), self.targets.to(device), *rest)
 
 
 @dataclass(frozen=True)
@@ -46,7 +55,7 @@ class Examples:
     steps of the first sequence, then those of the second, …, divided by `lengths`.
 
     `noise` is the deviation of the Gaussian noise that `Batches` draws for every batch; `weights`
-    (count,) are as in `Batch`.
+    and `ignored` (count,) are as in `Batch`.
     """
 
     inputs: Tensor
@@ -54,6 +63,7 @@ class Examples:
     lengths: Tensor | None = None
     noise: float = 0.0
     weights: Tensor | None = None
+    ignored: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.inputs.ndim == 2 and (
@@ -98,10 +108,12 @@ class Examples:
         """
         if isinstance(index, Tensor):
             index = index.to(self.inputs.device)
-        lengths, weights = _each(lambda tensor: tensor[index], self.lengths, self.weights)
+        lengths, weights, ignored = _each(
+            lambda tensor: tensor[index], self.lengths, self.weights, self.ignored
+        )
         targets = self.targets[index]
         if lengths is None:
-            return Batch(self.inputs[index].transpose(0, 1), targets, None, weights)
+            return Batch(self.inputs[index].transpose(0, 1), targets, None, weights, ignored)
         longest = int(lengths.max())
         if each_step(targets):
             targets = targets[:, :longest]
@@ -109,13 +121,15 @@ class Examples:
             inputs = padded(self.inputs, self.starts[index], lengths, longest)
         else:
             inputs = self.inputs[index, :longest].transpose(0, 1)
-        return Batch(inputs, targets, lengths, weights)
+        return Batch(inputs, targets, lengths, weights, ignored)
 
     def to(self, device: torch.device) -> "Examples":
         """These sequences on `device`."""
-        lengths, weights = _each(lambda tensor: tensor.to(device), self.lengths, self.weights)
+        lengths, weights, ignored = _each(
+            lambda tensor: tensor.to(device), self.lengths, self.weights, self.ignored
+        )
         inputs, targets = self.inputs.to(device), self.targets.to(device)
-        return Examples(inputs, targets, lengths, self.noise, weights)
+        return Examples(inputs, targets, lengths, self.noise, weights, ignored)
 
 
 def padded(values: Tensor, starts: Tensor, lengths: Tensor, time: int) -> Tensor:
@@ -182,15 +196,18 @@ def split_examples(examples: Examples, sizes: list[int], seed: int) -> list[Exam
 
 def select(examples: Examples, index: Tensor) -> Examples:
     """The examples at `index`, a mask or positions."""
-    lengths, weights = _each(lambda tensor: tensor[index], examples.lengths, examples.weights)
+    lengths, weights, ignored = _each(
+        lambda tensor: tensor[index], examples.lengths, examples.weights, examples.ignored
+    )
     if examples.inputs.ndim == 2 and lengths is not None:
         places = zip(examples.starts[index].tolist(), lengths.tolist(), strict=True)
         parts = [examples.inputs[start : start + length] for start, length in places]
         inputs = torch.cat(parts) if parts else examples.inputs[:0]
     else:
         inputs = examples.inputs[index]
+    targets = examples.targets[index]
     return replace(
-        examples, inputs=inputs, targets=examples.targets[index], lengths=lengths, weights=weights
+        examples, inputs=inputs, targets=targets, lengths=lengths, weights=weights, ignored=ignored
     )
 
 

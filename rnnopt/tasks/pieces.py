@@ -8,12 +8,14 @@ sequence. Sequences of different lengths are sorted, so that few need much paddi
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from rnnopt.layers.kernels.portable import last_state
-from rnnopt.tasks.examples import Batch, Examples
+from rnnopt.tasks.examples import Batch, Examples, each_step
+from rnnopt.tasks.free_run import FreeRun
 
 AT_ONCE = 1 << 24  # numbers: 64 MiB
 MOST = 1000  # sequences
@@ -49,6 +51,48 @@ def pieces(examples: Examples, model: nn.Module) -> Iterator[tuple[Tensor, Batch
         index = torch.arange(start, end) if order is None else order[start:end]
         yield index, examples.batch(slice(start, end) if order is None else index)
         start = end
+
+
+@torch.no_grad()
+def answered(
+    model: nn.Module, examples: Examples, device: torch.device, free: FreeRun | None = None
+) -> Iterator[tuple[Tensor, int, Tensor, Batch]]:
+    """A model's outputs for all examples, piece by piece.
+
+    Gives positions (batch,) of the sequences, the first step of the piece, outputs and sequences. A
+    piece has whole sequences, unless one alone has more than `AT_ONCE` numbers and a target at each
+    step: then the states are carried from one piece of it to the next.
+
+    Args:
+        model: model in evaluation mode.
+        examples: sequences to evaluate.
+        device: device of the model.
+        free: how the model runs free; None means that its inputs are given.
+    """
+    for index, piece in pieces(examples, model):
+        batch = piece.to(device)
+        time, count = batch.inputs.shape[:2]
+        own = each_step(batch.targets)
+        outputs = batch.targets.shape[2] if batch.targets.ndim == 3 else 0
+        wide = max(width(model, batch.inputs.shape[-1]), outputs)
+        steps = AT_ONCE // (count * wide) or 1
+        if free is not None:
+            yield index, 0, free(model, batch.inputs), batch
+        elif steps >= time or not own or not _goes_on(model):
+            yield index, 0, model(batch.inputs, batch.lengths), batch
+        else:
+            state: Any = None
+            steps = -(-steps // 16)  # loss and scores take several times the memory of outputs
+            for start in range(0, time, steps):
+                part = batch.between(start, min(start + steps, time))
+                answers, state = model.advance(part.inputs, state)  # type: ignore[operator]
+                yield index, start, answers, part
+
+
+def _goes_on(model: nn.Module) -> bool:
+    """Whether a model can take a sequence part by part."""
+    whole = getattr(model, "bidirectional", False) or getattr(model, "stem", None) is not None
+    return hasattr(model, "advance") and getattr(model, "readout", "") == "every" and not whole
 
 
 @torch.no_grad()

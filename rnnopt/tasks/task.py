@@ -17,7 +17,7 @@ from rnnopt.layers.kernels.portable import last_state
 from rnnopt.layers.network_options import Readout
 from rnnopt.tasks.examples import Batch, Examples, are_present, each_step
 from rnnopt.tasks.metrics import OF_LOSS, metric_of
-from rnnopt.tasks.pieces import pieces
+from rnnopt.tasks.pieces import answered, pieces
 
 if TYPE_CHECKING:
     from rnnopt.tasks.user_data.own_data import OwnData
@@ -184,14 +184,16 @@ class Task:
         model.eval()
         loss, correct, count, loss_count = 0.0, 0.0, 0.0, 0.0
         found: list[tuple[Tensor, Tensor, Tensor | None]] = []
-        for _, piece in pieces(examples, model):
-            batch = piece.to(device)
-            outputs = self._counted(model(batch.inputs, batch.lengths), batch)
+        free = None if self.data is None else self.data.preparation.free_run
+        for _, _, given, batch in answered(model, examples, device, free):
+            outputs = self._counted(given, batch)
             answers, targets, weights = _pairs(outputs, batch)
-            loss += float(self.loss_of(outputs, batch)) * len(answers)
+            # Each number counts alike, whether or not others of its step are missing in this piece.
+            width = targets.shape[1] if self.loss == "mse" else 1
+            loss += float(self.loss_of(outputs, batch)) * len(answers) * width
             # Number of sequences, or of true steps if the model has outputs at each.
             count += _total(weights, targets)
-            loss_count += _total(self._of_loss(weights, targets), targets)
+            loss_count += _total(self._of_loss(weights, targets), targets) * width
             if self.metric == "accuracy":
                 right = self.right(answers, targets)
                 correct += float((right if weights is None else right.flatten() * weights).sum())
@@ -279,6 +281,8 @@ def _pairs(outputs: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor | None
     steps = torch.arange(len(outputs), device=outputs.device)[:, None]
     lengths = len(outputs) if batch.lengths is None else batch.lengths
     valid = (steps < lengths).expand(outputs.shape[:2])
+    if batch.ignored is not None:
+        valid = valid & (steps >= batch.ignored)
     if own:
         present = are_present(targets)
         valid = valid & (present if present.ndim == 2 else present.any(-1))
@@ -287,5 +291,7 @@ def _pairs(outputs: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor | None
     if own and present.ndim == 3 and not bool((present := present[valid]).all()):
         if weights is not None:
             weights = weights[:, None].expand(present.shape)[present]
-        return outputs[present][:, None], targets[present][:, None], weights
+        # outputs[present] would make an index, of eight bytes for each axis of each number.
+        outputs, targets = outputs.masked_select(present), targets.masked_select(present)
+        return outputs[:, None], targets[:, None], weights
     return outputs, targets, weights

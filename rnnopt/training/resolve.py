@@ -86,8 +86,12 @@ def fill_from_task(config: RunConfig, task: Task) -> RunConfig:
         raise UserError(
             "--horizon needs a network that sees the past alone: leave out --bidirectional."
         )
-    lacking = isinstance(task.train, Examples) and task.train.lacks_targets
-    if lacking and parse(config.optimizer)[0] == "admm":
+    own = None if task.data is None else task.data.preparation
+    if own is not None and own.lags and (config.bidirectional or config.stem):
+        other = "--bidirectional" if config.bidirectional else "--stem"
+        raise UserError(f"--feedback needs a network that runs step by step: leave out {other}.")
+    admm = parse(config.optimizer)[0] == "admm"
+    if admm and isinstance(task.train, Examples) and task.train.lacks_targets:
         raise UserError(f"admm needs a target at every step, and {task.name} lacks some.")
     return replace(config, readout=config.readout or task.readout)
 

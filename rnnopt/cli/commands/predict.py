@@ -14,6 +14,7 @@ from rnnopt.config.errors import UserError, writing
 from rnnopt.runs.folder import write_atomically
 from rnnopt.runs.prediction import TrainedModel, own_metric, rows, scores, step_rows
 from rnnopt.runs.step_scores import lines_of
+from rnnopt.tasks.free_run import FreeRun
 from rnnopt.tasks.user_data.alignment import aligned
 from rnnopt.tasks.user_data.checks import far_lengths
 from rnnopt.tasks.user_data.forecasting import with_forecasts
@@ -21,6 +22,7 @@ from rnnopt.tasks.user_data.overview import read_as
 from rnnopt.tasks.user_data.preparation import Preparation
 from rnnopt.tasks.user_data.readers import read
 from rnnopt.tasks.user_data.readers.columns import Columns
+from rnnopt.tasks.user_data.readers.intervals import with_interval_labels
 from rnnopt.tasks.user_data.recordings import Recordings
 from rnnopt.tasks.user_data.series import cut_padding
 
@@ -31,6 +33,7 @@ def predict_data(
     *,
     data: Path,
     out: Path = Path("predictions.csv"),
+    labels: Path | None = None,
     unlabelled: bool = False,
     decimal: Decimal | None = None,
 ) -> int:
@@ -47,6 +50,7 @@ def predict_data(
         run: Folder of the run.
         data: File or folder of new series, as for `rnnopt train --data`, with or without labels.
         out: File to write: .csv.
+        labels: Table of intervals with labels of the recordings, as for `rnnopt train --labels`.
         unlabelled: Absence of labels, in a text file without column names. Otherwise each line is
             expected to have its label first, or where `train --label` placed it.
         decimal: Decimal sign in a text file. Unset: the one given to `rnnopt train`, else the one
@@ -58,7 +62,11 @@ def predict_data(
     """
     trained = TrainedModel.open(run)
     check_output(out, ".csv", (data, trained.config.data, trained.config.test))
-    series, test = read(data, _columns(trained, unlabelled, decimal))
+    bare = unlabelled or labels is not None or trained.config.labels is not None
+    series, test = read(data, _columns(trained, bare, decimal))
+    if labels is not None:
+        _check_takes_labels(run, trained.preparation)
+        series, test = with_interval_labels(labels, series, test, keep=True)
     if test is not None:
         series = test
         print_line(f"{data} holds training and test series: these are the test series.")
@@ -87,6 +95,15 @@ def predict_data(
     return 0
 
 
+def _check_takes_labels(run: Path, p: Preparation) -> None:
+    """Raises UserError if labels of steps are of no use to a run."""
+    windows = p.sampling is not None and p.sampling.window is not None
+    if p.horizon or not (windows or p.each_step):
+        raise UserError(
+            f"--labels is for a run on windows or with targets at every step, and {run} is none."
+        )
+
+
 def _labelled(series: Recordings) -> np.ndarray:
     """Positions of the series with a label: a window may have none."""
     if series.targets is None:
@@ -110,10 +127,22 @@ def _predict_steps(trained: TrainedModel, data: Path, series: Recordings, out: P
     _write(out, headings, lines)
     for subject, how in (*read_as(series), *series.lines):
         print_line(f"{subject}: {how}")
+    if p.free_run is not None:
+        print_line(_fed_back(p.free_run, p, series))
     for line in lines_of(told):
         print_line(line)
     print_line(f"wrote {out} ({len(series)} series, {sum(map(len, answers))} steps)")
     return 0
+
+
+def _fed_back(free: FreeRun, p: Preparation, series: Recordings) -> str:
+    """Where a free run has its first outputs from."""
+    if series.steps is not None:
+        steps = f"the first {free.start} steps" if free.start > 1 else "the first step"
+        return f"free run: the outputs of {steps} are those of the file, then the network's own"
+    means = zip(p.outputs_named, p.target_mean, strict=True)
+    before = ", ".join(f"{name} {mean:.6g}" for name, mean in means)
+    return f"free run from the first step: the file has no outputs, before it they are {before}"
 
 
 def _write(out: Path, headings: list[str], lines: Iterable[list[str]]) -> None:

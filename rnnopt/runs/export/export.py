@@ -125,7 +125,8 @@ def _own_series(source: Source, p: Preparation) -> tuple[tuple[Tensor, Tensor], 
     data, test = read_parts(source.config)
     part = p.shaped(test or data)
     part = part.select(range(_some(source, torch.tensor([len(one) for one in part.series]))))
-    if p.missing == "interpolate":  # an exported graph cannot interpolate
+    # An exported graph cannot interpolate, nor does it know the outputs before the first step.
+    if p.missing == "interpolate" or p.lags:
         series = p.ragged(part)
     else:
         series = list(cut_padding(part.series) if p.padded else part.series)
@@ -137,7 +138,8 @@ def _own_series(source: Source, p: Preparation) -> tuple[tuple[Tensor, Tensor], 
 def _what_happened(source: Source) -> Literal["gone", "changed"] | None:
     """Whether the run's files are gone or have changed since; None if neither."""
     noted = source.data.get("sources", {})
-    for role, path in (("data", source.config.data), ("test", source.config.test)):
+    for role in ("data", "test", "labels"):
+        path = getattr(source.config, role)
         if path is None:
             continue
         if not Path(path).exists():
@@ -202,6 +204,11 @@ def export(
     """
     if streaming:
         refuse_streaming(source.model, source.preparation, form)
+    elif source.preparation is not None and source.preparation.lags and form != "safetensors":
+        raise UserError(
+            "a run with --feedback needs its own past outputs at each step: export it with"
+            " --streaming, whose inputs they then are."
+        )
     refer = stepwise_reference if streaming else reference
     inputs, lengths = raw
     p = source.preparation

@@ -1,6 +1,6 @@
 """A task from the user's arrays."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,14 +15,18 @@ from rnnopt.tasks.user_data.forecasting import Forecast
 from rnnopt.tasks.user_data.recordings import Recordings, recordings, with_times, without_channels
 from rnnopt.tasks.user_data.sampling import Sampling
 
+# Series that the user passes separately: (inputs, targets), with lengths, or a dict of `NAMES`.
+Apart = tuple[Any, ...] | Mapping[str, Any]
+NAMES = ("inputs", "targets", "lengths", "groups", "times")
+
 
 def from_arrays(
     inputs: Any,
     targets: Any,
     *,
     lengths: Any = None,
-    test: tuple[Any, ...] | None = None,
-    validation: float | tuple[Any, ...] = 0.2,
+    test: Apart | None = None,
+    validation: float | Apart = 0.2,
     test_fraction: float | None = None,
     kind: Kind | None = None,
     missing: Missing = "error",
@@ -35,6 +39,7 @@ def from_arrays(
     name: str = "data",
     each_step: bool | None = None,
     ignore_first: int = 0,
+    feedback: int = 0,
     drop: Sequence[str | int] = (),
     window: int | None = None,
     stride: int | None = None,
@@ -62,8 +67,8 @@ def from_arrays(
             outputs); NaN, None and empty words are missing targets, which do not count. None with
             `horizon`, which takes them from `inputs`.
         lengths: (count,) true steps of series padded at the end; None when all are true.
-        test: test series (inputs, targets) or (inputs, targets, lengths); None means that
-            `test_fraction` is held out.
+        test: test series (inputs, targets) or (inputs, targets, lengths), or a dict of these names
+            that may also have groups and times; None means that `test_fraction` is held out.
         validation: fraction of the training series held out for validation, class by class; 0
             means none, the training series are used instead. Or validation series as in `test`.
         test_fraction: fraction held out for testing if `test` is None, by default 0.2; 0 means
@@ -78,6 +83,8 @@ def from_arrays(
             lengths.
         ignore_first: first steps of each series whose targets do not count, while a network's state
             forgets where it began.
+        feedback: past outputs that are further inputs: measured ones in training, the network's own
+            in the free run on validation and test series, as in `DataConfig`.
         drop: positions (from 0, or -1 for the last) of channels to leave out.
         window, stride, purge: steps of the windows that `inputs`, which are then recordings, are
             cut into, as in `DataConfig`. `targets` of each step are (count, time), or a list of
@@ -125,14 +132,19 @@ def from_arrays(
     if horizon is None and not data.labelled:
         raise ValueError("training needs targets, got none.")
     data = without_channels(data if times is None else with_times(data, times), drop)
-    sampling = replace(sampling, drop=data.unused)
+    if feedback < 0:
+        raise ValueError(f"feedback must be at least 0, got {feedback}.")
+    sampling = replace(sampling, drop=data.unused, feedback=feedback)
     each_step = data.steps is not None
-    if isinstance(validation, tuple):
+    share = 0.0
+    if isinstance(validation, (tuple, Mapping)):
         data = replace(data, validation=_given("validation", validation, each_step, horizon))
+    else:
+        share = validation
     task = build(
         data,
         None if test is None else _given("test", test, each_step, horizon),
-        validation=0.0 if isinstance(validation, tuple) else validation,
+        validation=share,
         test_fraction=0.2 if test_fraction is None else test_fraction,
         seed=seed,
         target=target,
@@ -184,10 +196,23 @@ def _forecast(
     return Forecast(horizon, tuple(places), season)
 
 
-def _given(part: str, arrays: tuple[Any, ...], each_step: bool, horizon: int | None) -> Recordings:
+def _given(part: str, arrays: Apart, each_step: bool, horizon: int | None) -> Recordings:
     """Series that the user passed separately."""
-    inputs, targets, lengths = (*arrays, None, None)[:3]
-    found = recordings(inputs, targets, lengths, each_step=each_step)
+    if not isinstance(arrays, Mapping) and len(arrays) > 3:
+        raise ValueError(f"{part} with more than lengths must be a dict, got {len(arrays)} arrays.")
+    named = arrays if isinstance(arrays, Mapping) else dict(zip(NAMES, arrays, strict=False))
+    unknown = [name for name in named if name not in NAMES]
+    if unknown or "inputs" not in named:
+        got = ", ".join(map(str, named)) or "nothing"
+        raise ValueError(
+            f"{part} needs inputs, and of {', '.join(NAMES)} what there is, got {got}."
+        )
+    inputs, targets, lengths, groups, times = (named.get(name) for name in NAMES)
+    try:
+        found = recordings(inputs, targets, lengths, each_step=each_step, groups=groups)
+        found = found if times is None else with_times(found, times)
+    except ValueError as error:
+        raise ValueError(f"{part}: {error}") from error
     if not found.labelled and horizon is None:
         raise ValueError(f"{part} needs (inputs, targets) or (inputs, targets, lengths).")
     return found

@@ -9,7 +9,7 @@ mean scores 1; without `normalize` it is that of the unchanged targets.
 from dataclasses import replace
 from typing import Any
 
-from rnnopt.config.data_config import Split
+from rnnopt.config.data_config import Kind, Split
 from rnnopt.tasks.examples import Examples
 from rnnopt.tasks.task import LOSSES, Task
 from rnnopt.tasks.user_data.by_time import is_in_time, parts_in_time, windows
@@ -58,8 +58,8 @@ def build(
     else:
         parts = divide(data, test, validation, test_fraction, seed, kind, fold)
     held_out = {"validation": data.validation is None, "test": test is None}
+    how["sampling"] = None if sampling == Sampling() else sampling
     preparation, examples = _prepare(parts, how, forecast)
-    preparation = replace(preparation, sampling=None if sampling == Sampling() else sampling)
     lines = split_of(parts, examples[0], in_time) + told_of_split(data, parts, kind, fold)
     return Task(
         name=name,
@@ -101,6 +101,8 @@ def _shaped(
     whole = cut_padding(data.series) if padded else data.series
     check_missing(whole, data.channels, how.get("missing", "error"), padded)
     sampling = _agreed(sampling, data, split)
+    if sampling.feedback:
+        check_feedback(data, how.get("kind"), forecast)
     data = sampling.shape(data, how.get("kind"), padded)
     test = None if test is None else sampling.shape(test, how.get("kind"), padded)
     if forecast is not None:
@@ -141,6 +143,19 @@ def _with_forecasts(
     data = forecast.of(data, data)
     how["kind"] = kind_of(data, how.get("kind"))
     return data, test
+
+
+def check_feedback(data: Recordings, kind: Kind | None, forecast: Forecast | None) -> None:
+    """Raises ValueError for targets that cannot be inputs of later steps."""
+    if forecast is not None:
+        raise ValueError("a forecast has past values among its inputs already: leave out feedback.")
+    if data.steps is None:
+        raise ValueError("feedback needs a target at every step (each_step), got one a series.")
+    if kind != "regression":
+        raise ValueError(
+            "feedback needs numbers as targets, got classes: pass kind regression if they are"
+            " numbers."
+        )
 
 
 def check_steps(data: Recordings, how: dict[str, Any]) -> None:
@@ -195,7 +210,10 @@ def _examples(preparation: Preparation, part: str, data: Recordings) -> Examples
     """The prepared examples of a part."""
     try:
         inputs, lengths = preparation.stored(data)
-        return Examples(inputs, preparation.targets(data), lengths)
+        if part == "training":  # of which chunks are cut, too
+            return Examples(inputs, preparation.targets(data), lengths)
+        targets = preparation.targets(data, ignored=True)
+        return Examples(inputs, targets, lengths, ignored=preparation.ignored(data))
     except ValueError as error:
         raise ValueError(f"the {part} data: {error}") from error
 

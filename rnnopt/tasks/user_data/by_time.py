@@ -7,11 +7,8 @@ before the validation's time, even if an earlier step forecasts them.
 
 from dataclasses import replace
 
-import numpy as np
-
 from rnnopt.config.data_config import Split
 from rnnopt.tasks.user_data.recordings import Recordings
-from rnnopt.tasks.user_data.step_targets import StepTargets
 
 Ends = list[int]
 FEW = 5  # series: fewer cannot give one to each part and leave some to learn from
@@ -38,41 +35,31 @@ def cut_in_time(data: Recordings, fraction: float) -> tuple[Recordings, Recordin
             )
     assert data.steps is not None
     kept = until(data, starts)
-    return kept, replace(data, steps=counting(data.steps, starts, lengths))
+    return kept, replace(data, steps=data.steps.within(starts, lengths))
 
 
 def until(data: Recordings, ends: Ends) -> Recordings:
     """The series up to these steps, with the targets of that time."""
     assert data.steps is not None
     series = tuple(one[:end] for one, end in zip(data.series, ends, strict=True))
-    steps = counting(data.steps.cut(ends), [0] * len(ends), ends)
+    steps = data.steps.cut(ends).within([0] * len(ends), ends)
     return replace(data, series=series, steps=steps)
-
-
-def counting(steps: StepTargets, starts: Ends, ends: Ends) -> StepTargets:
-    """The targets of the time from `starts` to before `ends`; the others are missing."""
-    ahead = np.array(steps.ahead or [0] * len(steps.names))
-    values = []
-    for one, start, end in zip(steps.values, starts, ends, strict=True):
-        time = np.arange(len(one))[:, None] + ahead
-        # Of a forecast that reaches into a part only those count that lie in it from the first on.
-        inside = (np.arange(len(one)) + ahead.min() >= start)[:, None] & (time < end)
-        values.append(np.where(inside, one, np.nan))
-    return replace(steps, values=tuple(values))
 
 
 def windows(data: Recordings, width: int) -> Recordings:
     """Windows of at most `width` steps, each half over the one before, with their targets."""
     assert data.steps is not None
-    series, values = [], []
-    for one, its in zip(data.series, data.steps.values, strict=True):
+    series, targets = [], []
+    for i, one in enumerate(data.series):
         last = max(0, len(one) - width)
         for start in [*range(0, last, max(1, width // 2)), last]:
-            if not np.isnan(its[start : start + width]).all():
-                series.append(one[start : start + width])
-                values.append(its[start : start + width])
-    steps = replace(data.steps, values=tuple(values))
-    return replace(data, series=tuple(series), steps=steps, names=None)
+            end = min(start + width, len(one))
+            its = data.steps.window(i, start, end)
+            if its.has_some(0):
+                series.append(one[start:end])
+                targets.append(its)
+    steps = data.steps.joined(targets)
+    return replace(data, series=tuple(series), steps=steps, names=None, moments=None, stamps=None)
 
 
 def is_in_time(data: Recordings, split: Split | None, forecasts: bool) -> bool:
@@ -113,7 +100,7 @@ def parts_in_time(
 
 def _with_targets(part: Recordings, name: str) -> Recordings:
     assert part.steps is not None
-    there = [i for i, one in enumerate(part.steps.values) if not np.isnan(one).all()]
+    there = [i for i in range(len(part)) if part.steps.has_some(i)]
     if not there:
         raise ValueError(f"no step in the time of the {name} part has a target.")
     return part if len(there) == len(part) else part.select(there)

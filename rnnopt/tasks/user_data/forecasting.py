@@ -16,8 +16,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from rnnopt.tasks.user_data.alignment import aligned
+from rnnopt.tasks.user_data.forecast_targets import forecast_targets
 from rnnopt.tasks.user_data.recordings import Recordings
-from rnnopt.tasks.user_data.step_targets import StepTargets
 
 SHORTEST_WINDOW = 100  # steps of a training window
 
@@ -86,10 +86,10 @@ def with_forecasts(data: Recordings, horizon: int, places: Sequence[int]) -> Rec
         horizon: steps to forecast.
         places: positions of the channels to forecast.
     """
-    values = tuple(following(one[:, list(places)], horizon) for one in data.series)
     names = [f"{data.channels[i]} +{h}" for h in range(1, horizon + 1) for i in places]
-    ahead = tuple(h for h in range(1, horizon + 1) for _ in places)
-    steps = StepTargets(values, tuple(names), ahead=ahead)
+    ahead = [h for h in range(1, horizon + 1) for _ in places]
+    series = [one[:, list(places)] for one in data.series]
+    steps = forecast_targets(series, horizon, names, ahead)
     return replace(data, targets=None, steps=steps, kind="regression")
 
 
@@ -103,27 +103,21 @@ def check_horizon(data: Recordings, horizon: int) -> None:
             )
 
 
-def following(values: np.ndarray, horizon: int) -> np.ndarray:
-    """The next `horizon` values (time, horizon · channel) of values (time, channel)."""
-    time, width = values.shape
-    found = np.full((time, horizon, width), np.nan)
-    for h in range(1, min(horizon, time - 1) + 1):
-        found[:-h, h - 1] = values[h:]
-    return found.reshape(time, horizon * width)
-
-
-def naive(values: np.ndarray, horizon: int, season: int = 1) -> np.ndarray:
+def naive(
+    values: np.ndarray, horizon: int, season: int = 1, of: np.ndarray | None = None
+) -> np.ndarray:
     """The forecasts (time, horizon · channel) that repeat the last season; 1 is the last value.
 
     The forecast for t + h is the value at the latest step up to t that is whole seasons earlier.
-    Where the series has not had that season, the last value stands in.
+    Where the series has not had that season, the last value stands in. `of` are the steps to
+    forecast from, (time,); None means all.
     """
     time, width = values.shape
-    steps = np.arange(time)[:, None]
+    steps = (np.arange(time) if of is None else of)[:, None]
     ahead = np.arange(1, horizon + 1)[None]
     source = steps + ahead - season * (-(-ahead // season))
     source = np.where(source < 0, steps, source)
-    return values[source].reshape(time, horizon * width)
+    return values[source].reshape(len(steps), horizon * width)
 
 
 def naive_error(series: Sequence[np.ndarray], season: int = 1) -> np.ndarray:

@@ -9,6 +9,7 @@ from rnnopt.tasks.user_data.build import build
 from rnnopt.tasks.user_data.forecasting import Forecast, forecast_channels
 from rnnopt.tasks.user_data.readers import read, sha256
 from rnnopt.tasks.user_data.readers.columns import Columns, Parts
+from rnnopt.tasks.user_data.readers.intervals import with_interval_labels
 from rnnopt.tasks.user_data.recordings import Recordings
 from rnnopt.tasks.user_data.sampling import Sampling
 
@@ -24,7 +25,8 @@ def own_task(config: DataConfig, name: str) -> Task:
         raise UserError("--folds needs the number of one, --fold; `rnnopt train` alone trains all.")
     data, test = read_parts(config)
     assert config.data is not None
-    sources = {"data": config.data} | ({} if config.test is None else {"test": config.test})
+    given = {"data": config.data, "test": config.test, "labels": config.labels}
+    sources = {role: path for role, path in given.items() if path is not None}
     hashes = {role: {"path": path, "sha256": sha256(Path(path))} for role, path in sources.items()}
     try:
         return build(
@@ -68,6 +70,8 @@ def read_parts(config: DataConfig) -> Parts:
         if test is not None:
             raise UserError(f"{config.data} holds test series of its own: leave out --test.")
         test = read(Path(config.test), columns.like(data.table))[0]
+    if config.labels is not None:
+        data, test = with_interval_labels(Path(config.labels), data, test)
     if data.validation is not None and config.validation != DataConfig.validation:
         raise UserError(
             f"{config.data} holds validation series of its own: leave out --validation."

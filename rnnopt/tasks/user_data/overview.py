@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from rnnopt.tasks.user_data.feedback import without_past
 from rnnopt.tasks.user_data.preparation import Preparation
 from rnnopt.tasks.user_data.recordings import Recordings, default_names
 from rnnopt.tasks.user_data.series import cut_padding
@@ -29,6 +30,7 @@ def understood(
     train = parts["training"]
     counts = ", ".join(f"{len(part)} {name}" for name, part in parts.items())
     everything = [one for part in parts.values() for one in part.series]
+    everything = list(without_past(everything, preparation.lags))
     if preparation.padded:
         everything = list(cut_padding(tuple(everything)))
     steps = lengths_of(everything)
@@ -46,6 +48,7 @@ def understood(
         lines += forecasts_of(preparation)
     elif train.steps is not None:
         lines += step_targets_of(train.steps, preparation.classes, preparation.ignore_first)
+        lines += feedback_of(preparation)
     else:
         assert train.targets is not None
         lines += targets_of(train.targets, preparation.classes)
@@ -139,6 +142,17 @@ def targets_of(targets: np.ndarray, classes: tuple[str, ...]) -> list[tuple[str,
         ("targets", f"{len(classes)} classes; {commonest}"),
         ("classes", some(tuple(shares))),
     ]
+
+
+def feedback_of(preparation: Preparation) -> list[tuple[str, str]]:
+    """How past outputs are fed back; no line without."""
+    free = preparation.free_run
+    if free is None:
+        return []
+    text = (
+        f"measured outputs in training; free run on other data, after the first {free.start} steps"
+    )
+    return [("feedback", text)]
 
 
 def forecasts_of(preparation: Preparation) -> list[tuple[str, str]]:

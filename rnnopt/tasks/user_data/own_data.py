@@ -13,7 +13,7 @@ class OwnData:
     Args:
         preparation: preparation of these and of new data.
         understood: readable lines (subject, finding).
-        sources: for each of "data" and "test", the file's path and sha256; {} without files.
+        sources: path and sha256 of each file, "data", "test", "labels"; {} without files.
         held_out: those of "validation" and "test" that were held out of the data.
         doubts: warnings, a sentence each without its full stop.
     """

@@ -17,9 +17,12 @@ from rnnopt.config.data_config import Kind, Missing
 from rnnopt.config.errors import UserError
 from rnnopt.config.validation import Count, Finite, NotNegative, Positive, checked, shown
 from rnnopt.tasks.examples import padded
+from rnnopt.tasks.free_run import FreeRun
 from rnnopt.tasks.moments import standardized
 from rnnopt.tasks.user_data.alignment import aligned
 from rnnopt.tasks.user_data.checks import one_step_each
+from rnnopt.tasks.user_data.feedback import filled, without_past
+from rnnopt.tasks.user_data.forecast_targets import ForecastTargets
 from rnnopt.tasks.user_data.labels import labels_of
 from rnnopt.tasks.user_data.limits import check_memory
 from rnnopt.tasks.user_data.recordings import Recordings, TableSchema
@@ -92,6 +95,17 @@ class Preparation:
         """Number of the network's outputs per series or step."""
         return len(self.classes) or len(self.target_mean)
 
+    @property
+    def free_run(self) -> FreeRun | None:
+        """How the network runs free; None without past outputs among its inputs."""
+        count = 0 if self.sampling is None else self.sampling.feedback
+        return FreeRun(count, max(count, self.ignore_first)) if count else None
+
+    @property
+    def lags(self) -> int:
+        """Number of the last channels, which are past outputs."""
+        return 0 if self.sampling is None else self.sampling.feedback * len(self.target_mean)
+
     @classmethod
     def learn(
         cls,
@@ -102,6 +116,7 @@ class Preparation:
         normalize: bool = True,
         subsample: int = 1,
         ignore_first: int = 0,
+        sampling: Sampling | None = None,
     ) -> Self:
         """The preparation for training data.
 
@@ -116,15 +131,22 @@ class Preparation:
             raise ValueError(f"classification needs two classes at least, got {classes[0]!r} only.")
         width = len(data.channels)
         series = cut_padding(data.series) if padded else data.series
+        target_mean, target_deviation = np.zeros(0), np.ones(0)
+        if kind == "regression":
+            target_mean, target_deviation = target_moments(data, normalize)
+        feedback = 0 if sampling is None else sampling.feedback
+        lags = feedback * len(target_mean)
+        series = without_past(series, lags)
         check_missing(series, data.channels, missing, padded)
-        fill = np.zeros(width)
+        fill = np.zeros(width - lags)
         if missing in ("mean", "interpolate"):
             fill = observed_mean(series)
         pooled = [pool(fill_missing(one, missing, fill), subsample) for one in series]
         mean, deviation = moments_of(pooled, normalize, data.channels)
-        target_mean, target_deviation = np.zeros(0), np.ones(0)
-        if kind == "regression":
-            target_mean, target_deviation = target_moments(data, normalize)
+        if lags:  # past outputs are scaled as the network's own
+            past = np.tile(target_mean, feedback)
+            fill, mean = np.append(fill, past), np.append(mean, past)
+            deviation = np.append(deviation, np.tile(target_deviation, feedback))
         lengths = [len(one) for one in series]
         return cls(
             kind=kind,
@@ -145,6 +167,7 @@ class Preparation:
             each_step=data.steps is not None,
             ignore_first=ignore_first,
             outputs_named=() if data.steps is None else data.steps.names,
+            sampling=sampling,
         )
 
     def shaped(self, data: Recordings) -> Recordings:
@@ -157,11 +180,12 @@ class Preparation:
         """
         if self.sampling is None or data.shaped:
             return data
-        if len(data.channels) == len(self.channels) - self.sampling.time_gap:
+        if len(data.channels) == len(self.channels) - self.lags - self.sampling.time_gap:
             data = replace(data, unused=self.sampling.drop)  # no channel is left to leave out
         if self.sampling.resample is not None:
             check_missing(data.series, data.channels, self.missing, self.padded)
-        return self.sampling.shape(data, self.kind, self.padded, all_windows=True)
+        named = self.outputs_named
+        return self.sampling.shape(data, self.kind, self.padded, all_windows=True, outputs=named)
 
     def ragged(self, data: Recordings) -> list[np.ndarray]:
         """The series (time, channel), filled, at their original rate and scale.
@@ -176,8 +200,8 @@ class Preparation:
             if odd is not None:
                 raise ValueError(f"there are {odd}.")
         series = cut_padding(data.series) if self.padded else data.series
-        check_missing(series, data.channels, self.missing, self.padded)
-        return [fill_missing(one, self.missing, np.array(self.fill)) for one in series]
+        check_missing(without_past(series, self.lags), data.channels, self.missing, self.padded)
+        return [filled(one, self.missing, np.array(self.fill), self.lags) for one in series]
 
     def stored(self, data: Recordings) -> tuple[Tensor, Tensor | None]:
         """Inputs and lengths as stored in `Examples`: without padding.
@@ -210,7 +234,7 @@ class Preparation:
             0, 1
         ), lengths
 
-    def targets(self, data: Recordings, needed: bool = True) -> Tensor:
+    def targets(self, data: Recordings, needed: bool = True, ignored: bool = False) -> Tensor:
         """Classes (count,), labels (count, label) of 0 and 1, or standardised numbers.
 
         The numbers are (count, outputs). With targets at every step they are (count, time) or
@@ -219,12 +243,14 @@ class Preparation:
         Args:
             data: labelled series.
             needed: whether each series needs a target at one step at least, of a known class.
+            ignored: whether forecasts of the steps that `ignored` says are given too, which then
+                need no memory of their own.
 
         Raises:
             ValueError: a class that is not in the training data, or numbers of another shape.
         """
         if self.each_step:
-            return self._step_targets(data, needed)
+            return self._step_targets(data, needed, ignored)
         assert data.targets is not None
         if self.kind == "classification":
             found = self.positions(data.targets)
@@ -251,7 +277,13 @@ class Preparation:
             steps = steps.cut([len(one) for one in cut_padding(data.series)])
         return steps.without_first(self.ignore_first)
 
-    def _step_targets(self, data: Recordings, needed: bool) -> Tensor:
+    def ignored(self, data: Recordings) -> Tensor | None:
+        """First steps (count,) whose forecasts do not count, None if all do."""
+        steps = None if data.steps is None else self.counted(data)
+        starts = steps.starts if isinstance(steps, ForecastTargets) else ()
+        return torch.tensor(starts) if any(starts) else None
+
+    def _step_targets(self, data: Recordings, needed: bool, ignored: bool) -> Tensor:
         if data.steps is None:
             raise ValueError("a target at every step is needed, as in training, got one a series.")
         steps = self.counted(data)
@@ -263,6 +295,10 @@ class Preparation:
             got = "words" if steps.words else f"{len(steps.names)} numbers"
             raise ValueError(f"targets need {self.outputs} numbers at every step, got {got}.")
         mean, deviation = np.array(self.target_mean), np.array(self.target_deviation)
+        if isinstance(steps, ForecastTargets) and (ignored or not any(steps.starts)):
+            found = steps.tensor(mean, deviation)
+            if found is not None:
+                return found
         return number_tensor(steps, mean, deviation)
 
     @property

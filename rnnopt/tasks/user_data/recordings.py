@@ -77,6 +77,7 @@ class Recordings:
         suspect: name of a column that looks like groups, if none was named.
         unused: names or positions of the channels that the user left out.
         moments: time of each step in seconds, (time,) for each series; None if unknown.
+        stamps: the same as written, numbers or dates, until labels are read; None if unknown.
         spans: (count, 3) recording, first step and end of each series, if they are windows.
         shaped: whether channels were left out, and series resampled and cut, as in training.
         lines: what was done for that (subject, finding).
@@ -96,6 +97,7 @@ class Recordings:
     suspect: str | None = None
     unused: tuple[str, ...] = ()
     moments: tuple[np.ndarray, ...] | None = None
+    stamps: tuple[np.ndarray, ...] | None = None
     spans: np.ndarray | None = None
     shaped: bool = False
     lines: tuple[tuple[str, str], ...] = ()
@@ -117,7 +119,7 @@ class Recordings:
         }
         rows: dict[str, Any] = {
             name: None if (row := getattr(self, name)) is None else tuple(row[i] for i in places)
-            for name in ("series", "names", "moments")
+            for name in ("series", "names", "moments", "stamps")
         }
         steps = None if self.steps is None else self.steps.select(places)
         return replace(self, steps=steps, **arrays, **rows)

@@ -1,10 +1,12 @@
 """From recordings to a network's series: one rate, the time gap, windows. Stored with a run."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from rnnopt.config.data_config import DataConfig, Kind, hertz
 from rnnopt.config.errors import UserError, without_dashes
-from rnnopt.config.validation import Count, Positive
+from rnnopt.config.validation import Count, NotNegative, Positive
+from rnnopt.tasks.user_data.feedback import with_past_outputs
 from rnnopt.tasks.user_data.recordings import Recordings, without_channels
 from rnnopt.tasks.user_data.resampling import resampled, with_gaps
 from rnnopt.tasks.user_data.series import cut_padding
@@ -22,6 +24,7 @@ class Sampling:
         time_gap: whether the seconds since the step before are another channel.
         window, stride, purge: as in `DataConfig`.
         each_step: whether windows keep the targets of their steps.
+        feedback: past outputs that are further channels.
     """
 
     drop: tuple[str, ...] = ()
@@ -32,6 +35,7 @@ class Sampling:
     stride: Count | None = None
     purge: bool = False
     each_step: bool = False
+    feedback: NotNegative = 0
 
     @classmethod
     def of(cls, config: DataConfig) -> "Sampling":
@@ -45,6 +49,7 @@ class Sampling:
             stride=config.stride,
             purge=config.purge,
             each_step=config.each_step,
+            feedback=config.feedback,
         )
 
     @classmethod
@@ -72,6 +77,7 @@ class Sampling:
         kind: Kind | None = None,
         padded: bool = False,
         all_windows: bool = False,
+        outputs: Sequence[str] = (),
     ) -> Recordings:
         """The series that a network gets, before `Preparation`; `shaped` is then true.
 
@@ -80,6 +86,7 @@ class Sampling:
             kind: kind of the targets.
             padded: whether missing values at the end are padding.
             all_windows: whether to keep windows without a label, and those that `purge` leaves out.
+            outputs: names of a step's targets; () means those of `data`.
 
         Raises:
             ValueError: recordings that lack times, or are too short.
@@ -89,14 +96,17 @@ class Sampling:
         if self.drop and not data.unused:
             data = without_channels(data, self.drop)
         if data.validation is not None:
-            apart = self.shape(data.validation, kind, padded, all_windows)
+            apart = self.shape(data.validation, kind, padded, all_windows, outputs)
             data = replace(data, validation=apart)
-        if padded and (self.resample or self.window):
+        if padded and (self.resample or self.window or self.feedback):
             data = without_padding(data)
         if self.resample is not None:
             data = resampled(data, self.resample, self.rate, kind)
         if self.time_gap:
             data = with_gaps(data)
+        if self.feedback:
+            names = outputs or (data.steps.names if data.steps is not None else ())
+            data = with_past_outputs(data, self.feedback, names)
         if self.window is not None:
             stride = self.stride or self.window
             windows = Windows(self.window, stride, self.purge, self.each_step)

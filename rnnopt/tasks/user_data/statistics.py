@@ -34,8 +34,7 @@ def target_moments(data: Recordings, normalize: bool) -> tuple[np.ndarray, np.nd
         assert data.targets is not None
         return moments_of([numbers_of(data.targets)], normalize, None)
     found = []
-    for column, name in zip(data.steps.present.T, data.steps.names, strict=True):
-        there = column[~np.isnan(column)]
+    for there, name in zip(data.steps.columns(), data.steps.names, strict=True):
         if not len(there):
             raise ValueError(f"{name} has no target in the training data.")
         found.append(moments_of([there[:, None]], normalize, None))

@@ -4,7 +4,7 @@ A target that is missing, NaN or an empty cell, counts neither in the loss nor i
 tensors of a task it is NaN, or the class -1, and so is the padding.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -52,6 +52,31 @@ class StepTargets:
             hidden.append(one.copy())
             hidden[-1][:count] = np.nan
         return replace(self, values=tuple(hidden))
+
+    def within(self, starts: Sequence[int], ends: Sequence[int]) -> "StepTargets":
+        """The targets of the time from `starts` to before `ends`; the others are missing."""
+        values = []
+        for one, start, end in zip(self.values, starts, ends, strict=True):
+            values.append(np.full_like(one, np.nan))
+            values[-1][start:end] = one[start:end]
+        return replace(self, values=tuple(values))
+
+    def window(self, place: int, start: int, end: int) -> "StepTargets":
+        """The targets of some steps of one series."""
+        return replace(self, values=(self.values[place][start:end],))
+
+    def joined(self, others: Sequence["StepTargets"]) -> "StepTargets":
+        """The targets of several, each of one series, as those of all these series."""
+        return replace(self, values=tuple(one.values[0] for one in others))
+
+    def has_some(self, place: int, ignored: int = 0) -> bool:
+        """Whether a series has a target after its first `ignored` steps."""
+        return not bool(np.isnan(self.values[place][ignored:]).all())
+
+    def columns(self) -> Iterator[np.ndarray]:
+        """The targets (count,) of each output that are not missing."""
+        for column in self.present.T:
+            yield column[~np.isnan(column)]
 
     @property
     def present(self) -> np.ndarray:
@@ -188,9 +213,10 @@ def _text(cell: Any) -> str:
 
 def check_some(steps: StepTargets, ignored: int = 0) -> None:
     """Raises ValueError if a series has no target after its first `ignored` steps."""
-    for i, one in enumerate(steps.values):
-        if np.isnan(one[ignored:]).all():
-            after = f" after the first {ignored} of its {len(one)} steps" if ignored else ""
+    for i in range(len(steps.values)):
+        if not steps.has_some(i, ignored):
+            length = len(steps.values[i])
+            after = f" after the first {ignored} of its {length} steps" if ignored else ""
             raise ValueError(
                 f"every series needs a target at one step at least, series {i + 1} has none{after}."
             )

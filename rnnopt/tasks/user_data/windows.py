@@ -71,6 +71,7 @@ def cut(data: Recordings, windows: Windows, kind: Kind | None, all_of_them: bool
         groups=None if data.groups is None else data.groups[places],
         names=tuple(names[i] for i in places),
         moments=None,
+        stamps=None,
         steps=None,
         spans=spans,
     )

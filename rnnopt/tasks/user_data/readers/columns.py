@@ -75,6 +75,8 @@ class Columns:
         forecasts = config.horizon is not None
         if forecasts:  # the labels are channels, too
             values |= {"label": None, "unlabelled": True}
+        if config.labels is not None:
+            values["unlabelled"] = True
         values["single"] = config.each_step or forecasts
         return cls(**(values | {"varying": config.window is not None} | others))
 

@@ -86,11 +86,13 @@ def _of_files(path: Path, classes: dict[str, list[Path]], columns: Columns) -> R
     if not columns.each_step and len(labels) == len(found):
         data = with_labels(data, labels, columns)
     moments = tuple(one.moments for one in found if one.moments is not None)
+    stamps = tuple(one.stamps for one in found if one.stamps is not None)
     return replace(
         data,
         notes=tuple(dict.fromkeys(note for one in found for note in one.notes)),
         times=clock.describe(),
         moments=moments if len(moments) == len(found) else None,
+        stamps=stamps if len(stamps) == len(found) else None,
         suspect=None if columns.group else suspicious([*columns.drop, *(channels or ())]),
         unused=columns.drop if channels is not None else (),
     )

@@ -33,6 +33,7 @@ class SeriesFile:
         labels: label of each step, if there is a column of labels.
         group: its group, if there is a column of groups.
         moments: time of each step in seconds, if there is a column of times.
+        stamps: the same as written.
     """
 
     values: np.ndarray
@@ -41,6 +42,7 @@ class SeriesFile:
     labels: list[str] | None = None
     group: str | None = None
     moments: np.ndarray | None = None
+    stamps: np.ndarray | None = None
 
 
 def read_series(path: Path, columns: Columns, clock: Clock) -> SeriesFile:
@@ -111,6 +113,7 @@ def _named_series(lines: Lines, columns: Columns, clock: Clock, name: str) -> Se
         None if label is None else _column(numbered, names, label),
         None if groups is None else str(groups[0]),
         None if moments is None else to_seconds(moments, columns.time_unit),
+        moments,
     )
 
 

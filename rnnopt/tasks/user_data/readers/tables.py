@@ -202,7 +202,7 @@ def _long(
     )
     if moments is not None:
         times = tuple(to_seconds(moments[its], columns.time_unit) for its in rows.values())
-        found = replace(found, moments=times)
+        found = replace(found, moments=times, stamps=tuple(moments[its] for its in rows.values()))
     if several:
         found = replace(found, targets=_constant(table, rows, several))
     if label is not None:
