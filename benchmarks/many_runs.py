@@ -2,142 +2,155 @@
 
     python benchmarks/many_runs.py --runs 10000 --workers 64 --seconds 1 --killed 0.1
 
-The learner is simulated: a run sleeps. All workers, the scheduler and the command are in this one
-process, so its processor time is that of all of them. A worker that is killed loses its connection
-in the middle of a run, and another takes its place. Prints a table: runs that ended, failed and
-were begun again, processor time and idle time of a worker a run, and memory as the runs go by.
+The learner is simulated: a run sleeps. Three processes: Dask's scheduler, all workers as threads,
+and the command. A worker that is killed loses its connection in the middle of a run, and another
+takes its place. Prints a table: runs that ended, failed and were begun again, processor time a run,
+and memory of scheduler and command as the runs go by.
 """
 
 import argparse
+import asyncio
+import multiprocessing
 import random
 import tempfile
 import threading
 import time
 from contextlib import nullcontext
-from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import dask
 import psutil
-from distributed import Worker
 
 from rnnopt.config.run_config import RunConfig
 from rnnopt.experiments import cluster, worker
 from rnnopt.experiments.engine import Engine
 from rnnopt.experiments.job import Job
+from rnnopt.experiments.queues import Queue
+
+LIMITS = {"distributed.scheduler.allowed-failures": 1000}  # chance may kill a run often: none fails
 
 
-@dataclass
+def schedule(file: str) -> None:
+    """A scheduler, until it is ended."""
+    from distributed import Scheduler
+
+    async def serve() -> None:
+        place: Any = dict(host="127.0.0.1", port=0, dashboard=False, scheduler_file=file)
+        async with Scheduler(**place) as scheduler:
+            await scheduler.finished()
+
+    dask.config.set(cluster.SETTINGS | LIMITS)
+    cluster.imported()
+    asyncio.run(serve())
+
+
 class Sleeper:
     """The simulated learner; counts the runs that were begun, and the seconds that it slept."""
 
-    seconds: float
-    begun: int = 0
-    slept: float = 0.0
+    def __init__(self, seconds: float):
+        self.seconds, self.begun, self.slept = seconds, 0, 0.0
+        self.lock = threading.Lock()
 
     def __call__(self, order: dict[str, Any], path: Path, listener: Any, stop: Any) -> None:
-        self.begun += 1
         start = time.monotonic()
         while time.monotonic() < start + self.seconds and not stop():
             time.sleep(min(0.25, self.seconds))
-        self.slept += time.monotonic() - start
+        with self.lock:
+            self.begun += 1
+            self.slept += time.monotonic() - start
 
 
-class Jobs:
-    """A queue of runs that counts what comes of them."""
+def work(file: str, count: int, seconds: float, orders: Connection) -> None:
+    """The workers; a message True kills one and begins another, False ends them."""
+    from distributed import Worker
 
-    def __init__(self, count: int, out: Path):
-        self.waiting = [Job(RunConfig(), out / str(i)) for i in range(count)]
-        self.ends = dict.fromkeys((job.path for job in self.waiting), 0)
-        self.failures: list[str] = []
+    sleeper, names = Sleeper(seconds), random.Random(0)
+    worker._train, worker._one_at_a_time = sleeper, nullcontext()  # type: ignore[assignment]
+    dask.config.set(cluster.SETTINGS)
+    cluster.imported()
 
-    def poll(self) -> None:
-        """Does nothing."""
+    def one() -> Any:
+        return Worker(scheduler_file=file, nthreads=1, memory_limit=0, dashboard=False)
 
-    def left(self) -> bool:
-        """Whether a run has not begun."""
-        return bool(self.waiting)
+    async def serve() -> None:
+        crew = [await one() for _ in range(count)]
+        orders.send(None)
+        while await asyncio.to_thread(orders.recv):
+            lost = crew.pop(names.randrange(count))
+            lost.batched_stream.comm.abort()
+            await lost.close(timeout=0, executor_wait=False, nanny=False)
+            crew.append(await one())
+        for left in crew:
+            await left.close(executor_wait=False, nanny=False)
+        orders.send((sleeper.begun, sleeper.slept))
 
-    def take(self) -> Job | None:
-        """The next run."""
-        return self.waiting.pop() if self.waiting else None
+    asyncio.run(serve())
 
-    def record(self, job: Job, record: dict[str, float]) -> bool:
-        """Stops no run."""
-        return False
+
+class Counted(Queue):
+    """Runs, and how often each has ended."""
+
+    def __init__(self, jobs: list[Job]):
+        super().__init__(jobs)
+        self.ends = dict.fromkeys((job.path for job in jobs), 0)
+        self.over = 0
 
     def ended(self, job: Job, error: BaseException | None) -> None:
         """Counts an end."""
+        super().ended(job, error)
+        self.over += 1
         self.ends[job.path] += 1
-        if error is not None:
-            self.failures.append(str(error))
-
-    def close(self) -> None:
-        """Discards what is left."""
-        self.waiting.clear()
-
-    def over(self) -> int:
-        """Runs that have ended."""
-        return sum(self.ends.values())
-
-
-async def hire(crew: list[Worker], address: str, count: int) -> None:
-    """Begins workers of the scheduler at an address."""
-    crew += [await Worker(address, nthreads=1, memory_limit=0) for _ in range(count)]
-
-
-async def kill(crew: list[Worker], address: str, names: random.Random) -> None:
-    """Breaks a worker's connection and puts another worker in its place."""
-    lost = crew.pop(names.randrange(len(crew)))
-    lost.batched_stream.comm.abort()
-    await lost.close(timeout=0, executor_wait=False, nanny=False)
-    await hire(crew, address, 1)
-
-
-async def dismiss(crew: list[Worker]) -> None:
-    """Ends the workers."""
-    for one in crew:
-        await one.close(executor_wait=False, nanny=False)
 
 
 def measure(runs: int, workers: int, seconds: float, killed: float) -> dict[str, Any]:
     """The figures."""
-    process, names = psutil.Process(), random.Random(0)
-    sleeper = Sleeper(seconds)
-    worker._train, worker._one_at_a_time = sleeper, nullcontext()  # type: ignore[assignment]
-    cluster.processes = False
-    cluster.SETTINGS["distributed.scheduler.allowed-failures"] = 1000  # none may fail
-    memory: dict[int, float] = {}
+    context = multiprocessing.get_context("spawn")
+    orders, theirs = context.Pipe()
+    memory: dict[str, list[float]] = {"scheduler": [], "command": []}
     kills = 0
     with tempfile.TemporaryDirectory() as folder:
-        engine, todo = Engine(Path(folder), workers), Jobs(runs, Path(folder))
-        client: Any = engine._open(workers)
-        crew, address = list[Worker](), client.scheduler.address
-        client.sync(hire, crew, address, workers - 1)  # the cluster has one
-        started, spent = time.monotonic(), time.process_time()
+        file = f"{folder}/scheduler.json"
+        processes = [
+            context.Process(target=schedule, args=(file,), daemon=True),
+            context.Process(target=work, args=(file, workers, seconds, theirs), daemon=True),
+        ]
+        for process in processes:
+            process.start()
+        orders.recv()
+        watched = {"scheduler": psutil.Process(processes[0].pid), "command": psutil.Process()}
+        everyone = [*watched.values(), psutil.Process(processes[1].pid)]
+        todo = Counted([Job(RunConfig(), Path(folder, str(i))) for i in range(runs)])
+        started, spent = time.monotonic(), [sum(one.cpu_times()[:2]) for one in everyone]
 
         def tell() -> None:
             nonlocal kills
-            over = todo.over()
-            if killed and todo.left() and kills < killed * over:
-                client.sync(kill, crew, address, names)
+            if todo.left() and kills < int(killed * todo.over):
+                orders.send(True)
                 kills += 1
-            memory.setdefault(10 * over // runs * 10, round(process.memory_info().rss / 2**20))
+            for name, process in watched.items():
+                if 10 * todo.over // runs >= len(memory[name]):
+                    memory[name].append(round(process.memory_info().rss / 2**20))
 
-        engine.run(todo, workers, tell, threading.Event())
-        wall, spent = time.monotonic() - started, time.process_time() - spent
-        client.sync(dismiss, crew)
-        engine.close()
+        with Engine(0, file) as engine:
+            engine.run(todo, runs, tell, threading.Event())
+            wall = time.monotonic() - started
+            spent = [sum(one.cpu_times()[:2]) - t for one, t in zip(everyone, spent, strict=True)]
+        orders.send(False)
+        begun, slept = orders.recv()
+        processes[0].terminate()
+    each = [round(1e3 * t / runs, 2) for t in spent]
     return {
         "runs": runs,
         "ended once": sum(count == 1 for count in todo.ends.values()),
         "failed": len(todo.failures),
         "workers killed": kills,
-        "begun again": sleeper.begun - runs,
+        "begun again": begun - runs,
         "seconds": round(wall, 1),
-        "processor time a run, ms": round(1e3 * spent / runs, 2),
-        "idle time of a worker a run, ms": round(1e3 * (wall * workers - sleeper.slept) / runs, 1),
-        "memory by share of the runs, MiB": memory,
+        "processor time a run, ms: scheduler, command, workers": each,
+        "idle time of a worker a run, ms": round(1e3 * (wall * workers - slept) / runs, 1),
+        **{f"MiB of the {name}, by tenths of the runs": sizes for name, sizes in memory.items()},
     }
 
 
@@ -153,7 +166,7 @@ def main() -> None:
     asked = (given.runs, given.workers, given.seconds, given.killed)
     print("| | |\n|---|---|")
     for name, value in measure(*((60, 6, 0.1, 0.1) if given.quick else asked)).items():
-        print(f"| {name} | {value} |")
+        print(f"| {name} | {value} |", flush=True)
 
 
 if __name__ == "__main__":

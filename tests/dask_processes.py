@@ -49,7 +49,7 @@ def worker(file, folder, *words):
         return run(config, *arguments)
 
     if "apart" in words:
-        own._sees = lambda token: False
+        own._sees = lambda order: False
     if "old torch" in words:
         own.versions = lambda: {"rnnopt": own.VERSION, "torch": "1.0.0"}
     if "dies of sgd" in words:

@@ -25,7 +25,7 @@ from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
 from rnnopt.experiments import cluster, worker
 from rnnopt.experiments.job import Job
-from rnnopt.experiments.queues import FifoQueue
+from rnnopt.experiments.queues import Queue
 from rnnopt.runs.folder import RunFolder
 from rnnopt.runs.runner import run
 
@@ -220,15 +220,15 @@ def test_another_version_of_torch_is_refused(machines):
 def test_a_finished_run_is_found_in_its_folder(workplace):
     jobs = [Job(CONFIG, workplace / "done"), Job(CONFIG, workplace / "new")]
     run(CONFIG, workplace / "done")
-    todo = FifoQueue(jobs)
+    todo = Queue(jobs)
     assert todo.take() == jobs[1]
     assert not todo.left()
     (workplace / "done/metrics.jsonl").write_text("damaged\n")
-    assert "metrics.jsonl, line 1" in FifoQueue(jobs).failures[0]
+    assert "metrics.jsonl, line 1" in Queue(jobs).failures[0]
 
 
 def test_a_folder_that_a_lost_worker_still_holds_is_waited_for(workplace):
-    order = {"config": CONFIG.to_dict(), "token": ["", ""]}
+    order = {"config": CONFIG.to_dict(), "token": ""}
     with RunFolder(workplace / "run").locked():
         stop = lambda progress: None  # noqa: E731
         arguments = (order, workplace / "run", stop, lambda: False)

@@ -29,7 +29,7 @@ from waiting import holder_of
 
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
-from rnnopt.experiments.engine import work
+from rnnopt.experiments.engine import Engine
 from rnnopt.experiments.job import Job
 from rnnopt.runs.checksums import pack
 from rnnopt.runs.files import write_atomically
@@ -360,7 +360,8 @@ def test_the_run_of_a_killed_worker_process_continues_from_its_checkpoint(
             kept.append((jobs[0].path / "metrics.jsonl").read_text().splitlines()[0])
 
     kept = []
-    assert work(jobs, 2, kill_one, threading.Event(), tmp_path) == []
+    with Engine(2) as engine:
+        assert engine.work(jobs, kill_one, threading.Event()) == []
     assert (jobs[0].path / "metrics.jsonl").read_text().startswith(kept[0])
     for job in jobs:
         run(job.config, tmp_path / "again" / job.path.name)
@@ -376,8 +377,8 @@ def test_an_error_while_workers_train_waits_for_no_budget(tmp_path, worker_proce
         if RunFolder(job.path).read_records():
             raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        work([job], 1, tell, threading.Event(), tmp_path)  # would be ten minutes
+    with pytest.raises(KeyboardInterrupt), Engine(1) as engine:
+        engine.work([job], tell, threading.Event())  # would be ten minutes
     assert RunFolder(job.path).read_result()["status"] == "interrupted"
 
 

@@ -28,7 +28,7 @@ from rnnopt.config import seeds
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import Budget, RunConfig
 from rnnopt.experiments import reproduce, worker
-from rnnopt.experiments.engine import engine_of
+from rnnopt.experiments.engine import Engine
 from rnnopt.experiments.reproduce import engine, results
 from rnnopt.experiments.reproduce.engine import (
     chosen_trial,
@@ -159,7 +159,7 @@ def silent(stage, jobs):
 
 def do(form=FORM, out=Path("out"), stop=None, tell=silent, study=STUDY):
     """Runs the toy study; its failures."""
-    with engine_of(out, 1) as workers:
+    with Engine(1) as workers:
         return run_study(study, form, out, workers, tell, stop or threading.Event())
 
 

@@ -28,7 +28,7 @@ from rnnopt.cli.main import main
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
 from rnnopt.experiments import worker
-from rnnopt.experiments.engine import engine_of
+from rnnopt.experiments.engine import Engine
 from rnnopt.experiments.sweeps import pruning, results
 from rnnopt.experiments.sweeps import trials as queued
 from rnnopt.experiments.sweeps.spaces import Choices, Range
@@ -68,7 +68,7 @@ def ask(study, distributions=None):
 
 def sweep(plan, study, stop=None):
     """Does what is left of a sweep, with one worker."""
-    with engine_of(plan.out, 1) as engine:
+    with Engine(1) as engine:
         queued.run_sweep(plan, study, engine, lambda jobs: None, stop or threading.Event())
 
 

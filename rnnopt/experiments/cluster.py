@@ -10,7 +10,7 @@ import importlib.util
 import logging
 import signal
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +32,8 @@ SETTINGS = {
     "distributed.worker.memory.pause": False,
     "distributed.worker.profile.enabled": False,  # it looks at every run a hundred times a second
     "distributed.admin.low-level-log-length": 100,  # else a thousand runs' settings stay in memory
+    "distributed.admin.system-monitor.log-length": 100,
+    "distributed.scheduler.events-cleanup-delay": "1m",  # what is kept of a worker that died
     "distributed.admin.tick.interval": "1s",
     "distributed.admin.system-monitor.interval": "2s",
     "distributed.admin.tick.limit": "1h",  # an import of torch holds the interpreter
@@ -54,24 +56,25 @@ def opened(workers: int, address: str | None, dashboard: bool) -> Iterator["Clie
         UserError: the address is none, or does not answer.
     """
     dask = imported()
-    with ExitStack() as stack:
-        if address is None:
-            stack.enter_context(dask.config.set(SETTINGS))
-            yield stack.enter_context(_local(workers, dashboard))
-        elif Path(address).suffix in (".yaml", ".yml"):
-            stack.enter_context(dask.config.set(SETTINGS))
-            yield stack.enter_context(_described(Path(address)))
-        else:
-            yield stack.enter_context(_existing(address))
+    if address is None:
+        opening = _local(workers, dashboard)
+    elif Path(address).suffix in (".yaml", ".yml"):
+        opening = _described(Path(address))
+    else:
+        opening = _existing(address)
+    with dask.config.set(SETTINGS), opening as client:
+        yield client
 
 
 def imported() -> Any:
     """Dask, with its log off; raises UserError if it is missing."""
     try:
+        import cryptography  # noqa: F401  # for the keys of a cluster of this machine
         import dask
         import distributed  # noqa: F401
     except ImportError as error:
-        raise UserError('this needs Dask: pip install "rnnopt[cli]".') from error
+        needed = 'this needs Dask and cryptography: pip install "rnnopt[cli]".'
+        raise UserError(needed) from error
     for name in ("distributed", *logging.root.manager.loggerDict):
         if name.partition(".")[0] == "distributed":  # Dask gives some of them a level of their own
             logging.getLogger(name).setLevel(logging.CRITICAL)
@@ -93,17 +96,19 @@ def check(address: str | None) -> None:
 
 @contextmanager
 def _local(workers: int, dashboard: bool) -> Iterator["Client"]:
-    from distributed import Client, LocalCluster
+    from distributed import Client, LocalCluster, Security
 
     if dashboard and importlib.util.find_spec("bokeh") is None:
         raise UserError("--dashboard needs Bokeh: pip install bokeh.")
     if not processes:
         own: dict[str, Any] = {"processes": False, "n_workers": 1}
     else:
-        own = {"n_workers": workers, "security": _security(), "preload": [f"{__package__}.worker"]}
-    if processes and hasattr(signal, "pthread_sigmask"):
-        # Its own start would let signals through again, in the thread that starts the workers.
-        resource_tracker.ensure_running()
+        own = {"n_workers": workers, "preload": [f"{__package__}.worker"]}
+        # Keys for this command alone: else any user of the machine could send its scheduler work.
+        own["security"] = Security.temporary()
+        if hasattr(signal, "pthread_sigmask"):
+            # Its own start would let signals through again, in the thread that starts workers.
+            resource_tracker.ensure_running()
     with _signals_wait():  # this starts the cluster's threads and processes
         cluster = LocalCluster(
             threads_per_worker=1,
@@ -114,16 +119,6 @@ def _local(workers: int, dashboard: bool) -> Iterator["Client"]:
         )
     with cluster, Client(cluster, set_as_default=False) as client:
         yield client
-
-
-def _security() -> Any:
-    """Keys for this command alone: else any user of the machine could send its scheduler work."""
-    from distributed.security import Security
-
-    try:
-        return Security.temporary()
-    except ImportError as error:
-        raise UserError('this needs cryptography: pip install "rnnopt[cli]".') from error
 
 
 @contextmanager

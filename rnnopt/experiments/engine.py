@@ -11,18 +11,18 @@ import queue
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import CancelledError
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from threading import Event
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from rnnopt.config.errors import UserError, writing
 from rnnopt.experiments import cluster
 from rnnopt.experiments.job import Job
-from rnnopt.experiments.queues import FifoQueue, Queue, died
+from rnnopt.experiments.queues import Queue, died
 from rnnopt.experiments.result_files import write_files
 from rnnopt.experiments.worker import OtherVersions, execute, halt, versions
 
@@ -38,10 +38,9 @@ TOKEN = ".rnnopt-cluster"  # file by which a worker finds out whether it sees th
 
 
 class Engine:
-    """Executes jobs on a cluster, which it opens for the first of them.
+    """Executes jobs on a cluster, which it opens for the first of them and closes at its own end.
 
     Args:
-        out: parent folder of the runs.
         workers: number of processes of a cluster of this machine; of another cluster the number of
             runs at once, where 0 means one a worker.
         address: the cluster, see `cluster.opened`; None means this machine.
@@ -51,19 +50,17 @@ class Engine:
 
     def __init__(
         self,
-        out: Path,
         workers: int,
         address: str | None = None,
         dashboard: bool = False,
         say: Callable[[str], None] = lambda line: None,
     ):
         cluster.check(address)
-        self.out, self.workers, self.address = out, workers, address
-        self.dashboard, self.say = dashboard, say
+        self.workers, self.address, self.dashboard, self.say = workers, address, dashboard, say
         self.command = uuid.uuid4().hex  # names this command on workers that serve several
         self._stack = ExitStack()
         self._client: Client | None = None
-        self._token: list[str] | None = None
+        self._token: Path | None = None
         self._news: deque[dict[str, Any]] = deque()
         self._ended: queue.SimpleQueue[Future] = queue.SimpleQueue()
         self._under_way: dict[Future, Job] = {}
@@ -72,8 +69,10 @@ class Engine:
         self._halted, self._asked, self._size = -OFTEN, -1.0, 0
         self._alone: float | None = time.monotonic()  # since when the cluster has no worker
 
-    def close(self) -> None:
-        """Closes the cluster, if it was begun here, or leaves it."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self._stack.close()
 
     def work(self, jobs: list[Job], tell: Tell, stop: Event) -> list[str]:
@@ -87,9 +86,9 @@ class Engine:
         Returns:
             One sentence for each job that failed.
         """
-        todo = FifoQueue(jobs)
+        todo = Queue(jobs)
         if todo.left() and not stop.is_set():
-            self.run(todo, len(todo), lambda: tell(jobs), stop)
+            self.run(todo, todo.left(), lambda: tell(jobs), stop)
         return todo.failures
 
     def run(self, todo: Queue, most: int, tell: Callable[[], None], stop: Event) -> None:
@@ -112,7 +111,7 @@ class Engine:
                     tell()
                 for future in done:
                     self._finish(todo, future, stop)
-        except (ConnectionError, TimeoutError) as error:
+        except (ConnectionError, TimeoutError, CancelledError) as error:
             raise self._lost() from error
         except OSError as error:  # Dask's, or of a disk
             if type(error).__name__ != "CommClosedError":
@@ -125,39 +124,21 @@ class Engine:
 
     def _open(self, most: int) -> "Client":
         """The client, connected at the first call."""
+        before, self._size = self._size, max(self._size, min(self.workers, most))
         if self._client is None:
-            self._size = min(self.workers, most)
             opening = cluster.opened(self._size, self.address, self.dashboard)
             self._client = self._stack.enter_context(opening)
             self._client.subscribe_topic(self.command, lambda event: self._news.append(event[1]))
-            if self.address is not None:
-                self._stack.enter_context(self._with_token())
             if self.dashboard:
                 self.say(f"dashboard: {self._client.dashboard_link}")
-        elif self.address is None and self._size < min(self.workers, most):
-            self._size = min(self.workers, most)
+        elif self.address is None and self._size > before:
             self._client.cluster.scale(self._size)
         return self._client
 
-    @contextmanager
-    def _with_token(self) -> Iterator[None]:
-        """Has the file in the command's folder by which workers find it."""
-        file = self.out.resolve() / f"{TOKEN}-{self.command}"
-        with writing(file):
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(self.command)
-        self._token = [str(file), self.command]
-        try:
-            yield
-        finally:
-            file.unlink(missing_ok=True)
-
     def _slots(self, client: "Client") -> int:
         """Number of runs at once; asks a scheduler of others once a second."""
-        if self.address is None:
-            return self._size
         now = time.monotonic()
-        if now > self._asked + 1.0:
+        if self.address is not None and now > self._asked + 1.0:
             self._asked, self._size = now, len(client.scheduler_info(n_workers=-1)["workers"])
             if self._size:
                 self._alone = now
@@ -169,7 +150,7 @@ class Engine:
     # -- runs --------------------------------------------------------------------------------------
 
     def _submit(self, client: "Client", job: Job) -> None:
-        name = f"{self.command}-{next(self._numbers)}"
+        name = f"run-{self.command}-{next(self._numbers)}"
         order: dict[str, Any] = {
             "run": name,
             "command": self.command,
@@ -177,12 +158,22 @@ class Engine:
             "path": str(job.path),
             "versions": versions(),
         }
-        if self._token is not None:
+        if self.address is not None:
             order |= {"path": str(job.path.resolve()), "folder": str(Path.cwd())}
-            order["token"] = self._token
-        future = client.submit(execute, order, pure=False)
+            order["token"] = self._token_beside(job)
+        future = client.submit(execute, order, key=name)
         self._under_way[future], self._by_name[name] = job, job
         future.add_done_callback(self._ended.put)
+
+    def _token_beside(self, job: Job) -> str:
+        """The file by which workers find the command's folder, beside the first run."""
+        if self._token is None:
+            self._token = job.path.resolve().parent / f"{TOKEN}-{self.command}"
+            with writing(self._token):
+                self._token.parent.mkdir(parents=True, exist_ok=True)
+                self._token.touch()
+            self._stack.callback(self._token.unlink, missing_ok=True)
+        return str(self._token)
 
     def _some(self) -> list["Future"]:
         """The runs that end within a quarter of a second."""
@@ -197,10 +188,12 @@ class Engine:
         """Hands the evaluations of runs to the queue; interrupts those that it gives up."""
         while self._news:
             news = self._news.popleft()
-            job = self._by_name[news["run"]]
+            job = self._by_name.get(news["run"])
+            if job is None:  # it is over
+                continue
             job.live.update(news)
             if "record" in news and todo.record(job, news["record"]):
-                self._halt_run(news)
+                self._halt([news["run"]], workers=[news["worker"]])
 
     def _finish(self, todo: Queue, future: "Future", stop: Event) -> None:
         """Brings a run home and tells the queue."""
@@ -211,25 +204,20 @@ class Engine:
             error = future.exception()
         else:
             try:
-                self._bring(job, future.result(timeout=GATHER)["files"])
+                files = future.result(timeout=GATHER)
+                if files is not None:
+                    write_files(job.path, files)
             except TimeoutError:  # its worker died before it sent the files: another does it again
                 future.add_done_callback(self._ended.put)
                 return
-            except CancelledError as failure:
-                raise self._lost() from failure
             except UserError as failure:  # its folder cannot be written
                 error = failure
-        del self._under_way[future]
+        del self._under_way[future], self._by_name[str(future.key)]
         future.release()
         job.live.over = True
         if isinstance(error, OtherVersions):
             raise error
         todo.ended(job, None if died(error) and stop.is_set() else error)
-
-    def _bring(self, job: Job, files: dict[str, bytes] | None) -> None:
-        """Writes the files of a run into its folder, unless its worker did."""
-        if files is not None:
-            write_files(job.path, files)
 
     def _lost(self) -> UserError:
         place = "its scheduler" if self.address is None else f"--cluster {self.address}"
@@ -238,16 +226,12 @@ class Engine:
             " command continues (compare: with --resume)."
         )
 
-    def _halt(self, names: list[str]) -> None:
-        """Interrupts runs on all workers, those too that joined since the last call."""
-        if time.monotonic() > self._halted + OFTEN and self._client is not None:
-            self._client.run(partial(halt, names), on_error="ignore")
-            self._halted = time.monotonic()
-
-    def _halt_run(self, news: dict[str, Any]) -> None:
-        """Interrupts one run, where it is."""
+    def _halt(self, names: list[str], workers: list[str] | None = None) -> None:
+        """Interrupts runs; where no workers are given on all, those too that joined just now."""
         assert self._client is not None
-        self._client.run(partial(halt, [news["run"]]), workers=[news["worker"]], on_error="ignore")
+        if workers or time.monotonic() > self._halted + OFTEN:
+            self._client.run(partial(halt, names), workers=workers, on_error="ignore")
+            self._halted = self._halted if workers else time.monotonic()
 
     def _end(self) -> None:
         """After an error: interrupts what is under way and waits until it is saved."""
@@ -260,25 +244,3 @@ class Engine:
                 self._under_way.pop(future, None)
         self._client.cancel(list(self._under_way), force=True)
         self._under_way.clear()
-
-
-@contextmanager
-def engine_of(
-    out: Path,
-    workers: int,
-    address: str | None = None,
-    dashboard: bool = False,
-    say: Callable[[str], None] = lambda line: None,
-) -> Iterator[Engine]:
-    """An engine, closed at the end; for the arguments see `Engine`."""
-    engine = Engine(out, workers, address, dashboard, say)
-    try:
-        yield engine
-    finally:
-        engine.close()
-
-
-def work(jobs: list[Job], workers: int, tell: Tell, stop: Event, out: Path) -> list[str]:
-    """Executes jobs on a cluster of this machine that stands for this call; see `Engine.work`."""
-    with engine_of(out, workers) as engine:
-        return engine.work(jobs, tell, stop)

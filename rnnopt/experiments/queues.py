@@ -1,36 +1,13 @@
 """Queues of runs, from which the engine takes and to which it reports."""
 
 from collections import deque
-from typing import Protocol
 
 from rnnopt.config.errors import UserError
 from rnnopt.experiments.job import Job
 from rnnopt.runs.folder import RunFolder
 
 
-class Queue(Protocol):
-    """Hands out jobs and receives their outcomes."""
-
-    def poll(self) -> None:
-        """Called a few times per second."""
-
-    def left(self) -> bool:
-        """Whether there is a job to do, now or later."""
-
-    def take(self) -> Job | None:
-        """A job to do now, or None."""
-
-    def record(self, job: Job, record: dict[str, float]) -> bool:
-        """Receives an evaluation of a job; returns True to interrupt the job."""
-
-    def ended(self, job: Job, error: BaseException | None) -> None:
-        """Records that a job has finished, failed or been interrupted."""
-
-    def close(self) -> None:
-        """Begins no more jobs."""
-
-
-class FifoQueue:
+class Queue:
     """Jobs in their order, each once, without those that are finished.
 
     Args:
@@ -40,9 +17,6 @@ class FifoQueue:
     def __init__(self, jobs: list[Job]):
         self.failures: list[str] = []
         self._waiting = deque(job for job in jobs if not self._finished(job))
-
-    def __len__(self) -> int:
-        return len(self._waiting)
 
     def _finished(self, job: Job) -> bool:
         """Whether a run is in its folder, complete; a damaged one is a failure."""
@@ -55,27 +29,27 @@ class FifoQueue:
         return True
 
     def poll(self) -> None:
-        """Does nothing."""
+        """Called a few times per second."""
 
-    def left(self) -> bool:
-        """Whether a job has not begun."""
-        return bool(self._waiting)
+    def left(self) -> int:
+        """Number of jobs to begin now or later."""
+        return len(self._waiting)
 
     def take(self) -> Job | None:
-        """The next job, or None."""
+        """A job to begin now, or None."""
         return self._waiting.popleft() if self._waiting else None
 
     def record(self, job: Job, record: dict[str, float]) -> bool:
-        """Interrupts no job."""
+        """Receives an evaluation of a job; returns whether to interrupt the job."""
         return False
 
     def ended(self, job: Job, error: BaseException | None) -> None:
-        """Stores a sentence about a failure."""
+        """Receives the end of a job: finished, failed or interrupted."""
         if error is not None:
             self.failures.append(f"{job.path}: {reason_of(error)}")
 
     def close(self) -> None:
-        """Discards the jobs that have not begun."""
+        """Begins no more jobs."""
         self._waiting.clear()
 
 
@@ -85,8 +59,8 @@ def reason_of(error: BaseException) -> str:
         return str(error) or type(error).__name__
     times = getattr(error, "allowed_failures", 2) + 1
     return (
-        f"its worker process died {times} times (out of memory?); the same command with --resume"
-        " continues from the last checkpoint."
+        f"its worker process died {times} times (out of memory?); the same command (compare: with"
+        " --resume) continues from the last checkpoint."
     )
 
 

@@ -5,12 +5,11 @@ stands at once.
 """
 
 import math
-import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import chdir, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
 PATIENCE = 60.0  # seconds to wait for a folder that a lost worker may still hold
 OFTEN = 0.25  # seconds between two messages of a run
 SIGNALS = (signal.SIGINT, signal.SIGTERM)  # only the command handles them
-STEPS = 20  # parts of the budget; the first evaluation in each is always sent
+STEPS = 20  # parts of the budget; the first evaluation in each is sent: trials are compared by it
 
 halted: set[str] = set()  # names of runs and of commands to interrupt; `halt` adds to it
 _one_at_a_time = threading.Lock()  # runs draw from one generator, torch's
@@ -47,16 +46,16 @@ def halt(names: list[str]) -> None:
     halted.update(names)
 
 
-def execute(order: dict[str, Any]) -> dict[str, Any]:
+def execute(order: dict[str, Any]) -> dict[str, bytes] | None:
     """Trains a run, or continues it.
 
     Args:
         order: "command" and "run" (their names, a run's unlike any other), "config", "path" (the
             run folder), "versions" of the command, and for workers of other machines "token" (a
-            file in the command's folder and its content) and "folder" (where the command works).
+            file in the command's folder) and "folder" (where the command works).
 
     Returns:
-        "files", the run's files if the command cannot see its folder and the run is over.
+        The run's files if the command cannot see its folder and the run is over.
 
     Raises:
         UserError: the run cannot be trained.
@@ -65,18 +64,20 @@ def execute(order: dict[str, Any]) -> dict[str, Any]:
 
     worker = get_worker()
     _check_versions(order["versions"], worker.address)
-    shared = _sees(order.get("token"))
-    path = Path(order["path"])
+    shared, path = _sees(order), Path(order["path"])
     if not shared:
         path = Path(worker.local_directory) / "rnnopt" / order["run"]
     news = {"run": order["run"], "worker": worker.address}
     stop = _stop_of(order, worker)
+    # Paths of the user's data are relative to the command's directory.
+    same = shared and Path(order.get("folder", "")).is_dir()
     with _one_at_a_time:
         if not stop():
-            worker.log_event(order["command"], news)
-            with _working_directory(order.get("folder") if shared else None):
-                _train(order, path, _Messenger(worker, order["command"], news, path), stop)
-    return {"files": None if shared else _files(path, given_up=order["run"] in halted)}
+            send = lambda more: worker.log_event(order["command"], news | more)  # noqa: E731
+            send({})
+            with chdir(order.get("folder", ".")) if same else nullcontext():
+                _train(order, path, _messenger(send), stop)
+    return None if shared else _files(path, given_up=order["run"] in halted)
 
 
 def _check_versions(wanted: dict[str, str], address: str) -> None:
@@ -89,14 +90,9 @@ def _check_versions(wanted: dict[str, str], address: str) -> None:
             )
 
 
-def _sees(token: list[str] | None) -> bool:
-    """Whether this process sees the command's folder."""
-    if token is None:  # a worker of the command's own machine
-        return True
-    try:
-        return Path(token[0]).read_text() == token[1]
-    except OSError:
-        return False
+def _sees(order: dict[str, Any]) -> bool:
+    """Whether this process sees the command's folder, as all of its own machine do."""
+    return "token" not in order or Path(order["token"]).exists()
 
 
 def _files(path: Path, given_up: bool) -> dict[str, bytes] | None:
@@ -105,18 +101,6 @@ def _files(path: Path, given_up: bool) -> dict[str, bytes] | None:
     from rnnopt.runs.folder import RunFolder
 
     return read_files(path) if given_up or RunFolder(path).is_over() else None
-
-
-@contextmanager
-def _working_directory(folder: str | None) -> Iterator[None]:
-    """Works in the command's directory, to which paths of the user's data are relative."""
-    before = os.getcwd()
-    if folder is not None and os.path.isdir(folder):
-        os.chdir(folder)
-    try:
-        yield
-    finally:
-        os.chdir(before)
 
 
 def _stop_of(order: dict[str, Any], worker: "Worker") -> Callable[[], bool]:
@@ -156,34 +140,18 @@ def _train(
             time.sleep(0.5)
 
 
-class _Messenger:
-    """A listener of a run: sends its evaluations to the command, a few per second."""
+def _messenger(send: Callable[[dict[str, Any]], None]) -> Callable[["Progress"], None]:
+    """A listener of a run that sends its evaluations, a few per second."""
+    last, part = -math.inf, -1
 
-    def __init__(self, worker: "Worker", topic: str, news: dict[str, Any], path: Path):
-        self.worker, self.topic, self.news, self.path = worker, topic, news, path
-        self.last, self.step = -math.inf, -1
-        self.lower: bool | None = None
-        self.best = math.nan
+    def listen(progress: "Progress") -> None:
+        nonlocal last, part
+        now, reached = time.monotonic(), math.floor(STEPS * progress.fraction)
+        if progress.record and (reached > part or now > last + OFTEN):
+            last, part = now, reached
+            send({"record": progress.record, "best": progress.best})
 
-    def __call__(self, progress: "Progress") -> None:
-        record = progress.record
-        if not record:
-            return
-        self._see(record["validation_metric"])
-        step, now = math.floor(STEPS * record["fraction"]), time.monotonic()
-        if step > self.step or now > self.last + OFTEN:
-            self.step, self.last = step, now
-            self.worker.log_event(self.topic, self.news | {"record": record, "best": self.best})
-
-    def _see(self, metric: float) -> None:
-        if self.lower is None:
-            from rnnopt.config.metric_names import lower_is_better
-            from rnnopt.runs.folder import RunFolder
-
-            self.lower = lower_is_better(RunFolder(self.path).read_result()["metric"])
-        if not math.isnan(metric):
-            better = metric < self.best if self.lower else metric > self.best
-            self.best = metric if better or math.isnan(self.best) else self.best
+    return listen
 
 
 # -- a worker process of the command's own machine -------------------------------------------------

@@ -16,7 +16,7 @@ from rnnopt.config.run_config import SharedConfig
 from rnnopt.config.specs import parse
 from rnnopt.experiments.comparison import ComparisonResult, ComparisonSpec, check_folder
 from rnnopt.experiments.comparison_file import as_begun, keep
-from rnnopt.experiments.engine import engine_of
+from rnnopt.experiments.engine import Engine
 from rnnopt.experiments.job import processors
 from rnnopt.experiments.tuning import Tuned, facts
 from rnnopt.runs.folder import RunFolder, new_folder
@@ -84,7 +84,7 @@ def compare(
     if cluster is None:
         workers = workers or max(1, processors() // asked.shared.threads)
     with (
-        engine_of(out, workers, cluster, dashboard, print_line) as engine,
+        Engine(workers, cluster, dashboard, print_line) as engine,
         RunFolder(out).locked(),
         interruptible() as stop,
         progress_bars(silent) as bars,

@@ -12,6 +12,7 @@ from rnnopt.cli.progress import Board
 from rnnopt.cli.terminal import console, print_error, print_line, progress_bars
 from rnnopt.config.errors import UserError
 from rnnopt.experiments import reproduce
+from rnnopt.experiments.engine import Engine
 from rnnopt.experiments.job import Job, processors
 from rnnopt.experiments.reproduce.study import FormName
 
@@ -63,7 +64,8 @@ def reproduce_published(
     stages: dict[str, TaskID] = {}
     if cluster is None:
         workers = workers or processors()
-    with interruptible() as stop, progress_bars() as bars:
+    engine = Engine(workers, cluster, dashboard, print_line)
+    with engine, interruptible() as stop, progress_bars() as bars:
         board = Board(bars)
 
         def tell(stage: str, jobs: list[Job]) -> None:
@@ -71,9 +73,7 @@ def reproduce_published(
                 stages[stage] = bars.add_task(stage, total=1.0, note="")
             board.draw_stage(stages[stage], jobs)
 
-        path, tables, failures = reproduce.reproduce(
-            study, form, out, workers, tell, stop, cluster, dashboard, print_line
-        )
+        path, tables, failures = reproduce.reproduce(study, form, out, engine, tell, stop)
     for failure in failures:
         print_error(f"failed: {failure}")
     for written in tables:

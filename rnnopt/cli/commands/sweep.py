@@ -17,7 +17,7 @@ from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
 from rnnopt.config.specs import parse
 from rnnopt.experiments.database import quiet
-from rnnopt.experiments.engine import engine_of
+from rnnopt.experiments.engine import Engine
 from rnnopt.experiments.job import Job, processors
 from rnnopt.experiments.sweeps.results import (
     best_of,
@@ -103,7 +103,7 @@ def sweep(
     elif "workers" not in given:
         workers = 0
     with (
-        engine_of(out, workers, cluster, dashboard, terminal.print_line) as engine,
+        Engine(workers, cluster, dashboard, terminal.print_line) as engine,
         interruptible() as stop,
         terminal.progress_bars(silent) as bars,
     ):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rnnopt.config.errors import UserError, unknown_name, writing
-from rnnopt.experiments.engine import engine_of
+from rnnopt.experiments.engine import Engine
 from rnnopt.experiments.reproduce.admm import convergence
 from rnnopt.experiments.reproduce.admm import figures as admm_figures
 from rnnopt.experiments.reproduce.admm import tables as admm_tables
@@ -33,9 +33,9 @@ class Result:
 
     Args:
         name, title: as in a Study.
-        run: (form, folder, workers, tell, stop) → tables and failures; writes results.csv,
-            results.md and, if there is one, figure.png.
-        study: study whose runs it uses; `run` then takes the engine in place of `workers`.
+        run: (form, folder, tell, stop), with a study (form, folder, engine, tell, stop) → tables
+            and failures; writes results.csv, results.md and, if there is one, figure.png.
+        study: study whose runs it uses.
     """
 
     name: str
@@ -77,12 +77,9 @@ def reproduce(
     name: str,
     form: str,
     out: Path | None,
-    workers: int,
+    engine: Engine,
     tell: Tell,
     stop: threading.Event,
-    cluster: str | None = None,
-    dashboard: bool = False,
-    say: Callable[[str], None] = lambda line: None,
 ) -> tuple[Path, list[Table], list[str]]:
     """Executes the missing runs of a table or figure and writes it.
 
@@ -91,10 +88,9 @@ def reproduce(
         form: "cpu", "full" or "quick".
         out: its folder; None means runs/reproduce/NAME-FORM. Figures of the same runs share this
             folder, each with its own subfolder for the results.
-        workers: number of runs at once.
+        engine: executes the runs.
         tell: called with the stage and its jobs a few times per second.
         stop: set it to interrupt.
-        cluster, dashboard, say: as in `Engine`; None means processes of this machine.
 
     Returns:
         The folder with the results, the tables, one sentence for each run that failed.
@@ -107,12 +103,13 @@ def reproduce(
     shared = item.runs if isinstance(item, Study) and item.runs else name
     out = out or Path("runs/reproduce") / f"{shared}-{form}"
     study = item.study if isinstance(item, Result) else item
-    if study is None and cluster is not None:
+    if study is None and engine.address is not None:
         raise UserError(f"{name} is made by one process: leave out --cluster.")
-    with writing(out), engine_of(out, workers, cluster, dashboard, say) as engine:
+    with writing(out):
         out.mkdir(parents=True, exist_ok=True)
         if isinstance(item, Result):
-            return out, *item.run(form, out, workers if study is None else engine, tell, stop)
+            given = (tell, stop) if study is None else (engine, tell, stop)
+            return out, *item.run(form, out, *given)
         chosen = item.forms[form]
         failures = run_study(item, chosen, out, engine, tell, stop)
         results = out if shared == name else out / name.split("/")[-1]

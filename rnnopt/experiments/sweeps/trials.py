@@ -22,7 +22,7 @@ from rnnopt.config.specs import Value
 from rnnopt.experiments.database import quiet
 from rnnopt.experiments.engine import Engine
 from rnnopt.experiments.job import Job
-from rnnopt.experiments.queues import reason_of
+from rnnopt.experiments.queues import Queue, reason_of
 from rnnopt.experiments.sweeps.pruning import is_worse_than_median
 from rnnopt.experiments.sweeps.spaces import Choices, Space, configure
 from rnnopt.experiments.sweeps.study import (
@@ -32,13 +32,12 @@ from rnnopt.experiments.sweeps.study import (
     put_back,
     put_back_running,
 )
+from rnnopt.experiments.worker import STEPS
 from rnnopt.runs.folder import UNFINISHED, RunFolder
 from rnnopt.tasks.ranking import WORST, loss_of_best, rank
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
-
-STEPS = 20  # steps of a trial's budget at which it is compared with the others
 
 
 def run_sweep(
@@ -89,8 +88,8 @@ def seed_sampler(sweep: Sweep, study: "Study") -> None:
     )
 
 
-class TrialQueue:
-    """A sweep's trials as a queue of an engine.
+class TrialQueue(Queue):
+    """A sweep's trials: a job is made when it is to begin.
 
     Args:
         sweep: the sweep, begun.
@@ -98,6 +97,7 @@ class TrialQueue:
     """
 
     def __init__(self, sweep: Sweep, study: "Study"):
+        super().__init__([])
         self.sweep, self.study = sweep, study
         self._trials: dict[Path, tuple[Job, Trial, Pruning]] = {}
         self._open = True
@@ -119,7 +119,7 @@ class TrialQueue:
                 self.study._storage.record_heartbeat(trial._trial_id)  # type: ignore[attr-defined]
             optuna.storages.fail_stale_trials(self.study)
 
-    def left(self) -> bool:
+    def left(self) -> int:
         """Whether a trial is still to be done, here or by another command."""
         return self._open and bool(left(self.sweep, self.study))
 
