@@ -26,6 +26,8 @@ PATIENCE = 10  # seconds to wait for a scheduler
 processes = True  # whether workers of this machine are processes; tests have threads
 SETTINGS = {
     "distributed.scheduler.allowed-failures": 2,  # the third death of its worker fails a run
+    "distributed.scheduler.worker-saturation": 1.0,  # no run waits at a worker for another's end
+    "distributed.scheduler.work-stealing": False,  # for what waits there, of which nothing is left
     # A run cannot be moved to disk, and memory that malloc keeps must not stop a worker.
     "distributed.worker.memory.target": False,
     "distributed.worker.memory.spill": False,

@@ -150,6 +150,8 @@ class Engine:
     # -- runs --------------------------------------------------------------------------------------
 
     def _submit(self, client: "Client", job: Job) -> None:
+        from dask._task_spec import Task
+
         name = f"run-{self.command}-{next(self._numbers)}"
         order: dict[str, Any] = {
             "run": name,
@@ -161,7 +163,9 @@ class Engine:
         if self.address is not None:
             order |= {"path": str(job.path.resolve()), "folder": str(Path.cwd())}
             order["token"] = self._token_beside(job)
-        future = client.submit(execute, order, key=name)
+        # Such a task waits at the scheduler for a free worker, never at a worker behind a long run.
+        task = Task(name, execute, order, _data_producer=True)
+        (future,) = client.get({name: task}, [name], sync=False)
         self._under_way[future], self._by_name[name] = job, job
         future.add_done_callback(self._ended.put)
 
