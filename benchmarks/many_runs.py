@@ -126,7 +126,7 @@ def measure(runs: int, workers: int, seconds: float, killed: float) -> dict[str,
 
         def tell() -> None:
             nonlocal kills
-            if todo.left() and kills < int(killed * todo.over):
+            while todo.left() and kills < int(killed * todo.over):
                 orders.send(True)
                 kills += 1
             for name, process in watched.items():

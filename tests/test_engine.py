@@ -287,6 +287,24 @@ def test_a_description_of_a_cluster_that_is_none_is_one_sentence(workplace, text
         cluster.read(Path("c.yaml"))
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{class: distributed.LocalCluster, options: {worker: 1}}", "LocalCluster cannot be begun"),
+        ("{class: dask_jobqueue.SLURMCluster}", "SLURMCluster needs the command sbatch"),
+    ],
+)
+def test_a_cluster_that_cannot_be_begun_writes_nothing(command, monkeypatch, text, words):
+    pytest.importorskip("dask_jobqueue")
+    monkeypatch.setenv("PATH", "")
+    Path("c.yaml").write_text(text)
+    code, _, error = command("compare", *LONG, "--cluster", "c.yaml", "--out", "c")
+    assert code == 2
+    assert f"c.yaml: {words}" in error
+    assert error.count("\n") == 1
+    assert not Path("c").exists()
+
+
 def test_a_class_of_clusters_trains_the_runs(command, alone):
     options = {"processes": False, "n_workers": 0, "threads_per_worker": 1}
     options |= {"dashboard_address": "127.0.0.1:0"}

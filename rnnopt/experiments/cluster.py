@@ -8,6 +8,7 @@ scale: 8                            # its workers
 import importlib
 import importlib.util
 import logging
+import shutil
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -147,14 +148,18 @@ def _described(path: Path) -> Iterator["Client"]:
     from distributed import Client
 
     kind, options, scale = read(path)
+    # Classes of dask-jobqueue have it; they would wait for workers without an end.
+    submit = getattr(getattr(kind, "job_cls", None), "submit_command", "").partition(" ")[0]
+    if submit and shutil.which(submit) is None:
+        raise UserError(f"{path}: {kind.__name__} needs the command {submit}, it is not here.")
     try:
-        with kind(**options) as cluster, Client(cluster, set_as_default=False) as client:
-            cluster.scale(scale)
-            yield client
-    except TypeError as error:
-        raise UserError(
-            f"{path}: {kind.__name__} cannot be made of these options: {error}."
-        ) from error
+        cluster = kind(**options)
+    except Exception as error:  # any class of clusters has its own
+        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        raise UserError(f"{path}: {kind.__name__} cannot be begun: {reason}.") from error
+    with cluster, Client(cluster, set_as_default=False) as client:
+        cluster.scale(scale)
+        yield client
 
 
 def read(path: Path) -> tuple[Any, dict[str, Any], int]:

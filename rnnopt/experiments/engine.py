@@ -38,7 +38,9 @@ TOKEN = ".rnnopt-cluster"  # file by which a worker finds out whether it sees th
 
 
 class Engine:
-    """Executes jobs on a cluster, which it opens for the first of them and closes at its own end.
+    """Executes jobs on a cluster, which it closes at its own end.
+
+    A cluster of this machine is opened for the first jobs, another one at once.
 
     Args:
         workers: number of processes of a cluster of this machine; of another cluster the number of
@@ -70,6 +72,8 @@ class Engine:
         self._alone: float | None = time.monotonic()  # since when the cluster has no worker
 
     def __enter__(self) -> Self:
+        if self.address is not None:
+            self._open(0)
         return self
 
     def __exit__(self, *_: object) -> None:
