@@ -4,7 +4,8 @@
     forks.begin("dask_processes:worker", "scheduler.json", "folder", "apart", "old torch")
 
 A worker is as the words after its folder say: "apart" sees no folder of the command, as on another
-machine; "old torch" has another version; "dies of sgd" is killed by a run of that optimizer.
+machine; "old torch" has another version; "dies of sgd" is killed by a run of that optimizer, which
+"calls itself" until Python has enough.
 """
 
 import asyncio
@@ -54,6 +55,8 @@ def worker(file, folder, *words):
         own.versions = lambda: {"rnnopt": own.VERSION, "torch": "1.0.0"}
     if "dies of sgd" in words:
         runner.run = deadly
+    if "calls itself" in words:
+        runner.run = lambda *arguments: runner.run(*arguments)
     while not Path(file).exists() or not Path(file).read_text():
         time.sleep(0.02)
 

@@ -172,6 +172,13 @@ def test_a_run_that_kills_three_workers_has_failed_and_the_rest_goes_on(machines
 
 
 @pytest.mark.process
+def test_an_error_a_thousand_calls_deep_fails_its_run(machines):
+    machines.worker("calls itself")
+    error = ended(machines.command(*LONG), 1)
+    assert error == f"failed: c/{RUN}: maximum recursion depth exceeded\n"
+
+
+@pytest.mark.process
 def test_ctrl_c_saves_the_run_and_resume_goes_on(machines, alone):
     machines.worker()
     process = machines.command(*LONG)

@@ -200,7 +200,7 @@ def test_an_unknown_form_is_refused(command):
     assert "fast" in error
     assert "Traceback" not in error
     with pytest.raises(UserError, match=naming("'quik'", "'quick'")):
-        reproduce.reproduce(NAMES[0], "quik", None, 1, silent, threading.Event())
+        reproduce.reproduce(NAMES[0], "quik", None, Engine(1), silent, threading.Event())
 
 
 def test_help_tells_the_options(command):
@@ -995,7 +995,9 @@ def missing():
 
 def reproduced(name, form="quick", out=None, stop=None, tell=silent):
     """A table or figure done with one worker."""
-    return reproduce.reproduce(PAPER + name, form, out, 1, tell, stop or threading.Event())
+    with Engine(1) as engine:
+        stop = stop or threading.Event()
+        return reproduce.reproduce(PAPER + name, form, out, engine, tell, stop)
 
 
 def test_table_1_names_what_is_missing_with_the_reason(monkeypatch):

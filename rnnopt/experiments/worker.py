@@ -75,8 +75,11 @@ def execute(order: dict[str, Any]) -> dict[str, bytes] | None:
         if not stop():
             send = lambda more: worker.log_event(order["command"], news | more)  # noqa: E731
             send({})
-            with chdir(order.get("folder", ".")) if same else nullcontext():
-                _train(order, path, _messenger(send), stop)
+            try:
+                with chdir(order.get("folder", ".")) if same else nullcontext():
+                    _train(order, path, _messenger(send), stop)
+            except Exception as error:  # Dask loses one whose traceback is a thousand calls deep
+                raise error.with_traceback(None) from None
     return None if shared else _files(path, given_up=order["run"] in halted)
 
 
