@@ -337,14 +337,6 @@ def test_the_job_of_slurm_is_what_the_description_says(workplace):
         assert line in script
 
 
-@pytest.mark.parametrize("verb", ["compare", "reproduce"])
-@pytest.mark.parametrize("option", ["--storage", "--heartbeat"])
-def test_options_of_before_name_what_replaces_them(command, verb, option):
-    code, _, error = command(verb, option, "x")
-    assert code == 2
-    assert f"{verb} has no {option} any more: --cluster shares" in error
-
-
 def test_a_search_of_estimators_runs_on_a_cluster(workplace):
     joblib = pytest.importorskip("joblib")
     from distributed import Client, LocalCluster

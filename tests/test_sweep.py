@@ -457,7 +457,6 @@ def test_ctrl_c_leaves_a_sweep_that_goes_on(workplace):
     [
         (["--trials", 0], ["trials must be at least 1"]),
         (["--workers", -1], ["workers must be at least 0"]),
-        (["--heartbeat", 30], ["no --heartbeat any more", "--cluster"]),
         (["--cluster", "nowhere"], ["--cluster must be", "'nowhere'"]),
         (["--range", "hiden=1,2"], ["Did you mean 'hidden'?"]),
         (["--range", "layers=0..2"], ["layers must be at least 1"]),

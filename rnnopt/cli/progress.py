@@ -35,9 +35,7 @@ class Board:
     def __init__(self, bars: Progress):
         self.bars = bars
         self._rows: dict[Path, TaskID] = {}
-        self._read: dict[
-            tuple[Path, bool], State
-        ] = {}  # folders are read when a run begins or ends
+        self._read = dict[tuple[Path, bool], State]()  # folders, when a run begins or ends
 
     def state(self, job: Job) -> State:
         """How far a run is."""

@@ -17,10 +17,8 @@ from rnnopt.runs.runner import Announce
 FILE = "comparison.json"  # file in the folder with the settings of the comparison
 
 
-def check_folder(out: Path | None, workers: int, resume: bool) -> None:
+def check_folder(out: Path | None, resume: bool) -> None:
     """Raises UserError for a folder in which a comparison can neither begin nor resume."""
-    if workers < 0:
-        raise UserError(f"--workers must be at least 0, got {workers}.")
     if resume and out is None:
         raise UserError("--resume needs the comparison's folder: give --out.")
     if out is not None:  # a run of `train`, which a comparison cannot resume

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from rnnopt.config.errors import UserError, writing
 from rnnopt.experiments import cluster
-from rnnopt.experiments.job import Job
+from rnnopt.experiments.job import Job, processors
 from rnnopt.experiments.queues import Queue, died
 from rnnopt.experiments.result_files import write_files
 from rnnopt.experiments.worker import OtherVersions, execute, halt, versions
@@ -43,11 +43,14 @@ class Engine:
     A cluster of this machine is opened for the first jobs, another one at once.
 
     Args:
-        workers: number of processes of a cluster of this machine; of another cluster the number of
-            runs at once, where 0 means one a worker.
+        workers: number of runs at once; 0 means one a worker, or on this machine one a processor.
         address: the cluster, see `cluster.opened`; None means this machine.
         dashboard: whether to open Dask's page.
         say: called with a sentence that names the page.
+        threads: number of threads of a run.
+
+    Raises:
+        UserError: `workers` is negative, or the address cannot be one.
     """
 
     def __init__(
@@ -56,8 +59,13 @@ class Engine:
         address: str | None = None,
         dashboard: bool = False,
         say: Callable[[str], None] = lambda line: None,
+        threads: int = 1,
     ):
+        if workers < 0:
+            raise UserError(f"--workers must be at least 0, got {workers}.")
         cluster.check(address)
+        if address is None:
+            workers = workers or max(1, processors() // threads)
         self.workers, self.address, self.dashboard, self.say = workers, address, dashboard, say
         self.command = uuid.uuid4().hex  # names this command on workers that serve several
         self._stack = ExitStack()
@@ -115,12 +123,11 @@ class Engine:
                     tell()
                 for future in done:
                     self._finish(todo, future, stop)
-        except (ConnectionError, TimeoutError, CancelledError) as error:
-            raise self._lost() from error
-        except OSError as error:  # Dask's, or of a disk
-            if type(error).__name__ != "CommClosedError":
-                raise
-            raise self._lost() from error
+        except (OSError, CancelledError) as error:  # Dask's, or of a disk
+            lost = ConnectionError, TimeoutError, CancelledError
+            if isinstance(error, lost) or type(error).__name__ == "CommClosedError":
+                raise self._lost() from error
+            raise
         finally:
             self._end()
 

@@ -55,12 +55,15 @@ def execute(order: dict[str, Any]) -> dict[str, bytes] | None:
             file in the command's folder) and "folder" (where the command works).
 
     Returns:
-        The run's files if the command cannot see its folder and the run is over.
+        The run's files if the command cannot see its folder, and the run is over or given up.
 
     Raises:
         UserError: the run cannot be trained.
     """
     from distributed import get_worker
+
+    from rnnopt.experiments.result_files import read_files
+    from rnnopt.runs.folder import RunFolder
 
     worker = get_worker()
     _check_versions(order["versions"], worker.address)
@@ -80,7 +83,9 @@ def execute(order: dict[str, Any]) -> dict[str, bytes] | None:
                     _train(order, path, _messenger(send), stop)
             except Exception as error:  # Dask loses one whose traceback is a thousand calls deep
                 raise error.with_traceback(None) from None
-    return None if shared else _files(path, given_up=order["run"] in halted)
+    if shared or not (order["run"] in halted or RunFolder(path).is_over()):
+        return None  # what is neither over nor given up is begun anew
+    return read_files(path)
 
 
 def _check_versions(wanted: dict[str, str], address: str) -> None:
@@ -96,14 +101,6 @@ def _check_versions(wanted: dict[str, str], address: str) -> None:
 def _sees(order: dict[str, Any]) -> bool:
     """Whether this process sees the command's folder, as all of its own machine do."""
     return "token" not in order or Path(order["token"]).exists()
-
-
-def _files(path: Path, given_up: bool) -> dict[str, bytes] | None:
-    """The files of a run that is over, or that the command gave up: others are begun anew."""
-    from rnnopt.experiments.result_files import read_files
-    from rnnopt.runs.folder import RunFolder
-
-    return read_files(path) if given_up or RunFolder(path).is_over() else None
 
 
 def _stop_of(order: dict[str, Any], worker: "Worker") -> Callable[[], bool]:

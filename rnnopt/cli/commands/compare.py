@@ -17,7 +17,6 @@ from rnnopt.config.specs import parse
 from rnnopt.experiments.comparison import ComparisonResult, ComparisonSpec, check_folder
 from rnnopt.experiments.comparison_file import as_begun, keep
 from rnnopt.experiments.engine import Engine
-from rnnopt.experiments.job import processors
 from rnnopt.experiments.tuning import Tuned, facts
 from rnnopt.runs.folder import RunFolder, new_folder
 from rnnopt.training.option_checks import refuse_contradictions
@@ -72,7 +71,7 @@ def compare(
         rnnopt compare --out runs/tuned --resume
     """
     refuse_contradictions(shared, given)
-    check_folder(out, workers, resume)
+    check_folder(out, resume)
     out = out or new_folder(f"compare-{parse(shared.task)[0]}")
     asked = ComparisonSpec(shared, list(optimizers), list(seeds), tune, tune_budget, out, resume)
     if resume:
@@ -81,10 +80,8 @@ def compare(
     silent = quiet or as_json
     console.quiet = as_json
     jobs, candidates = asked.plan(lambda task, told: announce(task, given, told, silent))
-    if cluster is None:
-        workers = workers or max(1, processors() // asked.shared.threads)
     with (
-        Engine(workers, cluster, dashboard, print_line) as engine,
+        Engine(workers, cluster, dashboard, print_line, asked.shared.threads) as engine,
         RunFolder(out).locked(),
         interruptible() as stop,
         progress_bars(silent) as bars,

@@ -13,7 +13,7 @@ from rnnopt.cli.terminal import console, print_error, print_line, progress_bars
 from rnnopt.config.errors import UserError
 from rnnopt.experiments import reproduce
 from rnnopt.experiments.engine import Engine
-from rnnopt.experiments.job import Job, processors
+from rnnopt.experiments.job import Job
 from rnnopt.experiments.reproduce.study import FormName
 
 NAMES = ("list", *(one.name for one in reproduce.ALL))
@@ -54,16 +54,12 @@ def reproduce_published(
         rnnopt reproduce frank-wolfe/table-3 --quick
         rnnopt reproduce frank-wolfe/table-3 --workers 1
     """
-    if workers < 0:
-        raise UserError(f"--workers must be at least 0, got {workers}.")
     if quick and "form" in given and form != "quick":
         raise UserError(f"--quick is --form quick, it does not go with --form {form}.")
     form = "quick" if quick else form
     if study == "list":
         return _list()
     stages: dict[str, TaskID] = {}
-    if cluster is None:
-        workers = workers or processors()
     engine = Engine(workers, cluster, dashboard, print_line)
     with engine, interruptible() as stop, progress_bars() as bars:
         board = Board(bars)

@@ -18,7 +18,7 @@ from rnnopt.config.run_config import RunConfig
 from rnnopt.config.specs import parse
 from rnnopt.experiments.database import quiet
 from rnnopt.experiments.engine import Engine
-from rnnopt.experiments.job import Job, processors
+from rnnopt.experiments.job import Job
 from rnnopt.experiments.sweeps.results import (
     best_of,
     columns,
@@ -92,18 +92,17 @@ def sweep(
         rnnopt sweep --task digits-rows --optimizer muon --trials 30 --workers 2
         rnnopt sweep --optimizer adam --range lr=1e-4..1e-1:log hidden=32,64
     """
-    _check(trials, workers)
+    if trials < 1:
+        raise UserError(f"--trials must be at least 1, got {trials}.")
     out = out or Path("runs") / f"sweep-{parse(config.task)[0]}-{parse(config.optimizer)[0]}"
     RunFolder(out).refuse_run("choose another --out")
     terminal.console.quiet = as_json
     silent = quiet or as_json
     plan = _plan(config, list(ranges), trials, out, storage, prune, silent, given)
-    if cluster is None:
-        workers = workers or max(1, processors() // config.threads)
-    elif "workers" not in given:
+    if cluster is not None and "workers" not in given:
         workers = 0
     with (
-        Engine(workers, cluster, dashboard, terminal.print_line) as engine,
+        Engine(workers, cluster, dashboard, terminal.print_line, config.threads) as engine,
         interruptible() as stop,
         terminal.progress_bars(silent) as bars,
     ):
@@ -116,13 +115,6 @@ def sweep(
 
         run_sweep(plan, study, engine, tell, stop)
     return _finish(plan, study, stop.is_set(), quiet, as_json)
-
-
-def _check(trials: int, workers: int) -> None:
-    """Raises UserError for numbers that are too small."""
-    for name, value, least in (("trials", trials, 1), ("workers", workers, 0)):
-        if value < least:
-            raise UserError(f"--{name} must be at least {least}, got {value}.")
 
 
 def _plan(
