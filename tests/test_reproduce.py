@@ -27,8 +27,8 @@ from messages import naming
 from rnnopt.config import seeds
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import Budget, RunConfig
-from rnnopt.experiments import reproduce
-from rnnopt.experiments import worker_pool as workers
+from rnnopt.experiments import reproduce, worker
+from rnnopt.experiments.engine import Engine
 from rnnopt.experiments.reproduce import engine, results
 from rnnopt.experiments.reproduce.engine import (
     chosen_trial,
@@ -159,7 +159,8 @@ def silent(stage, jobs):
 
 def do(form=FORM, out=Path("out"), stop=None, tell=silent, study=STUDY):
     """Runs the toy study; its failures."""
-    return run_study(study, form, out, 1, tell, stop or threading.Event())
+    with Engine(1) as workers:
+        return run_study(study, form, out, workers, tell, stop or threading.Event())
 
 
 # -- the list -------------------------------------------------------------------------------------
@@ -199,7 +200,7 @@ def test_an_unknown_form_is_refused(command):
     assert "fast" in error
     assert "Traceback" not in error
     with pytest.raises(UserError, match=naming("'quik'", "'quick'")):
-        reproduce.reproduce(NAMES[0], "quik", None, 1, silent, threading.Event())
+        reproduce.reproduce(NAMES[0], "quik", None, Engine(1), silent, threading.Event())
 
 
 def test_help_tells_the_options(command):
@@ -610,13 +611,13 @@ def histories(out):
 
 def interrupt(monkeypatch, number, action):
     """Does `action` when the run of that number begins, which ends at once."""
-    train, count = runner._train, iter(range(1, 1000))
+    train, count, before = runner._train, iter(range(1, 1000)), set(worker.halted)
 
     def interrupted(training, folder, listener, stop_requested):
         if next(count) == number:
             action()
             for _ in range(1000):
-                if workers._end.is_set():
+                if worker.halted - before:
                     break
                 time.sleep(0.01)
         return train(training, folder, listener, stop_requested)
@@ -994,7 +995,9 @@ def missing():
 
 def reproduced(name, form="quick", out=None, stop=None, tell=silent):
     """A table or figure done with one worker."""
-    return reproduce.reproduce(PAPER + name, form, out, 1, tell, stop or threading.Event())
+    with Engine(1) as engine:
+        stop = stop or threading.Event()
+        return reproduce.reproduce(PAPER + name, form, out, engine, tell, stop)
 
 
 def test_table_1_names_what_is_missing_with_the_reason(monkeypatch):
@@ -1169,7 +1172,7 @@ def test_a_grid_that_failed_everywhere_tells_why(monkeypatch, short):
     def failing(*_, **__):
         raise RuntimeError("no memory")
 
-    monkeypatch.setattr(workers, "run", failing)
+    monkeypatch.setattr(runner, "run", failing)
     _, _, failures = reproduced("grid")
     assert len(failures) == 4
     assert all(failure.endswith(": no memory") for failure in failures)
