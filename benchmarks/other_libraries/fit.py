@@ -98,7 +98,7 @@ def sktime_keras(X: Any, y: Any, Xt: Any, seed: int, seconds: float) -> Found:
 
 
 def tsai(name: str, **options: Any) -> Callable[..., Found]:
-    """A classifier of tsai: one cycle of as many epochs as fit, by the time of the third."""
+    """A classifier of tsai: one cycle of as many epochs as fit, by the time of a second epoch."""
 
     def fit(X: Any, y: Any, Xt: Any, seed: int, seconds: float) -> Found:
         torch_alone()
@@ -109,7 +109,7 @@ def tsai(name: str, **options: Any) -> Callable[..., Found]:
             return library.TSClassifier(X, y, tfms=[None, library.TSClassification()], **given)
 
         trial, ends = learner(), []
-        for _ in range(3 if seconds > 5 else 2):
+        for _ in range(2):
             with trial.no_bar(), trial.no_logging():
                 trial.fit(1)
             ends.append(time.process_time())
