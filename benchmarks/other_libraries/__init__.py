@@ -1,0 +1,1 @@
+"""Classifiers of other libraries, in interpreters of their own."""
