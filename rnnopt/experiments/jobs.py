@@ -6,7 +6,7 @@ from pathlib import Path
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig, SharedConfig
 from rnnopt.experiments.worker_pool import Job
-from rnnopt.runs.folder import RunFolder
+from rnnopt.runs.folder import RunFolder, folder_of
 from rnnopt.runs.runner import Announce, check_same_data
 from rnnopt.tasks import Task
 from rnnopt.training.build import build_training, task_of
@@ -45,11 +45,6 @@ def plan_jobs(
     announce(task, list(dict.fromkeys(warnings)))
     check_saved(jobs, task, out, resume)
     return jobs
-
-
-def folder_of(optimizer: str) -> str:
-    """Name of the folder of an optimizer's runs."""
-    return "".join(c if c.isalnum() or c in ".=-" else "_" for c in optimizer)
 
 
 def check_saved(jobs: list[Job], task: Task, out: Path, resume: bool) -> None:

@@ -4,12 +4,20 @@
 torch.optim, of another library, FrankWolfe).
 """
 
+import inspect
+import io
+import pickle
+import traceback
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from rnnopt.config.errors import UserError
+from rnnopt.optimizers.baselines import evaluation_mode
 from rnnopt.training.closure import Closure
 
 
@@ -94,6 +102,81 @@ class GradientLearner:
         return {}
 
 
+class ClosureLearner(GradientLearner):
+    """Adapts an optimizer of which nothing is known but torch's contract: step(closure).
+
+    So a step may compute several gradients, as that of LBFGS and of sharpness-aware methods. All
+    of them count. Where it has `train()` and `eval()`, as schedule-free optimizers do, it trains
+    in the first mode and is evaluated in the second.
+
+    Args:
+        optimizer: torch optimizer.
+    """
+
+    needs_closure = True
+
+    def __init__(self, optimizer: Optimizer):
+        super().__init__(optimizer)
+        self.state_dict = self._readable_state
+        self._read_back = False
+        modes = (getattr(optimizer, name, None) for name in ("train", "eval"))
+        if all(map(callable, modes)) and not hasattr(optimizer, "committed"):
+            optimizer.train()  # type: ignore[attr-defined]
+            self.committed = partial(evaluation_mode, optimizer)
+
+    def step(self, closure: Closure) -> Tensor:
+        """Takes one step; returns the first loss of the closure."""
+        losses: list[Tensor] = []
+        inside = False  # the closure, whose errors are not the optimizer's
+
+        def remembered() -> Tensor:
+            nonlocal inside
+            inside = True
+            losses.append(closure())
+            inside = False
+            return losses[-1]
+
+        name = type(self.optimizer).__name__
+        try:
+            self.optimizer.step(remembered)
+        except Exception as error:
+            if inside:
+                raise
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            raise UserError(
+                f"the step of {name} failed: {type(error).__name__}: {error}"
+                f" ({place.filename}, line {place.lineno})."
+            ) from error
+        if not losses:
+            raise UserError(
+                f"step(closure) of {name} must call the closure, which computes the gradients."
+            )
+        return losses[0]
+
+    def _readable_state(self) -> dict[str, Any]:
+        """The optimizer's state; UserError if what is saved of it could not be loaded again."""
+        state = self.optimizer.state_dict()
+        if state["state"] and not self._read_back:
+            file = io.BytesIO()
+            torch.save(state, file)
+            file.seek(0)
+            try:
+                torch.load(file, weights_only=True)
+            except pickle.UnpicklingError as error:
+                raise UserError(
+                    f"the state of {type(self.optimizer).__name__} must be of tensors, numbers,"
+                    " texts, lists and dicts, to be loaded again without unpickling objects."
+                ) from error
+            self._read_back = True
+        return state
+
+
 def as_learner(optimizer: Any) -> Learner:
     """The optimizer itself if it is a learner, else adapted to one."""
-    return optimizer if isinstance(optimizer, Learner) else GradientLearner(optimizer)
+    if isinstance(optimizer, Learner):
+        return optimizer
+    ours = type(optimizer).__module__.startswith(("rnnopt.", "torch.optim."))
+    closure = inspect.signature(optimizer.step).parameters.get("closure")
+    if closure is not None and (closure.default is closure.empty or not ours):
+        return ClosureLearner(optimizer)
+    return GradientLearner(optimizer)

@@ -29,7 +29,7 @@ from rnnopt.experiments.sweeps.spaces import Choices, configure, space_of
 from rnnopt.experiments.sweeps.study import Sweep, address, begin
 from rnnopt.experiments.sweeps.worker import run_sweep
 from rnnopt.experiments.worker_pool import processors
-from rnnopt.runs.folder import RunFolder
+from rnnopt.runs.folder import RunFolder, folder_of
 from rnnopt.training.build import build_training, task_of
 from rnnopt.training.malloc import keep_freed_memory
 from rnnopt.training.option_checks import refuse_contradictions, warnings_of
@@ -89,7 +89,9 @@ def sweep(
         rnnopt sweep --optimizer adam --range lr=1e-4..1e-1:log hidden=32,64
     """
     _check(trials, heartbeat, workers)
-    out = out or Path("runs") / f"sweep-{parse(config.task)[0]}-{parse(config.optimizer)[0]}"
+    out = out or Path("runs") / folder_of(
+        f"sweep-{parse(config.task)[0]}-{parse(config.optimizer)[0]}"
+    )
     RunFolder(out).refuse_run("choose another --out")
     terminal.console.quiet = as_json
     silent = quiet or as_json

@@ -15,12 +15,11 @@ from typing import Any
 from rnnopt.config import seeds
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
-from rnnopt.experiments.jobs import folder_of
 from rnnopt.experiments.reproduce.study import Column, Form, Row, Study
 from rnnopt.experiments.tuning import rank
 from rnnopt.experiments.worker_pool import Job, work
 from rnnopt.runs.collection import Run, read_runs
-from rnnopt.runs.folder import UNFINISHED, RunFolder
+from rnnopt.runs.folder import UNFINISHED, RunFolder, folder_of
 from rnnopt.tasks import Task, build_task
 from rnnopt.training.build import build_training
 from rnnopt.training.resolve import fill_from_task
