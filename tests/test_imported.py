@@ -281,6 +281,19 @@ def test_a_changed_file_is_not_executed_on_resuming(file, tmp_path):
         run(asked, tmp_path / "run", resume=True)
 
 
+def test_code_that_only_a_folder_names_is_not_executed(file, command):
+    name = "my_optimizer.py:Sign"
+    common = ("--task", "digits-rows", "--budget", "6gradients", "--hidden", "4")
+    assert command("train", *common, "--optimizer", name, "--out", "one")[0] == 0
+    assert command("compare", *common, "--optimizers", name, "--seeds", 0, "--out", "two")[0] == 0
+    file.write_text("raise SystemExit(5)")
+    (file.parent / "one" / "result.json").unlink()
+    for words in (("train", "--resume", "--out", "one"), ("compare", "--resume", "--out", "two")):
+        code, _, error = command(*words)
+        assert code == 2
+        assert "say that you trust the code by --optimizer" in " ".join(error.split())
+
+
 def test_a_step_that_is_not_finite_is_left_out(file):
     training = build_training(config("my_optimizer.py:Twice", on_nonfinite="skip"))
     for p in training.model.parameters():

@@ -9,7 +9,7 @@ from typing import Any
 
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
-from rnnopt.config.specs import parse
+from rnnopt.config.specs import is_import_path, parse
 from rnnopt.runs.checkpoints import CHECKPOINT
 from rnnopt.runs.folder import CannotWrite, RunFolder
 from rnnopt.runs.refit import COMPLETE, all_series, refit
@@ -73,7 +73,7 @@ def run(
         if folder.is_over():
             folder.read_records()  # raises an error if they are damaged
             return folder.read_result()
-        check_same_optimizer(folder)  # before its code is executed
+        check_same_optimizer(folder, config)  # before its code is executed
         try:
             training = build_training(folder.read_config())
         except UserError as error:
@@ -100,10 +100,17 @@ def check_same_data(task: Task, folder: RunFolder) -> None:
             )
 
 
-def check_same_optimizer(folder: RunFolder) -> None:
-    """Raises UserError if the file of the user's own optimizer has changed since the run began."""
+def check_same_optimizer(folder: RunFolder, asked: RunConfig) -> None:
+    """Raises UserError if a run's optimizer is code that is not `asked` for, or has changed."""
+    saved = folder.read_config().optimizer
+    name = parse(saved)[0]
+    if is_import_path(name) and parse(asked.optimizer)[0] != name:
+        raise UserError(
+            f"the run in {folder.path} executes code of its optimizer: to resume it, say that you"
+            f" trust the code by --optimizer {saved}."
+        )
     was = folder.read_environment().get("optimizer", {})
-    now = source_of(parse(folder.read_config().optimizer)[0])
+    now = source_of(name)
     if now.get("sha256") != was.get("sha256"):
         raise UserError(
             f"{now.get('file')} has changed since the run in {folder.path} was begun: it must have"

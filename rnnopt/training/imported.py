@@ -46,7 +46,7 @@ def load(name: str) -> Callable[..., Any]:
             f"{name} must take the parameters first and an argument lr, as the classes of"
             f" torch.optim do, got ({', '.join(parameters)})."
         )
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 def source_of(name: str) -> dict[str, str]:

@@ -138,7 +138,7 @@ class ClosureLearner(GradientLearner):
 
         name = type(self.optimizer).__name__
         try:
-            self.optimizer.step(remembered)
+            self.optimizer.step(remembered)  # type: ignore[arg-type]  # as torch: a loss is a tensor
         except Exception as error:
             if inside:
                 raise
