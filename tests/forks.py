@@ -30,6 +30,7 @@ import pytest
 
 NUMBERS = itertools.count()
 LATER = (  # what commands would else import each for itself
+    "distributed",
     "quick_sqlite",
     "torch._dynamo",
     "torch.distributed.fsdp",

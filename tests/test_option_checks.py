@@ -59,14 +59,6 @@ def test_an_optimizer_with_a_loss_of_its_own_is_refused_weights_of_classes(comma
     assert "'admm' has a loss of its own: it cannot go with --class-weight" in error
 
 
-@pytest.mark.parametrize("verb", ["compare", "reproduce"])
-def test_heartbeats_need_a_database(command, verb):
-    name = ["asnaq/figure-1"] if verb == "reproduce" else []
-    code, out, error = command(verb, *name, "--heartbeat", 5)
-    assert (code, out) == (2, "")
-    assert "--heartbeat needs --storage" in error
-
-
 def test_inspect_refuses_columns_of_arrays(command):
     code, _, error = command("inspect", "own.npz", "--time", "t")
     assert (code, error.count("\n")) == (2, 1)

@@ -27,8 +27,8 @@ from messages import naming
 from rnnopt.config import seeds
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import Budget, RunConfig
-from rnnopt.experiments import reproduce
-from rnnopt.experiments import worker_pool as workers
+from rnnopt.experiments import reproduce, worker
+from rnnopt.experiments.engine import Engine
 from rnnopt.experiments.reproduce import engine, results
 from rnnopt.experiments.reproduce.engine import (
     chosen_trial,
@@ -159,7 +159,8 @@ def silent(stage, jobs):
 
 def do(form=FORM, out=Path("out"), stop=None, tell=silent, study=STUDY):
     """Runs the toy study; its failures."""
-    return run_study(study, form, out, 1, tell, stop or threading.Event())
+    with Engine(1) as workers:
+        return run_study(study, form, out, workers, tell, stop or threading.Event())
 
 
 # -- the list -------------------------------------------------------------------------------------
@@ -610,13 +611,13 @@ def histories(out):
 
 def interrupt(monkeypatch, number, action):
     """Does `action` when the run of that number begins, which ends at once."""
-    train, count = runner._train, iter(range(1, 1000))
+    train, count, before = runner._train, iter(range(1, 1000)), set(worker.halted)
 
     def interrupted(training, folder, listener, stop_requested):
         if next(count) == number:
             action()
             for _ in range(1000):
-                if workers._end.is_set():
+                if worker.halted - before:
                     break
                 time.sleep(0.01)
         return train(training, folder, listener, stop_requested)
@@ -1169,7 +1170,7 @@ def test_a_grid_that_failed_everywhere_tells_why(monkeypatch, short):
     def failing(*_, **__):
         raise RuntimeError("no memory")
 
-    monkeypatch.setattr(workers, "run", failing)
+    monkeypatch.setattr(runner, "run", failing)
     _, _, failures = reproduced("grid")
     assert len(failures) == 4
     assert all(failure.endswith(": no memory") for failure in failures)

@@ -8,6 +8,7 @@ import json
 import math
 import shlex
 import signal
+import threading
 import time
 import warnings
 from dataclasses import replace
@@ -26,7 +27,10 @@ from rnnopt.cli.commands import sweep as sweeping
 from rnnopt.cli.main import main
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
-from rnnopt.experiments.sweeps import pruning, results, worker
+from rnnopt.experiments import worker
+from rnnopt.experiments.engine import Engine
+from rnnopt.experiments.sweeps import pruning, results
+from rnnopt.experiments.sweeps import trials as queued
 from rnnopt.experiments.sweeps.spaces import Choices, Range
 from rnnopt.experiments.sweeps.study import Sweep, address, begin, counted, put_back_running
 from rnnopt.runs.folder import RunFolder
@@ -62,20 +66,31 @@ def ask(study, distributions=None):
         return study.ask(distributions)
 
 
-def never():
-    return False
+def sweep(plan, study, stop=None):
+    """Does what is left of a sweep, with one worker."""
+    with Engine(1) as engine:
+        queued.run_sweep(plan, study, engine, lambda jobs: None, stop or threading.Event())
 
 
-def after(calls):
-    """A stop that asks for an interruption after so many questions."""
-    count = iter(range(10**6))
-    return lambda: next(count) >= calls
-
-
-def done(plan, stop=never):
-    """The trials of a sweep once one worker has worked on it."""
+def done(plan):
+    """The trials of a sweep once it is done."""
     study = begin(plan)
-    worker.work(plan, 0, stop)
+    sweep(plan, study)
+    return study.get_trials()
+
+
+def interrupted(plan, monkeypatch, calls):
+    """The trials of a sweep that is interrupted before so many steps."""
+    study, event, count = begin(plan), threading.Event(), iter(range(10**6))
+
+    def stop():
+        if next(count) >= calls:
+            event.set()
+        return event.is_set()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(worker, "_stop_of", lambda order, worker: stop)
+        sweep(plan, study, event)
     return study.get_trials()
 
 
@@ -116,20 +131,24 @@ def test_a_finished_sweep_goes_on_to_a_greater_number(plan):
     assert len(done(plan)) == 4
 
 
-def test_two_workers_do_no_trial_too_many(plan):
-    begin(plan)
+def test_two_commands_do_no_trial_too_many(plan, monkeypatch):
     # The second asks for a trial while the first, between look and question, took the last.
-    study = worker._load(plan, 0)
-    surplus = [ask(study) for _ in range(5)][-1]
-    with pytest.raises(worker.TooLate):
-        worker.Objective(plan, never)(surplus)
+    queue = queued.TrialQueue(plan, begin(plan))
+    for _ in range(4):
+        ask(queue.study)
+    assert queue.take() is None
+    with monkeypatch.context() as patch:
+        patch.setattr(queued, "left", lambda *_: "to begin")
+        assert queue.take() is None
+    assert states(queue.study.get_trials()) == ["RUNNING"] * 4 + ["FAIL"]
+    assert counted(queue.study.get_trials()) == 4
 
 
-def test_an_interrupted_trial_goes_on_from_its_checkpoint(plan, workplace):
+def test_an_interrupted_trial_goes_on_from_its_checkpoint(plan, workplace, monkeypatch):
     whole = done(replace(plan, trials=1))[0]
     out = workplace / "interrupted"
     cut = replace(plan, trials=1, out=out, storage=address(None, out))
-    trials = done(cut, after(10))
+    trials = interrupted(cut, monkeypatch, 10)
     assert states(trials) == ["FAIL", "WAITING"]
     reached = RunFolder.open(out / "trial-0000").read_result()
     assert reached["status"] == "interrupted"
@@ -144,9 +163,10 @@ def test_an_interrupted_trial_goes_on_from_its_checkpoint(plan, workplace):
     assert not (out / "trial-0001").exists()
 
 
-def test_a_trial_whose_worker_died_is_retried_once_its_heartbeat_is_missed(plan):
+def test_a_trial_whose_command_died_is_retried_once_its_heartbeat_is_missed(plan, workplace):
+    plan = replace(plan, storage=f"sqlite:///{workplace}/elsewhere.db")
     study = begin(plan)
-    lost = ask(study)  # by a worker that dies at once
+    lost = ask(study)  # by a command that dies at once
     study._storage.record_heartbeat(lost._trial_id)
     time.sleep(2.1)
     trials = done(replace(plan, trials=1))
@@ -163,22 +183,23 @@ def test_trials_under_way_in_a_dead_command_are_queued_at_once(plan):
 
 
 def test_a_trial_worse_than_the_median_is_stopped_early(plan):
-    config = replace(CONFIG, evaluate_every=1)
+    config = replace(CONFIG, budget="2000gradients", evaluate_every=100)
     bad = replace(plan, config=config, space={"lr": Range(1e-3, 1e-1, log=True)}, trials=6)
     study = begin(bad)
     for i in range(5):  # five that were good from the beginning
         trial = ask(study, {"lr": _float(1e-3, 1e-1)})
-        for step in range(worker.STEPS + 1):
-            trial.report(1e-6, step)
-        study.tell(trial, 1e-6 * (i + 1))
-    worker.work(bad, 0, never)
+        for step in range(queued.STEPS + 1):
+            trial.report(1e-30, step)
+        study.tell(trial, 1e-30 * (i + 1))
+    sweep(bad, study)
     last = study.get_trials()[-1]
     assert last.state.name == "PRUNED"
     folder = RunFolder.open(bad.out / last.user_attrs["folder"])
     assert folder.read_result()["status"] == "interrupted"
-    # Steps are twentieths of the budget, none is stopped in the first four; the run ends after the
-    # step of training that follows, which here brings a look of its own.
-    assert folder.read_records()[-1]["fraction"] == (pruning.WARM_UP + 1) / worker.STEPS
+    # Steps are twentieths of the budget, none is stopped in the first four; the run goes on until
+    # the news has come here and back.
+    assert max(last.intermediate_values) == pruning.WARM_UP
+    assert pruning.WARM_UP / queued.STEPS <= folder.read_records()[-1]["fraction"] < 0.9
     assert states(done(replace(bad, prune=False, trials=7)))[-1] == "COMPLETE"
 
 
@@ -186,9 +207,9 @@ def complete_trials(study, metric, losses):
     """Trials that are over, level in their metric at every step."""
     for loss in losses:
         trial = ask(study)
-        for step in range(worker.STEPS + 1):
+        for step in range(queued.STEPS + 1):
             trial.report(metric, step)
-        trial.set_user_attr("losses", {str(step): loss for step in range(worker.STEPS + 1)})
+        trial.set_user_attr("losses", {str(step): loss for step in range(queued.STEPS + 1)})
         trial.set_user_attr("validation_loss", loss)
         study.tell(trial, metric)
 
@@ -210,14 +231,14 @@ def complete_trials(study, metric, losses):
 def test_of_level_trials_those_of_a_greater_loss_are_stopped(plan, metric, loss, stopped):
     study = begin(replace(plan, metric="accuracy"))
     complete_trials(study, 0.9, (1.0, 2.0, 3.0, 4.0, 5.0))
-    watch = worker.PruningCallback(ask(study), prune=True)
+    watch = queued.Pruning(ask(study), prune=True)
     for step in range(pruning.WARM_UP + 1):
         assert not watch.pruned
         watch.report(
-            dict(fraction=step / worker.STEPS, validation_metric=metric, validation_loss=loss)
+            dict(fraction=step / queued.STEPS, validation_metric=metric, validation_loss=loss)
         )
     assert watch.pruned == stopped
-    without = worker.PruningCallback(ask(study), prune=False)
+    without = queued.Pruning(ask(study), prune=False)
     without.report(dict(fraction=1.0, validation_metric=metric, validation_loss=loss))
     assert not without.pruned
 
@@ -232,12 +253,12 @@ def test_the_median_is_that_of_optunas_pruner(plan):
     found = set()
     for number in range(24):
         trial = ask(study)
-        watch = worker.PruningCallback(trial, prune=True)
+        watch = queued.Pruning(trial, prune=True)
         pruner = MedianPruner(pruning.COMPARED, pruning.WARM_UP)
-        for step in range(worker.STEPS + 1):
+        for step in range(queued.STEPS + 1):
             value = float(rng.lognormal() / (step + 1)) if number != 9 else math.nan
             watch.report(
-                dict(fraction=step / worker.STEPS, validation_metric=value, validation_loss=value)
+                dict(fraction=step / queued.STEPS, validation_metric=value, validation_loss=value)
             )
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", RuntimeWarning)  # of NaN alone
@@ -327,7 +348,7 @@ def test_a_sweep_does_not_go_on_with_other_settings(plan):
 
 def test_the_best_trial_comes_first_and_its_command_repeats_it(plan, workplace):
     study = begin(plan)
-    worker.work(plan, 0, never)
+    sweep(plan, study)
     written = results.write_results(plan, study)
     assert [path.name for path in written] == ["best.json", "slices.png", "importance.png"]
     for path in written[1:]:
@@ -436,7 +457,8 @@ def test_ctrl_c_leaves_a_sweep_that_goes_on(workplace):
     [
         (["--trials", 0], ["trials must be at least 1"]),
         (["--workers", -1], ["workers must be at least 0"]),
-        (["--heartbeat", 0], ["heartbeat must be at least 1"]),
+        (["--heartbeat", 30], ["no --heartbeat any more", "--cluster"]),
+        (["--cluster", "nowhere"], ["--cluster must be", "'nowhere'"]),
         (["--range", "hiden=1,2"], ["Did you mean 'hidden'?"]),
         (["--range", "layers=0..2"], ["layers must be at least 1"]),
         (["--storage", "nowhere"], ["storage must read like", "'nowhere'"]),
@@ -469,12 +491,12 @@ def test_a_sweep_does_not_go_on_over_changed_data(plan):
         begin(replace(plan, files={"data": "bb"}))
 
 
-def test_workers_of_two_machines_draw_different_trials(plan, tmp_path):
+def test_commands_of_two_machines_draw_different_trials(plan, tmp_path):
     shared = replace(plan, storage=f"sqlite:///{tmp_path / 'elsewhere.db'}")
-    begin(shared)
+    study = begin(shared)
     drawn = []
     for _ in range(2):
-        study = worker._load(shared, 0)
+        queued.seed_sampler(shared, study)
         trial = ask(study)
         drawn.append(trial.suggest_float("lr", 1e-3, 1e-1, log=True))
         study.tell(trial, state=TrialState.FAIL)

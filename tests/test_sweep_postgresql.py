@@ -1,4 +1,4 @@
-"""Many workers share a PostgreSQL server, which this file starts; a killed one's trial is retried.
+"""Trials recorded on a PostgreSQL server, which this file starts; a killed worker's goes on.
 
 What a sweep promises on one machine is in test_sweep.py.
 """
@@ -6,6 +6,7 @@ What a sweep promises on one machine is in test_sweep.py.
 import json
 import os
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ pytest.importorskip("psycopg")
 
 
 import forks
-from waiting import wait_for
+from waiting import holder_of, wait_for
 
 from rnnopt.cli.main import main
 from rnnopt.experiments.database import close, quiet
@@ -23,7 +24,7 @@ from rnnopt.experiments.sweeps.study import address
 from rnnopt.runs.folder import RunFolder
 
 TINY = ["--task", "counting:length=3", "--hidden", "3", "--budget", "2s", "--evaluate-every", "50"]
-TINY += ["--optimizer", "adam", "--trials", "2", "--heartbeat", "1"]
+TINY += ["--optimizer", "adam", "--trials", "2"]
 
 
 @pytest.fixture
@@ -43,11 +44,10 @@ def trials_of(postgresql):
     close(opened)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="finds the worker in /proc")
 @pytest.mark.process
 @pytest.mark.full
-def test_a_killed_workers_trial_is_retried_by_the_other(
-    postgresql, trials_of, tmp_path, monkeypatch, capsys
-):
+def test_a_killed_workers_trial_goes_on(postgresql, trials_of, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     asked = [*TINY, "--storage", postgresql, "--workers", "2", "--out", "s", "--json"]
     with forks.begin("forks:rnnopt", "sweep", *asked) as process:
@@ -61,21 +61,15 @@ def test_a_killed_workers_trial_is_retried_by_the_other(
         folder = RunFolder(tmp_path / "s" / lost.user_attrs["folder"])
         before = len(folder.read_records())
         assert folder.read_result()["status"] == "running"
-        os.kill(int(lost.user_attrs["worker"].rpartition(":")[2]), signal.SIGKILL)
+        os.kill(holder_of(folder.path), signal.SIGKILL)
         out, error = process.communicate(timeout=120)
     assert process.returncode == 0, error
     found = json.loads(out)
     assert found["trials"] == dict(complete=2, pruned=0, failed=0, running=0, waiting=0)
-    assert found["failures"] == ["a worker process died (out of memory?)"]
+    assert found["failures"] == []
     trials = trials_of("s")
-    states = [trial.state.name for trial in trials]
-    assert states.count("COMPLETE") == 2
-    assert trials[lost.number].state.name == "FAIL"
-    again = next(t for t in trials if t.system_attrs.get("failed_trial") == lost.number)
-    assert again.state.name == "COMPLETE"
-    assert again.params == lost.params
-    assert again.user_attrs["folder"] == lost.user_attrs["folder"]  # it went on from there
-    assert again.user_attrs["worker"] != lost.user_attrs["worker"]
+    assert [trial.state.name for trial in trials] == ["COMPLETE"] * 2
+    assert trials[lost.number].user_attrs["worker"] != lost.user_attrs["worker"]
     records = folder.read_records()
     assert len(records) > before
     spent = [record["gradient_evaluations"] for record in records]

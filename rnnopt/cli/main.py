@@ -37,6 +37,7 @@ VERBS = {
     "export": ("export:export_run", "Write a trained network as a file for other programs."),
     "completion": ("completion:completion", "Print the completion script of a shell."),
 }
+GONE = {"--storage": ("compare", "reproduce"), "--heartbeat": ("compare", "reproduce", "sweep")}
 USAGE = "rnnopt VERB [OPTIONS]"
 MORE = "`rnnopt VERB --help` names the options of a verb, with examples."
 
@@ -85,6 +86,10 @@ def read(arguments: list[str]) -> Callable[[], int]:
         return partial(_refuse, str(unknown_name("verb", verb, VERBS)))
     if verb and verb != arguments[0]:
         return partial(_refuse, f"a verb comes first, got {arguments[0]!r}: {USAGE}.")
+    for option in (word.partition("=")[0] for word in arguments):
+        if verb in GONE.get(option, ()):
+            instead = "--cluster shares the runs of one command among many machines"
+            return partial(_refuse, f"{verb} has no {option} any more: {instead}.")
     app = parser({verb} & VERBS.keys())
     try:
         call, bound, _ = app.parse_args(arguments, exit_on_error=False, print_error=False)

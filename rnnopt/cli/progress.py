@@ -1,78 +1,119 @@
-"""Progress bars of many runs, drawn from their run folders."""
+"""Progress bars of many runs: how far each is, by its last news or its folder, and its worker."""
 
 import threading
+from collections.abc import Callable
+from pathlib import Path
 
 from rich.progress import Progress, TaskID
 
-from rnnopt.experiments.executors import Crew
-from rnnopt.experiments.worker_pool import Job
+from rnnopt.experiments.engine import Engine
+from rnnopt.experiments.job import Job
 from rnnopt.runs.folder import UNFINISHED, RunFolder
 
+ROWS = 12  # runs under way that are shown one by one
 
-def update_job_bars(bars: Progress, all_bars: dict[str, TaskID], jobs: list[Job]) -> None:
-    """Draws one bar an optimizer from the run folders of its seeds."""
-    for optimizer, bar in all_bars.items():
-        mine = [job.path for job in jobs if job.config.optimizer == optimizer]
-        fractions, metrics = [], []
-        for path in mine:
-            records = RunFolder(path).read_records()
-            if records:
-                status = RunFolder(path).read_result()["status"]
-                fractions.append(records[-1]["fraction"] if status in UNFINISHED else 1.0)
-                metrics.append(records[-1]["validation_metric"])
-        if metrics:
-            note = (
-                f"validation {sum(metrics) / len(metrics):.4f} ({len(metrics)}/{len(mine)} seeds)"
-            )
-            bars.update(bar, completed=sum(fractions) / len(mine), note=note)
+State = tuple[float, float | None]  # fraction of the budget, last validation metric
 
 
-def update_stage_bar(bars: Progress, bar: TaskID, jobs: list[Job]) -> None:
-    """Draws one bar for all jobs of a stage, a finished one counting as whole."""
-    over, fraction = 0, 0.0
-    for job in jobs:
-        folder = RunFolder(job.path)
-        made_elsewhere = (job.path / "elsewhere.json").exists()  # and so are its weights
-        if made_elsewhere or (job.path / "best.pt").exists():
-            over += 1
-            fraction += 1
-        elif (job.path / "metrics.jsonl").exists():
-            records = folder.read_records()
-            fraction += records[-1]["fraction"] if records else 0.0
-    bars.update(bar, completed=fraction / len(jobs), note=f"{over} of {len(jobs)} runs")
+def state_in_folder(path: Path) -> State:
+    """How far a run is according to its folder."""
+    records = RunFolder(path).read_records() if (path / "config.json").exists() else []
+    if not records:
+        return 0.0, None
+    status = RunFolder(path).read_result()["status"]
+    fraction = records[-1]["fraction"] if status in UNFINISHED else 1.0
+    return fraction, records[-1]["validation_metric"]
 
 
-class BarRunner:
-    """Does jobs in processes, and draws how far they are.
+class Board:
+    """Draws bars of jobs, and below them a row for each run under way.
 
     Args:
         bars: where to draw.
-        workers: processes at once.
-        stop: set when the work shall end.
-        crew: who does it.
     """
 
-    def __init__(self, bars: Progress, workers: int, stop: threading.Event, crew: Crew):
-        self.bars, self.workers, self.stop, self.crew = bars, workers, stop, crew
+    def __init__(self, bars: Progress):
+        self.bars = bars
+        self._rows: dict[Path, TaskID] = {}
+        self._read: dict[
+            tuple[Path, bool], State
+        ] = {}  # folders are read when a run begins or ends
+
+    def state(self, job: Job) -> State:
+        """How far a run is."""
+        if job.live.record and not job.live.over:
+            return job.live.record["fraction"], job.live.record["validation_metric"]
+        key = job.path, job.live.over
+        if key not in self._read:
+            self._read[key] = state_in_folder(job.path)
+        return self._read[key]
+
+    def draw_stage(self, bar: TaskID, jobs: list[Job]) -> None:
+        """Draws one bar for all jobs of a stage."""
+        fractions = [self.state(job)[0] for job in jobs]
+        over = sum(fraction == 1.0 for fraction in fractions)
+        note = f"{over} of {len(jobs)} runs"
+        self.bars.update(bar, completed=sum(fractions) / len(jobs), note=note)
+        self.draw_rows(jobs)
+
+    def draw_optimizers(self, all_bars: dict[str, TaskID], jobs: list[Job]) -> None:
+        """Draws one bar an optimizer for the runs of its seeds."""
+        for optimizer, bar in all_bars.items():
+            mine = [self.state(job) for job in jobs if job.config.optimizer == optimizer]
+            metrics = [metric for _, metric in mine if metric is not None]
+            if metrics:
+                mean = sum(metrics) / len(metrics)
+                note = f"validation {mean:.4f} ({len(metrics)}/{len(mine)} seeds)"
+                done = sum(fraction for fraction, _ in mine) / len(mine)
+                self.bars.update(bar, completed=done, note=note)
+        self.draw_rows(jobs)
+
+    def draw_rows(self, jobs: list[Job]) -> None:
+        """Draws the runs under way: best metric, gradient evaluations per second, worker."""
+        if not self.bars.console.is_interactive:  # which gets lines, and bars that stay
+            return
+        under_way = [job for job in jobs if job.live.worker and not job.live.over][:ROWS]
+        for path in self._rows.keys() - {job.path for job in under_way}:
+            self.bars.remove_task(self._rows.pop(path))
+        for job in under_way:
+            if job.path not in self._rows:
+                name = f"  {job.path.parent.name} {job.path.name}"
+                self._rows[job.path] = self.bars.add_task(name, total=1.0, note="")
+            live = job.live
+            best = "" if live.best is None else f"best {live.best:.4f}  {live.rate:.0f}/s  "
+            worker = live.worker.partition("://")[2]
+            self.bars.update(
+                self._rows[job.path], completed=self.state(job)[0], note=f"{best}{worker}"
+            )
+
+
+class BarRunner:
+    """Does jobs on a cluster, and draws how far they are.
+
+    Args:
+        bars: where to draw.
+        engine: executes the jobs.
+        stop: set when the work shall end.
+    """
+
+    def __init__(self, bars: Progress, engine: Engine, stop: threading.Event):
+        self.bars, self.engine, self.stop = bars, engine, stop
 
     def stage(self, name: str, jobs: list[Job]) -> list[str]:
         """Does jobs under one bar; a sentence for each that failed."""
-        bar = self.bars.add_task(name, total=1.0, note="")
-        count = min(self.workers, len(jobs))
-        return self.crew.work(
-            jobs, count, lambda now: update_stage_bar(self.bars, bar, now), self.stop
-        )
+        bar, board = self.bars.add_task(name, total=1.0, note=""), Board(self.bars)
+        return self._do(jobs, lambda now: board.draw_stage(bar, now))
 
     def runs(self, jobs: list[Job]) -> list[str]:
         """The same under a bar for each optimizer."""
-        if not jobs:
-            return []
         optimizers = dict.fromkeys(job.config.optimizer for job in jobs)
         all_bars = {o: self.bars.add_task(o, total=1.0, note="") for o in optimizers}
+        board = Board(self.bars)
+        return self._do(jobs, lambda now: board.draw_optimizers(all_bars, now))
 
-        def tell(jobs: list[Job]) -> None:
-            update_job_bars(self.bars, all_bars, jobs)
-
-        failures = self.crew.work(jobs, min(self.workers, len(jobs)), tell, self.stop)
+    def _do(self, jobs: list[Job], tell: Callable[[list[Job]], None]) -> list[str]:
+        if not jobs:
+            return []
+        failures = self.engine.work(jobs, tell, self.stop)
         tell(jobs)
         return failures

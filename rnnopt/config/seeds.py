@@ -7,6 +7,5 @@ each in a generator of its own. The other streams must differ from these:
 DIAGNOSIS = 2**40  # s + this: minibatches that `rnnopt diagnose` measures gradients on
 REPORT = 2**41  # s + this: minibatches of the page's gradients through time
 MONITOR = 7919  # this: the sequences of AdaQN's loss test, the same in all runs
-SWEEP_WORKER = 7919  # s + this × number of the worker + trials so far: values of a sweep's trials
 # The runs that choose a learning rate have it; no reported run may.
 TUNING = 1000

@@ -1,20 +1,18 @@
 """A comparison of `rnnopt compare`: its settings, its tuning runs, then the reported runs."""
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from rnnopt.config import seeds
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import SharedConfig
-from rnnopt.experiments.executors import Crew
+from rnnopt.experiments.job import Job
 from rnnopt.experiments.jobs import plan_jobs
 from rnnopt.experiments.tuning import Candidate, Tuned, plan_trials, tune
-from rnnopt.experiments.worker_pool import Job
 from rnnopt.runs.folder import RunFolder
 from rnnopt.runs.runner import Announce
-from rnnopt.training.build import task_of
 
 FILE = "comparison.json"  # file in the folder with the settings of the comparison
 
@@ -41,8 +39,6 @@ def is_begun(out: Path) -> bool:
 
 class ComparisonRunner(Protocol):
     """Executes the jobs of a comparison."""
-
-    crew: Crew
 
     def stage(self, name: str, jobs: list[Job]) -> list[str]:
         """Executes the jobs of a stage; returns a sentence for each that failed."""
@@ -97,17 +93,6 @@ class ComparisonSpec:
                 )
         return jobs, candidates
 
-    def settings(self) -> dict[str, Any]:
-        """The settings that must be the same for all workers of a comparison."""
-        own = task_of(self.shared).data if self.shared.data is not None else None
-        files = {} if own is None else own.sources
-        names = ("optimizers", "seeds", "tune", "tune_budget")
-        return {
-            "shared": asdict(self.shared),
-            "comparison": {name: getattr(self, name) for name in names},
-            "files": {f"sha256 of {role}": file["sha256"] for role, file in files.items()},
-        }
-
     def train(
         self, jobs: list[Job], candidates: list[Candidate], work: ComparisonRunner
     ) -> ComparisonResult:
@@ -115,7 +100,7 @@ class ComparisonSpec:
         done = ComparisonResult(jobs)
         if candidates:
             stage = partial(work.stage, "tuning")
-            done.tuned, done.failures = tune(candidates, stage, self.out, work.crew.turn)
+            done.tuned, done.failures = tune(candidates, stage, self.out)
             names = [one.specification for one in done.tuned]
             # The chosen rates are part of the optimizers' specifications.
             shared = replace(self.shared, lr=None)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig, SharedConfig
-from rnnopt.experiments.worker_pool import Job
+from rnnopt.experiments.job import Job
 from rnnopt.runs.folder import RunFolder, folder_of
 from rnnopt.runs.runner import Announce, check_same_data
 from rnnopt.tasks import Task

@@ -7,7 +7,6 @@ finer instead of wider.
 
 import math
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,8 @@ from rnnopt.config import seeds
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig, SharedConfig
 from rnnopt.config.specs import parse, write
-from rnnopt.experiments.jobs import Job, check_saved
+from rnnopt.experiments.job import Job
+from rnnopt.experiments.jobs import check_saved
 from rnnopt.runs.collection import Run, read_runs
 from rnnopt.runs.files import write_json
 from rnnopt.runs.folder import TUNING, UNFINISHED, RunFolder, folder_of
@@ -131,10 +131,7 @@ def plan_trials(
 
 
 def tune(
-    candidates: list[Candidate],
-    do: Callable[[list[Job]], list[str]],
-    out: Path,
-    turn: Callable[[], AbstractContextManager[None]] = nullcontext,
+    candidates: list[Candidate], do: Callable[[list[Job]], list[str]], out: Path
 ) -> tuple[list[Tuned], list[str]]:
     """Executes the tuning runs, chooses the rates and writes them to tuning.json.
 
@@ -142,7 +139,6 @@ def tune(
         candidates: result of `plan_trials`.
         do: executes jobs and returns a sentence for each that failed.
         out: folder of the comparison.
-        turn: locks out other workers while the file is written.
 
     Returns:
         The results, none if a run failed or was interrupted; and the failures.
@@ -153,8 +149,7 @@ def tune(
     if failures or not all(map(_is_over, missing)):
         return [], failures
     found = [candidate.choose() for candidate in candidates]
-    with turn():
-        write_json(out / "tuning.json", {"tuned": [facts(one) for one in found]})
+    write_json(out / "tuning.json", {"tuned": [facts(one) for one in found]})
     return found, []
 
 

@@ -43,6 +43,7 @@ class Progress:
         gradient_evaluations, epochs, seconds: spent on training so far.
         fraction: fraction of the budget spent, 0 … 1.
         record: a line of the run's history if the model was just evaluated, else None.
+        best: the best validation metric so far, None before the first evaluation.
     """
 
     gradient_evaluations: float
@@ -50,6 +51,7 @@ class Progress:
     seconds: float
     fraction: float
     record: dict[str, float] | None
+    best: float | None = None
 
 
 class Training:
@@ -332,9 +334,9 @@ class Training:
         return due and not math.isfinite(float(self.loss_sum))
 
     def _progress(self, fraction: float, record: dict[str, float] | None) -> Progress:
-        closure = self.closure
+        closure, best = self.closure, self.best.get("validation_metric")
         return Progress(
-            closure.gradient_evaluations, closure.epochs, self.seconds, fraction, record
+            closure.gradient_evaluations, closure.epochs, self.seconds, fraction, record, best
         )
 
     # -- saving ------------------------------------------------------------------------------------

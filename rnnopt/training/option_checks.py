@@ -71,12 +71,6 @@ def refuse_columns(paths: Sequence[Path], given: Collection[str]) -> None:
         )
 
 
-def refuse_heartbeat(storage: str | None, given: Collection[str]) -> None:
-    """Raises UserError for a heartbeat that no other process could read."""
-    if storage is None and "heartbeat" in given:
-        raise UserError("--heartbeat needs --storage, the database of workers on many machines.")
-
-
 def refuse_splits(task: Task, given: Collection[str]) -> None:
     """Raises UserError for options that hold out series if the user's data are already split.
 

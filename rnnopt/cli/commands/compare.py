@@ -12,16 +12,15 @@ from rnnopt.cli.printing import announce
 from rnnopt.cli.progress import BarRunner
 from rnnopt.cli.tables import Name, column_of
 from rnnopt.cli.terminal import AsJson, console, print_error, print_json, print_line, progress_bars
-from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import SharedConfig
 from rnnopt.config.specs import parse
 from rnnopt.experiments.comparison import ComparisonResult, ComparisonSpec, check_folder
 from rnnopt.experiments.comparison_file import as_begun, keep
-from rnnopt.experiments.executors import crew_of
+from rnnopt.experiments.engine import Engine
+from rnnopt.experiments.job import processors
 from rnnopt.experiments.tuning import Tuned, facts
-from rnnopt.experiments.worker_pool import processors
 from rnnopt.runs.folder import RunFolder, new_folder
-from rnnopt.training.option_checks import refuse_contradictions, refuse_heartbeat
+from rnnopt.training.option_checks import refuse_contradictions
 
 
 def compare(
@@ -34,8 +33,8 @@ def compare(
     out: Path | None = None,
     workers: int = 0,
     resume: bool = False,
-    storage: str | None = None,
-    heartbeat: int = 30,
+    cluster: str | None = None,
+    dashboard: bool = False,
     quiet: bool = False,
     as_json: AsJson = False,
     given: Collection[str] = (),
@@ -56,15 +55,14 @@ def compare(
             validation data. Unset: no tuning.
         tune_budget: Length of each tuning run. Unset: that of the reported runs.
         out: Folder of the comparison. Unset: a new one below runs/.
-        workers: Number of processes at once; 0 means one a processor. Runs side by side slow each
-            other: take 1 where the seconds matter.
+        workers: Number of runs at once; 0 means one a processor, or one a worker of --cluster. Runs
+            side by side slow each other: take 1 where the seconds matter.
         resume: Continuation of the comparison in --out as it was begun. Optimizers, seeds and
             tuning may be others.
-        storage: Database for workers on many machines, such as postgresql://user@machine/database;
-            run the same command on each. Needs --out, whose name is the comparison's in the
-            database. Continues without --resume.
-        heartbeat: Seconds between the signs of life of a worker, with --storage. After twice as
-            long without one, its run goes to another worker.
+        cluster: Dask cluster that trains the runs: a scheduler's address such as tcp://host:8786,
+            its file (.json), or a .yaml file that names a class of clusters and its options.
+            Unset: processes of this machine.
+        dashboard: Dask's page of the cluster, whose address is printed.
         quiet: Output of the names of the written files only.
         as_json: Output of one JSON object and nothing else.
 
@@ -73,43 +71,30 @@ def compare(
         rnnopt compare --optimizers adam sgd --tune 5 --out runs/tuned
         rnnopt compare --out runs/tuned --resume
     """
-    if storage is not None and out is None:
-        raise UserError("--storage needs the comparison's folder: give --out.")
-    refuse_heartbeat(storage, given)
     refuse_contradictions(shared, given)
-    resume = resume or storage is not None
     check_folder(out, workers, resume)
     out = out or new_folder(f"compare-{parse(shared.task)[0]}")
     asked = ComparisonSpec(shared, list(optimizers), list(seeds), tune, tune_budget, out, resume)
-    if resume and storage is None:
+    if resume:
         asked = as_begun(asked, given)
     asked.check()
     silent = quiet or as_json
     console.quiet = as_json
     jobs, candidates = asked.plan(lambda task, told: announce(task, given, told, silent))
-    settings = {} if storage is None else asked.settings()
+    if cluster is None:
+        workers = workers or max(1, processors() // asked.shared.threads)
     with (
-        crew_of(storage, f"compare {out.resolve().name}", settings, out, heartbeat) as crew,
-        crew.hold(),
+        Engine(workers, cluster, dashboard, print_line) as engine,
+        RunFolder(out).locked(),
         interruptible() as stop,
         progress_bars(silent) as bars,
     ):
         keep(asked)
-        count = workers or max(1, processors() // asked.shared.threads)
-        work = BarRunner(bars, count, stop, crew)
-        done = asked.train(jobs, candidates, work)
-    with crew.turn():
-        return _tell(done, out, stop.is_set(), quiet, as_json, storage is not None)
+        done = asked.train(jobs, candidates, BarRunner(bars, engine, stop))
+    return _tell(done, out, stop.is_set(), quiet, as_json)
 
 
-def _tell(
-    done: ComparisonResult,
-    out: Path,
-    interrupted: bool,
-    quiet: bool,
-    as_json: bool,
-    shared_by_many: bool,
-) -> int:
+def _tell(done: ComparisonResult, out: Path, interrupted: bool, quiet: bool, as_json: bool) -> int:
     """Prints what came out, writes the report; the exit code."""
     for failure in done.failures:
         print_error(f"failed: {failure}")
@@ -129,7 +114,7 @@ def _tell(
         }
         print_json({"status": status, "folder": out, "runs": runs, **found})
     if interrupted:
-        how = f"rnnopt compare --out {out} --resume" if not shared_by_many else "the same command"
+        how = f"rnnopt compare --out {out} --resume"
         console.print(f"interrupted; {how} continues it.", highlight=False, soft_wrap=True)
         return 130
     return 1 if done.failures or diverged else 0

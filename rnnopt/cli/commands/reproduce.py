@@ -8,13 +8,13 @@ from rich.progress import TaskID
 from rich.table import Table
 
 from rnnopt.cli.interrupt import interruptible
-from rnnopt.cli.progress import update_stage_bar
+from rnnopt.cli.progress import Board
 from rnnopt.cli.terminal import console, print_error, print_line, progress_bars
 from rnnopt.config.errors import UserError
 from rnnopt.experiments import reproduce
+from rnnopt.experiments.engine import Engine
+from rnnopt.experiments.job import Job, processors
 from rnnopt.experiments.reproduce.study import FormName
-from rnnopt.experiments.worker_pool import Job, processors
-from rnnopt.training.option_checks import refuse_heartbeat
 
 NAMES = ("list", *(one.name for one in reproduce.ALL))
 
@@ -27,8 +27,8 @@ def reproduce_published(
     quick: bool = False,
     out: Path | None = None,
     workers: int = 0,
-    storage: str | None = None,
-    heartbeat: int = 30,
+    cluster: str | None = None,
+    dashboard: bool = False,
     given: Collection[str] = (),
 ) -> int:
     """Repeat a published table or figure.
@@ -43,11 +43,11 @@ def reproduce_published(
             GPU), quick shows in seconds that it works.
         quick: Shorthand for --form quick.
         out: Folder of the runs and results. Unset: one below runs/reproduce.
-        workers: Number of processes at once; 0 means one a processor.
-        storage: Database for workers on many machines, such as postgresql://user@machine/database;
-            run the same command on each.
-        heartbeat: Seconds between the signs of life of a worker, with --storage. After twice as
-            long without one, its run goes to another worker.
+        workers: Number of runs at once; 0 means one a processor, or one a worker of --cluster.
+        cluster: Dask cluster that trains the runs: a scheduler's address such as tcp://host:8786,
+            its file (.json), or a .yaml file that names a class of clusters and its options.
+            Unset: processes of this machine.
+        dashboard: Dask's page of the cluster, whose address is printed.
 
     Examples:
         rnnopt reproduce list
@@ -58,21 +58,22 @@ def reproduce_published(
         raise UserError(f"--workers must be at least 0, got {workers}.")
     if quick and "form" in given and form != "quick":
         raise UserError(f"--quick is --form quick, it does not go with --form {form}.")
-    refuse_heartbeat(storage, given)
     form = "quick" if quick else form
     if study == "list":
         return _list()
     stages: dict[str, TaskID] = {}
-    with interruptible() as stop, progress_bars() as bars:
+    if cluster is None:
+        workers = workers or processors()
+    engine = Engine(workers, cluster, dashboard, print_line)
+    with engine, interruptible() as stop, progress_bars() as bars:
+        board = Board(bars)
 
         def tell(stage: str, jobs: list[Job]) -> None:
             if stage not in stages:
                 stages[stage] = bars.add_task(stage, total=1.0, note="")
-            update_stage_bar(bars, stages[stage], jobs)
+            board.draw_stage(stages[stage], jobs)
 
-        path, tables, failures = reproduce.reproduce(
-            study, form, out, workers or processors(), tell, stop, storage, heartbeat
-        )
+        path, tables, failures = reproduce.reproduce(study, form, out, engine, tell, stop)
     for failure in failures:
         print_error(f"failed: {failure}")
     for written in tables:

@@ -11,11 +11,14 @@ from rich.table import Table
 from rnnopt.cli import terminal
 from rnnopt.cli.interrupt import interruptible
 from rnnopt.cli.printing import announce
+from rnnopt.cli.progress import Board
 from rnnopt.config import seeds
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
 from rnnopt.config.specs import parse
 from rnnopt.experiments.database import quiet
+from rnnopt.experiments.engine import Engine
+from rnnopt.experiments.job import Job, processors
 from rnnopt.experiments.sweeps.results import (
     best_of,
     columns,
@@ -27,11 +30,9 @@ from rnnopt.experiments.sweeps.results import (
 )
 from rnnopt.experiments.sweeps.spaces import Choices, configure, space_of
 from rnnopt.experiments.sweeps.study import Sweep, address, begin
-from rnnopt.experiments.sweeps.worker import run_sweep
-from rnnopt.experiments.worker_pool import processors
+from rnnopt.experiments.sweeps.trials import run_sweep
 from rnnopt.runs.folder import RunFolder, folder_of
 from rnnopt.training.build import build_training, task_of
-from rnnopt.training.malloc import keep_freed_memory
 from rnnopt.training.option_checks import refuse_contradictions, warnings_of
 from rnnopt.training.resolve import check_conflicts
 
@@ -51,7 +52,8 @@ def sweep(
     workers: int = 1,
     storage: str | None = None,
     prune: bool = True,
-    heartbeat: int = 30,
+    cluster: str | None = None,
+    dashboard: bool = False,
     quiet: bool = False,
     as_json: terminal.AsJson = False,
     given: Collection[str] = (),
@@ -74,13 +76,15 @@ def sweep(
             the run.
         out: Folder of the sweep. Unset: runs/sweep-TASK-OPTIMIZER. Its name is the sweep's name in
             --storage.
-        workers: Number of processes at once; 0 means one a processor.
-        storage: Database for workers on many machines, such as postgresql://user@machine/database;
-            run the same command on each. Unset: SQLite in --out.
+        workers: Number of trials at once; 0 means one a processor, or one a worker of --cluster.
+        storage: Database that records the trials, such as postgresql://user@machine/database.
+            Unset: SQLite in --out.
         prune: Early end of a trial that is worse than the median of the others at the same part of
             the budget: by its metric, or where that is level by its validation loss.
-        heartbeat: Seconds between the signs of life of a worker. After twice as long without one,
-            its trial goes to another worker.
+        cluster: Dask cluster that trains the trials: a scheduler's address such as
+            tcp://host:8786, its file (.json), or a .yaml file that names a class of clusters and
+            its options. Unset: processes of this machine.
+        dashboard: Dask's page of the cluster, whose address is printed.
         quiet: Output of the best trial only.
         as_json: Output of one JSON object and nothing else.
 
@@ -88,32 +92,37 @@ def sweep(
         rnnopt sweep --task digits-rows --optimizer muon --trials 30 --workers 2
         rnnopt sweep --optimizer adam --range lr=1e-4..1e-1:log hidden=32,64
     """
-    _check(trials, heartbeat, workers)
+    _check(trials, workers)
     out = out or Path("runs") / folder_of(
         f"sweep-{parse(config.task)[0]}-{parse(config.optimizer)[0]}"
     )
     RunFolder(out).refuse_run("choose another --out")
     terminal.console.quiet = as_json
     silent = quiet or as_json
-    plan = _plan(config, list(ranges), trials, out, storage, prune, heartbeat, silent, given)
-    study = begin(plan)
-    keep_freed_memory()
-    workers = workers or max(1, processors() // config.threads)
-    with interruptible() as stop, terminal.progress_bars(silent) as bars:
-        bar = bars.add_task("trials", total=trials, note="")
-        failures = run_sweep(
-            plan, study, min(workers, trials), lambda: _tell(bars, bar, study), stop
-        )
-    return _finish(plan, study, failures, stop.is_set(), quiet, as_json)
-
-
-def _check(trials: int, heartbeat: int, workers: int) -> None:
-    """Raises UserError for numbers that are too small."""
-    for name, value, least in (
-        ("trials", trials, 1),
-        ("heartbeat", heartbeat, 1),
-        ("workers", workers, 0),
+    plan = _plan(config, list(ranges), trials, out, storage, prune, silent, given)
+    if cluster is None:
+        workers = workers or max(1, processors() // config.threads)
+    elif "workers" not in given:
+        workers = 0
+    with (
+        Engine(workers, cluster, dashboard, terminal.print_line) as engine,
+        interruptible() as stop,
+        terminal.progress_bars(silent) as bars,
     ):
+        study = begin(plan)
+        bar, board = bars.add_task("trials", total=trials, note=""), Board(bars)
+
+        def tell(jobs: list[Job]) -> None:
+            _tell(bars, bar, study)
+            board.draw_rows(jobs)
+
+        run_sweep(plan, study, engine, tell, stop)
+    return _finish(plan, study, stop.is_set(), quiet, as_json)
+
+
+def _check(trials: int, workers: int) -> None:
+    """Raises UserError for numbers that are too small."""
+    for name, value, least in (("trials", trials, 1), ("workers", workers, 0)):
         if value < least:
             raise UserError(f"--{name} must be at least {least}, got {value}.")
 
@@ -125,7 +134,6 @@ def _plan(
     out: Path,
     storage: str | None,
     prune: bool,
-    heartbeat: int,
     silent: bool,
     given: Collection[str],
 ) -> Sweep:
@@ -147,14 +155,12 @@ def _plan(
     own = {} if task.data is None else task.data.sources
     files = {role: file["sha256"] for role, file in own.items()}
     place = address(storage, out)
-    return Sweep(config, space, trials, out, place, task.metric, prune, heartbeat, files)
+    return Sweep(config, space, trials, out, place, task.metric, prune, files=files)
 
 
-def _finish(
-    plan: Sweep, study: "Study", failures: list[str], interrupted: bool, quiet: bool, as_json: bool
-) -> int:
+def _finish(plan: Sweep, study: "Study", interrupted: bool, quiet: bool, as_json: bool) -> int:
     """Writes and prints what was found; the exit code."""
-    failures = failures + errors_of(study)
+    failures = errors_of(study)
     for failure in failures[:SHOWN]:
         terminal.print_error(f"failed: {failure}")
     written = write_results(plan, study)

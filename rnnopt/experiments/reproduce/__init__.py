@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rnnopt.config.errors import UserError, unknown_name, writing
-from rnnopt.experiments.executors import crew_of
+from rnnopt.experiments.engine import Engine
 from rnnopt.experiments.reproduce.admm import convergence
 from rnnopt.experiments.reproduce.admm import figures as admm_figures
 from rnnopt.experiments.reproduce.admm import tables as admm_tables
@@ -15,7 +15,7 @@ from rnnopt.experiments.reproduce.asnaq.beyond import GATED, PARTS
 from rnnopt.experiments.reproduce.asnaq.figures import FIGURE_1 as ASNAQ_FIGURE_1
 from rnnopt.experiments.reproduce.asnaq.figures import FIGURE_2 as ASNAQ_FIGURE_2
 from rnnopt.experiments.reproduce.asnaq.figures import FIGURE_3 as ASNAQ_FIGURE_3
-from rnnopt.experiments.reproduce.engine import Tell, run_study, settings_of
+from rnnopt.experiments.reproduce.engine import Tell, run_study
 from rnnopt.experiments.reproduce.frank_wolfe import a5_angle, grid, table_1
 from rnnopt.experiments.reproduce.frank_wolfe.figure_3 import FIGURE_3
 from rnnopt.experiments.reproduce.frank_wolfe.figure_4 import FIGURE_4
@@ -33,9 +33,9 @@ class Result:
 
     Args:
         name, title: as in a Study.
-        run: (form, folder, workers, tell, stop) → tables and failures; writes results.csv,
-            results.md and, if there is one, figure.png.
-        study: study whose runs it uses; `run` then also takes the crew that executes them.
+        run: (form, folder, tell, stop), with a study (form, folder, engine, tell, stop) → tables
+            and failures; writes results.csv, results.md and, if there is one, figure.png.
+        study: study whose runs it uses.
     """
 
     name: str
@@ -77,11 +77,9 @@ def reproduce(
     name: str,
     form: str,
     out: Path | None,
-    workers: int,
+    engine: Engine,
     tell: Tell,
     stop: threading.Event,
-    storage: str | None = None,
-    heartbeat: int = 30,
 ) -> tuple[Path, list[Table], list[str]]:
     """Executes the missing runs of a table or figure and writes it.
 
@@ -90,11 +88,9 @@ def reproduce(
         form: "cpu", "full" or "quick".
         out: its folder; None means runs/reproduce/NAME-FORM. Figures of the same runs share this
             folder, each with its own subfolder for the results.
-        workers: number of processes.
+        engine: executes the runs.
         tell: called with the stage and its jobs a few times per second.
         stop: set it to interrupt.
-        storage: address of the database of workers on many machines.
-        heartbeat: seconds between their heartbeats.
 
     Returns:
         The folder with the results, the tables, one sentence for each run that failed.
@@ -105,21 +101,17 @@ def reproduce(
         raise unknown_name("form", form, FORMS)
     item = BY_NAME[name]
     shared = item.runs if isinstance(item, Study) and item.runs else name
-    fleet = f"reproduce {f'{shared}-{form}' if out is None else out.resolve().name}"
     out = out or Path("runs/reproduce") / f"{shared}-{form}"
     study = item.study if isinstance(item, Result) else item
-    if study is None and storage is not None:
-        raise UserError(f"{name} is made by one process: leave out --storage.")
-    settings = {} if study is None or storage is None else settings_of(study, study.forms[form])
+    if study is None and engine.address is not None:
+        raise UserError(f"{name} is made by one process: leave out --cluster.")
     with writing(out):
-        with crew_of(storage, fleet, settings, out, heartbeat) as crew:
-            out.mkdir(parents=True, exist_ok=True)
-            if isinstance(item, Result):
-                more = {} if study is None else {"crew": crew}
-                return out, *item.run(form, out, workers, tell, stop, **more)
-            chosen = item.forms[form]
-            failures = run_study(item, chosen, out, workers, tell, stop, crew.work)
+        out.mkdir(parents=True, exist_ok=True)
+        if isinstance(item, Result):
+            given = (tell, stop) if study is None else (engine, tell, stop)
+            return out, *item.run(form, out, *given)
+        chosen = item.forms[form]
+        failures = run_study(item, chosen, out, engine, tell, stop)
         results = out if shared == name else out / name.split("/")[-1]
-        with crew.turn():
-            results.mkdir(exist_ok=True)
-            return results, write_results(item, chosen, out, results), failures
+        results.mkdir(exist_ok=True)
+        return results, write_results(item, chosen, out, results), failures

@@ -4,8 +4,6 @@ Every run is a run folder below the study's folder. Finished runs are not repeat
 runs are resumed, so the same command continues a study.
 """
 
-import hashlib
-import json
 import threading
 from collections.abc import Callable
 from dataclasses import fields, replace
@@ -15,9 +13,10 @@ from typing import Any
 from rnnopt.config import seeds
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
+from rnnopt.experiments.engine import Engine
+from rnnopt.experiments.job import Job
 from rnnopt.experiments.reproduce.study import Column, Form, Row, Study
 from rnnopt.experiments.tuning import rank
-from rnnopt.experiments.worker_pool import Job, work
 from rnnopt.runs.collection import Run, read_runs
 from rnnopt.runs.folder import UNFINISHED, RunFolder, folder_of
 from rnnopt.tasks import Task, build_task
@@ -25,7 +24,6 @@ from rnnopt.training.build import build_training
 from rnnopt.training.resolve import fill_from_task
 
 Tell = Callable[[str, list[Job]], None]
-Do = Callable[[list[Job], int, Callable[[list[Job]], None], threading.Event], list[str]]
 
 
 def chosen_rows(study: Study, form: Form) -> list[Row]:
@@ -77,20 +75,18 @@ def run_study(
     study: Study,
     form: Form,
     out: Path,
-    workers: int,
+    engine: Engine,
     tell: Tell,
     stop: threading.Event,
-    do: Do = work,
 ) -> list[str]:
     """Executes the missing runs of a study.
 
     Args:
         study, form: what to run.
         out: the study's folder.
-        workers: number of processes.
+        engine: executes the runs.
         tell: called with the stage and its jobs a few times per second.
         stop: set it to interrupt.
-        do: executes the jobs of a stage.
 
     Returns:
         One sentence for each run that failed.
@@ -106,7 +102,7 @@ def run_study(
             for trial in trials_of(form, row)
         ]
         if jobs:
-            failures += do(jobs, min(workers, len(jobs)), lambda now: tell("tuning", now), stop)
+            failures += engine.work(jobs, lambda now: tell("tuning", now), stop)
     if stop.is_set() or failures:
         return failures
     jobs = [
@@ -114,22 +110,7 @@ def run_study(
         for seed in form.seeds
         for column, row in pairs
     ]
-    if not jobs:
-        return []
-    return do(jobs, min(workers, len(jobs)), lambda now: tell("training", now), stop)
-
-
-def settings_of(study: Study, form: Form) -> dict[str, Any]:
-    """Settings that must be the same for all workers of a study: a digest of all possible runs."""
-    runs = [
-        _job(form, column, row, trial, seed, Path()).config.to_dict()
-        for column in form.columns
-        for row in chosen_rows(study, form)
-        for trial in trials_of(form, row)
-        for seed in (seeds.TUNING, *form.seeds)
-    ]
-    digest = hashlib.sha256(json.dumps(runs).encode()).hexdigest()[:12]
-    return {"study": {"number of possible runs": len(runs), "sha256 of their settings": digest}}
+    return engine.work(jobs, lambda now: tell("training", now), stop)
 
 
 def _job(

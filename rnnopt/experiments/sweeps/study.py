@@ -1,7 +1,7 @@
-"""The study that all workers of a sweep share: trials, their values and their workers.
+"""The study of a sweep: trials, their values and their workers.
 
-It is stored in a database: SQLite in the sweep's folder, or any database of Optuna, which many
-machines may share. A trial whose worker died (no heartbeat for two intervals) is requeued.
+It is stored in a database: SQLite in the sweep's folder, or any database of Optuna, which several
+commands may share. A trial whose command died (no heartbeat for two intervals) is requeued.
 """
 
 import weakref
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from optuna.storages import RDBStorage
     from optuna.trial import FrozenTrial
 
-RETRIES = 3  # retries of a trial whose worker died, so that no trial kills workers forever
+RETRIES = 3  # retries of a trial whose command died, so that no trial kills commands forever
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """The settings of a sweep, for all its workers.
+    """The settings of a sweep.
 
     Args:
         config: common settings of the trials.
@@ -36,7 +36,7 @@ class Sweep:
         storage: address of the database, for SQLAlchemy.
         metric: name of the validation metric.
         prune: whether to stop trials that are worse than the median of the others at a step.
-        heartbeat: seconds between a worker's heartbeats.
+        heartbeat: seconds between a command's heartbeats.
         files: sha256 of the user's own data by role, at the beginning of the sweep.
     """
 
@@ -128,7 +128,7 @@ def open_sweep(sweep: Sweep) -> "RDBStorage":
 def counted(trials: "list[FrozenTrial]") -> int:
     """Number of trials that count towards `Sweep.trials`.
 
-    Trials whose worker died, that were interrupted or came too late do not count. A trial that
+    Trials whose command died, that were interrupted or came too late do not count. A trial that
     raised an error counts: otherwise a space that always fails would never end.
     """
     return sum(trial.state.name != "FAIL" or "error" in trial.user_attrs for trial in trials)
@@ -141,7 +141,7 @@ def put_back(study: "Study", trial: "FrozenTrial") -> None:
 
 
 def put_back_running(study: "Study") -> None:
-    """Requeues every running trial; only for a sweep on which no worker is active."""
+    """Requeues every running trial; only for a sweep on which no command works."""
     with quiet() as optuna:
         for trial in study.get_trials(states=(optuna.trial.TrialState.RUNNING,)):
             study.tell(trial.number, state=optuna.trial.TrialState.FAIL)

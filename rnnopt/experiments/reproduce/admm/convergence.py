@@ -70,9 +70,7 @@ def follow(options: dict[str, Any], samples: int, iterations: int) -> dict[str, 
     return course
 
 
-def run(
-    form: str, out: Path, workers: int, tell: Tell, stop: threading.Event
-) -> tuple[list[Table], list[str]]:
+def run(form: str, out: Path, tell: Tell, stop: threading.Event) -> tuple[list[Table], list[str]]:
     """Writes the table of last values and the figure of courses."""
     samples, iterations = SIZES[form]
     courses = {}

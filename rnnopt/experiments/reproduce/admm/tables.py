@@ -77,7 +77,7 @@ def accuracy(outputs: Tensor, batch: Batch) -> float:
 
 
 def run(
-    name: str, form: str, out: Path, workers: int, tell: Tell, stop: threading.Event
+    name: str, form: str, out: Path, tell: Tell, stop: threading.Event
 ) -> tuple[list[Table], list[str]]:
     """Writes one of the two tables."""
     task = build_task("mnist-rows")

@@ -136,9 +136,7 @@ def settings_of(form: str) -> list[tuple[int, int, int, int]]:
     return list(dict.fromkeys(cases))
 
 
-def run(
-    form: str, out: Path, workers: int, tell: Tell, stop: threading.Event
-) -> tuple[list[Table], list[str]]:
+def run(form: str, out: Path, tell: Tell, stop: threading.Event) -> tuple[list[Table], list[str]]:
     """Writes the table, and a figure over d, m_L, m_F and L."""
     rows, points = [], {}
     for method in METHODS:

@@ -59,9 +59,7 @@ def label(inner_steps: int, ball: str) -> str:
     return f"K={inner_steps}, one ball" + (" a tensor" if ball == "tensor" else "")
 
 
-def run(
-    form: str, out: Path, workers: int, tell: Tell, stop: threading.Event
-) -> tuple[list[Table], list[str]]:
+def run(form: str, out: Path, tell: Tell, stop: threading.Event) -> tuple[list[Table], list[str]]:
     """Measures what is missing, in this process, and writes the table and the histograms."""
     task, budget = FORMS[form]
     found: dict[tuple[int, str], dict[str, list[float]]] = {}

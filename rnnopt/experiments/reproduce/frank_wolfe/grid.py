@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rnnopt.config import seeds
-from rnnopt.experiments.executors import Alone, Crew
+from rnnopt.experiments.engine import Engine
 from rnnopt.experiments.reproduce.engine import (
     Tell,
     configure,
@@ -70,20 +70,12 @@ GRID = Study(
 
 
 def run(
-    form_name: str,
-    out: Path,
-    workers: int,
-    tell: Tell,
-    stop: threading.Event,
-    crew: Crew | None = None,
+    form_name: str, out: Path, engine: Engine, tell: Tell, stop: threading.Event
 ) -> tuple[list[Table], list[str]]:
     """Trains every setting once and writes the table and a map of the validation accuracy."""
-    form, crew = GRID.forms[form_name], crew or Alone(out)
-    failures = run_study(GRID, form, out, workers, tell, stop, crew.work)
-    if stop.is_set():
-        return [], failures
-    with crew.turn():
-        return _write(form, out), failures
+    form = GRID.forms[form_name]
+    failures = run_study(GRID, form, out, engine, tell, stop)
+    return ([] if stop.is_set() else _write(form, out)), failures
 
 
 def _write(form: Form, out: Path) -> list[Table]:

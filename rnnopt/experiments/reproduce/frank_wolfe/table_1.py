@@ -40,9 +40,7 @@ def statistics(task: Task) -> list[str]:
     ]
 
 
-def run(
-    form: str, out: Path, workers: int, tell: Tell, stop: threading.Event
-) -> tuple[list[Table], list[str]]:
+def run(form: str, out: Path, tell: Tell, stop: threading.Event) -> tuple[list[Table], list[str]]:
     """Writes the table; for a missing data set it names the reason."""
     rows: list[list[str]] = []
     remarks = [
