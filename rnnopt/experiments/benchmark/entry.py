@@ -1,0 +1,127 @@
+"""An entry of the benchmark: what one optimizer did on the workloads, as one JSON file."""
+
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from rnnopt.config.errors import UserError, unknown_name
+from rnnopt.config.validation import Finite, Positive, checked
+from rnnopt.experiments.benchmark.suite import BY_NAME, SUITES
+from rnnopt.runs.files import read_json, write_json
+
+FOLDER = Path(__file__).parent / "entries"  # those of the leaderboard
+Track = Literal["tuned", "self-tuning"]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A tuning run.
+
+    Args:
+        lr: learning rate.
+        to_target: gradient evaluations to the target, or None.
+        best: best validation metric, or None of a run that diverged at once.
+    """
+
+    lr: Positive
+    to_target: Positive | None
+    best: Finite | None
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A reported run.
+
+    Args:
+        seed: of the run.
+        to_target: gradient evaluations to the target, or None.
+        seconds_to_target: seconds of training to the target, or None.
+        seconds: seconds of training in all.
+        best: best validation metric, or None.
+        test: test metric with the weights of that evaluation, or None.
+        status: how the run ended.
+    """
+
+    seed: int
+    to_target: Positive | None
+    seconds_to_target: Finite | None
+    seconds: Finite
+    best: Finite | None
+    test: Finite | None
+    status: str
+
+
+@dataclass(frozen=True)
+class OnWorkload:
+    """An entry's tuning runs and reported runs on one workload."""
+
+    lr: Positive
+    trials: list[Trial]
+    runs: list[Measured]
+
+    @property
+    def at_edge(self) -> bool:
+        """Whether the chosen rate is the lowest or highest that was tried."""
+        rates = [trial.lr for trial in self.trials]
+        return len(rates) > 1 and self.lr in (min(rates), max(rates))
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An optimizer on the workloads.
+
+    Args:
+        name: of the entry, which is that of its file.
+        optimizer: specification, as --optimizer takes it.
+        track: "tuned" has five learning rates to choose from, "self-tuning" its own default alone.
+        source: package and version, or sha256 of a file; {} for optimizers on board.
+        environment: versions and machine.
+        workloads: what was measured, by workload.
+    """
+
+    name: str
+    optimizer: str
+    track: Track
+    source: dict[str, str]
+    environment: dict[str, Any]
+    workloads: dict[str, OnWorkload]
+
+    def covers(self, suite: str) -> bool:
+        """Whether it has been run on all workloads of a suite."""
+        return all(one.name in self.workloads for one in SUITES[suite])  # type: ignore[index]
+
+    def save(self, path: Path) -> None:
+        """Writes the file."""
+        write_json(path, asdict(self))
+
+
+def checked_name(name: str) -> str:
+    """The name of an entry; UserError if it cannot be that of a file."""
+    if not re.fullmatch(r"[a-z0-9][a-z0-9.-]{0,60}", name):
+        raise UserError(f"--name must be of small letters, digits, dots and hyphens, got {name!r}.")
+    return name
+
+
+def load_entry(path: Path) -> Entry:
+    """Reads an entry.
+
+    Raises:
+        UserError: the file is missing, or is no entry.
+    """
+    try:
+        entry = checked(read_json(path), Entry, "an entry")
+        for name, one in entry.workloads.items():
+            if name not in BY_NAME:
+                raise unknown_name("workload", name, BY_NAME)
+            if not one.runs:
+                raise UserError(f"{name} must have runs, got none.")
+        checked_name(entry.name)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    return entry
+
+
+def entries(folder: Path = FOLDER) -> list[Entry]:
+    """All entries of a folder, by name."""
+    return [load_entry(path) for path in sorted(folder.glob("*.json"))]
