@@ -91,6 +91,12 @@ class Entry:
         """Whether it has been run on all workloads of a suite."""
         return all(one.name in self.workloads for one in SUITES[suite])  # type: ignore[index]
 
+    @property
+    def quiet(self) -> bool:
+        """Whether the machine had no other work, so that its seconds mean something."""
+        load, most = (self.environment.get(name) for name in ("load", "processors"))
+        return isinstance(load, float) and isinstance(most, int) and load <= 1.25 * most
+
     def save(self, path: Path) -> None:
         """Writes the file."""
         write_json(path, asdict(self))

@@ -48,7 +48,8 @@ def standings(entries: Sequence[Entry], suite: SuiteName, track: Track) -> Table
         edges = sum(found.at_edge for found in of_suite)
         count = len(of_suite)
         row = [
-            entry.name, interval(by_gradients), f"{by_seconds.value:.2f}",
+            entry.name, interval(by_gradients),
+            f"{by_seconds.value:.2f}" if entry.quiet and reference.quiet else "–",
             f"{scores.reached(entry, suite)}/{count}", robust,
             f"{edges}/{count}" if track == "tuned" else "–",
         ]  # fmt: skip

@@ -9,6 +9,7 @@ Every run is a run folder. Finished runs are not repeated and interrupted ones a
 """
 
 import math
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from rnnopt.config.run_config import RunConfig
 from rnnopt.config.specs import parse
 from rnnopt.experiments.benchmark.entry import Entry, Measured, OnWorkload, Track, Trial
 from rnnopt.experiments.benchmark.suite import BY_NAME, SEEDS, TRIALS, Workload
-from rnnopt.experiments.job import Job
+from rnnopt.experiments.job import Job, processors
 from rnnopt.experiments.jobs import check_saved
 from rnnopt.experiments.tuning import grid
 from rnnopt.runs.collection import Run, read_runs
@@ -51,6 +52,7 @@ def measure(
     Returns:
         The entry, None unless all runs have ended; and a sentence for each run that failed.
     """
+    load = os.getloadavg()[0]
     rates = rates_of(optimizer, track)
     trials = {one.name: _jobs(one, optimizer, rates, [seeds.TUNING], out) for one in workloads}
     for jobs in trials.values():
@@ -82,6 +84,7 @@ def measure(
         for one in workloads
     }
     facts = {key: value for key, value in environment().items() if key != "system"}
+    facts |= {"processors": processors(), "load": round(max(load, os.getloadavg()[0]), 1)}
     return Entry(name, optimizer, track, source_of(parse(optimizer)[0]), facts, found), []
 
 
