@@ -83,7 +83,9 @@ def call_with(
     except (TypeError, ArithmeticError, AttributeError, LookupError, MemoryError) as error:
         if not options:  # then it is no option's fault
             raise
-        raise UserError(f"{kind} {name!r}: it cannot take {_taken(function, options)}.") from error
+        why = f" ({type(error).__name__}: {error})" if is_import_path(name) else ""
+        taken = _taken(function, options)
+        raise UserError(f"{kind} {name!r}: it cannot take {taken}{why}.") from error
 
 
 def _taken(function: Callable[..., Any], options: dict[str, Value]) -> str:

@@ -1,5 +1,6 @@
 """The settings of a comparison, stored in its folder for --resume."""
 
+import shlex
 from collections.abc import Collection
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -60,7 +61,7 @@ def as_begun(asked: ComparisonSpec, given: Collection[str]) -> ComparisonSpec:
     if code and not set(code) <= set(asked.optimizers):
         raise UserError(
             f"the comparison in {asked.out} executes code of its optimizers: to resume it, say that"
-            f" you trust the code by --optimizers {' '.join(saved['optimizers'])}."
+            f" you trust the code by --optimizers {shlex.join(saved['optimizers'])}."
         )
     unsaid = {name: value for name, value in saved.items() if name not in given}
     return replace(asked, shared=begun, **unsaid)

@@ -9,7 +9,7 @@ from typing import Any
 
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
-from rnnopt.config.specs import is_import_path, parse
+from rnnopt.config.specs import parse
 from rnnopt.runs.checkpoints import CHECKPOINT
 from rnnopt.runs.folder import CannotWrite, RunFolder
 from rnnopt.runs.refit import COMPLETE, all_series, refit
@@ -19,7 +19,7 @@ from rnnopt.tasks import Task
 from rnnopt.tasks.constant import constant_metric, no_better
 from rnnopt.tasks.ranking import loss_of_best
 from rnnopt.training.build import build_training, model_settings
-from rnnopt.training.imported import source_of
+from rnnopt.training.imported import check_trusted, source_of
 from rnnopt.training.loop import Progress, Training
 from rnnopt.training.option_checks import warnings_of
 from rnnopt.training.rank_state import same_place, to_load, to_save
@@ -103,14 +103,9 @@ def check_same_data(task: Task, folder: RunFolder) -> None:
 def check_same_optimizer(folder: RunFolder, asked: RunConfig) -> None:
     """Raises UserError if a run's optimizer is code that is not `asked` for, or has changed."""
     saved = folder.read_config().optimizer
-    name = parse(saved)[0]
-    if is_import_path(name) and parse(asked.optimizer)[0] != name:
-        raise UserError(
-            f"the run in {folder.path} executes code of its optimizer: to resume it, say that you"
-            f" trust the code by --optimizer {saved}."
-        )
+    check_trusted(saved, asked.optimizer, f"the run in {folder.path}")
     was = folder.read_environment().get("optimizer", {})
-    now = source_of(name)
+    now = source_of(parse(saved)[0])
     if now.get("sha256") != was.get("sha256"):
         raise UserError(
             f"{now.get('file')} has changed since the run in {folder.path} was begun: it must have"

@@ -21,7 +21,7 @@ from rnnopt.optimizers.quasi_newton.asnaq import ASNAQ
 from rnnopt.optimizers.quasi_newton.bfgs import BFGS, LBFGS
 from rnnopt.optimizers.quasi_newton.naq import LNAQ, NAQ
 from rnnopt.optimizers.quasi_newton.options import PRESETS
-from rnnopt.training.imported import load
+from rnnopt.training.imported import build, load
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,9 @@ class OptimizerEntry:
     def lr(self) -> float:
         """Learning rate unless told otherwise; UserError if there is none."""
         default = parameters_of(self.build)["lr"].default
-        if not isinstance(default, int | float):
-            raise UserError(f"{self.build.__name__} has no default for lr: give --lr.")
+        if not isinstance(default, int | float) or not 0 < default < math.inf:
+            name = getattr(self.build, "__name__", "the optimizer")  # a partial has none
+            raise UserError(f"{name} has no default for lr: give --lr.")
         return float(default)
 
     @property
@@ -142,6 +143,11 @@ def entry_of(name: str) -> OptimizerEntry:
     """
     if is_import_path(name):
         return OptimizerEntry(load(name), "of another package, or of a file")
+    if name.endswith(".py"):
+        raise UserError(
+            f"an optimizer in a file must read {name}:Class, with options after a comma:"
+            f" {name}:Class,option=value."
+        )
     if name in REMOVED:
         raise UserError(f"optimizer {name!r} is gone: {REMOVED[name][1]}.")
     if name not in OPTIMIZERS:
@@ -190,4 +196,5 @@ def _build(
         if model_and_loss is None:
             raise UserError(f"optimizer {name!r} is built with a model: use rnnopt.ADMM.")
         arguments = model_and_loss
-    return call_with("optimizer", name, entry.build, options, *arguments)
+    make = partial(call_with, "optimizer", name, entry.build, options, *arguments)
+    return build(name, make, options) if is_import_path(name) else make()

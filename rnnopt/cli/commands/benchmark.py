@@ -52,6 +52,7 @@ def benchmark(
         self_tuning: One run per seed at the optimizer's own learning rate, without tuning.
         workloads: Names of the workloads to train on. Unset: all of the suite.
         verify: Entry (a .json file) of which one run is repeated, on the first of --workloads.
+            Where the entry's optimizer is code of others, name it by --optimizer, too.
         seed: Seed of the run that --verify repeats.
         write: Page into which the leaderboard is written, between its marks.
         out: Folder of the runs. Unset: one below runs/benchmark.
@@ -79,7 +80,7 @@ def benchmark(
         workers = workers or processors()
     engine = Engine(workers, cluster, dashboard, print_line)
     if verify is not None:
-        return _verify(load_entry(verify), workloads, seed, engine, out)
+        return _verify(load_entry(verify), workloads, seed, engine, out, optimizer)
     if optimizer is None:
         return _print_leaderboard(entries())
     suite: SuiteName = "quick" if quick else "full"
@@ -114,11 +115,15 @@ def _check_choice(
     """Raises UserError for options that exclude each other."""
     chosen = {"--optimizer": optimizer, "--verify": verify, "--write": write}
     said = [name for name, value in chosen.items() if value is not None]
-    if len(said) > 1:
+    if len(said) > 1 and write is not None:
         raise UserError(f"benchmark takes one of {', '.join(chosen)}, got {' and '.join(said)}.")
     for option in ("name", "quick", "self_tuning"):
         if option in given and optimizer is None:
             raise UserError(f"--{option.replace('_', '-')} needs --optimizer, what to measure.")
+        if option in given and verify is not None:
+            raise UserError(f"--{option.replace('_', '-')} cannot go with --verify: leave it out.")
+    if "workloads" in given and optimizer is None and verify is None:
+        raise UserError("--workloads needs --optimizer or --verify, what to train.")
     if "seed" in given and verify is None:
         raise UserError("--seed needs --verify, the entry of which a run is repeated.")
 
@@ -144,7 +149,12 @@ def _with_progress(
 
 
 def _verify(
-    entry: Entry, workloads: tuple[str, ...], seed: int, engine: Engine, out: Path | None
+    entry: Entry,
+    workloads: tuple[str, ...],
+    seed: int,
+    engine: Engine,
+    out: Path | None,
+    asked: str | None,
 ) -> int:
     """Repeats a run; the exit code is 1 if a figure differs."""
     workload = workloads[0] if workloads else next(iter(entry.workloads))
@@ -153,7 +163,7 @@ def _verify(
         def do(stage: str, jobs: list[Job]) -> list[str]:
             return engine.work(jobs, lambda now: None, stop)
 
-        said, found = repeat(entry, workload, seed, out or Path(folder), do)
+        said, found = repeat(entry, workload, seed, out or Path(folder), do, asked)
     differing = differences(said, found)
     for difference in differing:
         print_error(f"{workload}, seed {seed}: {difference}")

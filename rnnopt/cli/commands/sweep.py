@@ -33,6 +33,7 @@ from rnnopt.experiments.sweeps.study import Sweep, address, begin
 from rnnopt.experiments.sweeps.trials import run_sweep
 from rnnopt.runs.folder import RunFolder, folder_of
 from rnnopt.training.build import build_training, task_of
+from rnnopt.training.imported import source_of
 from rnnopt.training.option_checks import refuse_contradictions, warnings_of
 from rnnopt.training.resolve import check_conflicts
 
@@ -154,6 +155,8 @@ def _plan(
     announce(task, given, list(dict.fromkeys(told)), silent)
     own = {} if task.data is None else task.data.sources
     files = {role: file["sha256"] for role, file in own.items()}
+    if digest := source_of(parse(config.optimizer)[0]).get("sha256"):
+        files["optimizer"] = digest
     place = address(storage, out)
     return Sweep(config, space, trials, out, place, task.metric, prune, files=files)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rnnopt.config.errors import UserError, unknown_name
+from rnnopt.config.specs import parse
 from rnnopt.config.validation import Finite, Positive, checked
 from rnnopt.experiments.benchmark.suite import BY_NAME, SUITES
 from rnnopt.runs.files import read_json, write_json
@@ -45,8 +46,8 @@ class Measured:
 
     seed: int
     to_target: Positive | None
-    seconds_to_target: Finite | None
-    seconds: Finite
+    seconds_to_target: Positive | None
+    seconds: Positive
     best: Finite | None
     test: Finite | None
     status: str
@@ -120,14 +121,41 @@ def load_entry(path: Path) -> Entry:
         for name, one in entry.workloads.items():
             if name not in BY_NAME:
                 raise unknown_name("workload", name, BY_NAME)
-            if not one.runs:
-                raise UserError(f"{name} must have runs, got none.")
+            _check(name, one)
+        if not entry.workloads:
+            raise UserError("an entry must have workloads, got none.")
         checked_name(entry.name)
+        parse(entry.optimizer)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     return entry
 
 
+def _check(name: str, one: OnWorkload) -> None:
+    """Raises UserError for what no measurement on a workload leaves."""
+    if not one.runs:
+        raise UserError(f"{name} must have runs, got none.")
+    seeds = [run.seed for run in one.runs]
+    if len(set(seeds)) < len(seeds):
+        raise UserError(f"the runs on {name} must have different seeds, got {seeds}.")
+    for run in one.runs:
+        if (run.to_target is None) != (run.seconds_to_target is None):
+            raise UserError(
+                f"to_target and seconds_to_target of {name}, seed {run.seed} must both be numbers"
+                f" or null, got {run.to_target} and {run.seconds_to_target}."
+            )
+    rates = [trial.lr for trial in one.trials]
+    if rates and (one.lr not in rates or sorted(set(rates)) != rates):
+        raise UserError(
+            f"the trials on {name} must have rising rates, lr={one.lr} among them, got {rates}."
+        )
+
+
 def entries(folder: Path = FOLDER) -> list[Entry]:
-    """All entries of a folder, by name."""
-    return [load_entry(path) for path in sorted(folder.glob("*.json"))]
+    """All entries of a folder, by name; UserError for one that is not named as its file."""
+    found = []
+    for path in sorted(folder.glob("*.json")):
+        found.append(load_entry(path))
+        if found[-1].name != path.stem:
+            raise UserError(f"{path} must hold the entry {path.stem}, got {found[-1].name}.")
+    return found

@@ -29,7 +29,7 @@ from rnnopt.runs.environment import environment
 from rnnopt.runs.folder import UNFINISHED, RunFolder
 from rnnopt.tasks import Task
 from rnnopt.training.build import build_training, task_of
-from rnnopt.training.imported import source_of
+from rnnopt.training.imported import check_trusted, source_of
 from rnnopt.training.registry import entry_of
 from rnnopt.training.resolve import fill_from_task, resolve
 
@@ -54,7 +54,8 @@ def measure(
     """
     load = os.getloadavg()[0]
     rates = rates_of(optimizer, track)
-    trials = {one.name: _jobs(one, optimizer, rates, [seeds.TUNING], out) for one in workloads}
+    first = [seeds.TUNING] if track == "tuned" else SEEDS
+    trials = {one.name: _jobs(one, optimizer, rates, first, out) for one in workloads}
     for jobs in trials.values():
         _check(jobs, out)
     if track == "self-tuning":
@@ -102,15 +103,28 @@ def rates_of(optimizer: str, track: Track) -> list[float]:
     return [middle] if track == "self-tuning" else grid(middle, TRIALS)
 
 
-def repeat(entry: Entry, workload: str, seed: int, out: Path, do: Do) -> tuple[Measured, Measured]:
+def repeat(
+    entry: Entry, workload: str, seed: int, out: Path, do: Do, asked: str | None = None
+) -> tuple[Measured, Measured]:
     """Trains one reported run of an entry once more.
+
+    Args:
+        entry: what is repeated.
+        workload, seed: of the run.
+        out: folder of the run.
+        do: as in `measure`.
+        asked: the optimizer that the user named, needed where that of the entry is code.
 
     Returns:
         What the entry says, and what was found.
 
     Raises:
-        UserError: the entry has no such run, its optimizer has changed, or the run failed.
+        UserError: the entry has no such run, its optimizer is another, has changed or is code
+            that is not `asked` for, or the run failed.
     """
+    if asked is not None and asked != entry.optimizer:
+        raise UserError(f"entry {entry.name} is of {entry.optimizer}, got --optimizer {asked}.")
+    check_trusted(entry.optimizer, asked or "", f"entry {entry.name}")
     if workload not in entry.workloads:
         raise UserError(
             f"entry {entry.name} has no workload {workload!r}: it has {', '.join(entry.workloads)}."
