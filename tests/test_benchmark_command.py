@@ -1,5 +1,6 @@
 """`rnnopt benchmark`: scores by hand, entries as files, a measured entry repeated to the digit."""
 
+import hashlib
 import json
 import math
 from dataclasses import replace
@@ -24,6 +25,9 @@ from rnnopt.experiments.benchmark.entry import (
     load_entry,
 )
 from rnnopt.experiments.benchmark.suite import BY_NAME, QUICK, SUITES
+from rnnopt.experiments.job import Job
+from rnnopt.runs.collection import read_runs
+from rnnopt.runs.folder import RunFolder
 
 NAMES = [one.name for one in QUICK]
 
@@ -134,6 +138,10 @@ def test_an_entry_is_read_as_it_was_written(tmp_path):
     assert entries(tmp_path) == [entry]
 
 
+def twice(found):
+    found["runs"] *= 2
+
+
 def broken(change):
     saved = json.loads(json.dumps(SAVED))
     change(saved)
@@ -158,6 +166,26 @@ SAVED = dict(
         (lambda s: s["workloads"].update(none=s["workloads"][NAMES[0]]), "unknown workload"),
         (lambda s: s["workloads"][NAMES[0]].update(runs=[]), "must have runs, got none"),
         (lambda s: s["workloads"][NAMES[0]].update(lr=-1), "workloads must be"),
+        (lambda s: s.update(workloads={}), "must have workloads, got none"),
+        (lambda s: s.update(optimizer="adam:lr"), "must read name:option=value"),
+        (lambda s: twice(s["workloads"][NAMES[0]]), "must have different seeds"),
+        (lambda s: s["workloads"][NAMES[0]]["runs"][0].update(seconds=0.0), "workloads must be"),
+        (lambda s: s["workloads"][NAMES[0]]["runs"][0].update(to_target=9), "must both be numbers"),
+        (
+            lambda s: s["workloads"][NAMES[0]]["runs"][0].update(
+                to_target=3001, seconds_to_target=1.0
+            ),
+            "must be within its budget of 3000",
+        ),
+        *(
+            (
+                lambda s, rates=rates: s["workloads"][NAMES[0]].update(
+                    trials=[dict(lr=lr, to_target=None, best=None) for lr in rates]
+                ),
+                "must have rising rates, lr=0.1 among them",
+            )
+            for rates in ((0.2, 0.3), (0.2, 0.1), (0.1, 0.1))
+        ),
         (lambda s: s["workloads"][NAMES[0]]["runs"][0].update(best="x"), "workloads must be"),
     ],
 )
@@ -166,6 +194,12 @@ def test_a_file_that_is_no_entry_is_refused_in_a_sentence(tmp_path, change, mess
     path.write_text(json.dumps(broken(change)))
     with pytest.raises(UserError, match=message):
         load_entry(path)
+
+
+def test_entries_are_named_as_their_files(tmp_path):
+    entry_of("one", 10).save(tmp_path / "two.json")
+    with pytest.raises(UserError, match=r"two.json must hold the entry two, got one"):
+        entries(tmp_path)
 
 
 def test_the_entries_on_board_can_be_read_and_are_named_as_their_files():
@@ -246,6 +280,42 @@ def test_a_self_tuning_entry_is_not_tuned(tiny, tmp_path):
     assert not entry.workloads[tiny.name].at_edge
 
 
+def test_a_target_that_is_met_past_the_budget_is_missed(tiny, tmp_path):
+    in_this_process("training", [Job(tiny.config("sgd", 0.1, 0), tmp_path / "run")])
+    (run,) = read_runs([RunFolder.open(tmp_path / "run")])
+    run.result["to_target"] = {"gradient_evaluations": 40.0, "seconds": 0.1}
+    assert measure.measured(run).to_target == 40
+    run.result["to_target"]["gradient_evaluations"] = 42.0  # after a step of three gradients
+    found = measure.measured(run)
+    assert (found.to_target, found.seconds_to_target) == (None, None)
+
+
+def test_reported_runs_of_another_optimizer_are_refused(tiny, tmp_path):
+    measure.measure("fw", "adam", "self-tuning", [tiny], tmp_path, in_this_process)
+    with pytest.raises(UserError, match="was begun with other settings"):
+        measure.measure("fw", "adam:clip=1", "self-tuning", [tiny], tmp_path, in_this_process)
+
+
+def test_code_that_only_an_entry_names_is_not_executed(tiny, command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code = b"raise SystemExit(5)"
+    Path("theirs.py").write_bytes(code)
+    source = {"file": "theirs.py", "sha256": hashlib.sha256(code).hexdigest()}
+    name = "theirs.py:Sign"
+    entry = replace(entry_of("one", 10), optimizer=name, source=source)
+    entry = replace(entry, workloads={tiny.name: next(iter(entry.workloads.values()))})
+    entry.save(Path("one.json"))
+    for words, message in (
+        ((), "say that you trust the code by --optimizer theirs.py:Sign"),
+        (("--optimizer", "adam"), "entry one is of theirs.py:Sign, got --optimizer adam"),
+        (("--optimizer", name), "theirs.py cannot be imported: SystemExit: 5"),
+        (("--optimizer", name, "--quick"), "--quick cannot go with --verify"),
+    ):
+        exit_code, _, error = command("benchmark", "--verify", "one.json", "--workers", 1, *words)
+        assert exit_code == 2
+        assert message in " ".join(error.split())
+
+
 def test_an_unfinished_entry_is_none(tiny, tmp_path):
     assert measure.measure("a", "adam", "tuned", [tiny], tmp_path, lambda stage, jobs: ["it"]) == (
         None,
@@ -314,6 +384,7 @@ def test_the_page_is_written_between_its_marks(tmp_path):
         (("--optimizer", "adam", "--name", "A B"), "--name must be of small letters"),
         (("--optimizer", "adam", "--workers", "-1"), "--workers must be at least 0"),
         (("--quick",), "--quick needs --optimizer"),
+        (("--workloads", "counting"), "--workloads needs --optimizer or --verify"),
         (("--seed", "3"), "--seed needs --verify"),
         (("--verify", "none.json"), "none.json is not a readable JSON file"),
         (("--write", "none.md"), "none.md cannot be read"),

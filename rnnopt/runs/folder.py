@@ -16,6 +16,7 @@ Checkpoints, weights, metrics and result have checksums (`checksums`): a damaged
 Checkpoints are read with weights_only=True: nothing in them is executed.
 """
 
+import hashlib
 import json
 import logging
 from collections.abc import Iterator
@@ -316,7 +317,10 @@ def find_runs(paths: list[Path]) -> list[RunFolder]:
 
 def folder_of(name: str) -> str:
     """A name for a folder, from that of an optimizer with its options, say."""
-    return "".join(c if c.isalnum() or c in ".=-" else "_" for c in name)
+    safe = "".join(c if c.isalnum() or c in ".=-" else "_" for c in name)
+    if len(safe.encode()) <= 200:  # file systems take 255 bytes
+        return safe
+    return f"{safe[:40]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
 
 
 def new_folder(name: str) -> Path:

@@ -178,9 +178,9 @@ class ClosureLearner(GradientLearner):
         with evaluation_mode(self) if self._begun else nullcontext():
             yield
 
-    def _load(self, state: dict[str, Any]) -> None:
-        self.optimizer.load_state_dict(state)
-        self._begun = bool(state.get("state", True))
+    def _load(self, state_dict: dict[str, Any]) -> None:
+        self.optimizer.load_state_dict(state_dict)
+        self._begun = bool(state_dict.get("state", True))
 
     def _readable_state(self) -> dict[str, Any]:
         """The optimizer's state; UserError if what is saved of it could not be loaded again."""

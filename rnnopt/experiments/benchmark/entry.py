@@ -144,6 +144,10 @@ def _check(name: str, one: OnWorkload) -> None:
                 f"to_target and seconds_to_target of {name}, seed {run.seed} must both be numbers"
                 f" or null, got {run.to_target} and {run.seconds_to_target}."
             )
+    most = BY_NAME[name].budget
+    costs = [run.to_target for run in one.runs] + [trial.to_target for trial in one.trials]
+    if any(cost is not None and cost > most for cost in costs):
+        raise UserError(f"to_target of {name} must be within its budget of {most} gradients.")
     rates = [trial.lr for trial in one.trials]
     if rates and (one.lr not in rates or sorted(set(rates)) != rates):
         raise UserError(
