@@ -33,6 +33,7 @@ RUN = [
     "docs/methods/admm.md",
     "docs/own-data.md",
     "docs/every-step.md",
+    "docs/own-optimizer.md",
     "docs/tuning.md",
     "docs/api/layers.md",
 ]
@@ -56,6 +57,8 @@ def test_the_examples_of_a_page_run_and_print_what_it_says(page, workplace, comm
     names: dict[str, object] = {}
     if page == "docs/own-data.md":  # which speaks of files that the reader has
         write_files(workplace)
+    if page == "docs/own-optimizer.md":  # which asks the reader to save it
+        Path("my_optimizer.py").write_text(blocks(page)[0].code)
     for block in blocks(page):
         if block.needs and not Path(os.environ.get("RNNOPT_DATA", ""), block.needs).is_dir():
             continue

@@ -15,6 +15,7 @@ from rnnopt.report import folds as report
 from rnnopt.runs.collection import read_runs
 from rnnopt.runs.files import json_bytes, read_json
 from rnnopt.runs.folder import RunFolder, write_atomically
+from rnnopt.training.imported import check_trusted
 
 FILE = "folds.json"  # the settings that all folds share
 TABLE = "folds.md"
@@ -55,6 +56,7 @@ def begin(config: RunConfig, out: Path, resume: bool, given: Collection[str]) ->
                 f"the folds in {out} were begun with {option(field.name)} {before}, they cannot"
                 f" resume with {now}."
             )
+    check_trusted(begun.optimizer, config.optimizer, f"the cross-validation in {out}")
     return begun
 
 

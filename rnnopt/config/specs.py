@@ -1,6 +1,7 @@
 """Names with options, as the command line takes them: "frank-wolfe:norm=inf,inner_steps=1"."""
 
 import inspect
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -10,15 +11,19 @@ from rnnopt.config.options import call_flat, options_of, parameters_of
 Value = bool | int | float | str | tuple[float, float] | None
 # Options about how a step is computed, or that would turn it round, or that no word stands for.
 INTERNAL = ("capturable", "differentiable", "foreach", "fused", "maximize", "process_group")
+IMPORT_PATH = re.compile(r"\w+:[A-Z_]\w*(\.\w+)*|\w+(\.\w+)+:\w+(\.\w+)*|[^:]+\.py:\w+(\.\w+)*")
 WORDS: dict[str, Value] = {"true": True, "false": False, "none": None}
 
 
 def parse(specification: str) -> tuple[str, dict[str, Value]]:
-    """("name", {option: value}) of "name:option=value,…".
+    """("name", {option: value}) of "name:option=value,…" or "module:Class,option=value,…".
 
     Values are numbers, words, booleans or low..high, a pair of numbers.
     """
     name, _, rest = specification.partition(":")
+    first, _, others = rest.partition(",")
+    if is_import_path(f"{name}:{first}"):
+        name, rest = f"{name.strip()}:{first.strip()}", others
     options: dict[str, Value] = {}
     for item in filter(None, (part.strip() for part in rest.split(","))):
         option, equals, value = item.partition("=")
@@ -31,10 +36,19 @@ def parse(specification: str) -> tuple[str, dict[str, Value]]:
     return name.strip(), options
 
 
+def is_import_path(name: str) -> bool:
+    """Whether a name is "module:Class", "package.module:function" or "file.py:Class".
+
+    A plain name without a dot, such as adam, may be followed by options: there it takes a capital.
+    """
+    return IMPORT_PATH.fullmatch(name.strip()) is not None
+
+
 def write(name: str, options: dict[str, Value]) -> str:
     """The specification that `parse` reads so."""
     texts = [f"{option}={text_of(value)}" for option, value in options.items()]
-    return f"{name}:{','.join(texts)}" if texts else name
+    comma = "," if is_import_path(name) else ":"
+    return f"{name}{comma}{','.join(texts)}" if texts else name
 
 
 def text_of(value: Value) -> str:
@@ -69,7 +83,9 @@ def call_with(
     except (TypeError, ArithmeticError, AttributeError, LookupError, MemoryError) as error:
         if not options:  # then it is no option's fault
             raise
-        raise UserError(f"{kind} {name!r}: it cannot take {_taken(function, options)}.") from error
+        why = f" ({type(error).__name__}: {error})" if is_import_path(name) else ""
+        taken = _taken(function, options)
+        raise UserError(f"{kind} {name!r}: it cannot take {taken}{why}.") from error
 
 
 def _taken(function: Callable[..., Any], options: dict[str, Value]) -> str:

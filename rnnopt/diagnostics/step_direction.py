@@ -7,7 +7,7 @@ Yue, Li, Saligrama and Zhang, ICPR 2020, https://arxiv.org/abs/2010.05397.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import torch
@@ -58,8 +58,8 @@ class StepDirectionRecorder:
     training.
 
     Args:
-        optimizer: any torch optimizer, or one made of `parts` with disjoint weights; its `step` is
-            called without a closure.
+        optimizer: any torch optimizer, or one made of `parts` with disjoint weights. If its `step`
+            is called with a closure, the first gradient counts. FrankWolfe's has none.
         every: record every `every`-th step; for FrankWolfe, every `every`-th commit.
 
     `records` has a dict per step: `step`, its number from 1; `angle` in degrees and `ratio`, see
@@ -110,18 +110,40 @@ class StepDirectionRecorder:
     def _params(self) -> list[Tensor]:
         return [p for part in self.parts for group in part.param_groups for p in group["params"]]
 
-    def _before(self, part: Optimizer, args: tuple, kwargs: dict) -> None:
-        if any(callable(one) for one in (*args[1:], *kwargs.values())):
-            raise ValueError("StepDirectionRecorder needs step() without a closure.")
+    def _before(self, part: Optimizer, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
+        with_closure = any(callable(one) for one in (*args[1:], *kwargs.values()))
         if isinstance(part, FrankWolfe):
+            if with_closure:
+                raise ValueError(
+                    "StepDirectionRecorder needs FrankWolfe's step() without a closure."
+                )
             self._watch_outer(part)
             if part.inner_step > 0:
-                return
+                return None
         self._gradients, self._pseudo_gradients = None, None
-        if self.steps % self.every == 0:
-            params = self._params()
-            self._gradients = [None if p.grad is None else p.grad.clone() for p in params]
-            self._weights = [p.detach().clone() for p in params]
+        if self.steps % self.every:
+            return None
+        self._weights = [p.detach().clone() for p in self._params()]
+        if not with_closure:
+            self._note_gradients()
+            return None
+        watched = [self._noting(one) if callable(one) else one for one in args[1:]]
+        named = {name: self._noting(one) if callable(one) else one for name, one in kwargs.items()}
+        return (args[0], *watched), named
+
+    def _note_gradients(self) -> None:
+        self._gradients = [None if p.grad is None else p.grad.clone() for p in self._params()]
+
+    def _noting(self, closure: Callable[[], Any]) -> Callable[[], Any]:
+        """The closure, which also notes the gradients of its first call."""
+
+        def noting() -> Any:
+            loss = closure()
+            if self._gradients is None:
+                self._note_gradients()
+            return loss
+
+        return noting
 
     def _watch_outer(self, part: FrankWolfe) -> None:
         """Hooks the outer optimizer's steps; loading a state replaces that optimizer."""

@@ -1,5 +1,6 @@
 """The settings of a comparison, stored in its folder for --resume."""
 
+import shlex
 from collections.abc import Collection
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 from rnnopt.config.errors import UserError, writing
 from rnnopt.config.errors import option as as_option
 from rnnopt.config.run_config import SharedConfig
+from rnnopt.config.specs import is_import_path, parse
 from rnnopt.config.validation import converted
 from rnnopt.experiments.comparison import FILE, ComparisonSpec, is_begun
 from rnnopt.runs.files import read_json, write_json
@@ -55,6 +57,12 @@ def as_begun(asked: ComparisonSpec, given: Collection[str]) -> ComparisonSpec:
                 f"the comparison in {asked.out} was begun with {as_option(field.name)} {before}, it"
                 f" cannot resume with {now}: choose another --out."
             )
+    code = [one for one in saved["optimizers"] if is_import_path(parse(one)[0])]
+    if code and not set(code) <= set(asked.optimizers):
+        raise UserError(
+            f"the comparison in {asked.out} executes code of its optimizers: to resume it, say that"
+            f" you trust the code by --optimizers {shlex.join(saved['optimizers'])}."
+        )
     unsaid = {name: value for name, value in saved.items() if name not in given}
     return replace(asked, shared=begun, **unsaid)
 

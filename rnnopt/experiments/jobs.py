@@ -6,8 +6,8 @@ from pathlib import Path
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig, SharedConfig
 from rnnopt.experiments.job import Job
-from rnnopt.runs.folder import RunFolder
-from rnnopt.runs.runner import Announce, check_same_data
+from rnnopt.runs.folder import RunFolder, folder_of
+from rnnopt.runs.runner import Announce, check_same_data, check_same_optimizer
 from rnnopt.tasks import Task
 from rnnopt.training.build import build_training, task_of
 from rnnopt.training.option_checks import warnings_of
@@ -42,14 +42,13 @@ def plan_jobs(
             if seed == seeds[0]:
                 warnings += warnings_of(config, build_training(config, task))
             jobs.append(Job(config, out / folder_of(optimizer) / f"seed-{seed}"))
+    if len({job.path for job in jobs}) < len(jobs):
+        raise UserError(
+            f"--optimizers must differ in letters and digits, which name folders, got {optimizers}."
+        )
     announce(task, list(dict.fromkeys(warnings)))
     check_saved(jobs, task, out, resume)
     return jobs
-
-
-def folder_of(optimizer: str) -> str:
-    """Name of the folder of an optimizer's runs."""
-    return "".join(c if c.isalnum() or c in ".=-" else "_" for c in optimizer)
 
 
 def check_saved(jobs: list[Job], task: Task, out: Path, resume: bool) -> None:
@@ -71,3 +70,4 @@ def check_saved(jobs: list[Job], task: Task, out: Path, resume: bool) -> None:
                 " --out."
             )
         check_same_data(task, begun)
+        check_same_optimizer(begun, job.config)

@@ -16,10 +16,10 @@ from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig, SharedConfig
 from rnnopt.config.specs import parse, write
 from rnnopt.experiments.job import Job
-from rnnopt.experiments.jobs import check_saved, folder_of
+from rnnopt.experiments.jobs import check_saved
 from rnnopt.runs.collection import Run, read_runs
 from rnnopt.runs.files import write_json
-from rnnopt.runs.folder import TUNING, UNFINISHED, RunFolder
+from rnnopt.runs.folder import TUNING, UNFINISHED, RunFolder, folder_of
 from rnnopt.tasks.ranking import WORST, Rank
 from rnnopt.training.build import task_of
 from rnnopt.training.registry import entry_of

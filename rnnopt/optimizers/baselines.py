@@ -146,19 +146,31 @@ class ScheduleFreeAdamW(MultiOptimizer):
 
         A tensor that was changed since the last step of this process, loaded say, stays as it is.
         """
-        params = self._params()
-        before = [p.detach().clone() for p in params]
-        self.optimizer.eval()
-        for p, value, written in zip(params, before, self._written or before, strict=True):
-            if differ(value, written):
-                p.detach().copy_(value)
-        try:
+        with evaluation_mode(self.optimizer, self._written):
             yield
-        finally:
-            self.optimizer.train()
-            with torch.no_grad():
-                for p, value in zip(params, before, strict=True):
-                    p.copy_(value)
+
+
+@contextmanager
+def evaluation_mode(optimizer: Any, written: list[Tensor] | None = None) -> Iterator[None]:
+    """Puts the weights to evaluate in place inside the `with`, bit for bit undone after it.
+
+    Args:
+        optimizer: optimizer with `train()` and `eval()`, as schedule-free ones have; in the first.
+        written: its weights after the last step. Where they were changed since, they stay.
+    """
+    params = [p for group in optimizer.param_groups for p in group["params"]]
+    before = [p.detach().clone() for p in params]
+    optimizer.eval()
+    for p, value, known in zip(params, before, written or before, strict=True):
+        if differ(value, known):
+            p.detach().copy_(value)
+    try:
+        yield
+    finally:
+        optimizer.train()
+        with torch.no_grad():
+            for p, value in zip(params, before, strict=True):
+                p.copy_(value)
 
 
 def soap(

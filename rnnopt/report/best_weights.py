@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from rnnopt.config import seeds
+from rnnopt.config.specs import is_import_path, parse
 from rnnopt.diagnostics.diagnosis import double_precision_copy, layer_flow
 from rnnopt.runs.collection import Group, Run
 from rnnopt.runs.folder import RunFolder
@@ -19,6 +20,7 @@ from rnnopt.runs.runner import check_same_data
 from rnnopt.tasks import Batches, Task
 from rnnopt.tasks.choices import class_names
 from rnnopt.training.build import build_training
+from rnnopt.training.resolve import resolve
 
 FLOW_SEQUENCES = 64  # a minibatch, at the most
 FLOW_BATCHES = 2
@@ -86,7 +88,10 @@ def examine(run: Run, task: Task | None = None) -> tuple[Findings, Task]:
     folder = RunFolder(run.path)
     weights = folder.read_weights()
     with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay what they are
-        training = build_training(replace(run.config, device="cpu"), task)
+        config = resolve(replace(run.config, device="cpu"))
+        if is_import_path(parse(config.optimizer)[0]):  # a report executes no foreign code
+            config = replace(config, optimizer="sgd")
+        training = build_training(config, task)
         model, task = training.model, training.task
         check_same_data(task, folder)
         model.load_state_dict(weights)

@@ -16,6 +16,7 @@ Checkpoints, weights, metrics and result have checksums (`checksums`): a damaged
 Checkpoints are read with weights_only=True: nothing in them is executed.
 """
 
+import hashlib
 import json
 import logging
 from collections.abc import Iterator
@@ -31,6 +32,7 @@ from torch import Tensor
 from rnnopt.config.errors import UserError
 from rnnopt.config.old_names import RECORD, renamed
 from rnnopt.config.run_config import RunConfig
+from rnnopt.config.specs import parse
 from rnnopt.runs.checkpoints import (
     CHECKPOINT,
     LAST_EVALUATION,
@@ -49,6 +51,7 @@ from rnnopt.runs.files import (
 )
 from rnnopt.runs.metrics import NAME as METRICS
 from rnnopt.runs.metrics import Record, as_lines, read_history
+from rnnopt.training.imported import source_of
 
 TUNING = "tuning"  # subfolder of a comparison with the runs that chose its learning rates
 BEST = "best.pt"
@@ -96,6 +99,8 @@ class RunFolder:
         folder.refuse_run()
         folder._make()
         facts = environment() | {"checksums": "sha256"}
+        if imported := source_of(parse(config.optimizer)[0]):
+            facts["optimizer"] = imported
         folder._write("environment.json", json_bytes(facts))
         if data is not None:
             folder._write("data.json", json_bytes(data))
@@ -310,8 +315,17 @@ def find_runs(paths: list[Path]) -> list[RunFolder]:
     return [RunFolder.open(path) for path in sorted(found)]
 
 
+def folder_of(name: str) -> str:
+    """A name for a folder, from that of an optimizer with its options, say."""
+    safe = "".join(c if c.isalnum() or c in ".=-" else "_" for c in name)
+    if len(safe.encode()) <= 200:  # file systems take 255 bytes
+        return safe
+    return f"{safe[:40]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
+
+
 def new_folder(name: str) -> Path:
     """runs/NAME, with a number appended if that exists."""
+    name = folder_of(name)
     number, path = 1, Path("runs") / name
     while path.exists():
         number += 1

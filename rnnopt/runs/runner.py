@@ -9,6 +9,7 @@ from typing import Any
 
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
+from rnnopt.config.specs import parse
 from rnnopt.runs.checkpoints import CHECKPOINT
 from rnnopt.runs.folder import CannotWrite, RunFolder
 from rnnopt.runs.refit import COMPLETE, all_series, refit
@@ -18,6 +19,7 @@ from rnnopt.tasks import Task
 from rnnopt.tasks.constant import constant_metric, no_better
 from rnnopt.tasks.ranking import loss_of_best
 from rnnopt.training.build import build_training, model_settings
+from rnnopt.training.imported import check_trusted, source_of
 from rnnopt.training.loop import Progress, Training
 from rnnopt.training.option_checks import warnings_of
 from rnnopt.training.rank_state import same_place, to_load, to_save
@@ -71,6 +73,7 @@ def run(
         if folder.is_over():
             folder.read_records()  # raises an error if they are damaged
             return folder.read_result()
+        check_same_optimizer(folder, config)  # before its code is executed
         try:
             training = build_training(folder.read_config())
         except UserError as error:
@@ -95,6 +98,19 @@ def check_same_data(task: Task, folder: RunFolder) -> None:
                 f"{source['path']} has changed since the run in {folder.path} was begun: it must"
                 f" have sha256 {was}, got {source['sha256']}."
             )
+
+
+def check_same_optimizer(folder: RunFolder, asked: RunConfig) -> None:
+    """Raises UserError if a run's optimizer is code that is not `asked` for, or has changed."""
+    saved = folder.read_config().optimizer
+    check_trusted(saved, asked.optimizer, f"the run in {folder.path}")
+    was = folder.read_environment().get("optimizer", {})
+    now = source_of(parse(saved)[0])
+    if now.get("sha256") != was.get("sha256"):
+        raise UserError(
+            f"{now.get('file')} has changed since the run in {folder.path} was begun: it must have"
+            f" sha256 {was.get('sha256')}, got {now.get('sha256')}."
+        )
 
 
 def _continue(training: Training, folder: RunFolder) -> None:

@@ -4,13 +4,20 @@
 torch.optim, of another library, FrankWolfe).
 """
 
-from contextlib import AbstractContextManager, nullcontext
+import inspect
+import io
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from rnnopt.config.errors import UserError
+from rnnopt.optimizers.baselines import evaluation_mode
 from rnnopt.training.closure import Closure
+from rnnopt.training.imported import failing
 
 
 @runtime_checkable
@@ -94,6 +101,113 @@ class GradientLearner:
         return {}
 
 
+class ClosureLearner(GradientLearner):
+    """Adapts an optimizer of which nothing is known but torch's contract: step(closure).
+
+    So a step may compute several gradients, as that of LBFGS and of sharpness-aware methods. All
+    of them count. Where its step takes nothing, the gradient is computed before it. Where it has
+    `train()` and `eval()`, as schedule-free optimizers do, it trains in the first mode and is
+    evaluated in the second.
+
+    Args:
+        optimizer: torch optimizer.
+    """
+
+    needs_closure = True
+
+    def __init__(self, optimizer: Optimizer):
+        super().__init__(optimizer)
+        self.name = type(optimizer).__name__
+        self.state_dict, self.load_state_dict = self._readable_state, self._load
+        self._read_back = False
+        self._begun = False  # whether there is more to it than what it was built with
+        self._takes_closure = any(
+            one.kind is not one.KEYWORD_ONLY and one.kind is not one.VAR_KEYWORD
+            for one in inspect.signature(optimizer.step).parameters.values()
+        )
+        modes = (getattr(optimizer, name, None) for name in ("train", "eval"))
+        if all(map(callable, modes)) and not hasattr(optimizer, "committed"):
+            self.train()
+            self.committed = self._evaluated
+
+    def step(self, closure: Closure) -> Tensor:
+        """Takes one step; returns the first loss of the closure."""
+        losses: list[Tensor] = []
+        raised: list[BaseException] = []  # by the closure: these errors are not the optimizer's
+
+        def remembered() -> Tensor:
+            try:
+                with torch.enable_grad():
+                    losses.append(closure())
+            except BaseException as error:
+                raised.append(error)
+                raise
+            return losses[-1]
+
+        self._begun = True
+        try:
+            with failing(f"the step of {self.name}"):
+                if self._takes_closure:
+                    self.optimizer.step(remembered)  # type: ignore[arg-type]  # a loss is a tensor
+                else:
+                    remembered()
+                    self.optimizer.step()
+        except UserError as error:
+            if error.__cause__ in raised:
+                raise error.__cause__ from None
+            raise
+        if not losses:
+            raise UserError(
+                f"step(closure) of {self.name} must call the closure, which computes the gradients."
+            )
+        return losses[0]
+
+    def train(self) -> None:
+        """Puts the optimizer into the mode to train in."""
+        with failing(f"train() of {self.name}"):
+            self.optimizer.train()  # type: ignore[attr-defined]
+
+    def eval(self) -> None:
+        """Puts the optimizer into the mode to evaluate in."""
+        with failing(f"eval() of {self.name}"):
+            self.optimizer.eval()  # type: ignore[attr-defined]
+
+    @contextmanager
+    def _evaluated(self) -> Iterator[None]:
+        """The mode to evaluate in; before the first step there is only one."""
+        with evaluation_mode(self) if self._begun else nullcontext():
+            yield
+
+    def _load(self, state_dict: dict[str, Any]) -> None:
+        self.optimizer.load_state_dict(state_dict)
+        self._begun = bool(state_dict.get("state", True))
+
+    def _readable_state(self) -> dict[str, Any]:
+        """The optimizer's state; UserError if what is saved of it could not be loaded again."""
+        with failing(f"state_dict() of {self.name}"):
+            state = self.optimizer.state_dict()
+        if not self._read_back:
+            file = io.BytesIO()
+            try:
+                torch.save(state, file)
+                file.seek(0)
+                torch.load(file, weights_only=True)
+            except Exception as error:  # many kinds: pickle calls code of the objects
+                raise UserError(
+                    f"the state of {self.name} must be of tensors, numbers, texts, lists and dicts,"
+                    " to be loaded again without unpickling objects."
+                ) from error
+            self._read_back = self._begun  # once more after the first step
+        return state
+
+
 def as_learner(optimizer: Any) -> Learner:
     """The optimizer itself if it is a learner, else adapted to one."""
-    return optimizer if isinstance(optimizer, Learner) else GradientLearner(optimizer)
+    if isinstance(optimizer, Learner):
+        return optimizer
+    if not type(optimizer).__module__.startswith(("rnnopt.", "torch.optim.")):
+        return ClosureLearner(optimizer)
+    closure = inspect.signature(optimizer.step).parameters.get("closure")
+    if closure is not None and closure.default is closure.empty:
+        return ClosureLearner(optimizer)
+    return GradientLearner(optimizer)

@@ -12,7 +12,7 @@ from torch import Tensor
 from rnnopt.admm.trainer import ADMM
 from rnnopt.config.errors import UserError, unknown_name
 from rnnopt.config.options import parameters_of
-from rnnopt.config.specs import call_with, parse
+from rnnopt.config.specs import call_with, is_import_path, parse
 from rnnopt.layers.sequence_model import SequenceModel
 from rnnopt.optimizers import baselines
 from rnnopt.optimizers.frank_wolfe.optimizer import FrankWolfe
@@ -21,6 +21,7 @@ from rnnopt.optimizers.quasi_newton.asnaq import ASNAQ
 from rnnopt.optimizers.quasi_newton.bfgs import BFGS, LBFGS
 from rnnopt.optimizers.quasi_newton.naq import LNAQ, NAQ
 from rnnopt.optimizers.quasi_newton.options import PRESETS
+from rnnopt.training.imported import build, load
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,12 @@ class OptimizerEntry:
 
     @property
     def lr(self) -> float:
-        """Learning rate unless told otherwise."""
-        return float(parameters_of(self.build)["lr"].default)
+        """Learning rate unless told otherwise; UserError if there is none."""
+        default = parameters_of(self.build)["lr"].default
+        if not isinstance(default, int | float) or not 0 < default < math.inf:
+            name = getattr(self.build, "__name__", "the optimizer")  # a partial has none
+            raise UserError(f"{name} has no default for lr: give --lr.")
+        return float(default)
 
     @property
     def positional(self) -> int:
@@ -131,11 +136,18 @@ REMOVED = {"frank-wolfe-long": (3e-2, "use frank-wolfe with its default options"
 
 
 def entry_of(name: str) -> OptimizerEntry:
-    """The optimizer of that name.
+    """The optimizer of that name or import path.
 
     Raises:
         UserError: there is none, or none any more.
     """
+    if is_import_path(name):
+        return OptimizerEntry(load(name), "of another package, or of a file")
+    if name.endswith(".py"):
+        raise UserError(
+            f"an optimizer in a file must read {name}:Class, with options after a comma:"
+            f" {name}:Class,option=value."
+        )
     if name in REMOVED:
         raise UserError(f"optimizer {name!r} is gone: {REMOVED[name][1]}.")
     if name not in OPTIMIZERS:
@@ -184,4 +196,5 @@ def _build(
         if model_and_loss is None:
             raise UserError(f"optimizer {name!r} is built with a model: use rnnopt.ADMM.")
         arguments = model_and_loss
-    return call_with("optimizer", name, entry.build, options, *arguments)
+    make = partial(call_with, "optimizer", name, entry.build, options, *arguments)
+    return build(name, make, options) if is_import_path(name) else make()

@@ -11,7 +11,7 @@ from rnnopt.cli.docstrings import arguments_of, summary_of, without_partial
 from rnnopt.config.errors import UserError, option
 from rnnopt.config.options import options_of, parameters_of
 from rnnopt.config.run_config import MODELS, SharedConfig
-from rnnopt.config.specs import INTERNAL, text_of, write
+from rnnopt.config.specs import INTERNAL, is_import_path, text_of, write
 from rnnopt.layers.sequence_model import SequenceModel
 from rnnopt.tasks import TASKS, Task, build_task
 from rnnopt.tasks.download import offline
@@ -83,6 +83,8 @@ def describe(name: str) -> Entry:
             return about(name)
     if name in REMOVED:
         entry_of(name)
+    if is_import_path(name):
+        return _optimizer(name)
     bare = name.partition(":")[0]
     if bare in (*TASKS, *MODELS, *OPTIMIZERS):
         raise UserError(f"list takes a name without its options: {bare!r}, got {name!r}.")
@@ -139,7 +141,7 @@ def _model(name: str) -> Entry:
 
 
 def _optimizer(name: str) -> Entry:
-    choice = OPTIMIZERS[name]
+    choice = entry_of(name)
     others = {f.__name__: f for f in (without_partial(c.build) for c in OPTIMIZERS.values())}
     options = _options(choice.build, choice.positional, others)
     ours = without_partial(choice.build).__module__.startswith("rnnopt.")

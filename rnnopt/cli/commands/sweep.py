@@ -31,8 +31,9 @@ from rnnopt.experiments.sweeps.results import (
 from rnnopt.experiments.sweeps.spaces import Choices, configure, space_of
 from rnnopt.experiments.sweeps.study import Sweep, address, begin
 from rnnopt.experiments.sweeps.trials import run_sweep
-from rnnopt.runs.folder import RunFolder
+from rnnopt.runs.folder import RunFolder, folder_of
 from rnnopt.training.build import build_training, task_of
+from rnnopt.training.imported import source_of
 from rnnopt.training.option_checks import refuse_contradictions, warnings_of
 from rnnopt.training.resolve import check_conflicts
 
@@ -94,7 +95,9 @@ def sweep(
     """
     if trials < 1:
         raise UserError(f"--trials must be at least 1, got {trials}.")
-    out = out or Path("runs") / f"sweep-{parse(config.task)[0]}-{parse(config.optimizer)[0]}"
+    out = out or Path("runs") / folder_of(
+        f"sweep-{parse(config.task)[0]}-{parse(config.optimizer)[0]}"
+    )
     RunFolder(out).refuse_run("choose another --out")
     terminal.console.quiet = as_json
     silent = quiet or as_json
@@ -144,6 +147,8 @@ def _plan(
     announce(task, given, list(dict.fromkeys(told)), silent)
     own = {} if task.data is None else task.data.sources
     files = {role: file["sha256"] for role, file in own.items()}
+    if digest := source_of(parse(config.optimizer)[0]).get("sha256"):
+        files["optimizer"] = digest
     place = address(storage, out)
     return Sweep(config, space, trials, out, place, task.metric, prune, files=files)
 

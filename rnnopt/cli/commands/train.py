@@ -11,7 +11,7 @@ from rnnopt.cli.printing import announce
 from rnnopt.cli.terminal import AsJson, console, print_error, print_json, print_line, progress_bars
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
-from rnnopt.config.specs import parse
+from rnnopt.config.specs import is_import_path, parse
 from rnnopt.runs import loggers as tracking
 from rnnopt.runs.folder import RunFolder, new_folder
 from rnnopt.runs.runner import run as run_one
@@ -94,7 +94,9 @@ def _cross_validate(
 
     def train_one(config: RunConfig, path: Path, goes_on: bool, silent: bool) -> int:
         own = () if goes_on else given
-        config = RunConfig() if goes_on else config  # a run goes on with the settings of its own
+        if goes_on:  # with the settings of its own; the optimizer is named where it is code
+            named = is_import_path(parse(config.optimizer)[0])
+            config = RunConfig(optimizer=config.optimizer) if named else RunConfig()
         return _train(config, path, goes_on, log, quiet or as_json, False, own, silent, as_json)
 
     return train_folds(config, path, resume, quiet, as_json, given, train_one)
@@ -126,13 +128,16 @@ def _train(
     _print_result(path, result, nothing_left=resume and not moved)
     console.print(f"run folder {path}", highlight=False, markup=False, soft_wrap=True)
     if result["status"] == "interrupted" and not nothing:
-        print_line(f"interrupted; {again(path, log)} continues it.")
+        print_line(f"interrupted; {again(path, log, config.optimizer)} continues it.")
     return EXIT_CODES.get(result["status"], 0)
 
 
-def again(path: Path, log: tuple[tracking.Kind, ...]) -> str:
+def again(path: Path, log: tuple[tracking.Kind, ...], optimizer: str = "") -> str:
     """What goes on with a run; torchrun has words of its own, which are not known here."""
-    options = shlex.join(["--out", str(path), "--resume", *(["--log", *log] if log else [])])
+    words = ["--out", str(path), "--resume", *(["--log", *log] if log else [])]
+    if is_import_path(parse(optimizer)[0]):  # code runs only where the command names it
+        words += ["--optimizer", optimizer]
+    options = shlex.join(words)
     shared = started() > 1
     return f"the same torchrun with {options}" if shared else f"rnnopt train {options}"
 

@@ -15,11 +15,10 @@ from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
 from rnnopt.experiments.engine import Engine
 from rnnopt.experiments.job import Job
-from rnnopt.experiments.jobs import folder_of
 from rnnopt.experiments.reproduce.study import Column, Form, Row, Study
 from rnnopt.experiments.tuning import rank
 from rnnopt.runs.collection import Run, read_runs
-from rnnopt.runs.folder import UNFINISHED, RunFolder
+from rnnopt.runs.folder import UNFINISHED, RunFolder, folder_of
 from rnnopt.tasks import Task, build_task
 from rnnopt.training.build import build_training
 from rnnopt.training.resolve import fill_from_task

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from rnnopt.config.metric_names import is_error
-from rnnopt.config.specs import parse
+from rnnopt.config.specs import is_import_path, parse
 from rnnopt.config.version import VERSION
 from rnnopt.runs.export.export import ALLOWED, Checked, Source
 from rnnopt.runs.export.formats import Format
@@ -216,7 +216,7 @@ def settings_used(source: Source) -> list[tuple[str, str]]:
     name, options = parse(config.optimizer)
     used = {n: getattr(config, n) for n in SETTINGS}
     used["optimizer"] = source.config.optimizer
-    if used["lr"] is None:
+    if used["lr"] is None and not is_import_path(name):  # a card imports no foreign code
         used["lr"] = options.get("lr", lr_of(name))
     used["hidden"] = source.settings["hidden_size"]
     for n in ("layers", "readout", "dropout"):

@@ -1,0 +1,1 @@
+"""The benchmark of optimizers for recurrent networks: workloads, rules, entries, scores."""

@@ -1,0 +1,497 @@
+"""Optimizers by import path: what a name means, what is refused, and that a run is exact."""
+
+import sys
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rnnopt.cli.commands.sweep import _plan
+from rnnopt.config.errors import UserError
+from rnnopt.config.run_config import RunConfig, SharedConfig
+from rnnopt.config.specs import is_import_path, parse, write
+from rnnopt.experiments.job import Job
+from rnnopt.experiments.jobs import check_saved, plan_jobs
+from rnnopt.report.best_weights import examine
+from rnnopt.runs.collection import read_runs
+from rnnopt.runs.folder import RunFolder, folder_of
+from rnnopt.runs.runner import run
+from rnnopt.training.build import build_training, task_of
+from rnnopt.training.imported import load, source_of
+from rnnopt.training.learner import ClosureLearner, GradientLearner, as_learner
+from rnnopt.training.registry import build_optimizer, entry_of
+
+SIGN = '''
+import torch
+
+class Sign(torch.optim.Optimizer):
+    """Steps by the sign of the gradient."""
+
+    def __init__(self, params, lr=0.5, decay=0.0):
+        super().__init__(params, dict(lr=lr, decay=decay))
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        with torch.enable_grad():
+            loss = None if closure is None else closure()
+        for group in self.param_groups:
+            for p in group["params"]:
+                state = self.state[p]
+                state["steps"] = state.get("steps", 0) + 1
+                p.sub_(p.grad.sign() + group["decay"] * p, alpha=group["lr"])
+        return loss
+
+
+class Twice(Sign):
+    def step(self, closure=None):
+        loss = closure()
+        super().step(closure)
+        return loss
+
+
+class Broken(Sign):
+    def step(self, closure=None):
+        closure()
+        raise KeyError("momentum")
+
+
+class Lazy(Sign):
+    def step(self, closure=None):
+        return None
+
+
+class Thing:
+    pass
+
+
+class Strange(Sign):
+    def step(self, closure=None):
+        super().step(closure)
+        for p in self.param_groups[0]["params"]:
+            self.state[p]["thing"] = Thing()
+
+
+class NoDefault(Sign):
+    def __init__(self, params, lr):
+        super().__init__(params, lr)
+
+
+class NoRate(Sign):
+    def __init__(self, params, rate=0.1):
+        super().__init__(params, rate)
+
+
+class Modes(Sign):
+    """Evaluates twice the weights it trains."""
+
+    training = True
+
+    def train(self):
+        self._scale(0.5, not self.training)
+        self.training = True
+
+    def eval(self):
+        self._scale(2.0, self.training)
+        self.training = False
+
+    @torch.no_grad()
+    def _scale(self, factor, changes):
+        for p in self.param_groups[0]["params"]:
+            p.mul_(factor if changes else 1.0)
+
+
+def signs(params, lr=0.5):
+    return Sign(params, lr)
+
+
+def nothing(params, lr=0.5):
+    return None
+
+
+class NoGroups:
+    def __init__(self, params, lr=0.5):
+        pass
+
+    step = state_dict = load_state_dict = __init__
+
+
+class NoLr(Sign):
+    def __init__(self, params, lr=0.5):
+        torch.optim.Optimizer.__init__(self, params, dict(rate=lr))
+
+
+class Needs(Sign):
+    def __init__(self, params, model, lr=0.5):
+        super().__init__(params, lr)
+
+
+class Fails(Sign):
+    def __init__(self, params, lr=0.5, decay=0.0):
+        raise KeyError("zap")
+
+
+class Exits(Sign):
+    def __init__(self, params, lr=0.5):
+        raise SystemExit(3)
+
+
+class ExitsLater(Sign):
+    def step(self, closure=None):
+        raise SystemExit(3)
+
+
+class Local(Sign):
+    def step(self, closure=None):
+        super().step(closure)
+        self.state[self.param_groups[0]["params"][0]]["thing"] = lambda: 1
+
+
+class InGroup(Sign):
+    def __init__(self, params, lr=0.5):
+        super().__init__(params, lr)
+        self.param_groups[0]["thing"] = lambda: 1
+
+
+class NoState(Sign):
+    def state_dict(self):
+        raise KeyError("zap")
+
+
+class WithoutClosure(Sign):
+    training = False
+
+    def train(self):
+        self.training = True
+
+    def eval(self):
+        # Without steps there is nothing to evaluate otherwise.
+        self.training = not all(self.state[p]["steps"] for p in self.param_groups[0]["params"])
+
+    def step(self):
+        assert self.training
+        super().step()
+
+
+class WithoutGrad(Sign):
+    @torch.no_grad()
+    def step(self, closure):
+        loss = closure()
+        super().step()
+        return loss
+
+
+class Zero(Sign):
+    def __init__(self, params, lr=0.0):
+        super().__init__(params, lr)
+
+
+NUMBER = 3
+'''
+
+
+@pytest.fixture
+def file(tmp_path, monkeypatch):
+    """my_optimizer.py in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "my_optimizer.py"
+    path.write_text(SIGN)
+    return path
+
+
+def config(optimizer, budget="12gradients", **rest):
+    return RunConfig(task="digits-rows", optimizer=optimizer, hidden=4, budget=budget, **rest)
+
+
+NAMES = st.from_regex(r"[a-z]\w{0,4}", fullmatch=True)
+VALUES = st.one_of(st.integers(-9, 9), st.floats(-9, 9), st.sampled_from((True, None, (0.5, 0.9))))
+
+
+@given(
+    st.lists(NAMES, min_size=1, max_size=3),
+    NAMES,
+    st.booleans(),
+    st.dictionaries(NAMES.map(str.lower), VALUES, max_size=3),
+)
+def test_an_import_path_with_options_is_read_as_written(modules, attribute, is_file, options):
+    place = "/".join(modules) + ".py" if is_file else ".".join(modules)
+    name = f"{place}:{attribute.capitalize()}"
+    assert is_import_path(name)
+    assert parse(write(name, options)) == (name, options)
+
+
+def test_names_with_options_stay_names():
+    for text in (
+        "adam",
+        "adam:lr=1",
+        "adam:clip",
+        "mnist-pixels:pool=2",
+        "a.py",
+        "x:",
+        ":Y",
+        "a:1",
+    ):
+        assert not is_import_path(text)
+    with pytest.raises(UserError, match="must read name:option=value"):
+        parse("adam:clip")
+
+
+def test_a_file_is_imported_once_by_its_content(file):
+    first = load("my_optimizer.py:Sign")
+    assert load(f"{file}:Sign") is first
+    assert load("my_optimizer.py:signs")([torch.zeros(1)]).__class__ is first
+    file.write_text(SIGN + "\n# another\n")
+    assert load("my_optimizer.py:Sign") is not first
+
+
+def test_options_and_rate_come_from_the_signature(file):
+    w = torch.tensor([1.0, -2.0], requires_grad=True)
+    optimizer = build_optimizer("my_optimizer.py:Sign,decay=0.25", [("w", w)], lr=0.1)
+    w.grad = torch.tensor([3.0, -1.0])
+    optimizer.step()
+    torch.testing.assert_close(w.detach(), torch.tensor([1 - 0.1 * 1.25, -2 + 0.1 * 1.5]))
+    assert entry_of("my_optimizer.py:Sign").lr == 0.5
+    with pytest.raises(UserError, match="Did you mean 'decay'"):
+        build_optimizer("my_optimizer.py:Sign,decey=1", [("w", w)])
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("my_optimizer.py:Sing", "unknown class in my_optimizer.py: 'Sing'.* Did you mean 'Sign'"),
+        ("my_optimizer.py:NUMBER", "must be a class of optimizers, got 3"),
+        ("my_optimizer.py:torch.Tensor", "must (take the parameters|be a class of optimizers)"),
+        ("my_optimizer.py:NoRate", r"an argument lr, .* got \(params, rate\)"),
+        ("other.py:Sign", "other.py cannot be read: No such file"),
+        ("quits.py:Sign", "quits.py cannot be imported: SystemExit: 7"),
+        ("empty.py:Sign", "empty.py must have the class 'Sign', it has none"),
+        ("my_optimizer.py", "must read my_optimizer.py:Class, with options after a comma"),
+        ("my_optimizer.py:decay=1", "must read my_optimizer.py:Class"),
+        ("my_optimizer.py:nothing", "must make an optimizer, .* got NoneType"),
+        ("my_optimizer.py:NoGroups", "must make an optimizer, .* got NoGroups"),
+        ("my_optimizer.py:NoLr", "must have lr in each of its param_groups"),
+        ("my_optimizer.py:Needs", "needs model: give options after a comma"),
+        ("my_optimizer.py:NoDefault", "needs lr: give options after a comma"),
+        ("my_optimizer.py:Fails", "building my_optimizer.py:Fails failed: KeyError: 'zap' .*line"),
+        ("my_optimizer.py:Fails,decay=1", r"cannot take decay=1, .* \(KeyError: 'zap'\)"),
+        ("my_optimizer.py:Exits", "building my_optimizer.py:Exits failed: SystemExit: 3"),
+        ("broken.py:Sign", "broken.py cannot be imported: SyntaxError"),
+        ("exits.py:Sign", "exits.py cannot be imported: ZeroDivisionError: division by zero"),
+        ("my_optimizer_:Sign", "no module 'my_optimizer_' is installed.$"),
+        ("torch.nope:Sign", "no module 'torch.nope' is installed"),
+        ("adam:Clip", "no module 'adam' is installed"),
+    ],
+)
+def test_what_cannot_be_imported_is_said_in_a_sentence(file, name, message):
+    file.with_name("broken.py").write_text("def (")
+    file.with_name("exits.py").write_text("1 / 0")
+    file.with_name("quits.py").write_text("raise SystemExit(7)")
+    file.with_name("empty.py").write_text("")
+    with pytest.raises(UserError, match=message):
+        build_optimizer(name, [("w", torch.zeros(1))])
+    assert not any("rnnopt_broken" in module for module in sys.modules)
+
+
+def test_a_file_without_py_is_hinted_at(file):
+    with pytest.raises(UserError, match="write my_optimizer.py:Class for the file here"):
+        load("my_optimizer:Sign")
+
+
+@pytest.mark.parametrize("name", ["NoDefault", "Zero"])
+def test_a_rate_without_default_is_asked_for(file, name):
+    with pytest.raises(UserError, match="has no default for lr: give --lr"):
+        _ = entry_of(f"my_optimizer.py:{name}").lr
+
+
+def test_where_it_comes_from(file):
+    assert source_of("adam") == {}
+    assert source_of("pytorch_optimizer:Lion")["package"] == "pytorch_optimizer"
+    before = source_of("my_optimizer.py:Sign")
+    file.write_text(SIGN + " ")
+    assert source_of("my_optimizer.py:Sign")["sha256"] != before["sha256"]
+
+
+@pytest.mark.parametrize("name", ["SGD", "Adam", "NAdam"])
+def test_torchs_optimizers_by_path_train_as_by_name(name, tmp_path):
+    by_name, by_path = (
+        run(config(one, lr=0.01), tmp_path / one[:5])
+        for one in (name.lower(), f"torch.optim:{name}")
+    )
+    for result in (by_name, by_path):
+        del result["seconds"]
+    assert by_path == by_name
+
+
+def test_gradients_of_one_step_all_count(file):
+    training = build_training(config("my_optimizer.py:Twice"))
+    assert isinstance(training.learner, ClosureLearner)
+    training._step(0.0)
+    assert training.closure.gradient_evaluations == 2
+    lbfgs = build_training(config("torch.optim:LBFGS,max_iter=3", lr=0.1))
+    lbfgs._step(0.0)
+    assert lbfgs.closure.gradient_evaluations == 3
+
+
+def test_plain_optimizers_of_torch_and_ours_are_stepped_without_a_closure():
+    w = [torch.zeros(1, requires_grad=True)]
+    assert type(as_learner(torch.optim.Adam(w))) is GradientLearner
+    assert type(as_learner(torch.optim.LBFGS(w))) is ClosureLearner
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("Broken", r"the step of Broken failed: KeyError: 'momentum' \(.*my_optimizer"),
+        ("Lazy", "of Lazy must call the closure"),
+        ("Strange", "the state of Strange must be of tensors, numbers"),
+        ("Local", "the state of Local must be of tensors, numbers"),
+        ("InGroup", "the state of InGroup must be of tensors, numbers"),
+        ("NoState", r"state_dict\(\) of NoState failed: KeyError: 'zap'"),
+        ("ExitsLater", "the step of ExitsLater failed: SystemExit: 3"),
+    ],
+)
+def test_a_faulty_step_is_said_in_a_sentence(file, tmp_path, name, message):
+    with pytest.raises(UserError, match=message):
+        run(config(f"my_optimizer.py:{name}"), tmp_path / "run")
+
+
+def test_the_closures_own_errors_are_not_the_optimizers(file):
+    training = build_training(config("my_optimizer.py:Twice"))
+    training.closure._loss = lambda batch: 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        training._step(0.0)
+
+
+@pytest.mark.parametrize("name", ["WithoutClosure", "WithoutGrad"])
+def test_steps_of_other_forms_are_the_same_steps(file, tmp_path, name):
+    results = [run(config(f"my_optimizer.py:{one}"), tmp_path / one) for one in ("Sign", name)]
+    assert results[0]["test_loss"] == results[1]["test_loss"]
+
+
+def test_modes_are_used_and_undone_to_the_bit(file):
+    training = build_training(config("my_optimizer.py:Modes"))
+    training._step(0.0)
+    weights = [p.detach().clone() for p in training.model.parameters()]
+    with training.learner.committed():
+        assert not training.optimizer.training
+        assert all(
+            torch.equal(2 * w, p) for w, p in zip(weights, training.model.parameters(), strict=True)
+        )
+    assert training.optimizer.training
+    assert all(torch.equal(w, p) for w, p in zip(weights, training.model.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("name", ["my_optimizer.py:Sign", "pytorch_optimizer:Lion"])
+def test_an_interrupted_run_ends_as_an_unbroken_one(file, tmp_path, name):
+    whole = run(config(name, lr=1e-3), tmp_path / "whole")
+    steps = iter(range(100))
+    run(config(name, lr=1e-3), tmp_path / "cut", stop_requested=lambda: next(steps) > 5)
+    resumed = run(config(name, lr=1e-3), tmp_path / "cut", resume=True)
+    assert resumed["status"] == whole["status"] == "out of budget"
+    assert resumed["test_loss"] == whole["test_loss"]
+
+
+def test_a_changed_file_is_not_executed_on_resuming(file, tmp_path):
+    steps = iter(range(100))
+    asked = config("my_optimizer.py:Sign")
+    run(asked, tmp_path / "run", stop_requested=lambda: next(steps) > 5)
+    file.write_text("raise SystemExit(5)")
+    with pytest.raises(UserError, match="my_optimizer.py has changed since the run"):
+        run(asked, tmp_path / "run", resume=True)
+
+
+def test_code_that_only_a_folder_names_is_not_executed(file, command):
+    name = "my_optimizer.py:Sign"
+    common = ("--task", "digits-rows", "--budget", "6gradients", "--hidden", "4")
+    assert command("train", *common, "--optimizer", name, "--out", "one")[0] == 0
+    assert command("compare", *common, "--optimizers", name, "--seeds", 0, "--out", "two")[0] == 0
+    file.write_text("raise SystemExit(5)")
+    (file.parent / "one" / "result.json").unlink()
+    for words in (("train", "--resume", "--out", "one"), ("compare", "--resume", "--out", "two")):
+        code, _, error = command(*words)
+        assert code == 2
+        assert "say that you trust the code by --optimizer" in " ".join(error.split())
+
+
+def test_a_report_executes_no_code_of_a_run(file, tmp_path):
+    run(config("my_optimizer.py:Sign,batch_size=16"), tmp_path / "run")
+    file.write_text("raise SystemExit(5)")
+    (found,) = read_runs([RunFolder.open(tmp_path / "run")])
+    assert examine(found)[0].scores is not None
+
+
+def test_folds_go_on_where_the_command_names_the_code(file, command):
+    rows = [f"{i},{s},{i % 2 + s},{i % 2}" for i in range(20) for s in range(3)]
+    file.with_name("data.csv").write_text("\n".join(("id,time,a,label", *rows)))
+    columns = ("--id", "id", "--time", "time", "--label", "label")
+    name = ("--optimizer", "my_optimizer.py:Sign")
+    asked = ("--data", "data.csv", *columns, "--folds", 2, "--budget", "3gradients", "--hidden", 4)
+    assert command("train", *asked, *name, "--out", "f")[0] == 0
+    for unfinished in ("fold-1/result.json", "fold-2/config.json"):
+        (file.parent / "f" / unfinished).unlink()
+    for path in (file.parent / "f" / "fold-2").iterdir():
+        path.unlink()
+    code, _, error = command("train", "--resume", "--out", "f")
+    assert code == 2
+    assert "trust the code by --optimizer my_optimizer.py:Sign" in " ".join(error.split())
+    code, _, error = command("train", "--resume", "--out", "f", *name)
+    assert code == 0, error
+
+
+def test_runs_of_a_comparison_have_one_version_of_the_code(file, tmp_path):
+    asked = config("my_optimizer.py:Sign")
+    path = tmp_path / "out" / "seed-0"
+    run(asked, path)
+    task = task_of(asked)
+    saved = Job(RunFolder.open(path).read_config(), path)
+    check_saved([saved], task, tmp_path / "out", resume=True)
+    file.write_text(SIGN + "# another")
+    with pytest.raises(UserError, match="my_optimizer.py has changed since the run"):
+        check_saved([saved], task, tmp_path / "out", resume=True)
+
+
+def test_trials_of_a_sweep_have_one_version_of_the_code(file, tmp_path):
+    def settings():
+        asked = config("my_optimizer.py:Sign")
+        return _plan(asked, ["lr=0.1..0.2"], 1, tmp_path, None, True, True, ()).settings()
+
+    before = settings()
+    assert settings() == before
+    file.write_text(SIGN + "# another")
+    assert settings() != before
+
+
+def test_optimizers_whose_folders_would_be_one_are_refused(file, tmp_path):
+    (file.parent / "a").mkdir()
+    for name in ("a/b.py", "a_b.py"):
+        (file.parent / name).write_text(SIGN)
+    shared = SharedConfig(task="digits-rows", hidden=4)
+    with pytest.raises(UserError, match="--optimizers must differ in letters and digits"):
+        plan_jobs(shared, ["a/b.py:Sign", "a_b.py:Sign"], [0], tmp_path / "out", False)
+
+
+@given(st.text(min_size=1, max_size=600))
+def test_every_name_gives_a_folder(name):
+    assert 0 < len(folder_of(name).encode()) <= 200
+    assert "/" not in folder_of(name)
+
+
+def test_a_step_that_is_not_finite_is_left_out(file):
+    training = build_training(config("my_optimizer.py:Twice", on_nonfinite="skip"))
+    for p in training.model.parameters():
+        p.register_hook(lambda gradient: gradient * float("nan"))
+    before = [p.detach().clone() for p in training.model.parameters()]
+    training._step(0.0)
+    assert training.nonfinite.skipped == 1
+    assert all(torch.equal(b, p) for b, p in zip(before, training.model.parameters(), strict=True))
+
+
+def test_command_names_and_diagnoses_it(file, command):
+    code, out, _ = command("list", "my_optimizer.py:Sign")
+    assert code == 0
+    assert "decay" in out
+    code, _, err = command(
+        "diagnose", "--task", "digits-rows", "--hidden", "4", "--optimizer", "my_optimizer.py:Sign",
+        "--lr", "0.001", "--budget", "12gradients", "--out", "runs/d",
+    )  # fmt: skip
+    assert code == 0, err
