@@ -40,7 +40,7 @@ class ForecastTargets(StepTargets):
 
     Args:
         values: `Rows` of the following.
-        names, words, ahead: as in `StepTargets`.
+        names, words: as in `StepTargets`.
         bases: arrays (time + horizon, channel) of each series; NaN is no target.
         starts: first step of each series whose targets count.
         horizon: steps to forecast.
@@ -129,12 +129,12 @@ def view(base: np.ndarray, horizon: int) -> np.ndarray:
 
 
 def forecast_targets(
-    series: Sequence[np.ndarray], horizon: int, names: Sequence[str], ahead: Sequence[int]
+    series: Sequence[np.ndarray], horizon: int, names: Sequence[str]
 ) -> ForecastTargets:
     """The next values of series (time, channel) as targets; beyond the end they are missing."""
     bases = [
         np.concatenate([one, np.full((horizon, one.shape[1]), np.nan)]).astype(np.float64)
         for one in series
     ]
-    empty = ForecastTargets((), tuple(names), ahead=tuple(ahead), horizon=horizon)
+    empty = ForecastTargets((), tuple(names), horizon=horizon)
     return empty.of(bases, [0] * len(bases))

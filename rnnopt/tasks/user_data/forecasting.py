@@ -87,9 +87,8 @@ def with_forecasts(data: Recordings, horizon: int, places: Sequence[int]) -> Rec
         places: positions of the channels to forecast.
     """
     names = [f"{data.channels[i]} +{h}" for h in range(1, horizon + 1) for i in places]
-    ahead = [h for h in range(1, horizon + 1) for _ in places]
     series = [one[:, list(places)] for one in data.series]
-    steps = forecast_targets(series, horizon, names, ahead)
+    steps = forecast_targets(series, horizon, names)
     return replace(data, targets=None, steps=steps, kind="regression")
 
 

@@ -26,13 +26,11 @@ class StepTargets:
         values: arrays (time, output) of float64, one a series; NaN is a missing target.
         names: names of the outputs.
         words: the classes, if they are words: `values` are then positions in them.
-        ahead: steps from a step to the time of each of its targets; () means 0.
     """
 
     values: tuple[np.ndarray, ...]
     names: tuple[str, ...]
     words: tuple[str, ...] = ()
-    ahead: tuple[int, ...] = ()
 
     def select(self, index: Sequence[int] | np.ndarray) -> "StepTargets":
         """The targets of the series at these positions."""
