@@ -17,7 +17,7 @@ from rnnopt.experiments.benchmark.entry import Entry, Track, checked_name, entri
 from rnnopt.experiments.benchmark.measure import Do, differences, measure, repeat
 from rnnopt.experiments.benchmark.suite import BY_NAME, SUITES, SuiteName
 from rnnopt.experiments.engine import Engine
-from rnnopt.experiments.job import Job, processors
+from rnnopt.experiments.job import Job
 from rnnopt.runs.folder import folder_of
 
 FILE = "entry.json"
@@ -70,14 +70,10 @@ def benchmark(
     for one in workloads:
         if one not in BY_NAME:
             raise unknown_name("workload", one, BY_NAME)
-    if workers < 0:
-        raise UserError(f"--workers must be at least 0, got {workers}.")
     if write is not None:
         for path in leaderboard.write_page(write, entries()):
             print_line(f"wrote {path}")
         return 0
-    if cluster is None:
-        workers = workers or processors()
     engine = Engine(workers, cluster, dashboard, print_line)
     if verify is not None:
         return _verify(load_entry(verify), workloads, seed, engine, out, optimizer)
