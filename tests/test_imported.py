@@ -1,16 +1,20 @@
 """Optimizers by import path: what a name means, what is refused, and that a run is exact."""
 
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rnnopt.cli.commands.compare import again as again_compare
 from rnnopt.cli.commands.sweep import _plan
+from rnnopt.cli.commands.train import again as again_train
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig, SharedConfig
 from rnnopt.config.specs import is_import_path, parse, write
+from rnnopt.experiments.comparison import ComparisonSpec
 from rnnopt.experiments.job import Job
 from rnnopt.experiments.jobs import check_saved, plan_jobs
 from rnnopt.report.best_weights import examine
@@ -141,6 +145,13 @@ class ExitsLater(Sign):
         raise SystemExit(3)
 
 
+class Grows(Sign):
+    def step(self, closure=None):
+        loss = super().step(closure)
+        self.add_param_group({"params": [torch.zeros(1, requires_grad=True)]})
+        return loss
+
+
 class Local(Sign):
     def step(self, closure=None):
         super().step(closure)
@@ -204,7 +215,9 @@ def config(optimizer, budget="12gradients", **rest):
 
 
 NAMES = st.from_regex(r"[a-z]\w{0,4}", fullmatch=True)
-VALUES = st.one_of(st.integers(-9, 9), st.floats(-9, 9), st.sampled_from((True, None, (0.5, 0.9))))
+VALUES = st.one_of(
+    st.integers(-9, 9), st.floats(-9, 9), st.sampled_from((True, None, (0.5, 0.9), (0.9, 0.1, 1.0)))
+)
 
 
 @given(
@@ -347,6 +360,7 @@ def test_plain_optimizers_of_torch_and_ours_are_stepped_without_a_closure():
         ("Local", "the state of Local must be of tensors, numbers"),
         ("InGroup", "the state of InGroup must be of tensors, numbers"),
         ("NoState", r"state_dict\(\) of NoState failed: KeyError: 'zap'"),
+        ("Grows", "a step of Grows must leave the number of its param_groups"),
         ("ExitsLater", "the step of ExitsLater failed: SystemExit: 3"),
     ],
 )
@@ -468,6 +482,15 @@ def test_optimizers_whose_folders_would_be_one_are_refused(file, tmp_path):
     shared = SharedConfig(task="digits-rows", hidden=4)
     with pytest.raises(UserError, match="--optimizers must differ in letters and digits"):
         plan_jobs(shared, ["a/b.py:Sign", "a_b.py:Sign"], [0], tmp_path / "out", False)
+
+
+def test_what_goes_on_with_a_run_names_its_code(tmp_path):
+    spec = ComparisonSpec(SharedConfig(), ["adam"], [0], None, None, tmp_path, False)
+    assert again_compare(spec) == f"rnnopt compare --out {tmp_path} --resume"
+    code = replace(spec, optimizers=["adam", "a b.py:Sign"])
+    assert again_compare(code).endswith("--resume --optimizers adam 'a b.py:Sign'")
+    assert again_train(tmp_path, (), "adam") == f"rnnopt train --out {tmp_path} --resume"
+    assert again_train(tmp_path, (), "a.py:S").endswith("--resume --optimizer a.py:S")
 
 
 @given(st.text(min_size=1, max_size=600))

@@ -1,5 +1,6 @@
 """`rnnopt train --folds`: a run for each fold, in folders of one, and a table of them."""
 
+import shlex
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import fields, replace
@@ -11,6 +12,7 @@ from rich.table import Table
 from rnnopt.cli.terminal import console, print_json, print_line
 from rnnopt.config.errors import UserError, option
 from rnnopt.config.run_config import RunConfig
+from rnnopt.config.specs import is_import_path, parse
 from rnnopt.report import folds as report
 from rnnopt.runs.collection import read_runs
 from rnnopt.runs.files import json_bytes, read_json
@@ -90,7 +92,11 @@ def train_folds(
         with _nothing_left(out, resume or fold > 1):
             codes.append(train_one(replace(config, fold=fold), path, goes_on, fold > 1))
         if codes[-1] == 130:
-            print_line(f"interrupted; rnnopt train --out {out} --resume continues the folds.")
+            code = is_import_path(parse(config.optimizer)[0])  # runs where a command names it
+            named = f" --optimizer {shlex.quote(config.optimizer)}" if code else ""
+            print_line(
+                f"interrupted; rnnopt train --out {out} --resume{named} continues the folds."
+            )
             return 130
     _tell(config, out, as_json)
     return max(codes)

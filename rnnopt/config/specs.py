@@ -8,7 +8,7 @@ from typing import Any
 from rnnopt.config.errors import UserError, unknown_name
 from rnnopt.config.options import call_flat, options_of, parameters_of
 
-Value = bool | int | float | str | tuple[float, float] | None
+Value = bool | int | float | str | tuple[float, ...] | None
 # Options about how a step is computed, or that would turn it round, or that no word stands for.
 INTERNAL = ("capturable", "differentiable", "foreach", "fused", "maximize", "process_group")
 IMPORT_PATH = re.compile(r"\w+:[A-Z_]\w*(\.\w+)*|\w+(\.\w+)+:\w+(\.\w+)*|[^:]+\.py:\w+(\.\w+)*")
@@ -18,7 +18,7 @@ WORDS: dict[str, Value] = {"true": True, "false": False, "none": None}
 def parse(specification: str) -> tuple[str, dict[str, Value]]:
     """("name", {option: value}) of "name:option=value,…" or "module:Class,option=value,…".
 
-    Values are numbers, words, booleans or low..high, a pair of numbers.
+    Values are numbers, words, booleans or low..high, a pair of numbers, or more so.
     """
     name, _, rest = specification.partition(":")
     first, _, others = rest.partition(",")
@@ -94,7 +94,8 @@ def _taken(function: Callable[..., Any], options: dict[str, Value]) -> str:
     for option, value in options.items():
         if isinstance(defaults[option], tuple) and not isinstance(value, tuple):
             example = write("", {option: defaults[option]})[1:]
-            return f"{write('', {option: value})[1:]}, it needs a pair such as {example}"
+            what = "a pair" if len(defaults[option]) == 2 else "numbers"
+            return f"{write('', {option: value})[1:]}, it needs {what} such as {example}"
     wrong = {
         option: value
         for option, value in options.items()
@@ -122,10 +123,9 @@ def value_of(text: str) -> Value:
             return kind(text)
         except ValueError:
             continue
-    low, dots, high = text.partition("..")
-    if dots:
+    if ".." in text:
         try:
-            return float(low), float(high)
+            return tuple(float(part) for part in text.split(".."))
         except ValueError:
             return text
     return text

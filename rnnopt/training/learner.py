@@ -119,6 +119,7 @@ class ClosureLearner(GradientLearner):
         super().__init__(optimizer)
         self.name = type(optimizer).__name__
         self.state_dict, self.load_state_dict = self._readable_state, self._load
+        self._groups = len(optimizer.param_groups)
         self._read_back = False
         self._begun = False  # whether there is more to it than what it was built with
         self._takes_closure = any(
@@ -160,6 +161,8 @@ class ClosureLearner(GradientLearner):
             raise UserError(
                 f"step(closure) of {self.name} must call the closure, which computes the gradients."
             )
+        if len(self.param_groups) != self._groups:
+            raise UserError(f"a step of {self.name} must leave the number of its param_groups.")
         return losses[0]
 
     def train(self) -> None:

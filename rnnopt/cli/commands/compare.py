@@ -1,5 +1,6 @@
 """`rnnopt compare`: several optimizers and seeds, tuned alike if asked for."""
 
+import shlex
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from rnnopt.cli.progress import BarRunner
 from rnnopt.cli.tables import Name, column_of
 from rnnopt.cli.terminal import AsJson, console, print_error, print_json, print_line, progress_bars
 from rnnopt.config.run_config import SharedConfig
-from rnnopt.config.specs import parse
+from rnnopt.config.specs import is_import_path, parse
 from rnnopt.experiments.comparison import ComparisonResult, ComparisonSpec, check_folder
 from rnnopt.experiments.comparison_file import as_begun, keep
 from rnnopt.experiments.engine import Engine
@@ -88,11 +89,22 @@ def compare(
     ):
         keep(asked)
         done = asked.train(jobs, candidates, BarRunner(bars, engine, stop))
-    return _tell(done, out, stop.is_set(), quiet, as_json)
+    return _tell(done, asked, stop.is_set(), quiet, as_json)
 
 
-def _tell(done: ComparisonResult, out: Path, interrupted: bool, quiet: bool, as_json: bool) -> int:
+def again(asked: ComparisonSpec) -> str:
+    """The command that goes on with a comparison; it names optimizers that are code."""
+    words = ["rnnopt", "compare", "--out", str(asked.out), "--resume"]
+    if any(is_import_path(parse(one)[0]) for one in asked.optimizers):
+        words += ["--optimizers", *asked.optimizers]
+    return shlex.join(words)
+
+
+def _tell(
+    done: ComparisonResult, asked: ComparisonSpec, interrupted: bool, quiet: bool, as_json: bool
+) -> int:
     """Prints what came out, writes the report; the exit code."""
+    out = asked.out
     for failure in done.failures:
         print_error(f"failed: {failure}")
     if done.tuned and not quiet:
@@ -111,7 +123,7 @@ def _tell(done: ComparisonResult, out: Path, interrupted: bool, quiet: bool, as_
         }
         print_json({"status": status, "folder": out, "runs": runs, **found})
     if interrupted:
-        how = f"rnnopt compare --out {out} --resume"
+        how = again(asked)
         console.print(f"interrupted; {how} continues it.", highlight=False, soft_wrap=True)
         return 130
     return 1 if done.failures or diverged else 0
