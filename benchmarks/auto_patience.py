@@ -86,7 +86,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a small set, a few gradients")
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    kinds: list[int | None] = [None, *asked.patience]
+    kinds: list[int | None] = [None, *asked.patience[: 1 if asked.quick else None]]
     with tempfile.TemporaryDirectory() as folder:
         sets = quick_pair(Path(folder)) if asked.quick else pairs(asked.folder)
         out: Path = asked.out or Path(folder) / "records.jsonl"
