@@ -314,7 +314,7 @@ def test_a_description_of_a_cluster_that_is_none_is_one_sentence(workplace, text
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("{class: distributed.LocalCluster, options: {worker: 1}}", "LocalCluster cannot be begun"),
+        ("{class: datetime.date, options: {day: today}}", "date cannot be begun"),
         ("{class: dask_jobqueue.SLURMCluster}", "SLURMCluster needs the command sbatch"),
     ],
 )
