@@ -18,7 +18,7 @@ SMALLER = [
     (r"--trials \d+", "--trials 2"),
     (r"--workers \d+", "--workers 1"),
     (r"adam muon frank-wolfe", "adam frank-wolfe"),
-    (r"postgresql://\S+", "sqlite:///shared.db"),  # a server is in test_sweep_postgresql.py
+    (r" --cluster \S+", ""),  # clusters are in test_engine.py
 ]
 TRAINING = ("train", "compare", "sweep", "diagnose")
 # Others that the pages show: they install, wait for a browser, or take minutes however small, which

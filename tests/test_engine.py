@@ -24,6 +24,7 @@ from rnnopt.cli.commands import compare
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
 from rnnopt.experiments import cluster, worker
+from rnnopt.experiments.engine import Engine
 from rnnopt.experiments.job import Job
 from rnnopt.experiments.queues import Queue
 from rnnopt.runs.folder import RunFolder
@@ -234,6 +235,22 @@ def test_a_finished_run_is_found_in_its_folder(workplace):
     assert "metrics.jsonl, line 1" in Queue(jobs).failures[0]
 
 
+def test_a_run_waits_at_the_scheduler_not_at_a_worker_behind_another(workplace, monkeypatch):
+    # One worker, three runs: the first goes on until the others are seen to wait.
+    seen = threading.Event()
+    monkeypatch.setattr(worker, "_train", lambda *arguments: seen.wait(90))
+    with Engine(3) as engine:
+
+        def tell(jobs):
+            tasks = engine._client.cluster.scheduler.tasks.values()
+            if sorted(task.state for task in list(tasks)) == ["processing", "queued", "queued"]:
+                seen.set()
+
+        jobs = [Job(CONFIG, workplace / str(number)) for number in range(3)]
+        assert engine.work(jobs, tell, threading.Event()) == []
+    assert seen.is_set()
+
+
 def test_a_folder_that_a_lost_worker_still_holds_is_waited_for(workplace):
     order = {"config": CONFIG.to_dict(), "token": ""}
     with RunFolder(workplace / "run").locked():
@@ -297,7 +314,7 @@ def test_a_description_of_a_cluster_that_is_none_is_one_sentence(workplace, text
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("{class: distributed.LocalCluster, options: {worker: 1}}", "LocalCluster cannot be begun"),
+        ("{class: datetime.date, options: {day: today}}", "date cannot be begun"),
         ("{class: dask_jobqueue.SLURMCluster}", "SLURMCluster needs the command sbatch"),
     ],
 )

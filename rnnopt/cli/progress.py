@@ -15,16 +15,6 @@ ROWS = 12  # runs under way that are shown one by one
 State = tuple[float, float | None]  # fraction of the budget, last validation metric
 
 
-def state_in_folder(path: Path) -> State:
-    """How far a run is according to its folder."""
-    records = RunFolder(path).read_records() if (path / "config.json").exists() else []
-    if not records:
-        return 0.0, None
-    status = RunFolder(path).read_result()["status"]
-    fraction = records[-1]["fraction"] if status in UNFINISHED else 1.0
-    return fraction, records[-1]["validation_metric"]
-
-
 class Board:
     """Draws bars of jobs, and below them a row for each run under way.
 
@@ -41,9 +31,14 @@ class Board:
         """How far a run is."""
         if job.live.record and not job.live.over:
             return job.live.record["fraction"], job.live.record["validation_metric"]
-        key = job.path, job.live.over
+        key, folder = (job.path, job.live.over), RunFolder(job.path)
         if key not in self._read:
-            self._read[key] = state_in_folder(job.path)
+            records = folder.read_records() if (job.path / "config.json").exists() else []
+            self._read[key] = 0.0, None
+            if records:
+                over = folder.read_result()["status"] not in UNFINISHED
+                fraction = 1.0 if over else records[-1]["fraction"]
+                self._read[key] = fraction, records[-1]["validation_metric"]
         return self._read[key]
 
     def draw_stage(self, bar: TaskID, jobs: list[Job]) -> None:

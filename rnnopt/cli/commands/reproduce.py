@@ -57,10 +57,10 @@ def reproduce_published(
     if quick and "form" in given and form != "quick":
         raise UserError(f"--quick is --form quick, it does not go with --form {form}.")
     form = "quick" if quick else form
+    engine = Engine(workers, cluster, dashboard, print_line)
     if study == "list":
         return _list()
     stages: dict[str, TaskID] = {}
-    engine = Engine(workers, cluster, dashboard, print_line)
     with engine, interruptible() as stop, progress_bars() as bars:
         board = Board(bars)
 
