@@ -32,7 +32,6 @@ from torch import Tensor
 from rnnopt.config.errors import UserError
 from rnnopt.config.old_names import RECORD, renamed
 from rnnopt.config.run_config import RunConfig
-from rnnopt.config.specs import parse
 from rnnopt.runs.checkpoints import (
     CHECKPOINT,
     LAST_EVALUATION,
@@ -99,7 +98,7 @@ class RunFolder:
         folder.refuse_run()
         folder._make()
         facts = environment() | {"checksums": "sha256"}
-        if imported := source_of(parse(config.optimizer)[0]):
+        if imported := source_of(config.optimizer):
             facts["optimizer"] = imported
         folder._write("environment.json", json_bytes(facts))
         if data is not None:

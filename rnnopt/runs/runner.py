@@ -9,7 +9,6 @@ from typing import Any
 
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
-from rnnopt.config.specs import parse
 from rnnopt.runs.checkpoints import CHECKPOINT
 from rnnopt.runs.folder import CannotWrite, RunFolder
 from rnnopt.runs.refit import COMPLETE, all_series, refit
@@ -105,7 +104,7 @@ def check_same_optimizer(folder: RunFolder, asked: RunConfig) -> None:
     saved = folder.read_config().optimizer
     check_trusted(saved, asked.optimizer, f"the run in {folder.path}")
     was = folder.read_environment().get("optimizer", {})
-    now = source_of(parse(saved)[0])
+    now = source_of(saved)
     if now.get("sha256") != was.get("sha256"):
         raise UserError(
             f"{now.get('file')} has changed since the run in {folder.path} was begun: it must have"

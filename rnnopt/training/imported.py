@@ -123,11 +123,12 @@ def check_trusted(saved: str, asked: str, what: str, option: str = "--optimizer"
         )
 
 
-def source_of(name: str) -> dict[str, str]:
-    """Where an optimizer comes from, to be kept with a run; {} for a name that is no import path.
+def source_of(specification: str) -> dict[str, str]:
+    """Where an optimizer comes from, to be kept with a run; {} where its name is no import path.
 
     That is the file's sha256, or the package and its version.
     """
+    name = specification.partition(",")[0].strip()
     if not is_import_path(name):
         return {}
     place = name.rpartition(":")[0]

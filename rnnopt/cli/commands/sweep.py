@@ -147,7 +147,7 @@ def _plan(
     announce(task, given, list(dict.fromkeys(told)), silent)
     own = {} if task.data is None else task.data.sources
     files = {role: file["sha256"] for role, file in own.items()}
-    if digest := source_of(parse(config.optimizer)[0]).get("sha256"):
+    if digest := source_of(config.optimizer).get("sha256"):
         files["optimizer"] = digest
     place = address(storage, out)
     return Sweep(config, space, trials, out, place, task.metric, prune, files=files)

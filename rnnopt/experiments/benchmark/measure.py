@@ -86,7 +86,7 @@ def measure(
     }
     facts = {key: value for key, value in environment().items() if key != "system"}
     facts |= {"processors": processors(), "load": round(max(load, os.getloadavg()[0]), 1)}
-    return Entry(name, optimizer, track, source_of(parse(optimizer)[0]), facts, found), []
+    return Entry(name, optimizer, track, source_of(optimizer), facts, found), []
 
 
 def _stage(do: Do, stage: str, of: dict[str, list[Job]]) -> tuple[bool, list[str]]:
@@ -133,7 +133,7 @@ def repeat(
     said = next((run for run in one.runs if run.seed == seed), None)
     if said is None:
         raise UserError(f"entry {entry.name} has no run with seed {seed} on {workload}.")
-    now = source_of(parse(entry.optimizer)[0])
+    now = source_of(entry.optimizer)
     if now != entry.source:
         raise UserError(f"the entry's optimizer was {entry.source}, got {now}.")
     jobs = _jobs(BY_NAME[workload], entry.optimizer, [one.lr], [seed], out)
