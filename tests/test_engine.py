@@ -161,6 +161,26 @@ def test_the_run_of_a_killed_worker_goes_on_with_another(machines, alone, words)
 
 
 @pytest.mark.process
+def test_with_a_mirror_a_killed_worker_of_another_machine_costs_no_more(machines, alone, command):
+    lost = machines.worker("apart")
+    url = Path("far").absolute().as_uri()
+    process = machines.command(*LONG, "--mirror", url)
+    wait_for(lambda: len(lines("far")) >= 3, process)
+    machines.worker("apart")
+    before = lines("far")
+    lost.kill()
+    ended(process)
+    assert came("c") == came(alone("long", LONG))
+    assert lines("c")[: len(before) - 1] == before[:-1]
+    # All is there, and comes home to another machine.
+    assert came("far") == came("c")
+    Path("c").rename("first")
+    code, _, error = command("compare", "--resume", "--out", "c", "--mirror", url, "--workers", 1)
+    assert code == 0, error
+    assert lines("c") == lines("first")
+
+
+@pytest.mark.process
 def test_a_run_that_kills_three_workers_has_failed_and_the_rest_goes_on(machines):
     for _ in range(4):
         machines.worker("dies of sgd")

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Self
 from rnnopt.config.errors import UserError, writing
 from rnnopt.experiments import cluster
 from rnnopt.experiments.job import Job, processors
+from rnnopt.experiments.mirror import no_mirror
 from rnnopt.experiments.queues import Queue, died
 from rnnopt.experiments.result_files import write_files
 from rnnopt.experiments.worker import OtherVersions, execute, halt, versions
@@ -48,6 +49,7 @@ class Engine:
         dashboard: whether to open Dask's page.
         say: called with a sentence that names the page.
         threads: number of threads of a run.
+        mirror: the URL at which a run folder is mirrored, or None.
 
     Raises:
         UserError: `workers` is negative, or the address cannot be one.
@@ -60,6 +62,7 @@ class Engine:
         dashboard: bool = False,
         say: Callable[[str], None] = lambda line: None,
         threads: int = 1,
+        mirror: Callable[[Path], str | None] = no_mirror,
     ):
         if workers < 0:
             raise UserError(f"--workers must be at least 0, got {workers}.")
@@ -67,6 +70,7 @@ class Engine:
         if address is None:
             workers = workers or max(1, processors() // threads)
         self.workers, self.address, self.dashboard, self.say = workers, address, dashboard, say
+        self.mirror = mirror
         self.command = uuid.uuid4().hex  # names this command on workers that serve several
         self._stack = ExitStack()
         self._client: Client | None = None
@@ -171,6 +175,8 @@ class Engine:
             "path": str(job.path),
             "versions": versions(),
         }
+        if url := self.mirror(job.path):
+            order["mirror"] = url
         if self.address is not None:
             order |= {"path": str(job.path.resolve()), "folder": str(Path.cwd())}
             order["token"] = self._token_beside(job)

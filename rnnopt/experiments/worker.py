@@ -8,8 +8,8 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable
-from contextlib import chdir, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import chdir, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,7 +52,8 @@ def execute(order: dict[str, Any]) -> dict[str, bytes] | None:
     Args:
         order: "command" and "run" (their names, a run's unlike any other), "config", "path" (the
             run folder), "versions" of the command, and for workers of other machines "token" (a
-            file in the command's folder) and "folder" (where the command works).
+            file in the command's folder) and "folder" (where the command works). "mirror", if there
+            is one, is the URL of a copy of the run folder.
 
     Returns:
         The run's files if the command cannot see its folder, and the run is over or given up.
@@ -79,13 +80,33 @@ def execute(order: dict[str, Any]) -> dict[str, bytes] | None:
             send = lambda more: worker.log_event(order["command"], news | more)  # noqa: E731
             send({})
             try:
-                with chdir(order.get("folder", ".")) if same else nullcontext():
-                    _train(order, path, _messenger(send), stop)
+                with (
+                    chdir(order.get("folder", ".")) if same else nullcontext(),
+                    _mirrored(order, path, shared) as copy,
+                ):
+                    _train(order, path, _messenger(send, copy), stop)
             except Exception as error:  # Dask loses one whose traceback is a thousand calls deep
                 raise error.with_traceback(None) from None
     if shared or not (order["run"] in halted or RunFolder(path).is_over()):
         return None  # what is neither over nor given up is begun anew
     return read_files(path)
+
+
+@contextmanager
+def _mirrored(order: dict[str, Any], path: Path, shared: bool) -> Iterator[Callable[[], None]]:
+    """Continues from the mirror of a run, if there is one; yields what copies to it."""
+    if "mirror" not in order:
+        yield lambda: None
+        return
+    from rnnopt.experiments.mirror import Mirror
+
+    mirror = Mirror(order["mirror"])
+    if not shared:
+        mirror.fetch(path)
+    try:
+        yield lambda: mirror.put_run(path)
+    finally:
+        mirror.put_run(path, now=True)
 
 
 def _check_versions(wanted: dict[str, str], address: str) -> None:
@@ -140,8 +161,10 @@ def _train(
             time.sleep(0.5)
 
 
-def _messenger(send: Callable[[dict[str, Any]], None]) -> Callable[["Progress"], None]:
-    """A listener of a run that sends its evaluations, a few per second."""
+def _messenger(
+    send: Callable[[dict[str, Any]], None], copy: Callable[[], None]
+) -> Callable[["Progress"], None]:
+    """A listener of a run that sends its evaluations, a few per second, and copies its folder."""
     last, part = -math.inf, -1
 
     def listen(progress: "Progress") -> None:
@@ -150,6 +173,8 @@ def _messenger(send: Callable[[dict[str, Any]], None]) -> Callable[["Progress"],
         if progress.record and (reached > part or now > last + OFTEN):
             last, part = now, reached
             send({"record": progress.record, "best": progress.best})
+        if progress.record:
+            copy()
 
     return listen
 

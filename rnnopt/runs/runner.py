@@ -103,8 +103,10 @@ def check_same_optimizer(folder: RunFolder, asked: RunConfig) -> None:
     """Raises UserError if a run's optimizer is code that is not `asked` for, or has changed."""
     saved = folder.read_config().optimizer
     check_trusted(saved, asked.optimizer, f"the run in {folder.path}")
-    was = folder.read_environment().get("optimizer", {})
     now = source_of(saved)
+    if not now:
+        return
+    was = folder.read_environment().get("optimizer", {})
     if now.get("sha256") != was.get("sha256"):
         raise UserError(
             f"{now.get('file')} has changed since the run in {folder.path} was begun: it must have"

@@ -18,6 +18,7 @@ from rnnopt.config.specs import is_import_path, parse
 from rnnopt.experiments.comparison import ComparisonResult, ComparisonSpec, check_folder
 from rnnopt.experiments.comparison_file import as_begun, keep
 from rnnopt.experiments.engine import Engine
+from rnnopt.experiments.mirror import mirrored
 from rnnopt.experiments.tuning import Tuned, facts
 from rnnopt.runs.folder import RunFolder, new_folder
 from rnnopt.training.option_checks import refuse_contradictions
@@ -35,6 +36,7 @@ def compare(
     resume: bool = False,
     cluster: str | None = None,
     dashboard: bool = False,
+    mirror: str | None = None,
     quiet: bool = False,
     as_json: AsJson = False,
     given: Collection[str] = (),
@@ -63,6 +65,8 @@ def compare(
             its file (.json), or a .yaml file that names a class of clusters and its options.
             Unset: processes of this machine.
         dashboard: Dask's page of the cluster, whose address is printed.
+        mirror: URL of a copy of --out, by fsspec, such as s3://bucket/folder. Workers that do not
+            see --out keep their checkpoints there. Unset: none.
         quiet: Output of the names of the written files only.
         as_json: Output of one JSON object and nothing else.
 
@@ -72,24 +76,27 @@ def compare(
         rnnopt compare --out runs/tuned --resume
     """
     refuse_contradictions(shared, given)
-    check_folder(out, resume)
-    out = out or new_folder(f"compare-{parse(shared.task)[0]}")
-    asked = ComparisonSpec(shared, list(optimizers), list(seeds), tune, tune_budget, out, resume)
-    if resume:
-        asked = as_begun(asked, given)
-    asked.check()
-    silent = quiet or as_json
-    console.quiet = as_json
-    jobs, candidates = asked.plan(lambda task, told: announce(task, given, told, silent))
-    with (
-        Engine(workers, cluster, dashboard, print_line, asked.shared.threads) as engine,
-        RunFolder(out).locked(),
-        interruptible() as stop,
-        progress_bars(silent) as bars,
-    ):
-        keep(asked)
-        done = asked.train(jobs, candidates, BarRunner(bars, engine, stop))
-    return _tell(done, asked, stop.is_set(), quiet, as_json)
+    with mirrored(out, mirror, resume) as url_of:
+        check_folder(out, resume)
+        out = out or new_folder(f"compare-{parse(shared.task)[0]}")
+        asked = ComparisonSpec(
+            shared, list(optimizers), list(seeds), tune, tune_budget, out, resume
+        )
+        if resume:
+            asked = as_begun(asked, given)
+        asked.check()
+        silent = quiet or as_json
+        console.quiet = as_json
+        jobs, candidates = asked.plan(lambda task, told: announce(task, given, told, silent))
+        with (
+            Engine(workers, cluster, dashboard, print_line, asked.shared.threads, url_of) as engine,
+            RunFolder(out).locked(),
+            interruptible() as stop,
+            progress_bars(silent) as bars,
+        ):
+            keep(asked)
+            done = asked.train(jobs, candidates, BarRunner(bars, engine, stop))
+        return _tell(done, asked, stop.is_set(), quiet, as_json)
 
 
 def again(asked: ComparisonSpec) -> str:

@@ -14,6 +14,7 @@ from rnnopt.config.errors import UserError
 from rnnopt.experiments import reproduce
 from rnnopt.experiments.engine import Engine
 from rnnopt.experiments.job import Job
+from rnnopt.experiments.mirror import mirrored
 from rnnopt.experiments.reproduce.study import FormName
 
 NAMES = ("list", *(one.name for one in reproduce.ALL))
@@ -29,6 +30,7 @@ def reproduce_published(
     workers: int = 0,
     cluster: str | None = None,
     dashboard: bool = False,
+    mirror: str | None = None,
     given: Collection[str] = (),
 ) -> int:
     """Repeat a published table or figure.
@@ -48,6 +50,8 @@ def reproduce_published(
             its file (.json), or a .yaml file that names a class of clusters and its options.
             Unset: processes of this machine.
         dashboard: Dask's page of the cluster, whose address is printed.
+        mirror: URL of a copy of --out, by fsspec, such as s3://bucket/folder. Workers that do not
+            see --out keep their checkpoints there. Unset: none.
 
     Examples:
         rnnopt reproduce list
@@ -57,11 +61,15 @@ def reproduce_published(
     if quick and "form" in given and form != "quick":
         raise UserError(f"--quick is --form quick, it does not go with --form {form}.")
     form = "quick" if quick else form
-    engine = Engine(workers, cluster, dashboard, print_line)
     if study == "list":
         return _list()
     stages: dict[str, TaskID] = {}
-    with engine, interruptible() as stop, progress_bars() as bars:
+    with (
+        mirrored(out, mirror, resume=True) as url_of,
+        Engine(workers, cluster, dashboard, print_line, mirror=url_of) as engine,
+        interruptible() as stop,
+        progress_bars() as bars,
+    ):
         board = Board(bars)
 
         def tell(stage: str, jobs: list[Job]) -> None:

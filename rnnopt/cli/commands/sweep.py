@@ -19,6 +19,7 @@ from rnnopt.config.specs import parse
 from rnnopt.experiments.database import quiet
 from rnnopt.experiments.engine import Engine
 from rnnopt.experiments.job import Job
+from rnnopt.experiments.mirror import mirrored
 from rnnopt.experiments.sweeps.results import (
     best_of,
     columns,
@@ -55,6 +56,7 @@ def sweep(
     prune: bool = True,
     cluster: str | None = None,
     dashboard: bool = False,
+    mirror: str | None = None,
     quiet: bool = False,
     as_json: terminal.AsJson = False,
     given: Collection[str] = (),
@@ -86,6 +88,8 @@ def sweep(
             tcp://host:8786, its file (.json), or a .yaml file that names a class of clusters and
             its options. Unset: processes of this machine.
         dashboard: Dask's page of the cluster, whose address is printed.
+        mirror: URL of a copy of --out, by fsspec, such as s3://bucket/folder. Workers that do not
+            see --out keep their checkpoints there. Unset: none.
         quiet: Output of the best trial only.
         as_json: Output of one JSON object and nothing else.
 
@@ -105,7 +109,8 @@ def sweep(
     if cluster is not None and "workers" not in given:
         workers = 0
     with (
-        Engine(workers, cluster, dashboard, terminal.print_line, config.threads) as engine,
+        mirrored(out, mirror, resume=True) as url_of,
+        Engine(workers, cluster, dashboard, terminal.print_line, config.threads, url_of) as engine,
         interruptible() as stop,
         terminal.progress_bars(silent) as bars,
     ):
