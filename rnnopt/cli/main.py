@@ -29,7 +29,10 @@ VERBS = {
     "compare": ("compare:compare", "Compare optimizers on one network, over several seeds."),
     "report": ("report:report_runs", "Make table, figure and page of runs."),
     "reproduce": ("reproduce:reproduce_published", "Repeat a published table or figure."),
-    "benchmark": ("benchmark:benchmark", "Measure an optimizer on the benchmark, or print the leaderboard."),
+    "benchmark": (
+        "benchmark:benchmark",
+        "Measure an optimizer on the benchmark, or print the leaderboard.",
+    ),
     "diagnose": ("diagnose:diagnose", "Train one network and say what its gradients do."),
     "sweep": ("sweep:sweep", "Search for the best options of an optimizer."),
     "doctor": ("about:look_around", "Say which code runs the layers here, and how to speed it up."),

@@ -18,6 +18,7 @@ from rnnopt.runs.metrics import NAME as METRICS
 
 # In the order of writing: what a checkpoint needs before it, and with the settings it is a run.
 OF_RUN = (*FILES[:-2], PREVIOUS, CHECKPOINT, *FILES[-2:])
+BUCKETS = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "oss")
 EVERY = 5.0  # seconds between two copies of a run that goes on
 
 
@@ -41,6 +42,8 @@ class Mirror:
             self._files, self._root = fsspec.url_to_fs(self.url, use_listings_cache=False)
         except Exception as error:  # of any library behind fsspec
             raise UserError(f"--mirror {url} cannot be used: {_reason(error)}.") from error
+        # These have no folders; s3fs would make a bucket of a name that is misspelt.
+        self._has_buckets = url.partition("://")[0] in BUCKETS
         self._copied: dict[Path, tuple[int, int]] = {}  # times and sizes of what was put there
         self._next = 0.0
 
@@ -56,6 +59,15 @@ class Mirror:
             root = PurePosixPath(self._files._strip_protocol(self._root))
             found = self._files.find(self._root)
             return sorted(str(PurePosixPath(one).relative_to(root)) for one in found)
+
+    def check_bucket(self) -> None:
+        """Raises UserError if the bucket of an object store does not exist."""
+        bucket = self._root.lstrip("/").partition("/")[0]
+        if self._has_buckets:
+            with self._answers():
+                known = self._files.exists(bucket)
+            if not known:
+                raise UserError(f"--mirror {self.url}: there is no bucket {bucket!r}.")
 
     def fetch(self, folder: Path) -> None:
         """Brings home the runs that went further there, and other files that are missing here."""
@@ -121,7 +133,8 @@ class Mirror:
             return
         with self._answers():
             target = f"{self._root}/{name}"
-            self._files.makedirs(target.rpartition("/")[0], exist_ok=True)
+            if not self._has_buckets:
+                self._files.makedirs(target.rpartition("/")[0], exist_ok=True)
             self._files.pipe_file(target, content)
         self._copied[path] = facts.st_mtime_ns, facts.st_size
 
@@ -169,6 +182,7 @@ def mirrored(
     if out is None:
         raise UserError("--mirror needs --out, the folder of which it is the copy.")
     mirror = Mirror(url)
+    mirror.check_bucket()
     if not resume and mirror.names():
         raise UserError(
             f"--mirror {url} already holds files: continue with --resume or choose another."
