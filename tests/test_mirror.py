@@ -83,9 +83,7 @@ def test_only_what_changed_is_put_again_and_not_too_often(url, tmp_path, monkeyp
     put = []
     path = trained(tmp_path / "run", 4)
     mirror = Mirror(url)
-    monkeypatch.setattr(
-        type(mirror._files), "pipe_file", lambda self, name, content: put.append(name)
-    )
+    monkeypatch.setattr(type(mirror._files), "mv", lambda self, part, name: put.append(name))
     mirror.put_run(path)
     assert put
     put.clear()

@@ -133,9 +133,12 @@ class Mirror:
             return
         with self._answers():
             target = f"{self._root}/{name}"
-            if not self._has_buckets:
+            if self._has_buckets:  # a whole object or none
+                self._files.pipe_file(target, content)
+            else:  # a process may be killed while it writes
                 self._files.makedirs(target.rpartition("/")[0], exist_ok=True)
-            self._files.pipe_file(target, content)
+                self._files.pipe_file(f"{target}.part", content)
+                self._files.mv(f"{target}.part", target)
         self._copied[path] = facts.st_mtime_ns, facts.st_size
 
     @contextmanager
