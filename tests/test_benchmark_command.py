@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -25,6 +26,7 @@ from rnnopt.experiments.benchmark.entry import (
     load_entry,
 )
 from rnnopt.experiments.benchmark.suite import BY_NAME, QUICK, SUITES
+from rnnopt.training.imported import load
 from rnnopt.experiments.job import Job
 from rnnopt.runs.collection import read_runs
 from rnnopt.runs.folder import RunFolder
@@ -412,3 +414,23 @@ def test_the_command_measures_prints_and_verifies(tiny, command, tmp_path, monke
     code, out, error = command("benchmark", "--verify", "other.json")
     assert code == 1
     assert "test was 0.123" in error
+
+
+def test_an_entry_with_the_mean_shows_it_and_trains_as_without():
+    place = Path(__file__).parent.parent / "benchmarks/entries/with_mean.py"
+    weight, plain = (torch.tensor([1.0, -2.0], requires_grad=True) for _ in range(2))
+    optimizer = load(f"{place}:Adam")([weight], lr=0.5)
+    adam = torch.optim.Adam([plain], lr=0.5)
+    mean, peak = plain.detach().clone(), 0.0
+    for step, lr in enumerate((0.5, 0.25, 0.125), start=1):
+        adam.param_groups[0]["lr"] = optimizer.param_groups[0]["lr"] = lr
+        for one, by in ((weight, optimizer), (plain, adam)):
+            one.grad = None
+            one.square().sum().backward()
+            by.step()
+        peak = max(peak, lr)
+        mean += min(1.0, 9 / (step + 8) * peak / lr) * (plain.detach() - mean)
+        optimizer.eval()
+        torch.testing.assert_close(weight.detach(), mean)
+        optimizer.train()
+        assert torch.equal(weight, plain)
