@@ -26,10 +26,10 @@ from rnnopt.experiments.benchmark.entry import (
     load_entry,
 )
 from rnnopt.experiments.benchmark.suite import BY_NAME, QUICK, SUITES
-from rnnopt.training.imported import load
 from rnnopt.experiments.job import Job
 from rnnopt.runs.collection import read_runs
 from rnnopt.runs.folder import RunFolder
+from rnnopt.training.imported import load
 
 NAMES = [one.name for one in QUICK]
 
