@@ -7,7 +7,8 @@ import pytest
 
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
-from rnnopt.experiments.mirror import Mirror, mirrored
+from rnnopt.experiments.mirror import Mirror
+from rnnopt.experiments.mirrored import STATE, mirrored
 from rnnopt.runs.folder import RunFolder
 from rnnopt.runs.runner import run
 
@@ -34,24 +35,27 @@ def contents(folder):
     return {
         path.relative_to(folder).as_posix(): path.read_bytes()
         for path in folder.rglob("*")
-        if path.is_file() and path.name != "lock"
+        if path.is_file() and path.name != "lock" and not path.name.endswith(".part")
     }
 
 
 def test_a_folder_comes_home_as_it_was_put(url, tmp_path):
-    trained(tmp_path / "here" / "adam" / "seed-0")
-    (tmp_path / "here" / "comparison.json").write_text("{}")
-    Mirror(url).put(tmp_path / "here")
-    Mirror(url).fetch(tmp_path / "again")
-    assert contents(tmp_path / "again") == contents(tmp_path / "here")
-    assert "adam/seed-0/checkpoint.pt" in contents(tmp_path / "again")
+    out, again = tmp_path / "here", tmp_path / "again"
+    with mirrored(out, url, resume=False):
+        trained(out / "adam" / "seed-0")
+        (out / "comparison.json").write_text("{}")
+        (out / ".report.md.part").write_text("half")
+    with mirrored(again, url, resume=True):
+        assert contents(again) == contents(out) | {STATE: contents(again)[STATE]}
+    assert "adam/seed-0/checkpoint.pt" in contents(again)
+    assert not [name for name in Mirror(url).sizes() if name.endswith((".part", "lock"))]
 
 
 def test_the_run_that_went_further_wins(url, tmp_path):
     here, there = trained(tmp_path / "a" / "run", 4), trained(tmp_path / "b" / "run", 7)
-    Mirror(url).put(tmp_path / "b")
+    Mirror(url).put_runs(tmp_path / "b")
     before = contents(there)
-    Mirror(url).put(tmp_path / "a")  # is behind: nothing of it goes there
+    Mirror(url).put_runs(tmp_path / "a")  # is behind: nothing of it goes there
     Mirror(url).fetch(tmp_path / "c")
     assert contents(tmp_path / "c" / "run") == before
     Mirror(url).fetch(tmp_path / "a")
@@ -83,7 +87,7 @@ def test_only_what_changed_is_put_again_and_not_too_often(url, tmp_path, monkeyp
     put = []
     path = trained(tmp_path / "run", 4)
     mirror = Mirror(url)
-    monkeypatch.setattr(type(mirror._files), "mv", lambda self, part, name: put.append(name))
+    monkeypatch.setattr(type(mirror.files), "mv", lambda self, part, name: put.append(name))
     mirror.put_run(path)
     assert put
     put.clear()
@@ -118,9 +122,8 @@ def test_a_mirror_with_files_is_not_begun_anew(url, tmp_path):
     ],
 )
 def test_bad_addresses_are_a_sentence(address, message, tmp_path):
-    (tmp_path / "a").write_text("a")
     with pytest.raises(UserError, match=message):
-        Mirror(address).put(tmp_path)
+        Mirror(address).write("a", b"a")
 
 
 @pytest.mark.parametrize("verb", ["compare", "reproduce"])

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Self
 from rnnopt.config.errors import UserError, writing
 from rnnopt.experiments import cluster
 from rnnopt.experiments.job import Job, processors
-from rnnopt.experiments.mirror import no_mirror
+from rnnopt.experiments.mirrored import no_mirror
 from rnnopt.experiments.queues import Queue, died
 from rnnopt.experiments.result_files import write_files
 from rnnopt.experiments.worker import OtherVersions, execute, halt, versions

@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import chdir, contextmanager, nullcontext
+from contextlib import chdir, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -100,13 +100,24 @@ def _mirrored(order: dict[str, Any], path: Path, shared: bool) -> Iterator[Calla
         return
     from rnnopt.experiments.mirror import Mirror
 
-    mirror = Mirror(order["mirror"])
+    mirror, put = Mirror(order["mirror"]), False
     if not shared:
         mirror.fetch(path)
+
+    def copy() -> None:
+        nonlocal put
+        try:
+            mirror.put_run(path)
+            put = True
+        except UserError:
+            if not put:  # else it is away for a while, which must not end a run
+                raise
+
     try:
-        yield lambda: mirror.put_run(path)
+        yield copy
     finally:
-        mirror.put_run(path, now=True)
+        with suppress(UserError):  # the command puts there what comes home, and tells
+            mirror.put_run(path, now=True)
 
 
 def _check_versions(wanted: dict[str, str], address: str) -> None:

@@ -18,7 +18,7 @@ from rnnopt.config.specs import is_import_path, parse
 from rnnopt.experiments.comparison import ComparisonResult, ComparisonSpec, check_folder
 from rnnopt.experiments.comparison_file import as_begun, keep
 from rnnopt.experiments.engine import Engine
-from rnnopt.experiments.mirror import mirrored
+from rnnopt.experiments.mirrored import mirrored
 from rnnopt.experiments.tuning import Tuned, facts
 from rnnopt.runs.folder import RunFolder, new_folder
 from rnnopt.training.option_checks import refuse_contradictions
