@@ -262,7 +262,8 @@ def _secrets(url: str) -> list[str]:
     """The parts of a URL that nobody else may read, the longest first."""
     found = re.search(r"//([^/]*)@", url)
     user = found[1] if found else ""
-    parts = [user, user.partition(":")[2], url.partition("?")[2]]
+    query = url.partition("?")[2]
+    parts = [user, user.partition(":")[2], query, *re.findall(r"=([^&]*)", query)]
     return sorted(filter(None, parts + [unquote(part) for part in parts]), key=len, reverse=True)
 
 
