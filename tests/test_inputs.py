@@ -7,6 +7,7 @@ import pytest
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
 from rnnopt.experiments.inputs import check_inputs, inputs_of
+from rnnopt.experiments.worker import _check_inputs
 
 CONFIG = RunConfig("counting:length=3")
 
@@ -50,3 +51,13 @@ def test_of_a_package_the_version_counts():
     with pytest.raises(UserError, match=f"torch must be the same .* has 0, .* has {version[:3]}"):
         check_inputs(config, {"torch": "0"}, "tcp://w")
     assert inputs_of(CONFIG) == {}
+
+
+def test_a_worker_looks_before_it_trains(tmp_path):
+    (tmp_path / "mine.py").write_text("raise SystemError  # is never executed")
+    config = replace(CONFIG, optimizer=f"{tmp_path / 'mine.py'}:Mine,lr=1")
+    order = {"config": config.to_dict(), "inputs": inputs_of(config)}
+    _check_inputs(order, "tcp://w")
+    order["inputs"] = dict.fromkeys(order["inputs"], "0")
+    with pytest.raises(UserError, match="mine.py must be the same on all of a cluster"):
+        _check_inputs(order, "tcp://w")

@@ -8,8 +8,10 @@ from dataclasses import replace
 import fsspec
 import pytest
 
+from rnnopt.cli.commands.compare import again
 from rnnopt.config.errors import UserError
-from rnnopt.config.run_config import RunConfig
+from rnnopt.config.run_config import RunConfig, SharedConfig
+from rnnopt.experiments.comparison import ComparisonSpec
 from rnnopt.experiments.mirror import Mirror, without_secrets
 from rnnopt.experiments.mirrored import STATE, Own, mirrored
 from rnnopt.experiments.worker import _mirrored
@@ -351,3 +353,8 @@ def test_of_a_run_that_is_being_written_all_that_a_checkpoint_needs_comes_home(u
         mirror.fetch(tmp_path / "home")
     trained(tmp_path / "home")
     assert RunFolder(tmp_path / "home").is_over()
+
+
+def test_the_command_that_goes_on_names_the_mirror_without_its_password(tmp_path):
+    asked = ComparisonSpec(SharedConfig(), ["adam"], [0], None, None, tmp_path, resume=False)
+    assert again(asked, "ftp://me:secret@host/x").endswith("--resume --mirror ftp://host/x")
