@@ -151,6 +151,26 @@ def test_a_mirror_needs_a_folder(verb, command):
     assert "--mirror needs --out" in error
 
 
+@pytest.mark.parametrize("kind", ["run/config.json", "report.md"])
+def test_a_folder_that_cannot_be_written_is_a_sentence(kind, url, tmp_path):
+    put_there({STATE: b"{}", kind: b"{}"})
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot write"), mirrored(tmp_path / "file", url, True):
+        pass
+
+
+def test_with_several_requests_at_once_all_runs_come_home(url, tmp_path, monkeypatch):
+    for i in range(40):
+        RunFolder.create(tmp_path / "here" / f"run-{i}", replace(CONFIG, seed=i))
+    monkeypatch.setattr(fsspec.get_filesystem_class("memory"), "async_impl", True)
+    Mirror(url).put_runs(tmp_path / "here")
+    Mirror(url).fetch(tmp_path / "again")
+    assert contents(tmp_path / "again") == contents(tmp_path / "here")
+    put_there({"run-39/config.json": b"[]"})
+    with pytest.raises(UserError, match="run-39 with other settings"):
+        Mirror(url).fetch(tmp_path / "again")
+
+
 @pytest.mark.parametrize("name", ["../evil", "a/../../evil", "/abs/evil", "a//evil", "a\\evil"])
 def test_a_name_that_leaves_the_folder_is_refused_and_nothing_written(name, url, tmp_path):
     put_there({STATE: b"{}", "run/config.json": b"{}"})

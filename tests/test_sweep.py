@@ -434,6 +434,19 @@ def test_the_command_sweeps_and_shows_the_best(command, workplace):
     assert "wrote runs/sweep-counting-adam/slices.png" in out
 
 
+def test_the_results_of_a_sweep_are_in_its_mirror(command, workplace):
+    mirror = workplace / "m"
+    code, _, error = command(
+        "sweep", *TINY, "--trials", "1", "--out", "s", "--quiet", "--mirror", f"file://{mirror}"
+    )
+    assert code == 0, error
+    for file in (workplace / "s").rglob("*"):
+        if file.is_file() and file.name != "lock" and not file.name.startswith("."):
+            there = mirror / file.relative_to(workplace / "s")
+            assert there.read_bytes() == file.read_bytes()
+    assert (mirror / "best.json").exists()
+
+
 def test_the_table_of_a_sweep_without_trials_says_so(plan, capsys):
     sweeping._show(plan, begin(plan), [], quiet=False)
     assert "counting:length=3, adam: 0 trials" in capsys.readouterr().out
