@@ -131,6 +131,27 @@ def test_a_finished_sweep_goes_on_to_a_greater_number(plan):
     assert len(done(plan)) == 4
 
 
+def test_a_sweep_in_a_folder_of_another_name_is_the_same_sweep(plan, workplace):
+    done(plan)
+    plan.out.rename(workplace / "moved")
+    out = workplace / "moved"
+    moved = replace(plan, out=out, storage=address(None, out))
+    assert len(begin(moved).get_trials()) == 4
+
+
+def test_a_trial_of_which_the_database_knows_nothing_is_left_alone(plan):
+    """The database is older than the folder: of a mirror, say."""
+    study = begin(plan)
+    other = replace(CONFIG, lr=0.5, clip=0.5)
+    RunFolder.create(plan.out / "trial-0000", other)
+    trials = queued.TrialQueue(plan, study)
+    assert trials.take().path == plan.out / "trial-0000b"
+    job = trials.take()
+    assert not trials._is_taken("trial-0009", job.config)
+    RunFolder.create(plan.out / "trial-0009", replace(job.config, readout="every"))  # it is filled
+    assert not trials._is_taken("trial-0009", job.config)
+
+
 def test_two_commands_do_no_trial_too_many(plan, monkeypatch):
     # The second asks for a trial while the first, between look and question, took the last.
     queue = queued.TrialQueue(plan, begin(plan))
@@ -411,6 +432,19 @@ def test_the_command_sweeps_and_shows_the_best(command, workplace):
     assert code == 0
     assert "counting:length=3, adam: 2 complete trials" in out
     assert "wrote runs/sweep-counting-adam/slices.png" in out
+
+
+def test_the_results_of_a_sweep_are_in_its_mirror(command, workplace):
+    mirror = workplace / "m"
+    code, _, error = command(
+        "sweep", *TINY, "--trials", "1", "--out", "s", "--quiet", "--mirror", f"file://{mirror}"
+    )
+    assert code == 0, error
+    for file in (workplace / "s").rglob("*"):
+        if file.is_file() and file.name != "lock" and not file.name.startswith("."):
+            there = mirror / file.relative_to(workplace / "s")
+            assert there.read_bytes() == file.read_bytes()
+    assert (mirror / "best.json").exists()
 
 
 def test_the_table_of_a_sweep_without_trials_says_so(plan, capsys):

@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 from rnnopt.config.errors import UserError, writing
 from rnnopt.experiments import cluster
+from rnnopt.experiments.inputs import inputs_of
 from rnnopt.experiments.job import Job, processors
-from rnnopt.experiments.mirror import no_mirror
+from rnnopt.experiments.mirrored import no_mirror
 from rnnopt.experiments.queues import Queue, died
 from rnnopt.experiments.result_files import write_files
 from rnnopt.experiments.worker import OtherVersions, execute, halt, versions
@@ -179,7 +180,7 @@ class Engine:
             order["mirror"] = url
         if self.address is not None:
             order |= {"path": str(job.path.resolve()), "folder": str(Path.cwd())}
-            order["token"] = self._token_beside(job)
+            order |= {"token": self._token_beside(job), "inputs": inputs_of(job.config)}
         # Such a task waits at the scheduler for a free worker, never at a worker behind a long run.
         task = Task(name, execute, order, _data_producer=True)
         (future,) = client.get({name: task}, [name], sync=False)

@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import chdir, contextmanager, nullcontext
+from contextlib import chdir, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,8 +52,9 @@ def execute(order: dict[str, Any]) -> dict[str, bytes] | None:
     Args:
         order: "command" and "run" (their names, a run's unlike any other), "config", "path" (the
             run folder), "versions" of the command, and for workers of other machines "token" (a
-            file in the command's folder) and "folder" (where the command works). "mirror", if there
-            is one, is the URL of a copy of the run folder.
+            file in the command's folder), "folder" (where the command works) and "inputs" (what it
+            reads, see `inputs_of`). "mirror", if there is one, is the URL of a copy of the run
+            folder.
 
     Returns:
         The run's files if the command cannot see its folder, and the run is over or given up.
@@ -84,6 +85,7 @@ def execute(order: dict[str, Any]) -> dict[str, bytes] | None:
                     chdir(order.get("folder", ".")) if same else nullcontext(),
                     _mirrored(order, path, shared) as copy,
                 ):
+                    _check_inputs(order, worker.address)
                     _train(order, path, _messenger(send, copy), stop)
             except Exception as error:  # Dask loses one whose traceback is a thousand calls deep
                 raise error.with_traceback(None) from None
@@ -100,13 +102,24 @@ def _mirrored(order: dict[str, Any], path: Path, shared: bool) -> Iterator[Calla
         return
     from rnnopt.experiments.mirror import Mirror
 
-    mirror = Mirror(order["mirror"])
+    mirror, put = Mirror(order["mirror"]), False
     if not shared:
         mirror.fetch(path)
+
+    def copy() -> None:
+        nonlocal put
+        try:
+            mirror.put_run(path)
+            put = True
+        except UserError:
+            if not put:  # else it is away for a while, which must not end a run
+                raise
+
     try:
-        yield lambda: mirror.put_run(path)
+        yield copy
     finally:
-        mirror.put_run(path, now=True)
+        with suppress(UserError):  # the command puts there what comes home, and tells
+            mirror.put_run(path, now=True)
 
 
 def _check_versions(wanted: dict[str, str], address: str) -> None:
@@ -117,6 +130,15 @@ def _check_versions(wanted: dict[str, str], address: str) -> None:
                 f"all of a cluster must have one version of {name}: the command has {version}, the"
                 f" worker {address} has {found[name]}."
             )
+
+
+def _check_inputs(order: dict[str, Any], address: str) -> None:
+    """Raises UserError if a file that a run reads is not the command's."""
+    if "inputs" in order:
+        from rnnopt.config.run_config import RunConfig
+        from rnnopt.experiments.inputs import check_inputs
+
+        check_inputs(RunConfig.from_dict(order["config"]), order["inputs"], address)
 
 
 def _sees(order: dict[str, Any]) -> bool:

@@ -18,7 +18,8 @@ from rnnopt.config.specs import is_import_path, parse
 from rnnopt.experiments.comparison import ComparisonResult, ComparisonSpec, check_folder
 from rnnopt.experiments.comparison_file import as_begun, keep
 from rnnopt.experiments.engine import Engine
-from rnnopt.experiments.mirror import mirrored
+from rnnopt.experiments.mirror import without_secrets
+from rnnopt.experiments.mirrored import mirrored
 from rnnopt.experiments.tuning import Tuned, facts
 from rnnopt.runs.folder import RunFolder, new_folder
 from rnnopt.training.option_checks import refuse_contradictions
@@ -96,19 +97,26 @@ def compare(
         ):
             keep(asked)
             done = asked.train(jobs, candidates, BarRunner(bars, engine, stop))
-        return _tell(done, asked, stop.is_set(), quiet, as_json)
+        return _tell(done, asked, mirror, stop.is_set(), quiet, as_json)
 
 
-def again(asked: ComparisonSpec) -> str:
+def again(asked: ComparisonSpec, mirror: str | None = None) -> str:
     """The command that goes on with a comparison; it names optimizers that are code."""
     words = ["rnnopt", "compare", "--out", str(asked.out), "--resume"]
+    if mirror is not None:
+        words += ["--mirror", without_secrets(mirror)]
     if any(is_import_path(parse(one)[0]) for one in asked.optimizers):
         words += ["--optimizers", *asked.optimizers]
     return shlex.join(words)
 
 
 def _tell(
-    done: ComparisonResult, asked: ComparisonSpec, interrupted: bool, quiet: bool, as_json: bool
+    done: ComparisonResult,
+    asked: ComparisonSpec,
+    mirror: str | None,
+    interrupted: bool,
+    quiet: bool,
+    as_json: bool,
 ) -> int:
     """Prints what came out, writes the report; the exit code."""
     out = asked.out
@@ -130,7 +138,7 @@ def _tell(
         }
         print_json({"status": status, "folder": out, "runs": runs, **found})
     if interrupted:
-        how = again(asked)
+        how = again(asked, mirror)
         console.print(f"interrupted; {how} continues it.", highlight=False, soft_wrap=True)
         return 130
     return 1 if done.failures or diverged else 0

@@ -14,7 +14,7 @@ from rnnopt.config.errors import UserError
 from rnnopt.experiments import reproduce
 from rnnopt.experiments.engine import Engine
 from rnnopt.experiments.job import Job
-from rnnopt.experiments.mirror import mirrored
+from rnnopt.experiments.mirrored import mirrored
 from rnnopt.experiments.reproduce.study import FormName
 
 NAMES = ("list", *(one.name for one in reproduce.ALL))

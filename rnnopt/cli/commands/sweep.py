@@ -19,7 +19,7 @@ from rnnopt.config.specs import parse
 from rnnopt.experiments.database import quiet
 from rnnopt.experiments.engine import Engine
 from rnnopt.experiments.job import Job
-from rnnopt.experiments.mirror import mirrored
+from rnnopt.experiments.mirrored import mirrored
 from rnnopt.experiments.sweeps.results import (
     best_of,
     columns,
@@ -108,21 +108,23 @@ def sweep(
     plan = _plan(config, list(ranges), trials, out, storage, prune, silent, given)
     if cluster is not None and "workers" not in given:
         workers = 0
-    with (
-        mirrored(out, mirror, resume=True) as url_of,
-        Engine(workers, cluster, dashboard, terminal.print_line, config.threads, url_of) as engine,
-        interruptible() as stop,
-        terminal.progress_bars(silent) as bars,
-    ):
-        study = begin(plan)
-        bar, board = bars.add_task("trials", total=trials, note=""), Board(bars)
+    with mirrored(out, mirror, resume=True) as url_of:
+        with (
+            Engine(
+                workers, cluster, dashboard, terminal.print_line, config.threads, url_of
+            ) as engine,
+            interruptible() as stop,
+            terminal.progress_bars(silent) as bars,
+        ):
+            study = begin(plan)
+            bar, board = bars.add_task("trials", total=trials, note=""), Board(bars)
 
-        def tell(jobs: list[Job]) -> None:
-            _tell(bars, bar, study)
-            board.draw_rows(jobs)
+            def tell(jobs: list[Job]) -> None:
+                _tell(bars, bar, study)
+                board.draw_rows(jobs)
 
-        run_sweep(plan, study, engine, tell, stop)
-    return _finish(plan, study, stop.is_set(), quiet, as_json)
+            run_sweep(plan, study, engine, tell, stop)
+        return _finish(plan, study, stop.is_set(), quiet, as_json)
 
 
 def _plan(

@@ -90,8 +90,12 @@ def begin(sweep: Sweep) -> "Study":
     storage = open_sweep(sweep)
     direction = "minimize" if lower_is_better(sweep.metric) else "maximize"
     with quiet() as optuna:
+        name, own = sweep.name, sweep.storage == address(None, sweep.out)
+        found = optuna.get_all_study_names(storage) if own else []
+        if len(found) == 1:  # the folder may have had another name, or come from a mirror
+            name = found[0]
         study = optuna.create_study(
-            storage=storage, study_name=sweep.name, direction=direction, load_if_exists=True
+            storage=storage, study_name=name, direction=direction, load_if_exists=True
         )
     weakref.finalize(study, close, storage)
     if "settings" in study.user_attrs:

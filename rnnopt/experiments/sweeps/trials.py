@@ -14,10 +14,12 @@ import warnings
 import zlib
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from rnnopt.config.errors import UserError
+from rnnopt.config.run_config import RunConfig
 from rnnopt.config.specs import Value
 from rnnopt.experiments.database import quiet
 from rnnopt.experiments.engine import Engine
@@ -138,15 +140,28 @@ class TrialQueue(Queue):
 
     def _job(self, trial: "Trial") -> Job:
         again = "folder" in trial.user_attrs  # the trial was requeued
-        folder = trial.user_attrs.get("folder", f"trial-{trial.number:04d}")
-        trial.set_user_attr("folder", folder)
         config = configure(self.sweep.config, suggest(trial, self.sweep.space))
+        folder = trial.user_attrs.get("folder", f"trial-{trial.number:04d}")
+        while not again and self._is_taken(folder, config):
+            folder += "b"
+        trial.set_user_attr("folder", folder)
         job, watch = Job(config, self.sweep.out / folder), Pruning(trial, self.sweep.prune)
         self._trials[job.path] = job, trial, watch
         if again and (job.path / "config.json").exists():
             for record in RunFolder(job.path).read_records():
                 watch.report(record)
         return job
+
+    def _is_taken(self, folder: str, config: RunConfig) -> bool:
+        """Whether a folder holds a trial of other values, of which the database knows nothing.
+
+        That is so if the database is older than the folder, as a mirror's may be.
+        """
+        path = self.sweep.out / folder
+        if not (path / "config.json").exists():
+            return False
+        saved = asdict(RunFolder(path).read_config())  # where the task left a choice, it is filled
+        return any(saved[name] != v for name, v in asdict(config).items() if v is not None)
 
     def record(self, job: Job, record: dict[str, float]) -> bool:
         """Reports an evaluation to Optuna; returns whether to stop the trial."""
