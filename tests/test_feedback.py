@@ -218,7 +218,11 @@ def test_evaluation_and_scores_are_of_the_free_run():
     [
         (dict(feedback=-1), ["feedback", "at least 0", "-1"]),
         (dict(feedback=1, targets=[0, 1] * 4), ["feedback", "each_step"]),
-        (dict(feedback=1, targets="words"), ["feedback", "numbers", "classes"]),
+        (dict(feedback=1, targets="words"), ["feedback", "numbers", "'b'"]),
+        (dict(feedback=1.5), ["feedback", "whole number", "1.5"]),
+        (dict(feedback=10**11), ["feedback", "steps at least", "longest", "13"]),
+        (dict(feedback=1, ignore_first=12), ["feedback", "14 steps at least", "longest"]),
+        (dict(feedback=2, window=3), ["feedback", "4 steps at least", "longest", "3"]),
         (dict(feedback=1, targets=None, horizon=2), ["forecast", "leave out feedback"]),
     ],
 )
@@ -226,7 +230,7 @@ def test_feedback_that_is_impossible_is_one_sentence(more, words):
     inputs, targets = systems()
     targets = more.pop("targets", targets)
     if targets == "words":
-        targets = [["a", "b"] * 20 for _ in inputs]
+        targets = [["1.5", "b"] * 20 for _ in inputs]
         targets = [one[: len(x)] for one, x in zip(targets, inputs, strict=True)]
         more["each_step"] = True
     with pytest.raises(ValueError, match=naming(*words)):
@@ -274,6 +278,54 @@ def test_a_run_is_scored_and_predicts_in_free_run(table, command):
             + p.target_mean
         )
         np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+def test_each_series_begins_with_what_the_file_has_of_its_outputs(table, command):
+    """All outputs, the first ones alone, or none: whatever the other series of the file have."""
+    data = ("--data", "plant.csv", *OPTIONS, "--feedback", "2", "--ignore-first", "3")
+    assert command("train", *data, *TINY, "--out", "run")[0] == 0
+    inputs, targets = systems(outputs=1)
+    known = [targets[0], targets[0].copy(), np.full_like(targets[0], NAN)]
+    known[1][3:] = NAN
+
+    def predicted(*which):
+        lines = ["run,u,v,y"]
+        for i in which:
+            for (u, v), one in zip(inputs[0], known[i][:, 0], strict=True):
+                lines.append(f"r{i},{u},{v},{'' if np.isnan(one) else one}")
+        (table / "new.csv").write_text("\n".join(lines) + "\n")
+        code, out, error = command("predict", "run", "--data", "new.csv", "--out", "p.csv")
+        assert code == 0, error
+        rows = list(csv.DictReader((table / "p.csv").read_text().splitlines()))
+        found = [[r["predicted"] for r in rows if r["series"] == f"r{i}"] for i in which]
+        return [np.array(one, float) for one in found], out
+
+    (whole, first, none), said = predicted(0, 1, 2)
+    np.testing.assert_allclose(first, whole, rtol=1e-6)
+    assert np.abs(none - whole).max() > 1e-3
+    assert "first 3 steps" in said
+    assert "1 series without outputs" in said
+    for i, together in ((1, first), (2, none)):
+        (alone,), said = predicted(i)
+        np.testing.assert_allclose(alone, together, rtol=1e-6)
+        assert ("first 3 steps" in said, "no outputs" in said) == (i == 1, i == 2)
+
+
+def test_a_file_with_some_of_the_outputs_is_one_sentence(tmp_path, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    rows = [f"r{i},{t},{t / 7},{i + t / 3}" for i in range(6) for t in range(7)]
+    (tmp_path / "all.csv").write_text("run,u,y1,y2\n" + "\n".join(rows) + "\n")
+    cut = [row.rsplit(",", 1)[0] for row in rows]
+    (tmp_path / "some.csv").write_text("run,u,y1\n" + "\n".join(cut) + "\n")
+    for lags in ("0", "1"):
+        options = ("--id", "run", "--each-step", "--label", "y1,y2", "--feedback", lags)
+        code, _, error = command("train", "--data", "all.csv", *options, *TINY, "--out", lags)
+        assert code == 0, error
+        code, _, error = command("predict", lags, "--data", "some.csv", "--out", "p.csv")
+        assert (code, len(error.strip().splitlines())) == (2, 1)
+        assert "y1, y2" in error
+        assert error.rstrip().endswith("got y1.")
+        assert not (tmp_path / "p.csv").exists()
 
 
 def test_exports_take_the_past_outputs_step_by_step_or_are_refused(table, command):

@@ -292,8 +292,11 @@ class Preparation:
         if self.kind == "classification":
             return class_tensor(steps, self.places, needed)
         if len(steps.names) != self.outputs or steps.words:
-            got = "words" if steps.words else f"{len(steps.names)} numbers"
-            raise ValueError(f"targets need {self.outputs} numbers at every step, got {got}.")
+            got = "words" if steps.words else ", ".join(steps.names)
+            raise ValueError(
+                f"targets need the numbers {', '.join(self.outputs_named)} at every step, got"
+                f" {got}."
+            )
         mean, deviation = np.array(self.target_mean), np.array(self.target_deviation)
         if isinstance(steps, ForecastTargets) and (ignored or not any(steps.starts)):
             found = steps.tensor(mean, deviation)
