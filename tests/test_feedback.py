@@ -4,6 +4,7 @@ The free run is compared with a loop that gives the whole network each longer be
 """
 
 import csv
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,7 +17,6 @@ from rnnopt import SequenceModel
 from rnnopt.runs.prediction import TrainedModel
 from rnnopt.runs.step_scores import scores_of
 from rnnopt.tasks import from_arrays
-from rnnopt.tasks.examples import Examples
 from rnnopt.tasks.free_run import FreeRun
 from rnnopt.tasks.user_data.feedback import past_of, with_past_outputs
 from rnnopt.tasks.user_data.recordings import recordings
@@ -187,27 +187,42 @@ def test_a_part_in_time_knows_the_outputs_of_the_parts_before():
 # -- evaluation -----------------------------------------------------------------------------------
 
 
-def test_evaluation_and_scores_are_of_the_free_run():
+@pytest.mark.parametrize(("ignore_first", "start"), [(3, 3), (0, 2)])
+def test_evaluation_and_scores_are_of_the_free_run(ignore_first, start):
     inputs, targets = systems()
-    task = from_arrays(inputs, targets, feedback=2, ignore_first=3, test=(inputs, targets))
+    options = dict(feedback=2, ignore_first=ignore_first)
+    task = from_arrays(inputs, targets, test=(inputs, targets), **options)
     p, model = task.data.preparation, a_model(6, 2)
-    assert p.free_run == FreeRun(2, 3)
-    test = Examples(task.test.inputs.double(), task.test.targets.double(), task.test.lengths)
+    assert p.free_run == FreeRun(2, start)
+    test = task.test
+    test = replace(test, inputs=test.inputs.double(), targets=test.targets.double())
     series = test.inputs.split(test.lengths.tolist())
-    free = [looped(model, one, 2, 3) for one in series]
+    free = [looped(model, one, 2, start) for one in series]
     ahead = [looped(model, one, 2, 99) for one in series]
     true = [(y - p.target_mean) / p.target_deviation for y in targets]
-    errors = np.concatenate([((a - b)[3:]).ravel() for a, b in zip(free, true, strict=True)])
+    errors = np.concatenate([((a - b)[start:]).ravel() for a, b in zip(free, true, strict=True)])
     loss, metric = task.evaluate(model, test, CPU)
     assert loss == pytest.approx(np.nanmean(errors**2), rel=1e-5)
     assert metric == loss
     answers, rows = scores_of(p, model, test, CPU)
     for i, name in enumerate(p.outputs_named):
         for how, found in (("free run", free), ("one step ahead", ahead)):
-            off = np.concatenate([(a - b)[3:, i] for a, b in zip(found, true, strict=True)])
+            off = np.concatenate([(a - b)[start:, i] for a, b in zip(found, true, strict=True)])
             rmse = np.sqrt(np.nanmean(off**2)) * p.target_deviation[i]
             assert rows[f"{name}, {how}"]["RMSE"] == pytest.approx(rmse, rel=1e-4)
     np.testing.assert_allclose(answers[0], free[0] * p.target_deviation + p.target_mean, rtol=1e-9)
+
+
+def test_a_part_of_which_no_free_step_has_a_target_is_refused():
+    inputs, targets = systems()
+    known = [one.copy() for one in targets]
+    for one in known:
+        one[2:] = NAN
+    with pytest.raises(ValueError, match=naming("test", "no series", "first 2 steps")):
+        from_arrays(inputs, targets, feedback=2, test=(inputs, known))
+    short = ([one[:3] for one in inputs], [one[:3] for one in targets])
+    with pytest.raises(ValueError, match=naming("feedback", "test series", "4 steps at least")):
+        from_arrays(inputs, targets, feedback=2, test=short)
 
 
 # -- bad input ------------------------------------------------------------------------------------

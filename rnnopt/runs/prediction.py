@@ -80,17 +80,20 @@ class TrainedModel:
         inputs, lengths = p.stored(data)
         there = data.steps is not None
         targets = p.targets(data, needed=False) if there else torch.zeros(len(data))
-        examples = Examples(inputs, targets, lengths)  # what is ignored is missing in them
+        free = p.free_run  # other targets that are ignored are missing in them
+        ignored = None if free is None else p.ignored(data)
+        examples = Examples(inputs, targets, lengths, ignored=ignored)
         cpu = torch.device("cpu")
-        if not there or not bool(are_present(targets).any()):
-            answers = answers_of(p, step_outputs(self.model, examples, cpu, p.free_run))
+        first = 0 if free is None else free.start
+        if not there or not bool(are_present(targets[:, first:]).any()):
+            answers = answers_of(p, step_outputs(self.model, examples, cpu, free))
             found: Rows = {}
         else:
             answers, found = scores_of(p, self.model, examples, cpu)
-        if p.free_run is not None and (bare := unmeasured(data, p.lags)):
+        if free is not None and (bare := unmeasured(data, p.lags)):
             own = select(examples, torch.tensor(bare))
-            free = replace(p.free_run, start=0)
-            simulated = answers_of(p, step_outputs(self.model, own, cpu, free))
+            at_once = replace(free, start=0)
+            simulated = answers_of(p, step_outputs(self.model, own, cpu, at_once))
             for place, one in zip(bare, simulated, strict=True):
                 answers[place] = one
         return answers, found

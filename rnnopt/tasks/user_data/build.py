@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from rnnopt.config.data_config import Kind, Split
-from rnnopt.tasks.examples import Examples
+from rnnopt.tasks.examples import Examples, are_present
 from rnnopt.tasks.task import LOSSES, Task
 from rnnopt.tasks.user_data.by_time import is_in_time, parts_in_time, windows
 from rnnopt.tasks.user_data.feedback import odd_word
@@ -166,12 +166,13 @@ def check_feedback(data: Recordings, kind: Kind | None, forecast: Forecast | Non
 
 def _check_free(data: Recordings, test: Recordings | None, start: int) -> None:
     """Raises ValueError if no series of a part is long enough to run free."""
-    for part in (data, data.validation, test):
+    parts = {"": data, "validation ": data.validation, "test ": test}
+    for name, part in parts.items():
         longest = start + 2 if part is None else max(map(len, part.series), default=0)
         if longest < start + 2:  # the first step that gets an output of the network's own
             raise ValueError(
-                f"feedback needs a series of {start + 2} steps at least, since the outputs of the"
-                f" first {start} are the measured ones, the longest has {longest}."
+                f"feedback needs a {name}series of {start + 2} steps at least, since the outputs of"
+                f" the first {start} are the measured ones, the longest has {longest}."
             )
 
 
@@ -230,7 +231,11 @@ def _examples(preparation: Preparation, part: str, data: Recordings) -> Examples
         if part == "training":  # of which chunks are cut, too
             return Examples(inputs, preparation.targets(data), lengths)
         targets = preparation.targets(data, ignored=True)
-        return Examples(inputs, targets, lengths, ignored=preparation.ignored(data))
+        ignored = preparation.ignored(data)
+        free = preparation.free_run
+        if free is not None and not bool(are_present(targets[:, free.start :]).any()):
+            raise ValueError(f"no series has a target after its first {free.start} steps.")
+        return Examples(inputs, targets, lengths, ignored=ignored)
     except ValueError as error:
         raise ValueError(f"the {part} data: {error}") from error
 
