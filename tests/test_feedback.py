@@ -4,6 +4,7 @@ The free run is compared with a loop that gives the whole network each longer be
 """
 
 import csv
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,7 +17,6 @@ from rnnopt import SequenceModel
 from rnnopt.runs.prediction import TrainedModel
 from rnnopt.runs.step_scores import scores_of
 from rnnopt.tasks import from_arrays
-from rnnopt.tasks.examples import Examples
 from rnnopt.tasks.free_run import FreeRun
 from rnnopt.tasks.user_data.feedback import past_of, with_past_outputs
 from rnnopt.tasks.user_data.recordings import recordings
@@ -187,27 +187,42 @@ def test_a_part_in_time_knows_the_outputs_of_the_parts_before():
 # -- evaluation -----------------------------------------------------------------------------------
 
 
-def test_evaluation_and_scores_are_of_the_free_run():
+@pytest.mark.parametrize(("ignore_first", "start"), [(3, 3), (0, 2)])
+def test_evaluation_and_scores_are_of_the_free_run(ignore_first, start):
     inputs, targets = systems()
-    task = from_arrays(inputs, targets, feedback=2, ignore_first=3, test=(inputs, targets))
+    options = dict(feedback=2, ignore_first=ignore_first)
+    task = from_arrays(inputs, targets, test=(inputs, targets), **options)
     p, model = task.data.preparation, a_model(6, 2)
-    assert p.free_run == FreeRun(2, 3)
-    test = Examples(task.test.inputs.double(), task.test.targets.double(), task.test.lengths)
+    assert p.free_run == FreeRun(2, start)
+    test = task.test
+    test = replace(test, inputs=test.inputs.double(), targets=test.targets.double())
     series = test.inputs.split(test.lengths.tolist())
-    free = [looped(model, one, 2, 3) for one in series]
+    free = [looped(model, one, 2, start) for one in series]
     ahead = [looped(model, one, 2, 99) for one in series]
     true = [(y - p.target_mean) / p.target_deviation for y in targets]
-    errors = np.concatenate([((a - b)[3:]).ravel() for a, b in zip(free, true, strict=True)])
+    errors = np.concatenate([((a - b)[start:]).ravel() for a, b in zip(free, true, strict=True)])
     loss, metric = task.evaluate(model, test, CPU)
     assert loss == pytest.approx(np.nanmean(errors**2), rel=1e-5)
     assert metric == loss
     answers, rows = scores_of(p, model, test, CPU)
     for i, name in enumerate(p.outputs_named):
         for how, found in (("free run", free), ("one step ahead", ahead)):
-            off = np.concatenate([(a - b)[3:, i] for a, b in zip(found, true, strict=True)])
+            off = np.concatenate([(a - b)[start:, i] for a, b in zip(found, true, strict=True)])
             rmse = np.sqrt(np.nanmean(off**2)) * p.target_deviation[i]
             assert rows[f"{name}, {how}"]["RMSE"] == pytest.approx(rmse, rel=1e-4)
     np.testing.assert_allclose(answers[0], free[0] * p.target_deviation + p.target_mean, rtol=1e-9)
+
+
+def test_a_part_of_which_no_free_step_has_a_target_is_refused():
+    inputs, targets = systems()
+    known = [one.copy() for one in targets]
+    for one in known:
+        one[2:] = NAN
+    with pytest.raises(ValueError, match=naming("test", "no series", "first 2 steps")):
+        from_arrays(inputs, targets, feedback=2, test=(inputs, known))
+    short = ([one[:3] for one in inputs], [one[:3] for one in targets])
+    with pytest.raises(ValueError, match=naming("feedback", "test series", "4 steps at least")):
+        from_arrays(inputs, targets, feedback=2, test=short)
 
 
 # -- bad input ------------------------------------------------------------------------------------
@@ -218,7 +233,11 @@ def test_evaluation_and_scores_are_of_the_free_run():
     [
         (dict(feedback=-1), ["feedback", "at least 0", "-1"]),
         (dict(feedback=1, targets=[0, 1] * 4), ["feedback", "each_step"]),
-        (dict(feedback=1, targets="words"), ["feedback", "numbers", "classes"]),
+        (dict(feedback=1, targets="words"), ["feedback", "numbers", "'b'"]),
+        (dict(feedback=1.5), ["feedback", "whole number", "1.5"]),
+        (dict(feedback=10**11), ["feedback", "steps at least", "longest", "13"]),
+        (dict(feedback=1, ignore_first=12), ["feedback", "14 steps at least", "longest"]),
+        (dict(feedback=2, window=3), ["feedback", "4 steps at least", "longest", "3"]),
         (dict(feedback=1, targets=None, horizon=2), ["forecast", "leave out feedback"]),
     ],
 )
@@ -226,7 +245,7 @@ def test_feedback_that_is_impossible_is_one_sentence(more, words):
     inputs, targets = systems()
     targets = more.pop("targets", targets)
     if targets == "words":
-        targets = [["a", "b"] * 20 for _ in inputs]
+        targets = [["1.5", "b"] * 20 for _ in inputs]
         targets = [one[: len(x)] for one, x in zip(targets, inputs, strict=True)]
         more["each_step"] = True
     with pytest.raises(ValueError, match=naming(*words)):
@@ -274,6 +293,54 @@ def test_a_run_is_scored_and_predicts_in_free_run(table, command):
             + p.target_mean
         )
         np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+def test_each_series_begins_with_what_the_file_has_of_its_outputs(table, command):
+    """All outputs, the first ones alone, or none: whatever the other series of the file have."""
+    data = ("--data", "plant.csv", *OPTIONS, "--feedback", "2", "--ignore-first", "3")
+    assert command("train", *data, *TINY, "--out", "run")[0] == 0
+    inputs, targets = systems(outputs=1)
+    known = [targets[0], targets[0].copy(), np.full_like(targets[0], NAN)]
+    known[1][3:] = NAN
+
+    def predicted(*which):
+        lines = ["run,u,v,y"]
+        for i in which:
+            for (u, v), one in zip(inputs[0], known[i][:, 0], strict=True):
+                lines.append(f"r{i},{u},{v},{'' if np.isnan(one) else one}")
+        (table / "new.csv").write_text("\n".join(lines) + "\n")
+        code, out, error = command("predict", "run", "--data", "new.csv", "--out", "p.csv")
+        assert code == 0, error
+        rows = list(csv.DictReader((table / "p.csv").read_text().splitlines()))
+        found = [[r["predicted"] for r in rows if r["series"] == f"r{i}"] for i in which]
+        return [np.array(one, float) for one in found], out
+
+    (whole, first, none), said = predicted(0, 1, 2)
+    np.testing.assert_allclose(first, whole, rtol=1e-6)
+    assert np.abs(none - whole).max() > 1e-3
+    assert "first 3 steps" in said
+    assert "1 series without outputs" in said
+    for i, together in ((1, first), (2, none)):
+        (alone,), said = predicted(i)
+        np.testing.assert_allclose(alone, together, rtol=1e-6)
+        assert ("first 3 steps" in said, "no outputs" in said) == (i == 1, i == 2)
+
+
+def test_a_file_with_some_of_the_outputs_is_one_sentence(tmp_path, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    rows = [f"r{i},{t},{t / 7},{i + t / 3}" for i in range(6) for t in range(7)]
+    (tmp_path / "all.csv").write_text("run,u,y1,y2\n" + "\n".join(rows) + "\n")
+    cut = [row.rsplit(",", 1)[0] for row in rows]
+    (tmp_path / "some.csv").write_text("run,u,y1\n" + "\n".join(cut) + "\n")
+    for lags in ("0", "1"):
+        options = ("--id", "run", "--each-step", "--label", "y1,y2", "--feedback", lags)
+        code, _, error = command("train", "--data", "all.csv", *options, *TINY, "--out", lags)
+        assert code == 0, error
+        code, _, error = command("predict", lags, "--data", "some.csv", "--out", "p.csv")
+        assert (code, len(error.strip().splitlines())) == (2, 1)
+        assert "y1, y2" in error
+        assert error.rstrip().endswith("got y1.")
+        assert not (tmp_path / "p.csv").exists()
 
 
 def test_exports_take_the_past_outputs_step_by_step_or_are_refused(table, command):

@@ -92,6 +92,38 @@ def test_names_go_with_or_without_ending_and_those_without_interval_are_left_out
     assert words(kept) == [["x", ""], ["", ""], ["y", "y"]]
 
 
+@pytest.mark.parametrize(
+    ("name", "written", "same"),
+    [
+        ("a.csv", "a", True),
+        ("a", "a.csv", True),
+        ("day/a.csv", "a", True),
+        ("day/a.csv", "day\\a.csv", True),
+        ("a", r"C:\data\a.csv", True),
+        ("day/a.csv", "night/a.csv", False),
+        ("a.csv", "a.txt", False),
+        ("1.5", "1.7", False),  # a point alone makes no ending
+        ("run.1", "run", False),
+    ],
+)
+def test_names_are_the_same_without_folder_or_ending_alone(tmp_path, name, written, same):
+    path = table(tmp_path, f"file,start,end,label\n{written},0,1,x\n")
+    if same:
+        assert words(with_interval_labels(path, some((2,), names=(name,)), None)[0]) == [["x", ""]]
+    else:
+        with pytest.raises(UserError, match="no recording has that name"):
+            with_interval_labels(path, some((2,), names=(name,)), None)
+
+
+@pytest.mark.parametrize("times", [None, (np.arange(3.0),)])
+def test_it_is_said_what_counts_the_time(tmp_path, times):
+    found, _ = with_interval_labels(
+        table(tmp_path, "start,end,label\n0,2,x\n"), some((3,), times), None
+    )
+    unit = "the time of the recordings" if times else "steps counted from 0"
+    assert ("labels", f"1 intervals, in {unit}") in found.lines
+
+
 def test_test_recordings_have_theirs(tmp_path):
     path = table(tmp_path, "file,start,end,label\nt0,0,1,x\nr0,0,2,y\nr1,0,2,y\n")
     found, test = with_interval_labels(path, some(), some((3,), names=("t0",)))
@@ -118,8 +150,14 @@ def test_a_window_has_the_label_that_covers_most_of_it(tmp_path):
         ("file,start,end,label\nr0,0,1\n", ["line 2", "4 cells", "3"]),
         ("file,start,end,label\nr0,3,3,a\n", ["line 2", "after the start", "3 and 3"]),
         ("file,start,end,label\nr0,0,1,\n", ["line 2", "a label"]),
-        ("file,start,end,label\nr0,,1,a\n", ["start or end", "none"]),
-        ("file,start,end,label\nr0,one,two,a\n", ["start or end", "'one'"]),
+        ("file,start,end,label\nr0,,1,a\n", ["line 2", "a start"]),
+        ("file,start,end,label\nr0,0,nan,a\n", ["line 2", "an end", "'nan'"]),
+        ("file,start,end,label\nr0,0,1,a\n\n\nr0,1,x,a\n", ["line 5", "number", "'x'"]),
+        ("sep=;\nfile;start;end;label\n\nr0;3;2;a\n", ["line 4", "after the start"]),
+        ("file,start,end,label\nr0,0,2024-01-01,a\n", ["all numbers or all dates"]),
+        ("label,start,end,Label\na,0,1,b\n", ["several columns", "'label'"]),
+        (" \n", ["start, end and label", "empty"]),
+        ("file,start,end,label\nr0,0,two,a\n", ["line 2", "number", "'two'"]),
         ("file,start,end,label\nr7,0,1,a\n", ["line 2", "no recording", "'r7'", "r0, r1"]),
         ("start,end,label\n0,1,a\n", ["'file'", "one recording, got 2"]),
         ("file,start,end,label\nr0,0,3,a\nr1,0,1,a\nr0,2,4,b\n", ["lines 2 and 4", "'r0'"]),

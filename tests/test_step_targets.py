@@ -269,6 +269,8 @@ def test_answers_are_in_the_units_of_the_data_and_the_scores_those_of_a_plain_fo
     assert found["NRMSE"] == pytest.approx(np.sqrt(8 / 3) / 5)
     norms = np.linalg.norm(true - given_), np.linalg.norm(true - true.mean())
     assert found["fit %"] == pytest.approx(100 * (1 - norms[0] / norms[1]))
+    constant = number_scores(np.arange(3.0), np.full(3, 0.1))  # whose mean is not 0.1 in float64
+    assert np.isnan([constant["NRMSE"], constant["fit %"]]).all()
 
 
 # -- bad input ------------------------------------------------------------------------------------

@@ -15,9 +15,10 @@ from rnnopt.config.run_config import RunConfig
 from rnnopt.layers.sequence_model import SequenceModel
 from rnnopt.runs.folder import RunFolder
 from rnnopt.runs.step_scores import Rows, answers_of, scores_of, step_outputs
-from rnnopt.tasks.examples import Examples, are_present
+from rnnopt.tasks.examples import Examples, are_present, select
 from rnnopt.tasks.metrics import metric_of
 from rnnopt.tasks.pieces import outputs_of
+from rnnopt.tasks.user_data.feedback import unmeasured
 from rnnopt.tasks.user_data.labels import labels_of, macro_f1
 from rnnopt.tasks.user_data.preparation import Preparation
 from rnnopt.tasks.user_data.recordings import Recordings
@@ -69,7 +70,8 @@ class TrainedModel:
     def answer_steps(self, data: Recordings) -> tuple[list[np.ndarray], Rows]:
         """Answers (time, class or output) for each step of each series, and their scores.
 
-        Without labels there are no scores.
+        Without labels there are no scores. With past outputs among the inputs, a series of which
+        none was measured runs free from its first step.
 
         Raises:
             ValueError: the series do not have the shape of the training data.
@@ -78,13 +80,23 @@ class TrainedModel:
         inputs, lengths = p.stored(data)
         there = data.steps is not None
         targets = p.targets(data, needed=False) if there else torch.zeros(len(data))
-        examples = Examples(inputs, targets, lengths)  # what is ignored is missing in them
+        free = p.free_run  # other targets that are ignored are missing in them
+        ignored = None if free is None else p.ignored(data)
+        examples = Examples(inputs, targets, lengths, ignored=ignored)
         cpu = torch.device("cpu")
-        if not there or not bool(are_present(targets).any()):
-            free = p.free_run
-            free = free if free is None else replace(free, start=0)  # no output was measured
-            return answers_of(p, step_outputs(self.model, examples, cpu, free)), {}
-        return scores_of(p, self.model, examples, cpu)
+        first = 0 if free is None else free.start
+        if not there or not bool(are_present(targets[:, first:]).any()):
+            answers = answers_of(p, step_outputs(self.model, examples, cpu, free))
+            found: Rows = {}
+        else:
+            answers, found = scores_of(p, self.model, examples, cpu)
+        if free is not None and (bare := unmeasured(data, p.lags)):
+            own = select(examples, torch.tensor(bare))
+            at_once = replace(free, start=0)
+            simulated = answers_of(p, step_outputs(self.model, own, cpu, at_once))
+            for place, one in zip(bare, simulated, strict=True):
+                answers[place] = one
+        return answers, found
 
     def answer(self, data: Recordings) -> np.ndarray:
         """Probabilities (count, classes), or numbers (count, outputs) at the targets' scale.

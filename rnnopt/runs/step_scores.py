@@ -78,7 +78,8 @@ def number_scores(given: np.ndarray, true: np.ndarray) -> dict[str, float]:
     return {
         "RMSE": rmse,
         "NRMSE": rmse / width if width > 0 else float("nan"),
-        "fit %": 100 * (1 - rmse / spread) if spread > 0 else float("nan"),
+        # Rounding may give a constant a spread.
+        "fit %": 100 * (1 - rmse / spread) if width > 0 and spread > 0 else float("nan"),
     }
 
 

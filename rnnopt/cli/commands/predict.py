@@ -17,6 +17,7 @@ from rnnopt.runs.step_scores import lines_of
 from rnnopt.tasks.free_run import FreeRun
 from rnnopt.tasks.user_data.alignment import aligned
 from rnnopt.tasks.user_data.checks import far_lengths
+from rnnopt.tasks.user_data.feedback import unmeasured
 from rnnopt.tasks.user_data.forecasting import with_forecasts
 from rnnopt.tasks.user_data.overview import read_as
 from rnnopt.tasks.user_data.preparation import Preparation
@@ -137,12 +138,17 @@ def _predict_steps(trained: TrainedModel, data: Path, series: Recordings, out: P
 
 def _fed_back(free: FreeRun, p: Preparation, series: Recordings) -> str:
     """Where a free run has its first outputs from."""
-    if series.steps is not None:
-        steps = f"the first {free.start} steps" if free.start > 1 else "the first step"
-        return f"free run: the outputs of {steps} are those of the file, then the network's own"
     means = zip(p.outputs_named, p.target_mean, strict=True)
     before = ", ".join(f"{name} {mean:.6g}" for name, mean in means)
-    return f"free run from the first step: the file has no outputs, before it they are {before}"
+    bare = len(unmeasured(series, p.lags))
+    if bare == len(series):
+        return f"free run from the first step: the file has no outputs, before it they are {before}"
+    steps = f"the first {free.start} steps" if free.start > 1 else "the first step"
+    some = f"; {bare} series without outputs run free from the first step, after {before}"
+    return (
+        f"free run: the outputs of {steps} are those of the file, then the network's own"
+        + some * bool(bare)
+    )
 
 
 def _write(out: Path, headings: list[str], lines: Iterable[list[str]]) -> None:

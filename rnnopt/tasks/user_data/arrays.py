@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -132,8 +133,8 @@ def from_arrays(
     if horizon is None and not data.labelled:
         raise ValueError("training needs targets, got none.")
     data = without_channels(data if times is None else with_times(data, times), drop)
-    if feedback < 0:
-        raise ValueError(f"feedback must be at least 0, got {feedback}.")
+    if isinstance(feedback, bool) or not isinstance(feedback, Integral) or feedback < 0:
+        raise ValueError(f"feedback must be a whole number, at least 0, got {feedback}.")
     sampling = replace(sampling, drop=data.unused, feedback=feedback)
     each_step = data.steps is not None
     share = 0.0

@@ -10,9 +10,10 @@ from dataclasses import replace
 from typing import Any
 
 from rnnopt.config.data_config import Kind, Split
-from rnnopt.tasks.examples import Examples
+from rnnopt.tasks.examples import Examples, are_present
 from rnnopt.tasks.task import LOSSES, Task
 from rnnopt.tasks.user_data.by_time import is_in_time, parts_in_time, windows
+from rnnopt.tasks.user_data.feedback import odd_word
 from rnnopt.tasks.user_data.forecasting import Forecast, naive_error
 from rnnopt.tasks.user_data.overview import understood
 from rnnopt.tasks.user_data.own_data import OwnData
@@ -103,8 +104,11 @@ def _shaped(
     sampling = _agreed(sampling, data, split)
     if sampling.feedback:
         check_feedback(data, how.get("kind"), forecast)
+        _check_free(data, test, free := max(sampling.feedback, how.get("ignore_first", 0)))
     data = sampling.shape(data, how.get("kind"), padded)
     test = None if test is None else sampling.shape(test, how.get("kind"), padded)
+    if sampling.feedback:  # windows may be shorter
+        _check_free(data, test, free)
     if forecast is not None:
         data, test = _with_forecasts(data, test, forecast, how)
     check_steps(data, how)
@@ -151,11 +155,25 @@ def check_feedback(data: Recordings, kind: Kind | None, forecast: Forecast | Non
         raise ValueError("a forecast has past values among its inputs already: leave out feedback.")
     if data.steps is None:
         raise ValueError("feedback needs a target at every step (each_step), got one a series.")
+    if data.steps.words:
+        raise ValueError(f"feedback needs numbers as targets, got {odd_word(data.steps.words)!r}.")
     if kind != "regression":
         raise ValueError(
             "feedback needs numbers as targets, got classes: pass kind regression if they are"
             " numbers."
         )
+
+
+def _check_free(data: Recordings, test: Recordings | None, start: int) -> None:
+    """Raises ValueError if no series of a part is long enough to run free."""
+    parts = {"": data, "validation ": data.validation, "test ": test}
+    for name, part in parts.items():
+        longest = start + 2 if part is None else max(map(len, part.series), default=0)
+        if longest < start + 2:  # the first step that gets an output of the network's own
+            raise ValueError(
+                f"feedback needs a {name}series of {start + 2} steps at least, since the outputs of"
+                f" the first {start} are the measured ones, the longest has {longest}."
+            )
 
 
 def check_steps(data: Recordings, how: dict[str, Any]) -> None:
@@ -213,7 +231,11 @@ def _examples(preparation: Preparation, part: str, data: Recordings) -> Examples
         if part == "training":  # of which chunks are cut, too
             return Examples(inputs, preparation.targets(data), lengths)
         targets = preparation.targets(data, ignored=True)
-        return Examples(inputs, targets, lengths, ignored=preparation.ignored(data))
+        ignored = preparation.ignored(data)
+        free = preparation.free_run
+        if free is not None and not bool(are_present(targets[:, free.start :]).any()):
+            raise ValueError(f"no series has a target after its first {free.start} steps.")
+        return Examples(inputs, targets, lengths, ignored=ignored)
     except ValueError as error:
         raise ValueError(f"the {part} data: {error}") from error
 

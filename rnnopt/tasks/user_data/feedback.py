@@ -23,10 +23,15 @@ def with_past_outputs(data: Recordings, count: int, names: Sequence[str]) -> Rec
         names: names of the outputs.
 
     Raises:
-        ValueError: a channel has such a name already, or targets are words.
+        ValueError: a channel has such a name already, targets are words, or some are not there.
     """
     if data.steps is not None and data.steps.words:
-        raise ValueError(f"feedback needs numbers as targets, got {data.steps.words[0]!r}.")
+        raise ValueError(f"feedback needs numbers as targets, got {odd_word(data.steps.words)!r}.")
+    if data.steps is not None and len(data.steps.names) != len(names):
+        raise ValueError(
+            f"feedback needs all outputs of training, {', '.join(names)}, or none, got"
+            f" {', '.join(data.steps.names)}."
+        )
     channels = tuple(f"{name} (t-{lag})" for lag in range(1, count + 1) for name in names)
     if twice := sorted(set(channels) & set(data.channels)):
         raise ValueError(f"feedback makes a channel {twice[0]!r}, and there is one already.")
@@ -40,6 +45,26 @@ def with_past_outputs(data: Recordings, count: int, names: Sequence[str]) -> Rec
         for one, its in zip(data.series, values, strict=True)
     )
     return replace(data, series=series, channels=(*data.channels, *channels))
+
+
+def odd_word(words: Sequence[str]) -> str:
+    """The first of several words that is no number."""
+    for word in words:
+        try:
+            float(word)
+        except ValueError:
+            return word
+    return words[0]
+
+
+def unmeasured(data: Recordings, lags: int) -> list[int]:
+    """Positions of the series of whose outputs, the last `lags` channels, nothing was measured."""
+    bare = []
+    for i, one in enumerate(data.series):
+        targets = data.steps is not None and data.steps.has_some(i)
+        if not targets and np.isnan(one[:, one.shape[1] - lags :]).all():
+            bare.append(i)
+    return bare
 
 
 def past_of(values: np.ndarray, count: int) -> np.ndarray:

@@ -149,9 +149,8 @@ def feedback_of(preparation: Preparation) -> list[tuple[str, str]]:
     free = preparation.free_run
     if free is None:
         return []
-    text = (
-        f"measured outputs in training; free run on other data, after the first {free.start} steps"
-    )
+    steps = f"first {free.start} steps" if free.start > 1 else "first step"
+    text = f"measured outputs in training; free run on other data, after the {steps}"
     return [("feedback", text)]
 
 

@@ -278,7 +278,12 @@ class Preparation:
         return steps.without_first(self.ignore_first)
 
     def ignored(self, data: Recordings) -> Tensor | None:
-        """First steps (count,) whose forecasts do not count, None if all do."""
+        """First steps (count,) whose targets do not count though they are there, None if all do.
+
+        These are forecasts, and the steps of a free run that has measured outputs.
+        """
+        if self.free_run is not None:
+            return torch.full((len(data),), self.free_run.start)
         steps = None if data.steps is None else self.counted(data)
         starts = steps.starts if isinstance(steps, ForecastTargets) else ()
         return torch.tensor(starts) if any(starts) else None
@@ -292,8 +297,11 @@ class Preparation:
         if self.kind == "classification":
             return class_tensor(steps, self.places, needed)
         if len(steps.names) != self.outputs or steps.words:
-            got = "words" if steps.words else f"{len(steps.names)} numbers"
-            raise ValueError(f"targets need {self.outputs} numbers at every step, got {got}.")
+            got = "words" if steps.words else ", ".join(steps.names)
+            raise ValueError(
+                f"targets need the numbers {', '.join(self.outputs_named)} at every step, got"
+                f" {got}."
+            )
         mean, deviation = np.array(self.target_mean), np.array(self.target_deviation)
         if isinstance(steps, ForecastTargets) and (ignored or not any(steps.starts)):
             found = steps.tensor(mean, deviation)

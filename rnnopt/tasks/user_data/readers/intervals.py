@@ -7,13 +7,14 @@ counted from 0 where there is none. Steps in no interval are unlabelled.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import numpy as np
 
 from rnnopt.config.errors import UserError
 from rnnopt.tasks.user_data.readers.columns import find
+from rnnopt.tasks.user_data.readers.series_files import ENDINGS
 from rnnopt.tasks.user_data.readers.text import read_lines
 from rnnopt.tasks.user_data.readers.times import parse_timestamps
 from rnnopt.tasks.user_data.recordings import Recordings
@@ -69,6 +70,8 @@ def read_intervals(path: Path) -> list[Interval]:
     Raises:
         ValueError: a column or a cell is missing, or an end is not after its start.
     """
+    if not path.read_text("utf-8-sig").strip():
+        raise ValueError("a table of intervals needs columns start, end and label, it is empty.")
     lines = read_lines(path)
     names = [cell.strip() for cell in lines.written[0]]
     columns = {name: find(names, None, (name,)) for name in ("start", "end", "label")}
@@ -78,10 +81,14 @@ def read_intervals(path: Path) -> list[Interval]:
             f"a table of intervals needs columns start, end and label, it has no {lacking[0]!r},"
             f" only {', '.join(names[:20])}."
         )
+    twice = [one for one in ("start", "end", "label") if [n.lower() for n in names].count(one) > 1]
+    if twice:
+        raise ValueError(f"a table of intervals has several columns {twice[0]!r}: leave one.")
     rows = lines.rows[1:]
     if not rows:
         raise ValueError("a table of intervals needs a row at least, got none.")
-    for number, row in enumerate(rows, start=2):
+    numbers = _numbers(path, len(rows))
+    for number, row in zip(numbers, rows, strict=True):
         if len(row) != len(names):
             raise ValueError(f"line {number} needs {len(names)} cells, got {len(row)}.")
     cells = {
@@ -90,20 +97,44 @@ def read_intervals(path: Path) -> list[Interval]:
     }
     file = find(names, None, FILES)
     recordings = [None if file is None else row[names.index(file)].strip() for row in rows]
-    for number, label in enumerate(cells["label"], start=2):
-        if label.lower() in MISSING:
-            raise ValueError(f"line {number} needs a label, got {label!r}.")
-    times = np.array(cells["start"] + cells["end"], dtype=object)
-    moments = parse_timestamps(times, "start or end")
+    for name, article in (("label", "a"), ("start", "a"), ("end", "an")):
+        for number, cell in zip(numbers, cells[name], strict=True):
+            if cell.lower() in MISSING:
+                raise ValueError(f"line {number} needs {article} {name}, got {cell!r}.")
+    moments = _moments(cells["start"] + cells["end"], [*numbers, *numbers])
     starts, ends = moments[: len(rows)], moments[len(rows) :]
     for i, (start, end) in enumerate(zip(starts, ends, strict=True)):
         if not end > start:
             raise ValueError(
-                f"line {i + 2}: the end must be after the start, got {cells['start'][i]} and"
+                f"line {numbers[i]}: the end must be after the start, got {cells['start'][i]} and"
                 f" {cells['end'][i]}."
             )
-    table = zip(recordings, starts, ends, cells["label"], strict=True)
-    return [Interval(number, *row) for number, row in enumerate(table, start=2)]
+    table = zip(numbers, recordings, starts, ends, cells["label"], strict=True)
+    return [Interval(*row) for row in table]
+
+
+def _numbers(path: Path, count: int) -> list[int]:
+    """The numbers in the file of its last `count` lines that are not blank."""
+    lines = path.read_text("utf-8-sig").splitlines()
+    return [number for number, line in enumerate(lines, start=1) if line.strip()][-count:]
+
+
+def _moments(cells: list[str], numbers: Sequence[int]) -> np.ndarray:
+    """Starts and ends as sortable numbers or dates; ValueError with the line of a wrong one."""
+    try:
+        return parse_timestamps(np.array(cells, dtype=object), "start or end")
+    except ValueError:
+        for number, cell in zip(numbers, cells, strict=True):
+            try:
+                parse_timestamps(np.array([cell], dtype=object), "start or end")
+            except ValueError:
+                raise ValueError(
+                    f"line {number}: a start or end must be a number or an ISO date"
+                    f" (2024-03-10T12:30:00), got {cell!r}."
+                ) from None
+    raise ValueError(
+        "starts and ends must be all numbers or all dates, with a time zone on all or none."
+    )
 
 
 def names_of(data: Recordings) -> tuple[str, ...]:
@@ -124,7 +155,7 @@ def _owners(rows: Sequence[Interval], names: Sequence[Sequence[str]]) -> list[tu
         else:
             same = [(p, i) for p, i in every if names[p][i] == row.recording]
             if not same:  # with or without folder and ending
-                same = [(p, i) for p, i in every if _bare(names[p][i]) == _bare(row.recording)]
+                same = [(p, i) for p, i in every if _are_same(names[p][i], row.recording)]
             known = ", ".join(names[p][i] for p, i in every[:10])
             how = "no recording has that name" if not same else "several recordings have that name"
             wrong = f"line {row.line}: {how}, {row.recording!r}, of {known}"
@@ -134,8 +165,17 @@ def _owners(rows: Sequence[Interval], names: Sequence[Sequence[str]]) -> list[tu
     return [found[row.recording] for row in rows]
 
 
-def _bare(name: str) -> str:
-    return Path(name).stem
+def _are_same(name: str, other: str) -> bool:
+    """Whether names are the same once a folder or an ending is left out of one of them."""
+    return other in _shorter(name) or name in _shorter(other)
+
+
+def _shorter(name: str) -> set[str]:
+    """A file's name without its folder, its ending or both; other points are part of a name."""
+    path = PureWindowsPath(name)  # which knows / and \
+    whole = path.as_posix()
+    cut = whole[: -len(path.suffix)] if path.suffix.lower() in ENDINGS else whole
+    return {whole, cut, whole.rsplit("/", 1)[-1], cut.rsplit("/", 1)[-1]}
 
 
 def _with_labels(data: Recordings, rows: Sequence[tuple[Interval, int]], keep: bool) -> Recordings:
@@ -156,7 +196,9 @@ def _with_labels(data: Recordings, rows: Sequence[tuple[Interval, int]], keep: b
     if not kept:
         raise ValueError("no recording of a part, training, validation or test, has an interval.")
     steps = step_targets(cells, data.series, ("label",))
-    data = replace(data, targets=None, steps=steps, stamps=None)
+    unit = "steps counted from 0" if data.stamps is None else "the time of the recordings"
+    lines = (*data.lines, ("labels", f"{len(rows)} intervals, in {unit}"))
+    data = replace(data, targets=None, steps=steps, stamps=None, lines=lines)
     if len(kept) == len(data):
         return data
     said = f"{len(data) - len(kept)} of {len(data)} recordings without an interval"
