@@ -378,3 +378,12 @@ def test_of_a_run_that_is_being_written_all_that_a_checkpoint_needs_comes_home(u
 def test_the_command_that_goes_on_names_the_mirror_without_its_password(tmp_path):
     asked = ComparisonSpec(SharedConfig(), ["adam"], [0], None, None, tmp_path, resume=False)
     assert again(asked, "ftp://me:secret@host/x").endswith("--resume --mirror ftp://host/x")
+
+
+@pytest.mark.parametrize("verb", ["compare", "sweep"])
+def test_a_url_is_no_folder(verb, command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, _, error = command(verb, "--out", "s3://bucket/x", "--budget", "3gradients")
+    assert code == 2
+    assert "give --out FOLDER, and the URL as --mirror" in " ".join(error.split())
+    assert not list(tmp_path.iterdir())

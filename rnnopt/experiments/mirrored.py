@@ -9,6 +9,7 @@ is its mark. The own files go there as runs begin, and everything at the end.
 import hashlib
 import json
 import os
+import re
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ from rnnopt.experiments.mirror import EVERY, PART, Mirror, runs_of
 from rnnopt.runs.files import json_bytes, write_atomically
 
 STATE = ".rnnopt-mirror.json"
+URL = re.compile(r"\w[\w+.-]+:/")  # of a path, which has one slash left
 PROGRESS = ("comparison.json", "sweep.db")  # a table is written again, these are not
 
 
@@ -45,9 +47,14 @@ def mirrored(
         The URL of the mirror of a run folder below `out`, to be asked for as the run begins.
 
     Raises:
-        UserError: there is no `out`, it is the mirror or one is in the other, or the mirror holds
+        UserError: there is no `out`, it is a URL, it is the mirror or one is in the other, or the mirror holds
             files that are others' or, if `resume` is false, any.
     """
+    if out is not None and URL.match(str(out)):
+        raise UserError(
+            f"--out must be a folder of this machine, got {out}: give --out FOLDER, and the URL as"
+            " --mirror."
+        )
     if url is None:
         yield no_mirror
         return
