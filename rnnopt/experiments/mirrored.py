@@ -47,8 +47,8 @@ def mirrored(
         The URL of the mirror of a run folder below `out`, to be asked for as the run begins.
 
     Raises:
-        UserError: there is no `out`, it is a URL, it is the mirror or one is in the other, or the mirror holds
-            files that are others' or, if `resume` is false, any.
+        UserError: there is no `out`, it is a URL, it is the mirror or one is in the other, or the
+            mirror holds files that are others' or, if `resume` is false, any.
     """
     if out is not None and URL.match(str(out)):
         raise UserError(

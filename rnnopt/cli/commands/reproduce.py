@@ -61,12 +61,13 @@ def reproduce_published(
     if quick and "form" in given and form != "quick":
         raise UserError(f"--quick is --form quick, it does not go with --form {form}.")
     form = "quick" if quick else form
+    engine = Engine(workers, cluster, dashboard, print_line)
     if study == "list":
         return _list()
     stages: dict[str, TaskID] = {}
     with (
-        mirrored(out, mirror, resume=True) as url_of,
-        Engine(workers, cluster, dashboard, print_line, mirror=url_of) as engine,
+        mirrored(out, mirror, resume=True) as engine.mirror,
+        engine,
         interruptible() as stop,
         progress_bars() as bars,
     ):
