@@ -21,6 +21,7 @@ from rnnopt.experiments.job import Job
 from rnnopt.runs.folder import folder_of
 
 FILE = "entry.json"
+Run = Callable[[Do], tuple[Entry | None, list[str]]]
 
 
 def benchmark(
@@ -84,10 +85,11 @@ def benchmark(
     track: Track = "self-tuning" if self_tuning else "tuned"
     out = out or Path("runs/benchmark") / name
     chosen = [BY_NAME[one] for one in workloads] or list(SUITES[suite])
+    return _measure(engine, out, name, lambda do: measure(name, optimizer, track, chosen, out, do))
 
-    def run(do: Do) -> tuple[Entry | None, list[str]]:
-        return measure(name, optimizer, track, chosen, out, do)
 
+def _measure(engine: Engine, out: Path, name: str, run: Run) -> int:
+    """Makes an entry and prints where it stands; the exit code."""
     with writing(out):
         entry, failures, stopped = _with_progress(engine, run)
         if entry is not None:
@@ -124,9 +126,7 @@ def _check_choice(
         raise UserError("--seed needs --verify, the entry of which a run is repeated.")
 
 
-def _with_progress(
-    engine: Engine, run: Callable[[Do], tuple[Entry | None, list[str]]]
-) -> tuple[Entry | None, list[str], bool]:
+def _with_progress(engine: Engine, run: Run) -> tuple[Entry | None, list[str], bool]:
     """Runs with bars on the terminal; also returns whether it was interrupted."""
     stages: dict[str, TaskID] = {}
     with engine, interruptible() as stop, progress_bars() as bars:
