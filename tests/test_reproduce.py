@@ -10,6 +10,7 @@ import json
 import math
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -33,6 +34,7 @@ from rnnopt.experiments.reproduce import engine, results
 from rnnopt.experiments.reproduce.engine import (
     chosen_trial,
     place,
+    read_run,
     run_study,
     trials_of,
 )
@@ -504,7 +506,7 @@ def put(row, rate, seed, out=Path("out"), *, form=FORM, column=TOY, records=(), 
 
 def tuned(*found, metric="accuracy"):
     """The rate that is chosen where 1e-3, 1e-2, … led to the metrics (loss, status beside them)."""
-    form = replace(FORM, rates=tuple(10.0 ** (i - 3) for i in range(len(found))))
+    form = replace(FORM, rates=tuple(10.0 ** (i - 3) for i in range(len(found))), widen=False)
     for rate, (best, loss, status) in zip(form.rates, found, strict=True):
         put(
             ADAM, rate, seeds.TUNING, form=form, records=[record(3, best, loss)], metric=metric,
@@ -547,6 +549,104 @@ def test_of_level_rates_the_loss_of_the_best_look_decides_not_that_of_the_last()
 
 def test_where_everything_diverged_some_rate_of_the_grid_is_chosen():
     assert tuned((math.nan, math.nan, "diverged"), (math.nan, math.nan, "diverged")) in (1e-3, 1e-2)
+
+
+def trials_with(metrics, form, row=ADAM):
+    """The trials of a row once those of the form's rates, and those they ask for, led to metrics.
+
+    Args:
+        metrics: function from a rate to the best validation metric.
+    """
+    while True:
+        trials = engine.tried(form, TOY, row, Path("out"))
+        missing = [
+            (optimizer, rate)
+            for optimizer, rate in trials
+            if not engine._job(form, TOY, row, (optimizer, rate), seeds.TUNING, Path("out"))
+            .path.exists()
+        ]  # fmt: skip
+        if not missing:
+            return [rate for _, rate in trials]
+        for _, rate in missing:
+            found = metrics(rate)
+            put(
+                row, rate, seeds.TUNING, form=form, records=[record(3, found)],
+                best=dict(gradient_evaluations=3, validation_metric=found),
+            )  # fmt: skip
+
+
+THREE = replace(FORM, rates=(1e-3, 3e-3, 1e-2))
+
+
+@pytest.mark.parametrize(
+    ("best", "expected"),
+    [
+        (3e-3, [1e-3, 3e-3, 1e-2]),
+        (1e-2, [1e-3, 3e-3, 1e-2, 3e-2]),
+        (0.1, [1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3]),
+        (1e-3, [1e-3, 3e-3, 1e-2, 3e-4]),
+        (1e9, [1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0]),  # four more at most
+        (1e-9, [1e-3, 3e-3, 1e-2, 3e-4, 1e-4, 3e-5, 1e-5]),
+    ],
+)
+def test_a_best_rate_at_an_end_asks_for_the_next_beyond(best, expected):
+    assert trials_with(lambda rate: 1 / (1 + abs(math.log(rate / best))), THREE) == expected
+    inner = best if expected[0] <= best <= expected[-1] else None
+    assert inner is None or chosen_trial(THREE, TOY, ADAM, Path("out"))[1] == best
+    chosen = {1e9: 1.0, 1e-9: 1e-5}.get(best, best)
+    run = read_run(put(ADAM, chosen, 0, form=THREE))
+    trials = [("adam", rate) for rate in expected]
+    assert results._at_edge(trials, run) is (best in (1e9, 1e-9))
+
+
+def test_a_rate_is_left_at_the_end_where_the_grid_is_fixed_or_has_no_middle():
+    rising = lambda rate: rate  # noqa: E731
+    assert trials_with(rising, replace(THREE, widen=False)) == [1e-3, 3e-3, 1e-2]
+    assert trials_with(rising, replace(FORM, rates=(1e-4, 1e-2))) == [1e-4, 1e-2]
+
+
+def test_unfinished_trials_ask_for_nothing():
+    put(ADAM, 1e-2, seeds.TUNING, form=THREE, records=[record(3, 0.9)])
+    assert [rate for _, rate in engine.tried(THREE, TOY, ADAM, Path("out"))] == [1e-3, 3e-3, 1e-2]
+
+
+@pytest.mark.parametrize(
+    ("rate", "up", "expected"),
+    [
+        (1e-3, True, 3e-3),
+        (3e-3, True, 1e-2),
+        (3e-4, False, 1e-4),
+        (1e-4, False, 3e-5),
+        (3, True, 10),
+    ],
+)
+def test_the_next_rate_is_half_a_decade_further(rate, up, expected):
+    assert engine.beyond(rate, up) == expected
+
+
+def test_a_study_widens_a_grid_and_reports_with_what_it_found(trained):
+    form = replace(THREE, rows=(ADAM.label,))
+    assert do(form) == []
+    tuned = {float(path.name.removeprefix("tune-lr-")) for path in Path("out").rglob("tune-lr-*")}
+    assert tuned >= set(THREE.rates)
+    assert tuned == {rate for _, rate in engine.tried(form, TOY, ADAM, Path("out"))}
+    (run,) = {read_run(path.parent).config.lr for path in Path("out").rglob("seed-0/config.json")}
+    assert run == chosen_trial(form, TOY, ADAM, Path("out"))[1]
+
+
+def test_reported_runs_of_another_rate_are_refused(trained):
+    form = replace(FORM, rows=(ADAM.label,))
+    assert do(form) == []
+    chosen = chosen_trial(form, TOY, ADAM, Path("out"))[1]
+    (other,) = {1e-3, 1e-2} - {chosen}
+    for rate, found in ((chosen, 0.1), (other, 0.9)):
+        shutil.rmtree(place(Path("out"), TOY, ADAM, configure(form, TOY, ADAM, rate, seeds.TUNING)))
+        put(
+            ADAM, rate, seeds.TUNING, form=form, records=[record(3, found)],
+            best=dict(gradient_evaluations=3, validation_metric=found),
+        )  # fmt: skip
+    with pytest.raises(UserError, match=rf"with lr={chosen}, and tuning chooses .* lr={other}"):
+        do(form)
 
 
 def test_one_rate_alone_is_not_tuned(trained):
@@ -712,10 +812,8 @@ def test_a_row_may_try_pairs_of_optimizer_and_rate_instead_of_the_grid(trained):
 
 def test_a_rate_is_at_an_edge_of_those_tried_with_the_same_optimizer():
     trials = (("sgd", 0.1), ("sgd", 0.3), ("sgd", 0.03), ("adam", 0.2))
-    row = Row("Ours", dict(optimizer="sgd"), trials=trials)
-    form = replace(FORM, rates=(0.1, 0.2, 0.3, 0.4))
     edges = [
-        results._at_edge(form, row, SimpleNamespace(config=RunConfig(optimizer=name, lr=lr)))
+        results._at_edge(trials, SimpleNamespace(config=RunConfig(optimizer=name, lr=lr)))
         for name, lr in trials
     ]
     assert edges == [False, True, True, False]

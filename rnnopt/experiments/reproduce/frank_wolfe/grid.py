@@ -46,6 +46,7 @@ GRID = Study(
             "20epochs",
             RATES,
             seeds=(),
+            widen=False,
             settings=dict(schedule="plateau", patience=4.0),
         ),
         "full": Form(
@@ -54,6 +55,7 @@ GRID = Study(
             "300epochs",
             RATES,
             seeds=(),
+            widen=False,
             settings=dict(schedule="plateau", patience=20.0),
         ),
         "quick": Form(
@@ -62,6 +64,7 @@ GRID = Study(
             "2gradients",
             RATES[-2:],
             seeds=(),
+            widen=False,
             settings=dict(schedule="plateau", patience=1.0),
             rows=tuple(row.label for row in (setting(32, 0.5), setting(64, 0.5))),
         ),
