@@ -29,7 +29,6 @@ from rnnopt.training.build import build_training
 from rnnopt.training.resolve import fill_from_task
 
 Tell = Callable[[str, list[Job]], None]
-Trial = tuple[str, float]  # optimizer and learning rate
 FURTHER = 4  # rates that a row may try beyond its grid
 
 
@@ -46,40 +45,33 @@ def chosen_rows(study: Study, form: Form) -> list[Row]:
     ]
 
 
-def trials_of(form: Form, row: Row) -> list[Trial]:
-    """The tuning trials that a row begins with: (optimizer, learning rate) pairs.
-
-    Every row of a form has the same number, except for a row with a printed rate.
-    """
-    if row.trials:
-        return list(row.trials[: len(form.rates)])
-    optimizer = (row.settings or {})["optimizer"]
+def grid_of(form: Form, row: Row) -> list[float]:
+    """The learning rates that a row begins with: the form's in the row's unit, or a printed one."""
     if row.rate is not None:
-        return [(optimizer, row.rate)]
-    return [(optimizer, float(f"{rate * row.rate_unit:.6g}")) for rate in form.rates]
+        return [row.rate]
+    return [float(f"{rate * row.rate_unit:.6g}") for rate in form.rates]
 
 
-def tried(form: Form, column: Column, row: Row, out: Path) -> list[Trial]:
-    """The tuning trials of a row, with those beyond its grid that the finished ones ask for.
+def rates_tried(form: Form, column: Column, row: Row, out: Path) -> list[float]:
+    """The learning rates of a row, with those beyond its grid that finished trials ask for.
 
     A grid of two rates has no middle: it is not widened.
     """
-    trials = trials_of(form, row)
-    if row.rate is not None or not form.widen or len(form.rates) < 3:
-        return trials
-    ranks: dict[Trial, Rank] = {}
-    while len(trials) < len(form.rates) + FURTHER:
-        for trial in trials[len(ranks) :]:
-            path = _job(form, column, row, trial, seeds.TUNING, out).path
+    rates = grid_of(form, row)
+    if len(rates) < 3 or not form.widen:
+        return rates
+    ranks: dict[float, Rank] = {}
+    while len(rates) < len(form.rates) + FURTHER:
+        for rate in rates[len(ranks) :]:
+            path = _job(form, column, row, rate, seeds.TUNING, out).path
             if not (path / "config.json").exists() or not RunFolder(path).is_over():
-                return trials
-            ranks[trial] = rank(read_run(path))
-        optimizer, best = max(trials, key=ranks.__getitem__)
-        rates = [rate for name, rate in trials if name == optimizer]
-        if len(rates) < 2 or min(rates) < best < max(rates):
+                return rates
+            ranks[rate] = rank(read_run(path))
+        best = max(rates, key=ranks.__getitem__)
+        if min(rates) < best < max(rates):
             break
-        trials.append((optimizer, beyond(best, up=best == max(rates))))
-    return trials
+        rates.append(beyond(best, up=best == max(rates)))
+    return rates
 
 
 def beyond(rate: float, up: bool) -> float:
@@ -87,20 +79,18 @@ def beyond(rate: float, up: bool) -> float:
     return float(f"{10 ** ((round(2 * math.log10(rate)) + (1 if up else -1)) / 2):.1g}")
 
 
-def configure(form: Form, column: Column, row: Row, trial: Trial, seed: int) -> RunConfig:
+def configure(form: Form, column: Column, row: Row, rate: float, seed: int) -> RunConfig:
     """The run of a row on a column's task."""
     settings: dict[str, Any] = {**form.settings, **(row.settings or {})}
-    settings |= {**form.changes.get(row.label, {}), "optimizer": trial[0], "lr": trial[1]}
+    settings |= {**form.changes.get(row.label, {}), "lr": rate}
     budget = form.tuning_budget if seed == seeds.TUNING else form.budget
     return RunConfig(**settings, task=column.task, budget=budget, seed=seed)
 
 
 def place(out: Path, column: Column, row: Row, config: RunConfig) -> Path:
     """The folder of a run."""
-    run = f"seed-{config.seed}"
-    if config.seed == seeds.TUNING:
-        optimizer = f"{folder_of(config.optimizer)}-" if row.trials else ""
-        run = f"tune-{optimizer}lr-{config.lr:g}"
+    tuning = config.seed == seeds.TUNING
+    run = f"tune-lr-{config.lr:g}" if tuning else f"seed-{config.seed}"
     return out / "runs" / folder_of(column.label) / folder_of(row.label) / run
 
 
@@ -130,7 +120,7 @@ def run_study(
     if stop.is_set() or failures:
         return failures
     jobs = [
-        _job(form, column, row, chosen_trial(form, column, row, out), seed, out)
+        _job(form, column, row, chosen_rate(form, column, row, out), seed, out)
         for seed in form.seeds
         for column, row in pairs
     ]
@@ -151,10 +141,10 @@ def _tune(
     failures: list[str] = []
     for _ in range(1 + FURTHER):
         jobs = [
-            _job(form, column, row, trial, seeds.TUNING, out)
+            _job(form, column, row, rate, seeds.TUNING, out)
             for column, row in pairs
             if row.rate is None
-            for trial in tried(form, column, row, out)
+            for rate in rates_tried(form, column, row, out)
         ]
         missing = [job for job in jobs if not RunFolder(job.path).is_over()]
         if not missing or failures or stop.is_set():
@@ -163,8 +153,8 @@ def _tune(
     return failures
 
 
-def _job(form: Form, column: Column, row: Row, trial: Trial, seed: int, out: Path) -> Job:
-    config = configure(form, column, row, trial, seed)
+def _job(form: Form, column: Column, row: Row, rate: float, seed: int, out: Path) -> Job:
+    config = configure(form, column, row, rate, seed)
     return Job(config, place(out, column, row, config))
 
 
@@ -172,27 +162,20 @@ def _check(form: Form, pairs: list[tuple[Column, Row]], out: Path) -> None:
     """Raises UserError if a run cannot be built, or exists with other settings."""
     tasks = {column.task: build_task(column.task) for column, _ in pairs}
     for column, row in pairs:
-        trials = trials_of(form, row)
-        if len(trials) < len(form.rates) and row.rate is None:
-            raise ValueError(f"{row.label} needs {len(form.rates)} trials, got {len(trials)}.")
-        trials = tried(form, column, row, out)
+        rates = rates_tried(form, column, row, out)
         for seed in (seeds.TUNING, *form.seeds):
-            for trial in trials:
-                job = _job(form, column, row, trial, seed, out)
-                _check_saved(job, tasks[column.task], bool(row.trials))
-        for trial in trials:
-            build_training(_job(form, column, row, trial, 0, out).config, tasks[column.task])
+            for rate in rates:
+                _check_saved(_job(form, column, row, rate, seed, out), tasks[column.task])
+        build_training(_job(form, column, row, rates[0], 0, out).config, tasks[column.task])
 
 
-def _check_saved(job: Job, task: Task, any_optimizer: bool) -> None:
-    """Raises UserError if a run exists with settings that no trial may have."""
+def _check_saved(job: Job, task: Task) -> None:
+    """Raises UserError if a run exists with other settings than a rate."""
     if not (job.path / "config.json").exists():
         return
     job = replace(job, config=fill_from_task(job.config, task))
     saved = fill_from_task(RunFolder.open(job.path).read_config(), task)
     saved = replace(saved, lr=job.config.lr)
-    if any_optimizer:
-        saved = replace(saved, optimizer=job.config.optimizer)
     if saved != job.config:
         raise UserError(
             f"{job.path} was begun with other settings ({_difference(saved, job)}): choose another"
@@ -205,10 +188,10 @@ def _check_rate(job: Job) -> None:
     if not (job.path / "config.json").exists():
         return
     saved = RunFolder.open(job.path).read_config()
-    if (saved.optimizer, saved.lr) != (job.config.optimizer, job.config.lr):
+    if saved.lr != job.config.lr:
         raise UserError(
-            f"{job.path} has {saved.optimizer} with lr={saved.lr}, and tuning chooses"
-            f" {job.config.optimizer} with lr={job.config.lr}: remove it, or choose another --out."
+            f"{job.path} has lr={saved.lr}, and tuning chooses lr={job.config.lr}: remove it, or"
+            " choose another --out."
         )
 
 
@@ -217,16 +200,16 @@ def _difference(saved: RunConfig, job: Job) -> str:
     return ", ".join(f"{name}={was}, now {now}" for name, was, now in pairs if was != now)
 
 
-def chosen_trial(form: Form, column: Column, row: Row, out: Path) -> Trial:
-    """The best trial on validation data; diverged trials come last."""
-    trials = tried(form, column, row, out)
-    if len(trials) == 1:
-        return trials[0]
+def chosen_rate(form: Form, column: Column, row: Row, out: Path) -> float:
+    """The rate of the best trial on validation data; diverged trials come last."""
+    rates = rates_tried(form, column, row, out)
+    if len(rates) == 1:
+        return rates[0]
 
-    def run_of(trial: Trial) -> Run:
-        return read_run(_job(form, column, row, trial, seeds.TUNING, out).path)
+    def run_of(rate: float) -> Run:
+        return read_run(_job(form, column, row, rate, seeds.TUNING, out).path)
 
-    return max(trials, key=lambda trial: rank(run_of(trial)))
+    return max(rates, key=lambda rate: rank(run_of(rate)))
 
 
 def read_run(path: Path) -> Run:
@@ -238,7 +221,7 @@ def finished_runs(form: Form, column: Column, row: Row, out: Path) -> list[Run]:
     """The finished reported runs of a row."""
     runs = []
     for seed in form.seeds:
-        path = _job(form, column, row, trials_of(form, row)[0], seed, out).path
+        path = _job(form, column, row, form.rates[0], seed, out).path
         if (path / "config.json").exists():
             run = read_run(path)
             if run.result["status"] not in UNFINISHED:

@@ -33,8 +33,6 @@ class Row:
         published: printed values by column label, in the table's unit.
         rate_unit: factor of the grid of learning rates.
         shown: whether the figure shows its curve.
-        trials: (optimizer, learning rate) pairs to try instead of the grid; as many as the grid has
-            rates are used, so that every row has the same number of trials.
         rate: printed learning rate, which is not tuned.
     """
 
@@ -43,7 +41,6 @@ class Row:
     published: Mapping[str, float] = field(default_factory=dict)
     rate_unit: float = 1.0
     shown: bool = False
-    trials: tuple[tuple[str, float], ...] = ()
     rate: float | None = None
 
 
@@ -57,7 +54,7 @@ class Form:
         tuning_budget: budget of each tuning run.
         rates: grid of learning rates; a single rate is not tuned.
         widen: whether a row tries further rates while its best one is at an end of those tried, see
-            `engine.tried`.
+            `engine.rates_tried`.
         seeds: seeds of the reported runs.
         settings: fields of RunConfig that all runs share.
         rows: labels of the rows to run; None for all.

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from rnnopt.experiments.reproduce.frank_wolfe.methods import HEAD_START, rnnopts
+from rnnopt.experiments.reproduce.frank_wolfe.methods import rnnopts
 from rnnopt.experiments.reproduce.study import Row
 
 # The algorithm with the options as the paper prints them (PRESETS["paper"]). `clear` is no option
@@ -44,7 +44,6 @@ ROWS = (
     rnnopts(**TUNED),
 )
 REMARKS = (
-    HEAD_START,
     "As printed: constant learning rate 0.01, weights drawn from N(0, 0.01²). The paper gives one"
     " learning rate and does not state whether the other methods used it too. Tuned: three"
     " learning rates, ten times as large for ASNAQ, whose learning rate is the length of a step in"

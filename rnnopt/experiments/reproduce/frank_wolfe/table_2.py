@@ -5,7 +5,6 @@ from typing import Any
 
 from rnnopt.experiments.reproduce.frank_wolfe.figure_4 import LONG, PERMUTE, PIXEL
 from rnnopt.experiments.reproduce.frank_wolfe.methods import (
-    HEAD_START,
     literature,
     ours,
     rnnopts,
@@ -61,7 +60,6 @@ TABLE_2 = Study(
         ),
     },
     remarks=(
-        HEAD_START,
         "The cpu form is shortened: 196 steps (means of 2 x 2 pixels) instead of 784, and 200"
         " minibatches of 128 instead of 400 epochs: its accuracies are not comparable with the"
         " printed ones.",
