@@ -396,7 +396,12 @@ def test_no_two_runs_share_a_folder_and_no_reported_seed_was_tuned_on(study):
         assert all(re.fullmatch(r"[\w.=-]+", part) for path in places for part in path.parts)
 
 
-LONG_ON_TWO_CORES = {"frank-wolfe/figure-4"}  # full length, hours of work
+LONG_ON_TWO_CORES = {
+    "frank-wolfe/figure-4",
+    "frank-wolfe/figure-5",
+    "frank-wolfe/table-2",
+    "asnaq/figure-3",
+}  # full length, hours of work
 
 
 @every_study
