@@ -550,11 +550,12 @@ def test_where_everything_diverged_some_rate_of_the_grid_is_chosen():
     assert tuned((math.nan, math.nan, "diverged"), (math.nan, math.nan, "diverged")) in (1e-3, 1e-2)
 
 
-def rates_with(metrics, form, row=ADAM):
+def rates_with(metrics, form, row=ADAM, **result):
     """The rates of a row once those of its grid, and those they ask for, led to metrics.
 
     Args:
         metrics: function from a rate to the best validation metric.
+        result: further facts of each trial.
     """
     done = set()
     while missing := set(rates := engine.rates_tried(form, TOY, row, Path("out"))) - done:
@@ -562,7 +563,7 @@ def rates_with(metrics, form, row=ADAM):
             found = metrics(rate)
             put(
                 row, rate, seeds.TUNING, form=form, records=[record(3, found)],
-                best=dict(gradient_evaluations=3, validation_metric=found),
+                best=dict(gradient_evaluations=3, validation_metric=found), **result,
             )  # fmt: skip
         done |= missing
     return rates
@@ -595,6 +596,14 @@ def test_a_rate_is_left_at_the_end_where_the_grid_is_fixed_or_has_no_middle():
     rising = lambda rate: rate  # noqa: E731
     assert rates_with(rising, replace(THREE, widen=False)) == [1e-3, 3e-3, 1e-2]
     assert rates_with(rising, replace(FORM, rates=(1e-4, 1e-2)), SGD) == [1e-2, 1.0]
+
+
+def test_rows_that_learn_nothing_ask_for_faster_rates_alone():
+    nothing = dict(no_better="the network is no better than always answering 1")
+    falling = rates_with(lambda rate: -rate, THREE, **nothing)
+    assert falling == [1e-3, 3e-3, 1e-2]
+    rising = rates_with(lambda rate: rate, replace(THREE, rates=(1e-4, 3e-4, 1e-3)), SGD, **nothing)
+    assert rising == [1e-2, 3e-2, 0.1, 0.3, 1, 3, 10]
 
 
 def test_unfinished_trials_ask_for_nothing():

@@ -24,7 +24,6 @@ from rnnopt.experiments.tuning import rank
 from rnnopt.runs.collection import Run, read_runs
 from rnnopt.runs.folder import UNFINISHED, RunFolder, folder_of
 from rnnopt.tasks import Task, build_task
-from rnnopt.tasks.ranking import Rank
 from rnnopt.training.build import build_training
 from rnnopt.training.resolve import fill_from_task
 
@@ -55,20 +54,23 @@ def grid_of(form: Form, row: Row) -> list[float]:
 def rates_tried(form: Form, column: Column, row: Row, out: Path) -> list[float]:
     """The learning rates of a row, with those beyond its grid that finished trials ask for.
 
-    A grid of two rates has no middle: it is not widened.
+    A grid of two rates has no middle: it is not widened. Nor are rates below it tried where the
+    best trial is no better than a constant answer.
     """
     rates = grid_of(form, row)
     if len(rates) < 3 or not form.widen:
         return rates
-    ranks: dict[float, Rank] = {}
+    runs: dict[float, Run] = {}
     while len(rates) < len(form.rates) + FURTHER:
-        for rate in rates[len(ranks) :]:
+        for rate in rates[len(runs) :]:
             path = _job(form, column, row, rate, seeds.TUNING, out).path
             if not (path / "config.json").exists() or not RunFolder(path).is_over():
                 return rates
-            ranks[rate] = rank(read_run(path))
-        best = max(rates, key=ranks.__getitem__)
-        if min(rates) < best < max(rates):
+            runs[rate] = read_run(path)
+        best = max(rates, key=lambda rate: rank(runs[rate]))
+        # Of runs that learn nothing the slowest has the lowest loss.
+        futile = best == min(rates) and "no_better" in runs[best].result
+        if futile or min(rates) < best < max(rates):
             break
         rates.append(beyond(best, up=best == max(rates)))
     return rates
