@@ -15,8 +15,10 @@ from torch import Tensor
 from rnnopt.layers.sequence_model import SequenceModel
 from rnnopt.runs.export.plain_model import PlainModel
 
-Format = Literal["onnx", "torchscript", "safetensors"]
-ENDINGS: dict[Format, str] = {"onnx": ".onnx", "torchscript": ".pt", "safetensors": ".safetensors"}
+Format = Literal["onnx", "torchscript", "safetensors", "c"]
+ENDINGS: dict[Format, str] = {
+    "onnx": ".onnx", "torchscript": ".pt", "safetensors": ".safetensors", "c": ".h",
+}  # fmt: skip
 # Runs a loaded file on raw series (batch, time, channel) and lengths (batch,).
 Answer = Callable[[Tensor, Tensor], Tensor]
 Note = Mapping[str, Any]

@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from rnnopt.layers.plain import BothDirections, PlainIndRNN, PlainIndRNNLayer
-from rnnopt.runs.export.plain_model import PlainModel
+from rnnopt.runs.export.plain_model import PlainModel, affine, read_out_of
 
 OPSET = 17
 IR_VERSION = 8  # runtimes since 2022 read it
@@ -90,12 +90,9 @@ def to_onnx(model: PlainModel) -> onnx.ModelProto:
 
 def linear_read_out(g: Graph, model: PlainModel, states: str) -> str:
     """The outputs before softmax, or at the targets' scale without the mean of the targets."""
-    weight, bias = model.network.output.weight.double(), model.network.output.bias.double()
-    if model.answer == "numbers":  # at the scale of the targets, by one product and one sum
-        deviation = model.target_deviation.double()
-        weight, bias = weight * deviation[:, None], bias * deviation + model.target_mean_rest
-    outputs = g.add("MatMul", states, g.constant(weight.t().float()))
-    return g.add("Add", outputs, g.constant(bias.float()))
+    weight, bias = read_out_of(model)
+    outputs = g.add("MatMul", states, g.constant(weight.t()))
+    return g.add("Add", outputs, g.constant(bias))
 
 
 def _read_out(g: Graph, model: PlainModel, states: str, lengths: str) -> str:
@@ -109,14 +106,6 @@ def _read_out(g: Graph, model: PlainModel, states: str, lengths: str) -> str:
     answered = g.add("Unsqueeze", answered, axes)
     outputs = g.add("Where", answered, outputs, g.constant(0.0, np.float32))
     return g.add("Add", outputs, g.constant(model.target_mean))
-
-
-def affine(norm: nn.BatchNorm1d) -> tuple[Tensor, Tensor]:
-    """Batch normalisation with the training statistics: one scale and shift per unit."""
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    scale = norm.weight / (norm.running_var + norm.eps).sqrt()
-    return scale, norm.bias - norm.running_mean * scale
 
 
 def _finished(g: Graph, model: PlainModel) -> onnx.ModelProto:

@@ -14,12 +14,11 @@ from torch import nn
 from rnnopt.layers.plain import PlainIndRNN, PlainIndRNNLayer
 from rnnopt.runs.export.onnx_graph import (
     Graph,
-    affine,
     checked_model,
     linear_read_out,
     operator_of,
 )
-from rnnopt.runs.export.plain_model import PlainModel
+from rnnopt.runs.export.plain_model import PlainModel, affine
 from rnnopt.runs.export.step_states import StepState
 
 

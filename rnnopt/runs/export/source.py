@@ -1,0 +1,34 @@
+"""What an export needs of a run."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from rnnopt.config.run_config import RunConfig
+from rnnopt.layers.sequence_model import SequenceModel
+from rnnopt.tasks.task import Loss
+from rnnopt.tasks.user_data.preparation import Preparation
+
+
+@dataclass(frozen=True)
+class Source:
+    """A run's network with everything needed to export it.
+
+    Args:
+        model: network in evaluation mode.
+        settings: arguments of the network.
+        preparation: preparation of its series; None for built-in tasks.
+        loss: loss of its task.
+        config: config of the run.
+        result: result of the run.
+        data: content of the run's data.json.
+        folder: the run's folder.
+    """
+
+    model: SequenceModel
+    settings: dict[str, Any]
+    preparation: Preparation | None
+    loss: Loss
+    config: RunConfig
+    result: dict[str, Any]
+    data: dict[str, Any]
+    folder: str = ""
