@@ -10,6 +10,7 @@ from rnnopt.runs.export.c_header import to_c
 from rnnopt.runs.export.formats import Answer
 from rnnopt.runs.export.plain_model import PlainModel
 from rnnopt.runs.export.source import Source
+from rnnopt.tasks.task import Loss
 
 
 @dataclass(frozen=True)
@@ -44,19 +45,24 @@ def c_file(source: Source, model: PlainModel, name: str) -> CFile:
     return CFile(header.text.encode(), answer, sizes)
 
 
+# What an output of a task on board is, which has no names of classes.
+MEANINGS: dict[Loss, str] = {
+    "cross-entropy": "probability of class {}",
+    "binary-cross-entropy": "probability of label {}",
+    "binary-mse": "above 1/2 for the second class",
+    "mse": "target {}",
+}
+
+
 def _description(source: Source) -> Description:
-    p = source.preparation
-    outputs = range(source.settings["output_size"])
-    kind = "number" if source.loss in ("mse", "binary-mse") else "probability"
+    p, width = source.preparation, source.settings["output_size"]
     if p is None:
-        inputs = tuple(
-            f"input {i}, prepared as by the task" for i in range(source.model.input_size)
-        )
-        meanings = [f"{kind} {i}" for i in outputs]
+        inputs = tuple(f"input {i} of the task, prepared" for i in range(source.model.input_size))
+        meanings = [MEANINGS[source.loss].format(i) for i in range(width)]
+    elif p.classes:
+        inputs, meanings = p.channels, [f"probability of {one}" for one in p.classes]
     else:
-        inputs = p.channels
-        names = p.classes or p.outputs_named or [f"target {i + 1}" for i in outputs]
-        # Forecasts have an output for each channel and step ahead.
-        meanings = [f"probability of {one}" if p.classes else one for one in names]
+        inputs, meanings = p.channels, list(p.outputs_named)
+        meanings = meanings or [f"target {i + 1}" for i in range(width)]
     summary = f"{source.config.task}, {source.config.model}: {source.result.get('summary', '')}"
     return Description(f"the run {source.folder} ({summary})", inputs, tuple(meanings))
