@@ -17,18 +17,22 @@ from c_programs import run_headers
 from export_cases import CELLS, offset_source, short_run, source_and_series
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
 from rnnopt.runs.export import c_check, c_code
 from rnnopt.runs.export.c_comment import MARK, Description, comment, identifier, usage
 from rnnopt.runs.export.c_file import c_file
-from rnnopt.runs.export.export import ALLOWED, export, reference
+from rnnopt.runs.export.export import ALLOWED, export, open_run, reference
+from rnnopt.runs.export.int8 import rows_in_int8, with_int8_weights
 from rnnopt.runs.export.plain_model import PlainModel
+from rnnopt.runs.folder import RunFolder
 from rnnopt.runs.runner import run
+from rnnopt.training.build import task_of
 
 needs_cc = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
-# Cells, read-outs, steps averaged, regression, and layers: all pairs of values meet.
+# Cells, read-outs, steps averaged, regression, and layers.
 CASES = [
     (cell, ("last", "mean", "every")[i % 3], (1, 3)[i // 2 % 2], i % 2 == 1, options)
     for i, (cell, options) in enumerate(
@@ -42,10 +46,10 @@ CASES = [
 ]
 
 
-def header_of(source, name):
+def header_of(source, name, weights="float32"):
     """The text of a run's header."""
     plain = PlainModel(source.model, source.preparation, source.loss)
-    return c_file(source, plain, name).content.decode()
+    return c_file(source, plain, name, weights).content.decode()
 
 
 def expected_of(source, series, n):
@@ -60,14 +64,20 @@ def expected_of(source, series, n):
 
 @pytest.fixture(scope="module")
 def networks():
-    """Of each case the source, a series of 15 steps with a missing value, and the header."""
+    """Of each case the source, a series of 15 steps with a missing value, and the header.
+
+    The last of them have int8 weights, and the source the weights that these mean.
+    """
     found = []
-    for i, (cell, readout, subsample, regression, options) in enumerate(CASES):
+    for i, (cell, readout, subsample, regression, options) in enumerate([*CASES, *CASES[::3]]):
+        weights = "float32" if i < len(CASES) else "int8"
         source, (inputs, lengths) = source_and_series(
             cell, readout, subsample, regression, **options
         )
+        if weights == "int8":
+            source = replace(source, model=with_int8_weights(source.model))
         assert lengths[10] == 15
-        found.append((source, inputs[10, :15], header_of(source, f"net{i}")))
+        found.append((source, inputs[10, :15], header_of(source, f"net{i}", weights)))
     return found
 
 
@@ -128,6 +138,35 @@ def test_sizes_are_those_of_the_arrays():
     assert "Bytes: 332 of weights, 24 of state, 32 of arrays on the stack" in text
     counted = [int(n) for n in re.findall(r"static const float net_\w+\[(\d+)\]", text)]
     assert 4 * sum(counted) == 332
+
+
+def test_sizes_with_int8_weights():
+    # As above, but the matrices of 12, 36 and 18 weights have a byte each, and 6 + 6 + 3 scales.
+    source, _ = source_and_series("rnn")
+    text = header_of(source, "net", "int8")
+    assert f"Bytes: {4 * (6 + 3 + 8 + 15) + 66} of weights" in text
+
+
+def test_rows_in_int8_by_hand():
+    # The largest of a row is 127; 1 / 127 is the scale of the first row, and 0.5 ≈ 64 / 127.
+    weight = torch.tensor([[1.0, -0.5, 0.0], [0.0, 0.0, 0.0], [-2.54, 0.02, 0.031]])
+    whole, scales = rows_in_int8(weight)
+    assert whole.tolist() == [[127, -64, 0], [0, 0, 0], [-127, 1, 2]]
+    torch.testing.assert_close(scales[[0, 2]], torch.tensor([1 / 127, 0.02]))
+    assert whole.dtype == torch.int8
+    assert scales[1] > 0
+
+
+@given(
+    arrays(np.float32, (3, 5), elements=st.floats(-1024, 1024, width=32)),
+)
+def test_int8_weights_are_within_half_a_scale_and_found_again(weight):
+    given = torch.from_numpy(weight)
+    whole, scales = rows_in_int8(given)
+    meant = whole * scales[:, None]
+    # Half a scale, and the rounding of a quotient and a product in float32.
+    assert ((given - meant).abs() <= scales[:, None] * (0.5 + 127 * 2**-23)).all()
+    assert torch.equal(rows_in_int8(meant)[0], whole)
 
 
 def test_weights_are_written_so_that_they_are_read_as_the_same_float32():
@@ -271,6 +310,47 @@ def test_what_cannot_be_done_is_refused_and_nothing_written(
     assert words in error
     assert "Traceback" not in error
     assert {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()} == before
+
+
+def test_what_int8_weights_cost_is_measured_and_said(run_folder, command):
+    arguments = ("export", run_folder, "--format", "c", "--weights", "int8")
+    code, out, error = command(*arguments)
+    assert code == 0, error
+    accuracy = RunFolder.open(run_folder).read_result()["test_metric"]
+    card = (run_folder / "model.h.md").read_text()
+    for line in (f"test accuracy with float32 weights: {accuracy:.6g}", "with int8 weights: "):
+        assert line in out
+        assert line.replace(": ", " | ") in card
+    assert "(c, one step at a time, weights in int8)" in card
+    Path("own.npz").unlink()
+    code, out, error = command(*arguments)
+    assert code == 0, error
+    assert "loss of int8 weights: not measured" in out
+
+
+def test_the_cost_of_int8_is_that_of_the_rounded_weights(run_folder):
+    source, raw, on = open_run(run_folder)
+    with torch.no_grad():  # far from what was learnt: most weights become zero
+        for weight in source.model.parameters():
+            if weight.ndim > 1:
+                weight[:, 0] *= 1e4
+    checked = export(source, "c", raw, on, weights="int8")
+    task = task_of(source.config)
+    twin = with_int8_weights(source.model)
+    before, after = (
+        task.evaluate(m, task.test, torch.device("cpu"))[1] for m in (source.model, twin)
+    )
+    assert checked.facts[-2:] == (
+        ("test accuracy with float32 weights", f"{before:.6g}"),
+        ("test accuracy with int8 weights", f"{after:.6g}"),
+    )
+
+
+@pytest.mark.parametrize("form", ["torchscript", "safetensors"])
+def test_int8_weights_of_other_formats_are_refused(run_folder, command, form):
+    code, _, error = command("export", run_folder, "--format", form, "--weights", "int8")
+    assert code == 2
+    assert f"--weights int8 needs --format c, got {form}" in error
 
 
 @needs_cc

@@ -7,7 +7,7 @@ from rnnopt.cli.terminal import print_line
 from rnnopt.config.errors import UserError, writing
 from rnnopt.runs.export.c_comment import MARK, identifier
 from rnnopt.runs.export.export import ALLOWED, Checked, export, open_run
-from rnnopt.runs.export.formats import ENDINGS, Format
+from rnnopt.runs.export.formats import ENDINGS, Format, Weights
 from rnnopt.runs.export.model_card import model_card
 from rnnopt.runs.folder import write_atomically
 
@@ -19,6 +19,7 @@ def export_run(
     format: Format = "onnx",
     out: Path | None = None,
     streaming: bool = False,
+    weights: Weights = "float32",
 ) -> int:
     """Write a trained network as a file for other programs.
 
@@ -36,12 +37,14 @@ def export_run(
             --streaming stream.onnx.
         streaming: Graph of one step, for ONNX: from raw inputs (batch, channel) and states to
             answers and the next states. A C header is always of one step.
+        weights: Type of the stored weights. int8, for C: a whole number of eight bits for each and
+            a scale for each row; what that costs is measured on the run's test data.
 
     Examples:
         rnnopt export runs/first
         rnnopt export runs/first --format safetensors --out network.safetensors
         rnnopt export runs/first --streaming --out step.onnx
-        rnnopt export runs/first --format c --out gestures.h
+        rnnopt export runs/first --format c --weights int8 --out gestures.h
     """
     streaming = streaming and format != "c"  # which is
     out = out or run / f"{'stream' if streaming else 'model'}{ENDINGS[format]}"
@@ -51,27 +54,30 @@ def export_run(
     check_output(out, ENDINGS[format], own)
     if format == "c":
         refuse_other_header(out)
-    checked = export(source, format, raw, on, streaming, identifier(out.stem))
-    card = model_card(source, format, out.name, checked, streaming)
+    checked = export(source, format, raw, on, streaming, weights, identifier(out.stem))
+    card = model_card(source, format, out.name, checked, streaming, weights)
     with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(out, checked.content)
         write_atomically(card_file, card.encode())
-    print_line(verdict(checked, streaming or format == "c"))
+    print_line(verdict(checked, streaming or format == "c", weights))
     if checked.rounding > ALLOWED:
         print_line(f"it takes and gives float32: that can move an answer by {checked.rounding:.2g}")
+    for what, figure in checked.facts:
+        print_line(f"{what}: {figure}")
     print_line(f"wrote {out} ({len(checked.content)} bytes)")
     print_line(f"wrote {card_file}")
     return 0
 
 
-def verdict(checked: Checked, steps: bool) -> str:
+def verdict(checked: Checked, steps: bool, weights: Weights) -> str:
     """What the check found, in a line."""
     if checked.difference is None:
         return "not checked: no C compiler whose programs run here ($CC, cc, gcc, clang)"
     return (
         f"checked on {checked.series} {checked.on}{', step by step' if steps else ''}:"
         f" answers differ by {checked.difference:.2g} at most"
+        f"{' from those with weights rounded to int8' if weights == 'int8' else ''}"
     )
 
 

@@ -4,24 +4,30 @@
 twice as fast as one, and more precise.
 """
 
-FLOAT_ROW = """
-typedef struct { const float *weights; int columns; } NAME_matrix;
+ROW = """
+typedef struct { const TYPE *weights; SCALES int columns; } NAME_matrix;
 
 static inline float NAME_row(const NAME_matrix *m, int row, const float *x)
 {
-    const float *w = m->weights + (long)row * m->columns;
+    const TYPE *w = m->weights + (long)row * m->columns;
     float a = 0, b = 0, c = 0, d = 0;
     int i = 0;
     for (; i + 4 <= m->columns; i += 4) {
-        a += w[i] * x[i];
-        b += w[i + 1] * x[i + 1];
-        c += w[i + 2] * x[i + 2];
-        d += w[i + 3] * x[i + 3];
+        a += (float)w[i] * x[i];
+        b += (float)w[i + 1] * x[i + 1];
+        c += (float)w[i + 2] * x[i + 2];
+        d += (float)w[i + 3] * x[i + 3];
     }
-    for (; i < m->columns; i++) a += w[i] * x[i];
-    return (a + b) + (c + d);
+    for (; i < m->columns; i++) a += (float)w[i] * x[i];
+    return SCALE((a + b) + (c + d));
 }
 """
+FLOAT_ROW = ROW.replace("TYPE", "float").replace("SCALES ", "").replace("SCALE", "")
+INT8_ROW = (
+    ROW.replace("TYPE", "signed char")
+    .replace("SCALES", "const float *scales;")
+    .replace("SCALE", "m->scales[row] * ")
+)
 SIGMOID = """
 static inline float NAME_sigmoid(float v)
 {

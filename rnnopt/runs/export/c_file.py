@@ -7,9 +7,9 @@ from typing import Any
 from rnnopt.runs.export.c_check import answers_in_c, compiler
 from rnnopt.runs.export.c_comment import Description
 from rnnopt.runs.export.c_header import to_c
-from rnnopt.runs.export.formats import Answer
+from rnnopt.runs.export.formats import Answer, Weights
 from rnnopt.runs.export.plain_model import PlainModel
-from rnnopt.runs.export.source import Source
+from rnnopt.runs.export.source import Facts, Source
 from rnnopt.tasks.task import Loss
 
 
@@ -25,16 +25,16 @@ class CFile:
 
     content: bytes
     answer: Answer | None
-    sizes: tuple[tuple[str, str], ...]
+    sizes: Facts
 
 
-def c_file(source: Source, model: PlainModel, name: str) -> CFile:
-    """The header of `model`, whose names begin with `name`.
+def c_file(source: Source, model: PlainModel, name: str, weights: Weights = "float32") -> CFile:
+    """The header of `model`, whose names begin with `name`, with matrices of that type.
 
     Raises:
         UserError: weights that are not finite.
     """
-    header = to_c(model, name, _description(source))
+    header = to_c(model, name, _description(source), weights == "int8")
     command = compiler()
     answer: Any = command and partial(answers_in_c, command, header.text, name, model.pool)
     sizes = (

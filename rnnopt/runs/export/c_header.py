@@ -15,6 +15,7 @@ from rnnopt.config.errors import UserError
 from rnnopt.layers.plain import PlainIndRNN, PlainIndRNNLayer
 from rnnopt.runs.export import c_code
 from rnnopt.runs.export.c_comment import Description, comment
+from rnnopt.runs.export.int8 import rows_in_int8
 from rnnopt.runs.export.plain_model import PlainModel, affine, read_out_of
 from rnnopt.runs.export.step_states import hidden_of
 
@@ -41,10 +42,11 @@ class Constants:
 
     Args:
         name: beginning of their names.
+        int8: whether matrices are stored as int8 with a scale for each row.
     """
 
-    def __init__(self, name: str):
-        self.name, self.lines, self.bytes = name, list[str](), 0
+    def __init__(self, name: str, int8: bool):
+        self.name, self.int8, self.lines, self.bytes = name, int8, list[str](), 0
 
     def array(self, name: str, values: Tensor) -> None:
         """Adds float32 numbers."""
@@ -59,11 +61,18 @@ class Constants:
 
     def matrix(self, name: str, values: Tensor) -> None:
         """Adds a matrix (rows, columns)."""
-        self.array(f"{name}_weights", values)
-        self.lines.append(
-            f"static const {self.name}_matrix {self.name}_{name} ="
-            f" {{{self.name}_{name}_weights, {values.shape[1]}}};"
-        )
+        members = f"{self.name}_{name}_weights"
+        if self.int8:
+            whole, scales = rows_in_int8(values)
+            numbers = whole.flatten().tolist()
+            self._add("signed char", f"{name}_weights", map(str, numbers), len(numbers))
+            self.bytes += len(numbers)
+            self.array(f"{name}_scales", scales)
+            members += f", {self.name}_{name}_scales"
+        else:
+            self.array(f"{name}_weights", values)
+        kind = f"static const {self.name}_matrix"
+        self.lines.append(f"{kind} {self.name}_{name} = {{{members}, {values.shape[1]}}};")
 
     def _add(self, kind: str, name: str, values: Iterable[str], count: int) -> None:
         self.lines.append(f"static const {kind} {self.name}_{name}[{count}] = {{")
@@ -82,9 +91,9 @@ def _wrapped(values: Iterable[str]) -> Iterator[str]:
     yield line
 
 
-def to_c(model: PlainModel, name: str, description: Description) -> Header:
-    """The header of `model`, whose names begin with `name`."""
-    constants = Constants(name)
+def to_c(model: PlainModel, name: str, description: Description, int8: bool = False) -> Header:
+    """The header of `model`, whose names begin with `name`; with `int8` its matrices are int8."""
+    constants = Constants(name, int8)
     states, body = _layers(model, constants)
     weight, bias = read_out_of(model)
     constants.matrix("output", weight)
@@ -100,7 +109,7 @@ def to_c(model: PlainModel, name: str, description: Description) -> Header:
         f"enum {{ NAME_inputs = {inputs}, NAME_outputs = {len(bias)} }};",
         _block("typedef struct ", [*_arrays(states), *(f"{one};" for one in counter)])
         + " NAME_state;",
-        c_code.FLOAT_ROW,
+        c_code.INT8_ROW if int8 else c_code.FLOAT_ROW,
         "\n".join(constants.lines),
         *_functions(model),
         "/* Begins a new series. */\n"

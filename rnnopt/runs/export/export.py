@@ -3,7 +3,7 @@
 import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,9 +12,18 @@ from torch.nn.utils.rnn import pad_sequence
 from rnnopt.config.errors import UserError
 from rnnopt.layers.sequence_model import SequenceModel
 from rnnopt.runs.export.c_file import c_file
-from rnnopt.runs.export.formats import Answer, Format, onnx_file, safetensors_file, torchscript_file
+from rnnopt.runs.export.formats import (
+    INT8,
+    Answer,
+    Format,
+    Weights,
+    onnx_file,
+    safetensors_file,
+    torchscript_file,
+)
+from rnnopt.runs.export.int8 import metric_of_int8, with_int8_weights
 from rnnopt.runs.export.plain_model import PlainModel, double
-from rnnopt.runs.export.source import Source
+from rnnopt.runs.export.source import Facts, Source, what_happened
 from rnnopt.runs.export.streaming import refuse_streaming, streaming_file
 from rnnopt.runs.folder import RunFolder
 from rnnopt.runs.prediction import TrainedModel
@@ -22,7 +31,6 @@ from rnnopt.tasks.pieces import together, width
 from rnnopt.tasks.task import LOSSES
 from rnnopt.tasks.user_data.load import read_parts
 from rnnopt.tasks.user_data.preparation import Preparation
-from rnnopt.tasks.user_data.readers import sha256
 from rnnopt.tasks.user_data.recordings import Recordings
 from rnnopt.tasks.user_data.series import cut_padding
 from rnnopt.training.build import model_settings, task_of
@@ -44,7 +52,7 @@ class Checked:
         series: number of series compared.
         on: description of these series.
         rounding: largest change of an output by float32 series and outputs; same units.
-        sizes: what it takes in memory, if it says so.
+        facts: more about it, for the card, by name.
     """
 
     content: bytes
@@ -52,7 +60,7 @@ class Checked:
     series: int
     on: str
     rounding: float = 0.0
-    sizes: tuple[tuple[str, str], ...] = ()
+    facts: Facts = ()
 
 
 def open_run(path: Path) -> tuple[Source, tuple[Tensor, Tensor], str]:
@@ -93,7 +101,7 @@ def _some(source: Source, lengths: Tensor) -> int:
 
 def _own_series(source: Source, p: Preparation) -> tuple[tuple[Tensor, Tensor], str]:
     """Series of the run's own files, or random series if the files have changed."""
-    happened = _what_happened(source)
+    happened = what_happened(source)
     if happened:
         generator = torch.Generator().manual_seed(0)
         lengths = torch.full((64,), p.longest)
@@ -112,20 +120,6 @@ def _own_series(source: Source, p: Preparation) -> tuple[tuple[Tensor, Tensor], 
     inputs = pad_sequence([torch.from_numpy(one) for one in series], batch_first=True)
     lengths = torch.tensor([len(one) for one in series])
     return (inputs, lengths), "test series of the run" if test else "series of the run's file"
-
-
-def _what_happened(source: Source) -> Literal["gone", "changed"] | None:
-    """Whether the run's files are gone or have changed since; None if neither."""
-    noted = source.data.get("sources", {})
-    for role in ("data", "test", "labels"):
-        path = getattr(source.config, role)
-        if path is None:
-            continue
-        if not Path(path).exists():
-            return "gone"
-        if sha256(Path(path)) != noted.get(role, {}).get("sha256"):
-            return "changed"
-    return None
 
 
 def reference(source: Source, raw: tuple[Tensor, Tensor]) -> Tensor:
@@ -171,6 +165,7 @@ def export(
     raw: tuple[Tensor, Tensor],
     on: str,
     streaming: bool = False,
+    weights: Weights = "float32",
     name: str = "model",
 ) -> Checked:
     """The exported file, after a check.
@@ -182,6 +177,8 @@ def export(
         on: description of these series.
         streaming: whether the file takes one step at a time; its answers are checked at each. A C
             header always does.
+        weights: type that the matrices of weights are stored in; the file is compared with the
+            network that has the weights that int8 can say.
         name: beginning of the names in a C header.
 
     Raises:
@@ -196,6 +193,11 @@ def export(
             "a run with --feedback needs its own past outputs at each step: export it with"
             " --streaming, whose inputs they then are."
         )
+    original = source.model
+    if weights == "int8":
+        if form not in INT8:
+            raise UserError(f"--weights int8 needs --format {' or '.join(INT8)}, got {form}.")
+        source = replace(source, model=with_int8_weights(original))
     refer = stepwise_reference if steps else reference
     inputs, lengths = raw
     p = source.preparation
@@ -203,7 +205,7 @@ def export(
     expected = refer(source, narrow)
     allowed, rounding = ALLOWED, 0.0
     try:
-        content, answer, sizes = _file(source, form, streaming, name)
+        content, answer, facts = _file(source, form, streaming, weights, name)
     except ModuleNotFoundError as error:
         raise UserError(
             f'--format {form} needs {error.name}: pip install "rnnopt[export]".'
@@ -231,12 +233,14 @@ def export(
             f"the exported network's answers differ from the run's by {difference:.2g}, where"
             f" {allowed:.2g} is allowed: nothing was written."
         )
-    return Checked(content, difference, len(inputs), on, rounding, sizes)
+    if weights == "int8":
+        facts += metric_of_int8(replace(source, model=original), source.model)
+    return Checked(content, difference, len(inputs), on, rounding, facts)
 
 
 def _file(
-    source: Source, form: Format, streaming: bool, name: str
-) -> tuple[bytes, Answer | None, tuple[tuple[str, str], ...]]:
+    source: Source, form: Format, streaming: bool, weights: Weights, name: str
+) -> tuple[bytes, Answer | None, Facts]:
     """The file, a function that runs it, None if nothing here can, and its sizes in memory."""
     p = source.preparation
     note: dict[str, Any] = {"task": source.config.task}
@@ -248,7 +252,7 @@ def _file(
         return content, lambda *raw: reference(rebuilt, raw), ()
     plain = PlainModel(source.model, p, source.loss)
     if form == "c":
-        header = c_file(source, plain, name)
+        header = c_file(source, plain, name, weights)
         return header.content, header.answer, header.sizes
     whole = onnx_file if form == "onnx" else torchscript_file
     return *(streaming_file if streaming else whole)(plain, note), ()

@@ -19,6 +19,8 @@ Format = Literal["onnx", "torchscript", "safetensors", "c"]
 ENDINGS: dict[Format, str] = {
     "onnx": ".onnx", "torchscript": ".pt", "safetensors": ".safetensors", "c": ".h",
 }  # fmt: skip
+Weights = Literal["float32", "int8"]
+INT8: tuple[Format, ...] = ("c",)  # formats that can store weights as int8
 # Runs a loaded file on raw series (batch, time, channel) and lengths (batch,).
 Answer = Callable[[Tensor, Tensor], Tensor]
 Note = Mapping[str, Any]

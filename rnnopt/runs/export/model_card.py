@@ -10,7 +10,7 @@ from rnnopt.config.specs import is_import_path, parse
 from rnnopt.config.version import VERSION
 from rnnopt.runs.export.c_comment import identifier, usage
 from rnnopt.runs.export.export import ALLOWED, Checked
-from rnnopt.runs.export.formats import Format
+from rnnopt.runs.export.formats import Format, Weights
 from rnnopt.runs.export.plain_model import PlainModel
 from rnnopt.runs.export.source import Source
 from rnnopt.runs.export.step_states import states_of
@@ -64,7 +64,12 @@ SETTINGS = (
 
 
 def model_card(
-    source: Source, form: Format, file: str, checked: Checked, streaming: bool = False
+    source: Source,
+    form: Format,
+    file: str,
+    checked: Checked,
+    streaming: bool = False,
+    weights: Weights = "float32",
 ) -> str:
     """The card as Markdown.
 
@@ -74,6 +79,7 @@ def model_card(
         file: name of the file.
         checked: what the check found.
         streaming: whether the file takes one step at a time.
+        weights: type of the stored weights.
     """
     config, result = source.config, source.result
     stepwise = streaming or form == "c"
@@ -81,12 +87,13 @@ def model_card(
         f"# {config.task}: {config.model}",
         f"A recurrent network trained with rnnopt {VERSION}:"
         f" {result.get('summary', '')}."
-        f" File: `{file}` ({form}{', one step at a time' if stepwise else ''}).",
+        f" File: `{file}` ({form}{', one step at a time' if stepwise else ''}"
+        f"{', weights in int8' if weights == 'int8' else ''}).",
         "## Answers\n\n" + answers(source, form),
         *(["## States\n\n" + states(source)] if streaming else []),
         "## How to load it\n\n" + example(source, form, file, streaming),
-        "## How good it is\n\n" + table(("what", "figure"), [*metrics(result), *checked.sizes]),
-        check_found(checked, stepwise),
+        "## How good it is\n\n" + table(("what", "figure"), [*metrics(result), *checked.facts]),
+        check_found(checked, stepwise, weights),
         "## Data\n\n" + table(("what", "found"), data_rows(source)),
         "## Training\n\n" + table(("setting", "value"), settings_used(source)),
         "## Limits\n\n"
@@ -108,18 +115,18 @@ def example(source: Source, form: Format, file: str, streaming: bool) -> str:
     return f"```{language}\n{code}\n```"
 
 
-def check_found(checked: Checked, stepwise: bool) -> str:
+def check_found(checked: Checked, stepwise: bool, weights: Weights) -> str:
     """What the check before the export found."""
     if checked.difference is None:
         return (
             "Not checked: no C compiler whose programs run was found where it was exported."
             " Compare its answers with those of `rnnopt predict`."
         )
+    of = "the run's network" + (" with weights rounded to int8" if weights == "int8" else "")
     return (
         f"Checked{' at every step' if stepwise else ''}: on {checked.series} {checked.on} its"
-        " answers differ from those of the run's"
-        f" network by {checked.difference:.2g} at most ({ALLOWED:g} is allowed,"
-        " beside the rounding of numbers to float32)."
+        f" answers differ from those of {of} by {checked.difference:.2g} at most ({ALLOWED:g} is"
+        " allowed, beside the rounding of numbers to float32)."
     )
 
 

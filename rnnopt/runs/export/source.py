@@ -1,12 +1,16 @@
 """What an export needs of a run."""
 
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 from rnnopt.config.run_config import RunConfig
 from rnnopt.layers.sequence_model import SequenceModel
 from rnnopt.tasks.task import Loss
 from rnnopt.tasks.user_data.preparation import Preparation
+from rnnopt.tasks.user_data.readers import sha256
+
+Facts = tuple[tuple[str, str], ...]  # what and its figure, for the card
 
 
 @dataclass(frozen=True)
@@ -32,3 +36,17 @@ class Source:
     result: dict[str, Any]
     data: dict[str, Any]
     folder: str = ""
+
+
+def what_happened(source: Source) -> Literal["gone", "changed"] | None:
+    """Whether the run's files are gone or have changed since; None if neither."""
+    noted = source.data.get("sources", {})
+    for role in ("data", "test", "labels"):
+        path = getattr(source.config, role)
+        if path is None:
+            continue
+        if not Path(path).exists():
+            return "gone"
+        if sha256(Path(path)) != noted.get(role, {}).get("sha256"):
+            return "changed"
+    return None
