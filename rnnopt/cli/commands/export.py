@@ -1,5 +1,6 @@
 """rnnopt export: a run's network as a file for other programs."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from rnnopt.cli.outputs import check_output
@@ -8,6 +9,7 @@ from rnnopt.config.errors import UserError, writing
 from rnnopt.runs.export.c_comment import MARK, identifier
 from rnnopt.runs.export.export import ALLOWED, Checked, export, open_run
 from rnnopt.runs.export.formats import ENDINGS, Format, Weights
+from rnnopt.runs.export.int8 import metric_of_int8
 from rnnopt.runs.export.model_card import model_card
 from rnnopt.runs.folder import write_atomically
 
@@ -37,13 +39,14 @@ def export_run(
             --streaming stream.onnx.
         streaming: Graph of one step, for ONNX: from raw inputs (batch, channel) and states to
             answers and the next states. A C header is always of one step.
-        weights: Type of the stored weights. int8, for C: a whole number of eight bits for each and
-            a scale for each row; what that costs is measured on the run's test data.
+        weights: Type of the stored weights. int8, for ONNX and C: a whole number of eight bits for
+            each and a scale for each row; what that costs is measured on the run's test data.
 
     Examples:
         rnnopt export runs/first
         rnnopt export runs/first --format safetensors --out network.safetensors
         rnnopt export runs/first --streaming --out step.onnx
+        rnnopt export runs/first --weights int8 --out small.onnx
         rnnopt export runs/first --format c --weights int8 --out gestures.h
     """
     streaming = streaming and format != "c"  # which is
@@ -55,6 +58,8 @@ def export_run(
     if format == "c":
         refuse_other_header(out)
     checked = export(source, format, raw, on, streaming, weights, identifier(out.stem))
+    if weights == "int8":
+        checked = replace(checked, facts=checked.facts + metric_of_int8(source))
     card = model_card(source, format, out.name, checked, streaming, weights)
     with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)

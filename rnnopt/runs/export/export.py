@@ -21,7 +21,7 @@ from rnnopt.runs.export.formats import (
     safetensors_file,
     torchscript_file,
 )
-from rnnopt.runs.export.int8 import metric_of_int8, with_int8_weights
+from rnnopt.runs.export.int8 import with_int8_weights
 from rnnopt.runs.export.plain_model import PlainModel, double
 from rnnopt.runs.export.source import Facts, Source, what_happened
 from rnnopt.runs.export.streaming import refuse_streaming, streaming_file
@@ -193,11 +193,10 @@ def export(
             "a run with --feedback needs its own past outputs at each step: export it with"
             " --streaming, whose inputs they then are."
         )
-    original = source.model
     if weights == "int8":
         if form not in INT8:
             raise UserError(f"--weights int8 needs --format {' or '.join(INT8)}, got {form}.")
-        source = replace(source, model=with_int8_weights(original))
+        source = replace(source, model=with_int8_weights(source.model))
     refer = stepwise_reference if steps else reference
     inputs, lengths = raw
     p = source.preparation
@@ -233,8 +232,6 @@ def export(
             f"the exported network's answers differ from the run's by {difference:.2g}, where"
             f" {allowed:.2g} is allowed: nothing was written."
         )
-    if weights == "int8":
-        facts += metric_of_int8(replace(source, model=original), source.model)
     return Checked(content, difference, len(inputs), on, rounding, facts)
 
 
@@ -254,8 +251,9 @@ def _file(
     if form == "c":
         header = c_file(source, plain, name, weights)
         return header.content, header.answer, header.sizes
-    whole = onnx_file if form == "onnx" else torchscript_file
-    return *(streaming_file if streaming else whole)(plain, note), ()
+    if form == "torchscript":
+        return *torchscript_file(plain, note), ()
+    return *(streaming_file if streaming else onnx_file)(plain, note, weights == "int8"), ()
 
 
 def _difference(source: Source, one: Tensor, other: Tensor, lengths: Tensor) -> float:

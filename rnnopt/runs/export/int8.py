@@ -44,8 +44,8 @@ def with_int8_weights(model: SequenceModel) -> SequenceModel:
     return twin
 
 
-def metric_of_int8(source: Source, twin: SequenceModel) -> Facts:
-    """The metric of the run's network and of its int8 twin on the run's test data, for the card."""
+def metric_of_int8(source: Source) -> Facts:
+    """The metric of the run's network on the run's test data, and with int8 weights; for a card."""
     try:
         task = None if what_happened(source) else task_of(source.config)
     except UserError:
@@ -53,7 +53,10 @@ def metric_of_int8(source: Source, twin: SequenceModel) -> Facts:
     if task is None:
         return (("loss of int8 weights", "not measured: the run's files are not what they were"),)
     cpu = torch.device("cpu")
-    before, after = (task.evaluate(one, task.test, cpu)[1] for one in (source.model, twin))
+    before, after = (
+        task.evaluate(model, task.test, cpu)[1]
+        for model in (source.model, with_int8_weights(source.model))
+    )
     return (
         (f"test {task.metric} with float32 weights", f"{before:.6g}"),
         (f"test {task.metric} with int8 weights", f"{after:.6g}"),

@@ -55,7 +55,9 @@ def refuse_streaming(model: SequenceModel, preparation: Preparation | None, form
         )
 
 
-def streaming_file(model: PlainModel, note: Mapping[str, Any]) -> tuple[bytes, Answer]:
+def streaming_file(
+    model: PlainModel, note: Mapping[str, Any], int8: bool = False
+) -> tuple[bytes, Answer]:
     """An ONNX file of one step, and a function that runs it on whole series with onnxruntime.
 
     That function answers (batch, time, output): the answers after each step.
@@ -65,7 +67,7 @@ def streaming_file(model: PlainModel, note: Mapping[str, Any]) -> tuple[bytes, A
     from rnnopt.runs.export.onnx_step import to_onnx_step
 
     states = states_of(model)
-    built = to_onnx_step(model, states)
+    built = to_onnx_step(model, states, int8)
     for key, value in {**note, "states": [asdict(state) for state in states]}.items():
         entry = built.metadata_props.add()
         entry.key, entry.value = key, json.dumps(value)
