@@ -32,7 +32,8 @@ GROUPS = {
     ),
     "Training loop": (
         "budget", "batch_size", "seed", "metric", "class_weight", "warp", "refit",
-        "evaluate_every", "watch_test", "stop_at_target", "on_nonfinite", "device", "threads",
+        "calibrate", "evaluate_every", "watch_test", "stop_at_target", "on_nonfinite", "device",
+        "threads",
     ),
     "Output": ("out", "resume", "log", "quiet", "as_json"),
 }  # fmt: skip

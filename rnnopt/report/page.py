@@ -26,6 +26,7 @@ from rnnopt.report.charts import curves, heat_map, profile, time_to_target
 from rnnopt.report.figures import target_label
 from rnnopt.report.svg import key, to_svg
 from rnnopt.report.tables import columns, reached, rows
+from rnnopt.runs.calibration import line_of
 from rnnopt.runs.collection import Group, Run, facts_of, group_runs
 from rnnopt.runs.folder import RunFolder, write_atomically
 from rnnopt.tasks import Task
@@ -178,6 +179,11 @@ def _section(
         to_target=time_to_target(groups, numbers),
         examined=examined,
         scored={label: f for label, f in examined.found.items() if f.scores is not None},
+        calibrated={
+            label: line_of(found.run.result["calibration"])
+            for label, found in examined.found.items()
+            if "calibration" in found.run.result
+        },
         most_classes=MOST_CLASSES,
         heat=heat_map(examined.found),
     )

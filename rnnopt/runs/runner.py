@@ -9,6 +9,12 @@ from typing import Any
 
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
+from rnnopt.runs.calibration import (
+    calibrated,
+    check_calibrates,
+    outputs_and_targets,
+    temperature_of,
+)
 from rnnopt.runs.checkpoints import CHECKPOINT
 from rnnopt.runs.folder import CannotWrite, RunFolder
 from rnnopt.runs.refit import COMPLETE, all_series, refit
@@ -54,6 +60,8 @@ def run(
     """
     if not resume:
         training = build_training(config)
+        if config.calibrate:
+            check_calibrates(training.task)
         announce(training.task, warnings_of(config, training))
         kind = folder_kind()
         kind(path).refuse_run()
@@ -185,6 +193,7 @@ def _train_to_the_end(
     }
     if training.status != "interrupted":
         result["records"] = training.records
+    temperature = _temperature(training, config)  # before a refit learns the validation series
     if config.refit and training.status in COMPLETE and training.best_weights:
         result["refit"] = again = refit(training, config, listener, stop_requested)
         if again["status"] == "interrupted":
@@ -201,6 +210,10 @@ def _train_to_the_end(
             if told := no_better(task, result["test_metric"], constant):
                 result["no_better"] = told
         own = task.data
+        if temperature is not None:
+            _write_temperature(folder, temperature)
+            with training.best_model() as model:
+                result["calibration"] = calibrated(task, model, training.device, temperature)
         if own is not None and own.preparation.each_step:
             with training.best_model() as model:
                 result["test_scores"] = scores_alone(
@@ -208,6 +221,21 @@ def _train_to_the_end(
                 )
     folder.write_result(result)
     return result
+
+
+def _temperature(training: Training, config: RunConfig) -> float | None:
+    """The temperature of a run's probabilities; None unless it is calibrated, and over."""
+    if not config.calibrate or training.status == "interrupted" or not training.best_weights:
+        return None
+    task, device = training.task, training.device
+    with training.best_model() as model:
+        return temperature_of(*outputs_and_targets(task, model, task.validation, device))
+
+
+def _write_temperature(folder: RunFolder, temperature: float) -> None:
+    data = folder.read_data()
+    data["preparation"]["temperature"] = temperature
+    folder.write_data(data)
 
 
 def _check_resumable(config: RunConfig, saved: RunConfig, given: Collection[str]) -> None:

@@ -49,9 +49,9 @@ def predictions_of(preparation: Preparation, outputs: Tensor) -> np.ndarray:
     units of the data.
     """
     if preparation.kind == "classification":
-        return outputs.softmax(1).numpy()
+        return (outputs / preparation.temperature).softmax(1).numpy()
     if preparation.kind == "multilabel":
-        return outputs.sigmoid().numpy()
+        return (outputs / preparation.temperature).sigmoid().numpy()
     scale, shift = np.array(preparation.target_deviation), np.array(preparation.target_mean)
     return outputs.numpy() * scale + shift
 
