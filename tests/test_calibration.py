@@ -17,11 +17,18 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
 from rnnopt import RNNClassifier
-from rnnopt.runs.calibration import calibration_error, log_loss, temperature_of
+from rnnopt.runs.calibration import (
+    calibration_error,
+    log_loss,
+    outputs_and_targets,
+    temperature_of,
+)
 from rnnopt.runs.export.export import export, open_run
+from rnnopt.runs.folder import RunFolder
 from rnnopt.runs.prediction import TrainedModel
 from rnnopt.tasks.user_data.preparation import Preparation
 from rnnopt.tasks.user_data.recordings import recordings
+from rnnopt.training.build import task_of
 
 TINY = ["--hidden", "4", "--budget", "60gradients", "--optimizer", "adam:lr=0.03", "--quiet"]
 
@@ -153,13 +160,26 @@ def test_a_calibrated_run_differs_in_its_probabilities_alone(kind, command):
     np.testing.assert_allclose(second, expected.numpy(), atol=1e-5)
 
 
+def test_a_refit_gets_the_temperature_of_weights_trained_as_long_as_its_own(command):
+    # Those of the last evaluation, in the checkpoint, not the best ones, which were trained less.
+    assert command("train", *write("refit"), *TINY, "--out", "run", "--calibrate")[0] == 0
+    folder = RunFolder.open(Path("run"))
+    task = task_of(folder.read_config())
+    last = TrainedModel.open(Path("run")).model
+    found = {}
+    checkpoint = folder.read_checkpoint()
+    for name in ("model", "best_weights"):
+        last.load_state_dict(checkpoint[name])
+        pair = outputs_and_targets(task, last, task.validation, torch.device("cpu"))
+        found[name] = temperature_of(*pair)
+    assert temperature_in("run") == pytest.approx(found["model"], rel=1e-9)
+    assert found["model"] != pytest.approx(found["best_weights"], rel=1e-3)
+
+
 def test_scores_are_those_of_the_predictions(command):
     assert command("train", *write("series"), *TINY, "--out", "run", "--calibrate")[0] == 0
     note = result_of("run")["calibration"]
     data = np.load("d.npz")
-    from rnnopt.runs.folder import RunFolder
-    from rnnopt.training.build import task_of
-
     task = task_of(RunFolder.open(Path("run")).read_config())
     p = task.data.preparation
     trained = TrainedModel.open(Path("run"))

@@ -25,6 +25,7 @@ from rnnopt.tasks import Task
 from rnnopt.tasks.examples import Examples
 from rnnopt.tasks.pieces import outputs_of
 from rnnopt.training.data_parallel import started
+from rnnopt.training.loop import Training
 
 BINS = 15  # of confidence, of equal width, as in the paper
 LEAST, MOST = 1e-2, 1e2  # temperatures
@@ -89,6 +90,28 @@ def temperature_of(outputs: Tensor, targets: Tensor) -> float:
         middle = (low + high) / 2
         low, high = (middle, high) if falls(math.exp(middle)) else (low, middle)
     return math.exp(-(low + high) / 2)
+
+
+def temperature_of_best(training: Training) -> float:
+    """The temperature of a run's best weights, on its validation data."""
+    task = training.task
+    with training.best_model() as model:
+        return temperature_of(*outputs_and_targets(task, model, task.validation, training.device))
+
+
+def temperature_before_refit(training: Training, early: bool) -> float:
+    """The temperature of the first fit that holds for the second one, which learns all series.
+
+    A network grows surer the longer it is trained. So it is that of the weights which were trained
+    as long as the refit's will be: the last ones, or the best ones where the run ended early.
+    """
+    if early:
+        return temperature_of_best(training)
+    task, model = training.task, training.model
+    with training.learner.committed():
+        found = outputs_and_targets(task, model.eval(), task.validation, training.device)
+    model.train()
+    return temperature_of(*found)
 
 
 def log_loss(outputs: Tensor, targets: Tensor) -> float:

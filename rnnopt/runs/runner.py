@@ -12,12 +12,12 @@ from rnnopt.config.run_config import RunConfig
 from rnnopt.runs.calibration import (
     calibrated,
     check_calibrates,
-    outputs_and_targets,
-    temperature_of,
+    temperature_before_refit,
+    temperature_of_best,
 )
 from rnnopt.runs.checkpoints import CHECKPOINT
 from rnnopt.runs.folder import CannotWrite, RunFolder
-from rnnopt.runs.refit import COMPLETE, all_series, refit
+from rnnopt.runs.refit import COMPLETE, all_series, ended_early, refit
 from rnnopt.runs.shared_folder import folder_kind
 from rnnopt.runs.step_scores import scores_alone
 from rnnopt.tasks import Task
@@ -193,13 +193,17 @@ def _train_to_the_end(
     }
     if training.status != "interrupted":
         result["records"] = training.records
-    temperature = _temperature(training, config)  # before a refit learns the validation series
+    temperature = None
     if config.refit and training.status in COMPLETE and training.best_weights:
+        if config.calibrate:
+            temperature = temperature_before_refit(training, ended_early(training, config))
         result["refit"] = again = refit(training, config, listener, stop_requested)
         if again["status"] == "interrupted":
             result["status"] = again["status"]
             folder.write_result(result)
             return result
+        if again["status"] not in COMPLETE:
+            temperature = None  # the weights are the first fit's
     if training.status != "interrupted" and training.best_weights:
         folder.write_weights(training.best_weights)
         result["test_loss"], result["test_metric"] = training.test()
@@ -210,7 +214,8 @@ def _train_to_the_end(
             if told := no_better(task, result["test_metric"], constant):
                 result["no_better"] = told
         own = task.data
-        if temperature is not None:
+        if config.calibrate:
+            temperature = temperature or temperature_of_best(training)
             _write_temperature(folder, temperature)
             with training.best_model() as model:
                 result["calibration"] = calibrated(task, model, training.device, temperature)
@@ -221,15 +226,6 @@ def _train_to_the_end(
                 )
     folder.write_result(result)
     return result
-
-
-def _temperature(training: Training, config: RunConfig) -> float | None:
-    """The temperature of a run's probabilities; None unless it is calibrated, and over."""
-    if not config.calibrate or training.status == "interrupted" or not training.best_weights:
-        return None
-    task, device = training.task, training.device
-    with training.best_model() as model:
-        return temperature_of(*outputs_and_targets(task, model, task.validation, device))
 
 
 def _write_temperature(folder: RunFolder, temperature: float) -> None:
