@@ -33,7 +33,8 @@ GROUPS = {
     ),
     "Training loop": (
         "budget", "batch_size", "seed", "metric", "class_weight", "warp", "refit",
-        "evaluate_every", "watch_test", "stop_at_target", "on_nonfinite", "device", "threads",
+        "calibrate", "evaluate_every", "watch_test", "stop_at_target", "on_nonfinite", "device",
+        "threads",
     ),
     "Workers": tuple(one.name for one in fields(ClusterConfig)),
     "Output": ("out", "resume", "log", "quiet", "as_json"),

@@ -154,6 +154,8 @@ def _outputs(source: Source, model: SequenceModel, raw: tuple[Tensor, Tensor]) -
 
 
 def _answers(source: Source, outputs: Tensor) -> Tensor:
+    if source.preparation is not None and source.loss != "mse":
+        outputs = outputs / source.preparation.temperature
     if source.loss == "cross-entropy":
         return outputs.softmax(-1)
     return outputs.sigmoid() if source.loss == "binary-cross-entropy" else outputs

@@ -8,6 +8,7 @@ from typing import Any
 from rnnopt.config.metric_names import is_error
 from rnnopt.config.specs import is_import_path, parse
 from rnnopt.config.version import VERSION
+from rnnopt.runs.calibration import line_of
 from rnnopt.runs.export.c_comment import identifier, usage
 from rnnopt.runs.export.export import ALLOWED, Checked
 from rnnopt.runs.export.formats import Format, Weights
@@ -205,8 +206,9 @@ def limits(source: Source, form: Format, checked: Checked, stepwise: bool = Fals
     if p is None:
         return [*found, "Inputs must be given as the task gives them, already normalised."]
     if p.kind == "classification":
-        found.append("It names one of its classes whatever it is given; probabilities are not"
-                     " calibrated.")  # fmt: skip
+        found.append("It names one of its classes whatever it is given.")
+    if p.kind != "regression":
+        found.append(_calibration(source, form))
     if p.shortest == p.longest:
         found.append(f"It has seen series of {p.longest} steps alone.")
     else:
@@ -233,6 +235,16 @@ def limits(source: Source, form: Format, checked: Checked, stepwise: bool = Fals
     else:
         found.append(f"Missing values (NaN) are filled by {p.missing}, as in training.")
     return found
+
+
+def _calibration(source: Source, form: Format) -> str:
+    """What the probabilities are worth."""
+    found, p = source.result.get("calibration"), source.preparation
+    if found is None or p is None:
+        return "Probabilities are not calibrated."
+    said = line_of(found)
+    where = f"; divide outputs by {p.temperature:.9g}" if form == "safetensors" else ""
+    return f"Probabilities were {said}{where}."
 
 
 def table(headings: tuple[str, str], rows: Iterable[tuple[str, str]]) -> str:
