@@ -14,6 +14,7 @@ from cyclopts import App, CoercionError, Group, Parameter, Token
 
 from rnnopt.cli.docstrings import arguments_of, description_of, examples_of
 from rnnopt.config.data_config import DataConfig
+from rnnopt.config.data_files import joined
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import MODELS
 from rnnopt.tasks import TASKS
@@ -41,6 +42,7 @@ OF_OPTION = {
     for number, (title, names) in enumerate(GROUPS.items(), 1)
     for name in names
 }
+SEVERAL = {"data", "test"}  # options that take several files
 # Names that a shell offers, which may go on with options of their own. Those of another parameter
 # stand in its annotation, as a tuple.
 KNOWN: dict[str, Collection[str]] = {
@@ -68,6 +70,7 @@ def _from_options(verb: Verb) -> Verb:
         kind, start = hints[config], signature.parameters[config].default
         start = kind() if start is inspect.Parameter.empty else start
         hints, texts = hints | get_type_hints(kind), arguments_of(kind) | texts
+        hints |= {name: tuple[str, ...] | None for name in SEVERAL & hints.keys()}
         only = inspect.Parameter.KEYWORD_ONLY
         options += [
             inspect.Parameter(one.name, only, default=getattr(start, one.name))
@@ -82,6 +85,8 @@ def _from_options(verb: Verb) -> Verb:
         given = set(named)
         if {"data", "task"} <= given:
             raise UserError("--data takes the place of --task: give one of them.")
+        for name in SEVERAL & given:  # of which a config has one text
+            named[name] = joined(named[name]) if config else named[name]
         if start is not None:
             own = {one.name: named.pop(one.name) for one in fields(start) if one.name in given}
             named[config] = replace(start, **own)
@@ -103,6 +108,8 @@ def _explained(parameter: inspect.Parameter, hint: Any, text: str) -> Any:
     else:
         shown = default is not None and default is not False
     more = [Parameter(group=OF_OPTION[name])] if name in OF_OPTION else []
+    if name in SEVERAL:
+        more.append(Parameter(allow_repeating=True, metavar="FILE"))
     if {int, float} & {hint, *get_args(hint)}:
         more.append(Parameter(converter=_number))
     metadata = getattr(hint, "__metadata__", ())

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from rnnopt.cli.outputs import check_output
 from rnnopt.cli.terminal import print_line
+from rnnopt.config.data_files import inputs_in
 from rnnopt.config.errors import writing
 from rnnopt.runs.export.export import ALLOWED, export, open_run
 from rnnopt.runs.export.formats import ENDINGS, Format
@@ -42,7 +43,8 @@ def export_run(
     out = out or run / f"{'stream' if streaming else 'model'}{ENDINGS[format]}"
     card_file = out.with_name(f"{out.name}.md")
     source, raw, on = open_run(run)
-    own = (source.config.data, source.config.test, run / "best.pt", run / "checkpoint.pt")
+    config = source.config
+    own = (*inputs_in(config.data), *inputs_in(config.test), run / "best.pt", run / "checkpoint.pt")
     check_output(out, ENDINGS[format], own)
     checked = export(source, format, raw, on, streaming)
     card = model_card(source, format, out.name, checked, streaming)

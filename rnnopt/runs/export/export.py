@@ -21,7 +21,7 @@ from rnnopt.tasks.pieces import together, width
 from rnnopt.tasks.task import LOSSES, Loss
 from rnnopt.tasks.user_data.load import read_parts
 from rnnopt.tasks.user_data.preparation import Preparation
-from rnnopt.tasks.user_data.readers import sha256
+from rnnopt.tasks.user_data.readers.several import sha256_of
 from rnnopt.tasks.user_data.recordings import Recordings
 from rnnopt.tasks.user_data.series import cut_padding
 from rnnopt.training.build import model_settings, task_of
@@ -139,13 +139,14 @@ def _what_happened(source: Source) -> Literal["gone", "changed"] | None:
     """Whether the run's files are gone or have changed since; None if neither."""
     noted = source.data.get("sources", {})
     for role in ("data", "test", "labels"):
-        path = getattr(source.config, role)
-        if path is None:
+        text = getattr(source.config, role)
+        if text is None:
             continue
-        if not Path(path).exists():
+        try:
+            if sha256_of(text) != noted.get(role, {}).get("sha256"):
+                return "changed"
+        except (UserError, FileNotFoundError):
             return "gone"
-        if sha256(Path(path)) != noted.get(role, {}).get("sha256"):
-            return "changed"
     return None
 
 
