@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from rnnopt.config.errors import UserError
+from rnnopt.tasks.user_data.readers.arff import read_arff
 from rnnopt.tasks.user_data.readers.columns import Columns, Parts
 from rnnopt.tasks.user_data.readers.folder import read_folder
 from rnnopt.tasks.user_data.readers.npz import read_npz
@@ -21,6 +22,7 @@ READERS: dict[str, Callable[[Path, Columns], Parts]] = {
     ".txt": read_text,
     ".parquet": read_parquet,
     ".ts": read_ts,
+    ".arff": read_arff,
 }
 
 
