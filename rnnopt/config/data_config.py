@@ -86,9 +86,9 @@ class DataConfig(ReadConfig):
     """Data of the user's own, in place of a task.
 
     Args:
-        data: File or folder to learn from, in place of --task: .npz, .csv, .tsv, .parquet, .ts, a
-            folder of arrays, or a folder with a subfolder for each class (see docs/own-data.md).
-            Several of one kind, or a pattern ("day*.csv"), are one data set.
+        data: File or folder to learn from, in place of --task: .npz, .csv, .tsv, .parquet, .ts,
+            .arff, .mat, .h5, a folder of arrays, or a folder with a subfolder for each class (see
+            docs/own-data.md). Several of one kind, or a pattern ("day*.csv"), are one data set.
         test: File or folder of the same kind to test on, or several. Unset: --test-fraction of
             --data is held out.
         validation: Fraction of the training series to hold out for validation, class by class.

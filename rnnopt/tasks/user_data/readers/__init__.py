@@ -9,6 +9,8 @@ from rnnopt.config.errors import UserError
 from rnnopt.tasks.user_data.readers.arff import read_arff
 from rnnopt.tasks.user_data.readers.columns import Columns, Parts
 from rnnopt.tasks.user_data.readers.folder import read_folder
+from rnnopt.tasks.user_data.readers.hdf5 import read_hdf5
+from rnnopt.tasks.user_data.readers.matlab import read_mat
 from rnnopt.tasks.user_data.readers.npz import read_npz
 from rnnopt.tasks.user_data.readers.parquet import read_parquet
 from rnnopt.tasks.user_data.readers.text import read_text
@@ -23,6 +25,9 @@ READERS: dict[str, Callable[[Path, Columns], Parts]] = {
     ".parquet": read_parquet,
     ".ts": read_ts,
     ".arff": read_arff,
+    ".mat": read_mat,
+    ".h5": read_hdf5,
+    ".hdf5": read_hdf5,
 }
 
 
