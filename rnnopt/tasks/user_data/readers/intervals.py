@@ -221,10 +221,15 @@ def _steps_of(row: Interval, data: Recordings, place: int, name: str) -> slice:
             f"line {row.line}: the interval from {row.start} to {row.end} is not within recording"
             f" {name!r}, from {times[0]} to {times[-1]}."
         )
-    first, end = np.searchsorted(times, np.array([row.start, row.end]), side="left").tolist()
-    if first == end:
+    steps = steps_between(times, row.start, row.end)
+    if steps.start == steps.stop:
         raise ValueError(
             f"line {row.line}: no step of recording {name!r} is in the interval from {row.start} to"
             f" {row.end}."
         )
-    return slice(first, end)
+    return steps
+
+
+def steps_between(times: np.ndarray, start: Any, end: Any) -> slice:
+    """The steps from `start` to before `end`, by the times (time,) of all."""
+    return slice(*np.searchsorted(times, np.array([start, end]), side="left").tolist())
