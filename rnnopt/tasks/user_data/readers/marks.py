@@ -11,7 +11,7 @@ import numpy as np
 
 from rnnopt.tasks.names import visible
 from rnnopt.tasks.user_data.readers.columns import Columns, find, find_step_labels, place_of
-from rnnopt.tasks.user_data.readers.intervals import steps_between
+from rnnopt.tasks.user_data.readers.times import steps_between
 from rnnopt.tasks.user_data.recordings import Recordings, recordings
 from rnnopt.tasks.user_data.step_targets import StepTargets, step_targets
 
@@ -109,44 +109,53 @@ def label_of(names: Sequence[str], marks: Sequence[Mark], columns: Columns) -> L
 def marked(marks: Sequence[Mark], times: np.ndarray, name: str) -> tuple[StepTargets, str]:
     """The label of each step by marks, NaN where there is none, and what was done, in words.
 
+    A moment beside marks that have an end labels the one step it lies in, if no other mark does.
+
     Args:
         marks: ≥ 1, in any order.
         times: (time,) of the steps in seconds, rising.
         name: name of the label.
 
     Raises:
-        ValueError: marks of different texts overlap, or all lie outside.
+        ValueError: marks with an end and of different texts overlap, or none labels a step.
     """
     gap = float(np.median(np.diff(times))) if len(times) > 1 else 1.0
-    marks = sorted(marks, key=lambda one: one.start)
-    held = all(one.end <= one.start for one in marks)
-    if held:
+    count, held = len(marks), all(one.end <= one.start for one in marks)
+    marks = sorted(
+        (one for one in marks if visible(one.text).strip()),
+        key=lambda one: (one.end <= one.start, one.start),
+    )
+    if held and marks:
         ends = [*(one.start for one in marks[1:]), float(times[-1]) + 2 * gap]
         marks = [replace(one, end=end) for one, end in zip(marks, ends, strict=True)]
-    first, last = times[0] - 1e-6 * gap, times[-1] + gap
-    within = [one for one in marks if first <= one.start < last or one.start < first < one.end]
-    within = [one for one in within if visible(one.text).strip()]
-    if not within:
-        raise ValueError(f"{name!r} has no text from {times[0]:.6g} s to {times[-1]:.6g} s.")
-    texts = sorted({visible(one.text).strip() for one in within})
-    codes = np.full(len(times), -1)
-    for one in within:
-        steps = steps_between(times, one.start - 1e-6 * gap, one.end - 1e-6 * gap)
-        if steps.start == steps.stop:  # shorter than a step: that which it lies in, if any
-            place = steps.start - 1
-            if held or place < 0 or one.start >= times[place] + 1.5 * gap:
-                continue
-            steps = slice(place, place + 1)
-        code = texts.index(visible(one.text).strip())
+    texts = sorted({visible(one.text).strip() for one in marks})
+    places = {text: i for i, text in enumerate(texts)}
+    codes, used = np.full(len(times), -1), 0
+    for one in marks:
+        steps, code = _steps_of(one, times, gap), places[visible(one.text).strip()]
         others = set(codes[steps].tolist()) - {-1, code}
-        if others:
+        if others and one.end > one.start:
             raise ValueError(
                 f"{name!r} needs one text at a time, {texts[others.pop()]!r} and {texts[code]!r}"
                 f" overlap at {one.start:.6g} s: write those that count into a table for --labels."
             )
-        codes[steps] = code
+        if not others and steps.start < steps.stop:
+            codes[steps], used = code, used + 1
+    if not used:
+        raise ValueError(f"{name!r} labels no step from {times[0]:.6g} s to {times[-1]:.6g} s.")
     known = step_targets([np.array(texts, dtype=object)], [np.zeros((len(texts), 1))], (name,))
     values = np.where(codes < 0, np.nan, known.values[0][codes, 0])[:, None]
-    said = f"{len(within)} of {len(marks)} {name}"
+    said = f"{used} of {count} {name}"
     said += ", each until the next one, as none has an end" * held
     return StepTargets((values,), (name,), known.words), said
+
+
+def _steps_of(mark: Mark, times: np.ndarray, gap: float) -> slice:
+    """The steps of a mark; one shorter than a step has that which it begins in, if there is one."""
+    slack = 1e-6 * gap
+    steps = steps_between(times, mark.start - slack, mark.end - slack)
+    if steps.start < steps.stop:
+        return steps
+    place = int(np.searchsorted(times, mark.start + slack, side="right")) - 1
+    there = place >= 0 and mark.start < times[place] + gap
+    return slice(place, place + there)
