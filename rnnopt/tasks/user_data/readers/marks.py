@@ -25,7 +25,8 @@ class Mark:
     Args:
         start, end: in seconds, in the time of the signals; equal for a moment.
         text: what was noted.
-        of: name of its list, where a file has several; --label takes it as well.
+        of: name of its list, which --label takes. Where none is called `annotations`, that means
+            all.
     """
 
     start: float
@@ -96,8 +97,8 @@ def label_of(names: Sequence[str], marks: Sequence[Mark], columns: Columns) -> L
     if wanted is not None and find(list(names), wanted, (), optional=True) is None:
         of = find(lists, wanted, (), optional=True)
         if of is not None and (marks or columns.optional):
-            chosen = tuple(one for one in marks if of in (ALL, one.of))
-            return Label((), chosen, of)
+            chosen = tuple(one for one in marks if one.of == of)
+            return Label((), chosen or tuple(marks), of)
         if of is not None:
             raise ValueError(f"it has no {of}, and --label {of} needs some.")
         if place_of(wanted) is None and "," not in wanted and not columns.optional:

@@ -235,7 +235,8 @@ def _at_one_rate(
         whole = one.name in labels and bool((seen == np.round(seen)).all())
         columns.append(signal_at_rate(one.values, its - start, rate, count, smooth=not whole))
     told = f"each signal brought to {rate:.6g} Hz by itself"
-    gaps = gaps_bridged([one.name for one in signals], moments, "signal")
+    shared = {id(one.times): one for one in signals if one.times is not None}.values()
+    gaps = gaps_bridged([one.name for one in shared], [one.moments for one in shared], "signal")
     told += f"; {gaps}" if gaps else ""
     return start + np.arange(count) / rate, np.stack(columns, 1), told
 
