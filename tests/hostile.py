@@ -238,6 +238,9 @@ def _archive(content: bytes) -> bool:
 TARGETS: dict[str, Callable[[bytes], bool]] = {
     "csv": _file(".csv"),
     "ts": _file(".ts"),
+    "arff": _file(".arff"),
+    "mat": _file(".mat"),
+    "h5": _file(".h5"),
     "npz": _file(".npz"),
     "npy": _member,
     "parquet": _file(".parquet"),
@@ -274,6 +277,47 @@ TS = [
 ]
 
 
+ARFF = [
+    "% about\n@relation x\n@attribute a numeric\n@attribute 'b c' REAL\n"
+    + "@attribute k {up,'go down'}\n@data\n" + "1,?,up\n2,3,'go down'\n" * 6,
+    "@relation x\n@attribute r relational\n@attribute a numeric\n@attribute b numeric\n@end r\n"
+    + "@attribute k {up,down}\n@data\n" + "'1,2\\n?,4',up\n\"5,6\\n7,8\",down\n" * 6,
+]  # fmt: skip
+
+
+def _matlab(x: np.ndarray) -> list[bytes]:
+    from scipy.io import savemat
+
+    cells = np.empty(8, object)
+    for i in range(8):
+        cells[i] = x[i, : 2 + i % 3]
+    words = np.array(["up", "down"] * 4)
+    found = []
+    for variables in ({"X": x, "y": words}, {"X": cells, "y": words.astype(object)}):
+        for packed in (True, False):
+            sink = io.BytesIO()
+            savemat(sink, variables, do_compression=packed)
+            found.append(sink.getvalue())
+    return found
+
+
+def _hdf5(x: np.ndarray) -> list[bytes]:
+    try:
+        import h5py
+    except ModuleNotFoundError:
+        return []
+    found = []
+    for matlab in (False, True):
+        sink = io.BytesIO()
+        with h5py.File(sink, "w") as file:
+            inputs = file.create_dataset("X", data=x.T if matlab else x, compression="gzip")
+            if matlab:
+                inputs.attrs["MATLAB_class"] = np.bytes_("double")
+            file["y"] = [0, 1] * 4
+        found.append(sink.getvalue())
+    return found
+
+
 def _parquets() -> list[bytes]:
     try:
         import pyarrow
@@ -284,6 +328,7 @@ def _parquets() -> list[bytes]:
     tables = [
         {"label": words, "a": [1.0, 2.0] * 6, "b": list(range(12))},
         {"label": words.dictionary_encode(), "a": [1.5, None] * 6},
+        {"label": words, "x": [[1.0, 2.0], [3.0]] * 6, "z": [[1, None], [5]] * 6},
         {"id": [1, 1, 2, 2, 3, 3] * 2, "t": list(range(12)), "x": [0.5] * 12, "y2": [True] * 12},
     ]
     packed = []
@@ -343,6 +388,9 @@ def examples() -> dict[str, list[bytes]]:
             b"recording;start;end;label\nr1;0,5;2,5;1\nr0;1;2;2\n",
         ],
         "ts": [text.encode() for text in TS],
+        "arff": [text.encode() for text in ARFF],
+        "mat": _matlab(x),
+        "h5": _hdf5(x),
         "npz": [npz_of({"X": npy_of(x), "y": LABELS}),
                 npz_of({"X_train": npy_of(x), "y_train": LABELS, "X_test": npy_of(x[:2]),
                         "y_test": npy_of(np.array(["up", "down"])),

@@ -15,6 +15,7 @@ from cyclopts import App, CoercionError, Group, Parameter, Token
 from rnnopt.cli.docstrings import arguments_of, description_of, examples_of
 from rnnopt.config.cluster_config import ClusterConfig
 from rnnopt.config.data_config import DataConfig
+from rnnopt.config.data_files import joined
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import MODELS
 from rnnopt.tasks import TASKS
@@ -44,6 +45,7 @@ OF_OPTION = {
     for number, (title, names) in enumerate(GROUPS.items(), 1)
     for name in names
 }
+SEVERAL = {"data", "test"}  # options that take several files
 # Names that a shell offers, which may go on with options of their own. Those of another parameter
 # stand in its annotation, as a tuple.
 KNOWN: dict[str, Collection[str]] = {
@@ -73,6 +75,7 @@ def _from_options(verb: Verb) -> Verb:
     for config in configs.values():
         kind, only = type(config), inspect.Parameter.KEYWORD_ONLY
         hints, texts = hints | get_type_hints(kind), arguments_of(kind) | texts
+        hints |= {name: tuple[str, ...] | None for name in SEVERAL & hints.keys()}
         options += [
             inspect.Parameter(one.name, only, default=getattr(config, one.name))
             for one in fields(kind)
@@ -88,6 +91,7 @@ def _from_options(verb: Verb) -> Verb:
             raise UserError("--data takes the place of --task: give one of them.")
         for name, config in configs.items():
             own = {one.name: named.pop(one.name) for one in fields(config) if one.name in given}
+            own |= {one: joined(own[one]) for one in SEVERAL & own.keys()}  # a config has one text
             named[name] = replace(config, **own)
         if "given" in signature.parameters:
             named["given"] = given
@@ -107,6 +111,8 @@ def _explained(parameter: inspect.Parameter, hint: Any, text: str) -> Any:
     else:
         shown = default is not None and default is not False
     more = [Parameter(group=OF_OPTION[name])] if name in OF_OPTION else []
+    if name in SEVERAL:
+        more.append(Parameter(allow_repeating=True, metavar="FILE"))
     if {int, float} & {hint, *get_args(hint)}:
         more.append(Parameter(converter=_number))
     metadata = getattr(hint, "__metadata__", ())

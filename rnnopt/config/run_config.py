@@ -5,7 +5,8 @@ import re
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Self
 
-from rnnopt.config.data_config import DataConfig, data_name
+from rnnopt.config.data_config import DataConfig
+from rnnopt.config.data_files import data_name
 from rnnopt.config.errors import UserError, option, unknown_name
 from rnnopt.config.metric_names import metric_name
 from rnnopt.config.old_names import current_budget, with_waiting

@@ -7,19 +7,22 @@ intended, such as a minibatch of more sequences than there are, give a warning.
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
+from rnnopt.config.data_files import files_of
 from rnnopt.config.errors import UserError
 from rnnopt.config.errors import option as as_option
 from rnnopt.config.run_config import MODELS, RunConfig, SharedConfig
 from rnnopt.config.specs import parse
 from rnnopt.tasks.examples import Examples
 from rnnopt.tasks.task import Task
+from rnnopt.tasks.user_data.readers.recorders import RECORDERS
 from rnnopt.training.loop import Training
 from rnnopt.training.resolve import resolve
 
 # Options for reading tables, and those of them that a folder of texts also takes.
 OF_TABLES = ("label", "id", "time", "layout", "header", "decimal", "time_unit")
 OF_FOLDERS = ("label", "time", "decimal", "time_unit")
-ARRAYS = (".npz", ".ts")  # files that are not tables
+ARRAYS = (".npz", ".ts", ".mat", ".h5", ".hdf5")  # files that are not tables
+OF_RECORDERS = ("label",)
 
 
 def refuse_contradictions(config: SharedConfig, given: Collection[str]) -> None:
@@ -35,7 +38,8 @@ def refuse_contradictions(config: SharedConfig, given: Collection[str]) -> None:
             " only one of them."
         )
     if config.data is not None:
-        paths = [Path(path) for path in (config.data, config.test) if path is not None]
+        named = (config.data, config.test)
+        paths = [path for text in named if text is not None for path in files_of(text)]
         refuse_columns(paths, given)
     if "decay" in given and not config.schedule.startswith("plateau"):
         raise UserError(f"--decay needs a plateau schedule, got {config.schedule}.")
@@ -58,10 +62,13 @@ def refuse_columns(paths: Sequence[Path], given: Collection[str]) -> None:
         paths: the training data and, if separate, the test data.
         given: names of the options that the user passed.
     """
-    if any(not path.is_dir() and path.suffix.lower() not in ARRAYS for path in paths):
+    endings = [path.suffix.lower() for path in paths if not path.is_dir()]
+    if any(one not in (*ARRAYS, *RECORDERS) for one in endings):
         return
     folder = any(path.is_dir() for path in paths)
     taken: tuple[str, ...] = OF_FOLDERS if folder else ()
+    if any(one in RECORDERS for one in endings):
+        taken += OF_RECORDERS
     if "horizon" in given or (folder and "each_step" in given):
         taken += ("label",)
     option = next((name for name in OF_TABLES if name in given and name not in taken), None)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from rnnopt.cli.outputs import check_output
 from rnnopt.cli.terminal import print_line
+from rnnopt.config.data_files import inputs_in
 from rnnopt.config.errors import UserError, writing
 from rnnopt.runs.export.c_comment import MARK, identifier
 from rnnopt.runs.export.export import ALLOWED, Checked, export, open_run
@@ -53,7 +54,9 @@ def export_run(
     out = out or run / f"{'stream' if streaming else 'model'}{ENDINGS[format]}"
     card_file = out.with_name(f"{out.name}.md")
     source, raw, on = open_run(run)
-    own = (source.config.data, source.config.test, run / "best.pt", run / "checkpoint.pt")
+    config = source.config
+    inputs = [*inputs_in(config.data), *inputs_in(config.test)]
+    own: list[str | Path] = [*inputs, run / "best.pt", run / "checkpoint.pt"]
     check_output(out, ENDINGS[format], own)
     if format == "c":
         refuse_other_header(out)

@@ -1,14 +1,14 @@
 """What an export needs of a run."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
+from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
 from rnnopt.layers.sequence_model import SequenceModel
 from rnnopt.tasks.task import Loss
 from rnnopt.tasks.user_data.preparation import Preparation
-from rnnopt.tasks.user_data.readers import sha256
+from rnnopt.tasks.user_data.readers.several import sha256_of
 
 Facts = tuple[tuple[str, str], ...]  # what and its figure, for the card
 
@@ -42,11 +42,12 @@ def what_happened(source: Source) -> Literal["gone", "changed"] | None:
     """Whether the run's files are gone or have changed since; None if neither."""
     noted = source.data.get("sources", {})
     for role in ("data", "test", "labels"):
-        path = getattr(source.config, role)
-        if path is None:
+        text = getattr(source.config, role)
+        if text is None:
             continue
-        if not Path(path).exists():
+        try:
+            if sha256_of(text) != noted.get(role, {}).get("sha256"):
+                return "changed"
+        except (UserError, FileNotFoundError):
             return "gone"
-        if sha256(Path(path)) != noted.get(role, {}).get("sha256"):
-            return "changed"
     return None

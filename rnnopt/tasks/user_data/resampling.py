@@ -1,10 +1,12 @@
 """Recordings at one rate, and the time between steps as a channel.
 
 Values between uneven steps are interpolated linearly, on even steps of the recording's own median
-gap. scipy's `resample_poly` then changes the rate: its filter removes what the new rate cannot
-show, the frequencies above half of it.
+gap. To a lower rate scipy's `resample_poly` then filters out what that rate cannot show, the
+frequencies above half of it. To a higher rate values are interpolated linearly: a filter would ring
+before and after each step of a slow signal.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
 
@@ -77,11 +79,11 @@ def resampled(
 
 
 def at_rate(values: np.ndarray, moments: np.ndarray, rate: float) -> np.ndarray:
-    """A recording (time, channel) at another rate, from its first step on.
+    """A recording (time, channel) at another rate, from time 0 on.
 
     Args:
         values: (time, channel); NaN is a missing value.
-        moments: (time,) rising times in seconds, from 0.
+        moments: (time,) rising times in seconds, the first at 0 or before.
         rate: new rate in hertz.
     """
     from scipy.signal import resample_poly
@@ -89,9 +91,9 @@ def at_rate(values: np.ndarray, moments: np.ndarray, rate: float) -> np.ndarray:
     own = _own_rate(moments)
     if own is None:
         return values
-    ratio = rate_ratio(rate, own)
-    even = rate / float(ratio)  # nearly `own`, so that the ratio is one of small whole numbers
-    count = int(np.floor(moments[-1] * even + 1e-6)) + 1
+    ratio = min(rate_ratio(rate, own), Fraction(1))
+    even = rate / float(ratio)  # `rate`, or nearly `own`, so that the ratio is of small numbers
+    count = max(int(np.floor(moments[-1] * even + 1e-6)) + 1, 1)
     grid = np.arange(count) / even
     columns = []
     for column in values.T:
@@ -105,6 +107,36 @@ def at_rate(values: np.ndarray, moments: np.ndarray, rate: float) -> np.ndarray:
         return spaced
     # With zeros beyond its ends, an offset would make a step there.
     return resample_poly(spaced, ratio.numerator, ratio.denominator, axis=0, padtype="line")
+
+
+def signal_at_rate(
+    values: np.ndarray, moments: np.ndarray, rate: float, count: int, smooth: bool = True
+) -> np.ndarray:
+    """A signal (time,) at `count` steps of another rate, from time 0 on, its last value held.
+
+    A step is missing where a value is that it would be made of.
+
+    Args:
+        values: (time,); NaN is a missing value.
+        moments: (time,) rising times in seconds, the first at 0 or before.
+        rate: new rate in hertz.
+        count: steps.
+        smooth: whether values are interpolated and filtered; else each is that of the last step
+            at or before.
+    """
+    steps = np.arange(count) / rate
+    if not smooth:
+        return values[_before(moments, steps)]
+    held = np.append(moments, moments[-1] + 1 / (_own_rate(moments) or rate))
+    found = at_rate(np.append(values, values[-1])[:, None], held, rate)[:count, 0]
+    found = np.pad(found, (0, count - len(found)), mode="edge")
+    missing = np.concatenate([[0], np.isnan(values).cumsum()])
+    if missing[-1]:
+        reach = max(1 / (_own_rate(moments) or rate), 0.5 / rate) * (1 - 1e-6)
+        first = np.searchsorted(moments, steps - reach, side="left")
+        end = np.searchsorted(moments, steps + reach, side="right")
+        found[missing[end] > missing[first]] = np.nan
+    return found
 
 
 def rate_ratio(rate: float, own: float) -> Fraction:
@@ -169,6 +201,18 @@ def _said(
         text += f" from {near} Hz, with a filter against aliasing" * (rate < high)
         text += f" from {near} Hz" * (rate >= high)
     names = data.names or [str(i + 1) for i in range(len(data))]
+    gaps = gaps_bridged(names, moments, "recording")
+    return f"{text}; {gaps}" if gaps else text
+
+
+def gaps_bridged(names: Sequence[str], moments: Sequence[np.ndarray], what: str) -> str:
+    """The gaps between steps that straight lines fill, in words; "" if there are none.
+
+    Args:
+        names: what the times are of.
+        moments: (time,) times in seconds of each.
+        what: what the names name.
+    """
     count, longest = 0, (0.0, "", 0.0)
     for name, its in zip(names, moments, strict=True):
         gaps = np.diff(its)
@@ -176,10 +220,10 @@ def _said(
         count += len(wide)
         for i in wide.astype(int):
             longest = max(longest, (float(gaps[i]), name, float(its[i])))
-    if count:
-        text += (
-            f"; {count} gap{'s' * (count > 1)} of more than {GAP} steps filled by straight lines,"
-            f" the longest {longest[0]:.4g} s (recording {longest[1]!r}, {longest[2]:.6g} s after"
-            " its start)"
-        )
-    return text
+    if not count:
+        return ""
+    return (
+        f"{count} gap{'s' * (count > 1)} of more than {GAP} steps filled by straight lines,"
+        f" the longest {longest[0]:.4g} s ({what} {longest[1]!r}, {longest[2]:.6g} s after its"
+        " start)"
+    )

@@ -6,10 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from rnnopt.config.errors import UserError
+from rnnopt.tasks.user_data.readers.arff import read_arff
 from rnnopt.tasks.user_data.readers.columns import Columns, Parts
 from rnnopt.tasks.user_data.readers.folder import read_folder
+from rnnopt.tasks.user_data.readers.hdf5 import read_hdf5
+from rnnopt.tasks.user_data.readers.matlab import read_mat
 from rnnopt.tasks.user_data.readers.npz import read_npz
 from rnnopt.tasks.user_data.readers.parquet import read_parquet
+from rnnopt.tasks.user_data.readers.recorders import CONVERSIONS, RECORDERS, read_recorder
 from rnnopt.tasks.user_data.readers.text import read_text
 from rnnopt.tasks.user_data.readers.ts import read_ts
 from rnnopt.tasks.user_data.recordings import Recordings, without_channels
@@ -21,7 +25,14 @@ READERS: dict[str, Callable[[Path, Columns], Parts]] = {
     ".txt": read_text,
     ".parquet": read_parquet,
     ".ts": read_ts,
+    ".arff": read_arff,
+    ".mat": read_mat,
+    ".h5": read_hdf5,
+    ".hdf5": read_hdf5,
+    **dict.fromkeys(RECORDERS, read_recorder),
 }
+# What `pip install "rnnopt[…]"` needs for a package; the others are of the extra `recordings`.
+EXTRAS = {"pyarrow": "data", "h5py": "data"}
 
 
 def read(path: Path, columns: Columns) -> Parts:
@@ -38,6 +49,8 @@ def read(path: Path, columns: Columns) -> Parts:
         if not path.exists():
             raise UserError(f"{path} does not exist.")
         reader = read_folder if path.is_dir() else READERS.get(path.suffix.lower())
+        if reader is None and path.suffix.lower() in CONVERSIONS:
+            raise UserError(f"{path}: {CONVERSIONS[path.suffix.lower()]}")
         if reader is None:
             kinds = ", ".join(READERS)
             raise UserError(f"{path} must be a folder or end in {kinds}, got {path.suffix!r}.")
@@ -54,7 +67,8 @@ def read(path: Path, columns: Columns) -> Parts:
     except ValueError as error:
         raise UserError(f"{path}: {error}") from error
     except ModuleNotFoundError as error:
-        raise UserError(f'{path} needs {error.name}: pip install "rnnopt[data]".') from error
+        extra = EXTRAS.get(error.name or "", "recordings")
+        raise UserError(f'{path} needs {error.name}: pip install "rnnopt[{extra}]".') from error
 
 
 def _without_dropped(data: Recordings, columns: Columns) -> Recordings:

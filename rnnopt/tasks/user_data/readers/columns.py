@@ -7,7 +7,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from rnnopt.config.data_config import DataConfig, Decimal, Header, Layout, TimeUnit
+from rnnopt.config.data_config import DataConfig, Decimal, Header, Layout, TimeUnit, hertz
 from rnnopt.tasks.user_data.readers.decimals import advice
 from rnnopt.tasks.user_data.recordings import Recordings, TableSchema
 from rnnopt.tasks.user_data.words import MISSING
@@ -46,6 +46,7 @@ class Columns:
             step, without a column that names it; None means that it may not.
         time_unit: unit of times that are numbers.
         name: name of a recording that no column names.
+        resample: rate in hertz to which signals of different rates are brought; None means none.
     """
 
     label: str | None = None
@@ -66,6 +67,7 @@ class Columns:
     window: int | None = None
     time_unit: TimeUnit = "s"
     name: str = "recording"
+    resample: float | None = None
 
     @classmethod
     def of(cls, config: DataConfig, **others: Any) -> Self:
@@ -78,6 +80,7 @@ class Columns:
         if config.labels is not None:
             values["unlabelled"] = True
         values["single"] = config.each_step or forecasts
+        values["resample"] = None if config.resample is None else hertz(config.resample)
         return cls(**(values | {"varying": config.window is not None} | others))
 
     def like(self, table: TableSchema | None) -> "Columns":
@@ -93,6 +96,7 @@ class Columns:
             group=self.group or table.group,
             layout=table.layout,
             optional=True,
+            single=self.single or (table.layout == "long" and table.id is None),
         )
 
 

@@ -18,14 +18,16 @@ from rnnopt.tasks.user_data.readers.columns import (
 from rnnopt.tasks.user_data.readers.groups import suspicious
 from rnnopt.tasks.user_data.readers.npz import VALIDATION, known, parts_of
 from rnnopt.tasks.user_data.readers.numpy_files import read_file
+from rnnopt.tasks.user_data.readers.recorder_folder import read_recordings, recorder_files
+from rnnopt.tasks.user_data.readers.recorders import RECORDERS
 from rnnopt.tasks.user_data.readers.series_files import ENDINGS, read_series
 from rnnopt.tasks.user_data.readers.tables import with_labels
 from rnnopt.tasks.user_data.readers.times import Clock
 from rnnopt.tasks.user_data.recordings import Recordings, default_names, recordings
 
 NEEDED = (
-    "X.npy (with y.npy), subfolders named by class with a .npy or .csv file a series, or folders"
-    " train and test"
+    "X.npy (with y.npy), subfolders named by class with a .npy, .csv or recorder's file a series,"
+    " or folders train and test"
 )
 
 
@@ -59,6 +61,11 @@ def read_folder(path: Path, columns: Columns) -> Parts:
 
 def _of_files(path: Path, classes: dict[str, list[Path]], columns: Columns) -> Recordings:
     pairs = [(file, name) for name, files in classes.items() for file in files]
+    recorded = [file.suffix.lower() in RECORDERS for file, _ in pairs]
+    if all(recorded):
+        return read_recordings(path, pairs, columns)
+    if any(recorded):
+        raise ValueError("a folder needs files of one kind, got some of a recorder beside others.")
     clock, found = Clock(), []
     several = columns.each_step and not _is_one_name(columns.label)
     for file, _ in pairs:
@@ -135,7 +142,8 @@ def _in_one_order(
 
 
 def _files(path: Path) -> list[Path]:
-    return sorted(
+    """The files of a folder with a series each: a recorder's, else arrays and texts."""
+    return recorder_files(path) or sorted(
         one
         for one in path.iterdir()
         if one.suffix.lower() in ENDINGS and one.name[0] != "." and one.is_file()

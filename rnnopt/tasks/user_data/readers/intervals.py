@@ -14,9 +14,10 @@ import numpy as np
 
 from rnnopt.config.errors import UserError
 from rnnopt.tasks.user_data.readers.columns import find
+from rnnopt.tasks.user_data.readers.recorders import RECORDERS
 from rnnopt.tasks.user_data.readers.series_files import ENDINGS
 from rnnopt.tasks.user_data.readers.text import read_lines
-from rnnopt.tasks.user_data.readers.times import parse_timestamps
+from rnnopt.tasks.user_data.readers.times import parse_timestamps, steps_between
 from rnnopt.tasks.user_data.recordings import Recordings
 from rnnopt.tasks.user_data.step_targets import step_targets
 from rnnopt.tasks.user_data.words import MISSING
@@ -173,8 +174,8 @@ def _are_same(name: str, other: str) -> bool:
 def _shorter(name: str) -> set[str]:
     """A file's name without its folder, its ending or both; other points are part of a name."""
     path = PureWindowsPath(name)  # which knows / and \
-    whole = path.as_posix()
-    cut = whole[: -len(path.suffix)] if path.suffix.lower() in ENDINGS else whole
+    whole, known = path.as_posix(), (*ENDINGS, *RECORDERS)
+    cut = whole[: -len(path.suffix)] if path.suffix.lower() in known else whole
     return {whole, cut, whole.rsplit("/", 1)[-1], cut.rsplit("/", 1)[-1]}
 
 
@@ -221,10 +222,10 @@ def _steps_of(row: Interval, data: Recordings, place: int, name: str) -> slice:
             f"line {row.line}: the interval from {row.start} to {row.end} is not within recording"
             f" {name!r}, from {times[0]} to {times[-1]}."
         )
-    first, end = np.searchsorted(times, np.array([row.start, row.end]), side="left").tolist()
-    if first == end:
+    steps = steps_between(times, row.start, row.end)
+    if steps.start == steps.stop:
         raise ValueError(
             f"line {row.line}: no step of recording {name!r} is in the interval from {row.start} to"
             f" {row.end}."
         )
-    return slice(first, end)
+    return steps

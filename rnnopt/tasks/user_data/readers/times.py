@@ -4,6 +4,7 @@ A network treats steps as equally spaced, so `Clock` reports irregular times.
 """
 
 import re
+from typing import Any
 
 import numpy as np
 
@@ -65,6 +66,11 @@ def to_seconds(moments: np.ndarray, unit: TimeUnit) -> np.ndarray:
         if moments.dtype.kind in "mM":
             return since / np.timedelta64(1, "s")
         return since.astype(np.float64) * PERIODS[unit]
+
+
+def steps_between(times: np.ndarray, start: Any, end: Any) -> slice:
+    """The steps from `start` to before `end`, by the times (time,) of all."""
+    return slice(*np.searchsorted(times, np.array([start, end]), side="left").tolist())
 
 
 def _missing(row: int, column: str) -> ValueError:

@@ -1,0 +1,50 @@
+"""Libraries that read files of recorders: kept silent, and their exceptions made sentences."""
+
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+
+from rnnopt.tasks.names import visible
+
+
+@contextmanager
+def quietly(kind: str, *telling: type[Exception]) -> Iterator[None]:
+    """Runs a library that reads a file, without its warnings and prints.
+
+    Args:
+        kind: kind of the file, such as "EDF".
+        telling: exceptions of the library whose messages a user can read.
+
+    Raises:
+        ValueError: whatever the library raises of a damaged file.
+    """
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with (
+            warnings.catch_warnings(),
+            redirect_stdout(io.StringIO()),
+            redirect_stderr(io.StringIO()),
+        ):
+            warnings.simplefilter("ignore")
+            yield
+    except (MemoryError, ModuleNotFoundError, Sentence):
+        raise
+    except FileNotFoundError as error:
+        raise ValueError(f"a file that it names is missing: {named(error.filename)}.") from error
+    except Exception as error:
+        why = f" ({named(error)})" if isinstance(error, telling) else ""
+        raise ValueError(f"it is damaged, cut off or no {kind} file{why}.") from error
+    finally:
+        logging.disable(before)
+
+
+class Sentence(ValueError):
+    """An error found while a library reads, whose sentence is complete."""
+
+
+def named(what: object) -> str:
+    """A library's words in one short line."""
+    return visible(" ".join(str(what).split()))[:160].rstrip(".")
