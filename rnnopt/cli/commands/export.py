@@ -47,7 +47,6 @@ def export_run(
         rnnopt export runs/first
         rnnopt export runs/first --format safetensors --out network.safetensors
         rnnopt export runs/first --streaming --out step.onnx
-        rnnopt export runs/first --weights int8 --out small.onnx
         rnnopt export runs/first --format c --weights int8 --out gestures.h
     """
     streaming = streaming and format != "c"  # which is
