@@ -162,7 +162,7 @@ def scores(preparation: Preparation, answers: np.ndarray, data: Recordings) -> d
         found = {"accuracy": right.mean(), "balanced accuracy": np.mean(recalls)}
         if len(known):
             likely = answers[known, true[known]]
-            found["log loss"] = -np.log(np.maximum(likely, 1e-30)).mean()
+            found["log loss"] = 0.0 - np.log(np.maximum(likely, 1e-30)).mean()  # never -0.0
         return {name: float(value) for name, value in found.items()}
     if preparation.kind == "multilabel":
         true, likely = labels_of(data.targets) > 0.5, answers > 0.5
