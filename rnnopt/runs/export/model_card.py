@@ -1,7 +1,7 @@
 """The model card of an exported network: its use, training data, quality and limits."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ from rnnopt.config.metric_names import is_error
 from rnnopt.config.specs import is_import_path, parse
 from rnnopt.config.version import VERSION
 from rnnopt.runs.export.c_comment import identifier, usage
+from rnnopt.runs.export.comparison import Comparison, caption, cells
 from rnnopt.runs.export.export import ALLOWED, Checked
 from rnnopt.runs.export.formats import Format, Weights
 from rnnopt.runs.export.plain_model import PlainModel
@@ -70,6 +71,7 @@ def model_card(
     checked: Checked,
     streaming: bool = False,
     weights: Weights = "float32",
+    compared: Comparison | None = None,
 ) -> str:
     """The card as Markdown.
 
@@ -80,6 +82,7 @@ def model_card(
         checked: what the check found.
         streaming: whether the file takes one step at a time.
         weights: type of the stored weights.
+        compared: all formats, if they were measured.
     """
     config, result = source.config, source.result
     stepwise = streaming or form == "c"
@@ -94,6 +97,7 @@ def model_card(
         "## How to load it\n\n" + example(source, form, file, streaming),
         "## How good it is\n\n" + table(("what", "figure"), [*metrics(result), *checked.facts]),
         check_found(checked, stepwise, weights),
+        *(["## Formats\n\n" + formats(compared)] if compared else []),
         "## Data\n\n" + table(("what", "found"), data_rows(source)),
         "## Training\n\n" + table(("setting", "value"), settings_used(source)),
         "## Limits\n\n"
@@ -113,6 +117,13 @@ def example(source: Source, form: Format, file: str, streaming: bool) -> str:
         text = LOAD_STREAMING if streaming else LOAD[form]
         code = text.format(file=file, steps=steps, width=source.settings["input_size"])
     return f"```{language}\n{code}\n```"
+
+
+def formats(compared: Comparison) -> str:
+    """What was measured of all formats."""
+    headings, lines = cells(compared)
+    refused = [f"Not {name}: {for_markdown(why)}" for name, why in compared.refused]
+    return "\n\n".join([table(headings, lines), caption(compared), *refused])
 
 
 def check_found(checked: Checked, stepwise: bool, weights: Weights) -> str:
@@ -235,9 +246,9 @@ def limits(source: Source, form: Format, checked: Checked, stepwise: bool = Fals
     return found
 
 
-def table(headings: tuple[str, str], rows: Iterable[tuple[str, str]]) -> str:
+def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A Markdown table."""
-    lines = [f"| {' | '.join(headings)} |", "|---|---|"]
+    lines = [f"| {' | '.join(headings)} |", "|" + "---|" * len(headings)]
     lines += [f"| {' | '.join(for_markdown(cell) for cell in row)} |" for row in rows]
     return "\n".join(lines)
 
