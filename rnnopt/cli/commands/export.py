@@ -3,15 +3,27 @@
 from dataclasses import replace
 from pathlib import Path
 
+from rich.table import Table
+from torch import Tensor
+
 from rnnopt.cli.outputs import check_output
-from rnnopt.cli.terminal import print_line
+from rnnopt.cli.tables import column_of
+from rnnopt.cli.terminal import console, print_line, progress_bars
 from rnnopt.config.data_files import inputs_in
 from rnnopt.config.errors import UserError, writing
 from rnnopt.runs.export.c_comment import MARK, identifier
+from rnnopt.runs.export.comparison import (
+    VARIANTS,
+    Comparison,
+    caption,
+    cells,
+    compare_formats,
+)
 from rnnopt.runs.export.export import ALLOWED, Checked, export, open_run
 from rnnopt.runs.export.formats import ENDINGS, Format, Weights
 from rnnopt.runs.export.int8 import metric_of_int8
 from rnnopt.runs.export.model_card import model_card
+from rnnopt.runs.export.source import Source
 from rnnopt.runs.folder import write_atomically
 
 
@@ -23,6 +35,7 @@ def export_run(
     out: Path | None = None,
     streaming: bool = False,
     weights: Weights = "float32",
+    compare: bool = False,
 ) -> int:
     """Write a trained network as a file for other programs.
 
@@ -42,12 +55,14 @@ def export_run(
             answers and the next states. A C header is always of one step.
         weights: Type of the stored weights. int8, for ONNX and C: a whole number of eight bits for
             each and a scale for each row; what that costs is measured on the run's test data.
+        compare: Measure all formats too, with one thread: sizes, times of a series and of a step,
+            the metric on the test data. The table is printed and stands in the model card.
 
     Examples:
         rnnopt export runs/first
-        rnnopt export runs/first --format safetensors --out network.safetensors
         rnnopt export runs/first --streaming --out step.onnx
         rnnopt export runs/first --format c --weights int8 --out gestures.h
+        rnnopt export runs/first --compare
     """
     streaming = streaming and format != "c"  # which is
     out = out or run / f"{'stream' if streaming else 'model'}{ENDINGS[format]}"
@@ -62,7 +77,8 @@ def export_run(
     checked = export(source, format, raw, on, streaming, weights, identifier(out.stem))
     if weights == "int8":
         checked = replace(checked, facts=checked.facts + metric_of_int8(source))
-    card = model_card(source, format, out.name, checked, streaming, weights)
+    compared = measured(source, raw, on) if compare else None
+    card = model_card(source, format, out.name, checked, streaming, weights, compared)
     with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(out, checked.content)
@@ -74,7 +90,30 @@ def export_run(
         print_line(f"{what}: {figure}")
     print_line(f"wrote {out} ({len(checked.content)} bytes)")
     print_line(f"wrote {card_file}")
+    if compared is not None:
+        print_comparison(compared)
     return 0
+
+
+def measured(source: Source, raw: tuple[Tensor, Tensor], on: str) -> Comparison:
+    """All formats, with a bar."""
+    with progress_bars() as bars:
+        bar = bars.add_task("measuring", total=1 + len(VARIANTS), completed=-1)
+        return compare_formats(source, raw, on, lambda name: bars.update(bar, advance=1, note=name))
+
+
+def print_comparison(compared: Comparison) -> None:
+    """The table of all formats, and why some have no row."""
+    headings, lines = cells(compared)
+    table = Table(column_of([line[0] for line in lines], "format"), title_justify="left")
+    for heading in headings[1:]:
+        table.add_column(heading, justify="right")
+    for line in lines:
+        table.add_row(*line)
+    console.print(table)
+    print_line(caption(compared))
+    for name, why in compared.refused:
+        print_line(f"not {name}: {why}")
 
 
 def verdict(checked: Checked, steps: bool, weights: Weights) -> str:

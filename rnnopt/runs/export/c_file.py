@@ -1,13 +1,15 @@
 """The C header of a run's network, and what its comment and its card say."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
-from rnnopt.runs.export.c_check import answers_in_c, compiler
+from torch import Tensor
+
+from rnnopt.runs.export.c_check import Program, compiler
 from rnnopt.runs.export.c_comment import Description
 from rnnopt.runs.export.c_header import to_c
-from rnnopt.runs.export.formats import Answer, Weights
+from rnnopt.runs.export.formats import Weights
 from rnnopt.runs.export.plain_model import PlainModel
 from rnnopt.runs.export.source import Facts, Source
 from rnnopt.tasks.task import Loss
@@ -19,13 +21,21 @@ class CFile:
 
     Args:
         content: its bytes.
-        answer: runs it on raw series, compiled; None without a compiler.
+        program: compiles it; None without a compiler.
+        bytes: of its weights.
         sizes: what it takes in memory, for the card.
     """
 
     content: bytes
-    answer: Answer | None
+    program: Callable[[], Program] | None
+    bytes: int
     sizes: Facts
+
+    def answer(self, inputs: Tensor, lengths: Tensor) -> Tensor:
+        """Runs it on raw series, compiled."""
+        assert self.program is not None
+        with self.program() as program:
+            return program(inputs, lengths)
 
 
 def c_file(source: Source, model: PlainModel, name: str, weights: Weights = "float32") -> CFile:
@@ -36,13 +46,13 @@ def c_file(source: Source, model: PlainModel, name: str, weights: Weights = "flo
     """
     header = to_c(model, name, _description(source), weights == "int8")
     command = compiler()
-    answer: Any = command and partial(answers_in_c, command, header.text, name, model.pool)
+    program = partial(Program, command, header.text, name, model.pool) if command else None
     sizes = (
         ("bytes of weights", str(header.weights)),
         ("bytes of state", str(header.state)),
         ("bytes of arrays on the stack", str(header.stack)),
     )
-    return CFile(header.text.encode(), answer, sizes)
+    return CFile(header.text.encode(), program, header.weights, sizes)
 
 
 # What an output of a task on board is, which has no names of classes.

@@ -252,7 +252,7 @@ def _file(
     plain = PlainModel(source.model, p, source.loss)
     if form == "c":
         header = c_file(source, plain, name, weights)
-        return header.content, header.answer, header.sizes
+        return header.content, header.answer if header.program else None, header.sizes
     if form == "torchscript":
         return *torchscript_file(plain, note), ()
     return *(streaming_file if streaming else onnx_file)(plain, note, weights == "int8"), ()

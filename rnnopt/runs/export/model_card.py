@@ -1,7 +1,7 @@
 """The model card of an exported network: its use, training data, quality and limits."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from rnnopt.config.specs import is_import_path, parse
 from rnnopt.config.version import VERSION
 from rnnopt.runs.calibration import line_of
 from rnnopt.runs.export.c_comment import identifier, usage
+from rnnopt.runs.export.comparison import Comparison, caption, cells
 from rnnopt.runs.export.export import ALLOWED, Checked
 from rnnopt.runs.export.formats import Format, Weights
 from rnnopt.runs.export.plain_model import PlainModel
@@ -71,6 +72,7 @@ def model_card(
     checked: Checked,
     streaming: bool = False,
     weights: Weights = "float32",
+    compared: Comparison | None = None,
 ) -> str:
     """The card as Markdown.
 
@@ -81,6 +83,7 @@ def model_card(
         checked: what the check found.
         streaming: whether the file takes one step at a time.
         weights: type of the stored weights.
+        compared: all formats, if they were measured.
     """
     config, result = source.config, source.result
     stepwise = streaming or form == "c"
@@ -95,6 +98,7 @@ def model_card(
         "## How to load it\n\n" + example(source, form, file, streaming),
         "## How good it is\n\n" + table(("what", "figure"), [*metrics(result), *checked.facts]),
         check_found(checked, stepwise, weights),
+        *(["## Formats\n\n" + formats(compared)] if compared else []),
         "## Data\n\n" + table(("what", "found"), data_rows(source)),
         "## Training\n\n" + table(("setting", "value"), settings_used(source)),
         "## Limits\n\n"
@@ -114,6 +118,13 @@ def example(source: Source, form: Format, file: str, streaming: bool) -> str:
         text = LOAD_STREAMING if streaming else LOAD[form]
         code = text.format(file=file, steps=steps, width=source.settings["input_size"])
     return f"```{language}\n{code}\n```"
+
+
+def formats(compared: Comparison) -> str:
+    """What was measured of all formats."""
+    headings, lines = cells(compared)
+    refused = [f"Not {name}: {for_markdown(why)}" for name, why in compared.refused]
+    return "\n\n".join([table(headings, lines), caption(compared), *refused])
 
 
 def check_found(checked: Checked, stepwise: bool, weights: Weights) -> str:
@@ -247,9 +258,9 @@ def _calibration(source: Source, form: Format) -> str:
     return f"Probabilities were {said}{where}."
 
 
-def table(headings: tuple[str, str], rows: Iterable[tuple[str, str]]) -> str:
+def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A Markdown table."""
-    lines = [f"| {' | '.join(headings)} |", "|---|---|"]
+    lines = [f"| {' | '.join(headings)} |", "|" + "---|" * len(headings)]
     lines += [f"| {' | '.join(for_markdown(cell) for cell in row)} |" for row in rows]
     return "\n".join(lines)
 
