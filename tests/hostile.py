@@ -12,10 +12,12 @@ import zlib
 from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import torch
+from lab_recorders import bag, mdf, signal, tdms, texts, vectors
 
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
@@ -241,6 +243,10 @@ TARGETS: dict[str, Callable[[bytes], bool]] = {
     "arff": _file(".arff"),
     "mat": _file(".mat"),
     "h5": _file(".h5"),
+    "mf4": _file(".mf4"),
+    "tdms": _file(".tdms"),
+    "bag": _file(".bag"),
+    "mcap": _file(".mcap"),
     "npz": _file(".npz"),
     "npy": _member,
     "parquet": _file(".parquet"),
@@ -318,6 +324,27 @@ def _hdf5(x: np.ndarray) -> list[bytes]:
     return found
 
 
+def _of_recorders() -> dict[str, list[bytes]]:
+    """Files of vehicles, LabVIEW and robots, of those whose library is here."""
+    found: dict[str, list[bytes]] = {"mf4": [], "tdms": [], "bag": [], "mcap": []}
+    time, values = np.arange(9) / 10, np.arange(9.0)
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        if find_spec("asammdf"):
+            words = np.array([b"a", b"bc", b"d"] * 3)
+            groups = [[signal("v", values, time)], [signal("w", words, time, encoding="utf-8")]]
+            found["mf4"].append(mdf(place / "a.mf4", *groups).read_bytes())
+        if find_spec("nptdms"):
+            rate = {"wf_increment": 0.1, "wf_start_offset": 0.0}
+            parts = [[("g", "v", values, rate), ("g", "w", ["a", "b", "c"], rate)]] * 2
+            found["tdms"].append(tdms(place / "a.tdms", *parts).read_bytes())
+        if find_spec("rosbags"):
+            bag(place / "b", *vectors(), *texts("/mode", (0, "x")))
+            found["mcap"].append((place / "b" / "b.mcap").read_bytes())
+            found["bag"].append(bag(place / "a.bag", *vectors(), version=1).read_bytes())
+    return found
+
+
 def _parquets() -> list[bytes]:
     try:
         import pyarrow
@@ -391,6 +418,7 @@ def examples() -> dict[str, list[bytes]]:
         "arff": [text.encode() for text in ARFF],
         "mat": _matlab(x),
         "h5": _hdf5(x),
+        **_of_recorders(),
         "npz": [npz_of({"X": npy_of(x), "y": LABELS}),
                 npz_of({"X_train": npy_of(x), "y_train": LABELS, "X_test": npy_of(x[:2]),
                         "y_test": npy_of(np.array(["up", "down"])),
