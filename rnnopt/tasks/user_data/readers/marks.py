@@ -133,7 +133,7 @@ def marked(marks: Sequence[Mark], times: np.ndarray, name: str) -> tuple[StepTar
     places = {text: i for i, text in enumerate(texts)}
     codes, used = np.full(len(times), -1), 0
     for one in marks:
-        steps, code = _steps_of(one, times, gap), places[visible(one.text).strip()]
+        steps, code = _steps_of(one, times, gap, held), places[visible(one.text).strip()]
         others = set(codes[steps].tolist()) - {-1, code}
         if others and one.end > one.start:
             raise ValueError(
@@ -151,11 +151,15 @@ def marked(marks: Sequence[Mark], times: np.ndarray, name: str) -> tuple[StepTar
     return StepTargets((values,), (name,), known.words), said
 
 
-def _steps_of(mark: Mark, times: np.ndarray, gap: float) -> slice:
-    """The steps of a mark; one shorter than a step has that which it begins in, if there is one."""
+def _steps_of(mark: Mark, times: np.ndarray, gap: float, held: bool) -> slice:
+    """The steps of a mark.
+
+    One shorter than a step has that which it begins in, if there is one, but not if it is `held`
+    until the next.
+    """
     slack = 1e-6 * gap
     steps = steps_between(times, mark.start - slack, mark.end - slack)
-    if steps.start < steps.stop:
+    if held or steps.start < steps.stop:
         return steps
     place = int(np.searchsorted(times, mark.start + slack, side="right")) - 1
     there = place >= 0 and mark.start < times[place] + gap
