@@ -4,7 +4,6 @@ import json
 import struct
 from collections.abc import Sequence
 from datetime import datetime
-
 from pathlib import Path
 
 import numpy as np

@@ -162,7 +162,7 @@ MARKS = {
     "a moment beside intervals": ([Mark(0, 2, "a"), Mark(3.5, 3.5, "b")], ["a", "a", "", "b", ""]),
     "a moment within an interval": ([Mark(0, 2, "a"), Mark(1, 1, "b")], ["a", "a", "", "", ""]),
     "shorter than a step": ([Mark(1.2, 1.4, "a")], ["", "a", "", "", ""]),
-    "partly outside": ([Mark(-5, 1, "a"), Mark(4, 9, "b"), Mark(7, 8, "c")], ["a", "", "", "", "b"]),
+    "partly outside": ([Mark(-5, 1, "a"), Mark(4, 9, "b"), Mark(7, 8, "")], ["a", "", "", "", "b"]),
     "ended before the first step": ([Mark(-5, 0, "a"), Mark(3, 4, "b")], ["", "", "", "b", ""]),
     "without a text": ([Mark(0, 2, " "), Mark(1, 2, "a")], ["", "a", "", "", ""]),
     "numbers": ([Mark(0, 2, "1"), Mark(2, 3, "2.0")], ["1", "1", "2", "", ""]),
