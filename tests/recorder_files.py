@@ -89,11 +89,11 @@ def fit(rows: Sequence[dict], laps: Sequence[int] = (), start: int = 1_000_000_0
     for lap in laps:
         body += b"\x01" + struct.pack("<I", start + lap)
     header = struct.pack("<BBHI4s", 14, 0x20, 2100, len(body), b".FIT")
-    header += struct.pack("<H", _crc(header))
-    return header + body + struct.pack("<H", _crc(header + body))
+    header += struct.pack("<H", crc(header))
+    return header + body + struct.pack("<H", crc(header + body))
 
 
-def _crc(content: bytes) -> int:
+def crc(content: bytes) -> int:
     """The check sum of the FIT protocol: CRC-16 with the polynomial 0x8005, from its low bit."""
     found = 0
     for byte in content:
