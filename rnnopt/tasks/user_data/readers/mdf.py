@@ -24,6 +24,7 @@ from rnnopt.tasks.user_data.readers.signals import Signal, choose, distinct, rec
 from rnnopt.tasks.user_data.readers.text_signals import changes
 from rnnopt.tasks.user_data.recordings import Recordings
 
+INVALID = 2  # flag of a channel with a bit that says whether a value is invalid
 TIME = 1  # kind of a group's master channel; others are angles, distances and counts
 
 
@@ -84,6 +85,8 @@ def _listed(file: Any, stored: int) -> tuple[list[Channel], list[str]]:
                 "it has raw frames of a bus: decode them by asammdf's extract_bus_logging with the"
                 " database of the bus (.dbc), and save the result."
             )
+        if not all(_within_record(one, group.channel_group) for one in group.channels):
+            raise Sentence("it is damaged: a channel lies outside of its record.")
         cycles = int(group.channel_group.cycles_nr)
         claimed += 8 * cycles * len(group.channels)
         if master is None or getattr(group.channels[master], "sync_type", TIME) not in (0, TIME):
@@ -103,6 +106,17 @@ def _listed(file: Any, stored: int) -> tuple[list[Channel], list[str]]:
         Channel(name if counts[name] == 1 else f"{_group(file, g)}.{name}", g, i)
         for name, g, i in found
     ], facts
+
+
+def _within_record(channel: Any, group: Any) -> bool:
+    """Whether a channel lies in the bytes of its record; asammdf would read beyond them."""
+    if hasattr(channel, "start_offset"):  # version 3
+        first = int(channel.start_offset) + 8 * int(getattr(channel, "additional_byte_offset", 0))
+        return first + int(channel.bit_count) <= 8 * int(group.samples_byte_nr)
+    room = 8 * (int(group.samples_byte_nr) + int(group.invalidation_bytes_nr))
+    end = 8 * int(channel.byte_offset) + int(channel.bit_offset) + int(channel.bit_count)
+    invalid = int(channel.pos_invalidation_bit) if channel.flags & INVALID else 0
+    return end <= room and invalid < max(1, 8 * int(group.invalidation_bytes_nr))
 
 
 def _group(file: Any, number: int) -> str:
