@@ -36,7 +36,8 @@ def names_in(text: str) -> list[str]:
     """The names and patterns in a text; a comma is part of a name where a file is called so."""
     if _exists(text) or "," not in text:
         return [text]
-    parts, found = text.split(","), []
+    parts = text.split(",")
+    found: list[str] = []
     while parts:
         tried = (",".join(parts[:end]) for end in range(1, len(parts) + 1))
         name = next((one for one in tried if _exists(one) or _matches(one)), None)

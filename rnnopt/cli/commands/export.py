@@ -44,7 +44,8 @@ def export_run(
     card_file = out.with_name(f"{out.name}.md")
     source, raw, on = open_run(run)
     config = source.config
-    own = (*inputs_in(config.data), *inputs_in(config.test), run / "best.pt", run / "checkpoint.pt")
+    own = [Path(one) for text in (config.data, config.test) for one in inputs_in(text)]
+    own += [run / "best.pt", run / "checkpoint.pt"]
     check_output(out, ENDINGS[format], own)
     checked = export(source, format, raw, on, streaming)
     card = model_card(source, format, out.name, checked, streaming)

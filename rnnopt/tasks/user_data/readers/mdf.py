@@ -127,7 +127,8 @@ def _group(file: Any, number: int) -> str:
 
 def _read(file: Any, channels: list[Channel]) -> tuple[list[Signal], list[Mark]]:
     """The channels of numbers, and the marks of those of texts."""
-    signals, marks, times = [], [], {}
+    signals, marks = [], []
+    times: dict[int, np.ndarray] = {}
     for one, name in zip(channels, distinct([one.name for one in channels]), strict=True):
         read = file.get(group=one.group, index=one.index, ignore_invalidation_bits=True)
         values = np.asarray(read.samples)
