@@ -6,16 +6,23 @@ test_hostile_files.py, a fuzzer that follows coverage in fuzz/run.py.
 
 import io
 import json
+import struct
 import tempfile
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+import recorder_files
 import torch
+from lab_recorders import bag, mdf, signal, tdms, texts, vectors
 
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
@@ -87,18 +94,24 @@ def harmless(path: Path, columns: Columns | None = None) -> bool:
     return True
 
 
-def _file(ending: str) -> Callable[[bytes], bool]:
-    """Bytes as a file; a sum of them chooses where its columns are looked for."""
+def _file(ending: str, **beside: bytes) -> Callable[[bytes], bool]:
+    """Bytes as a file; a sum of them chooses where its columns are looked for.
+
+    `beside` are the contents of other files of that name by their endings.
+    """
 
     def target(content: bytes) -> bool:
         choices = (
             Columns(), Columns(unlabelled=True), Columns(layout="long"), Columns(layout="wide"),
             Columns(label="label", id="id", time="t"), Columns(steps=3, optional=True),
             Columns(label="last"), Columns(label="1", decimal=","), Columns(decimal=",", time="t"),
+            Columns(resample=20.0, label="annotations", varying=True),
         )  # fmt: skip
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, f"a{ending}")
             path.write_bytes(content)
+            for other, its in beside.items():
+                Path(folder, f"a.{other.replace('_', '-')}").write_bytes(its)
             return harmless(
                 path, choices[max(0, zlib.crc32(content) % (2 * len(choices)) - len(choices))]
             )
@@ -136,6 +149,20 @@ def npy_of(array: np.ndarray) -> bytes:
     packed = io.BytesIO()
     np.save(packed, array, allow_pickle=True)
     return packed.getvalue()
+
+
+def _fit(content: bytes) -> bool:
+    """The bytes as a .fit file with a right check sum, without which little would be read."""
+    return _file(".fit")(content[:-2] + struct.pack("<H", recorder_files.crc(content[:-2])))
+
+
+def _annotations(content: bytes) -> bool:
+    """The bytes as the annotations of a right record."""
+    files = _wfdb()
+    with tempfile.TemporaryDirectory() as folder:
+        for ending, its in (files | {"atr": content}).items():
+            Path(folder, f"a.{ending}").write_bytes(its)
+        return harmless(Path(folder, "a.hea"), Columns(label="annotations", varying=True))
 
 
 LABELS = npy_of(np.array(["up", "down"] * 4))
@@ -241,9 +268,21 @@ TARGETS: dict[str, Callable[[bytes], bool]] = {
     "arff": _file(".arff"),
     "mat": _file(".mat"),
     "h5": _file(".h5"),
+    "mf4": _file(".mf4"),
+    "tdms": _file(".tdms"),
+    "bag": _file(".bag"),
+    "mcap": _file(".mcap"),
     "npz": _file(".npz"),
     "npy": _member,
     "parquet": _file(".parquet"),
+    "edf": _file(".edf"),
+    "bdf": _file(".bdf"),
+    "wfdb": lambda content: _file(".hea", **_wfdb())(content),
+    "wfdb-annotations": _annotations,
+    "xdf": _file(".xdf"),
+    "c3d": _file(".c3d"),
+    "fit": _fit,
+    "sigmf": _file(".sigmf-meta", sigmf_data=bytes(400)),
     "specification": _specification,
     "config": _config,
     "preparation": _preparation,
@@ -318,6 +357,27 @@ def _hdf5(x: np.ndarray) -> list[bytes]:
     return found
 
 
+def _of_recorders() -> dict[str, list[bytes]]:
+    """Files of vehicles, LabVIEW and robots, of those whose library is here."""
+    found: dict[str, list[bytes]] = {"mf4": [], "tdms": [], "bag": [], "mcap": []}
+    time, values = np.arange(9) / 10, np.arange(9.0)
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        if find_spec("asammdf"):
+            words = np.array([b"a", b"bc", b"d"] * 3)
+            groups = [[signal("v", values, time)], [signal("w", words, time, encoding="utf-8")]]
+            found["mf4"].append(mdf(place / "a.mf4", *groups).read_bytes())
+        if find_spec("nptdms"):
+            rate = {"wf_increment": 0.1, "wf_start_offset": 0.0}
+            parts = [[("g", "v", values, rate), ("g", "w", ["a", "b", "c"], rate)]] * 2
+            found["tdms"].append(tdms(place / "a.tdms", *parts).read_bytes())
+        if find_spec("rosbags"):
+            bag(place / "b", *vectors(), *texts("/mode", (0, "x")))
+            found["mcap"].append((place / "b" / "b.mcap").read_bytes())
+            found["bag"].append(bag(place / "a.bag", *vectors(), version=1).read_bytes())
+    return found
+
+
 def _parquets() -> list[bytes]:
     try:
         import pyarrow
@@ -337,6 +397,64 @@ def _parquets() -> list[bytes]:
         parquet.write_table(pyarrow.table(table), sink)
         packed.append(sink.getvalue())
     return packed
+
+
+VALUES = 50 * np.sin(np.arange(200) / 5)
+NOTES = [(0.0, 1.0, "up"), (1.0, 0.5, "down"), (1.2, -1.0, "noise")]
+
+
+@cache
+def _wfdb() -> dict[str, bytes]:
+    """The files of a WFDB record by their endings; {} without its library."""
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            import wfdb
+        except ModuleNotFoundError:
+            return {}
+        both = dict(fs=100, units=["mV"] * 2, sig_name=["I", "V1"], fmt=["16"] * 2)
+        wfdb.wrsamp("a", p_signal=np.stack([VALUES, -VALUES], 1), write_dir=folder, **both)
+        wfdb.wrann("a", "atr", np.array([20, 90]), ["N", "V"], write_dir=folder)
+        return {one.suffix[1:]: one.read_bytes() for one in Path(folder).iterdir()}
+
+
+def _recordings() -> dict[str, list[bytes]]:
+    """Files of recorders; none of kinds whose library is not installed."""
+    found: dict[str, list[bytes]] = {"edf": [], "bdf": [], "c3d": []}
+    with tempfile.TemporaryDirectory() as folder:
+        for kind in ("edf", "bdf"):
+            path, width = Path(folder, f"a.{kind}"), 3 if kind == "bdf" else 2
+            signals = [("EEG", "uV", 100, VALUES), ("Temp", "degC", 1, np.array([36.0, 37]))]
+            try:
+                whole = recorder_files.edf(path, signals, NOTES).read_bytes()
+            except ModuleNotFoundError:
+                continue
+            alone = recorder_files.edf(path, signals[:1]).read_bytes()
+            found[kind] = [whole, alone, recorder_files.with_gap(whole, 1, 9, width)]
+        with suppress(ModuleNotFoundError):
+            points, analog = VALUES[:60].reshape(3, 2, 10), np.zeros((0, 100))
+            found["c3d"] = [
+                recorder_files.c3d(Path(folder, "a.c3d"), points * scale, analog).read_bytes()
+                for scale in (1, 2, 3)
+            ]
+        about = recorder_files.sigmf(
+            Path(folder), VALUES, "cf32_le", [{"core:sample_start": 3, "core:label": "up"}]
+        )
+        found["sigmf"] = [about.read_bytes()]
+    times = np.arange(60) / 20
+    stream = dict(name="EEG", rate=20, values=np.stack([times, -times], 1), times=times)
+    words = dict(name="task", rate=0, values=["up", "down"], times=[0.0, 1.0])
+    gaze = dict(name="gaze", rate=10, values=times[:20, None], times=times[:40:2], kind="float32")
+    found["xdf"] = [recorder_files.xdf([stream, words]), recorder_files.xdf([stream, words, gaze])]
+    rows = [dict(time=i, heart_rate=60 + i if i % 5 else None) for i in range(30)]
+    found["fit"] = [recorder_files.fit(rows, laps=[10, 29])]
+    record = _wfdb()
+    found["wfdb"] = [record["hea"] + b"# %d\n" % i for i in range(4)] if record else []
+    found["wfdb-annotations"] = [record["atr"]] if record else []
+    for kind, library in (("xdf", "pyxdf"), ("fit", "fitdecode"), ("sigmf", "sigmf")):
+        if find_spec(library) is None:
+            found[kind] = []
+    return found
 
 
 def _saved_preparation() -> bytes:
@@ -391,6 +509,7 @@ def examples() -> dict[str, list[bytes]]:
         "arff": [text.encode() for text in ARFF],
         "mat": _matlab(x),
         "h5": _hdf5(x),
+        **_of_recorders(),
         "npz": [npz_of({"X": npy_of(x), "y": LABELS}),
                 npz_of({"X_train": npy_of(x), "y_train": LABELS, "X_test": npy_of(x[:2]),
                         "y_test": npy_of(np.array(["up", "down"])),
@@ -403,4 +522,5 @@ def examples() -> dict[str, list[bytes]]:
         "report": [report],
         "checkpoint": [_saved_weights()],
         "archive": [_zipped()],
+        **_recordings(),
     }  # fmt: skip

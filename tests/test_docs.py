@@ -32,6 +32,7 @@ RUN = [
     "docs/methods/quasi-newton.md",
     "docs/methods/admm.md",
     "docs/own-data.md",
+    "docs/recordings.md",
     "docs/every-step.md",
     "docs/own-optimizer.md",
     "docs/tuning.md",

@@ -29,7 +29,8 @@ class ReadConfig:
         padded: Padding at the end of series: missing values there are no steps, and the series is
             shorter.
         label: Column of the labels: a name, a position counted from 0, or -1 or last for the last
-            one. Unset: the column called label, class, target or y, else the first.
+            one. Unset: the column called label, class, target or y, else the first. Of a
+            recorder's file: a signal, or annotations. Unset: none.
         labels: Table of intervals with labels, .csv: columns start, end and label, and file, the
             name of the recording, if there are several. A step from start to before end has that
             label. They are in the unit of the recordings' time, or steps counted from 0. Steps in
@@ -87,8 +88,9 @@ class DataConfig(ReadConfig):
 
     Args:
         data: File or folder to learn from, in place of --task: .npz, .csv, .tsv, .parquet, .ts,
-            .arff, .mat, .h5, a folder of arrays, or a folder with a subfolder for each class (see
-            docs/own-data.md). Several of one kind, or a pattern ("day*.csv"), are one data set.
+            .arff, .mat, .h5, a file of a recorder (.edf, .mf4, …, see docs/recordings.md), a folder
+            of arrays, or a folder with a subfolder for each class (see docs/own-data.md). Several
+            of one kind, or a pattern ("day*.csv"), are one data set.
         test: File or folder of the same kind to test on, or several. Unset: --test-fraction of
             --data is held out.
         validation: Fraction of the training series to hold out for validation, class by class.

@@ -90,5 +90,7 @@ def read_parts(config: DataConfig) -> Parts:
         if part is not None and not part.labelled and config.horizon is None:
             label = None if data.table is None else data.table.label
             where = "" if label is None else f" in a column {label!r}"
+            if part.table is None and part.stamps is not None:
+                where = " (--label names a signal or annotations, --labels a table of intervals)"
             raise UserError(f"{brief(path)} needs a target for each series{where}, got none.")
     return data, test

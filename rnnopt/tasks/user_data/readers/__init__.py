@@ -13,7 +13,12 @@ from rnnopt.tasks.user_data.readers.hdf5 import read_hdf5
 from rnnopt.tasks.user_data.readers.matlab import read_mat
 from rnnopt.tasks.user_data.readers.npz import read_npz
 from rnnopt.tasks.user_data.readers.parquet import read_parquet
-from rnnopt.tasks.user_data.readers.recorders import CONVERSIONS, RECORDERS, read_recorder
+from rnnopt.tasks.user_data.readers.recorders import (
+    RECORDERS,
+    advice_for,
+    companions,
+    read_recorder,
+)
 from rnnopt.tasks.user_data.readers.text import read_text
 from rnnopt.tasks.user_data.readers.ts import read_ts
 from rnnopt.tasks.user_data.recordings import Recordings, without_channels
@@ -49,8 +54,8 @@ def read(path: Path, columns: Columns) -> Parts:
         if not path.exists():
             raise UserError(f"{path} does not exist.")
         reader = read_folder if path.is_dir() else READERS.get(path.suffix.lower())
-        if reader is None and path.suffix.lower() in CONVERSIONS:
-            raise UserError(f"{path}: {CONVERSIONS[path.suffix.lower()]}")
+        if reader is None and (advice := advice_for(path)) is not None:
+            raise UserError(f"{path}: {advice}")
         if reader is None:
             kinds = ", ".join(READERS)
             raise UserError(f"{path} must be a folder or end in {kinds}, got {path.suffix!r}.")
@@ -80,11 +85,28 @@ def _without_dropped(data: Recordings, columns: Columns) -> Recordings:
 
 
 def sha256(path: Path) -> str:
-    """SHA-256 of a file's content; for a folder, of its files' names and contents."""
+    """SHA-256 of a file's content; for a folder, of its files' names and contents.
+
+    Files that belong to a recording, such as a header's .dat, count with it.
+    """
     if path.is_dir():
-        digest = hashlib.sha256()
-        for file in sorted(one for one in path.rglob("*") if one.is_file()):
-            digest.update(f"{file.relative_to(path).as_posix()}\0{sha256(file)}\n".encode())
-        return digest.hexdigest()
+        files = {one.relative_to(path).as_posix(): one for one in path.rglob("*") if one.is_file()}
+        return _sha256_of(dict(sorted(files.items())))
+    others = companions(path)
+    if others:
+        return _sha256_of({one.name: one for one in (path, *others)})
+    return _sha256(path)
+
+
+def _sha256_of(files: dict[str, Path]) -> str:
+    """SHA-256 of files' names and contents."""
+    digest = hashlib.sha256()
+    for name, file in files.items():
+        digest.update(f"{name}\0{_sha256(file)}\n".encode())
+    return digest.hexdigest()
+
+
+def _sha256(path: Path) -> str:
+    """SHA-256 of the content of one file."""
     with path.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()

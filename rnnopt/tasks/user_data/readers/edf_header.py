@@ -78,6 +78,8 @@ def read_header(path: Path) -> EdfHeader:
             raise ValueError(f"a file needs 1 … 4096 signals, its header says {count}.")
         rest = file.read(256 * count)
         size = os.fstat(file.fileno()).st_size
+    if len(rest) < 256 * count:
+        raise ValueError(f"it is cut off: the header of {count} signals is not whole.")
     seconds = _number(text[244:252], "duration of a record")
     records = _whole(text[236:244], "number of records")
     signals = _signals(rest, count)

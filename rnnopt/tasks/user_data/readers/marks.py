@@ -18,6 +18,10 @@ from rnnopt.tasks.user_data.step_targets import StepTargets, step_targets
 ALL = "annotations"  # what --label calls the marks of all lists
 
 
+class NoMarksError(ValueError):
+    """A recording without the annotations that --label names; a folder leaves it out."""
+
+
 @dataclass(frozen=True)
 class Mark:
     """A text that someone or something noted in the time of a recording.
@@ -88,7 +92,7 @@ def label_of(names: Sequence[str], marks: Sequence[Mark], columns: Columns) -> L
     """The label that `columns` names among signals and marks; a signal's name comes first.
 
     Raises:
-        ValueError: there is none of that name.
+        ValueError: there is none of that name; `NoMarksError` if there are no marks at all.
     """
     wanted = columns.label
     if columns.unlabelled or (wanted is None and (columns.optional or not columns.each_step)):
@@ -100,7 +104,7 @@ def label_of(names: Sequence[str], marks: Sequence[Mark], columns: Columns) -> L
             chosen = tuple(one for one in marks if one.of == of)
             return Label((), chosen or tuple(marks), of)
         if of is not None:
-            raise ValueError(f"it has no {of}, and --label {of} needs some.")
+            raise NoMarksError(f"it has no {of}, and --label {of} needs some.")
         if place_of(wanted) is None and "," not in wanted and not columns.optional:
             offered = ", ".join([*names[:20], *(lists if marks else [])])
             raise ValueError(f"there is no signal {wanted!r} for --label, only {offered}.")
@@ -133,7 +137,7 @@ def marked(marks: Sequence[Mark], times: np.ndarray, name: str) -> tuple[StepTar
     places = {text: i for i, text in enumerate(texts)}
     codes, used = np.full(len(times), -1), 0
     for one in marks:
-        steps, code = _steps_of(one, times, gap), places[visible(one.text).strip()]
+        steps, code = _steps_of(one, times, gap, held), places[visible(one.text).strip()]
         others = set(codes[steps].tolist()) - {-1, code}
         if others and one.end > one.start:
             raise ValueError(
@@ -151,11 +155,15 @@ def marked(marks: Sequence[Mark], times: np.ndarray, name: str) -> tuple[StepTar
     return StepTargets((values,), (name,), known.words), said
 
 
-def _steps_of(mark: Mark, times: np.ndarray, gap: float) -> slice:
-    """The steps of a mark; one shorter than a step has that which it begins in, if there is one."""
-    slack = 1e-6 * gap
+def _steps_of(mark: Mark, times: np.ndarray, gap: float, held: bool) -> slice:
+    """The steps of a mark.
+
+    One shorter than a step has that which it begins in, if there is one, but not if it is `held`
+    until the next.
+    """
+    slack = 1e-3 * gap  # many files have seconds in 32 bits
     steps = steps_between(times, mark.start - slack, mark.end - slack)
-    if steps.start < steps.stop:
+    if held or steps.start < steps.stop:
         return steps
     place = int(np.searchsorted(times, mark.start + slack, side="right")) - 1
     there = place >= 0 and mark.start < times[place] + gap

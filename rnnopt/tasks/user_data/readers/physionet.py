@@ -21,6 +21,7 @@ from rnnopt.tasks.user_data.recordings import Recordings
 
 # Endings of files of annotations; the first are what --label annotations takes.
 ANNOTATORS = ("atr", "st", "apn", "hyp", "ari", "ecg", "qrs", "wqrs", "man", "pu", "event")
+LONGEST = 1 << 24  # characters of a header
 RHYTHM = "rhythm"  # changes of the rhythm, each of which holds until the next
 
 
@@ -104,7 +105,7 @@ def _check(path: Path, header: Header) -> None:
     if header.length == 0 or not header.names:
         raise ValueError("the record has no signals, or no values.")
     values = (header.length or 0) * sum(header.per_frame)
-    stored = sum(one.stat().st_size for one in path.parent.iterdir() if one.is_file())
+    stored = sum(one.stat().st_size for one in files_of(path))
     check_declared(8 * values, stored, f"a record of {values} values")
 
 
@@ -138,10 +139,29 @@ def _held(marks: list[Mark], end: float) -> list[Mark]:
 
 def segments_of(files: Iterable[Path]) -> set[str]:
     """The names of headers that are segments of other records among some headers."""
-    found = set()
-    for path in files:
-        lines = [line.strip() for line in path.read_text("latin-1").splitlines()]
-        lines = [line for line in lines if line and line[0] != "#"]
-        if lines and re.match(r"\S+/\d", lines[0]):
-            found |= {f"{line.split()[0]}.hea" for line in lines[1:]}
-    return found
+    return {name for path in files for name in _named_in(path) if name.endswith(".hea")}
+
+
+def files_of(path: Path) -> list[Path]:
+    """A header and the other files of its record that are there, also those of its segments."""
+    found = {path.name: path}
+    for name in _named_in(path):
+        other = path.with_name(name)
+        if name not in found and other.is_file():
+            found[name] = other
+            if name.endswith(".hea"):
+                found |= {one: path.with_name(one) for one in _named_in(other)}
+    found |= {f"{path.stem}.{one}": path.with_suffix(f".{one}") for one in ANNOTATORS}
+    return [one for _, one in sorted(found.items()) if one.is_file()]
+
+
+def _named_in(path: Path) -> list[str]:
+    """The names of the files, or of the headers of segments, that a header names."""
+    with path.open(encoding="latin-1") as file:
+        lines = [line.split() for line in file.read(LONGEST).splitlines()]
+    lines = [words for words in lines if words and words[0][0] != "#"]
+    if not lines:
+        return []
+    segments = re.search(r"/\d", lines[0][0])
+    names = [words[0] + ".hea" * bool(segments) for words in lines[1:] if words[0] != "~"]
+    return [name for name in dict.fromkeys(names) if re.fullmatch(r"[\w.-]+", name)]

@@ -8,6 +8,7 @@ import numpy as np
 
 from rnnopt.tasks.user_data.alignment import aligned
 from rnnopt.tasks.user_data.readers.columns import Columns
+from rnnopt.tasks.user_data.readers.marks import NoMarksError
 from rnnopt.tasks.user_data.readers.recorders import RECORDERS, parts_of_others
 from rnnopt.tasks.user_data.recordings import Recordings, recordings
 from rnnopt.tasks.user_data.step_targets import StepTargets, step_targets
@@ -40,13 +41,15 @@ def read_recordings(path: Path, pairs: Sequence[tuple[Path, str]], columns: Colu
     for file, _ in pairs:
         name = file.relative_to(path).as_posix()
         try:
-            one = RECORDERS[file.suffix.lower()](file, replace(columns, name=name))
+            one = _read(file, replace(columns, name=name))
             found.append(aligned(one, found[0].channels if found else one.channels, None))
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
     classes = [name for _, name in pairs]
     wanted = columns.label is not None and not columns.unlabelled
     lines = _lines(found)
+    if wanted and not columns.optional and not any(one.labelled for one in found):
+        raise ValueError(f"no recording has {columns.label}, and --label needs some.")
     if wanted and any(one.labelled for one in found) and not columns.optional:
         kept = [i for i, one in enumerate(found) if one.labelled]
         if len(kept) < len(found):
@@ -74,6 +77,15 @@ def read_recordings(path: Path, pairs: Sequence[tuple[Path, str]], columns: Colu
         unused=found[0].unused,
         lines=lines,
     )
+
+
+def _read(file: Path, columns: Columns) -> Recordings:
+    """The recording of a file, without labels if it has none where others may have."""
+    reader = RECORDERS[file.suffix.lower()]
+    try:
+        return reader(file, columns)
+    except NoMarksError:
+        return reader(file, replace(columns, optional=True))
 
 
 def _joined(each: Sequence[StepTargets | None], series: list[np.ndarray]) -> StepTargets | None:

@@ -7,8 +7,11 @@ from rnnopt.tasks.user_data.readers.c3d import read_c3d
 from rnnopt.tasks.user_data.readers.columns import Columns, Parts
 from rnnopt.tasks.user_data.readers.edf import read_edf
 from rnnopt.tasks.user_data.readers.fit import read_fit
-from rnnopt.tasks.user_data.readers.physionet import read_wfdb, segments_of
+from rnnopt.tasks.user_data.readers.mdf import read_mdf
+from rnnopt.tasks.user_data.readers.physionet import files_of, read_wfdb, segments_of
+from rnnopt.tasks.user_data.readers.rosbag import read_bag
 from rnnopt.tasks.user_data.readers.sigmf_files import read_sigmf
+from rnnopt.tasks.user_data.readers.tdms import read_tdms
 from rnnopt.tasks.user_data.readers.xdf import read_xdf
 from rnnopt.tasks.user_data.recordings import Recordings
 
@@ -20,10 +23,32 @@ RECORDERS: dict[str, Callable[[Path, Columns], Recordings]] = {
     ".c3d": read_c3d,
     ".fit": read_fit,
     ".sigmf-meta": read_sigmf,
+    ".mf4": read_mdf,
+    ".mdf": read_mdf,
+    ".tdms": read_tdms,
+    ".bag": read_bag,
+    ".mcap": read_bag,
+    ".db3": read_bag,
 }
 
-# Endings of recorders that are not read, and what does.
-CONVERSIONS: dict[str, str] = {}
+# mne's readers, whose recordings it writes as EDF; tried with files of these kinds.
+OF_MNE = {".fif": "fif", ".gdf": "gdf", ".set": "eeglab", ".vhdr": "brainvision"}
+# What to do with other files of recorders; {name} is that of the file.
+CONVERSIONS = {
+    ending: "it is not read, but mne turns it into EDF (pip install mne edfio):"
+    f' mne.io.read_raw_{reader}("{{name}}").export("{{stem}}.edf").'
+    for ending, reader in OF_MNE.items()
+}
+CONVERSIONS |= {
+    **dict.fromkeys((".eeg", ".vmrk"), "name the header beside it, {stem}.vhdr."),
+    **dict.fromkeys((".dat", ".atr"), "name the header beside it, {stem}.hea."),
+    ".sigmf-data": "name the description beside it, {stem}.sigmf-meta.",
+    ".rec": "it is not read; if it is EDF, give it the ending .edf.",
+    **dict.fromkeys(
+        (".acq", ".cnt", ".mff", ".nwb", ".smr", ".smrx", ".trc", ".xdfz"),
+        "it is not read: export it as EDF or as a table (.csv), or save its arrays as .npz.",
+    ),
+}
 
 
 def read_recorder(path: Path, columns: Columns) -> Parts:
@@ -31,6 +56,20 @@ def read_recorder(path: Path, columns: Columns) -> Parts:
     return RECORDERS[path.suffix.lower()](path, columns), None
 
 
+def advice_for(path: Path) -> str | None:
+    """What to do with a recorder's file that is not read; None for other files."""
+    advice = CONVERSIONS.get(path.suffix.lower())
+    return None if advice is None else advice.format(name=path.name, stem=path.stem)
+
+
 def parts_of_others(files: Iterable[Path]) -> set[str]:
     """The names of files that are parts of others, not recordings of their own."""
     return segments_of(file for file in files if file.suffix.lower() == ".hea")
+
+
+def companions(path: Path) -> list[Path]:
+    """The other files that a recording is in."""
+    if path.suffix.lower() == ".hea":
+        return [one for one in files_of(path) if one != path]
+    values = path.with_suffix(".sigmf-data")
+    return [values] if path.suffix.lower() == ".sigmf-meta" and values.is_file() else []

@@ -18,6 +18,7 @@ from rnnopt.config.errors import UserError
 from rnnopt.tasks.user_data.alignment import aligned
 from rnnopt.tasks.user_data.readers import READERS, read, sha256
 from rnnopt.tasks.user_data.readers.columns import Columns, Parts
+from rnnopt.tasks.user_data.readers.recorders import RECORDERS
 from rnnopt.tasks.user_data.recordings import Recordings, default_names
 from rnnopt.tasks.user_data.step_targets import StepTargets, step_targets
 from rnnopt.tasks.user_data.target_kinds import label_names
@@ -71,8 +72,11 @@ def sha256_of(text: str) -> str:
 
 
 def _kind(path: Path) -> Any:
-    """What reads a file; .csv, .tsv and .txt are of one kind."""
-    return "a folder" if path.is_dir() else READERS.get(path.suffix.lower(), path.suffix.lower())
+    """What reads a file; .csv, .tsv and .txt are of one kind, and each ending of a recorder."""
+    ending = path.suffix.lower()
+    if path.is_dir():
+        return "a folder"
+    return ending if ending in RECORDERS else READERS.get(ending, ending)
 
 
 def _first(path: Path, columns: Columns) -> tuple[Parts, bool]:

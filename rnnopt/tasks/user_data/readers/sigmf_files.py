@@ -4,6 +4,7 @@ Complex values are two channels. Whole numbers stay as they are in the file: sig
 by default.
 """
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,15 @@ def read_sigmf(path: Path, columns: Columns) -> Recordings:
     Raises:
         ValueError: one of the two files is damaged or missing, or there is no rate.
     """
+    values = path.with_suffix(".sigmf-data")
+    if not values.is_file():
+        raise ValueError(f"its values are missing: there is no {values.name}.")
     with quietly("SigMF"):
         import sigmf
 
         try:
-            file = sigmf.fromfile(str(path), autoscale=False)
+            about = json.loads(path.read_bytes())
+            file = sigmf.SigMFFile(metadata=about, data_file=str(values), autoscale=False)
             notes = [dict(one) for one in file.get_annotations()]
             begins = [dict(one) for one in file.get_captures()]
         except sigmf.error.SigMFError as error:
@@ -53,8 +58,8 @@ def read_sigmf(path: Path, columns: Columns) -> Recordings:
     )
     kept, unused = choose(names, columns)
     with quietly("SigMF"):
-        values = np.asarray(file.read_samples()).reshape(count, width)
-    halves = [values.real, values.imag]
+        found = np.asarray(file.read_samples()).reshape(count, width)
+    halves = [found.real, found.imag]
     signals = []
     for i in kept:
         channel, half = divmod(i, len(parts))

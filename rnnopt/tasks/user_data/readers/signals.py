@@ -19,6 +19,7 @@ from rnnopt.tasks.user_data.recordings import Recordings, recordings
 from rnnopt.tasks.user_data.resampling import gaps_bridged, signal_at_rate
 
 SHOWN = 12  # names, or texts of marks
+FEW, MOST = 10**6, 1000  # steps that any resampling may make, and steps for each value before
 
 
 @dataclass(frozen=True)
@@ -227,8 +228,15 @@ def _at_one_rate(
             f"signals need a time that all have: {early!r} ends {min(ends):.6g} s after the start,"
             f" and {late!r} begins at {start:.6g} s (--drop leaves one out)."
         )
-    longest = max(one.pace or rate for one in signals) * (min(ends) - start)
-    check_memory(int(8 * count * len(signals) + 32 * longest), f"signals at {rate:g} Hz")
+    longest = max(len(one.values) for one in signals)
+    finest = max([rate, *(one.pace or rate for one in signals)])
+    steps = int((min(ends) - start) * finest)
+    if steps > max(FEW, MOST * longest):
+        raise ValueError(
+            f"{steps} steps at {finest:g} Hz would be made of {longest} values: the rates or times"
+            " of the file are wrong, or that of --resample."
+        )
+    check_memory(8 * count * len(signals) + 32 * steps, f"signals at {rate:g} Hz")
     columns = []
     for one, its in zip(signals, moments, strict=True):
         seen = one.values[~np.isnan(one.values)]

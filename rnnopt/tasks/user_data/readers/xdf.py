@@ -19,7 +19,9 @@ from rnnopt.tasks.user_data.readers.signals import Signal, choose, distinct, rec
 from rnnopt.tasks.user_data.readers.xdf_chunks import Stream, streams_of
 from rnnopt.tasks.user_data.recordings import Recordings
 
-BREAK = 5  # steps: where a stream whose times do not rise has a longer gap, it is two parts
+# A gap of a stream whose times do not rise is longer than so many steps, and than so many times the
+# median deviation of its steps from their median (six deviations of a normal distribution are 9).
+BREAK, WIDE = 5, 10
 
 
 def read_xdf(path: Path, columns: Columns) -> Recordings:
@@ -84,12 +86,14 @@ def _rising(times: np.ndarray, stream: Stream) -> tuple[np.ndarray, list[str]]:
     """
     if not stream.rate or (np.diff(times) > 0).all():
         return times, []
-    cuts = np.flatnonzero(np.diff(times) > BREAK / stream.rate) + 1
+    steps = np.diff(times)
+    spread = float(np.median(np.abs(steps - np.median(steps))))
+    cuts = np.flatnonzero(steps > max(BREAK / stream.rate, WIDE * spread)) + 1
     parts = []
     for part in np.split(times, cuts):
-        steps = np.arange(len(part)) - (len(part) - 1) / 2
-        slope = float(steps @ (part - part.mean()) / (steps @ steps)) if len(part) > 1 else 0.0
-        parts.append(part.mean() + steps * (slope if slope > 0 else 1 / stream.rate))
+        place = np.arange(len(part)) - (len(part) - 1) / 2
+        slope = float(place @ (part - part.mean()) / (place @ place)) if len(part) > 1 else 0.0
+        parts.append(part.mean() + place * (slope if slope > 0 else 1 / stream.rate))
     note = f"times of {stream.name!r} did not rise: straight lines between {len(cuts)} gaps"
     return np.concatenate(parts), [note]
 
