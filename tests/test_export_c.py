@@ -204,6 +204,14 @@ def test_a_header_that_does_not_compile_is_refused_with_the_compilers_words(monk
 
 
 @needs_cc
+@pytest.mark.parametrize("name", ["NAME_WIDTH", "END", "state", "y", "int", "SCALES_TYPE"])
+def test_any_name_compiles(name):
+    source, (inputs, lengths) = source_and_series("gru", subsample=3)
+    raw = inputs[:2], lengths[:2]
+    assert export(source, "c", raw, "series", name=name).difference < 1e-5
+
+
+@needs_cc
 def test_filling_of_missing_values_refuses_a_compiler_that_ignores_them(tmp_path):
     source, _ = source_and_series("rnn")
     (tmp_path / "net.h").write_text(header_of(source, "net"))

@@ -4,6 +4,7 @@ It needs C99 or C++ and math.h, and allocates nothing. The caller keeps the stat
 `static inline`, so that a header may be included in several files.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -41,12 +42,11 @@ class Constants:
     """Collects arrays of a header, and counts their bytes.
 
     Args:
-        name: beginning of their names.
         int8: whether matrices are stored as int8 with a scale for each row.
     """
 
-    def __init__(self, name: str, int8: bool):
-        self.name, self.int8, self.lines, self.bytes = name, int8, list[str](), 0
+    def __init__(self, int8: bool):
+        self.int8, self.lines, self.bytes = int8, list[str](), 0
 
     def array(self, name: str, values: Tensor) -> None:
         """Adds float32 numbers."""
@@ -61,21 +61,22 @@ class Constants:
 
     def matrix(self, name: str, values: Tensor) -> None:
         """Adds a matrix (rows, columns)."""
-        members = f"{self.name}_{name}_weights"
+        members = f"NAME_{name}_weights"
         if self.int8:
             whole, scales = rows_in_int8(values)
             numbers = whole.flatten().tolist()
             self._add("signed char", f"{name}_weights", map(str, numbers), len(numbers))
             self.bytes += len(numbers)
             self.array(f"{name}_scales", scales)
-            members += f", {self.name}_{name}_scales"
+            members += f", NAME_{name}_scales"
         else:
             self.array(f"{name}_weights", values)
-        kind = f"static const {self.name}_matrix"
-        self.lines.append(f"{kind} {self.name}_{name} = {{{members}, {values.shape[1]}}};")
+        self.lines.append(
+            f"static const NAME_matrix NAME_{name} = {{{members}, {values.shape[1]}}};"
+        )
 
     def _add(self, kind: str, name: str, values: Iterable[str], count: int) -> None:
-        self.lines.append(f"static const {kind} {self.name}_{name}[{count}] = {{")
+        self.lines.append(f"static const {kind} NAME_{name}[{count}] = {{")
         self.lines += _wrapped(values)
         self.lines.append("};")
 
@@ -93,7 +94,7 @@ def _wrapped(values: Iterable[str]) -> Iterator[str]:
 
 def to_c(model: PlainModel, name: str, description: Description, int8: bool = False) -> Header:
     """The header of `model`, whose names begin with `name`; with `int8` its matrices are int8."""
-    constants = Constants(name, int8)
+    constants = Constants(int8)
     states, body = _layers(model, constants)
     weight, bias = read_out_of(model)
     constants.matrix("output", weight)
@@ -104,7 +105,7 @@ def to_c(model: PlainModel, name: str, description: Description, int8: bool = Fa
     stack = 4 * (sum(scratch.values()) + inputs)
     header = Header("", constants.bytes, 4 * (sum(states.values()) + len(counter)), stack)
     parts = [
-        f"#ifndef {name.upper()}_H\n#define {name.upper()}_H\n\n#include <math.h>",
+        "#ifndef NAME_H\n#define NAME_H\n\n#include <math.h>",
         c_code.NEEDS_NAN if model.missing_filled else "",
         f"enum {{ NAME_inputs = {inputs}, NAME_outputs = {len(bias)} }};",
         _block("typedef struct ", [*_arrays(states), *(f"{one};" for one in counter)])
@@ -122,7 +123,8 @@ def to_c(model: PlainModel, name: str, description: Description, int8: bool = Fa
         "#endif",
     ]
     code = "\n\n".join(part.strip() for part in parts if part)
-    code = code.replace("WIDTH", str(model.pool)).replace("NAME", name)
+    written = {"NAME": name, "WIDTH": str(model.pool)}  # both at once: a name may have WIDTH in it
+    code = re.sub("NAME|WIDTH", lambda found: written[found[0]], code)
     text = f"{comment(name, _kind(model), model.pool, description, _memory(header))}\n{code}\n"
     return replace(header, text=text)
 

@@ -100,7 +100,9 @@ def compare_formats(
         begins: called with the name of each format before it is measured.
     """
     first = raw[0][0, : int(raw[1][0])].float()
-    task = _task(source)
+    task, p = _task(source), source.preparation
+    # A file that takes past outputs as inputs cannot run free by itself.
+    of_files = None if p is not None and p.lags else task
     refused: dict[str, list[str]] = {}
     with one_thread():
         begins("torch")
@@ -117,7 +119,7 @@ def compare_formats(
             if variant.form == "safetensors":  # loaded, it is the network itself
                 rows.append(replace(rows[0], name=variant.name, bytes=len(checked.content)))
             else:
-                rows.append(_measured(source, variant, checked.content, first, task))
+                rows.append(_measured(source, variant, checked.content, first, of_files))
     metric = source.result.get("metric", "metric") if task is None else task.metric
     return Comparison(
         tuple(rows),
@@ -128,11 +130,8 @@ def compare_formats(
 
 
 def _task(source: Source) -> Task | None:
-    """The run's task; None if its files are not what they were, or its inputs depend on answers."""
-    p = source.preparation
-    if what_happened(source) or (p is not None and p.lags):
-        return None
-    return task_of(source.config)
+    """The run's task; None if its files are not what they were."""
+    return None if what_happened(source) else task_of(source.config)
 
 
 def _prepared(source: Source, series: Tensor) -> Tensor:
