@@ -348,6 +348,10 @@ def test_a_file_that_crashes_ezc3d_is_refused(tmp_path, monkeypatch):
         monkeypatch.setattr(c3d_reader, "CHILD", child)
         with pytest.raises(UserError, match=sentence):
             one(path)
+    child.write_text("import time; time.sleep(60)")  # others take it for ever
+    monkeypatch.setattr(c3d_reader, "SLOWEST", 0.1)
+    with pytest.raises(UserError, match="reading it takes over"):
+        one(path)
 
 
 def test_fit_records_have_nan_where_a_field_is_missing(tmp_path):
