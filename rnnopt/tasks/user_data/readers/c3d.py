@@ -60,8 +60,7 @@ def read_c3d(path: Path, columns: Columns) -> Recordings:
             raise ValueError(f"signal {names[i]!r} needs a rate, the file says none.")
         signals.append(Signal(names[i], its, values, pace))
     start = facts["first"] / rate if rate else 0.0
-    told = ["C3D", f"points at {rate or 0:g} Hz, analog signals at {analog_rate or 0:g} Hz"]
-    return recording_of(signals, _events(facts, start), columns, columns.name, told, unused)
+    return recording_of(signals, _events(facts, start), columns, columns.name, ["C3D"], unused)
 
 
 def _read(path: Path) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
