@@ -51,7 +51,7 @@ def own_sentences() -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        raise Sentence(str(error)) from error
+        raise ReadingError(str(error)) from error
 
 
 def named(what: object) -> str:
