@@ -242,3 +242,15 @@ def without_channels(data: Recordings, dropped: Sequence[str | int]) -> Recordin
         channels=tuple(names[i] for i in kept),
         unused=tuple(names[i] for i in sorted(places)),
     )
+
+
+def joined_lines(parts: Sequence[Recordings], names: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """What was done for several files, by their names: of each subject the first three."""
+    told: dict[str, list[str]] = {}
+    for part, name in zip(parts, names, strict=True):
+        for subject, text in part.lines:
+            told.setdefault(subject, []).append(f"{text} of {name}")
+    return tuple(
+        (one, "; ".join(its[:3]) + f", … ({len(its)} files in all)" * (len(its) > 3))
+        for one, its in told.items()
+    )

@@ -123,7 +123,7 @@ def _marks(wfdb: Any, record: str, rate: float) -> list[Mark]:
                 marks.append(Mark(start, start, text[1:], RHYTHM))
             else:
                 marks.append(Mark(start, start, (symbol not in '"+' and symbol) or text, of))
-    return marks
+    return [one for one in marks if one.text]
 
 
 def _held(marks: list[Mark], end: float) -> list[Mark]:
@@ -137,9 +137,10 @@ def _held(marks: list[Mark], end: float) -> list[Mark]:
     return [one for one in marks if one.of != RHYTHM] + held
 
 
-def segments_of(files: Iterable[Path]) -> set[str]:
-    """The names of headers that are segments of other records among some headers."""
-    return {name for path in files for name in _named_in(path) if name.endswith(".hea")}
+def segments_of(files: Iterable[Path]) -> set[Path]:
+    """The headers of the segments that some headers name."""
+    named = ((path, name) for path in files for name in _named_in(path))
+    return {path.with_name(name) for path, name in named if name.endswith(".hea")}
 
 
 def files_of(path: Path) -> list[Path]:

@@ -8,9 +8,9 @@ import numpy as np
 
 from rnnopt.tasks.user_data.alignment import aligned
 from rnnopt.tasks.user_data.readers.columns import Columns
-from rnnopt.tasks.user_data.readers.marks import NoMarksError
-from rnnopt.tasks.user_data.readers.recorders import RECORDERS, parts_of_others
-from rnnopt.tasks.user_data.recordings import Recordings, recordings
+from rnnopt.tasks.user_data.readers.marks import NoLabelError
+from rnnopt.tasks.user_data.readers.recorders import RECORDERS, without_parts
+from rnnopt.tasks.user_data.recordings import Recordings, joined_lines, recordings
 from rnnopt.tasks.user_data.step_targets import StepTargets, step_targets
 
 
@@ -21,8 +21,7 @@ def recorder_files(path: Path) -> list[Path]:
         for one in path.iterdir()
         if one.suffix.lower() in RECORDERS and one.name[0] != "." and one.is_file()
     )
-    others = parts_of_others(found)
-    return [one for one in found if one.name not in others]
+    return without_parts(found)
 
 
 def read_recordings(path: Path, pairs: Sequence[tuple[Path, str]], columns: Columns) -> Recordings:
@@ -38,19 +37,20 @@ def read_recordings(path: Path, pairs: Sequence[tuple[Path, str]], columns: Colu
         ValueError: a file is damaged, has other channels than the first, or none has a label.
     """
     found: list[Recordings] = []
+    unlabelled: list[str] = []
     for file, _ in pairs:
         name = file.relative_to(path).as_posix()
         try:
-            one = _read(file, replace(columns, name=name))
+            one = _read(file, replace(columns, name=name), unlabelled)
             found.append(aligned(one, found[0].channels if found else one.channels, None))
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
     classes = [name for _, name in pairs]
     wanted = columns.label is not None and not columns.unlabelled
-    lines = _lines(found)
-    if wanted and not columns.optional and not any(one.labelled for one in found):
-        raise ValueError(f"no recording has {columns.label}, and --label needs some.")
-    if wanted and any(one.labelled for one in found) and not columns.optional:
+    lines = joined_lines(found, [str((one.names or "")[0]) for one in found])
+    if wanted and not columns.optional:
+        if not any(one.labelled for one in found):
+            raise ValueError(unlabelled[0])
         kept = [i for i, one in enumerate(found) if one.labelled]
         if len(kept) < len(found):
             said = f"{len(found) - len(kept)} of {len(found)} recordings without a label"
@@ -79,12 +79,13 @@ def read_recordings(path: Path, pairs: Sequence[tuple[Path, str]], columns: Colu
     )
 
 
-def _read(file: Path, columns: Columns) -> Recordings:
-    """The recording of a file, without labels if it has none where others may have."""
+def _read(file: Path, columns: Columns, unlabelled: list[str]) -> Recordings:
+    """The recording of a file; if it lacks the label, without, and `unlabelled` gets why."""
     reader = RECORDERS[file.suffix.lower()]
     try:
         return reader(file, columns)
-    except NoMarksError:
+    except NoLabelError as error:
+        unlabelled.append(f"{columns.name}: {error}")
         return reader(file, replace(columns, optional=True))
 
 
@@ -110,10 +111,3 @@ def _notes(found: Sequence[Recordings]) -> tuple[str, ...]:
     if len(found) == 1:
         return first.notes
     return (f"{len(found)} files, the first: {first.notes[0]}", *first.notes[1:])
-
-
-def _lines(found: Sequence[Recordings]) -> tuple[tuple[str, str], ...]:
-    """What was done for the labels of the first recordings."""
-    told = [f"{text} of {(one.names or ('',))[0]}" for one in found for _, text in one.lines]
-    more = f", … ({len(told)} files in all)" if len(told) > 3 else ""
-    return (("labels", "; ".join(told[:3]) + more),) if told else ()

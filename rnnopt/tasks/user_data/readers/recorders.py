@@ -1,6 +1,6 @@
 """Files that recorders of signals and movement write, one recording a file, by their endings."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rnnopt.tasks.user_data.readers.c3d import read_c3d
@@ -62,9 +62,10 @@ def advice_for(path: Path) -> str | None:
     return None if advice is None else advice.format(name=path.name, stem=path.stem)
 
 
-def parts_of_others(files: Iterable[Path]) -> set[str]:
-    """The names of files that are parts of others, not recordings of their own."""
-    return segments_of(file for file in files if file.suffix.lower() == ".hea")
+def without_parts(files: Sequence[Path]) -> list[Path]:
+    """The files that are recordings of their own, not segments of others among them."""
+    others = segments_of(one for one in files if one.suffix.lower() == ".hea" and one.is_file())
+    return [one for one in files if one not in others]
 
 
 def companions(path: Path) -> list[Path]:

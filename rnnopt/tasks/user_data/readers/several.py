@@ -18,8 +18,8 @@ from rnnopt.config.errors import UserError
 from rnnopt.tasks.user_data.alignment import aligned
 from rnnopt.tasks.user_data.readers import READERS, read, sha256
 from rnnopt.tasks.user_data.readers.columns import Columns, Parts
-from rnnopt.tasks.user_data.readers.recorders import RECORDERS
-from rnnopt.tasks.user_data.recordings import Recordings, default_names
+from rnnopt.tasks.user_data.readers.recorders import RECORDERS, without_parts
+from rnnopt.tasks.user_data.recordings import Recordings, default_names, joined_lines
 from rnnopt.tasks.user_data.step_targets import StepTargets, step_targets
 from rnnopt.tasks.user_data.target_kinds import label_names
 
@@ -36,7 +36,7 @@ def read_data(text: str, columns: Columns) -> Parts:
     Raises:
         UserError: a file is missing or wrong, or files differ in kind, channels or labels.
     """
-    paths = files_of(text)
+    paths = without_parts(files_of(text))
     if len(paths) == 1:
         return read(paths[0], columns)
     kinds = {_kind(path): path for path in reversed(paths)}
@@ -162,6 +162,7 @@ def _joined(
         suspect=next((one.suspect for one in same if one.suspect is not None), None),
         times=times[0] + more if times else None,
         notes=tuple(dict.fromkeys(notes)),
+        lines=joined_lines(same, called),
         **rows,
     )
 

@@ -1,7 +1,8 @@
 """SigMF recordings of radios (.sigmf-meta beside .sigmf-data) by sigmf.
 
-Complex values are two channels. Whole numbers stay as they are in the file: sigmf scales them to ±1
-by default.
+Complex values are two channels. Values stay as they are in the file, and numpy reads them: sigmf
+rounds all to 32 bits, and scales whole numbers to ±1 by default. Positions of annotations count
+from `core:offset` on, where a recording is one of several files.
 """
 
 import json
@@ -46,7 +47,13 @@ def read_sigmf(path: Path, columns: Columns) -> Recordings:
     count = int(file.sample_count or 0)
     if count < 1 or not 1 <= width <= MOST:
         raise ValueError(f"a recording needs values, it has {count} of {width} channels.")
+    first = _whole(file.get_global_info(), "core:offset")
     for one in (*notes, *begins):
+        one["core:sample_start"] = begin = _whole(one, "core:sample_start") - first
+        if begin < 0:
+            raise ValueError(
+                f"its description says something of a value before core:offset {first}."
+            )
         end = _whole(one, "core:sample_start") + max(_whole(one, "core:sample_count"), 1)
         if end > count:
             raise ValueError(f"it is cut off: it says something of value {end}, and has {count}.")
@@ -58,13 +65,11 @@ def read_sigmf(path: Path, columns: Columns) -> Recordings:
     )
     kept, unused = choose(names, columns)
     with quietly("SigMF"):
-        found = np.asarray(file.read_samples()).reshape(count, width)
-    halves = [found.real, found.imag]
-    signals = []
-    for i in kept:
-        channel, half = divmod(i, len(parts))
-        its = halves[half][:, channel].astype(np.float64)
-        signals.append(Signal(names[i], "", its, rate))
+        kind = sigmf.sigmffile.dtype_info(file.get_global_field("core:datatype"))
+        begin, size = int(file.data_offset), count * len(names)
+        stored = np.fromfile(values, kind["component_dtype"], size, offset=begin)
+        found = stored.reshape(count, len(names))
+    signals = [Signal(names[i], "", found[:, i].astype(np.float64), rate) for i in kept]
     facts = ["SigMF", *_facts(begins)]
     return recording_of(signals, _marks(notes, rate), columns, columns.name, facts, unused)
 

@@ -183,7 +183,7 @@ def _described_marks(marks: Sequence[Mark]) -> list[str]:
     """How often each text occurs, in each list of marks; [] without marks."""
     lists: dict[str, Counter[str]] = {}
     for one in marks:
-        lists.setdefault(one.of, Counter())[visible(one.text)[:40]] += 1
+        lists.setdefault(one.of, Counter()).update([visible(one.text)[:40]] * bool(one.text))
     found = []
     for of, counts in list(lists.items())[:SHOWN]:
         some = ", ".join(f"{count} × {text!r}" for text, count in counts.most_common(SHOWN))
