@@ -245,12 +245,15 @@ def without_channels(data: Recordings, dropped: Sequence[str | int]) -> Recordin
 
 
 def joined_lines(parts: Sequence[Recordings], names: Sequence[str]) -> tuple[tuple[str, str], ...]:
-    """What was done for several files, by their names: of each subject the first three."""
-    told: dict[str, list[str]] = {}
+    """What was done for several files: the same for each, or for the first three by name."""
+    told: dict[str, list[tuple[str, str]]] = {}
     for part, name in zip(parts, names, strict=True):
         for subject, text in part.lines:
-            told.setdefault(subject, []).append(f"{text} of {name}")
-    return tuple(
-        (one, "; ".join(its[:3]) + f", … ({len(its)} files in all)" * (len(its) > 3))
-        for one, its in told.items()
-    )
+            told.setdefault(subject, []).append((name, text))
+    lines = []
+    for subject, its in told.items():
+        some = "; ".join(f"{name}: {text}" for name, text in its[:3])
+        some += f"; … ({len(its)} files in all)" * (len(its) > 3)
+        alike = len(its) == len(parts) > 1 and len({text for _, text in its}) == 1
+        lines.append((subject, f"{its[0][1]}, in each file" if alike else some))
+    return tuple(lines)

@@ -37,13 +37,15 @@ def read_data(text: str, columns: Columns) -> Parts:
         UserError: a file is missing or wrong, or files differ in kind, channels or labels.
     """
     paths = without_parts(files_of(text))
-    if len(paths) == 1:
+    if len(paths) == 1 and (columns.group or "").lower() != FILE:
         return read(paths[0], columns)
     kinds = {_kind(path): path for path in reversed(paths)}
     if len(kinds) > 1:
         one, other = list(kinds.values())[-2:]
         raise UserError(f"files of one data set must be of one kind, got {other} and {one}.")
-    columns = replace(columns, single=True)  # tables with a time and no id are a recording each
+    columns = replace(
+        columns, single=columns.single or len(paths) > 1
+    )  # tables with a time and no id are a recording each
     first, by_file = _first(paths[0], columns)
     if by_file:
         columns = replace(columns, group=None)
@@ -121,7 +123,8 @@ def _part(
         apart = _part([one.validation for one in parts], paths, called, by_file)
         data = _joined(parts, paths, called)
     except ValueError as error:
-        raise UserError(f"{paths[0]} and {len(paths) - 1} more: {error}") from error
+        more = f" and {len(paths) - 1} more" * (len(paths) > 1)
+        raise UserError(f"{paths[0]}{more}: {error}") from error
     if by_file:
         groups = np.repeat(list(called), [len(one) for one in parts])
         data = replace(data, groups=groups)
@@ -151,7 +154,10 @@ def _joined(
     ]
     times = list(dict.fromkeys(one.times for one in same if one.times is not None))
     more = f"; and {len(times) - 1} other files have other irregularities" * (len(times) > 1)
-    notes = (f"{len(paths)} files", *(note for one in same for note in one.notes))
+    notes = (
+        *([f"{len(paths)} files"] if len(paths) > 1 else []),
+        *(note for one in same for note in one.notes),
+    )
     return replace(
         first,
         series=series,
