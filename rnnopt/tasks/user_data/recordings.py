@@ -81,6 +81,7 @@ class Recordings:
         spans: (count, 3) recording, first step and end of each series, if they are windows.
         shaped: whether channels were left out, and series resampled and cut, as in training.
         lines: what was done for that (subject, finding).
+        units: of the channels, "" if unknown, where the file of one recording says them; else ().
     """
 
     series: tuple[np.ndarray, ...]
@@ -101,6 +102,7 @@ class Recordings:
     spans: np.ndarray | None = None
     shaped: bool = False
     lines: tuple[tuple[str, str], ...] = ()
+    units: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.series)
@@ -257,3 +259,21 @@ def joined_lines(parts: Sequence[Recordings], names: Sequence[str]) -> tuple[tup
         alike = len(its) == len(parts) > 1 and len({text for _, text in its}) == 1
         lines.append((subject, f"{its[0][1]}, in each file" if alike else some))
     return tuple(lines)
+
+
+def told_of_units(parts: Sequence[Recordings], names: Sequence[str]) -> list[tuple[str, str]]:
+    """A line if a channel has other units in another of several files, as with mV and uV.
+
+    Args:
+        parts: recordings of the same channels in the same order.
+        names: of their files.
+    """
+    for i, channel in enumerate(parts[0].channels):
+        found: dict[str, str] = {}
+        for part, name in zip(parts, names, strict=True):
+            if part.units and part.units[i]:
+                found.setdefault(part.units[i], name)
+        if len(found) > 1:
+            some = ", ".join(f"{unit} in {name!r}" for unit, name in list(found.items())[:3])
+            return [("units", f"{channel!r} has {some}; values are taken as they are")]
+    return []

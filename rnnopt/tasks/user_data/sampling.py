@@ -95,6 +95,7 @@ class Sampling:
         """
         if data.shaped:
             return data
+        data = replace(data, units=())  # not known of the channels that are made here
         if self.drop and not data.unused:
             data = without_channels(data, self.drop)
         if data.validation is not None:

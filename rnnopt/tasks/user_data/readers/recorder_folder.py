@@ -10,7 +10,7 @@ from rnnopt.tasks.user_data.alignment import aligned
 from rnnopt.tasks.user_data.readers.columns import Columns
 from rnnopt.tasks.user_data.readers.marks import NoLabelError
 from rnnopt.tasks.user_data.readers.recorders import RECORDERS, without_parts
-from rnnopt.tasks.user_data.recordings import Recordings, joined_lines, recordings
+from rnnopt.tasks.user_data.recordings import Recordings, joined_lines, recordings, told_of_units
 from rnnopt.tasks.user_data.step_targets import StepTargets, step_targets
 
 
@@ -47,7 +47,8 @@ def read_recordings(path: Path, pairs: Sequence[tuple[Path, str]], columns: Colu
             raise ValueError(f"{name}: {error}") from error
     classes = [name for _, name in pairs]
     wanted = columns.label is not None and not columns.unlabelled
-    lines = joined_lines(found, [str((one.names or "")[0]) for one in found])
+    called = [str((one.names or "")[0]) for one in found]
+    lines = (*joined_lines(found, called), *told_of_units(found, called))
     if wanted and not columns.optional:
         if not any(one.labelled for one in found):
             raise ValueError(unlabelled[0])

@@ -19,7 +19,7 @@ from rnnopt.tasks.user_data.alignment import aligned
 from rnnopt.tasks.user_data.readers import READERS, read, sha256
 from rnnopt.tasks.user_data.readers.columns import Columns, Parts
 from rnnopt.tasks.user_data.readers.recorders import RECORDERS, without_parts
-from rnnopt.tasks.user_data.recordings import Recordings, default_names, joined_lines
+from rnnopt.tasks.user_data.recordings import Recordings, default_names, joined_lines, told_of_units
 from rnnopt.tasks.user_data.step_targets import StepTargets, step_targets
 from rnnopt.tasks.user_data.target_kinds import label_names
 
@@ -168,7 +168,8 @@ def _joined(
         suspect=next((one.suspect for one in same if one.suspect is not None), None),
         times=times[0] + more if times else None,
         notes=tuple(dict.fromkeys(notes)),
-        lines=joined_lines(same, called),
+        lines=(*joined_lines(same, called), *told_of_units(same, called)),
+        units=(),
         **rows,
     )
 

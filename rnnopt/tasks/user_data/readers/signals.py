@@ -142,6 +142,7 @@ def recording_of(
         moments=(times - times[0],),
         stamps=(times,),
         unused=tuple(unused) or columns.drop,
+        units=tuple(visible(signals[i].unit).strip() for i in kept),
     )
 
 
