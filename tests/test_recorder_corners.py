@@ -52,7 +52,17 @@ def night(name, rate=10, unit="uV", reverse=False):
     return str(files.edf(Path(name), signals[::-1] if reverse else signals, notes))
 
 
-# -- TDMS, MDF and SigMF --------------------------------------------------------------------------
+# -- values and times -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ending", ["edf", "bdf"])
+def test_classes_in_an_edf_signal_stay_whole_numbers(ending):
+    stage = np.arange(100) // 10 % 3  # of which 1 is no multiple of the stored step, 400 / 65535
+    wave = stage + 0.3
+    path = files.edf(Path(f"a.{ending}"), [("Stage", "", 10, stage), ("x", "uV", 10, wave)])
+    data = one(path, Columns(label="Stage", each_step=True))
+    assert labels(data) == [str(one) for one in stage]
+    np.testing.assert_allclose(data.series[0][:, 0], wave, atol=400 / 65535)
 
 
 @pytest.mark.parametrize("second", ["dates", "a waveform"])
