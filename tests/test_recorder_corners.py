@@ -22,6 +22,7 @@ from rnnopt.tasks.user_data.load import own_task
 from rnnopt.tasks.user_data.preparation import Preparation
 from rnnopt.tasks.user_data.readers import read
 from rnnopt.tasks.user_data.readers.columns import Columns
+from rnnopt.tasks.user_data.readers.libraries import quietly
 from rnnopt.tasks.user_data.readers.several import read_data
 
 TEN = np.arange(10.0)
@@ -156,6 +157,34 @@ def heart(name, notes=None, folder=""):
         wfdb.wrsamp(name, **fields, **where)
         if notes is not None:
             wfdb.wrann(name, "atr", np.array([0, 10]), ["+", "+"], aux_note=notes, **where)
+
+
+def test_wfdb_signals_need_no_names_and_numbers_of_a_header_no_words():
+    # wfdb takes None for a name, and 250 Hz and all values for words.
+    heart("a")
+    header = Path("a.hea").read_text()
+    Path("a.hea").write_text(header.replace(" II", ""))
+    assert one("a.hea").channels == ("signal 1",)
+    for word, line in (("ten", "a 1 ten 20"), ("-20", "a 1 10 -20")):
+        Path("a.hea").write_text(header.replace("a 1 10 20", line))
+        with pytest.raises(UserError, match=naming("a.hea", repr(word), "no number")):
+            one("a.hea")
+    Path("a.hea").write_text(header.replace("a 1 10 20", "a 1 10/100(-5) 20 12:00:00 01/02/2026"))
+    assert len(one("a.hea").series[0]) == 20
+
+
+def test_the_words_of_rosbags_are_told_without_their_brackets():
+    with (
+        pytest.raises(ValueError, match=r"no ROS bag file \(No header\)\.$"),
+        quietly("ROS bag", OSError),
+    ):
+        raise OSError(("No header.",))
+
+
+def test_an_empty_parquet_file_is_refused_as_such():
+    Path("a.parquet").write_bytes(b"")
+    with pytest.raises(UserError, match="it is empty"):
+        one("a.parquet")
 
 
 def test_a_segment_is_no_recording_beside_the_record_that_it_is_of():
