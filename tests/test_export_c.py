@@ -335,7 +335,10 @@ def test_what_cannot_be_done_is_refused_and_nothing_written(
     assert {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()} == before
 
 
-def test_what_int8_weights_cost_is_measured_and_said(run_folder, command):
+def test_what_int8_weights_cost_is_measured_and_said(tmp_path, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    short_run()
+    run_folder = tmp_path / "run"
     arguments = ("export", run_folder, "--format", "c", "--weights", "int8")
     code, out, error = command(*arguments)
     assert code == 0, error
