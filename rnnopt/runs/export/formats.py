@@ -38,12 +38,17 @@ def onnx_file(model: PlainModel, note: Note, int8: bool = False) -> tuple[bytes,
         entry.key, entry.value = key, json.dumps(value)
     content = built.SerializeToString()
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    return content, whole_series(session)
+
+
+def whole_series(session: Any) -> Answer:
+    """Runs a loaded graph of whole series."""
 
     def answer(inputs: Tensor, lengths: Tensor) -> Tensor:
         found = session.run(None, {"inputs": inputs.numpy(), "lengths": lengths.numpy()})
         return torch.from_numpy(found[0])
 
-    return content, answer
+    return answer
 
 
 def torchscript_file(model: PlainModel, note: Note) -> tuple[bytes, Answer]:
