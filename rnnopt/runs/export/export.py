@@ -12,7 +12,14 @@ from torch.nn.utils.rnn import pad_sequence
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
 from rnnopt.layers.sequence_model import SequenceModel
-from rnnopt.runs.export.formats import Format, onnx_file, safetensors_file, torchscript_file
+from rnnopt.runs.export.formats import (
+    EXTRAS,
+    Format,
+    onnx_file,
+    safetensors_file,
+    torchscript_file,
+)
+from rnnopt.runs.export.openvino_file import openvino_file
 from rnnopt.runs.export.plain_model import PlainModel, double
 from rnnopt.runs.export.streaming import refuse_streaming, streaming_file
 from rnnopt.runs.folder import RunFolder
@@ -66,6 +73,7 @@ class Checked:
         series: number of series compared.
         on: description of these series.
         rounding: largest change of an output by float32 series and outputs; same units.
+        weights: bytes of a second file, which the first one needs beside it; None for none.
     """
 
     content: bytes
@@ -73,6 +81,7 @@ class Checked:
     series: int
     on: str
     rounding: float = 0.0
+    weights: bytes | None = None
 
 
 def open_run(path: Path) -> tuple[Source, tuple[Tensor, Tensor], str]:
@@ -219,15 +228,18 @@ def export(
         note["preparation"] = p.to_dict()
     narrow = (inputs.float(), lengths)  # the file takes float32
     expected = refer(source, narrow)
-    allowed, rounding = ALLOWED, 0.0
+    allowed, rounding, weights = ALLOWED, 0.0, None
     try:
         if form == "safetensors":
             content, twin = safetensors_file(source.model, source.settings, note)
             found = reference(replace(source, model=twin), narrow)
         else:
             plain = PlainModel(source.model, p, source.loss)
-            whole = onnx_file if form == "onnx" else torchscript_file
-            content, answer = (streaming_file if streaming else whole)(plain, note)
+            if form == "openvino":
+                content, weights, answer = openvino_file(plain, note)
+            else:
+                whole = onnx_file if form == "onnx" else torchscript_file
+                content, answer = (streaming_file if streaming else whole)(plain, note)
             found = answer(*narrow)
             if p is not None and p.kind == "regression":
                 # The relative precision of float32.
@@ -238,7 +250,8 @@ def export(
             rounding += _difference(source, refer(source, raw), expected, lengths)
     except ModuleNotFoundError as error:
         raise UserError(
-            f'--format {form} needs {error.name}: pip install "rnnopt[export]".'
+            f"--format {form} needs {error.name}: pip install"
+            f' "rnnopt[{EXTRAS.get(form, "export")}]".'
         ) from error
     if not rounding <= COARSE:
         raise UserError(
@@ -253,7 +266,7 @@ def export(
             f"the exported network's answers differ from the run's by {difference:.2g}, where"
             f" {allowed:.2g} is allowed: nothing was written."
         )
-    return Checked(content, difference, len(inputs), on, rounding)
+    return Checked(content, difference, len(inputs), on, rounding, weights)
 
 
 def _difference(source: Source, one: Tensor, other: Tensor, lengths: Tensor) -> float:
