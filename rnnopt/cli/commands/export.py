@@ -23,15 +23,16 @@ def export_run(
 
     The file has the best weights of a run; a model card is written beside it. ONNX, OpenVINO and
     TorchScript files take raw series (batch, time, channel) with their lengths and hold the
-    normalisation; safetensors holds the weights alone. Each is loaded and run on the run's own data
+    normalisation; ExecuTorch programs do so too, for one series of a fixed length. safetensors
+    holds the weights alone. Each is loaded and run on the run's own data
     first, and written only if it answers as the run's network does.
 
     Args:
         run: Folder of the run.
         format: Format of the file.
-        out: File to write: .onnx, .pt, .safetensors, or .xml of OpenVINO, whose weights are a .bin
-            file beside it. The model card gets its name and .md. Unset: model and that ending in
-            RUN; with --streaming stream.onnx.
+        out: File to write: .onnx, .pt, .safetensors, .pte of ExecuTorch, or .xml of OpenVINO, whose
+            weights are a .bin file beside it. The model card gets its name and .md. Unset: model
+            and that ending in RUN; with --streaming stream.onnx.
         streaming: Graph of one step, for ONNX: from raw inputs (batch, channel) and states to
             answers and the next states.
 

@@ -12,6 +12,7 @@ from torch.nn.utils.rnn import pad_sequence
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
 from rnnopt.layers.sequence_model import SequenceModel
+from rnnopt.runs.export.executorch_file import executorch_file
 from rnnopt.runs.export.formats import (
     EXTRAS,
     Format,
@@ -237,6 +238,9 @@ def export(
             plain = PlainModel(source.model, p, source.loss)
             if form == "openvino":
                 content, weights, answer = openvino_file(plain, note)
+            elif form == "executorch":
+                known = [] if p is None else [p.shortest, p.longest]
+                content, answer = executorch_file(plain, [*known, *lengths.tolist()])
             else:
                 whole = onnx_file if form == "onnx" else torchscript_file
                 content, answer = (streaming_file if streaming else whole)(plain, note)

@@ -15,11 +15,15 @@ from torch import Tensor
 from rnnopt.layers.sequence_model import SequenceModel
 from rnnopt.runs.export.plain_model import PlainModel
 
-Format = Literal["onnx", "torchscript", "safetensors", "openvino"]
+Format = Literal["onnx", "torchscript", "safetensors", "openvino", "executorch"]
 ENDINGS: dict[Format, str] = {
     "onnx": ".onnx", "torchscript": ".pt", "safetensors": ".safetensors", "openvino": ".xml",
+    "executorch": ".pte",
 }  # fmt: skip
-EXTRAS = {"openvino": "openvino"}  # of the package, where it is not "export"
+EXTRAS = {
+    "openvino": "openvino",
+    "executorch": "executorch",
+}  # of the package, where it is not "export"
 # Runs a loaded file on raw series (batch, time, channel) and lengths (batch,).
 Answer = Callable[[Tensor, Tensor], Tensor]
 Note = Mapping[str, Any]
