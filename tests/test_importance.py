@@ -118,9 +118,8 @@ def test_many_series_are_a_part_of_them_the_same_each_time():
 
 
 def test_no_importance_where_there_is_nothing_to_say():
-    from rnnopt.tasks import build_task
-
-    assert importance(build_task("digits-rows"), nn.Linear(8, 10)) is None
+    on_board = replace(a_task(count=12, steps=2), data=None)
+    assert importance(on_board, Looks([1], slice(None))) is None
     wide = a_task(count=12, steps=2, width=101)
     assert importance(wide, Looks([1], slice(None))) is None
 
