@@ -298,6 +298,7 @@ def test_a_broken_xdf_file_is_refused_where_pyxdf_reads_what_it_can(tmp_path):
         (content[: len(content) // 2], "cut off"),
         (content[:-300], "cut off"),
         (content.replace(count, b"\x04\0\0\0\x70"), "'EEG' cannot hold 1879048192 samples"),
+        (content.replace(count + b"\x08", count + b"\0"), "'task' is damaged: not all"),
         (content.replace(b"<sample_count>230", b"<sample_count>231"), "'gaze' has 230 samples"),
         (content.replace(b"<channel_count>2", b"<channel_count>3"), "'EEG' is damaged: not all"),
         (content.replace(b"double64", b"doubl364"), "of type 'doubl364'"),
