@@ -208,7 +208,7 @@ def test_broken_wfdb_records_are_refused(tmp_path):
         path.write_text(text)
         with pytest.raises(UserError, match=sentence):
             one(path)
-    with pytest.raises(UserError, match=r"name the header beside it, r\.hea"):
+    with pytest.raises(UserError, match=r"name its header, r\.hea"):
         one(tmp_path / "r.dat")
 
 
@@ -438,6 +438,8 @@ def test_recordings_of_a_folder_share_channels_and_annotations(tmp_path):
     assert words[0][:2000] == ["wake"] * 1000 + ["sleep"] * 1000
     assert words[1][499:501] == ["", "dream"]
     assert dict(data.lines)["left out"] == "1 of 3 recordings without a label"
+    with pytest.raises(UserError, match=naming("1.edf", "'stage'", "only a, b, annotations")):
+        read(tmp_path, Columns(label="stage", each_step=True))
     files.edf(tmp_path / "4.edf", [a])
     with pytest.raises(UserError, match=naming("4.edf", "lacks 'b'")):
         read(tmp_path, EACH)

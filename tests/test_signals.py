@@ -218,6 +218,8 @@ def test_a_label_that_is_not_there_is_refused_unless_it_may_be():
         recording_of(signals, [], EACH, "r")
     with pytest.raises(ValueError, match=naming("'state'", "only x, annotations")):
         recording_of(signals, [Mark(0, 1, "a")], Columns(label="state"), "r")
+    with pytest.raises(ValueError, match=naming("--label", "x, annotations")):
+        recording_of(signals, [Mark(0, 1, "a")], Columns(each_step=True), "r")
     optional = Columns(label="annotations", each_step=True, optional=True)
     assert not recording_of(signals, [], optional, "r").labelled
     with pytest.raises(ValueError, match="labels alone"):

@@ -38,18 +38,19 @@ def read_recordings(path: Path, pairs: Sequence[tuple[Path, str]], columns: Colu
         ValueError: a file is damaged, has other channels than the first, or none has a label.
     """
     found: list[Recordings] = []
+    lacking: list[str] = []
     for file, _ in pairs:
         name = file.relative_to(path).as_posix()
         try:
-            one = _read(file, replace(columns, name=name))
+            one = _read(file, replace(columns, name=name), lacking)
             found.append(aligned(one, found[0].channels if found else one.channels, None))
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
     classes = [name for _, name in pairs]
     wanted = columns.label is not None and not columns.unlabelled
     lines = _lines(found)
-    if wanted and not columns.optional and not any(one.labelled for one in found):
-        raise ValueError(f"no recording has {columns.label}, and --label needs some.")
+    if len(lacking) == len(found):
+        raise ValueError(lacking[0])
     if wanted and any(one.labelled for one in found) and not columns.optional:
         kept = [i for i, one in enumerate(found) if one.labelled]
         if len(kept) < len(found):
@@ -79,12 +80,13 @@ def read_recordings(path: Path, pairs: Sequence[tuple[Path, str]], columns: Colu
     )
 
 
-def _read(file: Path, columns: Columns) -> Recordings:
-    """The recording of a file, without labels if it has none where others may have."""
+def _read(file: Path, columns: Columns, lacking: list[str]) -> Recordings:
+    """The recording of a file; without its labels, which `lacking` is told of, if it has none."""
     reader = RECORDERS[file.suffix.lower()]
     try:
         return reader(file, columns)
-    except NoMarksError:
+    except NoMarksError as error:
+        lacking.append(f"{columns.name}: {error}")
         return reader(file, replace(columns, optional=True))
 
 
