@@ -470,6 +470,14 @@ def test_a_run_on_annotations_predicts_recordings_without_any(night, tmp_path, c
     assert re.search(naming("new.edf", "--label annotations"), error)
 
 
+def test_a_recording_of_one_annotation_has_it_for_a_label(tmp_path):
+    for i, text in enumerate(("up", "down", "up")):
+        files.edf(tmp_path / f"{i}.edf", [("x", "uV", 100, WAVE)], [(1.0, 2.0, text)])
+    assert read(tmp_path, Columns(label="annotations"))[0].targets.tolist() == ["up", "down", "up"]
+    with pytest.raises(UserError, match=naming("0.edf", "'b'")):
+        read(tmp_path, Columns(drop=("b",)))
+
+
 def test_options_of_tables_are_refused_for_recordings(night):
     refuse_columns([night], ["label"])
     for option in ("id", "time", "layout", "time_unit"):

@@ -92,7 +92,7 @@ def label_of(names: Sequence[str], marks: Sequence[Mark], columns: Columns) -> L
     """The label that `columns` names among signals and marks; a signal's name comes first.
 
     Raises:
-        ValueError: there is none of that name, which is a `NoMarksError` as other files may have one.
+        ValueError: there is none of that name; a `NoMarksError`, as other files may have one.
     """
     wanted = columns.label
     if columns.unlabelled or (wanted is None and (columns.optional or not columns.each_step)):
