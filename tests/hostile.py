@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import recorder_files
 import torch
+from lab_recorders import bag, mdf, signal, tdms, texts, vectors
 
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
@@ -264,6 +265,13 @@ def _archive(content: bytes) -> bool:
 TARGETS: dict[str, Callable[[bytes], bool]] = {
     "csv": _file(".csv"),
     "ts": _file(".ts"),
+    "arff": _file(".arff"),
+    "mat": _file(".mat"),
+    "h5": _file(".h5"),
+    "mf4": _file(".mf4"),
+    "tdms": _file(".tdms"),
+    "bag": _file(".bag"),
+    "mcap": _file(".mcap"),
     "npz": _file(".npz"),
     "npy": _member,
     "parquet": _file(".parquet"),
@@ -308,6 +316,68 @@ TS = [
 ]
 
 
+ARFF = [
+    "% about\n@relation x\n@attribute a numeric\n@attribute 'b c' REAL\n"
+    + "@attribute k {up,'go down'}\n@data\n" + "1,?,up\n2,3,'go down'\n" * 6,
+    "@relation x\n@attribute r relational\n@attribute a numeric\n@attribute b numeric\n@end r\n"
+    + "@attribute k {up,down}\n@data\n" + "'1,2\\n?,4',up\n\"5,6\\n7,8\",down\n" * 6,
+]  # fmt: skip
+
+
+def _matlab(x: np.ndarray) -> list[bytes]:
+    from scipy.io import savemat
+
+    cells = np.empty(8, object)
+    for i in range(8):
+        cells[i] = x[i, : 2 + i % 3]
+    words = np.array(["up", "down"] * 4)
+    found = []
+    for variables in ({"X": x, "y": words}, {"X": cells, "y": words.astype(object)}):
+        for packed in (True, False):
+            sink = io.BytesIO()
+            savemat(sink, variables, do_compression=packed)
+            found.append(sink.getvalue())
+    return found
+
+
+def _hdf5(x: np.ndarray) -> list[bytes]:
+    try:
+        import h5py
+    except ModuleNotFoundError:
+        return []
+    found = []
+    for matlab in (False, True):
+        sink = io.BytesIO()
+        with h5py.File(sink, "w") as file:
+            inputs = file.create_dataset("X", data=x.T if matlab else x, compression="gzip")
+            if matlab:
+                inputs.attrs["MATLAB_class"] = np.bytes_("double")
+            file["y"] = [0, 1] * 4
+        found.append(sink.getvalue())
+    return found
+
+
+def _of_recorders() -> dict[str, list[bytes]]:
+    """Files of vehicles, LabVIEW and robots, of those whose library is here."""
+    found: dict[str, list[bytes]] = {"mf4": [], "tdms": [], "bag": [], "mcap": []}
+    time, values = np.arange(9) / 10, np.arange(9.0)
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        if find_spec("asammdf"):
+            words = np.array([b"a", b"bc", b"d"] * 3)
+            groups = [[signal("v", values, time)], [signal("w", words, time, encoding="utf-8")]]
+            found["mf4"].append(mdf(place / "a.mf4", *groups).read_bytes())
+        if find_spec("nptdms"):
+            rate = {"wf_increment": 0.1, "wf_start_offset": 0.0}
+            parts = [[("g", "v", values, rate), ("g", "w", ["a", "b", "c"], rate)]] * 2
+            found["tdms"].append(tdms(place / "a.tdms", *parts).read_bytes())
+        if find_spec("rosbags"):
+            bag(place / "b", *vectors(), *texts("/mode", (0, "x")))
+            found["mcap"].append((place / "b" / "b.mcap").read_bytes())
+            found["bag"].append(bag(place / "a.bag", *vectors(), version=1).read_bytes())
+    return found
+
+
 def _parquets() -> list[bytes]:
     try:
         import pyarrow
@@ -318,6 +388,7 @@ def _parquets() -> list[bytes]:
     tables = [
         {"label": words, "a": [1.0, 2.0] * 6, "b": list(range(12))},
         {"label": words.dictionary_encode(), "a": [1.5, None] * 6},
+        {"label": words, "x": [[1.0, 2.0], [3.0]] * 6, "z": [[1, None], [5]] * 6},
         {"id": [1, 1, 2, 2, 3, 3] * 2, "t": list(range(12)), "x": [0.5] * 12, "y2": [True] * 12},
     ]
     packed = []
@@ -435,6 +506,10 @@ def examples() -> dict[str, list[bytes]]:
             b"recording;start;end;label\nr1;0,5;2,5;1\nr0;1;2;2\n",
         ],
         "ts": [text.encode() for text in TS],
+        "arff": [text.encode() for text in ARFF],
+        "mat": _matlab(x),
+        "h5": _hdf5(x),
+        **_of_recorders(),
         "npz": [npz_of({"X": npy_of(x), "y": LABELS}),
                 npz_of({"X_train": npy_of(x), "y_train": LABELS, "X_test": npy_of(x[:2]),
                         "y_test": npy_of(np.array(["up", "down"])),

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from cases import partly
 
-from rnnopt.config.data_config import data_name
+from rnnopt.config.data_files import data_name
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig, SharedConfig
 from rnnopt.experiments.jobs import plan_jobs

@@ -1,6 +1,6 @@
 """The options of a verb, from the signature and the docstring of its function.
 
-A config among the parameters stands for its fields, each of which is an option. A parameter `given`
+Configs among the parameters stand for their fields, each of which is an option. A parameter `given`
 is none: it gets the names of the options that the command line has.
 """
 
@@ -13,7 +13,9 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 from cyclopts import App, CoercionError, Group, Parameter, Token
 
 from rnnopt.cli.docstrings import arguments_of, description_of, examples_of
+from rnnopt.config.cluster_config import ClusterConfig
 from rnnopt.config.data_config import DataConfig
+from rnnopt.config.data_files import joined
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import MODELS
 from rnnopt.tasks import TASKS
@@ -32,8 +34,10 @@ GROUPS = {
     ),
     "Training loop": (
         "budget", "batch_size", "seed", "metric", "class_weight", "warp", "refit",
-        "evaluate_every", "watch_test", "stop_at_target", "on_nonfinite", "device", "threads",
+        "calibrate", "evaluate_every", "watch_test", "stop_at_target", "on_nonfinite", "device",
+        "threads",
     ),
+    "Workers": tuple(one.name for one in fields(ClusterConfig)),
     "Output": ("out", "resume", "log", "quiet", "as_json"),
 }  # fmt: skip
 OF_OPTION = {
@@ -41,6 +45,7 @@ OF_OPTION = {
     for number, (title, names) in enumerate(GROUPS.items(), 1)
     for name in names
 }
+SEVERAL = {"data", "test"}  # options that take several files
 # Names that a shell offers, which may go on with options of their own. Those of another parameter
 # stand in its annotation, as a tuple.
 KNOWN: dict[str, Collection[str]] = {
@@ -61,16 +66,18 @@ def _from_options(verb: Verb) -> Verb:
     """`verb` as a function of its options alone."""
     signature, texts = inspect.signature(verb), arguments_of(verb)
     hints = get_type_hints(verb, include_extras=True)
-    config = next((name for name in signature.parameters if is_dataclass(hints[name])), "")
-    options = [p for p in signature.parameters.values() if p.name not in (config, "given")]
-    start: Any = None
-    if config:
-        kind, start = hints[config], signature.parameters[config].default
-        start = kind() if start is inspect.Parameter.empty else start
+    configs: dict[str, Any] = {}  # as they are without any option
+    for name, parameter in signature.parameters.items():
+        if is_dataclass(hints[name]):
+            default = parameter.default
+            configs[name] = hints[name]() if default is inspect.Parameter.empty else default
+    options = [p for p in signature.parameters.values() if p.name not in (*configs, "given")]
+    for config in configs.values():
+        kind, only = type(config), inspect.Parameter.KEYWORD_ONLY
         hints, texts = hints | get_type_hints(kind), arguments_of(kind) | texts
-        only = inspect.Parameter.KEYWORD_ONLY
+        hints |= {name: tuple[str, ...] | None for name in SEVERAL & hints.keys()}
         options += [
-            inspect.Parameter(one.name, only, default=getattr(start, one.name))
+            inspect.Parameter(one.name, only, default=getattr(config, one.name))
             for one in fields(kind)
         ]
     places = list(OF_OPTION)
@@ -82,9 +89,10 @@ def _from_options(verb: Verb) -> Verb:
         given = set(named)
         if {"data", "task"} <= given:
             raise UserError("--data takes the place of --task: give one of them.")
-        if start is not None:
-            own = {one.name: named.pop(one.name) for one in fields(start) if one.name in given}
-            named[config] = replace(start, **own)
+        for name, config in configs.items():
+            own = {one.name: named.pop(one.name) for one in fields(config) if one.name in given}
+            own |= {one: joined(own[one]) for one in SEVERAL & own.keys()}  # a config has one text
+            named[name] = replace(config, **own)
         if "given" in signature.parameters:
             named["given"] = given
         bound = inspect.BoundArguments(signature, OrderedDict(named))
@@ -103,6 +111,8 @@ def _explained(parameter: inspect.Parameter, hint: Any, text: str) -> Any:
     else:
         shown = default is not None and default is not False
     more = [Parameter(group=OF_OPTION[name])] if name in OF_OPTION else []
+    if name in SEVERAL:
+        more.append(Parameter(allow_repeating=True, metavar="FILE"))
     if {int, float} & {hint, *get_args(hint)}:
         more.append(Parameter(converter=_number))
     metadata = getattr(hint, "__metadata__", ())

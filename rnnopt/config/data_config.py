@@ -6,6 +6,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin
 
+from rnnopt.config.data_files import absolute
 from rnnopt.config.errors import UserError, option, unknown_name
 
 Kind = Literal["classification", "regression", "multilabel"]
@@ -15,8 +16,6 @@ Header = Literal["yes", "no"]
 Decimal = Literal[".", ","]
 Split = Literal["series", "time"]
 TimeUnit = Literal["s", "ms", "us", "ns", "min", "h", "d"]
-# File names that say nothing of what is in them: the folder's name does.
-BLANK_NAMES = ("train", "training", "data", "x", "")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +49,7 @@ class ReadConfig:
             columns (y1,y2). Empty cells and NaN are missing targets, which do not count.
         drop: Channels or columns to leave out, by name or by position counted from 0.
         group: Column of the person or machine that a series is of. All series of a group are in
-            one of the parts: training, validation or test.
+            one of the parts: training, validation or test. file: each of several files is a group.
         window: Number of steps of the windows that each recording is cut into. Labels may then
             change within a recording: a window has the commonest label of its steps. Unset: whole
             recordings.
@@ -88,11 +87,12 @@ class DataConfig(ReadConfig):
     """Data of the user's own, in place of a task.
 
     Args:
-        data: File or folder to learn from, in place of --task: .npz, .csv, .tsv, .parquet, .ts, a
-            file of a recorder (.edf, .hea, …, see docs/recordings.md), a folder of arrays, or a
-            folder with a subfolder for each class (see docs/own-data.md).
-        test: File or folder of the same kind to test on. Unset: --test-fraction of --data is held
-            out.
+        data: File or folder to learn from, in place of --task: .npz, .csv, .tsv, .parquet, .ts,
+            .arff, .mat, .h5, a file of a recorder (.edf, .mf4, …, see docs/recordings.md), a folder
+            of arrays, or a folder with a subfolder for each class (see docs/own-data.md). Several
+            of one kind, or a pattern ("day*.csv"), are one data set.
+        test: File or folder of the same kind to test on, or several. Unset: --test-fraction of
+            --data is held out.
         validation: Fraction of the training series to hold out for validation, class by class.
         test_fraction: Fraction of --data to hold out for testing when there is no --test.
         split_seed: Seed of the train/validation/test split. Runs with the same seed hold out the
@@ -146,9 +146,11 @@ class DataConfig(ReadConfig):
             return
         if type(self.label) is int:
             object.__setattr__(self, "label", str(self.label))
-        for name in ("data", "test", "labels"):
+        for name in ("data", "test"):
             if getattr(self, name) is not None:  # a run must find it from anywhere
-                object.__setattr__(self, name, str(Path(getattr(self, name)).absolute()))
+                object.__setattr__(self, name, absolute(getattr(self, name)))
+        if self.labels is not None:
+            object.__setattr__(self, "labels", str(Path(self.labels).absolute()))
         for name in ("validation", "test_fraction"):
             if not 0 < getattr(self, name) < 1:
                 value = getattr(self, name)
@@ -262,12 +264,3 @@ def check_choices(config: Any) -> None:
         value = getattr(config, field.name)
         if allowed and value not in allowed and not (value is None and NoneType in kinds):
             raise unknown_name(option(field.name)[2:], value, allowed)
-
-
-def data_name(path: str) -> str:
-    """What to call the data of a file: "CricketX" for …/CricketX_TRAIN.tsv."""
-    place = Path(path)
-    name = re.sub(r"(?i)[-_. ]*(train|training)$", "", place.stem)
-    if name.lower() in BLANK_NAMES:
-        name = place.parent.name or "data"
-    return re.sub(r"[^\w.-]+", "-", name).strip("-") or "data"

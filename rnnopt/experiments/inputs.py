@@ -5,8 +5,10 @@ runs on different data.
 """
 
 from functools import cache
+from itertools import chain
 from pathlib import Path
 
+from rnnopt.config.data_files import files_of
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
 from rnnopt.tasks.user_data.readers import sha256
@@ -27,8 +29,10 @@ def inputs_of(config: RunConfig) -> dict[str, str]:
         found[source["file"]] = source["sha256"]
     elif "version" in source:
         found[source["package"]] = source["version"]
-    for path in filter(None, (config.data, config.test, config.labels)):
-        found[path] = _digest(path)
+    named = [files_of(text) for text in (config.data, config.test) if text is not None]
+    labels = [] if config.labels is None else [Path(config.labels)]
+    for path in chain(*named, labels):
+        found[str(path)] = _digest(str(path))
     return found
 
 
@@ -44,11 +48,12 @@ def check_inputs(config: RunConfig, wanted: dict[str, str], worker: str) -> None
         found = inputs_of(config)
     except UserError as error:
         raise UserError(f"the worker {worker} needs the command's files: {error}") from error
-    for name, value in wanted.items():
-        if found.get(name) != value:
+    for name in {**wanted, **found}:  # a pattern may match more files here
+        its, value = found.get(name, "none"), wanted.get(name, "none")
+        if its != value:
             raise UserError(
                 f"{name} must be the same on all of a cluster: the command has {value}, the worker"
-                f" {worker} has {found.get(name, 'none')}."
+                f" {worker} has {its}."
             )
 
 

@@ -7,6 +7,7 @@ intended, such as a minibatch of more sequences than there are, give a warning.
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
+from rnnopt.config.data_files import files_of
 from rnnopt.config.errors import UserError
 from rnnopt.config.errors import option as as_option
 from rnnopt.config.run_config import MODELS, RunConfig, SharedConfig
@@ -20,7 +21,7 @@ from rnnopt.training.resolve import resolve
 # Options for reading tables, and those of them that a folder of texts also takes.
 OF_TABLES = ("label", "id", "time", "layout", "header", "decimal", "time_unit")
 OF_FOLDERS = ("label", "time", "decimal", "time_unit")
-ARRAYS = (".npz", ".ts")  # files that are not tables
+ARRAYS = (".npz", ".ts", ".mat", ".h5", ".hdf5")  # files that are not tables
 OF_RECORDERS = ("label",)
 
 
@@ -37,7 +38,8 @@ def refuse_contradictions(config: SharedConfig, given: Collection[str]) -> None:
             " only one of them."
         )
     if config.data is not None:
-        paths = [Path(path) for path in (config.data, config.test) if path is not None]
+        named = (config.data, config.test)
+        paths = [path for text in named if text is not None for path in files_of(text)]
         refuse_columns(paths, given)
     if "decay" in given and not config.schedule.startswith("plateau"):
         raise UserError(f"--decay needs a plateau schedule, got {config.schedule}.")

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from rnnopt.cli.printing import print_lines
 from rnnopt.cli.terminal import print_error, print_line
-from rnnopt.config.data_config import DataConfig, Kind, ReadConfig, data_name
+from rnnopt.config.data_config import DataConfig, Kind, ReadConfig
+from rnnopt.config.data_files import absolute, brief, data_name, files_of, joined
 from rnnopt.config.errors import UserError, writing
 from rnnopt.report.data_figure import draw
 from rnnopt.report.style import any_script
@@ -16,9 +17,9 @@ from rnnopt.runs.files import write_figure
 from rnnopt.tasks.user_data.labels import names_of
 from rnnopt.tasks.user_data.overview import described, step_targets_of, targets_of
 from rnnopt.tasks.user_data.parts import looks_like_groups
-from rnnopt.tasks.user_data.readers import read
 from rnnopt.tasks.user_data.readers.columns import Columns
 from rnnopt.tasks.user_data.readers.intervals import with_interval_labels
+from rnnopt.tasks.user_data.readers.several import read_data
 from rnnopt.tasks.user_data.recordings import Recordings
 from rnnopt.tasks.user_data.sampling import Sampling
 from rnnopt.tasks.user_data.target_kinds import class_names, kind_of
@@ -26,7 +27,7 @@ from rnnopt.training.option_checks import refuse_columns
 
 
 def inspect_data(
-    file: Path,
+    file: tuple[str, ...],
     /,
     *,
     config: ReadConfig,
@@ -39,7 +40,7 @@ def inspect_data(
     Says how many series, steps, channels, classes and missing values there are.
 
     Args:
-        file: File or folder, as for `rnnopt train --data`.
+        file: File or folder, or several, as for `rnnopt train --data`.
         config: How the file is read.
         unlabelled: File without labels.
         out: Picture to write. Unset: one named after the file, in the working directory.
@@ -49,30 +50,33 @@ def inspect_data(
         rnnopt inspect export.csv --label last --decimal ,
         rnnopt inspect steps.csv --layout long --id patient --label outcome
     """
-    refuse_columns([file], given)
+    text = joined(file)
+    refuse_columns(files_of(text), given)
     read_so = {one.name: getattr(config, one.name) for one in fields(ReadConfig)}
-    whole = DataConfig(data=str(file), **read_so)
+    whole = DataConfig(data=text, **read_so)
     kind, padded = config.kind, config.padded
-    data, test = read(file, Columns.of(whole, unlabelled=unlabelled or config.labels is not None))
+    data, test = read_data(
+        text, Columns.of(whole, unlabelled=unlabelled or config.labels is not None)
+    )
     if config.labels is not None:
         data, test = with_interval_labels(Path(config.labels), data, test)
     try:
         shape = partial(_shaped, sampling=Sampling.of(whole), kind=kind, padded=padded)
         data, test = shape(data), None if test is None else shape(test)
     except ValueError as error:
-        raise UserError(f"{file}: {error}") from error
-    name = data_name(str(file.absolute()))
+        raise UserError(f"{brief(text)}: {error}") from error
+    name = data_name(absolute(text))
     try:
         parts = {"": data, ", its validation part": data.validation, ", its test part": test}
         for which, part in parts.items():
             if part is not None:
-                print_lines(_lines(part, kind, padded), f"{file}{which}")
+                print_lines(_lines(part, kind, padded), f"{brief(text)}{which}")
                 if part.groups is None and part.suspect is not None:
                     print_error(f"warning: {looks_like_groups(part.suspect)}.")
         figure = draw(data, name, kind, padded)
     except ValueError as error:
-        raise UserError(f"{file}: {error}") from error
-    path = out or Path(f"{_stem(file)}.png")
+        raise UserError(f"{brief(text)}: {error}") from error
+    path = out or Path(f"{name if len(files_of(text)) > 1 else _stem(Path(text))}.png")
     with writing(f"the picture {path}"), any_script():
         write_figure(path, figure)
     print_line(f"wrote {path}")

@@ -2,14 +2,16 @@
 
 import csv
 import io
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 import numpy as np
 
 from rnnopt.cli.outputs import check_output
+from rnnopt.cli.streaming import answer_rows
 from rnnopt.cli.terminal import print_error, print_line
 from rnnopt.config.data_config import Decimal
+from rnnopt.config.data_files import brief, inputs_in, joined
 from rnnopt.config.errors import UserError, writing
 from rnnopt.runs.folder import write_atomically
 from rnnopt.runs.prediction import TrainedModel, own_metric, rows, scores, step_rows
@@ -21,9 +23,9 @@ from rnnopt.tasks.user_data.feedback import unmeasured
 from rnnopt.tasks.user_data.forecasting import with_forecasts
 from rnnopt.tasks.user_data.overview import read_as
 from rnnopt.tasks.user_data.preparation import Preparation
-from rnnopt.tasks.user_data.readers import read
 from rnnopt.tasks.user_data.readers.columns import Columns
 from rnnopt.tasks.user_data.readers.intervals import with_interval_labels
+from rnnopt.tasks.user_data.readers.several import read_data
 from rnnopt.tasks.user_data.recordings import Recordings
 from rnnopt.tasks.user_data.series import cut_padding
 
@@ -32,11 +34,13 @@ def predict_data(
     run: Path,
     /,
     *,
-    data: Path,
+    data: tuple[str, ...] = (),
+    stream: bool = False,
     out: Path = Path("predictions.csv"),
     labels: Path | None = None,
     unlabelled: bool = False,
     decimal: Decimal | None = None,
+    given: Collection[str] = (),
 ) -> int:
     """Predict new series with a trained network.
 
@@ -49,7 +53,10 @@ def predict_data(
 
     Args:
         run: Folder of the run.
-        data: File or folder of new series, as for `rnnopt train --data`, with or without labels.
+        data: File or folder of new series, or several, as for `rnnopt train --data`, with or
+            without labels.
+        stream: Predictions of rows as they come, in place of --data: each line of standard input is
+            a step, each answer a line of standard output. A blank line begins a new series.
         out: File to write: .csv.
         labels: Table of intervals with labels of the recordings, as for `rnnopt train --labels`.
         unlabelled: Absence of labels, in a text file without column names. Otherwise each line is
@@ -60,19 +67,32 @@ def predict_data(
     Examples:
         rnnopt predict runs/own --data new.csv
         rnnopt predict runs/own --data new.csv --unlabelled --out answers.csv
+        sensor | rnnopt predict runs/own --stream
     """
+    if stream:
+        for name in ("data", "out", "labels", "unlabelled"):
+            if name in given:
+                raise UserError(
+                    f"--stream reads standard input and writes standard output: leave out --{name}."
+                )
+        trained = TrainedModel.open(run)
+        return answer_rows(trained, decimal or trained.config.decimal)
+    if not data:
+        raise UserError("predict needs the series, --data, or --stream for rows as they come.")
     trained = TrainedModel.open(run)
-    check_output(out, ".csv", (data, trained.config.data, trained.config.test))
-    bare = unlabelled or labels is not None or trained.config.labels is not None
-    series, test = read(data, _columns(trained, bare, decimal))
+    text, config = joined(data), trained.config
+    inputs = [*inputs_in(text), *inputs_in(config.data), *inputs_in(config.test)]
+    check_output(out, ".csv", inputs)
+    bare = unlabelled or labels is not None or config.labels is not None
+    series, test = read_data(text, _columns(trained, bare, decimal))
     if labels is not None:
         _check_takes_labels(run, trained.preparation)
         series, test = with_interval_labels(labels, series, test, keep=True)
     if test is not None:
         series = test
-        print_line(f"{data} holds training and test series: these are the test series.")
+        print_line(f"{brief(text)} holds training and test series: these are the test series.")
     if trained.preparation.each_step:
-        return _predict_steps(trained, data, series, out)
+        return _predict_steps(trained, text, series, out)
     try:
         series = trained.preparation.shaped(series)
         answers = trained.answer(series)
@@ -83,8 +103,8 @@ def predict_data(
             told = scores(trained.preparation, answers[known], labelled)
             told = own_metric(trained, answers[known], labelled) | told
     except ValueError as error:
-        raise UserError(f"{data}: {error}") from error
-    _check_labels(data, trained.preparation, series)
+        raise UserError(f"{brief(text)}: {error}") from error
+    _check_labels(text, trained.preparation, series)
     _warn_of_lengths(trained.preparation, series)
     headings, lines = rows(trained.preparation, answers, series)
     _write(out, headings, lines)
@@ -114,7 +134,7 @@ def _labelled(series: Recordings) -> np.ndarray:
     return np.flatnonzero(~missing.any(1))
 
 
-def _predict_steps(trained: TrainedModel, data: Path, series: Recordings, out: Path) -> int:
+def _predict_steps(trained: TrainedModel, data: str, series: Recordings, out: Path) -> int:
     """`predict_data` for targets at every step, or forecasts."""
     p = trained.preparation
     try:
@@ -123,7 +143,7 @@ def _predict_steps(trained: TrainedModel, data: Path, series: Recordings, out: P
             series = with_forecasts(aligned(series, p.channels, p.table), p.horizon, p.forecasts)
         answers, told = trained.answer_steps(series)
     except ValueError as error:
-        raise UserError(f"{data}: {error}") from error
+        raise UserError(f"{brief(data)}: {error}") from error
     headings, lines = step_rows(p, answers, series)
     _write(out, headings, lines)
     for subject, how in (*read_as(series), *series.lines):
@@ -187,7 +207,7 @@ def _warn_of_lengths(preparation: Preparation, series: Recordings) -> None:
         print_error(f"warning: {far}.")
 
 
-def _check_labels(data: Path, preparation: Preparation, series: Recordings) -> None:
+def _check_labels(data: str, preparation: Preparation, series: Recordings) -> None:
     """Says how many labels are none of the run's classes; refuses a file where all are."""
     if series.targets is None or preparation.kind != "classification":
         return
@@ -195,8 +215,8 @@ def _check_labels(data: Path, preparation: Preparation, series: Recordings) -> N
     unknown = int((preparation.positions(series.targets[known]) < 0).sum())
     if unknown == len(known) > 0:
         raise UserError(
-            f"{data}: no label is one of the run's classes ({', '.join(preparation.classes)}):"
-            " say --unlabelled if it has none."
+            f"{brief(data)}: no label is one of the run's classes"
+            f" ({', '.join(preparation.classes)}): say --unlabelled if it has none."
         )
     if unknown:
         print_line(f"{unknown} labels are none of the run's classes: they count as wrong.")

@@ -3,13 +3,15 @@
 from pathlib import Path
 
 from rnnopt.config.data_config import DataConfig
+from rnnopt.config.data_files import brief
 from rnnopt.config.errors import UserError
 from rnnopt.tasks.task import Task
 from rnnopt.tasks.user_data.build import build
 from rnnopt.tasks.user_data.forecasting import Forecast, forecast_channels
-from rnnopt.tasks.user_data.readers import read, sha256
+from rnnopt.tasks.user_data.readers import sha256
 from rnnopt.tasks.user_data.readers.columns import Columns, Parts
 from rnnopt.tasks.user_data.readers.intervals import with_interval_labels
+from rnnopt.tasks.user_data.readers.several import read_data, sha256_of
 from rnnopt.tasks.user_data.recordings import Recordings
 from rnnopt.tasks.user_data.sampling import Sampling
 
@@ -25,9 +27,11 @@ def own_task(config: DataConfig, name: str) -> Task:
         raise UserError("--folds needs the number of one, --fold; `rnnopt train` alone trains all.")
     data, test = read_parts(config)
     assert config.data is not None
-    given = {"data": config.data, "test": config.test, "labels": config.labels}
-    sources = {role: path for role, path in given.items() if path is not None}
-    hashes = {role: {"path": path, "sha256": sha256(Path(path))} for role, path in sources.items()}
+    given = {"data": config.data, "test": config.test}
+    sources = {role: text for role, text in given.items() if text is not None}
+    hashes = {role: {"path": text, "sha256": sha256_of(text)} for role, text in sources.items()}
+    if config.labels is not None:
+        hashes["labels"] = {"path": config.labels, "sha256": sha256(Path(config.labels))}
     try:
         return build(
             data,
@@ -50,7 +54,7 @@ def own_task(config: DataConfig, name: str) -> Task:
             forecast=_forecast(config, data),
         )
     except ValueError as error:
-        raise UserError(f"{config.data}: {error}") from error
+        raise UserError(f"{brief(config.data)}: {error}") from error
 
 
 def _forecast(config: DataConfig, data: Recordings) -> Forecast | None:
@@ -65,28 +69,28 @@ def read_parts(config: DataConfig) -> Parts:
     """The training series, and the test series if they are separate."""
     assert config.data is not None
     columns = Columns.of(config)
-    data, test = read(Path(config.data), columns)
+    data, test = read_data(config.data, columns)
     if config.test is not None:
         if test is not None:
-            raise UserError(f"{config.data} holds test series of its own: leave out --test.")
-        test = read(Path(config.test), columns.like(data.table))[0]
+            raise UserError(f"{brief(config.data)} holds test series of its own: leave out --test.")
+        test = read_data(config.test, columns.like(data.table))[0]
     if config.labels is not None:
         data, test = with_interval_labels(Path(config.labels), data, test)
     if data.validation is not None and config.validation != DataConfig.validation:
         raise UserError(
-            f"{config.data} holds validation series of its own: leave out --validation."
+            f"{brief(config.data)} holds validation series of its own: leave out --validation."
         )
     parts = (config.data, data), (config.data, data.validation), (config.test or config.data, test)
     for path, part in parts:
         if part is not None and config.each_step and part.targets is not None:
             raise UserError(
-                f"{path} has one target a series, and --each-step needs one a step: a long table,"
-                " arrays X and y, or a folder of recordings."
+                f"{brief(path)} has one target a series, and --each-step needs one a step: a long"
+                " table, arrays X and y, or a folder of recordings."
             )
         if part is not None and not part.labelled and config.horizon is None:
             label = None if data.table is None else data.table.label
             where = "" if label is None else f" in a column {label!r}"
             if part.table is None and part.stamps is not None:
                 where = " (--label names a signal or annotations, --labels a table of intervals)"
-            raise UserError(f"{path} needs a target for each series{where}, got none.")
+            raise UserError(f"{brief(path)} needs a target for each series{where}, got none.")
     return data, test

@@ -6,8 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from rnnopt.config.errors import UserError
+from rnnopt.tasks.user_data.readers.arff import read_arff
 from rnnopt.tasks.user_data.readers.columns import Columns, Parts
 from rnnopt.tasks.user_data.readers.folder import read_folder
+from rnnopt.tasks.user_data.readers.hdf5 import read_hdf5
+from rnnopt.tasks.user_data.readers.matlab import read_mat
 from rnnopt.tasks.user_data.readers.npz import read_npz
 from rnnopt.tasks.user_data.readers.parquet import read_parquet
 from rnnopt.tasks.user_data.readers.recorders import (
@@ -27,10 +30,14 @@ READERS: dict[str, Callable[[Path, Columns], Parts]] = {
     ".txt": read_text,
     ".parquet": read_parquet,
     ".ts": read_ts,
+    ".arff": read_arff,
+    ".mat": read_mat,
+    ".h5": read_hdf5,
+    ".hdf5": read_hdf5,
     **dict.fromkeys(RECORDERS, read_recorder),
 }
 # What `pip install "rnnopt[…]"` needs for a package; the others are of the extra `recordings`.
-EXTRAS = {"pyarrow": "data"}
+EXTRAS = {"pyarrow": "data", "h5py": "data"}
 
 
 def read(path: Path, columns: Columns) -> Parts:

@@ -96,6 +96,7 @@ class Columns:
             group=self.group or table.group,
             layout=table.layout,
             optional=True,
+            single=self.single or (table.layout == "long" and table.id is None),
         )
 
 

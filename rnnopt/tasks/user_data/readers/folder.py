@@ -20,6 +20,7 @@ from rnnopt.tasks.user_data.readers.npz import VALIDATION, known, parts_of
 from rnnopt.tasks.user_data.readers.numpy_files import read_file
 from rnnopt.tasks.user_data.readers.recorder_folder import read_recordings, recorder_files
 from rnnopt.tasks.user_data.readers.recorders import RECORDERS, advice_for
+from rnnopt.tasks.user_data.readers.rosbag import is_bag, read_bag
 from rnnopt.tasks.user_data.readers.series_files import ENDINGS, read_series
 from rnnopt.tasks.user_data.readers.tables import with_labels
 from rnnopt.tasks.user_data.readers.times import Clock
@@ -33,6 +34,8 @@ NEEDED = (
 
 def read_folder(path: Path, columns: Columns) -> Parts:
     """Reads the series of a folder."""
+    if is_bag(path):
+        return read_bag(path, columns), None
     saved = [file for file in sorted(path.glob("*.npy")) if file.is_file()]
     arrays = [file for file in saved if known(file.stem, columns.group)]
     if any(file.stem.lower().startswith("x") for file in arrays):

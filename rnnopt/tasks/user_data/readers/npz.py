@@ -16,6 +16,7 @@ from rnnopt.tasks.user_data.readers.groups import suspicious
 from rnnopt.tasks.user_data.readers.numpy_files import names_in, read_members
 from rnnopt.tasks.user_data.recordings import Recordings, recordings
 
+Arrays = np.ndarray | list[np.ndarray]  # a list where series differ in length
 VALIDATION = ("val", "valid", "validation")
 NEEDED = "X and y, or X_train and y_train with X_test and y_test"
 
@@ -34,7 +35,7 @@ def known(name: str, group: str | None = None) -> bool:
     return name in (*bases, *(f"{base}_{part}" for base in bases for part in parts))
 
 
-def parts_of(arrays: Mapping[str, np.ndarray], found: list[str], columns: Columns) -> Parts:
+def parts_of(arrays: Mapping[str, Arrays], found: list[str], columns: Columns) -> Parts:
     """The training and the test series from arrays by their names in lower case."""
     suffix = "" if "x" in arrays else "_train"
     if f"x{suffix}" not in arrays:
@@ -53,15 +54,15 @@ def parts_of(arrays: Mapping[str, np.ndarray], found: list[str], columns: Column
     return train, test
 
 
-def _part(arrays: Mapping[str, np.ndarray], suffix: str, columns: Columns) -> Recordings:
+def _part(arrays: Mapping[str, Arrays], suffix: str, columns: Columns) -> Recordings:
     targets = None if columns.unlabelled else arrays.get(f"y{suffix}")
     inputs, lengths = arrays[f"x{suffix}"], arrays.get(f"lengths{suffix}")
     groups = None if columns.group is None else arrays.get(f"{columns.group.lower()}{suffix}")
     if columns.group is not None and groups is None and not columns.optional:
         raise ValueError(f"there is no array {columns.group}{suffix} with the groups of X{suffix}.")
     each_step = None
-    if columns.varying and targets is not None and targets.shape == inputs.shape[:2]:
-        each_step = True
+    if columns.varying and targets is not None:
+        each_step = _shape(targets) == _shape(inputs)[:2] != ()
     try:
         return recordings(
             inputs,
@@ -72,3 +73,8 @@ def _part(arrays: Mapping[str, np.ndarray], suffix: str, columns: Columns) -> Re
         )
     except ValueError as error:
         raise ValueError(f"X{suffix}: {error}") from error
+
+
+def _shape(inputs: Arrays) -> tuple[int, ...]:
+    """The shape of an array; () of a list."""
+    return () if isinstance(inputs, list) else inputs.shape

@@ -1,4 +1,4 @@
-"""Parquet tables, wide (a row per series) or long (a row per step)."""
+"""Parquet tables, wide (a row per series), long (a row per step), or with lists of steps."""
 
 from pathlib import Path
 from typing import Any
@@ -8,8 +8,10 @@ import numpy as np
 from rnnopt.tasks.names import LONGEST
 from rnnopt.tasks.user_data.limits import check_declared
 from rnnopt.tasks.user_data.readers.columns import Columns, Parts
+from rnnopt.tasks.user_data.readers.parquet_lists import from_lists, lists_of
 from rnnopt.tasks.user_data.readers.tables import from_table
 
+ROWS = 64  # that are read at a time, of tables with lists
 # Errors of pyarrow for damaged files, besides its own classes.
 DAMAGED = (OSError, KeyError, MemoryError, OverflowError, RuntimeError, TypeError, UnicodeError)
 
@@ -28,8 +30,17 @@ def read_parquet(path: Path, columns: Columns) -> Parts:
         raise ValueError("data need at least one series, got none.")
     if len(set(table.column_names)) < table.num_columns:
         raise ValueError("the names of the columns must differ from each other.")
-    pairs = zip(table.column_names, table.columns, strict=True)
-    return from_table({name: _column(name, column) for name, column in pairs}, columns), None
+    pairs = dict(zip(table.column_names, table.columns, strict=True))
+    lists = {name: lists_of(name, one) for name, one in pairs.items() if _is_list(one.type)}
+    single = {name: _column(name, one) for name, one in pairs.items() if name not in lists}
+    return (from_lists(single, lists, columns) if lists else from_table(single, columns)), None
+
+
+def _is_list(kind: Any) -> bool:
+    import pyarrow as pa
+
+    types = pa.types
+    return types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
 
 
 def _read(path: Path) -> Any:
@@ -53,7 +64,15 @@ def _read(path: Path) -> Any:
     is_words = (pa.types.is_string, pa.types.is_binary, pa.types.is_large_string)
     words = [field.name for field in schema if any(one(field.type) for one in is_words)]
     with parquet.ParquetFile(path, read_dictionary=words, **limits) as file:
-        return file.read()
+        if not any(_is_list(field.type) for field in schema):
+            return file.read()
+        # A header does not say how long lists are: a few rows at a time, and no more than fits.
+        batches, taken = [], 0
+        for batch in file.iter_batches(batch_size=ROWS):
+            batches.append(batch)
+            taken += batch.nbytes
+            check_declared(taken, stored, "the table")
+        return pa.Table.from_batches(batches) if batches else file.read()
 
 
 def _column(name: str, column: Any) -> np.ndarray:

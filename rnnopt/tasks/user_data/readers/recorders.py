@@ -7,8 +7,11 @@ from rnnopt.tasks.user_data.readers.c3d import read_c3d
 from rnnopt.tasks.user_data.readers.columns import Columns, Parts
 from rnnopt.tasks.user_data.readers.edf import read_edf
 from rnnopt.tasks.user_data.readers.fit import read_fit
+from rnnopt.tasks.user_data.readers.mdf import read_mdf
 from rnnopt.tasks.user_data.readers.physionet import files_of, read_wfdb, segments_of
+from rnnopt.tasks.user_data.readers.rosbag import read_bag
 from rnnopt.tasks.user_data.readers.sigmf_files import read_sigmf
+from rnnopt.tasks.user_data.readers.tdms import read_tdms
 from rnnopt.tasks.user_data.readers.xdf import read_xdf
 from rnnopt.tasks.user_data.recordings import Recordings
 
@@ -20,6 +23,12 @@ RECORDERS: dict[str, Callable[[Path, Columns], Recordings]] = {
     ".c3d": read_c3d,
     ".fit": read_fit,
     ".sigmf-meta": read_sigmf,
+    ".mf4": read_mdf,
+    ".mdf": read_mdf,
+    ".tdms": read_tdms,
+    ".bag": read_bag,
+    ".mcap": read_bag,
+    ".db3": read_bag,
 }
 
 # mne's readers, whose recordings it writes as EDF; tried with files of these kinds.

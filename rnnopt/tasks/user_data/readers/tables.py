@@ -1,7 +1,7 @@
 """Tables with named columns: wide, a row per series, or long, a row per step."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -88,10 +88,10 @@ def from_table(table: Table, columns: Columns) -> Recordings:
         _refuse_channels(rest)
     reading = replace(reading, label=label, steps=tuple(rest), first=first)
     found = recordings(
-        np.stack([_numbers(table, name) for name in rest], 1),
+        np.stack([numbers_in(table, name) for name in rest], 1),
         _targets(table, label, several),
-        names=None if identity is None else _words(table[identity]),
-        groups=None if group is None else _words(table[group]),
+        names=None if identity is None else words_in(table[identity]),
+        groups=None if group is None else words_in(table[group]),
     )
     suspect = None if group is not None else suspicious([*unused, *rest])
     return replace(found, table=reading, suspect=suspect, unused=unused)
@@ -146,7 +146,7 @@ def _is_long(table: Table, identity: str | None, time: str | None, columns: Colu
         return True
     if alone and (time is not None or len(table) <= (columns.window or 0)):
         return True
-    repeated = identity is not None and len(set(_words(table[identity]))) < len(table[identity])
+    repeated = identity is not None and len(set(words_in(table[identity]))) < len(table[identity])
     if time is not None and not repeated:
         raise ValueError(
             f"column {time!r} looks like that of a long table, a row per step: pass the column that"
@@ -157,7 +157,7 @@ def _is_long(table: Table, identity: str | None, time: str | None, columns: Colu
 
 def _check_index(values: np.ndarray, repeated: bool) -> None:
     """Raises ValueError unless a column without a name holds only row numbers."""
-    words = [word.removesuffix(".0") for word in _words(values)]
+    words = [word.removesuffix(".0") for word in words_in(values)]
     counts = all(word.strip().isdecimal() for word in words)
     if not counts or (len(set(words)) < len(words) and not repeated):
         raise ValueError(
@@ -184,7 +184,7 @@ def _long(
     channels = [name for name in table if name not in others]
     if not channels:
         raise ValueError("a table with a row per step needs a column for each channel, got none.")
-    values = np.stack([_numbers(table, name) for name in channels], 1)
+    values = np.stack([numbers_in(table, name) for name in channels], 1)
     rows = _rows_of_each(table, identity, columns.name)
     moments = None if time is None else parse_timestamps(table[time], time)
     clock = Clock()
@@ -206,9 +206,9 @@ def _long(
     if several:
         found = replace(found, targets=_constant(table, rows, several))
     if label is not None:
-        found = with_labels(found, [_words(table[label][its]) for its in rows.values()], columns)
+        found = with_labels(found, [words_in(table[label][its]) for its in rows.values()], columns)
     if reading.group is not None:
-        words = _words(table[reading.group])
+        words = words_in(table[reading.group])
         groups = group_of_each(words, rows, reading.group)
         found = replace(found, groups=groups)
     else:
@@ -220,13 +220,13 @@ def _long(
 def _targets(table: Table, label: str | None, several: Sequence[str]) -> np.ndarray | None:
     """The labels of a wide table's series: a column, several as numbers, or None."""
     if several:
-        return np.stack([_numbers(table, name) for name in several], 1)
+        return np.stack([numbers_in(table, name) for name in several], 1)
     return None if label is None else table[label]
 
 
 def _constant(table: Table, rows: dict[str, np.ndarray], several: Sequence[str]) -> np.ndarray:
     """The labels (count, label) of a long table's series; ValueError if they change in one."""
-    values = np.stack([_numbers(table, name) for name in several], 1)
+    values = np.stack([numbers_in(table, name) for name in several], 1)
     for series, its in rows.items():
         changing = (values[its] != values[its[0]]).any(0)
         if changing.any():
@@ -242,7 +242,7 @@ def _rows_of_each(table: Table, identity: str | None, alone: str) -> dict[str, n
     """The rows of each series by its name; of all as one series if there is no column of names."""
     if identity is None:
         return {alone: np.arange(len(next(iter(table.values()))))}
-    words = _words(table[identity])
+    words = words_in(table[identity])
     refuse_missing(words, identity)
     rows: dict[str, list[int]] = {}
     for row, name in enumerate(words):
@@ -287,11 +287,12 @@ def _step_labels(table: Table, labels: Sequence[str]) -> np.ndarray | None:
     return np.stack([np.array(column, dtype=object) for column in columns], 1)
 
 
-def _numbers(table: Table, name: str) -> np.ndarray:
+def numbers_in(table: Mapping[str, np.ndarray], name: str) -> np.ndarray:
+    """A column (row,) as float64, NaN where a value is missing; ValueError for a word."""
     values = table[name]
     if values.dtype.kind in "biuf":
         return values.astype(np.float64)
-    words = _words(values)
+    words = words_in(values)
     try:
         return to_numbers(words, f"column {name!r}")
     except ValueError as error:
@@ -304,5 +305,6 @@ def _numbers(table: Table, name: str) -> np.ndarray:
         raise ValueError(str(error)[:-1] + hint + ".") from error
 
 
-def _words(values: np.ndarray) -> list[str]:
+def words_in(values: np.ndarray) -> list[str]:
+    """The cells of a column as words."""
     return [str(value) for value in values.tolist()]
