@@ -369,11 +369,13 @@ def _of_recorders() -> dict[str, list[bytes]]:
             found["mf4"].append(mdf(place / "a.mf4", *groups).read_bytes())
         if find_spec("nptdms"):
             rate = {"wf_increment": 0.1, "wf_start_offset": 0.0}
-            parts = [[("g", "v", values, rate), ("g", "w", ["a", "b", "c"], rate)]] * 2
-            found["tdms"].append(tdms(place / "a.tdms", *parts).read_bytes())
+            for scale in (1, 2, 3):  # which columns are looked for depends on the content
+                parts = [[("g", "v", scale * values, rate), ("g", "w", ["a", "b", "c"], rate)]] * 2
+                found["tdms"].append(tdms(place / "a.tdms", *parts).read_bytes())
         if find_spec("rosbags"):
-            bag(place / "b", *vectors(), *texts("/mode", (0, "x")))
-            found["mcap"].append((place / "b" / "b.mcap").read_bytes())
+            for name in ("b", "c", "d"):
+                bag(place / name, *vectors(), *texts(f"/{name}", (0, "x")))
+                found["mcap"].append((place / name / f"{name}.mcap").read_bytes())
             found["bag"].append(bag(place / "a.bag", *vectors(), version=1).read_bytes())
     return found
 

@@ -19,7 +19,7 @@ ALL = "annotations"  # what --label calls the marks of all lists
 
 
 class NoMarksError(ValueError):
-    """A recording without the annotations that --label names; a folder leaves it out."""
+    """A recording without what --label names, which a folder leaves out if others have it."""
 
 
 @dataclass(frozen=True)
@@ -92,13 +92,16 @@ def label_of(names: Sequence[str], marks: Sequence[Mark], columns: Columns) -> L
     """The label that `columns` names among signals and marks; a signal's name comes first.
 
     Raises:
-        ValueError: there is none of that name; `NoMarksError` if there are no marks at all.
+        ValueError: there is none of that name; a `NoMarksError`, as other files may have one.
     """
     wanted = columns.label
     if columns.unlabelled or (wanted is None and (columns.optional or not columns.each_step)):
         return Label()
     lists = list(dict.fromkeys([ALL, *(one.of for one in marks)]))
-    if wanted is not None and find(list(names), wanted, (), optional=True) is None:
+    offered = ", ".join([*names[:20], *(lists if marks else [])])
+    if wanted is None:
+        raise ValueError(f"targets at every step need --label, one of {offered}.")
+    if find(list(names), wanted, (), optional=True) is None:
         of = find(lists, wanted, (), optional=True)
         if of is not None and (marks or columns.optional):
             chosen = tuple(one for one in marks if one.of == of)
@@ -106,8 +109,7 @@ def label_of(names: Sequence[str], marks: Sequence[Mark], columns: Columns) -> L
         if of is not None:
             raise NoMarksError(f"it has no {of}, and --label {of} needs some.")
         if place_of(wanted) is None and "," not in wanted and not columns.optional:
-            offered = ", ".join([*names[:20], *(lists if marks else [])])
-            raise ValueError(f"there is no signal {wanted!r} for --label, only {offered}.")
+            raise NoMarksError(f"there is no signal {wanted!r} for --label, only {offered}.")
     return Label(tuple(find_step_labels(list(names), columns)))
 
 
