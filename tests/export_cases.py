@@ -80,10 +80,10 @@ def chains_of_constants(graph):
     return found
 
 
-def short_run() -> None:
+def short_run(**options) -> None:
     """A short run on arrays of our own, in the current folder: own.npz and run."""
     generator = np.random.default_rng(0)
     x = generator.normal(size=(40, 9, 2)) + np.repeat([0, 3], 20)[:, None, None]
     np.savez("own.npz", X=x, y=np.repeat(["low", "high"], 20))
-    config = RunConfig(data="own.npz", model="lstm", hidden=4, budget="20gradients")
+    config = RunConfig(data="own.npz", model="lstm", hidden=4, budget="20gradients", **options)
     run(config, Path("run"))

@@ -253,7 +253,10 @@ def test_a_measured_entry_has_what_its_runs_say(tiny, tmp_path):
     assert asked[0][0] == "tuning"
     assert asked[0][1] == [(lr, seeds.TUNING) for lr in (3e-4, 9.487e-4, 3e-3, 9.487e-3, 0.03)]
     found = entry.workloads[tiny.name]
-    assert asked[1] == ("training", [(found.lr, 0), (found.lr, 1)])
+    assert asked[-1] == ("training", [(found.lr, 0), (found.lr, 1)])
+    rates = [lr for stage, runs in asked if stage == "tuning" for lr, _ in runs]
+    assert sorted(set(rates)) == [trial.lr for trial in found.trials]
+    assert not found.at_edge or len(found.trials) == suite.TRIALS + suite.FURTHER
     costs = [(trial.to_target or math.inf, -(trial.best or 0)) for trial in found.trials]
     assert found.lr == found.trials[costs.index(min(costs))].lr
     (folder,) = tmp_path.glob(f"{tiny.name}/lr-{found.lr:g}/seed-1")
@@ -268,6 +271,23 @@ def test_a_measured_entry_has_what_its_runs_say(tiny, tmp_path):
     said, again = measure.repeat(entry, tiny.name, 1, tmp_path / "again", in_this_process)
     assert measure.differences(said, again) == []
     assert measure.differences(said, replace(again, test=0.1)) == [f"test was {said.test}, got 0.1"]
+
+
+@pytest.mark.parametrize(
+    ("costs", "expected"),
+    [
+        ({0.01: 90, 0.03162: 50, 0.1: 70}, None),
+        ({0.01: 90, 0.03162: 50, 0.1: 40}, 0.3162),
+        ({0.01: 30, 0.03162: 50, 0.1: 40}, 0.003162),
+        ({0.1 * 2**i: 9 - i for i in range(suite.TRIALS + suite.FURTHER)}, None),
+        ({}, None),
+    ],
+)
+def test_a_best_rate_at_an_end_asks_for_the_next_beyond(monkeypatch, costs, expected):
+    jobs = [Job(BY_NAME[NAMES[0]].config("adam", lr, seeds.TUNING), Path()) for lr in costs]
+    monkeypatch.setattr(measure, "_runs", lambda jobs: jobs)
+    monkeypatch.setattr(measure, "cost_of_trial", lambda job: costs[job.config.lr])
+    assert measure.rate_beyond(jobs) == expected
 
 
 def test_a_self_tuning_entry_is_not_tuned(tiny, tmp_path):

@@ -138,7 +138,7 @@ def test_test_series_have_groups_of_their_own_and_one_in_both_is_warned_of():
     apart = dict(inputs=X[:4], targets=y[:4], groups=["p1", "q", "q", "q"])
     task = from_arrays(X, y, groups=[f"p{i % 5}" for i in range(20)], test=apart)
     assert dict(task.data.understood)["split"].endswith("2 test")
-    assert task.data.doubts == ("1 groups of the test series are in another part too",)
+    assert task.data.doubts == ("1 group of the test series is also in another part",)
     other = from_arrays(
         X, y, groups=list(range(20)), test=apart, validation=apart | {"groups": list("rstu")}
     )

@@ -17,6 +17,7 @@ from rnnopt.config.errors import UserError
 from rnnopt.tasks.user_data.readers import c3d as c3d_reader
 from rnnopt.tasks.user_data.readers import read, sha256
 from rnnopt.tasks.user_data.readers.columns import Columns
+from rnnopt.tasks.user_data.readers.intervals import with_interval_labels
 from rnnopt.training.option_checks import refuse_columns
 
 EACH = Columns(label="annotations", each_step=True)
@@ -326,6 +327,8 @@ def test_c3d_points_are_three_signals_each_and_events_count_from_frame_one(tmp_p
     np.testing.assert_allclose(data.series[0], points.transpose(2, 1, 0).reshape(100, 6))
     # The first frame is at 1 s, the events at 1.1 s and 1.25 s.
     assert labels(data) == [""] * 10 + ["Left Strike"] * 15 + ["Right Off"] * 75
+    alone = files.c3d(tmp_path / "points.c3d", points, np.zeros((0, 1000)))
+    np.testing.assert_array_equal(one(alone).series[0], data.series[0])
     fast = one(path, Columns(drop=("0", "1", "2", "3", "4", "5")))
     np.testing.assert_allclose(fast.series[0], analog.T)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
@@ -345,6 +348,10 @@ def test_a_file_that_crashes_ezc3d_is_refused(tmp_path, monkeypatch):
         monkeypatch.setattr(c3d_reader, "CHILD", child)
         with pytest.raises(UserError, match=sentence):
             one(path)
+    child.write_text("import time; time.sleep(60)")  # others take it for ever
+    monkeypatch.setattr(c3d_reader, "SLOWEST", 0.1)
+    with pytest.raises(UserError, match="reading it takes over"):
+        one(path)
 
 
 def test_fit_records_have_nan_where_a_field_is_missing(tmp_path):
@@ -433,6 +440,31 @@ def test_recordings_of_a_folder_share_channels_and_annotations(tmp_path):
     files.edf(tmp_path / "4.edf", [a])
     with pytest.raises(UserError, match=naming("4.edf", "lacks 'b'")):
         read(tmp_path, EACH)
+
+
+def test_a_table_of_intervals_is_in_the_seconds_of_the_file(night, tmp_path):
+    table = tmp_path / "noted.csv"
+    table.write_text("file,start,end,label\nnight,1.5,2.25,spike\n")
+    data, _ = with_interval_labels(table, one(night, Columns(drop=("Temp",))), None)
+    assert labels(data) == [""] * 150 + ["spike"] * 75 + [""] * 2775
+
+
+def test_a_run_on_annotations_predicts_recordings_without_any(night, tmp_path, command):
+    other = [("Temp", "degC", 1, SLOW), ("EMG", "uV", 100, -WAVE), ("EEG", "uV", 100, WAVE)]
+    files.edf(tmp_path / "new.edf", other)
+    how = ["--drop", "Temp", "--label", "annotations", "--window", "100", "--model", "rnn"]
+    run, out = tmp_path / "run", tmp_path / "out.csv"
+    budget = ["--budget", "3gradients", "--out", str(run), "--quiet"]
+    code, _, error = command("train", "--data", str(night), *how, *budget)
+    assert code == 0, error
+    new = ["--data", str(tmp_path / "new.edf"), "--out", str(out)]
+    code, printed, error = command("predict", str(run), *new)
+    assert code == 0, error
+    assert "EMG [uV], EEG [uV] at 100 Hz" in printed
+    assert len(out.read_text().splitlines()) == 31
+    code, _, error = command("train", "--data", str(tmp_path / "new.edf"), *how, *budget)
+    assert code == 2
+    assert re.search(naming("new.edf", "--label annotations"), error)
 
 
 def test_options_of_tables_are_refused_for_recordings(night):

@@ -7,6 +7,7 @@ import json
 import shutil
 from contextlib import contextmanager
 
+import numpy as np
 import pytest
 from made_runs import make_run, over
 
@@ -112,6 +113,15 @@ def report(tmp_path_factory):
             )  # fmt: skip
             runner.run(config, path)
             folders.append(RunFolder.open(path))
+    x, y = np.random.default_rng(0).normal(size=(40, 12)), np.arange(40) % 2
+    lines = [f"id,{HARM},{'long ' * 12},label"]
+    lines += [f"{i},{a + y[i]:.3f},{a:.3f},{'ab'[y[i]]}" for i in range(40) for a in x[i]]
+    (place / "own.csv").write_text("\n".join(lines) + "\n")
+    config = RunConfig(
+        data=str(place / "own.csv"), model="gru", hidden=5, budget="12gradients", calibrate=True
+    )
+    runner.run(config, place / "own")
+    folders.append(RunFolder.open(place / "own"))
     runs = read_runs(folders)
     for i, optimizer in enumerate(OPTIMIZERS):
         for seed in (1, 2):
@@ -157,6 +167,8 @@ def test_the_page_is_legible(browser, report, size, scheme):
         assert labels["touching"] == []
         assert labels["smallest"] >= 10  # pixels
         assert page.evaluate(EMPTY) == 0
+        assert page.evaluate("document.querySelectorAll('.bar').length") == 2 + 10
+        assert "calibrated by temperature" in page.inner_text("body")
         assert page.evaluate("document.querySelectorAll('svg.chart').length") >= 10
 
 

@@ -10,6 +10,7 @@ import json
 import math
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,15 +27,16 @@ from messages import naming
 
 from rnnopt.config import seeds
 from rnnopt.config.errors import UserError
-from rnnopt.config.run_config import Budget, RunConfig
+from rnnopt.config.run_config import Budget
 from rnnopt.experiments import reproduce, worker
 from rnnopt.experiments.engine import Engine
 from rnnopt.experiments.reproduce import engine, results
 from rnnopt.experiments.reproduce.engine import (
-    chosen_trial,
+    chosen_rate,
+    grid_of,
     place,
+    read_run,
     run_study,
-    trials_of,
 )
 from rnnopt.experiments.reproduce.frank_wolfe import a5_angle, grid, table_1, table_2, table_3
 from rnnopt.experiments.reproduce.study import FORMS, Column, Form, Row, Study
@@ -145,12 +147,7 @@ STUDY = Study(
 
 def configure(form, column, row, rate, seed):
     """The run of a row at a learning rate."""
-    return engine.configure(form, column, row, (row.settings["optimizer"], rate), seed)
-
-
-def rates_of(form, row):
-    """The learning rates that a row tries."""
-    return [rate for _, rate in trials_of(form, row)]
+    return engine.configure(form, column, row, rate, seed)
 
 
 def silent(stage, jobs):
@@ -319,9 +316,9 @@ def runs_of(study, form):
     return [(column, row) for column in form.columns for row in rows]
 
 
-def training_of(form, column, row, task=None, trial=0):
+def training_of(form, column, row, task=None):
     """The training of a row, ready to run on a CPU."""
-    config = engine.configure(form, column, row, trials_of(form, row)[trial], seed=0)
+    config = configure(form, column, row, grid_of(form, row)[0], seed=0)
     return build_training(replace(config, device="cpu"), task)
 
 
@@ -332,8 +329,7 @@ def test_every_row_of_every_form_can_be_built(study):
     for form in study.forms.values():
         tasks = {column.task: build_task(column.task) for column in form.columns}
         for column, row in runs_of(study, form):
-            for trial in range(len(form.rates) if row.trials else 1):
-                training_of(form, column, row, tasks[column.task], trial)
+            training_of(form, column, row, tasks[column.task])
 
 
 @every_study
@@ -346,7 +342,7 @@ def test_every_row_has_the_same_budget_and_number_of_rates(study):
         assert (reported, tuning) == ({form.budget}, {form.tuning_budget})
         for _, row in pairs:  # a printed rate is not tuned
             expected = len(form.rates) if row.rate is None else 1
-            assert len(set(trials_of(form, row))) == expected
+            assert len(set(grid_of(form, row))) == expected
 
 
 CURVES = {
@@ -391,16 +387,21 @@ def test_no_two_runs_share_a_folder_and_no_reported_seed_was_tuned_on(study):
     for form in study.forms.values():
         assert seeds.TUNING not in form.seeds
         places = [
-            place(Path(), column, row, engine.configure(form, column, row, trial, seed))
+            place(Path(), column, row, configure(form, column, row, rate, seed))
             for column, row in runs_of(study, form)
             for seed in (seeds.TUNING, *form.seeds)
-            for trial in trials_of(form, row)[: None if seed == seeds.TUNING else 1]
+            for rate in grid_of(form, row)[: None if seed == seeds.TUNING else 1]
         ]
         assert len(set(places)) == len(places)
         assert all(re.fullmatch(r"[\w.=-]+", part) for path in places for part in path.parts)
 
 
-LONG_ON_TWO_CORES = {"frank-wolfe/figure-4"}  # full length, hours of work
+LONG_ON_TWO_CORES = {
+    "frank-wolfe/figure-4",
+    "frank-wolfe/figure-5",
+    "frank-wolfe/table-2",
+    "asnaq/figure-3",
+}  # full length, hours of work
 
 
 @every_study
@@ -412,9 +413,9 @@ def test_a_form_that_is_reported_has_five_seeds_or_three_where_runs_are_long(stu
 
 
 def test_rates_are_in_the_units_of_a_row():
-    assert rates_of(FORM, ADAM) == [1e-3, 1e-2]
-    assert rates_of(FORM, SGD) == [0.1, 1.0]  # exactly: these are names of folders
-    assert rates_of(replace(FORM, rates=(3e-4,)), replace(ADAM, rate_unit=0.1)) == [3e-5]
+    assert grid_of(FORM, ADAM) == [1e-3, 1e-2]
+    assert grid_of(FORM, SGD) == [0.1, 1.0]  # exactly: these are names of folders
+    assert grid_of(replace(FORM, rates=(3e-4,)), replace(ADAM, rate_unit=0.1)) == [3e-5]
 
 
 def test_a_rows_settings_go_over_the_forms_and_changes_over_both():
@@ -473,7 +474,7 @@ def test_rows_of_ours_are_the_papers_method(count):
             found = {name: group[name] for name in ("norm", "ball", "inner_steps", "momentum")}
             assert found == dict(norm=2, ball="tensor", inner_steps=count, momentum=0)
             assert isinstance(training.optimizer.outer_optimizer, torch.optim.Adam)
-            assert (group["radius"], group["lr"]) == (None, rates_of(form, row)[0])
+            assert (group["radius"], group["lr"]) == (None, grid_of(form, row)[0])
 
 
 # -- the engine -----------------------------------------------------------------------------------
@@ -504,13 +505,13 @@ def put(row, rate, seed, out=Path("out"), *, form=FORM, column=TOY, records=(), 
 
 def tuned(*found, metric="accuracy"):
     """The rate that is chosen where 1e-3, 1e-2, … led to the metrics (loss, status beside them)."""
-    form = replace(FORM, rates=tuple(10.0 ** (i - 3) for i in range(len(found))))
+    form = replace(FORM, rates=tuple(10.0 ** (i - 3) for i in range(len(found))), widen=False)
     for rate, (best, loss, status) in zip(form.rates, found, strict=True):
         put(
             ADAM, rate, seeds.TUNING, form=form, records=[record(3, best, loss)], metric=metric,
             best=dict(gradient_evaluations=3, validation_metric=best), status=status,
         )  # fmt: skip
-    return chosen_trial(form, TOY, ADAM, Path("out"))[1]
+    return chosen_rate(form, TOY, ADAM, Path("out"))
 
 
 DONE = "out of budget"
@@ -542,11 +543,111 @@ def test_of_level_rates_the_loss_of_the_best_look_decides_not_that_of_the_last()
         records = [record(3, 0.8, losses[0]), record(6, 0.7, losses[1])]
         best = dict(gradient_evaluations=3, validation_metric=0.8)
         put(ADAM, rate, seeds.TUNING, form=form, records=records, best=best)
-    assert chosen_trial(form, TOY, ADAM, Path("out"))[1] == 1e-3
+    assert chosen_rate(form, TOY, ADAM, Path("out")) == 1e-3
 
 
 def test_where_everything_diverged_some_rate_of_the_grid_is_chosen():
     assert tuned((math.nan, math.nan, "diverged"), (math.nan, math.nan, "diverged")) in (1e-3, 1e-2)
+
+
+def rates_with(metrics, form, row=ADAM, **result):
+    """The rates of a row once those of its grid, and those they ask for, led to metrics.
+
+    Args:
+        metrics: function from a rate to the best validation metric.
+        result: further facts of each trial.
+    """
+    done = set()
+    while missing := set(rates := engine.rates_tried(form, TOY, row, Path("out"))) - done:
+        for rate in missing:
+            found = metrics(rate)
+            put(
+                row, rate, seeds.TUNING, form=form, records=[record(3, found)],
+                best=dict(gradient_evaluations=3, validation_metric=found), **result,
+            )  # fmt: skip
+        done |= missing
+    return rates
+
+
+THREE = replace(FORM, rates=(1e-3, 3e-3, 1e-2))
+
+
+@pytest.mark.parametrize(
+    ("best", "expected"),
+    [
+        (3e-3, [1e-3, 3e-3, 1e-2]),
+        (1e-2, [1e-3, 3e-3, 1e-2, 3e-2]),
+        (0.1, [1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3]),
+        (1e-3, [1e-3, 3e-3, 1e-2, 3e-4]),
+        (1e9, [1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0]),  # four more at most
+        (1e-9, [1e-3, 3e-3, 1e-2, 3e-4, 1e-4, 3e-5, 1e-5]),
+    ],
+)
+def test_a_best_rate_at_an_end_asks_for_the_next_beyond(best, expected):
+    assert rates_with(lambda rate: 1 / (1 + abs(math.log(rate / best))), THREE) == expected
+    inner = best if expected[0] <= best <= expected[-1] else None
+    assert inner is None or chosen_rate(THREE, TOY, ADAM, Path("out")) == best
+    chosen = {1e9: 1.0, 1e-9: 1e-5}.get(best, best)
+    run = read_run(put(ADAM, chosen, 0, form=THREE))
+    assert results._at_edge(expected, run) is (best in (1e9, 1e-9))
+
+
+def test_a_rate_is_left_at_the_end_where_the_grid_is_fixed_or_has_no_middle():
+    rising = lambda rate: rate  # noqa: E731
+    assert rates_with(rising, replace(THREE, widen=False)) == [1e-3, 3e-3, 1e-2]
+    assert rates_with(rising, replace(FORM, rates=(1e-4, 1e-2)), SGD) == [1e-2, 1.0]
+
+
+def test_rows_that_learn_nothing_ask_for_faster_rates_alone():
+    nothing = dict(no_better="the network is no better than always answering 1")
+    falling = rates_with(lambda rate: -rate, THREE, **nothing)
+    assert falling == [1e-3, 3e-3, 1e-2]
+    rising = rates_with(lambda rate: rate, replace(THREE, rates=(1e-4, 3e-4, 1e-3)), SGD, **nothing)
+    assert rising == [1e-2, 3e-2, 0.1, 0.3, 1, 3, 10]
+
+
+def test_unfinished_trials_ask_for_nothing():
+    put(ADAM, 1e-2, seeds.TUNING, form=THREE, records=[record(3, 0.9)])
+    assert engine.rates_tried(THREE, TOY, ADAM, Path("out")) == [1e-3, 3e-3, 1e-2]
+
+
+@pytest.mark.parametrize(
+    ("rate", "up", "expected"),
+    [
+        (1e-3, True, 3e-3),
+        (3e-3, True, 1e-2),
+        (3e-4, False, 1e-4),
+        (1e-4, False, 3e-5),
+        (3, True, 10),
+    ],
+)
+def test_the_next_rate_is_half_a_decade_further(rate, up, expected):
+    assert engine.beyond(rate, up) == expected
+
+
+def test_a_study_widens_a_grid_and_reports_with_what_it_found(trained):
+    form = replace(THREE, rows=(ADAM.label,))
+    assert do(form) == []
+    tuned = {float(path.name.removeprefix("tune-lr-")) for path in Path("out").rglob("tune-lr-*")}
+    assert tuned >= set(THREE.rates)
+    assert tuned == set(engine.rates_tried(form, TOY, ADAM, Path("out")))
+    (run,) = {read_run(path.parent).config.lr for path in Path("out").rglob("seed-0/config.json")}
+    assert run == chosen_rate(form, TOY, ADAM, Path("out"))
+
+
+def test_reported_runs_of_another_rate_are_refused(trained):
+    form = replace(FORM, rows=(ADAM.label,))
+    assert do(form) == []
+    chosen = chosen_rate(form, TOY, ADAM, Path("out"))
+    (other,) = {1e-3, 1e-2} - {chosen}
+    for rate, found in ((chosen, 0.1), (other, 0.9)):
+        shutil.rmtree(place(Path("out"), TOY, ADAM, configure(form, TOY, ADAM, rate, seeds.TUNING)))
+        put(
+            ADAM, rate, seeds.TUNING, form=form, records=[record(3, found)],
+            best=dict(gradient_evaluations=3, validation_metric=found),
+        )  # fmt: skip
+    with pytest.raises(UserError, match=rf"has lr={chosen}, and tuning chooses lr={other}"):
+        do(form)
 
 
 def test_one_rate_alone_is_not_tuned(trained):
@@ -565,7 +666,7 @@ def test_a_study_tunes_every_row_then_trains_it_with_each_seed(trained):
     assert len(trained) == 12
     assert len(set(trained)) == 12
     for row in (ADAM, SGD, HIDDEN):
-        chosen = chosen_trial(FORM, TOY, row, Path("out"))[1]
+        chosen = chosen_rate(FORM, TOY, row, Path("out"))
         reported = []
         for path in (
             place(Path("out"), TOY, row, configure(FORM, TOY, row, 1.0, s)) for s in (0, 1)
@@ -574,7 +675,7 @@ def test_a_study_tunes_every_row_then_trains_it_with_each_seed(trained):
             assert (config.lr, config.budget) == (chosen, "6gradients")
             reported.append(config.seed)
         assert reported == [0, 1]
-        for rate in rates_of(FORM, row):
+        for rate in grid_of(FORM, row):
             config = configure(FORM, TOY, row, rate, seeds.TUNING)
             saved = RunFolder.open(place(Path("out"), TOY, row, config)).read_config()
             assert saved == replace(config, readout="last", model="rnn")  # which are the task's
@@ -696,29 +797,11 @@ def test_nothing_is_reported_where_tuning_failed(trained):
     assert not list(Path("out").rglob("seed-*"))
 
 
-def test_a_row_may_try_pairs_of_optimizer_and_rate_instead_of_the_grid(trained):
-    trials = (("sgd", 0.1), ("rmsprop", 0.1), ("adagrad", 0.5))
-    row = Row("Ours", dict(optimizer="sgd"), trials=trials)
-    assert trials_of(FORM, row) == [("sgd", 0.1), ("rmsprop", 0.1)]  # as many as the grid has
-    assert do(study=replace(STUDY, rows=(row,))) == []
-    assert len(set(trained)) == 4
-    tuning = [RunFolder.open(path).read_config() for path in trained[:2]]
-    assert [(config.optimizer, config.lr) for config in tuning] == list(trials[:2])
-    chosen = chosen_trial(FORM, TOY, row, Path("out"))
-    for path in trained[2:]:
-        config = RunFolder.open(path).read_config()
-        assert (config.optimizer, config.lr) == chosen
-
-
-def test_a_rate_is_at_an_edge_of_those_tried_with_the_same_optimizer():
-    trials = (("sgd", 0.1), ("sgd", 0.3), ("sgd", 0.03), ("adam", 0.2))
-    row = Row("Ours", dict(optimizer="sgd"), trials=trials)
-    form = replace(FORM, rates=(0.1, 0.2, 0.3, 0.4))
-    edges = [
-        results._at_edge(form, row, SimpleNamespace(config=RunConfig(optimizer=name, lr=lr)))
-        for name, lr in trials
-    ]
-    assert edges == [False, True, True, False]
+def test_a_rate_is_at_an_edge_of_those_tried():
+    rates = (0.1, 0.3, 0.03)
+    runs = [SimpleNamespace(config=SimpleNamespace(lr=lr)) for lr in rates]
+    assert [results._at_edge(rates, run) for run in runs] == [False, True, True]
+    assert not results._at_edge((0.1,), runs[0])
 
 
 # -- results, by hand from run folders ------------------------------------------------------------

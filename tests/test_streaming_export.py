@@ -161,8 +161,8 @@ def test_a_run_on_a_task_on_board_streams(tmp_path, command):
 @pytest.mark.parametrize(
     ("options", "arguments", "words"),
     [
-        ({}, ("--format", "torchscript"), "--format onnx, got --format torchscript"),
-        ({}, ("--format", "safetensors"), "--format onnx, got --format safetensors"),
+        ({}, ("--format", "torchscript"), "--format onnx or c, got --format torchscript"),
+        ({}, ("--format", "safetensors"), "--format onnx or c, got --format safetensors"),
         (dict(model="rnn", subsample=3), (), "--subsample 3"),
         (dict(model="rnn", missing="interpolate"), (), "got interpolate"),
         (dict(model="auto"), (), "needs a network of one direction"),

@@ -1,6 +1,6 @@
 """The options of a verb, from the signature and the docstring of its function.
 
-A config among the parameters stands for its fields, each of which is an option. A parameter `given`
+Configs among the parameters stand for their fields, each of which is an option. A parameter `given`
 is none: it gets the names of the options that the command line has.
 """
 
@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 from cyclopts import App, CoercionError, Group, Parameter, Token
 
 from rnnopt.cli.docstrings import arguments_of, description_of, examples_of
+from rnnopt.config.cluster_config import ClusterConfig
 from rnnopt.config.data_config import DataConfig
 from rnnopt.config.data_files import joined
 from rnnopt.config.errors import UserError
@@ -33,8 +34,10 @@ GROUPS = {
     ),
     "Training loop": (
         "budget", "batch_size", "seed", "metric", "class_weight", "warp", "refit",
-        "evaluate_every", "watch_test", "stop_at_target", "on_nonfinite", "device", "threads",
+        "calibrate", "evaluate_every", "watch_test", "stop_at_target", "on_nonfinite", "device",
+        "threads",
     ),
+    "Workers": tuple(one.name for one in fields(ClusterConfig)),
     "Output": ("out", "resume", "log", "quiet", "as_json"),
 }  # fmt: skip
 OF_OPTION = {
@@ -63,17 +66,18 @@ def _from_options(verb: Verb) -> Verb:
     """`verb` as a function of its options alone."""
     signature, texts = inspect.signature(verb), arguments_of(verb)
     hints = get_type_hints(verb, include_extras=True)
-    config = next((name for name in signature.parameters if is_dataclass(hints[name])), "")
-    options = [p for p in signature.parameters.values() if p.name not in (config, "given")]
-    start: Any = None
-    if config:
-        kind, start = hints[config], signature.parameters[config].default
-        start = kind() if start is inspect.Parameter.empty else start
+    configs: dict[str, Any] = {}  # as they are without any option
+    for name, parameter in signature.parameters.items():
+        if is_dataclass(hints[name]):
+            default = parameter.default
+            configs[name] = hints[name]() if default is inspect.Parameter.empty else default
+    options = [p for p in signature.parameters.values() if p.name not in (*configs, "given")]
+    for config in configs.values():
+        kind, only = type(config), inspect.Parameter.KEYWORD_ONLY
         hints, texts = hints | get_type_hints(kind), arguments_of(kind) | texts
         hints |= {name: tuple[str, ...] | None for name in SEVERAL & hints.keys()}
-        only = inspect.Parameter.KEYWORD_ONLY
         options += [
-            inspect.Parameter(one.name, only, default=getattr(start, one.name))
+            inspect.Parameter(one.name, only, default=getattr(config, one.name))
             for one in fields(kind)
         ]
     places = list(OF_OPTION)
@@ -85,11 +89,10 @@ def _from_options(verb: Verb) -> Verb:
         given = set(named)
         if {"data", "task"} <= given:
             raise UserError("--data takes the place of --task: give one of them.")
-        for name in SEVERAL & given:  # of which a config has one text
-            named[name] = joined(named[name]) if config else named[name]
-        if start is not None:
-            own = {one.name: named.pop(one.name) for one in fields(start) if one.name in given}
-            named[config] = replace(start, **own)
+        for name, config in configs.items():
+            own = {one.name: named.pop(one.name) for one in fields(config) if one.name in given}
+            own |= {one: joined(own[one]) for one in SEVERAL & own.keys()}  # a config has one text
+            named[name] = replace(config, **own)
         if "given" in signature.parameters:
             named["given"] = given
         bound = inspect.BoundArguments(signature, OrderedDict(named))

@@ -20,7 +20,7 @@ def files_of(text: str) -> list[Path]:
     Raises:
         UserError: a pattern matches nothing, or a file is named twice.
     """
-    found = []
+    found: list[Path] = []
     for one in names_in(text):
         matches = [one] if _exists(one) or not _is_pattern(one) else _matches(one)
         if not matches:
@@ -36,8 +36,7 @@ def names_in(text: str) -> list[str]:
     """The names and patterns in a text; a comma is part of a name where a file is called so."""
     if _exists(text) or "," not in text:
         return [text]
-    parts = text.split(",")
-    found: list[str] = []
+    parts, found = text.split(","), list[str]()
     while parts:
         tried = (",".join(parts[:end]) for end in range(1, len(parts) + 1))
         name = next((one for one in tried if _exists(one) or _matches(one)), None)

@@ -96,6 +96,8 @@ class SharedConfig(DataConfig):
             auto chooses.
         refit: A second fit, as long as the first, on training and validation series together. Its
             last weights are kept and tested. Unset: no, or what --model auto chooses.
+        calibrate: Calibration of the probabilities of classes or labels by one temperature, from
+            the validation data; the weights and the predicted classes stay.
         evaluate_every: Number of gradients between evaluations on validation data. Unset: an epoch,
             or a twentieth of the budget where that is shorter.
         watch_test: Record of the test metric at every evaluation, for comparison with publications
@@ -134,6 +136,7 @@ class SharedConfig(DataConfig):
     class_weight: Literal["balanced"] | None = None
     warp: float | None = None
     refit: bool | None = None
+    calibrate: bool = False
     evaluate_every: int | None = None
     watch_test: bool = False
     stop_at_target: bool = False

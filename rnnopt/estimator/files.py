@@ -123,6 +123,9 @@ def arguments_of(trained: TrainedModel, names: tuple[str, ...]) -> dict[str, Any
 def take_over(estimator: Any, trained: TrainedModel) -> None:
     """Makes an estimator one that was fitted as the run was trained."""
     p, model = trained.preparation, trained.model
+    with torch.no_grad():  # so its probabilities are the run's calibrated ones
+        for parameter in model.output.parameters():
+            parameter.div_(p.temperature)
     estimator.model_ = model
     estimator.mean_, estimator.scale_ = np.array(p.mean), np.array(p.deviation)
     estimator.n_features_in_, estimator.columns_are_steps_ = len(p.channels), False

@@ -70,7 +70,10 @@ class Mirror:
             known = not self._has_buckets or self.files.exists(bucket)
             file = known and self.files.isfile(self._root)
         if not known:
-            raise UserError(f"--mirror {self.shown}: there is no bucket {bucket!r}.")
+            raise UserError(
+                f"--mirror {self.shown}: there is no bucket {bucket!r}, or its server does not"
+                " answer."
+            )
         if file:
             raise UserError(f"--mirror {self.shown} must be a folder, it is a file.")
 

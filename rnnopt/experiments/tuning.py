@@ -19,7 +19,7 @@ from rnnopt.experiments.job import Job
 from rnnopt.experiments.jobs import check_saved
 from rnnopt.runs.collection import Run, read_runs
 from rnnopt.runs.files import write_json
-from rnnopt.runs.folder import TUNING, UNFINISHED, RunFolder, folder_of
+from rnnopt.runs.folder import TUNING, RunFolder, folder_of
 from rnnopt.tasks.ranking import WORST, Rank
 from rnnopt.training.build import task_of
 from rnnopt.training.registry import entry_of
@@ -144,17 +144,13 @@ def tune(
         The results, none if a run failed or was interrupted; and the failures.
     """
     jobs = [job for candidate in candidates for job in candidate.jobs]
-    missing = [job for job in jobs if not _is_over(job)]
+    missing = [job for job in jobs if not RunFolder(job.path).is_over()]
     failures = do(missing) if missing else []
-    if failures or not all(map(_is_over, missing)):
+    if failures or not all(RunFolder(job.path).is_over() for job in missing):
         return [], failures
     found = [candidate.choose() for candidate in candidates]
     write_json(out / "tuning.json", {"tuned": [facts(one) for one in found]})
     return found, []
-
-
-def _is_over(job: Job) -> bool:
-    return RunFolder(job.path).read_result()["status"] not in UNFINISHED
 
 
 def facts(tuned: Tuned) -> dict[str, Any]:

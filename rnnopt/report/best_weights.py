@@ -14,6 +14,7 @@ from torch import nn
 from rnnopt.config import seeds
 from rnnopt.config.specs import is_import_path, parse
 from rnnopt.diagnostics.diagnosis import double_precision_copy, layer_flow
+from rnnopt.report.importance import Importance, importance
 from rnnopt.runs.collection import Group, Run
 from rnnopt.runs.folder import RunFolder
 from rnnopt.runs.runner import check_same_data
@@ -59,11 +60,13 @@ class Findings:
         scores: on the test data; None where the task has no classes.
         flow: for each recurrent layer, by name, the norm of dL/dh_t at each step t: L is the loss
             of one sequence, and the norm is averaged over sequences of training data.
+        importance: of channels and time; None unless the data are the user's own.
     """
 
     run: Run
     scores: Scores | None
     flow: dict[str, list[float]]
+    importance: Importance | None = None
 
 
 def best_run(group: Group) -> Run | None:
@@ -99,11 +102,12 @@ def examine(run: Run, task: Task | None = None) -> tuple[Findings, Task]:
         if task.loss != "mse" and not task.in_nats and not task.labels:
             found, true = task.classify(model, task.test, training.device)
             scores = score(true.tolist(), found.tolist(), class_names(task))
+        important = importance(task, model.eval(), run.config.seed)
         size = min(FLOW_SEQUENCES, training.batches.batch_size)
         # A stream of its own: neither the run's nor that of a diagnosis.
         batches = Batches(task, size, run.config.seed + seeds.REPORT)
         flow = mean_flow(model, task, batches)
-    return Findings(run, scores, flow), task
+    return Findings(run, scores, flow, important), task
 
 
 def score(true: Sequence[int], found: Sequence[int], names: list[str]) -> Scores:

@@ -24,8 +24,10 @@ from rnnopt.report import folds, step_table
 from rnnopt.report.best_weights import Findings, best_run, examine
 from rnnopt.report.charts import curves, heat_map, profile, time_to_target
 from rnnopt.report.figures import target_label
+from rnnopt.report.importance import REPEATS, in_scale
 from rnnopt.report.svg import key, to_svg
 from rnnopt.report.tables import columns, reached, rows
+from rnnopt.runs.calibration import line_of
 from rnnopt.runs.collection import Group, Run, facts_of, group_runs
 from rnnopt.runs.folder import RunFolder, write_atomically
 from rnnopt.tasks import Task
@@ -66,6 +68,7 @@ def page(runs: Sequence[Run], made: datetime, scores: bool = True) -> str:
         facts=_facts(by_task, configs, system, made),
         sections=[_section(task, groups, numbers, scores) for task, groups in by_task.items()],
         profile=profile(by_task, numbers),
+        repeats=REPEATS,
         several_tasks=len(by_task) > 1,
         shared=shared,
         differing=differing,
@@ -85,6 +88,7 @@ def _template() -> jinja2.Template:
         lstrip_blocks=True,
     )
     environment.filters.update(key=key, svg=to_svg, target=target_label)
+    environment.filters["bars"] = in_scale
     environment.filters["breakable"] = _breakable
     environment.filters["score"] = lambda value: "–" if math.isnan(value) else f"{value:.3f}"
     return environment.get_template("report.html")
@@ -178,6 +182,16 @@ def _section(
         to_target=time_to_target(groups, numbers),
         examined=examined,
         scored={label: f for label, f in examined.found.items() if f.scores is not None},
+        calibrated={
+            label: line_of(found.run.result["calibration"])
+            for label, found in examined.found.items()
+            if "calibration" in found.run.result
+        },
+        importance={
+            label: found.importance
+            for label, found in examined.found.items()
+            if found.importance is not None
+        },
         most_classes=MOST_CLASSES,
         heat=heat_map(examined.found),
     )

@@ -272,6 +272,10 @@ class RunFolder:
         """Replaces the best weights."""
         self._write(BEST, pack(weights))
 
+    def write_data(self, data: dict[str, Any]) -> None:
+        """Replaces what is known of the user's own data."""
+        self._write("data.json", json_bytes(data))
+
     def write_error(self, text: str) -> None:
         """Stores the traceback of a failure."""
         self._write("error.txt", text.encode())

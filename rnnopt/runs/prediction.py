@@ -14,7 +14,7 @@ from rnnopt.config.metric_names import metric_name
 from rnnopt.config.run_config import RunConfig
 from rnnopt.layers.sequence_model import SequenceModel
 from rnnopt.runs.folder import RunFolder
-from rnnopt.runs.step_scores import Rows, answers_of, scores_of, step_outputs
+from rnnopt.runs.step_scores import Rows, answers_of, predictions_of, scores_of, step_outputs
 from rnnopt.tasks.examples import Examples, are_present, select
 from rnnopt.tasks.metrics import metric_of
 from rnnopt.tasks.pieces import outputs_of
@@ -109,13 +109,9 @@ class TrainedModel:
         """
         inputs, lengths = self.preparation.stored(data)
         examples = Examples(inputs, torch.zeros(len(data)), lengths)
-        outputs = outputs_of(self.model, examples, torch.device("cpu"))
-        if self.preparation.kind == "classification":
-            return outputs.softmax(1).numpy()
-        if self.preparation.kind == "multilabel":
-            return outputs.sigmoid().numpy()
-        scale, shift = self.preparation.target_deviation, self.preparation.target_mean
-        return outputs.numpy() * np.array(scale) + np.array(shift)
+        return predictions_of(
+            self.preparation, outputs_of(self.model, examples, torch.device("cpu"))
+        )
 
 
 def network(settings: Any, weights: Any) -> SequenceModel:
@@ -166,7 +162,7 @@ def scores(preparation: Preparation, answers: np.ndarray, data: Recordings) -> d
         found = {"accuracy": right.mean(), "balanced accuracy": np.mean(recalls)}
         if len(known):
             likely = answers[known, true[known]]
-            found["log loss"] = -np.log(np.maximum(likely, 1e-30)).mean()
+            found["log loss"] = 0.0 - np.log(np.maximum(likely, 1e-30)).mean()  # never -0.0
         return {name: float(value) for name, value in found.items()}
     if preparation.kind == "multilabel":
         true, likely = labels_of(data.targets) > 0.5, answers > 0.5

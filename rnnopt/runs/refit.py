@@ -34,6 +34,12 @@ def all_series(task: Task) -> Task:
     return replace(task, train=train, epoch_size=len(train))
 
 
+def ended_early(first: Training, config: RunConfig) -> bool:
+    """Whether a refit is as long as the run up to its best evaluation, not as the whole run."""
+    at_target = config.stop_at_target and first.status == "reached target"
+    return at_target or first.status == "stopped early"
+
+
 def refit(
     first: Training,
     config: RunConfig,
@@ -51,8 +57,8 @@ def refit(
         What to store of it: status, series, gradient evaluations and seconds. The weights stay as
         they were unless its status is in COMPLETE.
     """
-    budget, early = config.budget, config.stop_at_target and first.status == "reached target"
-    if early or first.status == "stopped early":
+    budget = config.budget
+    if ended_early(first, config):
         share = first.best["gradient_evaluations"] / first.closure.gradient_evaluations
         budget = f"{max(share * first.closure.epochs, 0.01):.2f}epochs"
     again = build_training(

@@ -9,9 +9,15 @@ from typing import Any
 
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
+from rnnopt.runs.calibration import (
+    calibrated,
+    check_calibrates,
+    temperature_before_refit,
+    temperature_of_best,
+)
 from rnnopt.runs.checkpoints import CHECKPOINT
 from rnnopt.runs.folder import CannotWrite, RunFolder
-from rnnopt.runs.refit import COMPLETE, all_series, refit
+from rnnopt.runs.refit import COMPLETE, all_series, ended_early, refit
 from rnnopt.runs.shared_folder import folder_kind
 from rnnopt.runs.step_scores import scores_alone
 from rnnopt.tasks import Task
@@ -54,6 +60,8 @@ def run(
     """
     if not resume:
         training = build_training(config)
+        if config.calibrate:
+            check_calibrates(training.task)
         announce(training.task, warnings_of(config, training))
         kind = folder_kind()
         kind(path).refuse_run()
@@ -185,12 +193,17 @@ def _train_to_the_end(
     }
     if training.status != "interrupted":
         result["records"] = training.records
+    temperature = None
     if config.refit and training.status in COMPLETE and training.best_weights:
+        if config.calibrate:
+            temperature = temperature_before_refit(training, ended_early(training, config))
         result["refit"] = again = refit(training, config, listener, stop_requested)
         if again["status"] == "interrupted":
             result["status"] = again["status"]
             folder.write_result(result)
             return result
+        if again["status"] not in COMPLETE:
+            temperature = None  # the weights are the first fit's
     if training.status != "interrupted" and training.best_weights:
         folder.write_weights(training.best_weights)
         result["test_loss"], result["test_metric"] = training.test()
@@ -201,6 +214,11 @@ def _train_to_the_end(
             if told := no_better(task, result["test_metric"], constant):
                 result["no_better"] = told
         own = task.data
+        if config.calibrate:
+            temperature = temperature or temperature_of_best(training)
+            _write_temperature(folder, temperature)
+            with training.best_model() as model:
+                result["calibration"] = calibrated(task, model, training.device, temperature)
         if own is not None and own.preparation.each_step:
             with training.best_model() as model:
                 result["test_scores"] = scores_alone(
@@ -208,6 +226,12 @@ def _train_to_the_end(
                 )
     folder.write_result(result)
     return result
+
+
+def _write_temperature(folder: RunFolder, temperature: float) -> None:
+    data = folder.read_data()
+    data["preparation"]["temperature"] = temperature
+    folder.write_data(data)
 
 
 def _check_resumable(config: RunConfig, saved: RunConfig, given: Collection[str]) -> None:

@@ -42,12 +42,23 @@ def step_outputs(
     return [np.concatenate(found[i]) for i in range(len(examples))]
 
 
+def predictions_of(preparation: Preparation, outputs: Tensor) -> np.ndarray:
+    """What a network's outputs (count, output) say.
+
+    Probabilities (count, class), of several labels that of each, or numbers (count, output) in the
+    units of the data.
+    """
+    if preparation.kind == "classification":
+        return (outputs / preparation.temperature).softmax(1).numpy()
+    if preparation.kind == "multilabel":
+        return (outputs / preparation.temperature).sigmoid().numpy()
+    scale, shift = np.array(preparation.target_deviation), np.array(preparation.target_mean)
+    return outputs.numpy() * scale + shift
+
+
 def answers_of(preparation: Preparation, outputs: list[np.ndarray]) -> list[np.ndarray]:
     """Probabilities (time, class), or numbers (time, output) in the units of the data."""
-    if preparation.kind == "classification":
-        return [torch.from_numpy(one).softmax(1).numpy() for one in outputs]
-    scale, shift = np.array(preparation.target_deviation), np.array(preparation.target_mean)
-    return [one * scale + shift for one in outputs]
+    return [predictions_of(preparation, torch.from_numpy(one)) for one in outputs]
 
 
 def step_scores(

@@ -7,9 +7,11 @@ from pathlib import Path
 from rich.progress import TaskID
 from rich.table import Table
 
+from rnnopt.cli.engines import engine_of
 from rnnopt.cli.interrupt import interruptible
 from rnnopt.cli.progress import Board
 from rnnopt.cli.terminal import console, print_error, print_line, progress_bars
+from rnnopt.config.cluster_config import HERE, ClusterConfig
 from rnnopt.config.errors import UserError, unknown_name, writing
 from rnnopt.config.specs import parse
 from rnnopt.experiments.benchmark import leaderboard
@@ -18,6 +20,7 @@ from rnnopt.experiments.benchmark.measure import Do, differences, measure, repea
 from rnnopt.experiments.benchmark.suite import BY_NAME, SUITES, SuiteName
 from rnnopt.experiments.engine import Engine
 from rnnopt.experiments.job import Job
+from rnnopt.experiments.mirrored import mirrored
 from rnnopt.runs.folder import folder_of
 
 FILE = "entry.json"
@@ -25,6 +28,7 @@ Run = Callable[[Do], tuple[Entry | None, list[str]]]
 
 
 def benchmark(
+    on: ClusterConfig = HERE,
     *,
     optimizer: str | None = None,
     name: str | None = None,
@@ -35,9 +39,6 @@ def benchmark(
     seed: int = 0,
     write: Path | None = None,
     out: Path | None = None,
-    workers: int = 0,
-    cluster: str | None = None,
-    dashboard: bool = False,
     given: Collection[str] = (),
 ) -> int:
     """Measure an optimizer on the benchmark, or print the leaderboard.
@@ -47,6 +48,7 @@ def benchmark(
     continues after Ctrl-C. docs/benchmark.md explains the rules and how to enter.
 
     Args:
+        on: Where the runs are trained.
         optimizer: What to measure: a name, or module:Class, file.py:Class, with options after it.
         name: Name of the entry. Unset: the optimizer's.
         quick: Five workloads, minutes on two cores; without it all, hours.
@@ -57,9 +59,6 @@ def benchmark(
         seed: Seed of the run that --verify repeats.
         write: Page into which the leaderboard is written, between its marks.
         out: Folder of the runs. Unset: one below runs/benchmark.
-        workers: Number of runs at once; 0 means one a processor, or one a worker of --cluster.
-        cluster: Dask cluster that trains the runs, as in compare. Unset: processes of this machine.
-        dashboard: Dask's page of the cluster, whose address is printed.
 
     Examples:
         rnnopt benchmark
@@ -75,7 +74,7 @@ def benchmark(
         for path in leaderboard.write_page(write, entries()):
             print_line(f"wrote {path}")
         return 0
-    engine = Engine(workers, cluster, dashboard, print_line)
+    engine = engine_of(on)
     if verify is not None:
         return _verify(load_entry(verify), workloads, seed, engine, out, optimizer)
     if optimizer is None:
@@ -85,7 +84,10 @@ def benchmark(
     track: Track = "self-tuning" if self_tuning else "tuned"
     out = out or Path("runs/benchmark") / name
     chosen = [BY_NAME[one] for one in workloads] or list(SUITES[suite])
-    return _measure(engine, out, name, lambda do: measure(name, optimizer, track, chosen, out, do))
+    with mirrored(out, on.mirror, resume=True) as engine.mirror:
+        return _measure(
+            engine, out, name, lambda do: measure(name, optimizer, track, chosen, out, do)
+        )
 
 
 def _measure(engine: Engine, out: Path, name: str, run: Run) -> int:
@@ -122,6 +124,8 @@ def _check_choice(
             raise UserError(f"--{option.replace('_', '-')} cannot go with --verify: leave it out.")
     if "workloads" in given and optimizer is None and verify is None:
         raise UserError("--workloads needs --optimizer or --verify, what to train.")
+    if "mirror" in given and optimizer is None:
+        raise UserError("--mirror needs --optimizer, what to measure.")
     if "seed" in given and verify is None:
         raise UserError("--seed needs --verify, the entry of which a run is repeated.")
 

@@ -8,16 +8,17 @@ from typing import Any
 from rich.table import Table
 
 from rnnopt.cli.commands.report import show_report
+from rnnopt.cli.engines import engine_of
 from rnnopt.cli.interrupt import interruptible
 from rnnopt.cli.printing import announce
 from rnnopt.cli.progress import BarRunner
 from rnnopt.cli.tables import Name, column_of
 from rnnopt.cli.terminal import AsJson, console, print_error, print_json, print_line, progress_bars
+from rnnopt.config.cluster_config import HERE, ClusterConfig
 from rnnopt.config.run_config import SharedConfig
 from rnnopt.config.specs import is_import_path, parse
 from rnnopt.experiments.comparison import ComparisonResult, ComparisonSpec, check_folder
 from rnnopt.experiments.comparison_file import as_begun, keep
-from rnnopt.experiments.engine import Engine
 from rnnopt.experiments.mirror import without_secrets
 from rnnopt.experiments.mirrored import mirrored
 from rnnopt.experiments.tuning import Tuned, facts
@@ -28,16 +29,13 @@ from rnnopt.training.option_checks import refuse_contradictions
 def compare(
     shared: SharedConfig,
     optimizers: tuple[str, ...] = ("adam", "frank-wolfe"),
+    on: ClusterConfig = HERE,
     *,
     seeds: tuple[int, ...] = (0, 1, 2),
     tune: int | None = None,
     tune_budget: str | None = None,
     out: Path | None = None,
-    workers: int = 0,
     resume: bool = False,
-    cluster: str | None = None,
-    dashboard: bool = False,
-    mirror: str | None = None,
     quiet: bool = False,
     as_json: AsJson = False,
     given: Collection[str] = (),
@@ -52,22 +50,15 @@ def compare(
         shared: What all runs have in common.
         optimizers: Optimizers to compare: names, or name:option=value,… such as
             adam:lr=0.003,clip=1. Such an option takes precedence over the common one.
+        on: Where the runs are trained.
         seeds: Seeds that every optimizer runs with.
         tune: Number of learning rates that each optimizer tries first, in half decades around its
             own, on a seed apart (1000). The reported seeds run with the rate that was best on
             validation data. Unset: no tuning.
         tune_budget: Length of each tuning run. Unset: that of the reported runs.
         out: Folder of the comparison. Unset: a new one below runs/.
-        workers: Number of runs at once; 0 means one a processor, or one a worker of --cluster. Runs
-            side by side slow each other: take 1 where the seconds matter.
         resume: Continuation of the comparison in --out as it was begun. Optimizers, seeds and
             tuning may be others.
-        cluster: Dask cluster that trains the runs: a scheduler's address such as tcp://host:8786,
-            its file (.json), or a .yaml file that names a class of clusters and its options.
-            Unset: processes of this machine.
-        dashboard: Dask's page of the cluster, whose address is printed.
-        mirror: URL of a copy of --out, by fsspec, such as s3://bucket/folder. Workers that do not
-            see --out keep their checkpoints there. Unset: none.
         quiet: Output of the names of the written files only.
         as_json: Output of one JSON object and nothing else.
 
@@ -77,7 +68,7 @@ def compare(
         rnnopt compare --out runs/tuned --resume
     """
     refuse_contradictions(shared, given)
-    with mirrored(out, mirror, resume) as url_of:
+    with mirrored(out, on.mirror, resume) as url_of:
         check_folder(out, resume)
         out = out or new_folder(f"compare-{parse(shared.task)[0]}")
         asked = ComparisonSpec(
@@ -90,14 +81,14 @@ def compare(
         console.quiet = as_json
         jobs, candidates = asked.plan(lambda task, told: announce(task, given, told, silent))
         with (
-            Engine(workers, cluster, dashboard, print_line, asked.shared.threads, url_of) as engine,
+            engine_of(on, asked.shared.threads, url_of) as engine,
             RunFolder(out).locked(),
             interruptible() as stop,
             progress_bars(silent) as bars,
         ):
             keep(asked)
             done = asked.train(jobs, candidates, BarRunner(bars, engine, stop))
-        return _tell(done, asked, mirror, stop.is_set(), quiet, as_json)
+        return _tell(done, asked, on.mirror, stop.is_set(), quiet, as_json)
 
 
 def again(asked: ComparisonSpec, mirror: str | None = None) -> str:

@@ -2,12 +2,13 @@
 
 import csv
 import io
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 import numpy as np
 
 from rnnopt.cli.outputs import check_output
+from rnnopt.cli.streaming import answer_rows
 from rnnopt.cli.terminal import print_error, print_line
 from rnnopt.config.data_config import Decimal
 from rnnopt.config.data_files import brief, inputs_in, joined
@@ -33,11 +34,13 @@ def predict_data(
     run: Path,
     /,
     *,
-    data: tuple[str, ...],
+    data: tuple[str, ...] = (),
+    stream: bool = False,
     out: Path = Path("predictions.csv"),
     labels: Path | None = None,
     unlabelled: bool = False,
     decimal: Decimal | None = None,
+    given: Collection[str] = (),
 ) -> int:
     """Predict new series with a trained network.
 
@@ -52,6 +55,8 @@ def predict_data(
         run: Folder of the run.
         data: File or folder of new series, or several, as for `rnnopt train --data`, with or
             without labels.
+        stream: Predictions of rows as they come, in place of --data: each line of standard input is
+            a step, each answer a line of standard output. A blank line begins a new series.
         out: File to write: .csv.
         labels: Table of intervals with labels of the recordings, as for `rnnopt train --labels`.
         unlabelled: Absence of labels, in a text file without column names. Otherwise each line is
@@ -62,7 +67,18 @@ def predict_data(
     Examples:
         rnnopt predict runs/own --data new.csv
         rnnopt predict runs/own --data new.csv --unlabelled --out answers.csv
+        sensor | rnnopt predict runs/own --stream
     """
+    if stream:
+        for name in ("data", "out", "labels", "unlabelled"):
+            if name in given:
+                raise UserError(
+                    f"--stream reads standard input and writes standard output: leave out --{name}."
+                )
+        trained = TrainedModel.open(run)
+        return answer_rows(trained, decimal or trained.config.decimal)
+    if not data:
+        raise UserError("predict needs the series, --data, or --stream for rows as they come.")
     trained = TrainedModel.open(run)
     text, config = joined(data), trained.config
     inputs = [*inputs_in(text), *inputs_in(config.data), *inputs_in(config.test)]

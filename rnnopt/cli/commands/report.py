@@ -29,8 +29,9 @@ def report_runs(
         out: Folder of report.md, report.png and report.html. Unset: RUNS itself, or runs/report for
             several.
         html: Page report.html, which needs no other file and no network.
-        scores: Confusion matrices, scores of the classes and gradients through time in the page,
-            from the best weights. Needs the data, and seconds for each optimizer.
+        scores: Confusion matrices, scores of the classes, importance of the channels of your own
+            data and gradients through time in the page, from the best weights. Needs the data, and
+            seconds for each optimizer.
 
     Examples:
         rnnopt report runs/first

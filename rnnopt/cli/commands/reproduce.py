@@ -7,12 +7,13 @@ from typing import Annotated
 from rich.progress import TaskID
 from rich.table import Table
 
+from rnnopt.cli.engines import engine_of
 from rnnopt.cli.interrupt import interruptible
 from rnnopt.cli.progress import Board
 from rnnopt.cli.terminal import console, print_error, print_line, progress_bars
+from rnnopt.config.cluster_config import HERE, ClusterConfig
 from rnnopt.config.errors import UserError
 from rnnopt.experiments import reproduce
-from rnnopt.experiments.engine import Engine
 from rnnopt.experiments.job import Job
 from rnnopt.experiments.mirrored import mirrored
 from rnnopt.experiments.reproduce.study import FormName
@@ -23,14 +24,11 @@ NAMES = ("list", *(one.name for one in reproduce.ALL))
 def reproduce_published(
     study: Annotated[str, NAMES],
     /,
+    on: ClusterConfig = HERE,
     *,
     form: FormName = "cpu",
     quick: bool = False,
     out: Path | None = None,
-    workers: int = 0,
-    cluster: str | None = None,
-    dashboard: bool = False,
-    mirror: str | None = None,
     given: Collection[str] = (),
 ) -> int:
     """Repeat a published table or figure.
@@ -41,17 +39,11 @@ def reproduce_published(
 
     Args:
         study: Name of the table or figure, such as frank-wolfe/table-3, or list.
+        on: Where the runs are trained.
         form: Size of the runs: cpu finishes on two cores, full is the publication's (most need a
             GPU), quick shows in seconds that it works.
         quick: Shorthand for --form quick.
         out: Folder of the runs and results. Unset: one below runs/reproduce.
-        workers: Number of runs at once; 0 means one a processor, or one a worker of --cluster.
-        cluster: Dask cluster that trains the runs: a scheduler's address such as tcp://host:8786,
-            its file (.json), or a .yaml file that names a class of clusters and its options.
-            Unset: processes of this machine.
-        dashboard: Dask's page of the cluster, whose address is printed.
-        mirror: URL of a copy of --out, by fsspec, such as s3://bucket/folder. Workers that do not
-            see --out keep their checkpoints there. Unset: none.
 
     Examples:
         rnnopt reproduce list
@@ -61,12 +53,12 @@ def reproduce_published(
     if quick and "form" in given and form != "quick":
         raise UserError(f"--quick is --form quick, it does not go with --form {form}.")
     form = "quick" if quick else form
-    engine = Engine(workers, cluster, dashboard, print_line)
+    engine = engine_of(on)
     if study == "list":
         return _list()
     stages: dict[str, TaskID] = {}
     with (
-        mirrored(out, mirror, resume=True) as engine.mirror,
+        mirrored(out, on.mirror, resume=True) as engine.mirror,
         engine,
         interruptible() as stop,
         progress_bars() as bars,

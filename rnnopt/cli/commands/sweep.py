@@ -1,6 +1,7 @@
 """`rnnopt sweep`: the verb."""
 
 from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,15 +10,16 @@ from rich.progress import Progress, TaskID
 from rich.table import Table
 
 from rnnopt.cli import terminal
+from rnnopt.cli.engines import engine_of
 from rnnopt.cli.interrupt import interruptible
 from rnnopt.cli.printing import announce
 from rnnopt.cli.progress import Board
 from rnnopt.config import seeds
+from rnnopt.config.cluster_config import ClusterConfig
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
 from rnnopt.config.specs import parse
 from rnnopt.experiments.database import quiet
-from rnnopt.experiments.engine import Engine
 from rnnopt.experiments.job import Job
 from rnnopt.experiments.mirrored import mirrored
 from rnnopt.experiments.sweeps.results import (
@@ -43,20 +45,18 @@ if TYPE_CHECKING:
 
 SHOWN = 10  # trials in the table
 TUNED = RunConfig(seed=seeds.TUNING)
+ONE_AT_A_TIME = ClusterConfig(workers=1)  # each trial learns from those before
 
 
 def sweep(
     config: RunConfig = TUNED,
+    on: ClusterConfig = ONE_AT_A_TIME,
     *,
     trials: int = 20,
     ranges: Annotated[tuple[str, ...], Parameter(name="range")] = (),
     out: Path | None = None,
-    workers: int = 1,
     storage: str | None = None,
     prune: bool = True,
-    cluster: str | None = None,
-    dashboard: bool = False,
-    mirror: str | None = None,
     quiet: bool = False,
     as_json: terminal.AsJson = False,
     given: Collection[str] = (),
@@ -73,23 +73,17 @@ def sweep(
 
     Args:
         config: The run.
+        on: Where the trials are trained.
         trials: Number of trials in all.
         ranges: Ranges to search instead or beside: lr=1e-4..1e-1:log (a factor is as likely as any
             other), momentum=0.5..0.99, hidden=32,64,128. Options of the optimizer, or settings of
             the run.
         out: Folder of the sweep. Unset: runs/sweep-TASK-OPTIMIZER. Its name is the sweep's name in
             --storage.
-        workers: Number of trials at once; 0 means one a processor, or one a worker of --cluster.
         storage: Database that records the trials, such as postgresql://user@machine/database.
             Unset: SQLite in --out.
         prune: Early end of a trial that is worse than the median of the others at the same part of
             the budget: by its metric, or where that is level by its validation loss.
-        cluster: Dask cluster that trains the trials: a scheduler's address such as
-            tcp://host:8786, its file (.json), or a .yaml file that names a class of clusters and
-            its options. Unset: processes of this machine.
-        dashboard: Dask's page of the cluster, whose address is printed.
-        mirror: URL of a copy of --out, by fsspec, such as s3://bucket/folder. Workers that do not
-            see --out keep their checkpoints there. Unset: none.
         quiet: Output of the best trial only.
         as_json: Output of one JSON object and nothing else.
 
@@ -106,13 +100,11 @@ def sweep(
     terminal.console.quiet = as_json
     silent = quiet or as_json
     plan = _plan(config, list(ranges), trials, out, storage, prune, silent, given)
-    if cluster is not None and "workers" not in given:
-        workers = 0
-    with mirrored(out, mirror, resume=True) as url_of:
+    if on.cluster is not None and "workers" not in given:
+        on = replace(on, workers=0)
+    with mirrored(out, on.mirror, resume=True) as url_of:
         with (
-            Engine(
-                workers, cluster, dashboard, terminal.print_line, config.threads, url_of
-            ) as engine,
+            engine_of(on, config.threads, url_of) as engine,
             interruptible() as stop,
             terminal.progress_bars(silent) as bars,
         ):

@@ -13,6 +13,7 @@ from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
 from rnnopt.config.specs import is_import_path, parse
 from rnnopt.runs import loggers as tracking
+from rnnopt.runs.calibration import line_of
 from rnnopt.runs.folder import RunFolder, new_folder
 from rnnopt.runs.runner import run as run_one
 from rnnopt.runs.shared_folder import goes_on
@@ -197,6 +198,8 @@ def _print_result(path: Path, result: dict[str, Any], nothing_left: bool) -> Non
             f" {result['gradient_evaluations']:.6g}"
             f" gradients, {result['seconds']:.1f} s)"
         )
+    if "calibration" in result:
+        print_line(line_of(result["calibration"]))
     for line in lines_of(result.get("test_scores", {})):
         print_line(line)
     if result.get("nonfinite"):

@@ -75,7 +75,7 @@ class Entry:
     Args:
         name: of the entry, which is that of its file.
         optimizer: specification, as --optimizer takes it.
-        track: "tuned" has five learning rates to choose from, "self-tuning" its own default alone.
+        track: "tuned" has learning rates to choose from, "self-tuning" its own default alone.
         source: package and version, or sha256 of a file; {} for optimizers on board.
         environment: versions and machine.
         workloads: what was measured, by workload.

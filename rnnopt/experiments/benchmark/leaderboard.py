@@ -22,13 +22,17 @@ HEADINGS = (
     "rate at an end",
 )  # fmt: skip
 MOST = 16.0  # longest τ of the figure
+DRAWN = 8  # lines of the figure
 Table = list[list[str]]
 
 
 def complete(entries: Sequence[Entry], suite: SuiteName) -> list[Entry]:
-    """The entries with all workloads of a suite; none without the reference, SOAP."""
+    """The entries with all workloads of a suite, the fastest first; none without SOAP."""
     found = [entry for entry in entries if entry.covers(suite)]
-    return found if any(entry.name == scores.REFERENCE for entry in found) else []
+    reference = next((one for one in found if one.name == scores.REFERENCE), None)
+    if reference is None:
+        return []
+    return sorted(found, key=lambda entry: scores.score(entry, reference, suite).value)
 
 
 def standings(entries: Sequence[Entry], suite: SuiteName, track: Track) -> Table:
@@ -53,8 +57,8 @@ def standings(entries: Sequence[Entry], suite: SuiteName, track: Track) -> Table
             f"{scores.reached(entry, suite)}/{count}", robust,
             f"{edges}/{count}" if track == "tuned" else "–",
         ]  # fmt: skip
-        rows.append((by_gradients.value, row))
-    return [row for _, row in sorted(rows, key=lambda pair: pair[0])]
+        rows.append(row)
+    return rows
 
 
 def interval(score: scores.Score) -> str:
@@ -65,26 +69,26 @@ def interval(score: scores.Score) -> str:
 
 
 def by_workload(entries: Sequence[Entry], suite: SuiteName) -> Table:
-    """A row per workload: median gradient evaluations to the target, for each entry."""
-    found = complete(entries, suite)
-    rows = []
-    for one in SUITES[suite]:
-        cells = [f"{one.name} ({one.target:g})"]
-        for entry in found:
-            runs = entry.workloads[one.name].runs
-            cost = statistics.median(scores.costs(one.name, runs, "gradients"))
-            met = sum(run.to_target is not None for run in runs)
-            text = f"{cost:.0f}" if cost <= one.budget else "–"
-            cells.append(text if met == len(runs) else f"{text} ({met}/{len(runs)})")
-        rows.append(cells)
-    return rows
+    """A row per entry: median gradient evaluations to the target of each workload."""
+    return [
+        [entry.name, *(_cost(entry, one) for one in SUITES[suite])]
+        for entry in complete(entries, suite)
+    ]
+
+
+def _cost(entry: Entry, one: Workload) -> str:
+    runs = entry.workloads[one.name].runs
+    cost = statistics.median(scores.costs(one.name, runs, "gradients"))
+    met = sum(run.to_target is not None for run in runs)
+    text = f"{cost:.0f}" if cost <= one.budget else "–"
+    return text if met == len(runs) else f"{text} ({met}/{len(runs)})"
 
 
 def finals(entries: Sequence[Entry], suite: SuiteName) -> Table:
-    """A row per workload: mean test metric at the best validation metric, for each entry."""
+    """A row per entry: mean test metric at the best validation metric, on each workload."""
     return [
-        [one.name, *(_final(entry, one) for entry in complete(entries, suite))]
-        for one in SUITES[suite]
+        [entry.name, *(_final(entry, one) for one in SUITES[suite])]
+        for entry in complete(entries, suite)
     ]
 
 
@@ -122,7 +126,8 @@ def write_page(path: Path, entries: Sequence[Entry]) -> list[Path]:
         found = complete(entries, suite)
         if not found:
             continue
-        names = [entry.name for entry in found]
+        names = [one.name for one in SUITES[suite]]
+        targets = [f"{one.name} ({one.target:g})" for one in SUITES[suite]]
         picture = path.parent / "images" / f"benchmark-{suite}.png"
         parts.append(f"## The {suite} suite\n")
         tracks: tuple[Track, ...] = ("tuned", "self-tuning")
@@ -131,10 +136,12 @@ def write_page(path: Path, entries: Sequence[Entry]) -> list[Path]:
                 parts += [f"### Track: {track}\n", markdown(HEADINGS, rows)]
         parts += [
             f"![Performance profiles](images/{picture.name})\n",
+            f"The figure shows the {DRAWN} fastest entries of both tracks.\n"
+            * (len(found) > DRAWN),
             "### Gradient evaluations to the target\n",
-            markdown(["workload (target)", *names], by_workload(entries, suite)),
+            markdown(["optimizer", *targets], by_workload(entries, suite)),
             "### Test metric at the best validation metric\n",
-            markdown(["workload", *names], finals(entries, suite)),
+            markdown(["optimizer", *names], finals(entries, suite)),
         ]
         buffer = io.BytesIO()
         figure(found, suite).savefig(buffer, dpi=130)
@@ -151,12 +158,16 @@ def write_page(path: Path, entries: Sequence[Entry]) -> list[Path]:
 
 
 def figure(entries: Sequence[Entry], suite: SuiteName) -> "Figure":
-    """Performance profiles: the fraction of workloads solved within τ times the least cost."""
+    """Performance profiles: the fraction of workloads solved within τ times the least cost.
+
+    That is the least of all entries; the first ones are drawn.
+    """
     from matplotlib.figure import Figure
 
     result = Figure(figsize=(8, 5.5), layout="constrained")
     axis = result.subplots()
-    for place, (name, factors) in enumerate(scores.profile(entries, suite).items()):
+    drawn = list(scores.profile(entries, suite).items())[:DRAWN]
+    for place, (name, factors) in enumerate(drawn):
         steps = sorted(factor for factor in factors if factor <= MOST)
         at = [1.0, *steps, MOST]
         solved = [sum(f <= tau for f in factors) / len(factors) for tau in at]
@@ -167,5 +178,5 @@ def figure(entries: Sequence[Entry], suite: SuiteName) -> "Figure":
     axis.set_xlabel("τ: gradient evaluations, relative to the fastest entry")
     axis.set_ylabel("fraction of workloads whose target is met")
     axis.grid(alpha=0.3)
-    legend_below(result, [axis], [entry.name for entry in entries], across=4)
+    legend_below(result, [axis], [name for name, _ in drawn], across=4)
     return result

@@ -2,12 +2,14 @@
 
 1. Tuning, in the track "tuned": five learning rates in half decades around the optimizer's own, on
    a seed that no reported run has. The best is the first to the target, then that with the best
-   validation metric.
+   validation metric. While it is at an end of those tried, the next beyond that end is tried, up
+   to four more.
 2. Report: the chosen rate on five seeds, the whole budget.
 
 Every run is a run folder. Finished runs are not repeated and interrupted ones are resumed.
 """
 
+import itertools
 import math
 import os
 from collections.abc import Callable, Sequence
@@ -20,13 +22,13 @@ from rnnopt.config.metric_names import lower_is_better
 from rnnopt.config.run_config import Budget, RunConfig
 from rnnopt.config.specs import parse
 from rnnopt.experiments.benchmark.entry import Entry, Measured, OnWorkload, Track, Trial
-from rnnopt.experiments.benchmark.suite import BY_NAME, SEEDS, TRIALS, Workload
+from rnnopt.experiments.benchmark.suite import BY_NAME, FURTHER, SEEDS, TRIALS, Workload
 from rnnopt.experiments.job import Job, processors
 from rnnopt.experiments.jobs import check_saved
 from rnnopt.experiments.tuning import grid
 from rnnopt.runs.collection import Run, read_runs
 from rnnopt.runs.environment import environment
-from rnnopt.runs.folder import UNFINISHED, RunFolder
+from rnnopt.runs.folder import RunFolder
 from rnnopt.tasks import Task
 from rnnopt.training.build import build_training, task_of
 from rnnopt.training.imported import check_trusted, source_of
@@ -60,9 +62,16 @@ def measure(
         _check(jobs, out)
     if track == "self-tuning":
         trials = {one.name: [] for one in workloads}
-    over, failures = _stage(do, "tuning", trials)
-    if not over:
-        return None, failures
+    for _ in range(1 + FURTHER):
+        over, failures = _stage(do, "tuning", trials)
+        if not over:
+            return None, failures
+        further = {one.name: rate_beyond(trials[one.name]) for one in workloads}
+        if not any(further.values()):
+            break
+        for one in workloads:
+            if (rate := further[one.name]) is not None:
+                trials[one.name] += _jobs(one, optimizer, [rate], first, out)
     chosen = {
         one.name: min(_runs(trials[one.name]), key=cost_of_trial).config.lr
         if trials[one.name]
@@ -79,7 +88,7 @@ def measure(
     found = {
         one.name: OnWorkload(
             chosen[one.name] or math.nan,
-            [trial_of(run) for run in _runs(trials[one.name])],
+            sorted(map(trial_of, _runs(trials[one.name])), key=lambda trial: trial.lr),
             [measured(run) for run in _runs(reported[one.name])],
         )
         for one in workloads
@@ -91,9 +100,10 @@ def measure(
 
 def _stage(do: Do, stage: str, of: dict[str, list[Job]]) -> tuple[bool, list[str]]:
     """Executes jobs, one of each workload in turn; whether all have ended, and the failures."""
-    jobs = [job for turn in zip(*of.values(), strict=True) for job in turn]
+    turns = itertools.zip_longest(*of.values())
+    jobs = [job for turn in turns for job in turn if job is not None]
     failures = do(stage, jobs) if jobs else []
-    return not failures and all(map(_is_over, jobs)), failures
+    return not failures and all(RunFolder(job.path).is_over() for job in jobs), failures
 
 
 def rates_of(optimizer: str, track: Track) -> list[float]:
@@ -101,6 +111,17 @@ def rates_of(optimizer: str, track: Track) -> list[float]:
     resolved = resolve(RunConfig(optimizer=optimizer))
     middle = resolved.lr or entry_of(parse(optimizer)[0]).lr
     return [middle] if track == "self-tuning" else grid(middle, TRIALS)
+
+
+def rate_beyond(jobs: Sequence[Job]) -> float | None:
+    """The next rate to try after finished tuning runs, half a decade further; None if none is."""
+    if not 0 < len(jobs) < TRIALS + FURTHER:
+        return None
+    rates = [job.config.lr or math.nan for job in jobs]
+    best = min(_runs(list(jobs)), key=cost_of_trial).config.lr
+    if best not in (min(rates), max(rates)):
+        return None
+    return float(f"{best * 10 ** (0.5 if best == max(rates) else -0.5):.4g}")
 
 
 def repeat(
@@ -204,10 +225,6 @@ def _check(jobs: list[Job], out: Path) -> None:
     build_training(jobs[0].config, task)
     filled = [replace(job, config=fill_from_task(job.config, task)) for job in jobs]
     check_saved(filled, task, out, resume=True)
-
-
-def _is_over(job: Job) -> bool:
-    return RunFolder(job.path).read_result()["status"] not in UNFINISHED
 
 
 def _runs(jobs: list[Job]) -> list[Run]:

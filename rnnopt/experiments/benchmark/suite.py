@@ -16,6 +16,7 @@ from rnnopt.layers.network_options import Readout
 
 SEEDS = (0, 1, 2, 3, 4)
 TRIALS = 5  # learning rates, in half decades around an entry's own
+FURTHER = 4  # rates that may be tried beyond them
 SuiteName = Literal["full", "quick"]
 
 

@@ -1,9 +1,13 @@
 """Runs a study: tuning runs, the choice of each learning rate, the reported runs.
 
+Tuning tries a grid of rates. A row whose best rate is at an end of it tries the next rate beyond
+that end, half a decade further, until the best one has been passed on both sides.
+
 Every run is a run folder below the study's folder. Finished runs are not repeated and interrupted
 runs are resumed, so the same command continues a study.
 """
 
+import math
 import threading
 from collections.abc import Callable
 from dataclasses import fields, replace
@@ -24,6 +28,7 @@ from rnnopt.training.build import build_training
 from rnnopt.training.resolve import fill_from_task
 
 Tell = Callable[[str, list[Job]], None]
+FURTHER = 4  # rates that a row may try beyond its grid
 
 
 def chosen_rows(study: Study, form: Form) -> list[Row]:
@@ -39,35 +44,55 @@ def chosen_rows(study: Study, form: Form) -> list[Row]:
     ]
 
 
-def trials_of(form: Form, row: Row) -> list[tuple[str, float]]:
-    """The tuning trials of a row: (optimizer, learning rate) pairs.
-
-    Every row of a form has the same number, except for a row with a printed rate.
-    """
-    if row.trials:
-        return list(row.trials[: len(form.rates)])
-    optimizer = (row.settings or {})["optimizer"]
+def grid_of(form: Form, row: Row) -> list[float]:
+    """The learning rates that a row begins with: the form's in the row's unit, or a printed one."""
     if row.rate is not None:
-        return [(optimizer, row.rate)]
-    return [(optimizer, float(f"{rate * row.rate_unit:.6g}")) for rate in form.rates]
+        return [row.rate]
+    return [float(f"{rate * row.rate_unit:.6g}") for rate in form.rates]
 
 
-def configure(
-    form: Form, column: Column, row: Row, trial: tuple[str, float], seed: int
-) -> RunConfig:
+def rates_tried(form: Form, column: Column, row: Row, out: Path) -> list[float]:
+    """The learning rates of a row, with those beyond its grid that finished trials ask for.
+
+    A grid of two rates has no middle: it is not widened. Nor are rates below it tried where the
+    best trial is no better than a constant answer.
+    """
+    rates = grid_of(form, row)
+    if len(rates) < 3 or not form.widen:
+        return rates
+    runs: dict[float, Run] = {}
+    while len(rates) < len(form.rates) + FURTHER:
+        for rate in rates[len(runs) :]:
+            path = _job(form, column, row, rate, seeds.TUNING, out).path
+            if not (path / "config.json").exists() or not RunFolder(path).is_over():
+                return rates
+            runs[rate] = read_run(path)
+        best = max(rates, key=lambda rate: rank(runs[rate]))
+        # Of runs that learn nothing the slowest has the lowest loss.
+        futile = best == min(rates) and "no_better" in runs[best].result
+        if futile or min(rates) < best < max(rates):
+            break
+        rates.append(beyond(best, up=best == max(rates)))
+    return rates
+
+
+def beyond(rate: float, up: bool) -> float:
+    """The next of the rates …, 0.1, 0.3, 1, 3, … above or below one."""
+    return float(f"{10 ** ((round(2 * math.log10(rate)) + (1 if up else -1)) / 2):.1g}")
+
+
+def configure(form: Form, column: Column, row: Row, rate: float, seed: int) -> RunConfig:
     """The run of a row on a column's task."""
     settings: dict[str, Any] = {**form.settings, **(row.settings or {})}
-    settings |= {**form.changes.get(row.label, {}), "optimizer": trial[0], "lr": trial[1]}
+    settings |= {**form.changes.get(row.label, {}), "lr": rate}
     budget = form.tuning_budget if seed == seeds.TUNING else form.budget
     return RunConfig(**settings, task=column.task, budget=budget, seed=seed)
 
 
 def place(out: Path, column: Column, row: Row, config: RunConfig) -> Path:
     """The folder of a run."""
-    run = f"seed-{config.seed}"
-    if config.seed == seeds.TUNING:
-        optimizer = f"{folder_of(config.optimizer)}-" if row.trials else ""
-        run = f"tune-{optimizer}lr-{config.lr:g}"
+    tuning = config.seed == seeds.TUNING
+    run = f"tune-lr-{config.lr:g}" if tuning else f"seed-{config.seed}"
     return out / "runs" / folder_of(column.label) / folder_of(row.label) / run
 
 
@@ -93,30 +118,45 @@ def run_study(
     """
     pairs = [(column, row) for column in form.columns for row in chosen_rows(study, form)]
     _check(form, pairs, out)
-    failures: list[str] = []
-    if len(form.rates) > 1:
-        jobs = [
-            _job(form, column, row, trial, seeds.TUNING, out)
-            for column, row in pairs
-            if row.rate is None
-            for trial in trials_of(form, row)
-        ]
-        if jobs:
-            failures += engine.work(jobs, lambda now: tell("tuning", now), stop)
+    failures = _tune(form, pairs, out, engine, tell, stop) if len(form.rates) > 1 else []
     if stop.is_set() or failures:
         return failures
     jobs = [
-        _job(form, column, row, chosen_trial(form, column, row, out), seed, out)
+        _job(form, column, row, chosen_rate(form, column, row, out), seed, out)
         for seed in form.seeds
         for column, row in pairs
     ]
+    for job in jobs:
+        _check_rate(job)
     return engine.work(jobs, lambda now: tell("training", now), stop)
 
 
-def _job(
-    form: Form, column: Column, row: Row, trial: tuple[str, float], seed: int, out: Path
-) -> Job:
-    config = configure(form, column, row, trial, seed)
+def _tune(
+    form: Form,
+    pairs: list[tuple[Column, Row]],
+    out: Path,
+    engine: Engine,
+    tell: Tell,
+    stop: threading.Event,
+) -> list[str]:
+    """Executes the tuning runs, until no row asks for another; one sentence per failure."""
+    failures: list[str] = []
+    for _ in range(1 + FURTHER):
+        jobs = [
+            _job(form, column, row, rate, seeds.TUNING, out)
+            for column, row in pairs
+            if row.rate is None
+            for rate in rates_tried(form, column, row, out)
+        ]
+        missing = [job for job in jobs if not RunFolder(job.path).is_over()]
+        if not missing or failures or stop.is_set():
+            break
+        failures = engine.work(missing, lambda now: tell("tuning", now), stop)
+    return failures
+
+
+def _job(form: Form, column: Column, row: Row, rate: float, seed: int, out: Path) -> Job:
+    config = configure(form, column, row, rate, seed)
     return Job(config, place(out, column, row, config))
 
 
@@ -124,30 +164,36 @@ def _check(form: Form, pairs: list[tuple[Column, Row]], out: Path) -> None:
     """Raises UserError if a run cannot be built, or exists with other settings."""
     tasks = {column.task: build_task(column.task) for column, _ in pairs}
     for column, row in pairs:
-        trials = trials_of(form, row)
-        if len(trials) < len(form.rates) and row.rate is None:
-            raise ValueError(f"{row.label} needs {len(form.rates)} trials, got {len(trials)}.")
+        rates = rates_tried(form, column, row, out)
         for seed in (seeds.TUNING, *form.seeds):
-            for trial in trials:
-                job = _job(form, column, row, trial, seed, out)
-                _check_saved(job, tasks[column.task], bool(row.trials))
-        for trial in trials:
-            build_training(_job(form, column, row, trial, 0, out).config, tasks[column.task])
+            for rate in rates:
+                _check_saved(_job(form, column, row, rate, seed, out), tasks[column.task])
+        build_training(_job(form, column, row, rates[0], 0, out).config, tasks[column.task])
 
 
-def _check_saved(job: Job, task: Task, any_optimizer: bool) -> None:
-    """Raises UserError if a run exists with settings that no trial may have."""
+def _check_saved(job: Job, task: Task) -> None:
+    """Raises UserError if a run exists with other settings than a rate."""
     if not (job.path / "config.json").exists():
         return
     job = replace(job, config=fill_from_task(job.config, task))
     saved = fill_from_task(RunFolder.open(job.path).read_config(), task)
     saved = replace(saved, lr=job.config.lr)
-    if any_optimizer:
-        saved = replace(saved, optimizer=job.config.optimizer)
     if saved != job.config:
         raise UserError(
             f"{job.path} was begun with other settings ({_difference(saved, job)}): choose another"
             " --out."
+        )
+
+
+def _check_rate(job: Job) -> None:
+    """Raises UserError if a reported run exists with another rate than tuning has chosen."""
+    if not (job.path / "config.json").exists():
+        return
+    saved = RunFolder.open(job.path).read_config()
+    if saved.lr != job.config.lr:
+        raise UserError(
+            f"{job.path} has lr={saved.lr}, and tuning chooses lr={job.config.lr}: remove it, or"
+            " choose another --out."
         )
 
 
@@ -156,16 +202,16 @@ def _difference(saved: RunConfig, job: Job) -> str:
     return ", ".join(f"{name}={was}, now {now}" for name, was, now in pairs if was != now)
 
 
-def chosen_trial(form: Form, column: Column, row: Row, out: Path) -> tuple[str, float]:
-    """The best trial on validation data; diverged trials come last."""
-    trials = trials_of(form, row)
-    if len(trials) == 1:
-        return trials[0]
+def chosen_rate(form: Form, column: Column, row: Row, out: Path) -> float:
+    """The rate of the best trial on validation data; diverged trials come last."""
+    rates = rates_tried(form, column, row, out)
+    if len(rates) == 1:
+        return rates[0]
 
-    def run_of(trial: tuple[str, float]) -> Run:
-        return read_run(_job(form, column, row, trial, seeds.TUNING, out).path)
+    def run_of(rate: float) -> Run:
+        return read_run(_job(form, column, row, rate, seeds.TUNING, out).path)
 
-    return max(trials, key=lambda trial: rank(run_of(trial)))
+    return max(rates, key=lambda rate: rank(run_of(rate)))
 
 
 def read_run(path: Path) -> Run:
@@ -177,7 +223,7 @@ def finished_runs(form: Form, column: Column, row: Row, out: Path) -> list[Run]:
     """The finished reported runs of a row."""
     runs = []
     for seed in form.seeds:
-        path = _job(form, column, row, trials_of(form, row)[0], seed, out).path
+        path = _job(form, column, row, form.rates[0], seed, out).path
         if (path / "config.json").exists():
             run = read_run(path)
             if run.result["status"] not in UNFINISHED:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rnnopt.config.metric_names import lower_is_better
-from rnnopt.experiments.reproduce.engine import chosen_rows, finished_runs, trials_of
+from rnnopt.experiments.reproduce.engine import chosen_rows, finished_runs, rates_tried
 from rnnopt.experiments.reproduce.study import Column, Form, Row, Study
 from rnnopt.report.charts import curve_of
 from rnnopt.report.figures import draw_line, legend_below, log_axis, usual_look
@@ -66,7 +66,7 @@ def line_of(study: Study, form: Form, column: Column, row: Row, out: Path) -> di
         highest=max(tests),
         optimizer=runs[0].config.optimizer,
         lr=runs[0].config.lr,
-        at_edge=_at_edge(form, row, runs[0]),
+        at_edge=_at_edge(rates_tried(form, column, row, out), runs[0]),
         seeds=len(runs),
         reached=sum(math.isfinite(cost) for cost in costs),
         target=unit * target,
@@ -82,9 +82,8 @@ def line_of(study: Study, form: Form, column: Column, row: Row, out: Path) -> di
     return line
 
 
-def _at_edge(form: Form, row: Row, run: Run) -> bool:
-    """Whether the chosen rate is at an end of those tried with the chosen optimizer."""
-    rates = [lr for optimizer, lr in trials_of(form, row) if optimizer == run.config.optimizer]
+def _at_edge(rates: Sequence[float], run: Run) -> bool:
+    """Whether the chosen rate is at an end of those tried."""
     return len(rates) > 1 and run.config.lr in (min(rates), max(rates))
 
 

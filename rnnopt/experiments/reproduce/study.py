@@ -3,7 +3,7 @@
 A study trains every row on every column's task: first one run per learning rate of one grid on a
 separate seed, ranked by the validation metric, then the chosen rate on every reported seed. All
 rows have the same budget in gradient evaluations and, except for those with a printed rate, the
-same number of tuning trials.
+same rule of tuning: the same number of rates, and further ones while the best is at an end.
 """
 
 from collections.abc import Mapping
@@ -33,8 +33,6 @@ class Row:
         published: printed values by column label, in the table's unit.
         rate_unit: factor of the grid of learning rates.
         shown: whether the figure shows its curve.
-        trials: (optimizer, learning rate) pairs to try instead of the grid; as many as the grid has
-            rates are used, so that every row has the same number of trials.
         rate: printed learning rate, which is not tuned.
     """
 
@@ -43,7 +41,6 @@ class Row:
     published: Mapping[str, float] = field(default_factory=dict)
     rate_unit: float = 1.0
     shown: bool = False
-    trials: tuple[tuple[str, float], ...] = ()
     rate: float | None = None
 
 
@@ -56,6 +53,8 @@ class Form:
         budget: budget of each reported run.
         tuning_budget: budget of each tuning run.
         rates: grid of learning rates; a single rate is not tuned.
+        widen: whether a row tries further rates while its best one is at an end of those tried, see
+            `engine.rates_tried`.
         seeds: seeds of the reported runs.
         settings: fields of RunConfig that all runs share.
         rows: labels of the rows to run; None for all.
@@ -70,6 +69,7 @@ class Form:
     settings: Mapping[str, Any] = field(default_factory=dict)
     rows: tuple[str, ...] | None = None
     changes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    widen: bool = True
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,18 +11,27 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from rnnopt.config.errors import UserError
-from rnnopt.config.run_config import RunConfig
 from rnnopt.layers.sequence_model import SequenceModel
-from rnnopt.runs.export.formats import Format, onnx_file, safetensors_file, torchscript_file
+from rnnopt.runs.export.c_file import c_file
+from rnnopt.runs.export.formats import (
+    INT8,
+    Answer,
+    Format,
+    Weights,
+    onnx_file,
+    safetensors_file,
+    torchscript_file,
+)
+from rnnopt.runs.export.int8 import with_int8_weights
 from rnnopt.runs.export.plain_model import PlainModel, double
+from rnnopt.runs.export.source import Facts, Source, what_happened
 from rnnopt.runs.export.streaming import refuse_streaming, streaming_file
 from rnnopt.runs.folder import RunFolder
 from rnnopt.runs.prediction import TrainedModel
 from rnnopt.tasks.pieces import together, width
-from rnnopt.tasks.task import LOSSES, Loss
+from rnnopt.tasks.task import LOSSES
 from rnnopt.tasks.user_data.load import read_parts
 from rnnopt.tasks.user_data.preparation import Preparation
-from rnnopt.tasks.user_data.readers.several import sha256_of
 from rnnopt.tasks.user_data.recordings import Recordings
 from rnnopt.tasks.user_data.series import cut_padding
 from rnnopt.training.build import model_settings, task_of
@@ -34,46 +43,25 @@ SERIES = 256  # largest number of series compared
 
 
 @dataclass(frozen=True)
-class Source:
-    """A run's network with everything needed to export it.
-
-    Args:
-        model: network in evaluation mode.
-        settings: arguments of the network.
-        preparation: preparation of its series; None for built-in tasks.
-        loss: loss of its task.
-        config: config of the run.
-        result: result of the run.
-        data: content of the run's data.json.
-    """
-
-    model: SequenceModel
-    settings: dict[str, Any]
-    preparation: Preparation | None
-    loss: Loss
-    config: RunConfig
-    result: dict[str, Any]
-    data: dict[str, Any]
-
-
-@dataclass(frozen=True)
 class Checked:
     """An exported file and the difference between its outputs and the run's network.
 
     Args:
         content: bytes of the file.
         difference: largest difference of probabilities, or of numbers in units of the targets'
-            deviation.
+            deviation; None if it was not compared, for there is no C compiler.
         series: number of series compared.
         on: description of these series.
         rounding: largest change of an output by float32 series and outputs; same units.
+        facts: more about it, for the card, by name.
     """
 
     content: bytes
-    difference: float
+    difference: float | None
     series: int
     on: str
     rounding: float = 0.0
+    facts: Facts = ()
 
 
 def open_run(path: Path) -> tuple[Source, tuple[Tensor, Tensor], str]:
@@ -90,15 +78,14 @@ def open_run(path: Path) -> tuple[Source, tuple[Tensor, Tensor], str]:
         trained = TrainedModel.open(path)
         p = trained.preparation
         loss = LOSSES[p.kind]
-        source = Source(
-            trained.model, trained.settings, p, loss, config, result, folder.read_data()
-        )
+        data = folder.read_data()
+        source = Source(trained.model, trained.settings, p, loss, config, result, data, str(path))
         return source, *_own_series(source, p)
     task = task_of(config)
     settings = model_settings(resolve(config), task)
     model = SequenceModel(**settings)
     model.load_state_dict(folder.read_weights())
-    source = Source(model.eval(), settings, None, task.loss, config, result, {})
+    source = Source(model.eval(), settings, None, task.loss, config, result, {}, str(path))
     lengths = task.test.lengths
     if lengths is None:
         lengths = torch.full((len(task.test),), task.test.steps)
@@ -115,7 +102,7 @@ def _some(source: Source, lengths: Tensor) -> int:
 
 def _own_series(source: Source, p: Preparation) -> tuple[tuple[Tensor, Tensor], str]:
     """Series of the run's own files, or random series if the files have changed."""
-    happened = _what_happened(source)
+    happened = what_happened(source)
     if happened:
         generator = torch.Generator().manual_seed(0)
         lengths = torch.full((64,), p.longest)
@@ -136,21 +123,6 @@ def _own_series(source: Source, p: Preparation) -> tuple[tuple[Tensor, Tensor], 
     )
     lengths = torch.tensor([len(one) for one in series])
     return (inputs, lengths), "test series of the run" if test else "series of the run's file"
-
-
-def _what_happened(source: Source) -> Literal["gone", "changed"] | None:
-    """Whether the run's files are gone or have changed since; None if neither."""
-    noted = source.data.get("sources", {})
-    for role in ("data", "test", "labels"):
-        text = getattr(source.config, role)
-        if text is None:
-            continue
-        try:
-            if sha256_of(text) != noted.get(role, {}).get("sha256"):
-                return "changed"
-        except (UserError, FileNotFoundError):
-            return "gone"
-    return None
 
 
 def reference(source: Source, raw: tuple[Tensor, Tensor]) -> Tensor:
@@ -185,13 +157,21 @@ def _outputs(source: Source, model: SequenceModel, raw: tuple[Tensor, Tensor]) -
 
 
 def _answers(source: Source, outputs: Tensor) -> Tensor:
+    if source.preparation is not None and source.loss != "mse":
+        outputs = outputs / source.preparation.temperature
     if source.loss == "cross-entropy":
         return outputs.softmax(-1)
     return outputs.sigmoid() if source.loss == "binary-cross-entropy" else outputs
 
 
 def export(
-    source: Source, form: Format, raw: tuple[Tensor, Tensor], on: str, streaming: bool = False
+    source: Source,
+    form: Format,
+    raw: tuple[Tensor, Tensor],
+    on: str,
+    streaming: bool = False,
+    weights: Weights = "float32",
+    name: str = "model",
 ) -> Checked:
     """The exported file, after a check.
 
@@ -200,48 +180,50 @@ def export(
         form: format of the file.
         raw: series (inputs, lengths) to check it on.
         on: description of these series.
-        streaming: whether the file takes one step at a time; its answers are checked at each.
+        streaming: whether the file takes one step at a time; its answers are checked at each. A C
+            header always does.
+        weights: type that the matrices of weights are stored in; the file is compared with the
+            network that has the weights that int8 can say.
+        name: beginning of the names in a C header.
 
     Raises:
         UserError: its outputs differ from those of the run's network; float32 is too coarse for the
-            raw data; a package is missing; the run cannot be exported with `streaming`.
+            raw data; a package is missing; the run cannot be exported in this way.
     """
-    if streaming:
+    steps = streaming or form == "c"
+    if steps:
         refuse_streaming(source.model, source.preparation, form)
     elif source.preparation is not None and source.preparation.lags and form != "safetensors":
         raise UserError(
             "a run with --feedback needs its own past outputs at each step: export it with"
             " --streaming, whose inputs they then are."
         )
-    refer = stepwise_reference if streaming else reference
+    if weights == "int8":
+        if form not in INT8:
+            raise UserError(f"--weights int8 needs --format {' or '.join(INT8)}, got {form}.")
+        source = replace(source, model=with_int8_weights(source.model))
+    refer = stepwise_reference if steps else reference
     inputs, lengths = raw
     p = source.preparation
-    note: dict[str, Any] = {"task": source.config.task}
-    if p is not None:
-        note["preparation"] = p.to_dict()
     narrow = (inputs.float(), lengths)  # the file takes float32
     expected = refer(source, narrow)
     allowed, rounding = ALLOWED, 0.0
     try:
-        if form == "safetensors":
-            content, twin = safetensors_file(source.model, source.settings, note)
-            found = reference(replace(source, model=twin), narrow)
-        else:
-            plain = PlainModel(source.model, p, source.loss)
-            whole = onnx_file if form == "onnx" else torchscript_file
-            content, answer = (streaming_file if streaming else whole)(plain, note)
-            found = answer(*narrow)
-            if p is not None and p.kind == "regression":
-                # The relative precision of float32.
-                size = double(p.target_mean).abs() / double(p.target_deviation)
-                rounding = torch.finfo(torch.float32).eps * float(size.max())
-                allowed += rounding
-                found = (found.double() - double(p.target_mean)) / double(p.target_deviation)
-            rounding += _difference(source, refer(source, raw), expected, lengths)
+        content, answer, facts = _file(source, form, streaming, weights, name)
     except ModuleNotFoundError as error:
         raise UserError(
             f'--format {form} needs {error.name}: pip install "rnnopt[export]".'
         ) from error
+    found = None if answer is None else answer(*narrow)
+    if form != "safetensors":
+        if p is not None and p.kind == "regression":
+            # The relative precision of float32.
+            size = double(p.target_mean).abs() / double(p.target_deviation)
+            rounding = torch.finfo(torch.float32).eps * float(size.max())
+            allowed += rounding
+            if found is not None:
+                found = (found.double() - double(p.target_mean)) / double(p.target_deviation)
+        rounding += _difference(source, refer(source, raw), expected, lengths)
     if not rounding <= COARSE:
         raise UserError(
             f"{form} files take and give float32, which is too coarse for these data: rounding"
@@ -249,13 +231,34 @@ def export(
             " written. Take a large offset off the data before training, or pass --format"
             " safetensors."
         )
-    difference = _difference(source, found, expected, lengths)
-    if not difference <= allowed:
+    difference = None if found is None else _difference(source, found, expected, lengths)
+    if difference is not None and not difference <= allowed:
         raise UserError(
             f"the exported network's answers differ from the run's by {difference:.2g}, where"
             f" {allowed:.2g} is allowed: nothing was written."
         )
-    return Checked(content, difference, len(inputs), on, rounding)
+    return Checked(content, difference, len(inputs), on, rounding, facts)
+
+
+def _file(
+    source: Source, form: Format, streaming: bool, weights: Weights, name: str
+) -> tuple[bytes, Answer | None, Facts]:
+    """The file, a function that runs it, None if nothing here can, and its sizes in memory."""
+    p = source.preparation
+    note: dict[str, Any] = {"task": source.config.task}
+    if p is not None:
+        note["preparation"] = p.to_dict()
+    if form == "safetensors":
+        content, twin = safetensors_file(source.model, source.settings, note)
+        rebuilt = replace(source, model=twin)
+        return content, lambda *raw: reference(rebuilt, raw), ()
+    plain = PlainModel(source.model, p, source.loss)
+    if form == "c":
+        header = c_file(source, plain, name, weights)
+        return header.content, header.answer if header.program else None, header.sizes
+    if form == "torchscript":
+        return *torchscript_file(plain, note), ()
+    return *(streaming_file if streaming else onnx_file)(plain, note, weights == "int8"), ()
 
 
 def _difference(source: Source, one: Tensor, other: Tensor, lengths: Tensor) -> float:

@@ -15,20 +15,24 @@ from torch import Tensor
 from rnnopt.layers.sequence_model import SequenceModel
 from rnnopt.runs.export.plain_model import PlainModel
 
-Format = Literal["onnx", "torchscript", "safetensors"]
-ENDINGS: dict[Format, str] = {"onnx": ".onnx", "torchscript": ".pt", "safetensors": ".safetensors"}
+Format = Literal["onnx", "torchscript", "safetensors", "c"]
+ENDINGS: dict[Format, str] = {
+    "onnx": ".onnx", "torchscript": ".pt", "safetensors": ".safetensors", "c": ".h",
+}  # fmt: skip
+Weights = Literal["float32", "int8"]
+INT8: tuple[Format, ...] = ("c", "onnx")  # formats that can store weights as int8
 # Runs a loaded file on raw series (batch, time, channel) and lengths (batch,).
 Answer = Callable[[Tensor, Tensor], Tensor]
 Note = Mapping[str, Any]
 
 
-def onnx_file(model: PlainModel, note: Note) -> tuple[bytes, Answer]:
+def onnx_file(model: PlainModel, note: Note, int8: bool = False) -> tuple[bytes, Answer]:
     """An ONNX file, and a function that runs it with onnxruntime."""
     import onnxruntime
 
     from rnnopt.runs.export.onnx_graph import to_onnx
 
-    built = to_onnx(model)
+    built = to_onnx(model, int8)
     for key, value in note.items():
         entry = built.metadata_props.add()
         entry.key, entry.value = key, json.dumps(value)

@@ -1,21 +1,26 @@
 """The model card of an exported network: its use, training data, quality and limits."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 from rnnopt.config.metric_names import is_error
 from rnnopt.config.specs import is_import_path, parse
 from rnnopt.config.version import VERSION
-from rnnopt.runs.export.export import ALLOWED, Checked, Source
-from rnnopt.runs.export.formats import Format
+from rnnopt.runs.calibration import line_of
+from rnnopt.runs.export.c_comment import identifier, usage
+from rnnopt.runs.export.comparison import Comparison, caption, cells
+from rnnopt.runs.export.export import ALLOWED, Checked
+from rnnopt.runs.export.formats import Format, Weights
 from rnnopt.runs.export.plain_model import PlainModel
+from rnnopt.runs.export.source import Source
 from rnnopt.runs.export.step_states import states_of
 from rnnopt.tasks.names import for_markdown
 from rnnopt.training.registry import lr_of
 from rnnopt.training.resolve import resolve
 
-LOAD: dict[Format, str] = {
+LOAD: dict[str, str] = {
     "onnx": """import numpy as np
 import onnxruntime
 
@@ -61,7 +66,13 @@ SETTINGS = (
 
 
 def model_card(
-    source: Source, form: Format, file: str, checked: Checked, streaming: bool = False
+    source: Source,
+    form: Format,
+    file: str,
+    checked: Checked,
+    streaming: bool = False,
+    weights: Weights = "float32",
+    compared: Comparison | None = None,
 ) -> str:
     """The card as Markdown.
 
@@ -71,31 +82,64 @@ def model_card(
         file: name of the file.
         checked: what the check found.
         streaming: whether the file takes one step at a time.
+        weights: type of the stored weights.
+        compared: all formats, if they were measured.
     """
-    p, config, result = source.preparation, source.config, source.result
-    width = source.settings["input_size"]
-    steps = p.longest if p else source.settings["steps"]
+    config, result = source.config, source.result
+    stepwise = streaming or form == "c"
     sections = [
         f"# {config.task}: {config.model}",
         f"A recurrent network trained with rnnopt {VERSION}:"
         f" {result.get('summary', '')}."
-        f" File: `{file}` ({form}{', one step at a time' if streaming else ''}).",
+        f" File: `{file}` ({form}{', one step at a time' if stepwise else ''}"
+        f"{', weights in int8' if weights == 'int8' else ''}).",
         "## Answers\n\n" + answers(source, form),
         *(["## States\n\n" + states(source)] if streaming else []),
-        "## How to load it\n\n```python\n"
-        + (LOAD_STREAMING if streaming else LOAD[form]).format(file=file, steps=steps, width=width)
-        + "\n```",
-        "## How good it is\n\n" + table(("what", "figure"), metrics(result)),
-        f"Checked{' at every step' if streaming else ''}: on {checked.series} {checked.on} its"
-        " answers differ from those of the run's"
-        f" network by {checked.difference:.2g} at most ({ALLOWED:g} is allowed,"
-        " beside the rounding of numbers to float32).",
+        "## How to load it\n\n" + example(source, form, file, streaming),
+        "## How good it is\n\n" + table(("what", "figure"), [*metrics(result), *checked.facts]),
+        check_found(checked, stepwise, weights),
+        *(["## Formats\n\n" + formats(compared)] if compared else []),
         "## Data\n\n" + table(("what", "found"), data_rows(source)),
         "## Training\n\n" + table(("setting", "value"), settings_used(source)),
         "## Limits\n\n"
-        + "\n".join(f"- {limit}" for limit in limits(source, form, checked, streaming)),
+        + "\n".join(f"- {limit}" for limit in limits(source, form, checked, stepwise)),
     ]
     return "\n\n".join(sections) + "\n"
+
+
+def example(source: Source, form: Format, file: str, streaming: bool) -> str:
+    """A block of code that uses the file."""
+    p, language = source.preparation, "python"
+    if form == "c":
+        lines = usage(identifier(Path(file).stem), p.subsample if p else 1)
+        code, language = "\n".join([f'#include "{file}"', "", *lines]), "c"
+    else:
+        steps = p.longest if p else source.settings["steps"]
+        text = LOAD_STREAMING if streaming else LOAD[form]
+        code = text.format(file=file, steps=steps, width=source.settings["input_size"])
+    return f"```{language}\n{code}\n```"
+
+
+def formats(compared: Comparison) -> str:
+    """What was measured of all formats."""
+    headings, lines = cells(compared)
+    refused = [f"Not {name}: {for_markdown(why)}" for name, why in compared.refused]
+    return "\n\n".join([table(headings, lines), caption(compared), *refused])
+
+
+def check_found(checked: Checked, stepwise: bool, weights: Weights) -> str:
+    """What the check before the export found."""
+    if checked.difference is None:
+        return (
+            "Not checked: no C compiler whose programs run was found where it was exported."
+            " Compare its answers with those of `rnnopt predict`."
+        )
+    of = "the run's network" + (" with weights rounded to int8" if weights == "int8" else "")
+    return (
+        f"Checked{' at every step' if stepwise else ''}: on {checked.series} {checked.on} its"
+        f" answers differ from those of {of} by {checked.difference:.2g} at most ({ALLOWED:g} is"
+        " allowed, beside the rounding of numbers to float32)."
+    )
 
 
 def answers(source: Source, form: Format) -> str:
@@ -161,7 +205,7 @@ def states(source: Source) -> str:
     )
 
 
-def limits(source: Source, form: Format, checked: Checked, streaming: bool = False) -> list[str]:
+def limits(source: Source, form: Format, checked: Checked, stepwise: bool = False) -> list[str]:
     """The limits of the network."""
     p = source.preparation
     found = [
@@ -173,13 +217,14 @@ def limits(source: Source, form: Format, checked: Checked, streaming: bool = Fal
     if p is None:
         return [*found, "Inputs must be given as the task gives them, already normalised."]
     if p.kind == "classification":
-        found.append("It names one of its classes whatever it is given; probabilities are not"
-                     " calibrated.")  # fmt: skip
+        found.append("It names one of its classes whatever it is given.")
+    if p.kind != "regression":
+        found.append(_calibration(source, form))
     if p.shortest == p.longest:
         found.append(f"It has seen series of {p.longest} steps alone.")
     else:
         found.append(f"It has seen series of {p.shortest} to {p.longest} steps.")
-    if streaming:
+    if stepwise:
         found.append("It answers from the first step on; how good answers to a part of a sequence"
                      " are was not measured.")  # fmt: skip
         found.append("A missing value that is not filled stays in the states: begin anew.")
@@ -203,9 +248,19 @@ def limits(source: Source, form: Format, checked: Checked, streaming: bool = Fal
     return found
 
 
-def table(headings: tuple[str, str], rows: Iterable[tuple[str, str]]) -> str:
+def _calibration(source: Source, form: Format) -> str:
+    """What the probabilities are worth."""
+    found, p = source.result.get("calibration"), source.preparation
+    if found is None or p is None:
+        return "Probabilities are not calibrated."
+    said = line_of(found)
+    where = f"; divide outputs by {p.temperature:.9g}" if form == "safetensors" else ""
+    return f"Probabilities were {said}{where}."
+
+
+def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A Markdown table."""
-    lines = [f"| {' | '.join(headings)} |", "|---|---|"]
+    lines = [f"| {' | '.join(headings)} |", "|" + "---|" * len(headings)]
     lines += [f"| {' | '.join(for_markdown(cell) for cell in row)} |" for row in rows]
     return "\n".join(lines)
 

@@ -12,45 +12,21 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 from torch import Tensor, nn
 
 from rnnopt.layers.plain import BothDirections, PlainIndRNN, PlainIndRNNLayer
-from rnnopt.runs.export.plain_model import PlainModel
+from rnnopt.runs.export.onnx_builder import Graph
+from rnnopt.runs.export.plain_model import PlainModel, affine, read_out_of
 
 OPSET = 17
 IR_VERSION = 8  # runtimes since 2022 read it
 GATES = {"LSTM": (0, 3, 1, 2), "GRU": (1, 0, 2)}
 
 
-class Graph:
-    """Collects operators and constants under generated names."""
-
-    def __init__(self) -> None:
-        self.nodes: list[onnx.NodeProto] = []
-        self.constants: list[onnx.TensorProto] = []
-
-    def add(self, operator: str, *inputs: str, outputs: int = 1, **attributes: Any) -> str:
-        """Adds an operator; returns the name of its first output."""
-        names = [f"{operator.lower()}_{len(self.nodes)}_{i}" for i in range(outputs)]
-        self.nodes.append(helper.make_node(operator, inputs, names, **attributes))
-        return names[0]
-
-    def constant(self, value: Any, dtype: Any = None) -> str:
-        """Adds a constant; returns its name."""
-        array = value.detach().numpy() if isinstance(value, Tensor) else np.array(value, dtype)
-        name = f"constant_{len(self.constants)}"
-        self.constants.append(numpy_helper.from_array(np.asarray(array, order="C"), name))
-        return name
-
-    def whole(self, *values: int) -> str:
-        """Adds a constant of whole numbers (n,); returns its name."""
-        return self.constant(list(values), np.int64)
-
-
-def to_onnx(model: PlainModel) -> onnx.ModelProto:
+def to_onnx(model: PlainModel, int8: bool = False) -> onnx.ModelProto:
     """The graph of `model`: from inputs (batch, time, channel) and lengths (batch,) to outputs."""
-    g = Graph()
+    g = Graph(int8)
     states, lengths, time = "inputs", "lengths", _size(g, "inputs", 1)
     zero = g.constant(0.0, np.float32)
     valid = _true_steps(g, lengths, time)
@@ -90,12 +66,9 @@ def to_onnx(model: PlainModel) -> onnx.ModelProto:
 
 def linear_read_out(g: Graph, model: PlainModel, states: str) -> str:
     """The outputs before softmax, or at the targets' scale without the mean of the targets."""
-    weight, bias = model.network.output.weight.double(), model.network.output.bias.double()
-    if model.answer == "numbers":  # at the scale of the targets, by one product and one sum
-        deviation = model.target_deviation.double()
-        weight, bias = weight * deviation[:, None], bias * deviation + model.target_mean_rest
-    outputs = g.add("MatMul", states, g.constant(weight.t().float()))
-    return g.add("Add", outputs, g.constant(bias.float()))
+    weight, bias = read_out_of(model)
+    outputs = g.add("MatMul", states, g.matrix(weight, transposed=True))
+    return g.add("Add", outputs, g.constant(bias))
 
 
 def _read_out(g: Graph, model: PlainModel, states: str, lengths: str) -> str:
@@ -109,14 +82,6 @@ def _read_out(g: Graph, model: PlainModel, states: str, lengths: str) -> str:
     answered = g.add("Unsqueeze", answered, axes)
     outputs = g.add("Where", answered, outputs, g.constant(0.0, np.float32))
     return g.add("Add", outputs, g.constant(model.target_mean))
-
-
-def affine(norm: nn.BatchNorm1d) -> tuple[Tensor, Tensor]:
-    """Batch normalisation with the training statistics: one scale and shift per unit."""
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    scale = norm.weight / (norm.running_var + norm.eps).sqrt()
-    return scale, norm.bias - norm.running_mean * scale
 
 
 def _finished(g: Graph, model: PlainModel) -> onnx.ModelProto:
@@ -185,7 +150,7 @@ def _convolution(g: Graph, one: Any, states: str, lengths: str) -> tuple[str, st
     scale, shift = affine(one.norm)
     weight = one.layer.weight * scale[:, None, None]
     states = g.add("Transpose", states, perm=[1, 2, 0])
-    convolved = [states, g.constant(weight), g.constant(shift)]
+    convolved = [states, g.matrix(weight), g.constant(shift)]
     strides, pads = [one.stride], [one.before, one.after]
     states = g.add("Relu", g.add("Conv", *convolved, strides=strides, pads=pads))
     rounded = g.add("Add", lengths, g.constant(one.stride - 1, np.int64))
@@ -250,7 +215,8 @@ def operator_of(g: Graph, layer: nn.Module) -> tuple[str, list[str], dict[str, A
         attributes["activations"] = [kind] * len(ends)
     if operator == "GRU":
         attributes["linear_before_reset"] = 1  # as in torch
-    return operator, [g.constant(one) for one in (w, r, torch.cat((b_w, b_r), 1))], attributes
+    biases = g.constant(torch.cat((b_w, b_r), 1))
+    return operator, [g.matrix(w, 2), g.matrix(r, 2), biases], attributes
 
 
 def reordered(weights: Tensor, order: tuple[int, ...]) -> Tensor:
@@ -262,7 +228,7 @@ def reordered(weights: Tensor, order: tuple[int, ...]) -> Tensor:
 def _indrnn(g: Graph, one: nn.Module, states: str) -> str:
     """One direction of an IndRNN layer: a Scan over time."""
     assert isinstance(one, PlainIndRNNLayer)
-    reaching = g.add("MatMul", states, g.constant(one.input.weight.t()))
+    reaching = g.add("MatMul", states, g.matrix(one.input.weight, transposed=True))
     reaching = g.add("Add", reaching, g.constant(one.input.bias))
     u, activation = g.constant(one.bounded()), "Relu" if one.relu else "Tanh"
     shape: list[str | int | None] = ["batch", one.input.out_features]

@@ -12,20 +12,19 @@ from onnx import TensorProto, helper
 from torch import nn
 
 from rnnopt.layers.plain import PlainIndRNN, PlainIndRNNLayer
+from rnnopt.runs.export.onnx_builder import Graph
 from rnnopt.runs.export.onnx_graph import (
-    Graph,
-    affine,
     checked_model,
     linear_read_out,
     operator_of,
 )
-from rnnopt.runs.export.plain_model import PlainModel
+from rnnopt.runs.export.plain_model import PlainModel, affine
 from rnnopt.runs.export.step_states import StepState
 
 
-def to_onnx_step(model: PlainModel, states: list[StepState]) -> onnx.ModelProto:
+def to_onnx_step(model: PlainModel, states: list[StepState], int8: bool = False) -> onnx.ModelProto:
     """The graph from inputs (batch, channel) and states to answers and the next states."""
-    g = Graph()
+    g = Graph(int8)
     network = model.network
     values = _prepared(g, model)
     names = iter([state.name for state in states])
@@ -86,7 +85,7 @@ def _indrnn(g: Graph, layer: PlainIndRNN, values: str, state: str) -> str:
     """The next state of an IndRNN layer."""
     (one,) = layer.layers
     assert isinstance(one, PlainIndRNNLayer)
-    reaching = g.add("MatMul", values, g.constant(one.input.weight.t()))
+    reaching = g.add("MatMul", values, g.matrix(one.input.weight, transposed=True))
     reaching = g.add("Add", reaching, g.constant(one.input.bias))
     kept = g.add("Mul", state, g.constant(one.bounded()))
     return g.add("Relu" if one.relu else "Tanh", g.add("Add", reaching, kept))

@@ -41,6 +41,7 @@ class PlainModel(nn.Module):
         super().__init__()
         width, outputs = model.input_size, model.output.out_features
         p = preparation
+        self.prepares: bool = p is not None
         self.missing_filled = p is not None and p.missing in ("zero", "mean")
         self.pool: int = 1 if p is None else p.subsample
         self.answer: str = {"cross-entropy": "softmax", "binary-cross-entropy": "sigmoid"}.get(
@@ -55,6 +56,10 @@ class PlainModel(nn.Module):
         self._in_two("target_mean", double(p.target_mean if p and numbers else [0.0] * outputs))
         self._constant("target_deviation", p.target_deviation if p and numbers else [1.0] * outputs)
         self.network = model.to_torch()
+        if p is not None and self.answer != "numbers":
+            with torch.no_grad():  # of a linear read-out, so that no graph needs another operator
+                for parameter in self.network.output.parameters():
+                    parameter.div_(p.temperature)
         self.eval().requires_grad_(False)
 
     def _constant(self, name: str, values: object) -> None:
@@ -96,6 +101,26 @@ class PlainModel(nn.Module):
 def double(values: object) -> Tensor:
     """A tensor of float64."""
     return torch.as_tensor(values, dtype=torch.float64)
+
+
+def read_out_of(model: PlainModel) -> tuple[Tensor, Tensor]:
+    """Weight and bias of the read-out, up to softmax, sigmoid or the mean of the targets.
+
+    Numbers are at the scale of the targets, by one product and one sum.
+    """
+    weight, bias = model.network.output.weight.double(), model.network.output.bias.double()
+    if model.answer == "numbers":
+        deviation = model.target_deviation.double()
+        weight, bias = weight * deviation[:, None], bias * deviation + model.target_mean_rest
+    return weight.float(), bias.float()
+
+
+def affine(norm: nn.BatchNorm1d) -> tuple[Tensor, Tensor]:
+    """Batch normalisation with the training statistics: one scale and shift per unit."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+    return scale, norm.bias - norm.running_mean * scale
 
 
 def true_steps(states: Tensor, lengths: Tensor) -> Tensor:

@@ -24,36 +24,40 @@ def refuse_streaming(model: SequenceModel, preparation: Preparation | None, form
     """Refuses what cannot be computed step by step.
 
     Raises:
-        UserError: another format than ONNX, a network that needs more than one step at a
+        UserError: another format than ONNX or C, a network that needs more than one step at a
             time, or a preparation that does.
     """
-    if form != "onnx":
-        raise UserError(f"--streaming needs --format onnx, got --format {form}.")
+    if form not in ("onnx", "c"):
+        raise UserError(f"--streaming needs --format onnx or c, got --format {form}.")
+    what = "--streaming" if form == "onnx" else "--format c"
     if model.bidirectional:
         raise UserError(
-            "--streaming needs a network of one direction, got a bidirectional one, which begins"
+            f"{what} needs a network of one direction, got a bidirectional one, which begins"
             " at the end of the series."
         )
     if model.stem is not None:
         raise UserError(
-            "--streaming needs a network without a stem, got one whose convolutions see several"
+            f"{what} needs a network without a stem, got one whose convolutions see several"
             " steps at once."
         )
     if preparation is None:
         return
-    if preparation.subsample > 1:
+    if preparation.subsample > 1 and form == "onnx":
         raise UserError(
             "--streaming needs a run that keeps every step, got one with --subsample"
-            f" {preparation.subsample}: a mean of several steps is no single step."
+            f" {preparation.subsample}: a mean of several steps is no single step, except with"
+            " --format c."
         )
     if preparation.missing == "interpolate":
         raise UserError(
-            "--streaming needs a run with --missing error, zero or mean, got interpolate: what"
+            f"{what} needs a run with --missing error, zero or mean, got interpolate: what"
             " comes after a missing value is not known when it is missing."
         )
 
 
-def streaming_file(model: PlainModel, note: Mapping[str, Any]) -> tuple[bytes, Answer]:
+def streaming_file(
+    model: PlainModel, note: Mapping[str, Any], int8: bool = False
+) -> tuple[bytes, Answer]:
     """An ONNX file of one step, and a function that runs it on whole series with onnxruntime.
 
     That function answers (batch, time, output): the answers after each step.
@@ -63,7 +67,7 @@ def streaming_file(model: PlainModel, note: Mapping[str, Any]) -> tuple[bytes, A
     from rnnopt.runs.export.onnx_step import to_onnx_step
 
     states = states_of(model)
-    built = to_onnx_step(model, states)
+    built = to_onnx_step(model, states, int8)
     for key, value in {**note, "states": [asdict(state) for state in states]}.items():
         entry = built.metadata_props.add()
         entry.key, entry.value = key, json.dumps(value)

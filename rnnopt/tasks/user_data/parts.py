@@ -149,6 +149,7 @@ def doubts(data: Recordings, parts: dict[str, Recordings]) -> tuple[str, ...]:
             continue
         again = sorted(before & set(part.groups.tolist()))
         if again:
-            found.append(f"{len(again)} groups of the {name} series are in another part too")
+            one, are = ("1 group", "is") if len(again) == 1 else (f"{len(again)} groups", "are")
+            found.append(f"{one} of the {name} series {are} also in another part")
         before |= set(part.groups.tolist())
     return tuple(found)

@@ -64,6 +64,8 @@ class Preparation:
         forecasts: positions of the channels that are forecast.
         naive_errors: mean absolute error of the naive one-step forecast of each of them, over the
             training series; of the seasonal one with a season.
+        temperature: what outputs are divided by before they become probabilities; 1 unless the run
+            was calibrated.
     """
 
     kind: Kind
@@ -89,6 +91,7 @@ class Preparation:
     season: Count | None = None
     forecasts: tuple[NotNegative, ...] = ()
     naive_errors: tuple[Positive, ...] = ()
+    temperature: Positive = 1.0
 
     @property
     def outputs(self) -> int:

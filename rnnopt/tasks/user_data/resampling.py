@@ -199,7 +199,10 @@ def _said(
         low, high = min(rates), max(rates)
         near = f"{low:.4g}" if high - low < 1e-3 * low else f"{low:.4g} … {high:.4g}"
         text += f" from {near} Hz"
-        text += ", with a filter against aliasing" * (rate < high * (1 - 1e-6))
+        if max(high / rate, rate / low) < 1 + 1e-6:
+            text = f"at {rate:.6g} Hz already"
+        elif rate < high:
+            text += ", with a filter against aliasing"
     names = data.names or [str(i + 1) for i in range(len(data))]
     gaps = gaps_bridged(names, moments, "recording")
     return f"{text}; {gaps}" if gaps else text

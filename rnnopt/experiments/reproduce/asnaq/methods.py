@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from rnnopt.experiments.reproduce.frank_wolfe.methods import HEAD_START, rnnopts
+from rnnopt.experiments.reproduce.frank_wolfe.methods import rnnopts
 from rnnopt.experiments.reproduce.study import Row
 
 # The algorithm with the options as the paper prints them (PRESETS["paper"]). `clear` is no option
@@ -44,10 +44,9 @@ ROWS = (
     rnnopts(**TUNED),
 )
 REMARKS = (
-    HEAD_START,
     "As printed: constant learning rate 0.01, weights drawn from N(0, 0.01²). The paper gives one"
-    " learning rate and does not state whether the other methods used it too. Tuned: three"
-    " learning rates, ten times as large for ASNAQ, whose learning rate is the length of a step in"
+    " learning rate and does not state whether the other methods used it too. Tuned: from three"
+    " learning rates on, ten times as large for ASNAQ, whose rate is the length of a step in"
     " the space of all weights; torch's initialisation; cosine schedule.",
     "aSNAQ as in the paper takes two gradients per step, rnnopt ASNAQ one. A forward pass alone"
     " counts as a third of a gradient evaluation.",

@@ -1,7 +1,6 @@
 """Fig. 3: training loss of the adding task, T = 100."""
 
 from rnnopt.experiments.reproduce.frank_wolfe.methods import (
-    HEAD_START,
     STRONGEST,
     ours,
     rnnopts,
@@ -51,7 +50,6 @@ FIGURE_3 = Study(
         ),
     },
     remarks=(
-        HEAD_START,
         "The target is the sum of the two marked numbers, as in the code that the paper cites;"
         " the paper's text describes the sum of all numbers between the marks"
         " (`adding:answer=between`).",

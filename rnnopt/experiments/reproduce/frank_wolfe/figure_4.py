@@ -3,6 +3,7 @@
 from rnnopt.experiments.reproduce.frank_wolfe.methods import (
     STRONGEST,
     ours,
+    rnnopts,
     row,
 )
 from rnnopt.experiments.reproduce.study import Column, Form, Study
@@ -27,7 +28,7 @@ FIGURE_4 = Study(
         row("TBPTT + ours, K=4", ours(None), shown=True, tbptt=196),
         row("TBPTT + ours, K=1", ours(1), tbptt=196),
         *STRONGEST[:2],
-        row("rnnopt FrankWolfe", "frank-wolfe", shown=True),
+        rnnopts(),
     ),
     forms={
         "cpu": Form(
@@ -58,7 +59,6 @@ FIGURE_4 = Study(
         ),
     },
     remarks=(
-        "rnnopt FrankWolfe has its default options, and the same learning rates to choose from.",
         "The cpu form has all 784 steps, 128 units and minibatches of 128; its 10 epochs stand for"
         " the curves' length, which is not given. 2 epochs are for each learning rate.",
         "Each segment's last output is scored against the label; the next segment starts from"

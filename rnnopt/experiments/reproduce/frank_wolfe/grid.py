@@ -10,10 +10,10 @@ from rnnopt.experiments.engine import Engine
 from rnnopt.experiments.reproduce.engine import (
     Tell,
     configure,
+    grid_of,
     place,
     read_run,
     run_study,
-    trials_of,
 )
 from rnnopt.experiments.reproduce.frank_wolfe.methods import ours, row
 from rnnopt.experiments.reproduce.results import Table, write_table
@@ -46,6 +46,7 @@ GRID = Study(
             "20epochs",
             RATES,
             seeds=(),
+            widen=False,
             settings=dict(schedule="plateau", patience=4.0),
         ),
         "full": Form(
@@ -54,6 +55,7 @@ GRID = Study(
             "300epochs",
             RATES,
             seeds=(),
+            widen=False,
             settings=dict(schedule="plateau", patience=20.0),
         ),
         "quick": Form(
@@ -62,6 +64,7 @@ GRID = Study(
             "2gradients",
             RATES[-2:],
             seeds=(),
+            widen=False,
             settings=dict(schedule="plateau", patience=1.0),
             rows=tuple(row.label for row in (setting(32, 0.5), setting(64, 0.5))),
         ),
@@ -82,10 +85,10 @@ def _write(form: Form, out: Path) -> list[Table]:
     """Writes the table and the map of the existing runs."""
     column, found = form.columns[0], {}
     for r in GRID.rows:
-        for trial in trials_of(form, r):
-            path = place(out, column, r, configure(form, column, r, trial, seeds.TUNING))
+        for rate in grid_of(form, r):
+            path = place(out, column, r, configure(form, column, r, rate, seeds.TUNING))
             if (path / "config.json").exists():
-                found[(r.label, trial[1])] = read_run(path)
+                found[(r.label, rate)] = read_run(path)
     rows = []
     for (label, rate), one in sorted(found.items(), key=lambda item: item[1].rank, reverse=True):
         best = one.result.get("best") or {}

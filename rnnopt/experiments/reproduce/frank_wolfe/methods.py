@@ -36,20 +36,9 @@ def literature(label: str, column: str, published: float) -> Row:
     return Row(f"{label} (literature)", None, {column: published})
 
 
-HEAD_START = (
-    "rnnopt FrankWolfe has as many tuning trials as every other row, all with its default options."
-    " Their learning rates were found on validation data of these tasks, at another seed; the grid"
-    " of the other rows does not have this head start."
-)
-# This library's default, with as many trials as other rows.
-TRIALS = tuple(("frank-wolfe", lr) for lr in (1e-3, 3e-3, 3e-4, 1e-2, 3e-2))
-
-
 def rnnopts(**settings: Any) -> Row:
-    """The row of this library's FrankWolfe."""
-    return Row(
-        "rnnopt FrankWolfe", dict(optimizer="frank-wolfe", **settings), {}, 1.0, True, TRIALS
-    )
+    """The row of this library's FrankWolfe, with its default options."""
+    return row("rnnopt FrankWolfe", "frank-wolfe", shown=True, **settings)
 
 
 # Not in the paper: today's strongest methods, with the same budget and number of trials.

@@ -5,7 +5,6 @@ from typing import Any
 
 from rnnopt.experiments.reproduce.frank_wolfe.figure_4 import LONG, PERMUTE, PIXEL
 from rnnopt.experiments.reproduce.frank_wolfe.methods import (
-    HEAD_START,
     literature,
     ours,
     rnnopts,
@@ -13,7 +12,6 @@ from rnnopt.experiments.reproduce.frank_wolfe.methods import (
 )
 from rnnopt.experiments.reproduce.study import Column, Form, Study
 
-SHORT = (Column(PIXEL, "mnist-pixels:pool=2"), Column(PERMUTE, "mnist-permuted:pool=2"))
 INDRNN: dict[str, Any] = dict(model="indrnn-6")
 
 TABLE_2 = Study(
@@ -37,11 +35,19 @@ TABLE_2 = Study(
     ),
     forms={
         "cpu": Form(
-            SHORT,
-            "200gradients",
-            "60gradients",
+            LONG,
+            "10epochs",
+            "1epochs",
             (3e-4, 1e-3, 3e-3),
-            rows=("IndRNN, Adam", "Ours K=1", "Ours K=5", "rnnopt FrankWolfe"),
+            seeds=(0, 1, 2),
+            settings=dict(watch_test=True, evaluate_every=446),  # an epoch
+            rows=(
+                "IndRNN, Adam",
+                "Ours K=1",
+                "Ours K=5",
+                "IndRNN, Adam as released",
+                "rnnopt FrankWolfe",
+            ),
         ),
         "full": Form(
             LONG,
@@ -61,10 +67,9 @@ TABLE_2 = Study(
         ),
     },
     remarks=(
-        HEAD_START,
-        "The cpu form is shortened: 196 steps (means of 2 x 2 pixels) instead of 784, and 200"
-        " minibatches of 128 instead of 400 epochs: its accuracies are not comparable with the"
-        " printed ones.",
+        "The cpu form has all 784 steps, and 10 epochs of minibatches of 128 instead of 400: its"
+        " accuracies are not comparable with the printed ones. The released log has 96.2 and 85.1"
+        " after 10 epochs of 1,700 minibatches of 32.",
         "With a fresh minibatch at each inner step an epoch costs the same gradients for every K:"
         " the halved hours of the paper do not follow from the algorithm.",
         "The paper's baseline is below the released logs (99.04, 95.64), so its setting differs.",

@@ -3,7 +3,6 @@
 from dataclasses import replace
 
 from rnnopt.experiments.reproduce.frank_wolfe.methods import (
-    HEAD_START,
     STRONGEST,
     literature,
     ours,
@@ -67,7 +66,6 @@ TABLE_3 = Study(
         ),
     },
     remarks=(
-        HEAD_START,
         "The cpu form trains on windows cut from the HAPT recordings (hapt2), which are not the"
         " UCI HAR files: its figures must not be quoted as UCI HAR's. The full form uses UCI"
         " HAR.",

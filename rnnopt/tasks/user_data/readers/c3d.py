@@ -22,7 +22,9 @@ from rnnopt.tasks.user_data.readers.signals import Signal, choose, distinct, rec
 from rnnopt.tasks.user_data.recordings import Recordings
 
 CHILD = Path(__file__).with_name("c3d_child.py")
-SLOWEST = 600  # seconds for a file
+SLOWEST = (
+    30  # seconds for a file, and as many for each 10 MB of it: some damaged ones take for ever
+)
 BASE, EACH = 1 << 31, 200  # bytes that ezc3d may take: for itself, and for each byte of the file
 MIPS = 86  # processor whose numbers begin with the high byte
 LARGEST = 65535  # frame that a header can say
@@ -58,22 +60,23 @@ def read_c3d(path: Path, columns: Columns) -> Recordings:
             raise ValueError(f"signal {names[i]!r} needs a rate, the file says none.")
         signals.append(Signal(names[i], its, values, pace))
     start = facts["first"] / rate if rate else 0.0
-    told = ["C3D", f"points at {rate or 0:g} Hz, analog signals at {analog_rate or 0:g} Hz"]
-    return recording_of(signals, _events(facts, start), columns, columns.name, told, unused)
+    return recording_of(signals, _events(facts, start), columns, columns.name, ["C3D"], unused)
 
 
 def _read(path: Path) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
     """Points (axis, point, time), analog signals (signal, time), and what is known of them."""
-    most = min(BASE + EACH * path.stat().st_size, free_memory())
+    size = path.stat().st_size
+    seconds = SLOWEST * (1 + size / 1e7)
+    most = min(BASE + EACH * size, free_memory())
     with tempfile.TemporaryDirectory() as folder:
         arrays = Path(folder, "found.npz")
         command = [sys.executable, "-P", str(CHILD), str(path), str(arrays), str(most)]
         try:
             done = subprocess.run(
-                command, capture_output=True, text=True, errors="replace", timeout=SLOWEST
+                command, capture_output=True, text=True, errors="replace", timeout=seconds
             )
         except subprocess.TimeoutExpired as error:
-            raise ValueError(f"it is damaged: reading it takes over {SLOWEST} s.") from error
+            raise ValueError(f"it is damaged: reading it takes over {seconds:.0f} s.") from error
         if done.returncode:
             last = (done.stderr.strip().splitlines() or [""])[-1]
             if last.startswith(MISSING):

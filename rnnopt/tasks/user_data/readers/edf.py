@@ -32,7 +32,7 @@ def read_edf(path: Path, columns: Columns) -> Recordings:
     names = distinct([one.label for one in header.signals])
     kept, unused = choose(names, columns)
     total = sum(header.signals[i].in_record for i in kept) * header.records
-    check_memory(16 * total, f"{total} values")
+    check_memory(40 * total, f"{total} values")
     read = signals_with_gaps if header.gaps else _continuous
     signals, marks = read(path, header, kept, names)
     facts = [f"{header.kind}{', with gaps' * header.gaps}", f"start {header.start}"]
@@ -55,7 +55,7 @@ def _continuous(
         if len(its) != one.in_record * header.records:
             raise ValueError(f"signal {names[i]!r} is cut off.")
         rate = one.in_record / header.seconds
-        signals.append(Signal(names[i], one.unit, its.astype(np.float64), rate))
+        signals.append(Signal(names[i], one.unit, np.asarray(its, np.float64), rate))
     marks = [
         Mark(float(onset), float(onset) + max(float(duration), 0.0), str(text))
         for onset, duration, text in found

@@ -30,18 +30,18 @@ def quietly(kind: str, *telling: type[Exception]) -> Iterator[None]:
         ):
             warnings.simplefilter("ignore")
             yield
-    except (MemoryError, ModuleNotFoundError, Sentence):
+    except (MemoryError, ModuleNotFoundError, ReadingError):
         raise
     except FileNotFoundError as error:
         raise ValueError(f"a file that it names is missing: {named(error.filename)}.") from error
     except Exception as error:
-        why = f" ({named(error)})" if isinstance(error, telling) else ""
+        why = f" ({named(error).rpartition(': ')[2]})" if isinstance(error, telling) else ""
         raise ValueError(f"it is damaged, cut off or no {kind} file{why}.") from error
     finally:
         logging.disable(before)
 
 
-class Sentence(ValueError):
+class ReadingError(ValueError):
     """An error found while a library reads, whose sentence is complete."""
 
 
@@ -51,7 +51,7 @@ def own_sentences() -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        raise Sentence(str(error)) from error
+        raise ReadingError(str(error)) from error
 
 
 def named(what: object) -> str:

@@ -17,7 +17,7 @@ import numpy as np
 
 from rnnopt.tasks.user_data.limits import check_declared
 from rnnopt.tasks.user_data.readers.columns import Columns
-from rnnopt.tasks.user_data.readers.libraries import Sentence, own_sentences, quietly
+from rnnopt.tasks.user_data.readers.libraries import ReadingError, own_sentences, quietly
 from rnnopt.tasks.user_data.readers.marks import Mark
 from rnnopt.tasks.user_data.readers.mdf_lists import check_lists
 from rnnopt.tasks.user_data.readers.signals import Signal, choose, distinct, recording_of
@@ -81,12 +81,12 @@ def _listed(file: Any, stored: int) -> tuple[list[Channel], list[str]]:
         master = file.masters_db.get(number)
         its = [i for i in range(len(group.channels)) if i != master]
         if any(group.channels[i].name.endswith("_DataFrame") for i in its):
-            raise Sentence(
+            raise ReadingError(
                 "it has raw frames of a bus: decode them by asammdf's extract_bus_logging with the"
                 " database of the bus (.dbc), and save the result."
             )
         if not all(_within_record(one, group.channel_group) for one in group.channels):
-            raise Sentence("it is damaged: a channel lies outside of its record.")
+            raise ReadingError("it is damaged: a channel lies outside of its record.")
         cycles = int(group.channel_group.cycles_nr)
         claimed += 8 * cycles * len(group.channels)
         if master is None or getattr(group.channels[master], "sync_type", TIME) not in (0, TIME):
@@ -96,7 +96,7 @@ def _listed(file: Any, stored: int) -> tuple[list[Channel], list[str]]:
     with own_sentences():
         check_declared(claimed, stored, "its channels")
     if not found:
-        raise Sentence("it has no channel with times and values.")
+        raise ReadingError("it has no channel with times and values.")
     start = file.header.start_time
     facts = [f"MDF {file.version}", f"start {start:%Y-%m-%d %H:%M:%S} UTC"]
     if others:
@@ -134,7 +134,7 @@ def _read(file: Any, channels: list[Channel]) -> tuple[list[Signal], list[Mark]]
         values = np.asarray(read.samples)
         its = times.setdefault(one.group, np.asarray(read.timestamps, np.float64))
         if values.ndim != 1 or values.dtype.kind not in "biufSUO" or len(values) != len(its):
-            raise Sentence(
+            raise ReadingError(
                 f"channel {name!r} has no single number at a time: leave it out by --drop {name!r}."
             )
         if values.dtype.kind in "SUO":

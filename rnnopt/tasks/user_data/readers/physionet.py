@@ -14,7 +14,7 @@ import numpy as np
 
 from rnnopt.tasks.user_data.limits import check_declared
 from rnnopt.tasks.user_data.readers.columns import Columns
-from rnnopt.tasks.user_data.readers.libraries import Sentence, quietly
+from rnnopt.tasks.user_data.readers.libraries import ReadingError, quietly
 from rnnopt.tasks.user_data.readers.marks import ALL, Mark
 from rnnopt.tasks.user_data.readers.signals import Signal, choose, distinct, recording_of
 from rnnopt.tasks.user_data.recordings import Recordings
@@ -52,7 +52,7 @@ def read_wfdb(path: Path, columns: Columns) -> Recordings:
         ValueError: a file is damaged or missing.
     """
     record = str(path.absolute().with_suffix(""))
-    with quietly("WFDB", FileNotFoundError):
+    with quietly("WFDB"):
         import wfdb
 
         header = _header(wfdb.rdheader(record, rd_segments=True))
@@ -81,14 +81,14 @@ def _header(found: Any) -> Header:
     first = found
     if hasattr(found, "segments"):
         if found.layout == "fixed" and "~" in found.seg_name:
-            raise Sentence(
+            raise ReadingError(
                 "its segments have a gap (~) in a fixed layout, which wfdb does not read: read the"
                 " segments, a record each."
             )
         first = next(one for one in found.segments if one is not None)
     rate, names = float(found.fs), list(first.sig_name)
     if not 0 < rate < 1e12:
-        raise Sentence(f"a record needs a rate, its header says {rate:g}.")
+        raise ReadingError(f"a record needs a rate, its header says {rate:g}.")
     start = found.base_datetime or found.base_time
     return Header(
         rate,

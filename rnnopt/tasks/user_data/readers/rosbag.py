@@ -15,7 +15,7 @@ import numpy as np
 
 from rnnopt.tasks.user_data.limits import check_memory
 from rnnopt.tasks.user_data.readers.columns import Columns
-from rnnopt.tasks.user_data.readers.libraries import Sentence, own_sentences, quietly
+from rnnopt.tasks.user_data.readers.libraries import ReadingError, own_sentences, quietly
 from rnnopt.tasks.user_data.readers.signals import Signal, choose, recording_of
 from rnnopt.tasks.user_data.readers.text_signals import changes
 from rnnopt.tasks.user_data.recordings import Recordings
@@ -112,7 +112,7 @@ def _fill(bag: Any, topics: dict[str, Topic]) -> None:
     """Reads the messages of the topics."""
     wanted = [one for one in bag.connections if one.topic in topics]
     if not wanted:
-        raise Sentence("it has no messages, or all topics are left out.")
+        raise ReadingError("it has no messages, or all topics are left out.")
     with own_sentences():
         check_memory(200 * sum(one.msgcount for one in wanted), "its messages")
     for connection, time, raw in bag.messages(connections=wanted):

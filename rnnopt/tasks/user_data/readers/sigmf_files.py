@@ -12,7 +12,7 @@ import numpy as np
 
 from rnnopt.tasks.user_data.limits import check_memory
 from rnnopt.tasks.user_data.readers.columns import Columns
-from rnnopt.tasks.user_data.readers.libraries import named, quietly
+from rnnopt.tasks.user_data.readers.libraries import ReadingError, named, quietly
 from rnnopt.tasks.user_data.readers.marks import Mark
 from rnnopt.tasks.user_data.readers.signals import Signal, choose, distinct, recording_of
 from rnnopt.tasks.user_data.recordings import Recordings
@@ -38,7 +38,7 @@ def read_sigmf(path: Path, columns: Columns) -> Recordings:
             notes = [dict(one) for one in file.get_annotations()]
             begins = [dict(one) for one in file.get_captures()]
         except sigmf.error.SigMFError as error:
-            raise ValueError(f"it is damaged: {named(error)}.") from error
+            raise ReadingError(f"it is damaged: {named(error)}.") from error
     rate, width = (
         file.get_global_field(f"core:{name}") for name in ("sample_rate", "num_channels")
     )

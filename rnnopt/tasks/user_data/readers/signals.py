@@ -130,7 +130,9 @@ def recording_of(
     if not kept:
         raise ValueError("a recording needs a signal for a channel, got labels alone.")
     data = recordings(
-        [values[:, kept]], channels=[signals[i].name for i in kept], names=[visible(name)]
+        [values[:, kept] if places else values],
+        channels=[signals[i].name for i in kept],
+        names=[visible(name)],
     )
     data = label.put_on(data, values[:, places], times, columns)
     return replace(
@@ -149,8 +151,7 @@ def are_alike(signals: Sequence[Signal]) -> bool:
     for one in signals[1:]:
         if len(one.values) != len(first.values) or one.rate != first.rate:
             return False
-        same = one.times is first.times
-        if not same and not np.array_equal(one.moments, first.moments):
+        if one.times is not first.times and not np.array_equal(one.moments, first.moments):
             return False
     return True
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from rnnopt.tasks.user_data.limits import check_declared
 from rnnopt.tasks.user_data.readers.columns import TIMES, Columns
-from rnnopt.tasks.user_data.readers.libraries import Sentence, own_sentences, quietly
+from rnnopt.tasks.user_data.readers.libraries import ReadingError, own_sentences, quietly
 from rnnopt.tasks.user_data.readers.marks import Mark
 from rnnopt.tasks.user_data.readers.signals import Signal, choose, distinct, recording_of
 from rnnopt.tasks.user_data.readers.text_signals import changes
@@ -39,7 +39,9 @@ def read_tdms(path: Path, columns: Columns) -> Recordings:
         with path.open("rb") as opened, TdmsFile.open(opened) as file:
             every = [one for group in file.groups() for one in group.channels() if len(one)]
             if not every:
-                raise Sentence("it has no channel with values, or was cut off before the first.")
+                raise ReadingError(
+                    "it has no channel with values, or was cut off before the first."
+                )
             with own_sentences():
                 check_declared(8 * sum(map(len, every)), path.stat().st_size, "its channels")
             clocks = {one.path: _own_times(one, every) for one in every if not _is_clock(one)}
@@ -83,7 +85,9 @@ def _own_times(channel: Any, every: list[Any]) -> Times:
     increment = channel.properties.get("wf_increment")
     if increment is not None:
         if not np.isfinite(increment) or increment <= 0:
-            raise Sentence(f"channel {channel.name!r} has an increment of {increment}, in seconds.")
+            raise ReadingError(
+                f"channel {channel.name!r} has an increment of {increment}, in seconds."
+            )
         offset = float(channel.properties.get("wf_start_offset", 0.0)) + _late(channel, every)
         if offset == 0:
             return 1 / float(increment), None
@@ -91,7 +95,7 @@ def _own_times(channel: Any, every: list[Any]) -> Times:
     for other in every:
         if other.group_name == channel.group_name and _is_clock(other):
             if len(other) != len(channel):
-                raise Sentence(
+                raise ReadingError(
                     f"channel {channel.name!r} has {len(channel)} values and {other.name!r}, their"
                     f" times, {len(other)}."
                 )
@@ -123,7 +127,7 @@ def _read(
             moments = np.arange(len(values)) / (rate or 1.0) if times is None else times
             marks += changes(name, moments, values.tolist())
         elif values.dtype.kind not in "biuf":
-            raise Sentence(f"channel {name!r} has no numbers: leave it out by --drop {name!r}.")
+            raise ReadingError(f"channel {name!r} has no numbers: leave it out by --drop {name!r}.")
         else:
             unit = next((channel.properties[one] for one in UNITS if one in channel.properties), "")
             rate = 1.0 if rate is None and times is None else rate

@@ -135,7 +135,7 @@ def read_lines(path: Path, decimal: Decimal | None = None) -> Lines:
     lines = lines[1:] if declared else lines
     if not lines:
         raise ValueError("data need at least one series, got none.")
-    separator = declared[1] if declared else _separator(lines[0], decimal)
+    separator = declared[1] if declared else separator_of(lines[0], decimal)
     try:
         cells = (
             [line.split() for line in lines]
@@ -155,7 +155,7 @@ def read_lines(path: Path, decimal: Decimal | None = None) -> Lines:
     return Lines(cells, [with_points(row) for row in cells] if commas else cells, commas)
 
 
-def _separator(line: str, decimal: Decimal | None) -> str | None:
+def separator_of(line: str, decimal: Decimal | None) -> str | None:
     """The separator of cells; None means blanks."""
     for one in SEPARATORS:
         # With decimal commas, other commas may separate cells in quotes.
