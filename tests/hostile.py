@@ -119,6 +119,18 @@ def _file(ending: str, **beside: bytes) -> Callable[[bytes], bool]:
     return target
 
 
+def _recording(ending: str) -> Callable[[bytes], bool]:
+    """Bytes as a file of one recording; nothing is asked for that it may lack."""
+
+    def target(content: bytes) -> bool:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, f"a{ending}")
+            path.write_bytes(content)
+            return harmless(path, Columns())
+
+    return target
+
+
 def _intervals(content: bytes) -> bool:
     """The bytes as labels by intervals of two recordings."""
     data = recordings([np.zeros((9, 1)), np.zeros((5, 1))], names=["r0", "r1"])
@@ -268,10 +280,10 @@ TARGETS: dict[str, Callable[[bytes], bool]] = {
     "arff": _file(".arff"),
     "mat": _file(".mat"),
     "h5": _file(".h5"),
-    "mf4": _file(".mf4"),
-    "tdms": _file(".tdms"),
-    "bag": _file(".bag"),
-    "mcap": _file(".mcap"),
+    "mf4": _recording(".mf4"),
+    "tdms": _recording(".tdms"),
+    "bag": _recording(".bag"),
+    "mcap": _recording(".mcap"),
     "npz": _file(".npz"),
     "npy": _member,
     "parquet": _file(".parquet"),

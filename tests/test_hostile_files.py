@@ -61,7 +61,8 @@ def spoilt(draw, right):
 
 @pytest.mark.parametrize("name", [name for name in TARGETS if RIGHT[name]])
 def test_a_spoilt_file_is_read_or_refused(name):
-    few = {"report": 25, "checkpoint": 60, "parquet": 60, "c3d": 3}  # c3d: a process each
+    few = {"report": 25, "checkpoint": 60, "parquet": 60, "arff": 60, "mat": 60, "h5": 60}
+    few |= {"mf4": 40, "tdms": 40, "bag": 40, "mcap": 40, "c3d": 3}  # c3d: a process each
     count = few.get(name, 40 if name in RECORDED else 120)
 
     @settings(max_examples=count)

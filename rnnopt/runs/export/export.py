@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
@@ -122,7 +123,9 @@ def _own_series(source: Source, p: Preparation) -> tuple[tuple[Tensor, Tensor], 
         series = p.ragged(part)
     else:
         series = list(cut_padding(part.series) if p.padded else part.series)
-    inputs = pad_sequence([torch.from_numpy(one) for one in series], batch_first=True)
+    inputs = pad_sequence(
+        [torch.from_numpy(np.array(one, np.float64)) for one in series], batch_first=True
+    )
     lengths = torch.tensor([len(one) for one in series])
     return (inputs, lengths), "test series of the run" if test else "series of the run's file"
 

@@ -151,7 +151,6 @@ def _joined(
     ]
     times = list(dict.fromkeys(one.times for one in same if one.times is not None))
     more = f"; and {len(times) - 1} other files have other irregularities" * (len(times) > 1)
-    notes = (f"{len(paths)} files", *(note for one in same for note in one.notes))
     return replace(
         first,
         series=series,
@@ -161,8 +160,30 @@ def _joined(
         groups=groups,
         suspect=next((one.suspect for one in same if one.suspect is not None), None),
         times=times[0] + more if times else None,
-        notes=tuple(dict.fromkeys(notes)),
+        notes=_notes(same),
+        lines=_lines(same, called),
         **rows,
+    )
+
+
+def _notes(parts: Sequence[Recordings]) -> tuple[str, ...]:
+    """How the files were read; where that differs, how the first was."""
+    first, count = parts[0].notes, f"{len(parts)} files"
+    if all(part.notes == first for part in parts):
+        return (count, *first)
+    told = f"{count}, the first: {first[0]}" if first else f"{count}, not read alike"
+    return (told, *first[1:])
+
+
+def _lines(parts: Sequence[Recordings], called: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """What was done for the labels of some files."""
+    told: dict[str, list[str]] = {}
+    for part, file in zip(parts, called, strict=True):
+        for subject, finding in part.lines:
+            told.setdefault(subject, []).append(f"{file}: {finding}")
+    return tuple(
+        (subject, "; ".join(its[:3]) + f"; … ({len(its)} files in all)" * (len(its) > 3))
+        for subject, its in told.items()
     )
 
 

@@ -6,7 +6,7 @@ no times. Channels of texts are marks. Values are scaled. Of a file whose writin
 there are the segments that are whole.
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,24 @@ CUT = "writing was interrupted: the last segment is left out where it is not who
 Times = tuple[float | None, np.ndarray | None]  # a rate, or times
 
 
+@dataclass(frozen=True)
+class Content:
+    """What was read of a file.
+
+    Args:
+        signals, marks: its channels of numbers, and those of texts.
+        unused: names of the channels that were left out.
+        bare: names of the channels without times.
+        cut: whether its writing was interrupted.
+    """
+
+    signals: list[Signal]
+    marks: list[Mark]
+    unused: tuple[str, ...]
+    bare: frozenset[str]
+    cut: bool
+
+
 def read_tdms(path: Path, columns: Columns) -> Recordings:
     """Reads the channels of a .tdms file.
 
@@ -37,39 +55,44 @@ def read_tdms(path: Path, columns: Columns) -> Recordings:
 
         # Opened here, as npTDMS does not close a file that it cannot read.
         with path.open("rb") as opened, TdmsFile.open(opened) as file:
-            every = [one for group in file.groups() for one in group.channels() if len(one)]
-            if not every:
-                raise ReadingError(
-                    "it has no channel with values, or was cut off before the first."
-                )
-            with own_sentences():
-                check_declared(8 * sum(map(len, every)), path.stat().st_size, "its channels")
-            clocks = {one.path: _own_times(one, every) for one in every if not _is_clock(one)}
-            alone = len({one.group_name for one in every}) == 1
-            listed = [one for one in every if one.path in clocks]
-            called = [one.name if alone else f"{one.group_name}.{one.name}" for one in listed]
-            with own_sentences():
-                kept, unused = choose(distinct(called), columns)
-            names = [distinct(called)[i] for i in kept]
-            chosen = [listed[i] for i in kept]
-            timeless = [
-                clocks[one.path][0] is None and clocks[one.path][1] is None for one in chosen
-            ]
-            bare_names = [name for name, bare in zip(names, timeless, strict=True) if bare]
-            cut = file.file_status.incomplete_final_segment
-            signals, marks = _read(chosen, names, [clocks[one.path] for one in chosen])
-    if not signals:
+            found = _content(file, path.stat().st_size, columns)
+    if not found.signals:
         raise ValueError("no channel has numbers: a recording needs one.")
-    without = [one.name for one in signals if one.name in bare_names]
-    bare = len(without) == len(signals)
+    without = [one.name for one in found.signals if one.name in found.bare]
+    bare = len(without) == len(found.signals)
     if without and not bare:
         raise ValueError(
             f"channel {without[0]!r} has no times, and others have: leave it out by --drop"
             f" {without[0]!r}."
         )
-    facts = ["TDMS", *([CUT] if cut else []), *([NO_TIMES] if bare else [])]
-    data = recording_of(signals, marks, columns, columns.name, facts, unused)
+    facts = ["TDMS", *([CUT] if found.cut else []), *([NO_TIMES] if bare else [])]
+    try:
+        data = recording_of(found.signals, found.marks, columns, columns.name, facts, found.unused)
+    except ValueError as error:
+        if found.cut:  # which may be why channels end at different times
+            raise ValueError(f"{str(error).removesuffix('.')}; {CUT}.") from error
+        raise
     return replace(data, moments=None, stamps=None, times=None) if bare else data
+
+
+def _content(file: Any, stored: int, columns: Columns) -> Content:
+    """The channels that are not left out."""
+    every = [one for group in file.groups() for one in group.channels() if len(one)]
+    if not every:
+        raise ReadingError("it has no channel with values, or was cut off before the first.")
+    with own_sentences():
+        check_declared(8 * sum(map(len, every)), stored, "its channels")
+    listed = [one for one in every if not _is_clock(one)]
+    alone = len({one.group_name for one in every}) == 1
+    names = distinct([one.name if alone else f"{one.group_name}.{one.name}" for one in listed])
+    with own_sentences():
+        kept, unused = choose(names, columns)
+    clocks = [_own_times(listed[i], every) for i in kept]
+    called = [names[i] for i in kept]
+    signals, marks = _read([listed[i] for i in kept], called, clocks)
+    timeless = [rate is None and times is None for rate, times in clocks]
+    bare = frozenset(name for name, one in zip(called, timeless, strict=True) if one)
+    return Content(signals, marks, unused, bare, file.file_status.incomplete_final_segment)
 
 
 def _is_clock(channel: Any) -> bool:
