@@ -18,7 +18,7 @@ from rnnopt.runs.export.formats import Answer
 from rnnopt.runs.export.plain_model import PlainModel
 
 # Otherwise it computes in bfloat16 where the processor has it. A file cannot say so.
-PRECISION = {"INFERENCE_PRECISION_HINT": "f32"}
+PRECISION: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32"}
 
 
 def openvino_file(model: PlainModel, note: Mapping[str, Any]) -> tuple[bytes, bytes, Answer]:
@@ -36,11 +36,19 @@ def openvino_file(model: PlainModel, note: Mapping[str, Any]) -> tuple[bytes, by
         path = Path(folder, "model.xml")
         openvino.save_model(graph, path, compress_to_fp16=False)
         operators, weights = path.read_bytes(), path.with_suffix(".bin").read_bytes()
-    loaded = core.read_model(operators, openvino.Tensor(np.frombuffer(weights, np.uint8)))
-    compiled = core.compile_model(loaded, "CPU", PRECISION)
+    return operators, weights, loaded(operators, weights)
+
+
+def loaded(operators: bytes, weights: bytes, **options: Any) -> Answer:
+    """A function that runs the two; `options` are further properties of OpenVINO's CPU plugin."""
+    import openvino
+
+    core = openvino.Core()
+    graph = core.read_model(operators, openvino.Tensor(np.frombuffer(weights, np.uint8)))
+    compiled = core.compile_model(graph, "CPU", PRECISION | options)
 
     def answer(inputs: Tensor, lengths: Tensor) -> Tensor:
         found = compiled({"inputs": inputs.numpy(), "lengths": lengths.numpy()})
         return torch.from_numpy(found["answers"].copy())
 
-    return operators, weights, answer
+    return answer
