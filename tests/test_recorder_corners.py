@@ -141,7 +141,7 @@ def test_positions_in_a_sigmf_file_count_from_its_offset():
     data = one(path, Columns(label="annotations", each_step=True))
     assert labels(data) == ["", "", "", "here", "here"] + [""] * 5
     path = sigmf(values, "ri16_le", more=more, annotations=notes)  # a capture at 0
-    with pytest.raises(UserError, match="before core:offset 500"):
+    with pytest.raises(UserError, match="before its core:offset 500"):
         one(path)
 
 

@@ -10,7 +10,8 @@ from rnnopt.config.errors import UserError, without_dashes, writing
 from rnnopt.config.run_config import RunConfig
 from rnnopt.estimator.doubts import Seen
 from rnnopt.estimator.options import RNNOptions
-from rnnopt.runs.export.export import Source, export
+from rnnopt.runs.export.export import export
+from rnnopt.runs.export.source import Source
 from rnnopt.runs.folder import write_atomically
 from rnnopt.runs.prediction import TrainedModel
 from rnnopt.tasks.task import LOSSES

@@ -136,8 +136,7 @@ def write_page(path: Path, entries: Sequence[Entry]) -> list[Path]:
                 parts += [f"### Track: {track}\n", markdown(HEADINGS, rows)]
         parts += [
             f"![Performance profiles](images/{picture.name})\n",
-            f"The figure shows the {DRAWN} fastest entries of both tracks.\n"
-            * (len(found) > DRAWN),
+            f"The figure shows the {DRAWN} fastest entries.\n" * (len(found) > DRAWN),
             "### Gradient evaluations to the target\n",
             markdown(["optimizer", *targets], by_workload(entries, suite)),
             "### Test metric at the best validation metric\n",

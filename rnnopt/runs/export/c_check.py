@@ -2,9 +2,9 @@
 
 import os
 import shlex
-import shutil
 import subprocess
 import tempfile
+from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
@@ -64,16 +64,19 @@ def compiler() -> list[str] | None:
         own = shlex.split(os.environ.get("CC", ""))
     except ValueError:  # quotes that do not match
         return None
-    for command in [own] if own else [["cc"], ["gcc"], ["clang"]]:
-        if not shutil.which(command[0]):
-            continue
-        with tempfile.TemporaryDirectory(prefix="rnnopt-") as folder:
-            try:
-                subprocess.run([str(compiled(command, TRIVIAL, Path(folder)))], check=True)
-            except (OSError, subprocess.SubprocessError):
-                continue
-            return command
-    return None
+    commands = [own] if own else [["cc"], ["gcc"], ["clang"]]
+    return next((command for command in commands if _works(*command)), None)
+
+
+@cache
+def _works(*command: str) -> bool:
+    """Whether programs that a command compiles run here."""
+    with tempfile.TemporaryDirectory(prefix="rnnopt-") as folder:
+        try:
+            subprocess.run([str(compiled(list(command), TRIVIAL, Path(folder)))], check=True)
+        except (OSError, subprocess.SubprocessError):
+            return False
+    return True
 
 
 def compiled(command: list[str], program: str, folder: Path) -> Path:

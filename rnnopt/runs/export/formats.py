@@ -15,12 +15,17 @@ from torch import Tensor
 from rnnopt.layers.sequence_model import SequenceModel
 from rnnopt.runs.export.plain_model import PlainModel
 
-Format = Literal["onnx", "torchscript", "safetensors", "c"]
+Format = Literal["onnx", "torchscript", "safetensors", "openvino", "executorch", "c"]
 ENDINGS: dict[Format, str] = {
-    "onnx": ".onnx", "torchscript": ".pt", "safetensors": ".safetensors", "c": ".h",
+    "onnx": ".onnx", "torchscript": ".pt", "safetensors": ".safetensors", "openvino": ".xml",
+    "executorch": ".pte", "c": ".h",
 }  # fmt: skip
 Weights = Literal["float32", "int8"]
 INT8: tuple[Format, ...] = ("c", "onnx")  # formats that can store weights as int8
+EXTRAS = {
+    "openvino": "openvino",
+    "executorch": "executorch",
+}  # of the package, where it is not "export"
 # Runs a loaded file on raw series (batch, time, channel) and lengths (batch,).
 Answer = Callable[[Tensor, Tensor], Tensor]
 Note = Mapping[str, Any]
@@ -38,12 +43,17 @@ def onnx_file(model: PlainModel, note: Note, int8: bool = False) -> tuple[bytes,
         entry.key, entry.value = key, json.dumps(value)
     content = built.SerializeToString()
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    return content, whole_series(session)
+
+
+def whole_series(session: Any) -> Answer:
+    """Runs a loaded graph of whole series."""
 
     def answer(inputs: Tensor, lengths: Tensor) -> Tensor:
         found = session.run(None, {"inputs": inputs.numpy(), "lengths": lengths.numpy()})
         return torch.from_numpy(found[0])
 
-    return content, answer
+    return answer
 
 
 def torchscript_file(model: PlainModel, note: Note) -> tuple[bytes, Answer]:

@@ -10,7 +10,6 @@ import copy
 import torch
 from torch import Tensor
 
-from rnnopt.config.errors import UserError
 from rnnopt.layers.sequence_model import SequenceModel
 from rnnopt.runs.export.source import Facts, Source, what_happened
 from rnnopt.training.build import task_of
@@ -46,12 +45,9 @@ def with_int8_weights(model: SequenceModel) -> SequenceModel:
 
 def metric_of_int8(source: Source) -> Facts:
     """The metric of the run's network on the run's test data, and with int8 weights; for a card."""
-    try:
-        task = None if what_happened(source) else task_of(source.config)
-    except UserError:
-        task = None
-    if task is None:
+    if what_happened(source):
         return (("loss of int8 weights", "not measured: the run's files are not what they were"),)
+    task = task_of(source.config)
     cpu = torch.device("cpu")
     before, after = (
         task.evaluate(model, task.test, cpu)[1]

@@ -15,9 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from rnnopt.layers.sequence_model import SequenceModel
-from rnnopt.runs.export.formats import Answer
+from rnnopt.runs.export.formats import Answer, whole_series
+from rnnopt.runs.export.openvino_file import loaded
 from rnnopt.runs.export.plain_model import PlainModel
 from rnnopt.runs.export.step_states import states_of
+from rnnopt.runs.export.streaming import step_by_step
 
 LONGEST, LEAST, MOST = 0.4, 20, 1000  # seconds of a measurement, and its calls
 
@@ -72,29 +74,14 @@ def network_times(model: SequenceModel, prepared: Tensor) -> tuple[float, float 
 
 def onnx_runner(content: bytes, raw: Tensor) -> Runner:
     """An ONNX file of whole series; `raw` is one (time, channel)."""
-    session = _session(content)
-
-    def answer(inputs: Tensor, lengths: Tensor) -> Tensor:
-        given = {"inputs": inputs.numpy(), "lengths": lengths.numpy()}
-        return torch.from_numpy(session.run(None, given)[0])
-
-    length = torch.tensor([len(raw)])
+    answer, length = whole_series(_session(content)), torch.tensor([len(raw)])
     return Runner(answer, median_seconds(partial(answer, raw[None], length)), None)
 
 
 def onnx_step_runner(content: bytes, model: PlainModel, raw: Tensor) -> Runner:
     """An ONNX file of one step."""
     session, states = _session(content), states_of(model)
-
-    def answer(inputs: Tensor, lengths: Tensor) -> Tensor:
-        kept = {s.name: np.zeros((len(inputs), s.width), np.float32) for s in states}
-        answers = []
-        for step in inputs.unbind(1):
-            found = session.run(None, {"inputs": step.numpy(), **kept})
-            answers.append(torch.from_numpy(found[0]))
-            kept = dict(zip(kept, found[1:], strict=True))
-        return torch.stack(answers, 1)
-
+    answer = step_by_step(session, states)
     given = {"inputs": raw[:1].numpy()}
     given |= {s.name: np.zeros((1, s.width), np.float32) for s in states}
     length = torch.tensor([len(raw)])
@@ -102,14 +89,21 @@ def onnx_step_runner(content: bytes, model: PlainModel, raw: Tensor) -> Runner:
     return Runner(answer, series, median_seconds(partial(session.run, None, given)))
 
 
+def openvino_runner(operators: bytes, weights: bytes, raw: Tensor) -> Runner:
+    """The two files of OpenVINO."""
+    answer = loaded(operators, weights, INFERENCE_NUM_THREADS=1)
+    call = partial(answer, raw[None], torch.tensor([len(raw)]))
+    return Runner(answer, median_seconds(call), None)
+
+
 def torchscript_runner(content: bytes, raw: Tensor) -> Runner:
     """A TorchScript file."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*torch.jit.*deprecated")
-        loaded = torch.jit.load(io.BytesIO(content))
-    call = partial(loaded, raw[None], torch.tensor([len(raw)]))
+        script = torch.jit.load(io.BytesIO(content))
+    call = partial(script, raw[None], torch.tensor([len(raw)]))
     with torch.no_grad():
-        return Runner(loaded, median_seconds(call), None)
+        return Runner(script, median_seconds(call), None)
 
 
 def _session(content: bytes) -> Any:

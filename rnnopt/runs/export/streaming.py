@@ -16,7 +16,7 @@ from rnnopt.config.errors import UserError
 from rnnopt.layers.sequence_model import SequenceModel
 from rnnopt.runs.export.formats import Answer, Format
 from rnnopt.runs.export.plain_model import PlainModel
-from rnnopt.runs.export.step_states import states_of
+from rnnopt.runs.export.step_states import StepState, states_of
 from rnnopt.tasks.user_data.preparation import Preparation
 
 
@@ -73,6 +73,11 @@ def streaming_file(
         entry.key, entry.value = key, json.dumps(value)
     content = built.SerializeToString()
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    return content, step_by_step(session, states)
+
+
+def step_by_step(session: Any, states: list[StepState]) -> Answer:
+    """Runs a loaded graph of one step on whole series: the answers (batch, time, output)."""
 
     def answer(inputs: Tensor, lengths: Tensor) -> Tensor:
         kept = {s.name: np.zeros((len(inputs), s.width), np.float32) for s in states}
@@ -83,4 +88,4 @@ def streaming_file(
             kept = dict(zip(kept, found[1:], strict=True))
         return torch.stack(answers, 1)
 
-    return content, answer
+    return answer

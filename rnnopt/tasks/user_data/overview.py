@@ -71,9 +71,9 @@ def described(data: Recordings, padded: bool = False) -> Lines:
         ("steps", lengths_of(series)),
         channels_of(data.channels),
     ]
-    values = np.concatenate(series)
     for channel, name in list(enumerate(data.channels))[:MANY]:
-        column = values[:, channel][~np.isnan(values[:, channel])]
+        values = np.concatenate([one[:, channel] for one in series], dtype=np.float64)
+        column = values[~np.isnan(values)]
         text = "no value"
         if len(column):
             text = (

@@ -63,7 +63,8 @@ class Recordings:
     """Labelled or unlabelled series.
 
     Args:
-        series: ≥ 1 arrays (time, channel) of float64 with ≥ 1 step; NaN is a missing value.
+        series: ≥ 1 arrays (time, channel) of float64 with ≥ 1 step; NaN is a missing value. Those
+            of a large .npy file are views of it, not to be written, in its float32 or float64.
         targets: (count,) words, or numbers (count,) or (count, outputs), or None if unlabelled.
         channels: names of the channels.
         kind: kind of the targets, if the file declares it.

@@ -18,8 +18,8 @@ from rnnopt.tasks.user_data.step_targets import StepTargets, step_targets
 ALL = "annotations"  # what --label calls the marks of all lists
 
 
-class NoLabelError(ValueError):
-    """A recording without what --label names; a folder leaves it out."""
+class NoMarksError(ValueError):
+    """A recording without what --label names, which a folder leaves out if others have it."""
 
 
 @dataclass(frozen=True)
@@ -92,22 +92,24 @@ def label_of(names: Sequence[str], marks: Sequence[Mark], columns: Columns) -> L
     """The label that `columns` names among signals and marks; a signal's name comes first.
 
     Raises:
-        NoLabelError: there is none of that name.
+        ValueError: there is none of that name; a `NoMarksError`, as other files may have one.
     """
     wanted = columns.label
     if columns.unlabelled or (wanted is None and (columns.optional or not columns.each_step)):
         return Label()
     lists = list(dict.fromkeys([ALL, *(one.of for one in marks)]))
-    if wanted is not None and find(list(names), wanted, (), optional=True) is None:
+    offered = ", ".join([*names[:20], *(lists if marks else [])])
+    if wanted is None:
+        raise ValueError(f"targets at every step need --label, one of {offered}.")
+    if find(list(names), wanted, (), optional=True) is None:
         of = find(lists, wanted, (), optional=True)
         if of is not None and (marks or columns.optional):
             chosen = tuple(one for one in marks if one.of == of)
             return Label((), chosen or tuple(marks), of)
         if of is not None:
-            raise NoLabelError(f"it has no {of}, and --label {of} needs some.")
+            raise NoMarksError(f"it has no {of}, and --label {of} needs some.")
         if place_of(wanted) is None and "," not in wanted and not columns.optional:
-            offered = ", ".join([*names[:20], *(lists if marks else [])])
-            raise NoLabelError(f"there is no signal {wanted!r} for --label, only {offered}.")
+            raise NoMarksError(f"there is no signal {wanted!r} for --label, only {offered}.")
     return Label(tuple(find_step_labels(list(names), columns)))
 
 

@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from rnnopt.tasks.user_data.alignment import aligned
 from rnnopt.tasks.user_data.readers.columns import Columns
-from rnnopt.tasks.user_data.readers.marks import NoLabelError
+from rnnopt.tasks.user_data.readers.marks import NoMarksError
 from rnnopt.tasks.user_data.readers.recorders import RECORDERS, without_parts
 from rnnopt.tasks.user_data.recordings import Recordings, joined_lines, recordings, told_of_units
 from rnnopt.tasks.user_data.step_targets import StepTargets, step_targets
@@ -36,38 +37,29 @@ def read_recordings(path: Path, pairs: Sequence[tuple[Path, str]], columns: Colu
     Raises:
         ValueError: a file is damaged, has other channels than the first, or none has a label.
     """
-    found: list[Recordings] = []
-    unlabelled: list[str] = []
-    for file, _ in pairs:
-        name = file.relative_to(path).as_posix()
-        try:
-            one = _read(file, replace(columns, name=name), unlabelled)
-            found.append(aligned(one, found[0].channels if found else one.channels, None))
-        except ValueError as error:
-            raise ValueError(f"{name}: {error}") from error
+    found = _all_read(path, [file for file, _ in pairs], columns)
     classes = [name for _, name in pairs]
     wanted = columns.label is not None and not columns.unlabelled
     called = [str((one.names or "")[0]) for one in found]
     lines = (*joined_lines(found, called), *told_of_units(found, called))
     if wanted and not columns.optional:
-        if not any(one.labelled for one in found):
-            raise ValueError(unlabelled[0])
         kept = [i for i, one in enumerate(found) if one.labelled]
         if len(kept) < len(found):
             said = f"{len(found) - len(kept)} of {len(found)} recordings without a label"
             lines = (*lines, ("left out", said))
         found, classes = [found[i] for i in kept], [classes[i] for i in kept]
+    targets: list[Any] | None = None
+    if wanted and all(one.targets is not None for one in found):
+        targets = [one.targets[0] for one in found if one.targets is not None]
+    elif any(classes) and not wanted and not columns.unlabelled:
+        targets = classes
     series = [one.series[0] for one in found]
-    targets = classes if any(classes) and not wanted and not columns.unlabelled else None
     data = recordings(
         series,
         targets,
         channels=found[0].channels,
         names=[str((one.names or "")[0]) for one in found],
     )
-    if wanted and all(one.targets is not None for one in found):
-        labels = np.concatenate([one.targets for one in found if one.targets is not None])
-        data = replace(data, targets=recordings(series, labels.tolist()).targets)
     return replace(
         data,
         steps=_joined([one.steps for one in found], series),
@@ -80,13 +72,29 @@ def read_recordings(path: Path, pairs: Sequence[tuple[Path, str]], columns: Colu
     )
 
 
-def _read(file: Path, columns: Columns, unlabelled: list[str]) -> Recordings:
-    """The recording of a file; if it lacks the label, without, and `unlabelled` gets why."""
+def _all_read(path: Path, files: Sequence[Path], columns: Columns) -> list[Recordings]:
+    """The recordings of files, with their channels in the order of the first."""
+    found: list[Recordings] = []
+    lacking: list[str] = []
+    for file in files:
+        name = file.relative_to(path).as_posix()
+        try:
+            one = _read(file, replace(columns, name=name), lacking)
+            found.append(aligned(one, found[0].channels if found else one.channels, None))
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
+    if len(lacking) == len(found):
+        raise ValueError(lacking[0])
+    return found
+
+
+def _read(file: Path, columns: Columns, lacking: list[str]) -> Recordings:
+    """The recording of a file; without its labels, which `lacking` is told of, if it has none."""
     reader = RECORDERS[file.suffix.lower()]
     try:
         return reader(file, columns)
-    except NoLabelError as error:
-        unlabelled.append(f"{columns.name}: {error}")
+    except NoMarksError as error:
+        lacking.append(f"{columns.name}: {error}")
         return reader(file, replace(columns, optional=True))
 
 

@@ -40,12 +40,13 @@ CONVERSIONS = {
     for ending, reader in OF_MNE.items()
 }
 CONVERSIONS |= {
-    **dict.fromkeys((".eeg", ".vmrk"), "name the header beside it, {stem}.vhdr."),
-    **dict.fromkeys((".dat", ".atr"), "name the header beside it, {stem}.hea."),
+    ".eeg": "it is not read; if it is of BrainVision, mne turns its header, {stem}.vhdr, into EDF.",
+    **dict.fromkeys((".dat", ".atr"), "if it is of WFDB, name its header, {stem}.hea."),
     ".sigmf-data": "name the description beside it, {stem}.sigmf-meta.",
+    ".xdfz": "it is packed: gzip -dc {name} > {stem}.xdf.",
     ".rec": "it is not read; if it is EDF, give it the ending .edf.",
     **dict.fromkeys(
-        (".acq", ".cnt", ".mff", ".nwb", ".smr", ".smrx", ".trc", ".xdfz"),
+        (".acq", ".cnt", ".mff", ".nwb", ".smr", ".smrx", ".trc"),
         "it is not read: export it as EDF or as a table (.csv), or save its arrays as .npz.",
     ),
 }

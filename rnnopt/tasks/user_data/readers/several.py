@@ -154,10 +154,6 @@ def _joined(
     ]
     times = list(dict.fromkeys(one.times for one in same if one.times is not None))
     more = f"; and {len(times) - 1} other files have other irregularities" * (len(times) > 1)
-    notes = (
-        *([f"{len(paths)} files"] if len(paths) > 1 else []),
-        *(note for one in same for note in one.notes),
-    )
     return replace(
         first,
         series=series,
@@ -167,11 +163,22 @@ def _joined(
         groups=groups,
         suspect=next((one.suspect for one in same if one.suspect is not None), None),
         times=times[0] + more if times else None,
-        notes=tuple(dict.fromkeys(notes)),
+        notes=_notes(same),
         lines=(*joined_lines(same, called), *told_of_units(same, called)),
         units=(),
         **rows,
     )
+
+
+def _notes(parts: Sequence[Recordings]) -> tuple[str, ...]:
+    """How the files were read; where that differs, how the first was."""
+    first, count = parts[0].notes, f"{len(parts)} files"
+    if len(parts) == 1:
+        return first
+    if all(part.notes == first for part in parts):
+        return (count, *first)
+    told = f"{count}, the first: {first[0]}" if first else f"{count}, not read alike"
+    return (told, *first[1:])
 
 
 def _name(file: str, part: Recordings, place: int) -> str:

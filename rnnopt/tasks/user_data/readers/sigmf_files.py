@@ -47,16 +47,7 @@ def read_sigmf(path: Path, columns: Columns) -> Recordings:
     count = int(file.sample_count or 0)
     if count < 1 or not 1 <= width <= MOST:
         raise ValueError(f"a recording needs values, it has {count} of {width} channels.")
-    first = _whole(file.get_global_info(), "core:offset")
-    for one in (*notes, *begins):
-        one["core:sample_start"] = begin = _whole(one, "core:sample_start") - first
-        if begin < 0:
-            raise ValueError(
-                f"its description says something of a value before core:offset {first}."
-            )
-        end = _whole(one, "core:sample_start") + max(_whole(one, "core:sample_count"), 1)
-        if end > count:
-            raise ValueError(f"it is cut off: it says something of value {end}, and has {count}.")
+    _count_from_offset([*notes, *begins], _whole(file.get_global_info(), "core:offset"), count)
     check_memory(32 * count * width, f"{count} values of {width} channels")
     parts = ["I", "Q"] if str(file.get_global_field("core:datatype")).startswith("c") else [""]
     numbers = [""] if width == 1 else [str(i + 1) for i in range(width)]
@@ -72,6 +63,22 @@ def read_sigmf(path: Path, columns: Columns) -> Recordings:
     signals = [Signal(names[i], "", found[:, i].astype(np.float64), rate) for i in kept]
     facts = ["SigMF", *_facts(begins)]
     return recording_of(signals, _marks(notes, rate), columns, columns.name, facts, unused)
+
+
+def _count_from_offset(parts: list[dict[str, Any]], offset: int, count: int) -> None:
+    """Makes annotations and captures count from the first of `count` values in the file.
+
+    Raises:
+        ValueError: one lies outside.
+    """
+    for one in parts:
+        start = _whole(one, "core:sample_start") - offset
+        if start < 0:
+            raise ValueError(f"it says something of a value before its core:offset {offset}.")
+        end = start + max(_whole(one, "core:sample_count"), 1)
+        if end > count:
+            raise ValueError(f"it is cut off: it says something of value {end}, and has {count}.")
+        one["core:sample_start"] = start
 
 
 def _number(value: Any, what: str) -> float:

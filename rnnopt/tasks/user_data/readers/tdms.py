@@ -6,7 +6,7 @@ earliest of the file. Without either there are no times. Channels of texts are m
 scaled. Of a file whose writing was interrupted there are the segments that are whole.
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,24 @@ CUT = "writing was interrupted: the last segment is left out where it is not who
 Times = tuple[float | None, np.ndarray | None]  # a rate, or times
 
 
+@dataclass(frozen=True)
+class Content:
+    """What was read of a file.
+
+    Args:
+        signals, marks: its channels of numbers, and those of texts.
+        unused: names of the channels that were left out.
+        bare: names of the channels without times.
+        cut: whether its writing was interrupted.
+    """
+
+    signals: list[Signal]
+    marks: list[Mark]
+    unused: tuple[str, ...]
+    bare: frozenset[str]
+    cut: bool
+
+
 def read_tdms(path: Path, columns: Columns) -> Recordings:
     """Reads the channels of a .tdms file.
 
@@ -37,44 +55,48 @@ def read_tdms(path: Path, columns: Columns) -> Recordings:
 
         # Opened here, as npTDMS does not close a file that it cannot read.
         with path.open("rb") as opened, TdmsFile.open(opened) as file:
-            every = [one for group in file.groups() for one in group.channels() if len(one)]
-            if not every:
-                raise ReadingError(
-                    "it has no channel with values, or was cut off before the first."
-                )
-            with own_sentences():
-                check_declared(8 * sum(map(len, every)), path.stat().st_size, "its channels")
-            alone = len({one.group_name for one in every}) == 1
-            listed = [one for one in every if not _is_clock(one)]
-            called = [one.name if alone else f"{one.group_name}.{one.name}" for one in listed]
-            names = distinct(called)
-            with own_sentences():
-                kept, unused = choose(names, columns)
-            clocks = _clocks(every)
-            origin = _earliest(every, clocks)
-            chosen = [
-                (
-                    names[i],
-                    listed[i],
-                    _own_times(listed[i], clocks.get(listed[i].group_name), origin),
-                )
-                for i in kept
-            ]
-            cut = file.file_status.incomplete_final_segment
-            signals, marks = _read(chosen)
-    if not signals:
+            found = _content(file, path.stat().st_size, columns)
+    if not found.signals:
         raise ValueError("no channel has numbers: a recording needs one.")
-    timeless = {name for name, _, its in chosen if its[0] is None and its[1] is None}
-    without = [one.name for one in signals if one.name in timeless]
-    bare = len(without) == len(signals)
+    without = [one.name for one in found.signals if one.name in found.bare]
+    bare = len(without) == len(found.signals)
     if without and not bare:
         raise ValueError(
             f"channel {without[0]!r} has no times, and others have: leave it out by --drop"
             f" {without[0]!r}."
         )
-    facts = ["TDMS", *([CUT] if cut else []), *([NO_TIMES] if bare else [])]
-    data = recording_of(signals, marks, columns, columns.name, facts, unused)
+    facts = ["TDMS", *([CUT] if found.cut else []), *([NO_TIMES] if bare else [])]
+    try:
+        data = recording_of(found.signals, found.marks, columns, columns.name, facts, found.unused)
+    except ValueError as error:
+        if found.cut:  # which may be why channels end at different times
+            raise ValueError(f"{str(error).removesuffix('.')}; {CUT}.") from error
+        raise
     return replace(data, moments=None, stamps=None, times=None) if bare else data
+
+
+def _content(file: Any, stored: int, columns: Columns) -> Content:
+    """The channels that are not left out."""
+    every = [one for group in file.groups() for one in group.channels() if len(one)]
+    if not every:
+        raise ReadingError("it has no channel with values, or was cut off before the first.")
+    with own_sentences():
+        check_declared(8 * sum(map(len, every)), stored, "its channels")
+    listed = [one for one in every if not _is_clock(one)]
+    alone = len({one.group_name for one in every}) == 1
+    names = distinct([one.name if alone else f"{one.group_name}.{one.name}" for one in listed])
+    with own_sentences():
+        kept, unused = choose(names, columns)
+    clocks = _clocks(every)
+    origin = _earliest(every, clocks)
+    chosen = [
+        (names[i], one, _own_times(one, clocks.get(one.group_name), origin))
+        for i, one in enumerate(listed)
+        if i in kept
+    ]
+    signals, marks = _read(chosen)
+    bare = frozenset(name for name, _, its in chosen if its[0] is None and its[1] is None)
+    return Content(signals, marks, unused, bare, file.file_status.incomplete_final_segment)
 
 
 def _is_clock(channel: Any) -> bool:
