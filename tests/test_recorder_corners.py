@@ -173,6 +173,13 @@ def test_wfdb_signals_need_no_names_and_numbers_of_a_header_no_words():
     assert len(one("a.hea").series[0]) == 20
 
 
+@pytest.mark.parametrize("name", ["a.HEA", "a.Bag", "a.SIGMF-META"])
+def test_an_ending_in_capitals_that_a_library_does_not_know_is_to_be_renamed(name):
+    Path(name).write_text("x")
+    with pytest.raises(UserError, match=naming(name, "rename", Path(name).suffix.lower())):
+        one(name)
+
+
 def test_the_words_of_rosbags_are_told_without_their_brackets():
     with (
         pytest.raises(ValueError, match=r"no ROS bag file \(No header\)\.$"),

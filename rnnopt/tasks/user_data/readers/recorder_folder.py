@@ -10,7 +10,7 @@ import numpy as np
 from rnnopt.tasks.user_data.alignment import aligned
 from rnnopt.tasks.user_data.readers.columns import Columns
 from rnnopt.tasks.user_data.readers.marks import NoMarksError
-from rnnopt.tasks.user_data.readers.recorders import RECORDERS, without_parts
+from rnnopt.tasks.user_data.readers.recorders import RECORDERS, read_recording, without_parts
 from rnnopt.tasks.user_data.recordings import Recordings, joined_lines, recordings, told_of_units
 from rnnopt.tasks.user_data.step_targets import StepTargets, step_targets
 
@@ -90,12 +90,11 @@ def _all_read(path: Path, files: Sequence[Path], columns: Columns) -> list[Recor
 
 def _read(file: Path, columns: Columns, lacking: list[str]) -> Recordings:
     """The recording of a file; without its labels, which `lacking` is told of, if it has none."""
-    reader = RECORDERS[file.suffix.lower()]
     try:
-        return reader(file, columns)
+        return read_recording(file, columns)
     except NoMarksError as error:
         lacking.append(f"{columns.name}: {error}")
-        return reader(file, replace(columns, optional=True))
+        return read_recording(file, replace(columns, optional=True))
 
 
 def _joined(each: Sequence[StepTargets | None], series: list[np.ndarray]) -> StepTargets | None:

@@ -31,6 +31,9 @@ RECORDERS: dict[str, Callable[[Path, Columns], Recordings]] = {
     ".db3": read_bag,
 }
 
+# Endings that wfdb, sigmf and rosbags look for, in these letters.
+SMALL = (".hea", ".sigmf-meta", ".bag", ".mcap", ".db3")
+
 # mne's readers, whose recordings it writes as EDF; tried with files of these kinds.
 OF_MNE = {".fif": "fif", ".gdf": "gdf", ".set": "eeglab", ".vhdr": "brainvision"}
 # What to do with other files of recorders; {name} is that of the file.
@@ -54,7 +57,19 @@ CONVERSIONS |= {
 
 def read_recorder(path: Path, columns: Columns) -> Parts:
     """Reads the recording of a file."""
-    return RECORDERS[path.suffix.lower()](path, columns), None
+    return read_recording(path, columns), None
+
+
+def read_recording(path: Path, columns: Columns) -> Recordings:
+    """The recording of a file.
+
+    Raises:
+        ValueError: its ending is in capitals, where the library needs small letters; as its reader.
+    """
+    ending = path.suffix.lower()
+    if ending in SMALL and path.suffix != ending:
+        raise ValueError(f"it is read with its ending in small letters alone: rename it {ending}.")
+    return RECORDERS[ending](path, columns)
 
 
 def advice_for(path: Path) -> str | None:
