@@ -62,7 +62,7 @@ def predict_data(
         unlabelled: Absence of labels, in a text file without column names. Otherwise each line is
             expected to have its label first, or where `train --label` placed it.
         decimal: Decimal sign in a text file. Unset: the one given to `rnnopt train`, else the one
-            that the file seems to use.
+            that the file seems to use; with --stream a point.
 
     Examples:
         rnnopt predict runs/own --data new.csv
