@@ -18,7 +18,9 @@ from scipy.special import log_softmax
 
 from rnnopt import RNNClassifier
 from rnnopt.runs.calibration import (
+    MOST,
     calibration_error,
+    line_of,
     log_loss,
     outputs_and_targets,
     temperature_of,
@@ -88,6 +90,16 @@ def test_a_network_that_is_always_right_does_not_become_certain():
 @pytest.mark.parametrize("outputs", [torch.full((4, 2), math.nan), torch.zeros(0, 2)])
 def test_useless_outputs_are_left_alone(outputs):
     assert temperature_of(outputs.double(), torch.zeros(len(outputs), dtype=torch.int64)) == 1
+
+
+def test_a_temperature_at_the_end_of_the_scale_is_said():
+    outputs = torch.tensor([[0.0, 1.0], [0.0, 1.0]], dtype=torch.float64)
+    scores = {"log loss": 0.5, "ECE": 0.1}
+    for targets, at_end in (([0, 0], True), ([1, 1], False)):
+        found = temperature_of(outputs, torch.tensor(targets))
+        assert (found == pytest.approx(MOST)) == at_end
+        note = dict(temperature=found, validation=2, before=scores, after=scores)
+        assert ("the largest allowed" in line_of(note)) == at_end
 
 
 def test_expected_calibration_error_by_hand():
