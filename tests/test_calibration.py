@@ -25,7 +25,10 @@ from rnnopt.runs.calibration import (
     outputs_and_targets,
     temperature_of,
 )
+from rnnopt.runs.export import runners
+from rnnopt.runs.export.comparison import compare_formats
 from rnnopt.runs.export.export import export, open_run
+from rnnopt.runs.export.int8 import metric_of_int8
 from rnnopt.runs.folder import RunFolder
 from rnnopt.runs.prediction import TrainedModel
 from rnnopt.tasks.user_data.preparation import Preparation
@@ -204,6 +207,28 @@ def test_scores_are_those_of_the_predictions(command):
     assert calibration_error(likely.log(), task.test.targets) == pytest.approx(
         note["after"]["ECE"], abs=1e-4
     )
+
+
+def test_scores_of_steps_are_those_of_the_calibrated_answers(command):
+    assert command("train", *write("steps"), *TINY, "--out", "run", "--calibrate")[0] == 0
+    result = result_of("run")
+    after = result["calibration"]["after"]["log loss"]
+    assert after != pytest.approx(result["calibration"]["before"]["log loss"], rel=1e-3)
+    assert result["test_scores"]["all steps"]["log loss"] == pytest.approx(after, rel=1e-5)
+
+
+def test_formats_and_int8_are_compared_with_the_calibrated_network(command, monkeypatch):
+    pytest.importorskip("onnxruntime")
+    monkeypatch.setattr(runners, "LONGEST", 0)  # seconds of a measurement
+    given = [*write("series"), "--metric", "log-loss", "--calibrate", "--out", "run"]
+    assert command("train", *given, *TINY)[0] == 0
+    source, raw, on = open_run(Path("run"))
+    after = result_of("run")["calibration"]["after"]["log loss"]
+    (_, before), _ = metric_of_int8(source)
+    assert float(before) == pytest.approx(after, rel=1e-5)
+    rows = compare_formats(source, raw, on, lambda name: None).rows
+    for row in rows:
+        assert row.metric == pytest.approx(after, rel=1e-2 if "int8" in row.name else 1e-4)
 
 
 def test_exports_and_streams_answer_with_calibrated_probabilities(command, monkeypatch):

@@ -3,7 +3,7 @@
 import traceback
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -220,10 +220,9 @@ def _train_to_the_end(
             with training.best_model() as model:
                 result["calibration"] = calibrated(task, model, training.device, temperature)
         if own is not None and own.preparation.each_step:
+            preparation = replace(own.preparation, temperature=temperature or 1.0)
             with training.best_model() as model:
-                result["test_scores"] = scores_alone(
-                    own.preparation, model, task.test, training.device
-                )
+                result["test_scores"] = scores_alone(preparation, model, task.test, training.device)
     folder.write_result(result)
     return result
 
