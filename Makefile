@@ -9,7 +9,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
-EXTRAS := cli,estimator,data,recordings,export,sweep,tensorboard,mlflow,baselines
+EXTRAS := cli,estimator,data,recordings,export,openvino,sweep,tensorboard,mlflow,baselines
 
 .PHONY: demo test test-full coverage test-torch test-newest test-oldest lint docs clean
 

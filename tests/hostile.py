@@ -119,6 +119,18 @@ def _file(ending: str, **beside: bytes) -> Callable[[bytes], bool]:
     return target
 
 
+def _recording(ending: str) -> Callable[[bytes], bool]:
+    """Bytes as a file of one recording; nothing is asked for that it may lack."""
+
+    def target(content: bytes) -> bool:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, f"a{ending}")
+            path.write_bytes(content)
+            return harmless(path, Columns())
+
+    return target
+
+
 def _intervals(content: bytes) -> bool:
     """The bytes as labels by intervals of two recordings."""
     data = recordings([np.zeros((9, 1)), np.zeros((5, 1))], names=["r0", "r1"])
@@ -268,10 +280,10 @@ TARGETS: dict[str, Callable[[bytes], bool]] = {
     "arff": _file(".arff"),
     "mat": _file(".mat"),
     "h5": _file(".h5"),
-    "mf4": _file(".mf4"),
-    "tdms": _file(".tdms"),
-    "bag": _file(".bag"),
-    "mcap": _file(".mcap"),
+    "mf4": _recording(".mf4"),
+    "tdms": _recording(".tdms"),
+    "bag": _recording(".bag"),
+    "mcap": _recording(".mcap"),
     "npz": _file(".npz"),
     "npy": _member,
     "parquet": _file(".parquet"),
@@ -369,11 +381,13 @@ def _of_recorders() -> dict[str, list[bytes]]:
             found["mf4"].append(mdf(place / "a.mf4", *groups).read_bytes())
         if find_spec("nptdms"):
             rate = {"wf_increment": 0.1, "wf_start_offset": 0.0}
-            parts = [[("g", "v", values, rate), ("g", "w", ["a", "b", "c"], rate)]] * 2
-            found["tdms"].append(tdms(place / "a.tdms", *parts).read_bytes())
+            for scale in (1, 2, 3):  # which columns are looked for depends on the content
+                parts = [[("g", "v", scale * values, rate), ("g", "w", ["a", "b", "c"], rate)]] * 2
+                found["tdms"].append(tdms(place / "a.tdms", *parts).read_bytes())
         if find_spec("rosbags"):
-            bag(place / "b", *vectors(), *texts("/mode", (0, "x")))
-            found["mcap"].append((place / "b" / "b.mcap").read_bytes())
+            for name in ("b", "c", "d"):
+                bag(place / name, *vectors(), *texts(f"/{name}", (0, "x")))
+                found["mcap"].append((place / name / f"{name}.mcap").read_bytes())
             found["bag"].append(bag(place / "a.bag", *vectors(), version=1).read_bytes())
     return found
 

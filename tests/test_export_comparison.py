@@ -82,7 +82,7 @@ def test_every_format_has_a_row_and_the_metric_of_the_test_series(
         assert float(metric) == pytest.approx(accuracy, abs=0 if "int8" not in name else 0.3)
         assert float(change) == pytest.approx(float(metric) - accuracy, abs=1e-3)
         assert float(series) > 0
-        assert (step == "–") == (name in ("torchscript", "onnx", "onnx int8"))
+        assert (step == "–") == (name in ("torchscript", "onnx", "onnx int8", "openvino"))
         assert (size == "–") == (name == "torch")
     sizes = {line[0]: int(line[1]) for line in lines[3:]}
     assert sizes["onnx"] == Path("run/model.onnx").stat().st_size

@@ -13,6 +13,7 @@ import sys
 import zipfile
 import zlib
 from dataclasses import replace
+from types import SimpleNamespace
 
 import hostile
 import numpy as np
@@ -61,7 +62,8 @@ def spoilt(draw, right):
 
 @pytest.mark.parametrize("name", [name for name in TARGETS if RIGHT[name]])
 def test_a_spoilt_file_is_read_or_refused(name):
-    few = {"report": 25, "checkpoint": 60, "parquet": 60, "c3d": 3}  # c3d: a process each
+    few = {"report": 25, "checkpoint": 60, "parquet": 60, "arff": 60, "mat": 60, "h5": 60}
+    few |= {"mf4": 40, "tdms": 40, "bag": 40, "mcap": 40, "c3d": 3}  # c3d: a process each
     count = few.get(name, 40 if name in RECORDED else 120)
 
     @settings(max_examples=count)
@@ -180,6 +182,7 @@ def test_nested_archives_and_paths_in_them_are_just_names(tmp_path):
 CHILD = """
 import resource, sys, warnings
 from pathlib import Path
+from types import SimpleNamespace
 sys.path.insert(0, sys.argv[1])
 import hostile
 resource.setrlimit(resource.RLIMIT_AS, (hostile_limit := 6 * 2**30, hostile_limit))
@@ -257,8 +260,10 @@ def test_one_long_series_among_many_short_ones_pads_no_others_but_its_minibatch(
     with pytest.raises(UserError, match=sentence):
         build_training(config, task)
     build_training(replace(config, batch_size=4), task)
-    monkeypatch.setattr("rnnopt.tasks.user_data.limits.free_memory", lambda: 10**6)
-    with pytest.raises(ValueError, match="steps of 1 channels would take 4.004 MB of memory"):
+    for place in ("tasks.user_data.limits", "tasks.storage"):
+        monkeypatch.setattr(f"rnnopt.{place}.free_memory", lambda: 10**6)
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=10**6))
+    with pytest.raises(ValueError, match=r"steps of 1 channels.* would take 4.004 MB of memory"):
         from_arrays(series, labels, seed=1, validation=0, test=(series[:2], labels[:2]))
 
 

@@ -117,10 +117,19 @@ def test_many_series_are_a_part_of_them_the_same_each_time():
     assert importance(task, Looks([1], slice(None)), seed=1) != found
 
 
-def test_no_importance_where_there_is_nothing_to_say():
-    from rnnopt.tasks import build_task
+def test_long_series_are_fewer_or_none(monkeypatch):
+    task = a_task(count=120)
+    # A network of width 3, 20 steps, 3 channels and 10 parts of time, five times each, and once.
+    work = 3 * 20 * (1 + 5 * 13)
+    for allowed, series in ((25.5, 25), (10, 20), (4, 20), (3.9, None)):
+        monkeypatch.setattr("rnnopt.report.importance.WORK", allowed * work)
+        found = importance(task, Looks([1], slice(None)))
+        assert (None if found is None else found.series) == series
 
-    assert importance(build_task("digits-rows"), nn.Linear(8, 10)) is None
+
+def test_no_importance_where_there_is_nothing_to_say():
+    on_board = replace(a_task(count=12, steps=2), data=None)
+    assert importance(on_board, Looks([1], slice(None))) is None
     wide = a_task(count=12, steps=2, width=101)
     assert importance(wide, Looks([1], slice(None))) is None
 

@@ -198,3 +198,23 @@ def test_a_file_that_was_cut_off_is_refused(version):
         path.write_bytes(content[:size])
         with pytest.raises(UserError, match=naming(path.name, "readable")):
             read(path, Columns())
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("kind", ["f8", "f4", "i1", "u2", "i4", "u8", "?"])
+def test_numbers_of_any_type_are_read_packed_or_not(kind, packed):
+    array = (X % 2 if kind == "?" else X).astype(kind)
+    pytest.importorskip("scipy.io").savemat(
+        "a.mat", {"before": "text", "X": array, "y": [0, 1]}, do_compression=packed
+    )
+    data = read(Path("a.mat"), Columns())[0]
+    np.testing.assert_array_equal(data.series, array.astype(float))
+
+
+def test_a_name_longer_than_the_file_is_refused():
+    path = saved("v5", X=np.arange(6.0).reshape(2, 3))
+    content = bytearray(path.read_bytes())
+    content[176] = 0  # scipy's reader ends the process here (1.17)
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=naming("v5.mat")):
+        read(path, Columns())

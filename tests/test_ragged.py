@@ -5,6 +5,7 @@ are looked at together as their length allows. Counted are the steps that networ
 """
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -320,7 +321,9 @@ def test_what_cannot_fit_is_refused_before_it_is_made(monkeypatch):
     with pytest.raises(ValueError, match="minibatch of 32 sequences, padded to the 1000000 steps"):
         RNNClassifier(hidden=8, random_state=0).fit(X, y)
     monkeypatch.setattr("rnnopt.tasks.user_data.limits.free_memory", lambda: 10**6)
-    with pytest.raises(ValueError, match="1000495 steps of 1 channels would take 4.002 MB"):
+    monkeypatch.setattr("rnnopt.tasks.storage.free_memory", lambda: 10**6)
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=10**6))
+    with pytest.raises(ValueError, match=r"1000495 steps of 1 channels.* would take 4.002 MB"):
         RNNClassifier(hidden=8, random_state=0).fit(X, y)
     task = task_of(stored()[0])
     monkeypatch.setattr("rnnopt.tasks.user_data.limits.free_memory", lambda: 100)

@@ -202,7 +202,7 @@ def test_what_is_wrong_in_other_files_is_said_in_a_sentence(tmp_path):
     with pytest.raises(UserError, match="does not exist"):
         read(tmp_path / "none.csv", Columns())
     with pytest.raises(UserError, match="must be a folder or end in .npz, .csv"):
-        read(lines(tmp_path / "a.mat", "1"), Columns())
+        read(lines(tmp_path / "a.docx", "1"), Columns())
     with pytest.raises(UserError, match="no .npz file"):
         read(lines(tmp_path / "a.npz", "PK1"), Columns())
     np.savez(tmp_path / "b.npz", values=VALUES)

@@ -208,7 +208,7 @@ def test_broken_wfdb_records_are_refused(tmp_path):
         path.write_text(text)
         with pytest.raises(UserError, match=sentence):
             one(path)
-    with pytest.raises(UserError, match=r"name the header beside it, r\.hea"):
+    with pytest.raises(UserError, match=r"name its header, r\.hea"):
         one(tmp_path / "r.dat")
 
 
@@ -298,6 +298,7 @@ def test_a_broken_xdf_file_is_refused_where_pyxdf_reads_what_it_can(tmp_path):
         (content[: len(content) // 2], "cut off"),
         (content[:-300], "cut off"),
         (content.replace(count, b"\x04\0\0\0\x70"), "'EEG' cannot hold 1879048192 samples"),
+        (content.replace(count + b"\x08", count + b"\0"), "'task' is damaged: not all"),
         (content.replace(b"<sample_count>230", b"<sample_count>231"), "'gaze' has 230 samples"),
         (content.replace(b"<channel_count>2", b"<channel_count>3"), "'EEG' is damaged: not all"),
         (content.replace(b"double64", b"doubl364"), "of type 'doubl364'"),
@@ -437,6 +438,8 @@ def test_recordings_of_a_folder_share_channels_and_annotations(tmp_path):
     assert words[0][:2000] == ["wake"] * 1000 + ["sleep"] * 1000
     assert words[1][499:501] == ["", "dream"]
     assert dict(data.lines)["left out"] == "1 of 3 recordings without a label"
+    with pytest.raises(UserError, match=naming("1.edf", "'stage'", "only a, b, annotations")):
+        read(tmp_path, Columns(label="stage", each_step=True))
     files.edf(tmp_path / "4.edf", [a])
     with pytest.raises(UserError, match=naming("4.edf", "lacks 'b'")):
         read(tmp_path, EACH)
@@ -465,6 +468,14 @@ def test_a_run_on_annotations_predicts_recordings_without_any(night, tmp_path, c
     code, _, error = command("train", "--data", str(tmp_path / "new.edf"), *how, *budget)
     assert code == 2
     assert re.search(naming("new.edf", "--label annotations"), error)
+
+
+def test_a_recording_of_one_annotation_has_it_for_a_label(tmp_path):
+    for i, text in enumerate(("up", "down", "up")):
+        files.edf(tmp_path / f"{i}.edf", [("x", "uV", 100, WAVE)], [(1.0, 2.0, text)])
+    assert read(tmp_path, Columns(label="annotations"))[0].targets.tolist() == ["up", "down", "up"]
+    with pytest.raises(UserError, match=naming("0.edf", "'b'")):
+        read(tmp_path, Columns(drop=("b",)))
 
 
 def test_options_of_tables_are_refused_for_recordings(night):

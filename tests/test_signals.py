@@ -97,6 +97,12 @@ def test_the_time_that_all_signals_have_is_kept():
         recording_of([a, late], [], Columns(resample=2.0), "r")
 
 
+def test_a_rate_that_the_values_cannot_mean_is_refused():
+    signals = [ramp(10, 1e-6), ramp(10, 1e-7, "y")]
+    with pytest.raises(ValueError, match="would be made of 10 values"):
+        recording_of(signals, [], Columns(resample=1000.0), "r")
+
+
 def test_what_was_missing_stays_missing_and_gaps_are_told():
     values = np.arange(10.0)
     values[4] = np.nan
@@ -218,6 +224,8 @@ def test_a_label_that_is_not_there_is_refused_unless_it_may_be():
         recording_of(signals, [], EACH, "r")
     with pytest.raises(ValueError, match=naming("'state'", "only x, annotations")):
         recording_of(signals, [Mark(0, 1, "a")], Columns(label="state"), "r")
+    with pytest.raises(ValueError, match=naming("--label", "x, annotations")):
+        recording_of(signals, [Mark(0, 1, "a")], Columns(each_step=True), "r")
     optional = Columns(label="annotations", each_step=True, optional=True)
     assert not recording_of(signals, [], optional, "r").labelled
     with pytest.raises(ValueError, match="labels alone"):
@@ -252,6 +260,9 @@ WRONG = {
     "no values": (Signal("a", "", np.zeros(0), 1.0), "signal 'a' has no values"),
     "infinite": (Signal("a", "", np.array([1.0, np.inf]), 1.0), "must be finite"),
     "equal times": (Signal("a", "", np.zeros(2), times=np.zeros(2)), "same time of 'a'"),
+    "a time too far": (Signal("a", "", np.zeros(2), times=np.array([0, 1e300])), "within 1e"),
+    "a rate too high": (Signal("a", "", np.zeros(2), 1e300), "none can have, 1e"),
+    "no rate": (Signal("a", "", np.zeros(2), float("nan")), "none can have, nan"),
     "no time": (Signal("a", "", np.zeros(2), times=np.array([0, np.nan])), "times of signal 'a'"),
 }
 

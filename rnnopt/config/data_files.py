@@ -5,7 +5,7 @@ A config keeps them as one text, so that a pattern still is one when the run is 
 
 import re
 from collections.abc import Iterable
-from glob import glob
+from glob import escape, glob
 from pathlib import Path
 
 from rnnopt.config.errors import UserError
@@ -26,9 +26,12 @@ def files_of(text: str) -> list[Path]:
         if not matches:
             raise UserError(f"no file matches {one}.")
         found += [Path(match) for match in matches]
-    if len(set(found)) < len(found):
-        twice = next(one for one in found if found.count(one) > 1)
-        raise UserError(f"{twice} is named twice among the files: name it once.")
+    known: dict[Path, Path] = {}
+    for path in found:
+        other = known.setdefault(path.resolve(), path)
+        if other is not path:
+            how = "is named twice" if other == path else f"and {other}, named too, are one file"
+            raise UserError(f"{path} {how} among the files: name it once.")
     return found
 
 
@@ -89,7 +92,13 @@ def _is_pattern(name: str) -> bool:
 
 def _matches(pattern: str) -> list[str]:
     """What a pattern names, ** at any depth; [] of a name without signs."""
-    return sorted(glob(pattern, recursive=True)) if _is_pattern(pattern) else []
+    if not _is_pattern(pattern):
+        return []
+    for end in reversed(range(len(pattern))):  # brackets in the names of folders are no signs
+        folder = pattern[:end]
+        if pattern[end] == "/" and _is_pattern(folder) and _exists(folder):
+            return sorted(glob(escape(folder) + pattern[end:], recursive=True))
+    return sorted(glob(pattern, recursive=True))
 
 
 def _exists(name: str) -> bool:

@@ -188,6 +188,8 @@ class SharedConfig(DataConfig):
             )
         if not self.schedule.startswith("plateau") and self.decay != SharedConfig.decay:
             raise UserError(f"--decay needs a plateau schedule, got {self.schedule}.")
+        if self.calibrate and self.data is None:
+            raise UserError("--calibrate is for data of your own (--data).")
         if self.metric is not None:
             object.__setattr__(self, "metric", metric_name(self.metric))
 

@@ -100,6 +100,7 @@ class PlainIndRNNLayer(nn.Module):
         bound = layer.recurrent_bound
         self.bound: float = float("inf") if bound is None else bound
         self.dropout: float = layer.dropout
+        self.written_out: bool = False  # whether torch's exporter gets a loop and not a scan
         self.norm = copy.deepcopy(layer.norms[k]) if layer.batch_norm else nn.Identity()
         self.before: bool = layer.batch_norm == "before"
 
@@ -113,7 +114,7 @@ class PlainIndRNNLayer(nn.Module):
             reaching = masked(normal, reaching, valid, self.training)
         state = torch.zeros_like(reaching[0]) if first is None else first
         u = self.bounded()
-        if not torch.jit.is_scripting():
+        if not torch.jit.is_scripting() and not self.written_out:
             states = indrnn_states(reaching, u, state, valid, self.relu)
         elif valid is None:
             states = indrnn_loop(reaching, u, state, self.relu)

@@ -8,7 +8,6 @@ import numpy as np
 from rnnopt.config.data_config import Kind
 from rnnopt.report.style import COLORS
 from rnnopt.tasks.names import plain
-from rnnopt.tasks.user_data.limits import check_memory
 from rnnopt.tasks.user_data.recordings import Recordings
 from rnnopt.tasks.user_data.series import cut_padding
 from rnnopt.tasks.user_data.splits import members
@@ -33,7 +32,8 @@ def draw(data: Recordings, name: str, kind: Kind | None = None, padded: bool = F
     from matplotlib.figure import Figure
 
     series = list(cut_padding(data.series) if padded else data.series)
-    scaled = series if len(data.channels) == 1 else _scaled(series)
+    several = len(data.channels) > 1
+    center, scale = _scales(series) if several else (np.zeros(1), np.ones(1))
     groups = _groups(data, kind)
     shown = groups[:PANELS]
     columns = len(shown) if len(shown) < 5 else min(4, math.ceil(math.sqrt(len(shown))))
@@ -44,7 +44,7 @@ def draw(data: Recordings, name: str, kind: Kind | None = None, padded: bool = F
     above.suptitle(_title(data, name, len(groups) - len(shown)), fontsize=11)
     panels = above.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
     for panel, (title, these) in zip(panels, shown, strict=False):
-        _panel(panel, [scaled[i] for i in these])
+        _panel(panel, [series[i] for i in these], center, scale)
         panel.set_title(title, fontsize=9)
     for panel in panels[len(shown) :]:
         panel.set_axis_off()
@@ -84,7 +84,8 @@ def _groups(data: Recordings, kind: Kind | None) -> list[tuple[str, np.ndarray]]
     return [(f"{t} ({len(i)})", i) for t, i in zip(titles, thirds, strict=False)]
 
 
-def _panel(axis: "Axes", series: list[np.ndarray]) -> None:
+def _panel(axis: "Axes", series: list[np.ndarray], center: np.ndarray, scale: np.ndarray) -> None:
+    """Mean and band of some series, each channel less its center, in units of its scale."""
     channels = min(CHANNELS, series[0].shape[1])
     for channel in range(channels):
         color = COLORS[channel]
@@ -92,6 +93,7 @@ def _panel(axis: "Axes", series: list[np.ndarray]) -> None:
             for one in series[:EXAMPLES]:
                 axis.plot(one[:, 0], color=GREY, linewidth=0.5, alpha=0.6)
         mean, deviation = moments([one[:, channel] for one in series])
+        mean, deviation = (mean - center[channel]) / scale[channel], deviation / scale[channel]
         steps = np.arange(len(mean))
         axis.plot(steps, mean, color=color, linewidth=1.4, label=str(channel))
         axis.fill_between(
@@ -102,23 +104,30 @@ def _panel(axis: "Axes", series: list[np.ndarray]) -> None:
     axis.margins(x=0.01)
 
 
-def _scaled(series: list[np.ndarray]) -> list[np.ndarray]:
-    """The series with each channel at mean 0 and deviation 1."""
-    mean, deviation = moments(list(np.concatenate(series)))
-    return [(one - mean) / np.where(deviation > 0, deviation, 1) for one in series]
+def _scales(series: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and deviation (channel,) over all steps, the latter 1 where a channel never varies."""
+    count = sum((~np.isnan(one)).sum(0) for one in series)
+    count = np.where(count > 0, count, np.nan)
+    mean = sum(np.nansum(one, 0, dtype=np.float64) for one in series) / count
+    squares = sum(np.nansum((one - mean) ** 2, 0) for one in series)
+    deviation = np.sqrt(squares / count)
+    return mean, np.where(deviation > 0, deviation, 1)
 
 
 def moments(series: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """Mean and deviation at each step over the series that have a value there, NaN where none."""
     longest = max(map(len, series))
-    check_memory(40 * len(series) * longest, f"a table of {len(series)} series of {longest} steps")
-    table = np.full((len(series), longest), np.nan)
-    for row, one in zip(table, series, strict=True):
-        row[: len(one)] = one
-    seen = ~np.isnan(table)
-    count = np.where(seen.any(0), seen.sum(0), np.nan)
-    mean = np.where(seen, table, 0).sum(0) / count
-    return mean, np.sqrt(np.where(seen, (table - mean) ** 2, 0).sum(0) / count)
+    count, total, squares = np.zeros((3, longest))
+    for one in series:
+        seen = ~np.isnan(one)
+        count[: len(one)] += seen
+        total[: len(one)] += np.where(seen, one, 0)
+    count[count == 0] = np.nan
+    mean = total / count
+    for one in series:
+        from_mean = one - mean[: len(one)]
+        squares[: len(one)] += np.where(np.isnan(from_mean), 0, from_mean**2)
+    return mean, np.sqrt(squares / count)
 
 
 def _targets(axis: "Axes", data: Recordings, kind: Kind | None) -> None:
@@ -161,9 +170,9 @@ def _lengths_or_values(axis: "Axes", series: list[np.ndarray]) -> None:
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.set_xlabel("steps")
         return
-    values = np.concatenate(series)
-    for channel in range(min(CHANNELS, values.shape[1])):
-        seen = values[:, channel][~np.isnan(values[:, channel])]
+    for channel in range(min(CHANNELS, series[0].shape[1])):
+        values = np.concatenate([one[:, channel] for one in series], dtype=np.float64)
+        seen = values[~np.isnan(values)]
         axis.hist(seen, bins=60, histtype="step", color=COLORS[channel], linewidth=1.4)
     axis.set_xlabel(f"value (every series has {lengths[0]} steps)")
     axis.set_ylabel("steps")

@@ -24,8 +24,9 @@ from rnnopt.tasks.pieces import width
 REPEATS = 5
 BLOCKS = 10  # of time, of equal length
 MOST_CHANNELS = 100
-FEWEST, MOST_SERIES = 30, 500
-WORK = 4e9  # numbers that the widest layer may take in all: some seconds
+FEWEST, MOST_SERIES = 20, 500
+WORK = 3e9  # numbers that the widest layer should take in all: about ten seconds
+LIMIT = 5  # times as many for the fewest series: beyond it nothing is shown
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,8 @@ def importance(task: Task, model: nn.Module, seed: int = 0) -> Importance | None
         seed: seed of the run.
 
     Returns:
-        None for other tasks, with too many channels, and where the metric cannot be taken.
+        None for other tasks, with too many channels or steps, and where the metric cannot be
+        taken.
     """
     if task.data is None:
         return None
@@ -129,7 +131,10 @@ def importance(task: Task, model: nn.Module, seed: int = 0) -> Importance | None
         return None
     generator = torch.Generator().manual_seed(seed + seeds.IMPORTANCE)
     count = 1 + REPEATS * (len(names) + blocks)
-    part = _part(task.test, count * width(model, task.input_size), generator)
+    work = count * width(model, task.input_size) * task.test.steps
+    if work * min(FEWEST, len(task.test)) > LIMIT * WORK:
+        return None
+    part = _part(task.test, work, generator)
     shuffled = Shuffled(task, model, part, generator)
     try:
         channels = [shuffled.bar(name, i, None) for i, name in enumerate(names)]
@@ -140,9 +145,9 @@ def importance(task: Task, model: nn.Module, seed: int = 0) -> Importance | None
     return Importance(task.metric, shuffled.whole, len(part), len(task.test), channels, parts)
 
 
-def _part(examples: Examples, cost: float, generator: torch.Generator) -> Examples:
-    """As many examples, drawn at random, as the work allows at so many numbers a step."""
-    most = min(MOST_SERIES, max(FEWEST, int(WORK / (cost * examples.steps))))
+def _part(examples: Examples, work: float, generator: torch.Generator) -> Examples:
+    """Examples drawn at random, as many as there is time for, at so much work for each."""
+    most = min(MOST_SERIES, max(FEWEST, int(WORK / work)))
     if len(examples) <= most:
         return examples
     return select(examples, torch.randperm(len(examples), generator=generator)[:most])

@@ -36,8 +36,6 @@ def check_calibrates(task: Task) -> None:
     """Raises UserError if a task's network has no probabilities to calibrate, or no data to."""
     if started() > 1:
         raise UserError("--calibrate works in one process: leave out torchrun.")
-    if task.data is None:
-        raise UserError("--calibrate is for data of your own (--data).")
     if task.loss == "mse":
         raise UserError("--calibrate is for classes and labels, got numbers to predict.")
 

@@ -11,6 +11,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from rnnopt.tasks.storage import together
+
 NO_CLASS = -1  # the class of a step without a target; a missing number is NaN
 
 
@@ -159,12 +161,11 @@ def joined(one: Examples, other: Examples) -> Examples:
         weights = torch.cat(parts)
     targets = torch.cat([one.targets, other.targets])
     if one.lengths is None and other.lengths is None and one.steps == other.steps:
-        inputs = torch.cat([one.inputs, other.inputs])
+        inputs = together(one.inputs, other.inputs)
         return replace(one, inputs=inputs, targets=targets, weights=weights)
     steps, lengths = zip(*map(_without_padding, (one, other)), strict=True)
-    return replace(
-        one, inputs=torch.cat(steps), targets=targets, lengths=torch.cat(lengths), weights=weights
-    )
+    inputs = together(*steps)
+    return replace(one, inputs=inputs, targets=targets, lengths=torch.cat(lengths), weights=weights)
 
 
 def _without_padding(examples: Examples) -> tuple[Tensor, Tensor]:

@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rnnopt.tasks.user_data.limits import LARGEST, check_memory
+from rnnopt.tasks.storage import room
+from rnnopt.tasks.user_data.limits import LARGEST
 
 BLOCK = 1 << 16  # values
 CONSTANT = 1e-14  # of the largest value: a smaller variation is only rounding
@@ -73,8 +74,7 @@ def standardized(
     """
     lengths = torch.tensor([len(one) for one in series])
     steps, channels = int(lengths.sum()), series[0].shape[1]
-    check_memory(4 * steps * channels, f"{steps} steps of {channels} channels")
-    inputs, place = torch.empty(steps, channels), 0
+    inputs, place = room((steps, channels), f"{steps} steps of {channels} channels"), 0
     for block, _ in _blocks(series):
         exact = (block - mean) / deviation
         rounded = inputs[place : place + len(exact)]

@@ -39,17 +39,19 @@ def export_run(
 ) -> int:
     """Write a trained network as a file for other programs.
 
-    The file has the best weights of a run; a model card is written beside it. ONNX and TorchScript
-    files take raw series (batch, time, channel) with their lengths and hold the normalisation; a C
-    header takes raw steps one after another; safetensors holds the weights alone. Each is loaded
-    (a header: compiled, if there is a C compiler) and run on the run's own data first, and written
-    only if it answers as the run's network does.
+    The file has the best weights of a run; a model card is written beside it. ONNX, OpenVINO and
+    TorchScript files take raw series (batch, time, channel) with their lengths and hold the
+    normalisation; ExecuTorch programs do so too, for one series of a fixed length; a C header takes
+    raw steps one after another; safetensors holds the weights alone. Each is loaded (a header:
+    compiled, if there is a C compiler) and run on the run's own data first, and written only if it
+    answers as the run's network does.
 
     Args:
         run: Folder of the run.
         format: Format of the file.
-        out: File to write: .onnx, .pt, .safetensors or .h. The model card gets its name and .md;
-            the functions of a header begin with its name. Unset: model and that ending in RUN; with
+        out: File to write: .onnx, .pt, .safetensors, .h, .pte of ExecuTorch, or .xml of OpenVINO,
+            whose weights are a .bin file beside it. The model card gets its name and .md; the
+            functions of a header begin with its name. Unset: model and that ending in RUN; with
             --streaming stream.onnx.
         streaming: Graph of one step, for ONNX: from raw inputs (batch, channel) and states to
             answers and the next states. A C header is always of one step.
@@ -72,8 +74,12 @@ def export_run(
     inputs = [*inputs_in(config.data), *inputs_in(config.test)]
     own: list[str | Path] = [*inputs, run / "best.pt", run / "checkpoint.pt"]
     check_output(out, ENDINGS[format], own)
+    weights_file = out.with_suffix(".bin")
     if format == "c":
         refuse_other_header(out)
+    if format == "openvino":
+        check_output(weights_file, ".bin", own)
+        refuse_other_weights(out, weights_file)
     checked = export(source, format, raw, on, streaming, weights, identifier(out.stem))
     if weights == "int8":
         checked = replace(checked, facts=checked.facts + metric_of_int8(source))
@@ -81,6 +87,8 @@ def export_run(
     card = model_card(source, format, out.name, checked, streaming, weights, compared)
     with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
+        if checked.weights is not None:  # first: what is whole without them is a wrong network
+            write_atomically(weights_file, checked.weights)
         write_atomically(out, checked.content)
         write_atomically(card_file, card.encode())
     print_line(verdict(checked, streaming or format == "c", weights))
@@ -89,6 +97,8 @@ def export_run(
     for what, figure in checked.facts:
         print_line(f"{what}: {figure}")
     print_line(f"wrote {out} ({len(checked.content)} bytes)")
+    if checked.weights is not None:
+        print_line(f"wrote {weights_file} ({len(checked.weights)} bytes)")
     print_line(f"wrote {card_file}")
     if compared is not None:
         print_comparison(compared)
@@ -135,3 +145,12 @@ def refuse_other_header(out: Path) -> None:
         known = file.read(len(MARK)) == MARK.encode()
     if not known:
         raise UserError(f"--out must not be a header of another origin, got {out}.")
+
+
+def refuse_other_weights(out: Path, weights_file: Path) -> None:
+    """Refuses to write over weights of OpenVINO that are not of `out`."""
+    if weights_file.exists() and not out.exists():
+        raise UserError(
+            f"{out} needs its weights in {weights_file}, which is there already and is not its own:"
+            " choose another --out."
+        )

@@ -1,4 +1,7 @@
-"""All formats of a run, measured here: sizes, times of one thread, the metric on the test data."""
+"""All formats of a run, measured here: sizes, times of one thread, the metric on the test data.
+
+Not ExecuTorch, whose conversion takes long and is for series of one length.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -10,7 +13,7 @@ from torch import Tensor
 from rnnopt.config.errors import UserError
 from rnnopt.runs.environment import processor_name
 from rnnopt.runs.export.c_file import c_file
-from rnnopt.runs.export.export import export
+from rnnopt.runs.export.export import Checked, export
 from rnnopt.runs.export.formats import Format, Weights
 from rnnopt.runs.export.int8 import with_int8_weights
 from rnnopt.runs.export.plain_model import PlainModel
@@ -21,6 +24,7 @@ from rnnopt.runs.export.runners import (
     one_thread,
     onnx_runner,
     onnx_step_runner,
+    openvino_runner,
     torchscript_runner,
 )
 from rnnopt.runs.export.source import Source, calibrated_model, what_happened
@@ -47,6 +51,7 @@ VARIANTS = (
     Variant("onnx int8", "onnx", weights="int8"),
     Variant("onnx step", "onnx", True),
     Variant("onnx step int8", "onnx", True, "int8"),
+    Variant("openvino", "openvino"),
     Variant("c", "c"),
     Variant("c int8", "c", weights="int8"),
 )
@@ -119,7 +124,7 @@ def compare_formats(
             if variant.form == "safetensors":  # loaded, it is the network itself
                 rows.append(replace(rows[0], name=variant.name, bytes=len(checked.content)))
             else:
-                rows.append(_measured(source, variant, checked.content, first, of_files))
+                rows.append(_measured(source, variant, checked, first, of_files))
     metric = source.result.get("metric", "metric") if task is None else task.metric
     return Comparison(
         tuple(rows),
@@ -143,20 +148,23 @@ def _prepared(source: Source, series: Tensor) -> Tensor:
 
 
 def _measured(
-    source: Source, variant: Variant, content: bytes, first: Tensor, task: Task | None
+    source: Source, variant: Variant, checked: Checked, first: Tensor, task: Task | None
 ) -> Row:
     """The row of a file that is no network of ours."""
     if variant.weights == "int8":
         source = replace(source, model=with_int8_weights(source.model))
     plain = PlainModel(source.model, source.preparation, source.loss)
     if variant.form != "c":
-        if variant.form == "torchscript":
+        content, beside = checked.content, checked.weights or b""
+        if variant.form == "openvino":
+            runner = openvino_runner(content, beside, first)
+        elif variant.form == "torchscript":
             runner = torchscript_runner(content, first)
         elif variant.streaming:
             runner = onnx_step_runner(content, plain, first)
         else:
             runner = onnx_runner(content, first)
-        return _row(variant, len(content), runner, plain, task)
+        return _row(variant, len(content) + len(beside), runner, plain, task)
     header = c_file(source, plain, "model", variant.weights)
     if header.program is None:
         return Row(variant.name, header.bytes, None, None, None)

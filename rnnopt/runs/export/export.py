@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
@@ -12,7 +13,9 @@ from torch.nn.utils.rnn import pad_sequence
 from rnnopt.config.errors import UserError
 from rnnopt.layers.sequence_model import SequenceModel
 from rnnopt.runs.export.c_file import c_file
+from rnnopt.runs.export.executorch_file import executorch_file
 from rnnopt.runs.export.formats import (
+    EXTRAS,
     INT8,
     Answer,
     Format,
@@ -22,6 +25,7 @@ from rnnopt.runs.export.formats import (
     torchscript_file,
 )
 from rnnopt.runs.export.int8 import with_int8_weights
+from rnnopt.runs.export.openvino_file import openvino_file
 from rnnopt.runs.export.plain_model import PlainModel, double
 from rnnopt.runs.export.source import Facts, Source, what_happened
 from rnnopt.runs.export.streaming import refuse_streaming, streaming_file
@@ -53,6 +57,7 @@ class Checked:
         on: description of these series.
         rounding: largest change of an output by float32 series and outputs; same units.
         facts: more about it, for the card, by name.
+        weights: bytes of a second file, which the first one needs beside it; None for none.
     """
 
     content: bytes
@@ -61,6 +66,7 @@ class Checked:
     on: str
     rounding: float = 0.0
     facts: Facts = ()
+    weights: bytes | None = None
 
 
 def open_run(path: Path) -> tuple[Source, tuple[Tensor, Tensor], str]:
@@ -117,7 +123,9 @@ def _own_series(source: Source, p: Preparation) -> tuple[tuple[Tensor, Tensor], 
         series = p.ragged(part)
     else:
         series = list(cut_padding(part.series) if p.padded else part.series)
-    inputs = pad_sequence([torch.from_numpy(one) for one in series], batch_first=True)
+    inputs = pad_sequence(
+        [torch.from_numpy(np.array(one, np.float64)) for one in series], batch_first=True
+    )
     lengths = torch.tensor([len(one) for one in series])
     return (inputs, lengths), "test series of the run" if test else "series of the run's file"
 
@@ -206,12 +214,13 @@ def export(
     expected = refer(source, narrow)
     allowed, rounding = ALLOWED, 0.0
     try:
-        content, answer, facts = _file(source, form, streaming, weights, name)
+        made = _file(source, form, streaming, weights, name, lengths)
     except ModuleNotFoundError as error:
         raise UserError(
-            f'--format {form} needs {error.name}: pip install "rnnopt[export]".'
+            f"--format {form} needs {error.name}: pip install"
+            f' "rnnopt[{EXTRAS.get(form, "export")}]".'
         ) from error
-    found = None if answer is None else answer(*narrow)
+    found = None if made.answer is None else made.answer(*narrow)
     if form != "safetensors":
         if p is not None and p.kind == "regression":
             # The relative precision of float32.
@@ -234,13 +243,24 @@ def export(
             f"the exported network's answers differ from the run's by {difference:.2g}, where"
             f" {allowed:.2g} is allowed: nothing was written."
         )
-    return Checked(content, difference, len(inputs), on, rounding, facts)
+    return Checked(made.content, difference, len(inputs), on, rounding, made.facts, made.weights)
+
+
+@dataclass(frozen=True)
+class _File:
+    """A file in memory: its content, a function that runs it, None if nothing here can, its sizes,
+    and the content of a second file."""
+
+    content: bytes
+    answer: Answer | None
+    facts: Facts = ()
+    weights: bytes | None = None
 
 
 def _file(
-    source: Source, form: Format, streaming: bool, weights: Weights, name: str
-) -> tuple[bytes, Answer | None, Facts]:
-    """The file, a function that runs it, None if nothing here can, and its sizes in memory."""
+    source: Source, form: Format, streaming: bool, weights: Weights, name: str, lengths: Tensor
+) -> _File:
+    """The file of a format."""
     p = source.preparation
     note: dict[str, Any] = {"task": source.config.task}
     if p is not None:
@@ -248,14 +268,20 @@ def _file(
     if form == "safetensors":
         content, twin = safetensors_file(source.model, source.settings, note)
         rebuilt = replace(source, model=twin)
-        return content, lambda *raw: reference(rebuilt, raw), ()
+        return _File(content, lambda *raw: reference(rebuilt, raw))
     plain = PlainModel(source.model, p, source.loss)
     if form == "c":
         header = c_file(source, plain, name, weights)
-        return header.content, header.answer if header.program else None, header.sizes
+        return _File(header.content, header.answer if header.program else None, header.sizes)
     if form == "torchscript":
-        return *torchscript_file(plain, note), ()
-    return *(streaming_file if streaming else onnx_file)(plain, note, weights == "int8"), ()
+        return _File(*torchscript_file(plain, note))
+    if form == "executorch":
+        known = [] if p is None else [p.shortest, p.longest]
+        return _File(*executorch_file(plain, [*known, *lengths.tolist()]))
+    if form == "openvino":
+        content, beside, answer = openvino_file(plain, note)
+        return _File(content, answer, weights=beside)
+    return _File(*(streaming_file if streaming else onnx_file)(plain, note, weights == "int8"))
 
 
 def _difference(source: Source, one: Tensor, other: Tensor, lengths: Tensor) -> float:

@@ -15,12 +15,17 @@ from torch import Tensor
 from rnnopt.layers.sequence_model import SequenceModel
 from rnnopt.runs.export.plain_model import PlainModel
 
-Format = Literal["onnx", "torchscript", "safetensors", "c"]
+Format = Literal["onnx", "torchscript", "safetensors", "openvino", "executorch", "c"]
 ENDINGS: dict[Format, str] = {
-    "onnx": ".onnx", "torchscript": ".pt", "safetensors": ".safetensors", "c": ".h",
+    "onnx": ".onnx", "torchscript": ".pt", "safetensors": ".safetensors", "openvino": ".xml",
+    "executorch": ".pte", "c": ".h",
 }  # fmt: skip
 Weights = Literal["float32", "int8"]
 INT8: tuple[Format, ...] = ("c", "onnx")  # formats that can store weights as int8
+EXTRAS = {
+    "openvino": "openvino",
+    "executorch": "executorch",
+}  # of the package, where it is not "export"
 # Runs a loaded file on raw series (batch, time, channel) and lengths (batch,).
 Answer = Callable[[Tensor, Tensor], Tensor]
 Note = Mapping[str, Any]

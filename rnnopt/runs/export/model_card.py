@@ -28,6 +28,21 @@ session = onnxruntime.InferenceSession("{file}")
 series = np.zeros((1, {steps}, {width}), np.float32)  # (batch, time, channel), raw
 lengths = np.array([{steps}])  # true steps of each
 (answers,) = session.run(None, {{"inputs": series, "lengths": lengths}})""",
+    "openvino": """import numpy as np
+import openvino
+
+core = openvino.Core()  # {file} needs its .bin file beside it
+# Without the hint it computes in bfloat16 where the processor has it.
+model = core.compile_model("{file}", "CPU", {{"INFERENCE_PRECISION_HINT": "f32"}})
+series = np.zeros((1, {steps}, {width}), np.float32)  # (batch, time, channel), raw
+lengths = np.array([{steps}])  # true steps of each
+answers = model({{"inputs": series, "lengths": lengths}})["answers"]""",
+    "executorch": """import torch
+from executorch.runtime import Runtime
+
+method = Runtime.get().load_program("{file}").load_method("forward")
+series = torch.zeros(1, {steps}, {width})  # (1, time, channel), raw; always of {steps} steps
+(answers,) = method.execute([series])""",
     "torchscript": """import torch
 
 model = torch.jit.load("{file}")
@@ -234,9 +249,13 @@ def limits(source: Source, form: Format, checked: Checked, stepwise: bool = Fals
     if checked.rounding > ALLOWED:
         found.append(f"Rounding of series and answers to float32 can move an answer by"
                      f" {checked.rounding:.2g}.")  # fmt: skip
-    if form == "onnx":
+    if form in ("onnx", "openvino"):
         found.append("OpenVINO computes in bf16 where the processor has it, unless"
                      " INFERENCE_PRECISION_HINT=f32 is set.")  # fmt: skip
+    if form == "executorch":
+        found.append(f"It takes one series of {p.longest} steps at a time, no other length.")
+    if form == "openvino":
+        found.append("It was compared with that setting, on the processor.")
     if form == "safetensors":
         found.append("Series must be prepared as in training before they are given to it.")
     elif p.missing == "error":

@@ -177,42 +177,57 @@ def _final_states(g: Graph, states: str, lengths: str, bidirectional: bool) -> s
 
 def _layer(g: Graph, layer: nn.Module, states: str, lengths: str) -> str:
     """One recurrent layer on (time, batch, feature)."""
-    both = isinstance(layer, BothDirections)
-    one: nn.Module = layer.layer if isinstance(layer, BothDirections) else layer
-    if isinstance(one, PlainIndRNN):
-        forwards = _indrnn(g, one.layers[0], states)
-        if not both:
-            return forwards
-        # ReverseSequence leaves the padding where it is.
-        backwards = g.add("ReverseSequence", states, lengths, time_axis=0, batch_axis=1)
-        backwards = _indrnn(g, one.layers[1], backwards)
-        backwards = g.add("ReverseSequence", backwards, lengths, time_axis=0, batch_axis=1)
-        return g.add("Concat", forwards, backwards, axis=2)
+    if not isinstance(layer, BothDirections):
+        (one,) = directions_of(layer)
+        return _direction(g, one, states)
+    one, other = directions_of(layer.layer)
+    forwards = _direction(g, one, states)
+    # ReverseSequence leaves the padding where it is. ONNX's operators have a second direction of
+    # their own, which begins at the last true step; OpenVINO 2026.4 begins it at the padding.
+    backwards = g.add("ReverseSequence", states, lengths, time_axis=0, batch_axis=1)
+    backwards = _direction(g, other, backwards)
+    backwards = g.add("ReverseSequence", backwards, lengths, time_axis=0, batch_axis=1)
+    return g.add("Concat", forwards, backwards, axis=2)
+
+
+def directions_of(layer: Any) -> list[nn.Module]:
+    """The directions of a layer of torch, or of a `PlainIndRNN`, as layers of one direction."""
+    if isinstance(layer, PlainIndRNN):
+        return list(layer.layers)
+    if not layer.bidirectional:
+        return [layer]
+    found: list[nn.Module] = []
+    for end in ("l0", "l0_reverse"):
+        options = {"nonlinearity": layer.nonlinearity} if layer.mode.startswith("RNN") else {}
+        one = type(layer)(layer.input_size, layer.hidden_size, **options)
+        names = {name: name.replace("l0", end) for name, _ in one.named_parameters()}
+        one.load_state_dict({name: getattr(layer, theirs) for name, theirs in names.items()})
+        found.append(one.requires_grad_(False))
+    return found
+
+
+def _direction(g: Graph, one: nn.Module, states: str) -> str:
+    """A layer of one direction on (time, batch, feature)."""
+    if isinstance(one, PlainIndRNNLayer):
+        return _indrnn(g, one, states)
     operator, inputs, attributes = operator_of(g, one)
-    if not both:
-        found = g.add(operator, states, *inputs, **attributes)
-        return g.add("Squeeze", found, g.whole(1))  # (time, directions, batch, hidden)
-    known = g.add("Cast", lengths, to=TensorProto.INT32)
-    found = g.add(operator, states, *inputs, known, direction="bidirectional", **attributes)
-    together = g.add("Transpose", found, perm=[0, 2, 1, 3])  # (time, batch, directions, hidden)
-    return g.add("Reshape", together, g.whole(0, 0, 2 * attributes["hidden_size"]))
+    found = g.add(operator, states, *inputs, **attributes)
+    return g.add("Squeeze", found, g.whole(1))  # (time, directions, batch, hidden)
 
 
 def operator_of(g: Graph, layer: nn.Module) -> tuple[str, list[str], dict[str, Any]]:
-    """The operator of a torch layer, its weights as constants, and its attributes."""
+    """The operator of a torch layer of one direction, its weights and its attributes."""
     torch_layer: Any = layer
     operator = torch_layer.mode.split("_")[0]
     order = GATES.get(operator, (0,))
-    ends = ("l0", "l0_reverse") if torch_layer.bidirectional else ("l0",)
     names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-    w, r, b_w, b_r = (  # (directions, …)
-        torch.stack([reordered(getattr(torch_layer, f"{name}_{end}"), order) for end in ends])
-        for name in names
+    w, r, b_w, b_r = (  # (1, …), of one direction
+        reordered(getattr(torch_layer, f"{name}_l0"), order)[None] for name in names
     )
     attributes: dict[str, Any] = dict(hidden_size=torch_layer.hidden_size)
     if operator == "RNN":
         kind = "Relu" if torch_layer.nonlinearity == "relu" else "Tanh"
-        attributes["activations"] = [kind] * len(ends)
+        attributes["activations"] = [kind]
     if operator == "GRU":
         attributes["linear_before_reset"] = 1  # as in torch
     biases = g.constant(torch.cat((b_w, b_r), 1))
@@ -225,9 +240,8 @@ def reordered(weights: Tensor, order: tuple[int, ...]) -> Tensor:
     return torch.cat([parts[i] for i in order])
 
 
-def _indrnn(g: Graph, one: nn.Module, states: str) -> str:
+def _indrnn(g: Graph, one: PlainIndRNNLayer, states: str) -> str:
     """One direction of an IndRNN layer: a Scan over time."""
-    assert isinstance(one, PlainIndRNNLayer)
     reaching = g.add("MatMul", states, g.matrix(one.input.weight, transposed=True))
     reaching = g.add("Add", reaching, g.constant(one.input.bias))
     u, activation = g.constant(one.bounded()), "Relu" if one.relu else "Tanh"

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from rnnopt.layers.sequence_model import SequenceModel
 from rnnopt.runs.export.formats import Answer, whole_series
+from rnnopt.runs.export.openvino_file import loaded
 from rnnopt.runs.export.plain_model import PlainModel
 from rnnopt.runs.export.step_states import states_of
 from rnnopt.runs.export.streaming import step_by_step
@@ -88,14 +89,21 @@ def onnx_step_runner(content: bytes, model: PlainModel, raw: Tensor) -> Runner:
     return Runner(answer, series, median_seconds(partial(session.run, None, given)))
 
 
+def openvino_runner(operators: bytes, weights: bytes, raw: Tensor) -> Runner:
+    """The two files of OpenVINO."""
+    answer = loaded(operators, weights, INFERENCE_NUM_THREADS=1)
+    call = partial(answer, raw[None], torch.tensor([len(raw)]))
+    return Runner(answer, median_seconds(call), None)
+
+
 def torchscript_runner(content: bytes, raw: Tensor) -> Runner:
     """A TorchScript file."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*torch.jit.*deprecated")
-        loaded = torch.jit.load(io.BytesIO(content))
-    call = partial(loaded, raw[None], torch.tensor([len(raw)]))
+        script = torch.jit.load(io.BytesIO(content))
+    call = partial(script, raw[None], torch.tensor([len(raw)]))
     with torch.no_grad():
-        return Runner(loaded, median_seconds(call), None)
+        return Runner(script, median_seconds(call), None)
 
 
 def _session(content: bytes) -> Any:

@@ -30,7 +30,8 @@ def aligned(data: Recordings, channels: tuple[str, ...], table: TableSchema | No
     if _named(data.channels) and _named(channels):
         order = _order(data.channels, channels, "channel")
         series = tuple(one[:, order] for one in data.series)
-        return replace(data, series=series, channels=channels)
+        units = tuple(data.units[i] for i in order) if data.units else ()
+        return replace(data, series=series, channels=channels, units=units)
     if len(data.channels) != len(channels):
         alone = len(data.channels) == 1 and len(data) > 1
         hint = f" (in Python an array of two axes is (count, time), and {SINGLE})" * alone

@@ -20,6 +20,7 @@ from rnnopt.tasks.user_data.own_data import OwnData
 from rnnopt.tasks.user_data.parts import divide, doubts, told_of_split
 from rnnopt.tasks.user_data.preparation import Preparation
 from rnnopt.tasks.user_data.recordings import Recordings
+from rnnopt.tasks.user_data.resampling import rate_of
 from rnnopt.tasks.user_data.sampling import Sampling
 from rnnopt.tasks.user_data.series import check_missing, cut_padding
 from rnnopt.tasks.user_data.step_targets import check_some
@@ -105,6 +106,8 @@ def _shaped(
     if sampling.feedback:
         check_feedback(data, how.get("kind"), forecast)
         _check_free(data, test, free := max(sampling.feedback, how.get("ignore_first", 0)))
+    if sampling != Sampling() and sampling.resample is None and not sampling.time_gap:
+        sampling = replace(sampling, trained_at=rate_of(data))
     data = sampling.shape(data, how.get("kind"), padded)
     test = None if test is None else sampling.shape(test, how.get("kind"), padded)
     if sampling.feedback:  # windows may be shorter

@@ -8,7 +8,7 @@ from rnnopt.tasks.user_data.limits import LARGEST
 
 
 def series_of(inputs: Any, lengths: Any = None) -> list[np.ndarray]:
-    """The series (time, channel) in float64.
+    """The series (time, channel) in float64; those of a mapped file of floats are views of it.
 
     Args:
         inputs: (count, time), (count, time, feature), or a list of (time,) or (time, feature).
@@ -30,8 +30,9 @@ def series_of(inputs: Any, lengths: Any = None) -> list[np.ndarray]:
     for i, one in enumerate(series):
         if len(one) < 1:
             raise ValueError(f"every series needs at least one step, series {i + 1} has none.")
-        if (np.abs(one) > LARGEST).any():
-            step, channel = np.argwhere(np.abs(one) > LARGEST)[0] + 1
+        far = np.abs(one, dtype=np.float64) > LARGEST
+        if far.any():
+            step, channel = np.argwhere(far)[0] + 1
             raise ValueError(
                 f"values must be finite and within {LARGEST:g}, got an infinite or larger one in"
                 f" series {i + 1}, step {step}, channel {channel}."
@@ -72,6 +73,8 @@ def _numbers(values: Any, what: str) -> np.ndarray:
             f"{what} must be an array of numbers, got type {array.dtype}; series of different"
             " lengths go in a list, or padded with their lengths."
         )
+    if isinstance(values, np.memmap) and array.dtype in (np.float32, np.float64):
+        return array
     with np.errstate(over="ignore", invalid="ignore"):  # infinity is checked later
         return array.astype(np.float64)
 

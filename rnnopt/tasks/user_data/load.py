@@ -1,9 +1,10 @@
 """Builds a task from the user's files that a run's config names."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from rnnopt.config.data_config import DataConfig
-from rnnopt.config.data_files import brief
+from rnnopt.config.data_files import brief, files_of
 from rnnopt.config.errors import UserError
 from rnnopt.tasks.task import Task
 from rnnopt.tasks.user_data.build import build
@@ -33,7 +34,7 @@ def own_task(config: DataConfig, name: str) -> Task:
     if config.labels is not None:
         hashes["labels"] = {"path": config.labels, "sha256": sha256(Path(config.labels))}
     try:
-        return build(
+        task = build(
             data,
             test,
             validation=config.validation,
@@ -55,6 +56,18 @@ def own_task(config: DataConfig, name: str) -> Task:
         )
     except ValueError as error:
         raise UserError(f"{brief(config.data)}: {error}") from error
+    assert task.data is not None
+    doubts = (*task.data.doubts, *_doubt_of_test(config))
+    return replace(task, data=replace(task.data, doubts=doubts))
+
+
+def _doubt_of_test(config: DataConfig) -> list[str]:
+    """A warning of files of --test that are among those of --data."""
+    if config.test is None or config.data is None:
+        return []
+    data = {path.resolve() for path in files_of(config.data)}
+    both = [str(path) for path in files_of(config.test) if path.resolve() in data]
+    return [f"{both[0]} is among the files of --data and of --test"] if both else []
 
 
 def _forecast(config: DataConfig, data: Recordings) -> Forecast | None:

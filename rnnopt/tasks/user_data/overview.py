@@ -71,9 +71,9 @@ def described(data: Recordings, padded: bool = False) -> Lines:
         ("steps", lengths_of(series)),
         channels_of(data.channels),
     ]
-    values = np.concatenate(series)
     for channel, name in list(enumerate(data.channels))[:MANY]:
-        column = values[:, channel][~np.isnan(values[:, channel])]
+        values = np.concatenate([one[:, channel] for one in series], dtype=np.float64)
+        column = values[~np.isnan(values)]
         text = "no value"
         if len(column):
             text = (
@@ -101,13 +101,19 @@ def read_as(data: Recordings) -> list[tuple[str, str]]:
 
 
 def _other_times(parts: Mapping[str, Recordings]) -> list[tuple[str, str]]:
-    """Irregular times of the parts that come from other files."""
-    seen, lines = {parts["training"].times, None}, []
+    """Irregular times, and other rates, of the parts that come from other files."""
+    seen, lines = {*_times(parts["training"])}, []
     for name, part in parts.items():
-        if part.times not in seen:
-            seen.add(part.times)
-            lines.append((f"times, {name}", str(part.times)))
+        for subject, text in _times(part):
+            if (subject, text) not in seen:
+                seen.add((subject, text))
+                lines.append((f"{subject}, {name}", text))
     return lines
+
+
+def _times(part: Recordings) -> list[tuple[str, str]]:
+    irregular = [("times", part.times)] if part.times is not None else []
+    return irregular + [line for line in part.lines if line[0] == "rates"]
 
 
 def channels_of(channels: tuple[str, ...]) -> tuple[str, str]:

@@ -63,7 +63,8 @@ class Recordings:
     """Labelled or unlabelled series.
 
     Args:
-        series: ≥ 1 arrays (time, channel) of float64 with ≥ 1 step; NaN is a missing value.
+        series: ≥ 1 arrays (time, channel) of float64 with ≥ 1 step; NaN is a missing value. Those
+            of a large .npy file are views of it, not to be written, in its float32 or float64.
         targets: (count,) words, or numbers (count,) or (count, outputs), or None if unlabelled.
         channels: names of the channels.
         kind: kind of the targets, if the file declares it.
@@ -81,6 +82,7 @@ class Recordings:
         spans: (count, 3) recording, first step and end of each series, if they are windows.
         shaped: whether channels were left out, and series resampled and cut, as in training.
         lines: what was done for that (subject, finding).
+        units: of the channels, "" if unknown, where the file of one recording says them; else ().
     """
 
     series: tuple[np.ndarray, ...]
@@ -101,6 +103,7 @@ class Recordings:
     spans: np.ndarray | None = None
     shaped: bool = False
     lines: tuple[tuple[str, str], ...] = ()
+    units: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.series)
@@ -242,3 +245,36 @@ def without_channels(data: Recordings, dropped: Sequence[str | int]) -> Recordin
         channels=tuple(names[i] for i in kept),
         unused=tuple(names[i] for i in sorted(places)),
     )
+
+
+def joined_lines(parts: Sequence[Recordings], names: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """What was done for several files: the same for each, or for the first three by name."""
+    told: dict[str, list[tuple[str, str]]] = {}
+    for part, name in zip(parts, names, strict=True):
+        for subject, text in part.lines:
+            told.setdefault(subject, []).append((name, text))
+    lines = []
+    for subject, its in told.items():
+        some = "; ".join(f"{name}: {text}" for name, text in its[:3])
+        some += f"; … ({len(its)} files in all)" * (len(its) > 3)
+        alike = len(its) == len(parts) > 1 and len({text for _, text in its}) == 1
+        lines.append((subject, f"{its[0][1]}, in each file" if alike else some))
+    return tuple(lines)
+
+
+def told_of_units(parts: Sequence[Recordings], names: Sequence[str]) -> list[tuple[str, str]]:
+    """A line if a channel has other units in another of several files, as with mV and uV.
+
+    Args:
+        parts: recordings of the same channels in the same order.
+        names: of their files.
+    """
+    for i, channel in enumerate(parts[0].channels):
+        found: dict[str, str] = {}
+        for part, name in zip(parts, names, strict=True):
+            if part.units and part.units[i]:
+                found.setdefault(part.units[i], name)
+        if len(found) > 1:
+            some = ", ".join(f"{unit} in {name!r}" for unit, name in list(found.items())[:3])
+            return [("units", f"{channel!r} has {some}; values are taken as they are")]
+    return []

@@ -19,6 +19,7 @@ from rnnopt.tasks.user_data.recordings import Recordings
 GAP = 5  # median gaps: a longer gap is reported
 MOST = 20  # times as many steps: more is a wrong unit, not a rate
 FINEST = 100  # largest number in the ratio of two rates
+NEAR = 0.02  # fraction by which rates may differ that count as equal; clocks drift
 CHANNEL = "time gap"
 
 
@@ -167,6 +168,49 @@ def with_gaps(data: Recordings) -> Recordings:
         times=None,
         lines=(*data.lines, (CHANNEL, "the seconds since the step before, another channel")),
     )
+
+
+def rate_of(data: Recordings) -> float | None:
+    """The median rate of recordings in hertz; None if their times are not known."""
+    rates = _rates(data)
+    return float(np.median(list(rates.values()))) if rates else None
+
+
+def told_of_rates(data: Recordings, trained_at: float | None = None) -> Recordings:
+    """The recordings, with a line if their rates differ, from each other or from training.
+
+    Args:
+        data: recordings that keep the rates which they have.
+        trained_at: rate of the training recordings in hertz.
+    """
+    rates = _rates(data)
+    if not rates:
+        return data
+    slow, fast = min(rates, key=rates.__getitem__), max(rates, key=rates.__getitem__)
+    said = []
+    if rates[fast] > (1 + NEAR) * rates[slow]:
+        said = [f"from {rates[slow]:.6g} Hz of {slow!r} to {rates[fast]:.6g} Hz of {fast!r}"]
+    if trained_at is not None:
+        far = [n for n, one in rates.items() if abs(one - trained_at) > NEAR * trained_at]
+        if far and not said:
+            said = [f"{rates[far[0]]:.6g} Hz of {far[0]!r}"]
+        if far:
+            said.append(f"{trained_at:.6g} Hz in training")
+    if not said:
+        return data
+    how = "steps are taken as equally long (--resample at training brings all to one rate)"
+    return replace(data, lines=(*data.lines, ("rates", f"{', '.join(said)}; {how}")))
+
+
+def _rates(data: Recordings) -> dict[str, float]:
+    """The rate of each recording of several steps in hertz, by its name."""
+    names = data.names or [str(i + 1) for i in range(len(data))]
+    found = {}
+    for name, its in zip(names, data.moments or (), strict=False):
+        gap = float(np.median(np.diff(its))) if len(its) > 1 else 0.0
+        if gap > 0:
+            found[name] = 1 / gap
+    return found
 
 
 def _own_rate(moments: np.ndarray) -> float | None:

@@ -8,7 +8,7 @@ from rnnopt.config.errors import UserError, without_dashes
 from rnnopt.config.validation import Count, NotNegative, Positive
 from rnnopt.tasks.user_data.feedback import with_past_outputs
 from rnnopt.tasks.user_data.recordings import Recordings, without_channels
-from rnnopt.tasks.user_data.resampling import resampled, with_gaps
+from rnnopt.tasks.user_data.resampling import resampled, told_of_rates, with_gaps
 from rnnopt.tasks.user_data.series import cut_padding
 from rnnopt.tasks.user_data.windows import Windows, cut
 
@@ -25,6 +25,7 @@ class Sampling:
         window, stride, purge: as in `DataConfig`.
         each_step: whether windows keep the targets of their steps.
         feedback: past outputs that are further channels.
+        trained_at: rate of the training recordings in hertz, where they keep their own.
     """
 
     drop: tuple[str, ...] = ()
@@ -36,6 +37,7 @@ class Sampling:
     purge: bool = False
     each_step: bool = False
     feedback: NotNegative = 0
+    trained_at: Positive | None = None
 
     @classmethod
     def of(cls, config: DataConfig) -> "Sampling":
@@ -93,6 +95,7 @@ class Sampling:
         """
         if data.shaped:
             return data
+        data = replace(data, units=())  # not known of the channels that are made here
         if self.drop and not data.unused:
             data = without_channels(data, self.drop)
         if data.validation is not None:
@@ -102,6 +105,8 @@ class Sampling:
             data = without_padding(data)
         if self.resample is not None:
             data = resampled(data, self.resample, self.rate, kind)
+        elif not self.time_gap:
+            data = told_of_rates(data, self.trained_at)
         if self.time_gap:
             data = with_gaps(data)
         if self.feedback:

@@ -60,4 +60,4 @@ def pool(one: np.ndarray, width: int) -> np.ndarray:
         return one
     starts = np.arange(0, len(one), width)
     counts = np.minimum(len(one) - starts, width)
-    return np.add.reduceat(one, starts) / counts[:, None]
+    return np.add.reduceat(one, starts, dtype=np.float64) / counts[:, None]

@@ -13,7 +13,7 @@ def observed_mean(series: Sequence[np.ndarray]) -> np.ndarray:
     """Mean (channel,) of the values that are not missing; 0 if all are."""
     total, seen = np.zeros(series[0].shape[1]), np.zeros(series[0].shape[1])
     for one in series:
-        total += np.nansum(one, 0)
+        total += np.nansum(one, 0, dtype=np.float64)
         seen += (~np.isnan(one)).sum(0)
     return total / np.maximum(seen, 1)
 

@@ -55,7 +55,7 @@ def _continuous(
         if len(its) != one.in_record * header.records:
             raise ValueError(f"signal {names[i]!r} is cut off.")
         rate = one.in_record / header.seconds
-        signals.append(Signal(names[i], one.unit, np.asarray(its, np.float64), rate))
+        signals.append(Signal(names[i], one.unit, one.whole(np.asarray(its, np.float64)), rate))
     marks = [
         Mark(float(onset), float(onset) + max(float(duration), 0.0), str(text))
         for onset, duration, text in found

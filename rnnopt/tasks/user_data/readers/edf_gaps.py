@@ -61,7 +61,7 @@ def _values(stored: np.ndarray, one: EdfSignal, width: int) -> np.ndarray:
         wide[:, 1:] = found
         digits = (wide.view("<i4")[:, 0] >> 8).astype(np.float64)
     (low, high), (least, most) = one.physical, one.digital
-    return (digits - least) * ((high - low) / (most - least)) + low
+    return one.whole((digits - least) * ((high - low) / (most - least)) + low)
 
 
 def _annotations(stored: np.ndarray, header: EdfHeader) -> tuple[np.ndarray, list[Mark]]:

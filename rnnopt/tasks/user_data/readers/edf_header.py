@@ -5,10 +5,13 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from rnnopt.tasks.names import visible
 
 FIELDS = (16, 80, 8, 8, 8, 8, 8, 80, 8, 32)  # bytes of each, for each signal
 LABEL, UNIT, LOW, HIGH, DIGITAL_LOW, DIGITAL_HIGH, IN_RECORD = 0, 2, 3, 4, 5, 6, 8
+COARSE = 0.01  # stored step from which on values near whole numbers say nothing
 ANNOTATIONS = ("EDF Annotations", "BDF Annotations")
 
 
@@ -29,6 +32,16 @@ class EdfSignal:
     digital: tuple[float, float]
     in_record: int
     place: int
+
+    def whole(self, values: np.ndarray) -> np.ndarray:
+        """Values (time,) in the unit; whole numbers, if all are within a stored step of some.
+
+        A class 1 of a range 0 … 2 is stored as 1.000015, and some writers cut off, not round.
+        """
+        step = (self.physical[1] - self.physical[0]) / (self.digital[1] - self.digital[0])
+        near = np.round(values)
+        fine = abs(step) < COARSE and bool((abs(values - near) <= 1.001 * abs(step)).all())
+        return near if fine else values
 
 
 @dataclass(frozen=True)

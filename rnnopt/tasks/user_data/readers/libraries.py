@@ -35,7 +35,8 @@ def quietly(kind: str, *telling: type[Exception]) -> Iterator[None]:
     except FileNotFoundError as error:
         raise ValueError(f"a file that it names is missing: {named(error.filename)}.") from error
     except Exception as error:
-        why = f" ({named(error).rpartition(': ')[2]})" if isinstance(error, telling) else ""
+        words = error.args[0] if error.args and isinstance(error.args[0], tuple) else (error,)
+        why = f" ({named(words[0]).rpartition(': ')[2]})" if isinstance(error, telling) else ""
         raise ValueError(f"it is damaged, cut off or no {kind} file{why}.") from error
     finally:
         logging.disable(before)

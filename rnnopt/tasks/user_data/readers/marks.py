@@ -19,7 +19,7 @@ ALL = "annotations"  # what --label calls the marks of all lists
 
 
 class NoMarksError(ValueError):
-    """A recording without the annotations that --label names; a folder leaves it out."""
+    """A recording without what --label names, which a folder leaves out if others have it."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Mark:
 
     Args:
         start, end: in seconds, in the time of the signals; equal for a moment.
-        text: what was noted.
+        text: what was noted; "" labels nothing, and ends the one before if that has no end.
         of: name of its list, which --label takes. Where none is called `annotations`, that means
             all.
     """
@@ -92,13 +92,16 @@ def label_of(names: Sequence[str], marks: Sequence[Mark], columns: Columns) -> L
     """The label that `columns` names among signals and marks; a signal's name comes first.
 
     Raises:
-        ValueError: there is none of that name; `NoMarksError` if there are no marks at all.
+        ValueError: there is none of that name; a `NoMarksError`, as other files may have one.
     """
     wanted = columns.label
     if columns.unlabelled or (wanted is None and (columns.optional or not columns.each_step)):
         return Label()
     lists = list(dict.fromkeys([ALL, *(one.of for one in marks)]))
-    if wanted is not None and find(list(names), wanted, (), optional=True) is None:
+    offered = ", ".join([*names[:20], *(lists if marks else [])])
+    if wanted is None:
+        raise ValueError(f"targets at every step need --label, one of {offered}.")
+    if find(list(names), wanted, (), optional=True) is None:
         of = find(lists, wanted, (), optional=True)
         if of is not None and (marks or columns.optional):
             chosen = tuple(one for one in marks if one.of == of)
@@ -106,8 +109,7 @@ def label_of(names: Sequence[str], marks: Sequence[Mark], columns: Columns) -> L
         if of is not None:
             raise NoMarksError(f"it has no {of}, and --label {of} needs some.")
         if place_of(wanted) is None and "," not in wanted and not columns.optional:
-            offered = ", ".join([*names[:20], *(lists if marks else [])])
-            raise ValueError(f"there is no signal {wanted!r} for --label, only {offered}.")
+            raise NoMarksError(f"there is no signal {wanted!r} for --label, only {offered}.")
     return Label(tuple(find_step_labels(list(names), columns)))
 
 
@@ -125,14 +127,12 @@ def marked(marks: Sequence[Mark], times: np.ndarray, name: str) -> tuple[StepTar
         ValueError: marks with an end and of different texts overlap, or none labels a step.
     """
     gap = float(np.median(np.diff(times))) if len(times) > 1 else 1.0
-    count, held = len(marks), all(one.end <= one.start for one in marks)
-    marks = sorted(
-        (one for one in marks if visible(one.text).strip()),
-        key=lambda one: (one.end <= one.start, one.start),
-    )
-    if held and marks:
+    held = all(one.end <= one.start for one in marks)
+    marks = sorted(marks, key=lambda one: (one.end <= one.start, one.start))
+    if held:
         ends = [*(one.start for one in marks[1:]), float(times[-1]) + 2 * gap]
         marks = [replace(one, end=end) for one, end in zip(marks, ends, strict=True)]
+    marks = [one for one in marks if visible(one.text).strip()]
     texts = sorted({visible(one.text).strip() for one in marks})
     places = {text: i for i, text in enumerate(texts)}
     codes, used = np.full(len(times), -1), 0
@@ -150,7 +150,7 @@ def marked(marks: Sequence[Mark], times: np.ndarray, name: str) -> tuple[StepTar
         raise ValueError(f"{name!r} labels no step from {times[0]:.6g} s to {times[-1]:.6g} s.")
     known = step_targets([np.array(texts, dtype=object)], [np.zeros((len(texts), 1))], (name,))
     values = np.where(codes < 0, np.nan, known.values[0][codes, 0])[:, None]
-    said = f"{used} of {count} {name}"
+    said = f"{used} of {len(marks)} {name}"
     said += ", each until the next one, as none has an end" * held
     return StepTargets((values,), (name,), known.words), said
 

@@ -137,11 +137,16 @@ def _read(file: Any, channels: list[Channel]) -> tuple[list[Signal], list[Mark]]
             raise ReadingError(
                 f"channel {name!r} has no single number at a time: leave it out by --drop {name!r}."
             )
+        invalid = np.zeros(len(values), bool)
+        if read.invalidation_bits is not None:
+            invalid = np.asarray(read.invalidation_bits, bool)
         if values.dtype.kind in "SUO":
-            marks += changes(name, its, values.tolist())
+            texts = [
+                "" if bad else text for bad, text in zip(invalid, values.tolist(), strict=True)
+            ]
+            marks += changes(name, its, texts, read.encoding or "utf-8")
             continue
         numbers = values.astype(np.float64)
-        if read.invalidation_bits is not None:
-            numbers[np.asarray(read.invalidation_bits, bool)] = np.nan
+        numbers[invalid] = np.nan
         signals.append(Signal(name, str(read.unit or ""), numbers, times=its))
     return signals, marks

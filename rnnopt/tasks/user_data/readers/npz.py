@@ -60,6 +60,8 @@ def _part(arrays: Mapping[str, Arrays], suffix: str, columns: Columns) -> Record
     groups = None if columns.group is None else arrays.get(f"{columns.group.lower()}{suffix}")
     if columns.group is not None and groups is None and not columns.optional:
         raise ValueError(f"there is no array {columns.group}{suffix} with the groups of X{suffix}.")
+    if columns.single or columns.resample is not None:  # which compute with the series
+        inputs = inputs if isinstance(inputs, list) else np.array(inputs, copy=None, subok=False)
     each_step = None
     if columns.varying and targets is not None:
         each_step = _shape(targets) == _shape(inputs)[:2] != ()

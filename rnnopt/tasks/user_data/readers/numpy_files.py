@@ -8,7 +8,7 @@ import math
 import tokenize
 import zipfile
 from pathlib import Path
-from typing import IO
+from typing import IO, Literal
 
 import numpy as np
 from numpy.lib import format as npy
@@ -17,6 +17,7 @@ from rnnopt.tasks.text_files import BAD_ZIP
 from rnnopt.tasks.user_data.limits import check_declared
 
 KINDS = "biufSU"  # kinds of supported types: truth values, numbers, words
+MAPPED = 1 << 26  # bytes of a file from which on it is mapped: 64 MiB
 MOST_SIZES = 8  # largest number of dimensions; series have three
 # Errors of numpy for invalid headers.
 BAD_HEADER = (
@@ -27,9 +28,17 @@ HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 
 
 def read_file(path: Path) -> np.ndarray:
-    """The array of a .npy file; raises ValueError unless it holds numbers or words."""
+    """The array of a .npy file; raises ValueError unless it holds numbers or words.
+
+    A large one is mapped: only what is used is read, and none of it may be written.
+    """
+    stored = path.stat().st_size
     with path.open("rb") as file:
-        return read_array(file, path.stat().st_size, path.name)
+        if stored < MAPPED:
+            return read_array(file, stored, path.name)
+        shape, in_columns, dtype = _header(file, stored, path.name)
+        order: Literal["F", "C"] = "F" if in_columns else "C"
+        return np.memmap(file, dtype, "r", file.tell(), shape, order)
 
 
 def read_members(path: Path, wanted: list[str]) -> dict[str, np.ndarray]:
@@ -85,6 +94,16 @@ def read_array(file: IO[bytes], stored: int, name: str) -> np.ndarray:
         ValueError: it is not such a file, has objects or records, or does not have the size that
             its header claims.
     """
+    shape, in_columns, dtype = _header(file, stored, name)
+    try:
+        content = bytearray(file.read(stored))  # writable, so that torch can share it
+        return np.frombuffer(content, dtype).reshape(shape, order="F" if in_columns else "C")
+    except BAD_ZIP as error:
+        raise ValueError(f"{name} cannot be unpacked: it is damaged or cut off.") from error
+
+
+def _header(file: IO[bytes], stored: int, name: str) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Shape, order and type of an array, which the size of its file bears out."""
     try:
         shape, in_columns, dtype = HEADERS[npy.read_magic(file)](file)
         there = stored - file.tell()
@@ -103,8 +122,4 @@ def read_array(file: IO[bytes], stored: int, name: str) -> np.ndarray:
     if claimed != there or claimed == 0:
         got = f"{claimed:.6g} bytes, and {there} are there" if claimed else "which is nothing"
         raise ValueError(f"{name} claims shape {shape} of {dtype}: {got}.")
-    try:
-        content = bytearray(file.read(claimed))  # writable, so that torch can share it
-        return np.frombuffer(content, dtype).reshape(shape, order="F" if in_columns else "C")
-    except BAD_ZIP as error:
-        raise ValueError(f"{name} cannot be unpacked: it is damaged or cut off.") from error
+    return shape, in_columns, dtype

@@ -50,6 +50,8 @@ def _read(path: Path) -> Any:
 
     # Only the file: a folder beside it does not count as a partition.
     stored = path.stat().st_size
+    if not stored:
+        raise pa.ArrowInvalid("it is empty")
     limits = dict(thrift_string_size_limit=2 * stored, thrift_container_size_limit=2 * stored)
     with parquet.ParquetFile(path, **limits) as file:
         schema, facts = file.schema_arrow, file.metadata

@@ -6,7 +6,7 @@ be. A null in a list is a missing value.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -68,6 +68,38 @@ def lists_of(name: str, column: Any) -> list[np.ndarray]:
     return np.split(np.concatenate(found), np.cumsum(lengths)[:-1])
 
 
+@dataclass(frozen=True)
+class Roles:
+    """What the columns of a table with lists are.
+
+    Args:
+        channels, time: columns of lists.
+        label: column of single values or lists, None if there is none.
+        several, each: the columns of several labels of a series, or of a step; () otherwise.
+        id, group: columns of single values, None if there is none.
+        unused: columns that the user left out.
+        left: columns of single values without a role.
+    """
+
+    channels: tuple[str, ...]
+    time: str | None
+    label: str | None
+    several: tuple[str, ...]
+    each: tuple[str, ...]
+    id: str | None
+    group: str | None
+    unused: tuple[str, ...]
+    left: tuple[str, ...]
+
+    @property
+    def schema(self) -> TableSchema:
+        """The same as of a table."""
+        label = self.label or ",".join([*self.several, *self.each]) or None
+        return TableSchema(
+            "wide", label, self.id, self.time, (), group=self.group, unused=self.unused
+        )
+
+
 def from_lists(single: Mapping[str, np.ndarray], lists: Lists, columns: Columns) -> Recordings:
     """The series of a table with lists.
 
@@ -79,73 +111,76 @@ def from_lists(single: Mapping[str, np.ndarray], lists: Lists, columns: Columns)
     Raises:
         ValueError: lists of a row differ in length, a column is missing or holds no numbers.
     """
+    roles = _roles(single, lists, columns)
+    _check_lengths({name: rows for name, rows in lists.items() if name not in roles.unused})
+    _refuse_words(roles.channels, lists)
+    called = None if roles.id is None else words_in(single[roles.id])
+    clock, stamps = Clock(), None
+    count = len(lists[roles.channels[0]])
+    names = called or [str(i + 1) for i in range(count)]
+    if roles.time is not None:
+        rows = [parse_timestamps(one, roles.time) for one in lists[roles.time]]
+        pairs = zip(rows, names, strict=True)
+        orders = [clock.order(one, name, roles.time) for one, name in pairs]
+        lists = {name: _sorted(its, orders) for name, its in lists.items()}
+        stamps = tuple(_sorted(rows, orders))
+    data = recordings(
+        [np.stack([lists[name][i] for name in roles.channels], 1) for i in range(count)],
+        _targets(single, lists, roles, count),
+        channels=roles.channels,
+        names=called,
+        each_step=bool(roles.each) or None,
+        outputs=roles.each or None,
+        groups=None if roles.group is None else words_in(single[roles.group]),
+    )
+    if roles.label in lists:
+        labels = [words_in(one) for one in lists[str(roles.label)]]
+        data = with_labels(replace(data, names=tuple(names)), labels, columns)
+    notes = [f"left out: {', '.join(roles.left)}"] if roles.left else []
+    return replace(
+        data,
+        table=roles.schema,
+        notes=("a list per channel", *notes),
+        unused=roles.unused,
+        times=clock.describe(),
+        stamps=stamps,
+        moments=stamps and tuple(to_seconds(one, columns.time_unit) for one in stamps),
+        suspect=None if roles.group else suspicious([*roles.unused, *roles.left]),
+    )
+
+
+def _roles(single: Mapping[str, np.ndarray], lists: Lists, columns: Columns) -> Roles:
     names = [*single, *lists]
     several = [] if columns.each_step else find_several(list(single), columns)
     columns = columns if several or columns.each_step else find_label(names, columns)
     group = columns.group and find(list(single), columns.group, (), columns.optional)
     unused = [name for name in find_dropped(names, columns) if name != group]
     refuse_two_roles(columns, group, unused)
-    _check_lengths({name: rows for name, rows in lists.items() if name not in unused})
     alone = [name for name in single if name not in (*unused, group)]
     identity = find(alone, columns.id, IDS, columns.optional)
     alone = [name for name in alone if name != identity]
-    each = [name for name in lists if name not in unused]
-    time = find(each, columns.time, TIMES, columns.optional)
-    each = [name for name in each if name != time]
-    labels = find_step_labels(each, columns) if columns.each_step else []
-    label = None if columns.each_step or several else _label(alone, each, columns)
-    channels = [name for name in each if name not in (label, *labels)]
+    rows = [name for name in lists if name not in unused]
+    time = find(rows, columns.time, TIMES, columns.optional)
+    rows = [name for name in rows if name != time]
+    each = find_step_labels(rows, columns) if columns.each_step else []
+    label = None if columns.each_step or several else _label(alone, rows, columns)
+    channels = tuple(name for name in rows if name not in (label, *each))
     if not channels:
         raise ValueError("a series needs a column of lists for each channel, got none.")
-    _refuse_words(channels, lists)
-    orders, clock, stamps = None, Clock(), None
-    called = None if identity is None else words_in(single[identity])
-    if time is not None:
-        rows = [parse_timestamps(one, time) for one in lists[time]]
-        orders = [
-            clock.order(one, called[i] if called else str(i + 1), time)
-            for i, one in enumerate(rows)
-        ]
-        stamps = tuple(one[order] for one, order in zip(rows, orders, strict=True))
-        lists = {name: _sorted(rows, orders) for name, rows in lists.items()}
-    count = len(lists[channels[0]])
-    series = [np.stack([lists[name][i] for name in channels], 1) for i in range(count)]
-    targets: Any = None
-    if labels:
-        targets = [np.stack([lists[name][i] for name in labels], 1) for i in range(count)]
-    elif several:
-        targets = np.stack([numbers_in(single, name) for name in several], 1)
-    elif label in alone:
-        targets = single[str(label)]
-    data = recordings(
-        series,
-        targets,
-        channels=channels,
-        names=called,
-        each_step=bool(labels) or None if targets is None else bool(labels),
-        outputs=labels or None,
-        groups=None if group is None else words_in(single[group]),
-    )
-    if label in lists:
-        data = with_labels(
-            replace(data, names=data.names or tuple(str(i + 1) for i in range(count))),
-            [words_in(one) for one in lists[str(label)]],
-            columns,
-        )
-    answers = label or ",".join([*several, *labels]) or None
-    table = TableSchema("wide", answers, identity, time, (), group=group, unused=tuple(unused))
-    left = [name for name in alone if name not in (label, *several)]
-    notes = ("a list per channel", *([f"left out: {', '.join(left)}"] if left else []))
-    return replace(
-        data,
-        table=table,
-        notes=notes,
-        unused=tuple(unused),
-        times=clock.describe(),
-        stamps=stamps,
-        moments=stamps and tuple(to_seconds(one, columns.time_unit) for one in stamps),
-        suspect=None if group is not None else suspicious([*unused, *left]),
-    )
+    left = tuple(name for name in alone if name not in (label, *several))
+    labels = tuple(several), tuple(each)
+    return Roles(channels, time, label, *labels, identity, group, tuple(unused), left)
+
+
+def _targets(
+    single: Mapping[str, np.ndarray], lists: Lists, roles: Roles, count: int
+) -> Sequence[np.ndarray] | np.ndarray | None:
+    """The targets of the series, or of their steps; None where a list has the label."""
+    if roles.each:
+        return [np.stack([lists[name][i] for name in roles.each], 1) for i in range(count)]
+    if roles.several:
+        return np.stack([numbers_in(single, name) for name in roles.several], 1)
+    return single.get(roles.label) if roles.label is not None else None
 
 
 def _label(alone: Sequence[str], each: Sequence[str], columns: Columns) -> str | None:

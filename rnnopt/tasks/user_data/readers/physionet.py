@@ -22,6 +22,8 @@ from rnnopt.tasks.user_data.recordings import Recordings
 # Endings of files of annotations; the first are what --label annotations takes.
 ANNOTATORS = ("atr", "st", "apn", "hyp", "ari", "ecg", "qrs", "wqrs", "man", "pu", "event")
 LONGEST = 1 << 24  # characters of a header
+# Rate of frames, with that of a counter, then the number of samples: the third and fourth word.
+NUMBERS = (r"[\d.]+([eE][+-]?\d+)?(/[\d.+-]+(\(.*\))?)?", r"\d+")
 RHYTHM = "rhythm"  # changes of the rhythm, each of which holds until the next
 
 
@@ -86,7 +88,7 @@ def _header(found: Any) -> Header:
                 " segments, a record each."
             )
         first = next(one for one in found.segments if one is not None)
-    rate, names = float(found.fs), list(first.sig_name)
+    rate, names = float(found.fs), [str(name or "") for name in first.sig_name]
     if not 0 < rate < 1e12:
         raise ReadingError(f"a record needs a rate, its header says {rate:g}.")
     start = found.base_datetime or found.base_time
@@ -101,7 +103,13 @@ def _header(found: Any) -> Header:
 
 
 def _check(path: Path, header: Header) -> None:
-    """Raises ValueError for a record without values, or that is larger than its files can be."""
+    """Raises ValueError for a record without values, or that is larger than its files can be.
+
+    wfdb takes 250 Hz, and all that is there, for words in place of the numbers of a header.
+    """
+    for word, numbers in zip(_lines(path)[0][2:4], NUMBERS, strict=False):
+        if re.fullmatch(numbers, word) is None:
+            raise ValueError(f"its header is damaged: {word[:20]!r} is no number.")
     if header.length == 0 or not header.names:
         raise ValueError("the record has no signals, or no values.")
     values = (header.length or 0) * sum(header.per_frame)
@@ -123,7 +131,7 @@ def _marks(wfdb: Any, record: str, rate: float) -> list[Mark]:
                 marks.append(Mark(start, start, text[1:], RHYTHM))
             else:
                 marks.append(Mark(start, start, (symbol not in '"+' and symbol) or text, of))
-    return marks
+    return [one for one in marks if one.text]
 
 
 def _held(marks: list[Mark], end: float) -> list[Mark]:
@@ -137,9 +145,10 @@ def _held(marks: list[Mark], end: float) -> list[Mark]:
     return [one for one in marks if one.of != RHYTHM] + held
 
 
-def segments_of(files: Iterable[Path]) -> set[str]:
-    """The names of headers that are segments of other records among some headers."""
-    return {name for path in files for name in _named_in(path) if name.endswith(".hea")}
+def segments_of(files: Iterable[Path]) -> set[Path]:
+    """The headers of the segments that some headers name."""
+    named = ((path, name) for path in files for name in _named_in(path))
+    return {path.with_name(name) for path, name in named if name.endswith(".hea")}
 
 
 def files_of(path: Path) -> list[Path]:
@@ -157,11 +166,16 @@ def files_of(path: Path) -> list[Path]:
 
 def _named_in(path: Path) -> list[str]:
     """The names of the files, or of the headers of segments, that a header names."""
-    with path.open(encoding="latin-1") as file:
-        lines = [line.split() for line in file.read(LONGEST).splitlines()]
-    lines = [words for words in lines if words and words[0][0] != "#"]
+    lines = _lines(path)
     if not lines:
         return []
     segments = re.search(r"/\d", lines[0][0])
     names = [words[0] + ".hea" * bool(segments) for words in lines[1:] if words[0] != "~"]
     return [name for name in dict.fromkeys(names) if re.fullmatch(r"[\w.-]+", name)]
+
+
+def _lines(path: Path) -> list[list[str]]:
+    """The words of each line of a header."""
+    with path.open(encoding="latin-1") as file:
+        lines = [line.split() for line in file.read(LONGEST).splitlines()]
+    return [words for words in lines if words and words[0][0] != "#"]

@@ -3,14 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from rnnopt.tasks.user_data.alignment import aligned
 from rnnopt.tasks.user_data.readers.columns import Columns
 from rnnopt.tasks.user_data.readers.marks import NoMarksError
-from rnnopt.tasks.user_data.readers.recorders import RECORDERS, parts_of_others
-from rnnopt.tasks.user_data.recordings import Recordings, recordings
+from rnnopt.tasks.user_data.readers.recorders import RECORDERS, read_recording, without_parts
+from rnnopt.tasks.user_data.recordings import Recordings, joined_lines, recordings, told_of_units
 from rnnopt.tasks.user_data.step_targets import StepTargets, step_targets
 
 
@@ -21,8 +22,7 @@ def recorder_files(path: Path) -> list[Path]:
         for one in path.iterdir()
         if one.suffix.lower() in RECORDERS and one.name[0] != "." and one.is_file()
     )
-    others = parts_of_others(found)
-    return [one for one in found if one.name not in others]
+    return without_parts(found)
 
 
 def read_recordings(path: Path, pairs: Sequence[tuple[Path, str]], columns: Columns) -> Recordings:
@@ -37,36 +37,29 @@ def read_recordings(path: Path, pairs: Sequence[tuple[Path, str]], columns: Colu
     Raises:
         ValueError: a file is damaged, has other channels than the first, or none has a label.
     """
-    found: list[Recordings] = []
-    for file, _ in pairs:
-        name = file.relative_to(path).as_posix()
-        try:
-            one = _read(file, replace(columns, name=name))
-            found.append(aligned(one, found[0].channels if found else one.channels, None))
-        except ValueError as error:
-            raise ValueError(f"{name}: {error}") from error
+    found = _all_read(path, [file for file, _ in pairs], columns)
     classes = [name for _, name in pairs]
     wanted = columns.label is not None and not columns.unlabelled
-    lines = _lines(found)
-    if wanted and not columns.optional and not any(one.labelled for one in found):
-        raise ValueError(f"no recording has {columns.label}, and --label needs some.")
-    if wanted and any(one.labelled for one in found) and not columns.optional:
+    called = [str((one.names or "")[0]) for one in found]
+    lines = (*joined_lines(found, called), *told_of_units(found, called))
+    if wanted and not columns.optional:
         kept = [i for i, one in enumerate(found) if one.labelled]
         if len(kept) < len(found):
             said = f"{len(found) - len(kept)} of {len(found)} recordings without a label"
             lines = (*lines, ("left out", said))
         found, classes = [found[i] for i in kept], [classes[i] for i in kept]
+    targets: list[Any] | None = None
+    if wanted and all(one.targets is not None for one in found):
+        targets = [one.targets[0] for one in found if one.targets is not None]
+    elif any(classes) and not wanted and not columns.unlabelled:
+        targets = classes
     series = [one.series[0] for one in found]
-    targets = classes if any(classes) and not wanted and not columns.unlabelled else None
     data = recordings(
         series,
         targets,
         channels=found[0].channels,
         names=[str((one.names or "")[0]) for one in found],
     )
-    if wanted and all(one.targets is not None for one in found):
-        labels = np.concatenate([one.targets for one in found if one.targets is not None])
-        data = replace(data, targets=recordings(series, labels.tolist()).targets)
     return replace(
         data,
         steps=_joined([one.steps for one in found], series),
@@ -79,13 +72,29 @@ def read_recordings(path: Path, pairs: Sequence[tuple[Path, str]], columns: Colu
     )
 
 
-def _read(file: Path, columns: Columns) -> Recordings:
-    """The recording of a file, without labels if it has none where others may have."""
-    reader = RECORDERS[file.suffix.lower()]
+def _all_read(path: Path, files: Sequence[Path], columns: Columns) -> list[Recordings]:
+    """The recordings of files, with their channels in the order of the first."""
+    found: list[Recordings] = []
+    lacking: list[str] = []
+    for file in files:
+        name = file.relative_to(path).as_posix()
+        try:
+            one = _read(file, replace(columns, name=name), lacking)
+            found.append(aligned(one, found[0].channels if found else one.channels, None))
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
+    if len(lacking) == len(found):
+        raise ValueError(lacking[0])
+    return found
+
+
+def _read(file: Path, columns: Columns, lacking: list[str]) -> Recordings:
+    """The recording of a file; without its labels, which `lacking` is told of, if it has none."""
     try:
-        return reader(file, columns)
-    except NoMarksError:
-        return reader(file, replace(columns, optional=True))
+        return read_recording(file, columns)
+    except NoMarksError as error:
+        lacking.append(f"{columns.name}: {error}")
+        return read_recording(file, replace(columns, optional=True))
 
 
 def _joined(each: Sequence[StepTargets | None], series: list[np.ndarray]) -> StepTargets | None:
@@ -110,10 +119,3 @@ def _notes(found: Sequence[Recordings]) -> tuple[str, ...]:
     if len(found) == 1:
         return first.notes
     return (f"{len(found)} files, the first: {first.notes[0]}", *first.notes[1:])
-
-
-def _lines(found: Sequence[Recordings]) -> tuple[tuple[str, str], ...]:
-    """What was done for the labels of the first recordings."""
-    told = [f"{text} of {(one.names or ('',))[0]}" for one in found for _, text in one.lines]
-    more = f", … ({len(told)} files in all)" if len(told) > 3 else ""
-    return (("labels", "; ".join(told[:3]) + more),) if told else ()

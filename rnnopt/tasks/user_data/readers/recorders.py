@@ -1,6 +1,6 @@
 """Files that recorders of signals and movement write, one recording a file, by their endings."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rnnopt.tasks.user_data.readers.c3d import read_c3d
@@ -31,6 +31,9 @@ RECORDERS: dict[str, Callable[[Path, Columns], Recordings]] = {
     ".db3": read_bag,
 }
 
+# Endings that wfdb, sigmf and rosbags look for, in these letters.
+SMALL = (".hea", ".sigmf-meta", ".bag", ".mcap", ".db3")
+
 # mne's readers, whose recordings it writes as EDF; tried with files of these kinds.
 OF_MNE = {".fif": "fif", ".gdf": "gdf", ".set": "eeglab", ".vhdr": "brainvision"}
 # What to do with other files of recorders; {name} is that of the file.
@@ -40,12 +43,13 @@ CONVERSIONS = {
     for ending, reader in OF_MNE.items()
 }
 CONVERSIONS |= {
-    **dict.fromkeys((".eeg", ".vmrk"), "name the header beside it, {stem}.vhdr."),
-    **dict.fromkeys((".dat", ".atr"), "name the header beside it, {stem}.hea."),
+    ".eeg": "it is not read; if it is of BrainVision, mne turns its header, {stem}.vhdr, into EDF.",
+    **dict.fromkeys((".dat", ".atr"), "if it is of WFDB, name its header, {stem}.hea."),
     ".sigmf-data": "name the description beside it, {stem}.sigmf-meta.",
+    ".xdfz": "it is packed: gzip -dc {name} > {stem}.xdf.",
     ".rec": "it is not read; if it is EDF, give it the ending .edf.",
     **dict.fromkeys(
-        (".acq", ".cnt", ".mff", ".nwb", ".smr", ".smrx", ".trc", ".xdfz"),
+        (".acq", ".cnt", ".mff", ".nwb", ".smr", ".smrx", ".trc"),
         "it is not read: export it as EDF or as a table (.csv), or save its arrays as .npz.",
     ),
 }
@@ -53,7 +57,19 @@ CONVERSIONS |= {
 
 def read_recorder(path: Path, columns: Columns) -> Parts:
     """Reads the recording of a file."""
-    return RECORDERS[path.suffix.lower()](path, columns), None
+    return read_recording(path, columns), None
+
+
+def read_recording(path: Path, columns: Columns) -> Recordings:
+    """The recording of a file.
+
+    Raises:
+        ValueError: its ending is in capitals, where the library needs small letters; as its reader.
+    """
+    ending = path.suffix.lower()
+    if ending in SMALL and path.suffix != ending:
+        raise ValueError(f"it is read with its ending in small letters alone: rename it {ending}.")
+    return RECORDERS[ending](path, columns)
 
 
 def advice_for(path: Path) -> str | None:
@@ -62,9 +78,10 @@ def advice_for(path: Path) -> str | None:
     return None if advice is None else advice.format(name=path.name, stem=path.stem)
 
 
-def parts_of_others(files: Iterable[Path]) -> set[str]:
-    """The names of files that are parts of others, not recordings of their own."""
-    return segments_of(file for file in files if file.suffix.lower() == ".hea")
+def without_parts(files: Sequence[Path]) -> list[Path]:
+    """The files that are recordings of their own, not segments of others among them."""
+    others = segments_of(one for one in files if one.suffix.lower() == ".hea" and one.is_file())
+    return [one for one in files if one not in others]
 
 
 def companions(path: Path) -> list[Path]:

@@ -69,7 +69,8 @@ class RowReader:
         if len(cells) != self._width:
             names = ", ".join(self.channels[:SHOWN]) + ", …" * (len(self.channels) > SHOWN)
             such = f" ({names})" if self._places is None else ", as the first line"
-            raise self._bad(number, f"needs {self._width} cells{such}, got {len(cells)}")
+            count = f"{self._width} cell{'s' * (self._width > 1)}"
+            raise self._bad(number, f"needs {count}{such}, got {len(cells)}")
         name = None if self._identity is None else cells[self._identity].strip()
         if name == "":
             raise self._bad(number, "has no value in the column of ids")

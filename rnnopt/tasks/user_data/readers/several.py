@@ -18,8 +18,8 @@ from rnnopt.config.errors import UserError
 from rnnopt.tasks.user_data.alignment import aligned
 from rnnopt.tasks.user_data.readers import READERS, read, sha256
 from rnnopt.tasks.user_data.readers.columns import Columns, Parts
-from rnnopt.tasks.user_data.readers.recorders import RECORDERS
-from rnnopt.tasks.user_data.recordings import Recordings, default_names
+from rnnopt.tasks.user_data.readers.recorders import RECORDERS, without_parts
+from rnnopt.tasks.user_data.recordings import Recordings, default_names, joined_lines, told_of_units
 from rnnopt.tasks.user_data.step_targets import StepTargets, step_targets
 from rnnopt.tasks.user_data.target_kinds import label_names
 
@@ -36,14 +36,16 @@ def read_data(text: str, columns: Columns) -> Parts:
     Raises:
         UserError: a file is missing or wrong, or files differ in kind, channels or labels.
     """
-    paths = files_of(text)
-    if len(paths) == 1:
+    paths = without_parts(files_of(text))
+    if len(paths) == 1 and (columns.group or "").lower() != FILE:
         return read(paths[0], columns)
     kinds = {_kind(path): path for path in reversed(paths)}
     if len(kinds) > 1:
         one, other = list(kinds.values())[-2:]
         raise UserError(f"files of one data set must be of one kind, got {other} and {one}.")
-    columns = replace(columns, single=True)  # tables with a time and no id are a recording each
+    columns = replace(
+        columns, single=columns.single or len(paths) > 1
+    )  # tables with a time and no id are a recording each
     first, by_file = _first(paths[0], columns)
     if by_file:
         columns = replace(columns, group=None)
@@ -121,7 +123,8 @@ def _part(
         apart = _part([one.validation for one in parts], paths, called, by_file)
         data = _joined(parts, paths, called)
     except ValueError as error:
-        raise UserError(f"{paths[0]} and {len(paths) - 1} more: {error}") from error
+        more = f" and {len(paths) - 1} more" * (len(paths) > 1)
+        raise UserError(f"{paths[0]}{more}: {error}") from error
     if by_file:
         groups = np.repeat(list(called), [len(one) for one in parts])
         data = replace(data, groups=groups)
@@ -151,7 +154,6 @@ def _joined(
     ]
     times = list(dict.fromkeys(one.times for one in same if one.times is not None))
     more = f"; and {len(times) - 1} other files have other irregularities" * (len(times) > 1)
-    notes = (f"{len(paths)} files", *(note for one in same for note in one.notes))
     return replace(
         first,
         series=series,
@@ -161,9 +163,22 @@ def _joined(
         groups=groups,
         suspect=next((one.suspect for one in same if one.suspect is not None), None),
         times=times[0] + more if times else None,
-        notes=tuple(dict.fromkeys(notes)),
+        notes=_notes(same),
+        lines=(*joined_lines(same, called), *told_of_units(same, called)),
+        units=(),
         **rows,
     )
+
+
+def _notes(parts: Sequence[Recordings]) -> tuple[str, ...]:
+    """How the files were read; where that differs, how the first was."""
+    first, count = parts[0].notes, f"{len(parts)} files"
+    if len(parts) == 1:
+        return first
+    if all(part.notes == first for part in parts):
+        return (count, *first)
+    told = f"{count}, the first: {first[0]}" if first else f"{count}, not read alike"
+    return (told, *first[1:])
 
 
 def _name(file: str, part: Recordings, place: int) -> str:

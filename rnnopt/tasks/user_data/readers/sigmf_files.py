@@ -1,7 +1,8 @@
 """SigMF recordings of radios (.sigmf-meta beside .sigmf-data) by sigmf.
 
-Complex values are two channels. Whole numbers stay as they are in the file: sigmf scales them to ±1
-by default.
+Complex values are two channels. Values stay as they are in the file, and numpy reads them: sigmf
+rounds all to 32 bits, and scales whole numbers to ±1 by default. Positions of annotations count
+from `core:offset` on, where a recording is one of several files.
 """
 
 import json
@@ -46,10 +47,7 @@ def read_sigmf(path: Path, columns: Columns) -> Recordings:
     count = int(file.sample_count or 0)
     if count < 1 or not 1 <= width <= MOST:
         raise ValueError(f"a recording needs values, it has {count} of {width} channels.")
-    for one in (*notes, *begins):
-        end = _whole(one, "core:sample_start") + max(_whole(one, "core:sample_count"), 1)
-        if end > count:
-            raise ValueError(f"it is cut off: it says something of value {end}, and has {count}.")
+    _count_from_offset([*notes, *begins], _whole(file.get_global_info(), "core:offset"), count)
     check_memory(32 * count * width, f"{count} values of {width} channels")
     parts = ["I", "Q"] if str(file.get_global_field("core:datatype")).startswith("c") else [""]
     numbers = [""] if width == 1 else [str(i + 1) for i in range(width)]
@@ -58,15 +56,29 @@ def read_sigmf(path: Path, columns: Columns) -> Recordings:
     )
     kept, unused = choose(names, columns)
     with quietly("SigMF"):
-        found = np.asarray(file.read_samples()).reshape(count, width)
-    halves = [found.real, found.imag]
-    signals = []
-    for i in kept:
-        channel, half = divmod(i, len(parts))
-        its = halves[half][:, channel].astype(np.float64)
-        signals.append(Signal(names[i], "", its, rate))
+        kind = sigmf.sigmffile.dtype_info(file.get_global_field("core:datatype"))
+        begin, size = int(file.data_offset), count * len(names)
+        stored = np.fromfile(values, kind["component_dtype"], size, offset=begin)
+        found = stored.reshape(count, len(names))
+    signals = [Signal(names[i], "", found[:, i].astype(np.float64), rate) for i in kept]
     facts = ["SigMF", *_facts(begins)]
     return recording_of(signals, _marks(notes, rate), columns, columns.name, facts, unused)
+
+
+def _count_from_offset(parts: list[dict[str, Any]], offset: int, count: int) -> None:
+    """Makes annotations and captures count from the first of `count` values in the file.
+
+    Raises:
+        ValueError: one lies outside.
+    """
+    for one in parts:
+        start = _whole(one, "core:sample_start") - offset
+        if start < 0:
+            raise ValueError(f"it says something of a value before its core:offset {offset}.")
+        end = start + max(_whole(one, "core:sample_count"), 1)
+        if end > count:
+            raise ValueError(f"it is cut off: it says something of value {end}, and has {count}.")
+        one["core:sample_start"] = start
 
 
 def _number(value: Any, what: str) -> float:

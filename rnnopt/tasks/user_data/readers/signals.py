@@ -19,6 +19,7 @@ from rnnopt.tasks.user_data.recordings import Recordings, recordings
 from rnnopt.tasks.user_data.resampling import gaps_bridged, signal_at_rate
 
 SHOWN = 12  # names, or texts of marks
+LATEST = 1e12  # seconds, or hertz
 FEW, MOST = 10**6, 1000  # steps that any resampling may make, and steps for each value before
 
 
@@ -111,9 +112,7 @@ def recording_of(
     """
     if columns.group is not None and not columns.optional:
         raise ValueError(f"there is no column {columns.group!r}: a recording has no groups.")
-    for one in signals:
-        if not len(one.values):
-            raise ValueError(f"signal {one.name!r} has no values.")
+    _check(signals)
     clock = Clock()
     label = label_of([one.name for one in signals], marks, columns)
     notes = [*facts, described_signals(signals), *_described_marks(marks)]
@@ -142,7 +141,17 @@ def recording_of(
         moments=(times - times[0],),
         stamps=(times,),
         unused=tuple(unused) or columns.drop,
+        units=tuple(visible(signals[i].unit).strip() for i in kept),
     )
+
+
+def _check(signals: Sequence[Signal]) -> None:
+    """Raises ValueError if a signal has no values, or a rate that none can have."""
+    for one in signals:
+        if not len(one.values):
+            raise ValueError(f"signal {one.name!r} has no values.")
+        if one.rate is not None and not 1 / LATEST < one.rate < LATEST:
+            raise ValueError(f"signal {one.name!r} has a rate that none can have, {one.rate:g} Hz.")
 
 
 def are_alike(signals: Sequence[Signal]) -> bool:
@@ -183,7 +192,7 @@ def _described_marks(marks: Sequence[Mark]) -> list[str]:
     """How often each text occurs, in each list of marks; [] without marks."""
     lists: dict[str, Counter[str]] = {}
     for one in marks:
-        lists.setdefault(one.of, Counter())[visible(one.text)[:40]] += 1
+        lists.setdefault(one.of, Counter()).update([visible(one.text)[:40]] * bool(one.text))
     found = []
     for of, counts in list(lists.items())[:SHOWN]:
         some = ", ".join(f"{count} × {text!r}" for text, count in counts.most_common(SHOWN))
@@ -199,8 +208,10 @@ def _in_order(signals: Sequence[Signal], clock: Clock, name: str) -> list[Signal
     for one in signals:
         if one.times is not None:
             if id(one.times) not in orders:
-                if not np.isfinite(one.times).all():
-                    raise ValueError(f"the times of signal {one.name!r} must be finite.")
+                if not (np.abs(one.times) < LATEST).all():
+                    raise ValueError(
+                        f"the times of signal {one.name!r} must be finite and within {LATEST:g} s."
+                    )
                 order = clock.order(one.times, name, f"time of {one.name!r}")
                 orders[id(one.times)] = order, one.times[order]
             order, times = orders[id(one.times)]

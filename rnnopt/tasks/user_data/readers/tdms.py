@@ -1,12 +1,12 @@
 """TDMS files of LabVIEW by npTDMS.
 
-A waveform channel has its increment and offset, counted from the earliest start. Other channels
-have the times of a channel of their group: of dates, or one called time. Without either there are
-no times. Channels of texts are marks. Values are scaled. Of a file whose writing was interrupted
-there are the segments that are whole.
+A waveform channel has its increment and offset. Other channels have the times of a channel of their
+group: of dates, or one called time. Dates, also those at which waveforms start, count from the
+earliest of the file. Without either there are no times. Channels of texts are marks. Values are
+scaled. Of a file whose writing was interrupted there are the segments that are whole.
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,24 @@ CUT = "writing was interrupted: the last segment is left out where it is not who
 Times = tuple[float | None, np.ndarray | None]  # a rate, or times
 
 
+@dataclass(frozen=True)
+class Content:
+    """What was read of a file.
+
+    Args:
+        signals, marks: its channels of numbers, and those of texts.
+        unused: names of the channels that were left out.
+        bare: names of the channels without times.
+        cut: whether its writing was interrupted.
+    """
+
+    signals: list[Signal]
+    marks: list[Mark]
+    unused: tuple[str, ...]
+    bare: frozenset[str]
+    cut: bool
+
+
 def read_tdms(path: Path, columns: Columns) -> Recordings:
     """Reads the channels of a .tdms file.
 
@@ -37,39 +55,48 @@ def read_tdms(path: Path, columns: Columns) -> Recordings:
 
         # Opened here, as npTDMS does not close a file that it cannot read.
         with path.open("rb") as opened, TdmsFile.open(opened) as file:
-            every = [one for group in file.groups() for one in group.channels() if len(one)]
-            if not every:
-                raise ReadingError(
-                    "it has no channel with values, or was cut off before the first."
-                )
-            with own_sentences():
-                check_declared(8 * sum(map(len, every)), path.stat().st_size, "its channels")
-            clocks = {one.path: _own_times(one, every) for one in every if not _is_clock(one)}
-            alone = len({one.group_name for one in every}) == 1
-            listed = [one for one in every if one.path in clocks]
-            called = [one.name if alone else f"{one.group_name}.{one.name}" for one in listed]
-            with own_sentences():
-                kept, unused = choose(distinct(called), columns)
-            names = [distinct(called)[i] for i in kept]
-            chosen = [listed[i] for i in kept]
-            timeless = [
-                clocks[one.path][0] is None and clocks[one.path][1] is None for one in chosen
-            ]
-            bare_names = [name for name, bare in zip(names, timeless, strict=True) if bare]
-            cut = file.file_status.incomplete_final_segment
-            signals, marks = _read(chosen, names, [clocks[one.path] for one in chosen])
-    if not signals:
+            found = _content(file, path.stat().st_size, columns)
+    if not found.signals:
         raise ValueError("no channel has numbers: a recording needs one.")
-    without = [one.name for one in signals if one.name in bare_names]
-    bare = len(without) == len(signals)
+    without = [one.name for one in found.signals if one.name in found.bare]
+    bare = len(without) == len(found.signals)
     if without and not bare:
         raise ValueError(
             f"channel {without[0]!r} has no times, and others have: leave it out by --drop"
             f" {without[0]!r}."
         )
-    facts = ["TDMS", *([CUT] if cut else []), *([NO_TIMES] if bare else [])]
-    data = recording_of(signals, marks, columns, columns.name, facts, unused)
+    facts = ["TDMS", *([CUT] if found.cut else []), *([NO_TIMES] if bare else [])]
+    try:
+        data = recording_of(found.signals, found.marks, columns, columns.name, facts, found.unused)
+    except ValueError as error:
+        if found.cut:  # which may be why channels end at different times
+            raise ValueError(f"{str(error).removesuffix('.')}; {CUT}.") from error
+        raise
     return replace(data, moments=None, stamps=None, times=None) if bare else data
+
+
+def _content(file: Any, stored: int, columns: Columns) -> Content:
+    """The channels that are not left out."""
+    every = [one for group in file.groups() for one in group.channels() if len(one)]
+    if not every:
+        raise ReadingError("it has no channel with values, or was cut off before the first.")
+    with own_sentences():
+        check_declared(8 * sum(map(len, every)), stored, "its channels")
+    listed = [one for one in every if not _is_clock(one)]
+    alone = len({one.group_name for one in every}) == 1
+    names = distinct([one.name if alone else f"{one.group_name}.{one.name}" for one in listed])
+    with own_sentences():
+        kept, unused = choose(names, columns)
+    clocks = _clocks(every)
+    origin = _earliest(every, clocks)
+    chosen = [
+        (names[i], one, _own_times(one, clocks.get(one.group_name), origin))
+        for i, one in enumerate(listed)
+        if i in kept
+    ]
+    signals, marks = _read(chosen)
+    bare = frozenset(name for name, _, its in chosen if its[0] is None and its[1] is None)
+    return Content(signals, marks, unused, bare, file.file_status.incomplete_final_segment)
 
 
 def _is_clock(channel: Any) -> bool:
@@ -80,48 +107,64 @@ def _is_clock(channel: Any) -> bool:
     return dates or channel.name.strip().lower() in TIMES
 
 
-def _own_times(channel: Any, every: list[Any]) -> Times:
-    """The rate or the times of a channel; neither if the file does not say."""
+def _clocks(every: list[Any]) -> dict[str, tuple[str, np.ndarray]]:
+    """The name and the values of the first channel of times, by its group."""
+    found: dict[str, tuple[str, np.ndarray]] = {}
+    for one in every:
+        if _is_clock(one) and one.group_name not in found:
+            found[one.group_name] = one.name, np.asarray(one[:])
+    return found
+
+
+def _earliest(every: list[Any], clocks: dict[str, tuple[str, np.ndarray]]) -> Any:
+    """The earliest date of waveforms and of channels of times; None if there is none."""
+    dates = [np.datetime64(one) for channel in every if (one := _start(channel)) is not None]
+    dates += [times.min() for _, times in clocks.values() if times.dtype.kind == "M"]
+    return min(dates, default=None)
+
+
+def _start(channel: Any) -> Any:
+    """The date at which a waveform starts; None if the file does not say."""
+    return channel.properties.get("wf_start_time") if "wf_increment" in channel.properties else None
+
+
+def _own_times(channel: Any, clock: tuple[str, np.ndarray] | None, origin: Any) -> Times:
+    """The rate or the times of a channel; neither if the file does not say.
+
+    Args:
+        channel: the channel.
+        clock: name and values of the channel of times in its group, if there is one.
+        origin: the date from which times count.
+    """
     increment = channel.properties.get("wf_increment")
     if increment is not None:
         if not np.isfinite(increment) or increment <= 0:
             raise ReadingError(
                 f"channel {channel.name!r} has an increment of {increment}, in seconds."
             )
-        offset = float(channel.properties.get("wf_start_offset", 0.0)) + _late(channel, every)
+        start, offset = _start(channel), float(channel.properties.get("wf_start_offset", 0.0))
+        if start is not None:
+            offset += float((np.datetime64(start) - origin) / np.timedelta64(1, "s"))
         if offset == 0:
             return 1 / float(increment), None
         return None, offset + np.arange(len(channel)) * float(increment)
-    for other in every:
-        if other.group_name == channel.group_name and _is_clock(other):
-            if len(other) != len(channel):
-                raise ReadingError(
-                    f"channel {channel.name!r} has {len(channel)} values and {other.name!r}, their"
-                    f" times, {len(other)}."
-                )
-            times = np.asarray(other[:])
-            if times.dtype.kind == "M":
-                return None, (times - times[0]) / np.timedelta64(1, "s")
-            return None, times.astype(np.float64)
-    return None, None
+    if clock is None:
+        return None, None
+    name, times = clock
+    if len(times) != len(channel):
+        raise ReadingError(
+            f"channel {channel.name!r} has {len(channel)} values and {name!r}, their times,"
+            f" {len(times)}."
+        )
+    if times.dtype.kind == "M":
+        return None, (times - origin) / np.timedelta64(1, "s")
+    return None, times.astype(np.float64)
 
 
-def _late(channel: Any, every: list[Any]) -> float:
-    """Seconds from the earliest start of a waveform to that of a channel; 0 if it has none."""
-    starts = [one.properties.get("wf_start_time") for one in every]
-    dates = [np.datetime64(one) for one in starts if one is not None]
-    own = channel.properties.get("wf_start_time")
-    if own is None or not dates:
-        return 0.0
-    return float((np.datetime64(own) - min(dates)) / np.timedelta64(1, "s"))
-
-
-def _read(
-    channels: list[Any], names: list[str], clocks: list[Times]
-) -> tuple[list[Signal], list[Mark]]:
-    """The channels of numbers, and the marks of those of texts."""
+def _read(chosen: list[tuple[str, Any, Times]]) -> tuple[list[Signal], list[Mark]]:
+    """The channels of numbers, and the marks of those of texts, by their names and times."""
     signals, marks = [], []
-    for channel, name, (rate, times) in zip(channels, names, clocks, strict=True):
+    for name, channel, (rate, times) in chosen:
         values = np.asarray(channel[:])
         if values.dtype.kind in "OU":
             moments = np.arange(len(values)) / (rate or 1.0) if times is None else times

@@ -46,7 +46,8 @@ def read_xdf(path: Path, columns: Columns) -> Recordings:
         )
         read = {int(one["info"]["stream_id"]): one for one in found}
     for one in streams:
-        if one.id in ids and len(read[one.id]["time_stamps"]) != one.count:
+        its = read.get(one.id, {"time_stamps": ()})
+        if one.id in ids and len(its["time_stamps"]) != one.count:
             raise ValueError(f"stream {one.name!r} is damaged: not all of its samples are read.")
     notes = ["XDF", *_other_facts(streams, closed)]
     times = {}
