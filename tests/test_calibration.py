@@ -18,12 +18,17 @@ from scipy.special import log_softmax
 
 from rnnopt import RNNClassifier
 from rnnopt.runs.calibration import (
+    MOST,
     calibration_error,
+    line_of,
     log_loss,
     outputs_and_targets,
     temperature_of,
 )
+from rnnopt.runs.export import runners
+from rnnopt.runs.export.comparison import compare_formats
 from rnnopt.runs.export.export import export, open_run
+from rnnopt.runs.export.int8 import metric_of_int8
 from rnnopt.runs.folder import RunFolder
 from rnnopt.runs.prediction import TrainedModel
 from rnnopt.tasks.user_data.preparation import Preparation
@@ -88,6 +93,16 @@ def test_a_network_that_is_always_right_does_not_become_certain():
 @pytest.mark.parametrize("outputs", [torch.full((4, 2), math.nan), torch.zeros(0, 2)])
 def test_useless_outputs_are_left_alone(outputs):
     assert temperature_of(outputs.double(), torch.zeros(len(outputs), dtype=torch.int64)) == 1
+
+
+def test_a_temperature_at_the_end_of_the_scale_is_said():
+    outputs = torch.tensor([[0.0, 1.0], [0.0, 1.0]], dtype=torch.float64)
+    scores = {"log loss": 0.5, "ECE": 0.1}
+    for targets, at_end in (([0, 0], True), ([1, 1], False)):
+        found = temperature_of(outputs, torch.tensor(targets))
+        assert (found == pytest.approx(MOST)) == at_end
+        note = dict(temperature=found, validation=2, before=scores, after=scores)
+        assert ("the largest allowed" in line_of(note)) == at_end
 
 
 def test_expected_calibration_error_by_hand():
@@ -192,6 +207,28 @@ def test_scores_are_those_of_the_predictions(command):
     assert calibration_error(likely.log(), task.test.targets) == pytest.approx(
         note["after"]["ECE"], abs=1e-4
     )
+
+
+def test_scores_of_steps_are_those_of_the_calibrated_answers(command):
+    assert command("train", *write("steps"), *TINY, "--out", "run", "--calibrate")[0] == 0
+    result = result_of("run")
+    after = result["calibration"]["after"]["log loss"]
+    assert after != pytest.approx(result["calibration"]["before"]["log loss"], rel=1e-3)
+    assert result["test_scores"]["all steps"]["log loss"] == pytest.approx(after, rel=1e-5)
+
+
+def test_formats_and_int8_are_compared_with_the_calibrated_network(command, monkeypatch):
+    pytest.importorskip("onnxruntime")
+    monkeypatch.setattr(runners, "LONGEST", 0)  # seconds of a measurement
+    given = [*write("series"), "--metric", "log-loss", "--calibrate", "--out", "run"]
+    assert command("train", *given, *TINY)[0] == 0
+    source, raw, on = open_run(Path("run"))
+    after = result_of("run")["calibration"]["after"]["log loss"]
+    (_, before), _ = metric_of_int8(source)
+    assert float(before) == pytest.approx(after, rel=1e-5)
+    rows = compare_formats(source, raw, on, lambda name: None).rows
+    for row in rows:
+        assert row.metric == pytest.approx(after, rel=1e-2 if "int8" in row.name else 1e-4)
 
 
 def test_exports_and_streams_answer_with_calibrated_probabilities(command, monkeypatch):

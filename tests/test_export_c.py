@@ -19,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from rnnopt import SequenceModel
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
 from rnnopt.runs.export import c_check, c_code
@@ -29,6 +30,7 @@ from rnnopt.runs.export.int8 import metric_of_int8, rows_in_int8, with_int8_weig
 from rnnopt.runs.export.plain_model import PlainModel
 from rnnopt.runs.folder import RunFolder
 from rnnopt.runs.runner import run
+from rnnopt.tasks import from_arrays
 from rnnopt.training.build import task_of
 
 needs_cc = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
@@ -209,6 +211,33 @@ def test_any_name_compiles(name):
     source, (inputs, lengths) = source_and_series("gru", subsample=3)
     raw = inputs[:2], lengths[:2]
     assert export(source, "c", raw, "series", name=name).difference < 1e-5
+
+
+@needs_cc
+def test_two_networks_of_one_name_do_not_compile_together(tmp_path):
+    for i, cell in enumerate(("rnn", "gru")):
+        source, _ = source_and_series(cell)
+        (tmp_path / f"{i}.h").write_text(header_of(source, "net"))
+    for included, code in (("00", 0), ("01", 1)):  # the same one twice is harmless
+        (tmp_path / "main.c").write_text("".join(f'#include "{i}.h"\n' for i in included))
+        command = ["cc", "-fsyntax-only", "main.c"]
+        assert subprocess.run(command, cwd=tmp_path, capture_output=True).returncode == code
+
+
+def test_past_outputs_are_inputs_with_the_value_that_they_begin_with():
+    rng = np.random.default_rng(0)
+    u, y = rng.normal(size=(6, 9, 1)), rng.normal(loc=7, size=(6, 9))
+    task = from_arrays(u, y, feedback=2, each_step=True)
+    p = task.data.preparation
+    model = SequenceModel(3, 4, 1, cell="rnn", readout="every").eval()
+    source, _ = source_and_series("rnn")
+    settings = source.settings | {"output_size": 1}
+    text = header_of(
+        replace(source, model=model, settings=settings, preparation=p, loss="mse"), "n"
+    )
+    assert f"x[0]: {p.channels[0]}\n" in text
+    for i in (1, 2):
+        assert f"x[{i}]: {p.channels[i]}, at first {p.target_mean[0]:.9g}\n" in text
 
 
 @needs_cc

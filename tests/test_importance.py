@@ -142,6 +142,8 @@ def test_bars_show_zero_and_all_ends():
     assert (second.left, second.right) == (0, 20)
     assert (first.text, second.text) == ("0.3 ± 0.1", "−0.1 ± 0")
     assert third.right - third.left >= 0
+    (little,) = in_scale([Bar("a", -2e-7, 1e-8)])
+    assert little.text == "−2e−7 ± 1e−8"
     (still,) = in_scale([Bar("a", 0.0, 0.0)])
     assert (still.left, still.right) == (0, 0)
     assert REPEATS > 1

@@ -192,6 +192,7 @@ def test_without_names_positions_count_with_any_separator():
         (["a,c"], ("line 1", "lacks 'b'", "has 'c' besides")),
         (["a,b,b"], ("line 1", "twice")),
         (["a,b", '1,"2'], ("line 2",)),
+        (["1,5;2,5"], ("line 1", "'1,5'", "--decimal ,")),  # no line of names
     ],
 )
 def test_a_wrong_row_is_named_by_its_line(lines, words):
@@ -199,6 +200,19 @@ def test_a_wrong_row_is_named_by_its_line(lines, words):
         all_rows(RowReader(("a", "b")), *lines)
     for word in ("standard input", *words):
         assert word in str(error.value)
+
+
+def test_points_beside_decimal_commas_are_refused_as_in_a_file():
+    reader = RowReader(("a", "b"), decimal=",")
+    assert all_rows(reader, "1,5;2") == [([1.5, 2], None)]
+    with pytest.raises(UserError, match=r"line 1, value 1: '1.234' has a point"):
+        all_rows(reader, "1.234;5,6")
+
+
+def test_a_row_needs_its_id_where_there_is_a_column_of_them():
+    reader = RowReader(("a", "b"), TableSchema("long", id="who"), gaps=True)
+    with pytest.raises(UserError, match=r"line 3 has no value in the column of ids"):
+        all_rows(reader, "who,a,b", "x,1,2", " ,3,4")
 
 
 @given(st.lists(st.text(max_size=12), min_size=1, max_size=4))
@@ -270,6 +284,14 @@ def test_a_blank_line_or_reset_begins_a_new_series(run, pipe, between):
     assert (code, len(lines)) == (0, 4)
     assert [line[:2] for line in lines[1:]] == [["1", "1"], ["1", "2"], ["2", "1"]]
     assert lines[1][2:] == lines[3][2:] != lines[2][2:]
+
+
+def test_a_line_of_tabs_is_a_row_without_values_where_tabs_separate(run, pipe, command):
+    given = ["--data", run.parent / "long.csv", "--model", "gru", "--missing", "mean"]
+    assert command("train", *given, "--out", "gaps", *TINY)[0] == 0
+    answers = [pipe("gaps", f"1{sep}2\n{sep}\n3{sep}4\n") for sep in "\t,"]
+    assert answers[0] == answers[1]
+    assert [line.split(",")[1] for line in answers[0][1].splitlines()[1:]] == ["1", "2", "3"]
 
 
 def test_a_wrong_row_ends_it_after_the_answers_before(run, pipe):

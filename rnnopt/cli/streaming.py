@@ -10,7 +10,7 @@ from rnnopt.runs.prediction import TrainedModel
 from rnnopt.runs.row_stream import row_stream
 from rnnopt.tasks.user_data.readers.rows import RowReader
 
-NEW_SERIES = ("", "reset")  # lines that begin a new series
+RESET = "reset"  # a line that begins a new series, as a blank one does
 
 
 def answer_rows(trained: TrainedModel, decimal: Decimal | None) -> int:
@@ -30,7 +30,7 @@ def answer_rows(trained: TrainedModel, decimal: Decimal | None) -> int:
         sys.stdout.flush()
         count, last, begun = 1, None, False
         for number, line in _lines():
-            if line.strip().lower() in NEW_SERIES:
+            if reader.is_blank(line) or line.strip().lower() == RESET:
                 count += begun
                 stream.restart(str(count))
                 last, begun = None, False

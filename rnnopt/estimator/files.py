@@ -11,7 +11,7 @@ from rnnopt.config.run_config import RunConfig
 from rnnopt.estimator.doubts import Seen
 from rnnopt.estimator.options import RNNOptions
 from rnnopt.runs.export.export import export
-from rnnopt.runs.export.source import Source
+from rnnopt.runs.export.source import Source, divide_outputs
 from rnnopt.runs.folder import write_atomically
 from rnnopt.runs.prediction import TrainedModel
 from rnnopt.tasks.task import LOSSES
@@ -124,9 +124,7 @@ def arguments_of(trained: TrainedModel, names: tuple[str, ...]) -> dict[str, Any
 def take_over(estimator: Any, trained: TrainedModel) -> None:
     """Makes an estimator one that was fitted as the run was trained."""
     p, model = trained.preparation, trained.model
-    with torch.no_grad():  # so its probabilities are the run's calibrated ones
-        for parameter in model.output.parameters():
-            parameter.div_(p.temperature)
+    divide_outputs(model.output, p.temperature)  # its probabilities are the run's calibrated ones
     estimator.model_ = model
     estimator.mean_, estimator.scale_ = np.array(p.mean), np.array(p.deviation)
     estimator.n_features_in_, estimator.columns_are_steps_ = len(p.channels), False

@@ -103,14 +103,10 @@ def in_scale(bars: Sequence[Bar]) -> list[Drawn]:
             place(bar.drop - bar.spread),
             place(bar.drop + bar.spread),
             place(0),
-            f"{_signed(bar.drop)} ± {short(bar.spread)}",
+            f"{short(bar.drop)} ± {short(bar.spread)}".replace("-", "−"),
         )
         for bar in bars
     ]
-
-
-def _signed(value: float) -> str:
-    return short(value).replace("-", "−")
 
 
 def importance(task: Task, model: nn.Module, seed: int = 0) -> Importance | None:

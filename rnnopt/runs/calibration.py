@@ -162,7 +162,9 @@ def line_of(found: dict[str, Any]) -> str:
     """The calibration of a run in words, without a full stop."""
     pairs = (f"{name} {found['before'][name]:.4f} → {one:.4f}" for name, one in
              found["after"].items())  # fmt: skip
+    temperature = found["temperature"]
+    at_end = " (the largest allowed: there the outputs say nothing of the targets)"
     return (
-        f"calibrated by temperature {found['temperature']:.3f} on {found['validation']} validation"
-        f" series: test {', '.join(pairs)}"
+        f"calibrated by temperature {temperature:.3f} on {found['validation']} validation series"
+        f"{at_end * (temperature > 0.999 * MOST)}: test {', '.join(pairs)}"
     )

@@ -3,7 +3,7 @@
 import traceback
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -206,26 +206,31 @@ def _train_to_the_end(
             temperature = None  # the weights are the first fit's
     if training.status != "interrupted" and training.best_weights:
         folder.write_weights(training.best_weights)
-        result["test_loss"], result["test_metric"] = training.test()
-        task = training.task
-        constant = constant_metric(task, task.test)
-        if constant is not None:
-            result["constant_metric"] = constant
-            if told := no_better(task, result["test_metric"], constant):
-                result["no_better"] = told
-        own = task.data
         if config.calibrate:
             temperature = temperature or temperature_of_best(training)
             _write_temperature(folder, temperature)
-            with training.best_model() as model:
-                result["calibration"] = calibrated(task, model, training.device, temperature)
-        if own is not None and own.preparation.each_step:
-            with training.best_model() as model:
-                result["test_scores"] = scores_alone(
-                    own.preparation, model, task.test, training.device
-                )
+        result |= _tested(training, temperature)
     folder.write_result(result)
     return result
+
+
+def _tested(training: Training, temperature: float | None) -> dict[str, Any]:
+    """What a result says of the best weights on the test data; None: it is not calibrated."""
+    task, device, own = training.task, training.device, training.task.data
+    loss, metric = training.test()
+    found: dict[str, Any] = {"test_loss": loss, "test_metric": metric}
+    constant = constant_metric(task, task.test)
+    if constant is not None:
+        found["constant_metric"] = constant
+        if told := no_better(task, metric, constant):
+            found["no_better"] = told
+    with training.best_model() as model:
+        if temperature is not None:
+            found["calibration"] = calibrated(task, model, device, temperature)
+        if own is not None and own.preparation.each_step:
+            preparation = replace(own.preparation, temperature=temperature or 1.0)
+            found["test_scores"] = scores_alone(preparation, model, task.test, device)
+    return found
 
 
 def _write_temperature(folder: RunFolder, temperature: float) -> None:

@@ -62,7 +62,7 @@ def predict_data(
         unlabelled: Absence of labels, in a text file without column names. Otherwise each line is
             expected to have its label first, or where `train --label` placed it.
         decimal: Decimal sign in a text file. Unset: the one given to `rnnopt train`, else the one
-            that the file seems to use.
+            that the file seems to use; with --stream a point.
 
     Examples:
         rnnopt predict runs/own --data new.csv
@@ -70,13 +70,7 @@ def predict_data(
         sensor | rnnopt predict runs/own --stream
     """
     if stream:
-        for name in ("data", "out", "labels", "unlabelled"):
-            if name in given:
-                raise UserError(
-                    f"--stream reads standard input and writes standard output: leave out --{name}."
-                )
-        trained = TrainedModel.open(run)
-        return answer_rows(trained, decimal or trained.config.decimal)
+        return _stream(run, decimal, given)
     if not data:
         raise UserError("predict needs the series, --data, or --stream for rows as they come.")
     trained = TrainedModel.open(run)
@@ -114,6 +108,17 @@ def predict_data(
         print_line(f"{name} {value:.4f}" if abs(value) < 100 else f"{name} {value:.6g}")
     print_line(f"wrote {out} ({len(series)} {'series' if series.spans is None else 'windows'})")
     return 0
+
+
+def _stream(run: Path, decimal: Decimal | None, given: Collection[str]) -> int:
+    """`predict_data` for rows on standard input."""
+    for name in ("data", "out", "labels", "unlabelled"):
+        if name in given:
+            raise UserError(
+                f"--stream reads standard input and writes standard output: leave out --{name}."
+            )
+    trained = TrainedModel.open(run)
+    return answer_rows(trained, decimal or trained.config.decimal)
 
 
 def _check_takes_labels(run: Path, p: Preparation) -> None:

@@ -72,7 +72,9 @@ def _description(source: Source) -> Description:
     elif p.classes:
         inputs, meanings = p.channels, [f"probability of {one}" for one in p.classes]
     else:
-        inputs, meanings = p.channels, list(p.outputs_named)
+        own = len(p.channels) - p.lags
+        begun = [f"{one}, at first {p.mean[own + i]:.9g}" for i, one in enumerate(p.channels[own:])]
+        inputs, meanings = (*p.channels[:own], *begun), list(p.outputs_named)
         meanings = meanings or [f"target {i + 1}" for i in range(width)]
     summary = f"{source.config.task}, {source.config.model}: {source.result.get('summary', '')}"
     return Description(f"the run {source.folder} ({summary})", inputs, tuple(meanings))

@@ -5,6 +5,7 @@ It needs C99 or C++ and math.h, and allocates nothing. The caller keeps the stat
 """
 
 import re
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -105,7 +106,7 @@ def to_c(model: PlainModel, name: str, description: Description, int8: bool = Fa
     stack = 4 * (sum(scratch.values()) + inputs)
     header = Header("", constants.bytes, 4 * (sum(states.values()) + len(counter)), stack)
     parts = [
-        "#ifndef NAME_H\n#define NAME_H\n\n#include <math.h>",
+        "#ifndef NAME_DIGEST_H\n#define NAME_DIGEST_H\n\n#include <math.h>",
         c_code.NEEDS_NAN if model.missing_filled else "",
         f"enum {{ NAME_inputs = {inputs}, NAME_outputs = {len(bias)} }};",
         _block("typedef struct ", [*_arrays(states), *(f"{one};" for one in counter)])
@@ -123,8 +124,11 @@ def to_c(model: PlainModel, name: str, description: Description, int8: bool = Fa
         "#endif",
     ]
     code = "\n\n".join(part.strip() for part in parts if part)
-    written = {"NAME": name, "WIDTH": str(model.pool)}  # both at once: a name may have WIDTH in it
-    code = re.sub("NAME|WIDTH", lambda found: written[found[0]], code)
+    # With a digest two networks of one name do not compile together: the guard would hide one.
+    digest = f"{zlib.crc32(code.encode()):08x}"
+    written = {"NAME": name, "WIDTH": str(model.pool), "DIGEST": digest}
+    # All at once: a name may have WIDTH in it.
+    code = re.sub("|".join(written), lambda found: written[found[0]], code)
     text = f"{comment(name, _kind(model), model.pool, description, _memory(header))}\n{code}\n"
     return replace(header, text=text)
 

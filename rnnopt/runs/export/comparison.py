@@ -27,7 +27,7 @@ from rnnopt.runs.export.runners import (
     openvino_runner,
     torchscript_runner,
 )
-from rnnopt.runs.export.source import Source, what_happened
+from rnnopt.runs.export.source import Source, calibrated_model, what_happened
 from rnnopt.tasks import Task
 from rnnopt.tasks.user_data.recordings import Recordings
 from rnnopt.training.build import task_of
@@ -112,7 +112,7 @@ def compare_formats(
     with one_thread():
         begins("torch")
         times = network_times(source.model, _prepared(source, first))
-        own = None if task is None else task.evaluate(source.model, task.test, CPU)[1]
+        own = None if task is None else task.evaluate(calibrated_model(source), task.test, CPU)[1]
         rows = [Row("torch", None, *times, own)]
         for variant in VARIANTS:
             begins(variant.name)

@@ -201,7 +201,7 @@ def export(
     elif source.preparation is not None and source.preparation.lags and form != "safetensors":
         raise UserError(
             "a run with --feedback needs its own past outputs at each step: export it with"
-            " --streaming, whose inputs they then are."
+            " --streaming or --format c, whose inputs they then are."
         )
     if weights == "int8":
         if form not in INT8:

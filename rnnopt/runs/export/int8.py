@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from rnnopt.layers.sequence_model import SequenceModel
-from rnnopt.runs.export.source import Facts, Source, what_happened
+from rnnopt.runs.export.source import Facts, Source, calibrated_model, what_happened
 from rnnopt.training.build import task_of
 
 LARGEST = 127
@@ -44,14 +44,13 @@ def with_int8_weights(model: SequenceModel) -> SequenceModel:
 
 
 def metric_of_int8(source: Source) -> Facts:
-    """The metric of the run's network on the run's test data, and with int8 weights; for a card."""
+    """The metric of the run's answers on its test data, and with int8 weights; for a card."""
     if what_happened(source):
         return (("loss of int8 weights", "not measured: the run's files are not what they were"),)
     task = task_of(source.config)
-    cpu = torch.device("cpu")
+    cpu, model = torch.device("cpu"), calibrated_model(source)
     before, after = (
-        task.evaluate(model, task.test, cpu)[1]
-        for model in (source.model, with_int8_weights(source.model))
+        task.evaluate(one, task.test, cpu)[1] for one in (model, with_int8_weights(model))
     )
     return (
         (f"test {task.metric} with float32 weights", f"{before:.6g}"),

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from rnnopt.layers.sequence_model import SequenceModel
+from rnnopt.runs.export.source import divide_outputs
 from rnnopt.tasks.task import Loss
 from rnnopt.tasks.user_data.preparation import Preparation
 
@@ -56,10 +57,8 @@ class PlainModel(nn.Module):
         self._in_two("target_mean", double(p.target_mean if p and numbers else [0.0] * outputs))
         self._constant("target_deviation", p.target_deviation if p and numbers else [1.0] * outputs)
         self.network = model.to_torch()
-        if p is not None and self.answer != "numbers":
-            with torch.no_grad():  # of a linear read-out, so that no graph needs another operator
-                for parameter in self.network.output.parameters():
-                    parameter.div_(p.temperature)
+        if p is not None:  # in the weights, so that no graph needs another operator
+            divide_outputs(self.network.output, p.temperature)
         self.eval().requires_grad_(False)
 
     def _constant(self, name: str, values: object) -> None:

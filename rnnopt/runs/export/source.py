@@ -1,7 +1,11 @@
 """What an export needs of a run."""
 
+import copy
 from dataclasses import dataclass
 from typing import Any, Literal
+
+import torch
+from torch import nn
 
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
@@ -36,6 +40,21 @@ class Source:
     result: dict[str, Any]
     data: dict[str, Any]
     folder: str = ""
+
+
+def divide_outputs(read_out: nn.Module, temperature: float) -> None:
+    """Divides what a linear read-out gives by a temperature, in place."""
+    with torch.no_grad():
+        for parameter in read_out.parameters():
+            parameter.div_(temperature)
+
+
+def calibrated_model(source: Source) -> SequenceModel:
+    """A copy of the network whose softmax or sigmoid gives the run's own probabilities."""
+    model = copy.deepcopy(source.model)
+    if source.preparation is not None:
+        divide_outputs(model.output, source.preparation.temperature)
+    return model
 
 
 def what_happened(source: Source) -> Literal["gone", "changed"] | None:

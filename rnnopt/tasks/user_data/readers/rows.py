@@ -9,7 +9,7 @@ from rnnopt.config.data_config import Decimal
 from rnnopt.config.errors import UserError
 from rnnopt.tasks.user_data.limits import LARGEST
 from rnnopt.tasks.user_data.readers.columns import is_number, to_numbers
-from rnnopt.tasks.user_data.readers.decimals import with_points
+from rnnopt.tasks.user_data.readers.decimals import refuse_points, with_points
 from rnnopt.tasks.user_data.readers.text import separator_of
 from rnnopt.tasks.user_data.recordings import TableSchema, default_names
 
@@ -44,6 +44,10 @@ class RowReader:
         self._identity: int | None = None
         self._begun = False
 
+    def is_blank(self, line: str) -> bool:
+        """Whether a line has no cells: where tabs separate cells, a line of tabs has some."""
+        return not line.strip(" \r\n" if self._separator == "\t" else None)
+
     def read(self, line: str, number: int) -> tuple[np.ndarray, str | None] | None:
         """The values (channel,) of a line and the series it names; None for a line of names.
 
@@ -68,6 +72,8 @@ class RowReader:
             count = f"{self._width} cell{'s' * (self._width > 1)}"
             raise self._bad(number, f"needs {count}{such}, got {len(cells)}")
         name = None if self._identity is None else cells[self._identity].strip()
+        if name == "":
+            raise self._bad(number, "has no value in the column of ids")
         chosen = cells if self._places is None else [cells[place] for place in self._places]
         return self._values(chosen, number), name
 
@@ -79,13 +85,13 @@ class RowReader:
                 (cells,) = csv.reader([line], delimiter=self._separator, strict=True)
         except (csv.Error, ValueError) as error:
             raise self._bad(number, f"cannot be read as cells: {error}") from error
-        return with_points(cells) if self.decimal == "," else cells
+        return cells
 
     def _names_columns(self, cells: list[str]) -> bool:
         """Whether the first line has names: those of the channels, or words alone."""
         if self._named and set(self.channels) <= {cell.strip() for cell in cells}:
             return True
-        return not any(map(is_number, cells))
+        return not any(map(is_number, with_points(cells)))
 
     @property
     def _named(self) -> bool:
@@ -117,6 +123,9 @@ class RowReader:
 
     def _values(self, cells: list[str], number: int) -> np.ndarray:
         try:
+            if self.decimal == ",":
+                refuse_points([cells], number)
+                cells = with_points(cells)
             values = to_numbers(cells, f"line {number}")
         except ValueError as error:
             raise UserError(f"standard input: {error}") from error
