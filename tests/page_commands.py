@@ -1,13 +1,17 @@
 """Runs the shell examples of the project's pages, made smaller, on files such as they speak of."""
 
+import io
 import os
 import re
 import shlex
 import shutil
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import pyedflib
 from documents import Block
 
 # What a command line is made smaller by: (pattern, what takes its place).
@@ -30,6 +34,16 @@ NEEDS = {"mnist-rows": "mnist", "hapt2": "har"}
 Command = Callable[..., tuple[object, str, str]]
 
 
+@contextmanager
+def redirect_stdin() -> Iterator[None]:
+    """Standard input without any lines, for commands that read it."""
+    before, sys.stdin = sys.stdin, io.TextIOWrapper(io.BytesIO())
+    try:
+        yield
+    finally:
+        sys.stdin = before
+
+
 def run_shell(block: Block, command: Command) -> None:
     """Runs each rnnopt line, smaller, and looks for the lines that the page shows."""
     printed = ""
@@ -37,7 +51,8 @@ def run_shell(block: Block, command: Command) -> None:
         if line.startswith(NOT_RUN):
             continue
         assert line.startswith("rnnopt "), f"{block.page} has a line that is not run: {line}"
-        code, output, error = command(*_smaller(line)[1:])
+        with redirect_stdin():
+            code, output, error = command(*_smaller(line)[1:])
         assert code == 0, f"{block.page}: {line}\n{output}{error}"
         printed += output
     for line in (block.output or "").splitlines():
@@ -87,6 +102,24 @@ def write_files(folder: Path) -> None:
     (folder / "new.csv").write_text("".join(",".join(one) + "\n" for one in unlabelled))
     for name, people in (("recordings.csv", 4), ("monday.csv", 1)):
         (folder / name).write_text(_recordings(people))
+    for number in range(3):
+        _write_night(folder / f"night{number}.edf", number)
+
+
+def _write_night(path: Path, number: int) -> None:
+    """A minute of two signals at 100 Hz, asleep and awake by turns."""
+    noise, asleep = np.random.default_rng(number), np.arange(6000) // 1000 % 2 == 1
+    signals = [
+        np.where(asleep, low, high) * noise.normal(size=6000) for low, high in ((9, 3), (1, 4))
+    ]
+    with pyedflib.EdfWriter(str(path), 2, file_type=pyedflib.FILETYPE_EDFPLUS) as file:
+        for i, name in enumerate(("EEG", "EMG")):
+            header = dict(label=name, dimension="uV", sample_frequency=100, transducer="")
+            header |= dict(prefilter="", physical_min=-200, physical_max=200)
+            file.setSignalHeader(i, header | dict(digital_min=-32768, digital_max=32767))
+        file.writeSamples(signals)
+        for start in range(0, 60, 10):
+            file.writeAnnotation(start, 10, "asleep" if start // 10 % 2 else "awake")
 
 
 def _recordings(people: int) -> str:

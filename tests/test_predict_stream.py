@@ -375,6 +375,8 @@ def test_a_program_gets_answers_at_once_and_may_interrupt_or_hang_up(run):
         return subprocess.Popen(
             [sys.executable, "-m", "rnnopt", "predict", str(run), "--stream"],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            # What is started in the background inherits that Ctrl-C is ignored.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )  # fmt: skip
 
     with begin() as first, begin() as second:
