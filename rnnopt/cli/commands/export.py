@@ -70,16 +70,8 @@ def export_run(
     out = out or run / f"{'stream' if streaming else 'model'}{ENDINGS[format]}"
     card_file = out.with_name(f"{out.name}.md")
     source, raw, on = open_run(run)
-    config = source.config
-    inputs = [*inputs_in(config.data), *inputs_in(config.test)]
-    own: list[str | Path] = [*inputs, run / "best.pt", run / "checkpoint.pt"]
-    check_output(out, ENDINGS[format], own)
     weights_file = out.with_suffix(".bin")
-    if format == "c":
-        refuse_other_header(out)
-    if format == "openvino":
-        check_output(weights_file, ".bin", own)
-        refuse_other_weights(out, weights_file)
+    check_files(run, source, format, out, weights_file)
     checked = export(source, format, raw, on, streaming, weights, identifier(out.stem))
     if weights == "int8":
         checked = replace(checked, facts=checked.facts + metric_of_int8(source))
@@ -96,13 +88,27 @@ def export_run(
         print_line(f"it takes and gives float32: that can move an answer by {checked.rounding:.2g}")
     for what, figure in checked.facts:
         print_line(f"{what}: {figure}")
-    print_line(f"wrote {out} ({len(checked.content)} bytes)")
-    if checked.weights is not None:
-        print_line(f"wrote {weights_file} ({len(checked.weights)} bytes)")
+    sizes = {out: checked.content, weights_file: checked.weights}
+    for file, content in sizes.items():
+        if content is not None:
+            print_line(f"wrote {file} ({len(content)} bytes)")
     print_line(f"wrote {card_file}")
     if compared is not None:
         print_comparison(compared)
     return 0
+
+
+def check_files(run: Path, source: Source, form: Format, out: Path, weights_file: Path) -> None:
+    """Raises UserError if the files cannot be written, or would go over others."""
+    config = source.config
+    inputs = [*inputs_in(config.data), *inputs_in(config.test)]
+    own: list[str | Path] = [*inputs, run / "best.pt", run / "checkpoint.pt"]
+    check_output(out, ENDINGS[form], own)
+    if form == "c":
+        refuse_other_header(out)
+    if form == "openvino":
+        check_output(weights_file, ".bin", own)
+        refuse_other_weights(out, weights_file)
 
 
 def measured(source: Source, raw: tuple[Tensor, Tensor], on: str) -> Comparison:
