@@ -60,6 +60,17 @@ class Broken(Sign):
         raise KeyError("momentum")
 
 
+class Decomposes(Sign):
+    """Fails from the fourth step on, as optimizers with a decomposition of the gradients do."""
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        loss = super().step(closure)
+        steps = self.state[self.param_groups[0]["params"][0]]["steps"]
+        torch.linalg.cholesky(torch.eye(2) if steps < 4 else -torch.eye(2))
+        return loss
+
+
 class Lazy(Sign):
     def step(self, closure=None):
         return None
@@ -367,6 +378,20 @@ def test_plain_optimizers_of_torch_and_ours_are_stepped_without_a_closure():
 def test_a_faulty_step_is_said_in_a_sentence(file, tmp_path, name, message):
     with pytest.raises(UserError, match=message):
         run(config(f"my_optimizer.py:{name}"), tmp_path / "run")
+
+
+@pytest.mark.parametrize(("policy", "spent"), [("stop", 10), ("skip", 24), ("restore", 44)])
+def test_a_decomposition_that_fails_is_a_divergence(file, tmp_path, policy, spent):
+    settings = dict(budget="60gradients", evaluate_every=60, on_nonfinite=policy)
+    result = run(config("my_optimizer.py:Decomposes", **settings), tmp_path / "run")
+    assert result["status"] == "diverged"
+    assert result["gradient_evaluations"] == spent
+
+
+def test_a_decomposition_that_fails_is_named(file):
+    training = build_training(config("my_optimizer.py:Decomposes", on_nonfinite="raise"))
+    with pytest.raises(FloatingPointError, match=r"step 4 .*of Decomposes failed: _?LinAlgError"):
+        list(training.run())
 
 
 def test_the_closures_own_errors_are_not_the_optimizers(file):

@@ -132,7 +132,11 @@ class ClosureLearner(GradientLearner):
             self.committed = self._evaluated
 
     def step(self, closure: Closure) -> Tensor:
-        """Takes one step; returns the first loss of the closure."""
+        """Takes one step; returns the first loss of the closure.
+
+        Where a decomposition of the optimizer fails, as that of a matrix which is not finite, the
+        run has diverged, as with a loss that is not finite: NaN is returned.
+        """
         losses: list[Tensor] = []
         raised: list[BaseException] = []  # by the closure: these errors are not the optimizer's
 
@@ -156,6 +160,9 @@ class ClosureLearner(GradientLearner):
         except UserError as error:
             if error.__cause__ in raised:
                 raise error.__cause__ from None
+            if losses and isinstance(error.__cause__, torch.linalg.LinAlgError):
+                closure.trouble = closure.trouble or str(error).rstrip(".")
+                return torch.full_like(losses[0], torch.nan)
             raise
         if not losses:
             raise UserError(
