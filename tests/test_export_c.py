@@ -102,6 +102,15 @@ def test_every_network_answers_as_the_run_does_after_each_step(tmp_path, compile
 
 
 @needs_cc
+def test_a_mean_of_many_steps_keeps_its_digits(tmp_path):
+    source, (inputs, _) = source_and_series("gru", "mean")
+    series = inputs[10, :15].nan_to_num().tile(20_000, 1)
+    (found,), _ = run_headers(tmp_path, [header_of(source, "net0")], [series])
+    expected = expected_of(source, series, len(series))  # torch adds up in pairs
+    np.testing.assert_allclose(found[-1], expected, atol=1e-6)
+
+
+@needs_cc
 def test_a_series_that_ends_within_a_group_of_steps_is_answered(tmp_path):
     # 16 steps in groups of 3: five answers, and one with the mean of the last step alone.
     source, (inputs, _) = source_and_series("gru", subsample=3)

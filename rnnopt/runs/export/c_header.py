@@ -186,12 +186,13 @@ def _layers(model: PlainModel, constants: Constants) -> tuple[dict[str, int], li
             body.append(f"for (i = 0; i < {width}; i++) values[i] = {product};")
             values = "values"
     if network.readout == "mean":
-        states |= {"sum": width, "steps": 1}
+        # A float32 sum of many steps would lose its last digits.
+        states |= {"mean": width, "steps": 1}
         body += [
             "state->steps[0] += 1;",
             f"for (i = 0; i < {width}; i++) {{",
-            f"    state->sum[i] += {values}[i];",
-            "    values[i] = state->sum[i] / state->steps[0];",
+            f"    state->mean[i] += ({values}[i] - state->mean[i]) / state->steps[0];",
+            "    values[i] = state->mean[i];",
             "}",
         ]
         values = "values"
