@@ -308,6 +308,14 @@ def test_predict_finds_steps_and_label_by_name(command, label):
     assert answers["same"] == answers["other"] == answers["bare"]
     write_table("less.csv", steps[:-1])
     assert_refused(command("predict", "run", "--data", "less.csv"), "lacks 's5'")
+    text = Path("same_in.csv").read_text().splitlines()
+    lines = [
+        "grade," + text[0].partition(",")[2],
+        *("a," + row.partition(",")[2] for row in text[1:]),
+    ]
+    Path("renamed.csv").write_text("\n".join(lines))
+    words = ("column 'grade'", "give it the name that it has in the training data")
+    assert_refused(command("predict", "run", "--data", "renamed.csv"), *words)
 
 
 def test_regression_comes_back_in_its_own_units(command):

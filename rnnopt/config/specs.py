@@ -80,7 +80,7 @@ def call_with(
     except (ValueError, RuntimeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         if is_import_path(name) and isinstance(error, RuntimeError):
-            reason = f"{reason.rstrip('.')}. Wrap what needs more than weights and options in a file."
+            reason = f"{reason.rstrip('.')}. Wrap what needs more than these in a file."
         raise UserError(f"{kind} {name!r}: {reason}") from error
     except (TypeError, ArithmeticError, AttributeError, LookupError, MemoryError) as error:
         if not options:  # then it is no option's fault

@@ -88,7 +88,7 @@ def from_table(table: Table, columns: Columns) -> Recordings:
         _refuse_channels(rest)
     reading = replace(reading, label=label, steps=tuple(rest), first=first)
     found = recordings(
-        np.stack([numbers_in(table, name) for name in rest], 1),
+        np.stack([numbers_in(table, name, columns.optional) for name in rest], 1),
         _targets(table, label, several),
         names=None if identity is None else words_in(table[identity]),
         groups=None if group is None else words_in(table[group]),
@@ -184,7 +184,7 @@ def _long(
     channels = [name for name in table if name not in others]
     if not channels:
         raise ValueError("a table with a row per step needs a column for each channel, got none.")
-    values = np.stack([numbers_in(table, name) for name in channels], 1)
+    values = np.stack([numbers_in(table, name, columns.optional) for name in channels], 1)
     rows = _rows_of_each(table, identity, columns.name)
     moments = None if time is None else parse_timestamps(table[time], time)
     clock = Clock()
@@ -287,8 +287,13 @@ def _step_labels(table: Table, labels: Sequence[str]) -> np.ndarray | None:
     return np.stack([np.array(column, dtype=object) for column in columns], 1)
 
 
-def numbers_in(table: Mapping[str, np.ndarray], name: str) -> np.ndarray:
-    """A column (row,) as float64, NaN where a value is missing; ValueError for a word."""
+def numbers_in(table: Mapping[str, np.ndarray], name: str, alike: bool = False) -> np.ndarray:
+    """A column (row,) as float64, NaN where a value is missing.
+
+    Raises:
+        ValueError: it has a word. The advice is for new data if they are read `alike`, as the
+            training data were.
+    """
     values = table[name]
     if values.dtype.kind in "biuf":
         return values.astype(np.float64)
@@ -302,6 +307,11 @@ def numbers_in(table: Mapping[str, np.ndarray], name: str) -> np.ndarray:
             f" (pass --label {name!r}, or --id, --time or --group, if it holds these, or --drop"
             f" {name!r})"
         )
+        if alike:
+            hint = (
+                " (if it is the label, a name or a time, give it the name that it has in the"
+                " training data; else remove it)"
+            )
         raise ValueError(str(error)[:-1] + hint + ".") from error
 
 
