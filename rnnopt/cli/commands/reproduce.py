@@ -28,6 +28,7 @@ def reproduce_published(
     *,
     form: FormName = "cpu",
     quick: bool = False,
+    only: tuple[str, ...] = (),
     out: Path | None = None,
     given: Collection[str] = (),
 ) -> int:
@@ -43,12 +44,13 @@ def reproduce_published(
         form: Size of the runs: cpu finishes on two cores, full is the publication's (most need a
             GPU), quick shows in seconds that it works.
         quick: Shorthand for --form quick.
+        only: Rows and data sets to train and to print, by their names in the table. Unset: all.
         out: Folder of the runs and results. Unset: one below runs/reproduce.
 
     Examples:
         rnnopt reproduce list
         rnnopt reproduce frank-wolfe/table-3 --quick
-        rnnopt reproduce frank-wolfe/table-3 --workers 1
+        rnnopt reproduce frank-wolfe/figure-4 --only Pixel-MNIST SOAP "rnnopt FrankWolfe"
     """
     if quick and "form" in given and form != "quick":
         raise UserError(f"--quick is --form quick, it does not go with --form {form}.")
@@ -70,7 +72,7 @@ def reproduce_published(
                 stages[stage] = bars.add_task(stage, total=1.0, note="")
             board.draw_stage(stages[stage], jobs)
 
-        path, tables, failures = reproduce.reproduce(study, form, out, engine, tell, stop)
+        path, tables, failures = reproduce.reproduce(study, form, out, engine, tell, stop, only)
     for failure in failures:
         print_error(f"failed: {failure}")
     for written in tables:

@@ -1,7 +1,7 @@
 """Published tables and figures by name, and the code that reproduces them."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from rnnopt.experiments.reproduce.asnaq.beyond import GATED, PARTS
 from rnnopt.experiments.reproduce.asnaq.figures import FIGURE_1 as ASNAQ_FIGURE_1
 from rnnopt.experiments.reproduce.asnaq.figures import FIGURE_2 as ASNAQ_FIGURE_2
 from rnnopt.experiments.reproduce.asnaq.figures import FIGURE_3 as ASNAQ_FIGURE_3
-from rnnopt.experiments.reproduce.engine import Tell, run_study
+from rnnopt.experiments.reproduce.engine import Tell, part_of, run_study
 from rnnopt.experiments.reproduce.frank_wolfe import a5_angle, grid, table_1
 from rnnopt.experiments.reproduce.frank_wolfe.figure_3 import FIGURE_3
 from rnnopt.experiments.reproduce.frank_wolfe.figure_4 import FIGURE_4
@@ -80,6 +80,7 @@ def reproduce(
     engine: Engine,
     tell: Tell,
     stop: threading.Event,
+    only: Sequence[str] = (),
 ) -> tuple[Path, list[Table], list[str]]:
     """Executes the missing runs of a table or figure and writes it.
 
@@ -91,6 +92,7 @@ def reproduce(
         engine: executes the runs.
         tell: called with the stage and its jobs a few times per second.
         stop: set it to interrupt.
+        only: rows and data sets to train and to write, of a study; none means all.
 
     Returns:
         The folder with the results, the tables, one sentence for each run that failed.
@@ -105,13 +107,16 @@ def reproduce(
     study = item.study if isinstance(item, Result) else item
     if study is None and engine.address is not None:
         raise UserError(f"{name} is made by one process: leave out --cluster.")
-    with writing(out):
-        out.mkdir(parents=True, exist_ok=True)
-        if isinstance(item, Result):
-            given = (tell, stop) if study is None else (engine, tell, stop)
+    if isinstance(item, Result):
+        if only:
+            raise UserError(f"{name} is made in one piece: leave out --only.")
+        given = (tell, stop) if study is None else (engine, tell, stop)
+        with writing(out):
+            out.mkdir(parents=True, exist_ok=True)
             return out, *item.run(form, out, *given)
-        chosen = item.forms[form]
-        failures = run_study(item, chosen, out, engine, tell, stop)
+    chosen = part_of(item, item.forms[form], only)
+    with writing(out):
         results = out if shared == name else out / name.split("/")[-1]
-        results.mkdir(exist_ok=True)
+        results.mkdir(parents=True, exist_ok=True)
+        failures = run_study(item, chosen, out, engine, tell, stop)
         return results, write_results(item, chosen, out, results), failures

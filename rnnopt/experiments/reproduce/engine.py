@@ -9,13 +9,13 @@ runs are resumed, so the same command continues a study.
 
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 from rnnopt.config import seeds
-from rnnopt.config.errors import UserError
+from rnnopt.config.errors import UserError, unknown_name
 from rnnopt.config.run_config import RunConfig
 from rnnopt.experiments.engine import Engine
 from rnnopt.experiments.job import Job
@@ -42,6 +42,24 @@ def chosen_rows(study: Study, form: Form) -> list[Row]:
         for row in study.rows
         if row.settings is not None and (form.rows is None or row.label in form.rows)
     ]
+
+
+def part_of(study: Study, form: Form, only: Sequence[str]) -> Form:
+    """The form with the rows and data sets alone that `only` names; all of a kind it names none of.
+
+    Raises:
+        UserError: the form has no such row or data set.
+    """
+    rows = [row.label for row in chosen_rows(study, form)]
+    columns = [column.label for column in form.columns]
+    for label in only:
+        if label not in (*rows, *columns):
+            raise unknown_name(f"row or data set of {study.name}:", label, (*rows, *columns))
+    return replace(
+        form,
+        rows=tuple(label for label in rows if label in only) or form.rows,
+        columns=tuple(one for one in form.columns if one.label in only) or form.columns,
+    )
 
 
 def grid_of(form: Form, row: Row) -> list[float]:

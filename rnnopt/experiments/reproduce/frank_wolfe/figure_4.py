@@ -11,6 +11,15 @@ from rnnopt.experiments.reproduce.study import Column, Form, Study
 PIXEL, PERMUTE = "Pixel-MNIST", "Permute-MNIST"
 LONG = (Column(PIXEL, "mnist-pixels"), Column(PERMUTE, "mnist-permuted"))
 TRUNCATED = ("TBPTT, 4 segments", "TBPTT + ours, K=4", "TBPTT + ours, K=1")
+# Not in the paper: the same network, whose recurrent matrix begins as a random orthogonal one.
+ORTHOGONAL = tuple(
+    row(f"{label}, orthogonal start", optimizer, shown=shown, initialization="orthogonal")
+    for label, optimizer, shown in (
+        ("SGD + clipping", "adam:clip=1", False),
+        ("SOAP", "soap", True),
+        ("rnnopt FrankWolfe", "frank-wolfe", True),
+    )
+)
 
 FIGURE_4 = Study(
     name="frank-wolfe/figure-4",
@@ -22,6 +31,7 @@ FIGURE_4 = Study(
     ),
     rows=(
         row("SGD (read as Adam)", "adam", shown=True),
+        row("SGD + clipping", "adam:clip=1"),
         row("TBPTT, 4 segments", "adam", shown=True, tbptt=196),
         row("Ours K=1", ours(1), shown=True),
         row("Ours K=5", ours(5), shown=True),
@@ -29,6 +39,7 @@ FIGURE_4 = Study(
         row("TBPTT + ours, K=1", ours(1), tbptt=196),
         *STRONGEST[:2],
         rnnopts(),
+        *ORTHOGONAL,
     ),
     forms={
         "cpu": Form(
@@ -37,7 +48,7 @@ FIGURE_4 = Study(
             "2epochs",
             (1e-4, 3e-4, 1e-3, 3e-3, 1e-2),
             seeds=(0, 1, 2),
-            settings=dict(watch_test=True, evaluate_every=223),  # half an epoch
+            settings=dict(watch_test=True, evaluate_every=446),  # an epoch
         ),
         "full": Form(
             LONG,
