@@ -119,7 +119,7 @@ EDGE = (
 )
 HEADINGS = (
     "method", "published", "ours", "difference", "best of the run", "lr",
-    "gradients to target", "seeds", "gradient_evaluations", "seconds",
+    "gradients to target", "seeds", "gradients", "seconds",
 )  # fmt: skip
 
 NARROW = (0, 1, 2, 4, 6)  # the columns that fit into a small terminal
