@@ -85,29 +85,8 @@ def predict_data(
     if test is not None:
         series = test
         print_line(f"{brief(text)} holds training and test series: these are the test series.")
-    if trained.preparation.each_step:
-        return _predict_steps(trained, text, series, out)
-    try:
-        series = trained.preparation.shaped(series)
-        answers = trained.answer(series)
-        known = _labelled(series)
-        told = {}
-        if len(known):
-            labelled = series.select(known)
-            told = scores(trained.preparation, answers[known], labelled)
-            told = own_metric(trained, answers[known], labelled) | told
-    except ValueError as error:
-        raise UserError(f"{brief(text)}: {error}") from error
-    _check_labels(text, trained.preparation, series)
-    _warn_of_lengths(trained.preparation, series)
-    headings, lines = rows(trained.preparation, answers, series)
-    _write(out, headings, lines)
-    for subject, how in (*read_as(series), *series.lines):
-        print_line(f"{subject}: {how}")
-    for name, value in told.items():
-        print_line(f"{name} {value:.4f}" if abs(value) < 100 else f"{name} {value:.6g}")
-    print_line(f"wrote {out} ({len(series)} {'series' if series.spans is None else 'windows'})")
-    return 0
+    predict = _predict_steps if trained.preparation.each_step else _predict_series
+    return predict(trained, text, series, out)
 
 
 def _stream(run: Path, decimal: Decimal | None, given: Collection[str]) -> int:
@@ -137,6 +116,31 @@ def _labelled(series: Recordings) -> np.ndarray:
     rows = series.targets.reshape(len(series), -1)
     missing = rows == "" if rows.dtype.kind == "U" else np.isnan(rows)
     return np.flatnonzero(~missing.any(1))
+
+
+def _predict_series(trained: TrainedModel, data: str, series: Recordings, out: Path) -> int:
+    """`predict_data` for an answer to each series or window."""
+    try:
+        series = trained.preparation.shaped(series)
+        answers = trained.answer(series)
+        known = _labelled(series)
+        told = {}
+        if len(known):
+            labelled = series.select(known)
+            told = scores(trained.preparation, answers[known], labelled)
+            told = own_metric(trained, answers[known], labelled) | told
+    except ValueError as error:
+        raise UserError(f"{brief(data)}: {error}") from error
+    _check_labels(data, trained.preparation, series)
+    _warn_of_lengths(trained.preparation, series)
+    headings, lines = rows(trained.preparation, answers, series)
+    _write(out, headings, lines)
+    for subject, how in (*read_as(series), *series.lines):
+        print_line(f"{subject}: {how}")
+    for name, value in told.items():
+        print_line(f"{name} {value:.4f}" if abs(value) < 100 else f"{name} {value:.6g}")
+    print_line(f"wrote {out} ({len(series)} {'series' if series.spans is None else 'windows'})")
+    return 0
 
 
 def _predict_steps(trained: TrainedModel, data: str, series: Recordings, out: Path) -> int:
