@@ -71,6 +71,15 @@ class Decomposes(Sign):
         return loss
 
 
+class DecomposesFirst(Decomposes):
+    """Does so before it calls the closure."""
+
+    def step(self, closure=None):
+        steps = self.state[self.param_groups[0]["params"][0]].get("steps", 0)
+        torch.linalg.cholesky(torch.eye(2) if steps < 3 else -torch.eye(2))
+        return super().step(closure)
+
+
 class Lazy(Sign):
     def step(self, closure=None):
         return None
@@ -380,10 +389,11 @@ def test_a_faulty_step_is_said_in_a_sentence(file, tmp_path, name, message):
         run(config(f"my_optimizer.py:{name}"), tmp_path / "run")
 
 
+@pytest.mark.parametrize("name", ["Decomposes", "DecomposesFirst"])
 @pytest.mark.parametrize(("policy", "spent"), [("stop", 10), ("skip", 24), ("restore", 44)])
-def test_a_decomposition_that_fails_is_a_divergence(file, tmp_path, policy, spent):
+def test_a_decomposition_that_fails_is_a_divergence(file, tmp_path, name, policy, spent):
     settings = dict(budget="60gradients", evaluate_every=60, on_nonfinite=policy)
-    result = run(config("my_optimizer.py:Decomposes", **settings), tmp_path / "run")
+    result = run(config(f"my_optimizer.py:{name}", **settings), tmp_path / "run")
     assert result["status"] == "diverged"
     assert result["gradient_evaluations"] == spent
 

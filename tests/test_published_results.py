@@ -1,12 +1,15 @@
 """What docs/results promises: every packed run is finished, and its table is made of these runs."""
 
 import importlib.util
+import tarfile
 from pathlib import Path
 
 import pytest
 
+from rnnopt.config.errors import UserError
 from rnnopt.experiments import reproduce
 from rnnopt.experiments.reproduce.results import lines_of, to_csv
+from rnnopt.runs.folder import RunFolder
 
 FOLDER = Path(__file__).parent.parent / "docs/results"
 ARCHIVES = sorted(FOLDER.glob("runs/*.tar.xz"))
@@ -63,3 +66,67 @@ def test_a_page_gets_one_section_and_keeps_the_others(publish, tmp_path, monkeyp
         assert (again / file).read_bytes() == (out / file).read_bytes()
     publish.pack(again, packed)
     assert packed.read_bytes() == first
+
+
+def test_a_figure_of_another_tables_runs_is_published_alone(publish, tmp_path, monkeypatch):
+    monkeypatch.setattr(publish, "HERE", tmp_path / "docs/results")
+    publish.HERE.mkdir(parents=True)
+    page = tmp_path / "docs/results.md"
+    page.write_text("## frank-wolfe/table-3: a\n\n## frank-wolfe/figure-6: b\n")
+    own = tmp_path / "out/figure-6"
+    own.mkdir(parents=True)
+    (tmp_path / "out/results.md").write_text("## frank-wolfe/table-3: new\n")
+    (tmp_path / "out/results.csv").write_text("x\n")
+    (own / "results.md").write_text("## frank-wolfe/figure-6: new\n")
+    (own / "figure.png").write_bytes(b"drawn")
+    publish.publish("frank-wolfe/figure-6", tmp_path / "out")
+    assert page.read_text() == "## frank-wolfe/table-3: a\n\n## frank-wolfe/figure-6: new\n"
+    assert [path.name for path in publish.HERE.iterdir()] == ["frank-wolfe-figure-6.png"]
+
+
+@pytest.mark.parametrize(
+    ("name", "heading", "words"),
+    [
+        ("asnaq/figure-1", "## asnaq/figure-2: x", "has no section asnaq/figure-1"),
+        ("asnaq/figure-2", "## asnaq/figure-2: x", "has no section asnaq/figure-2"),
+        ("asnaq/figure-1", None, "has no results.md of rnnopt reproduce asnaq/figure-1"),
+        ("nope", None, "has no results.md of rnnopt reproduce nope"),
+    ],
+)
+def test_what_is_not_of_a_table_is_not_published(
+    publish, tmp_path, monkeypatch, name, heading, words
+):
+    monkeypatch.setattr(publish, "HERE", tmp_path / "docs/results")
+    publish.HERE.mkdir(parents=True)
+    page = tmp_path / "docs/results.md"
+    page.write_text("## asnaq/figure-1: y\n")
+    out = tmp_path / "out"
+    out.mkdir()
+    if heading is not None:
+        (out / "results.md").write_text(heading)
+    with pytest.raises(UserError, match=words):
+        publish.publish(name, out)
+    assert page.read_text() == "## asnaq/figure-1: y\n"
+    assert list(publish.HERE.iterdir()) == []
+
+
+def test_runs_are_restored_over_nothing(publish, tmp_path):
+    with pytest.raises(UserError, match="there are no runs of nope, only of"):
+        publish.restore("nope", tmp_path)
+    (tmp_path / "runs").mkdir()
+    with pytest.raises(UserError, match="has runs: choose another folder"):
+        publish.restore("asnaq/figure-1", tmp_path)
+    assert [path.name for path in tmp_path.rglob("*")] == ["runs"]
+
+
+def test_a_run_that_failed_is_not_packed(publish, tmp_path, command):
+    out = tmp_path / "out"
+    asked = ("reproduce", "asnaq/figure-1", "--quick", "--only", "adaQN, as printed", "--out", out)
+    code, _, error = command(*asked, "--workers", "1")
+    assert code == 0, error
+    first, second = sorted(out.rglob("result.json"))
+    RunFolder.open(second.parent).write_result({"status": "failed", "error": "x"})
+    publish.pack(out, tmp_path / "a.tar.xz")
+    with tarfile.open(tmp_path / "a.tar.xz") as packed:
+        folders = {Path(name).parent for name in packed.getnames()}
+    assert folders == {first.parent.relative_to(out)}

@@ -15,37 +15,51 @@ import re
 import tarfile
 from pathlib import Path
 
+from rnnopt.config.errors import UserError
+from rnnopt.experiments import reproduce
+from rnnopt.experiments.reproduce.study import Study
+from rnnopt.runs.folder import UNFINISHED, RunFolder
+
 HERE = Path(__file__).parent
 KEPT = ("config.json", "environment.json", "metrics.jsonl", "result.json")
 
 
 def publish(name: str, out: Path) -> None:
-    """Puts the results of `name` in the folder `out` on the page."""
-    file = name.replace("/", "-")
-    # A figure of another one's runs has a folder of its own below theirs, and no table.
-    alone = (out / "results.csv").exists()
-    results = out if alone else out / name.split("/")[-1]
-    page = HERE.parent / "results.md"
-    text = (results / "results.md").read_text().replace("(figure.png)", f"(results/{file}.png)")
-    before, heading, rest = page.read_text().partition(f"## {name}: ")
-    if not heading:
-        raise SystemExit(f"{page} has no section {name}.")
+    """Puts the results of `name` in the folder `out` on the page, and its runs beside it.
+
+    Raises:
+        UserError: the folder or the page lacks them; nothing is changed.
+    """
+    study = reproduce.BY_NAME.get(name)
+    file, page = name.replace("/", "-"), HERE.parent / "results.md"
+    # A figure of another one's runs has a folder of its own below theirs.
+    shared = isinstance(study, Study) and study.runs not in ("", name)
+    results = out / name.split("/")[-1] if shared else out
+    try:
+        text = (results / "results.md").read_text().replace("(figure.png)", f"(results/{file}.png)")
+    except OSError as error:
+        raise UserError(f"{results} has no results.md of rnnopt reproduce {name}.") from error
+    heading = f"## {name}: "
+    before, found, rest = page.read_text().partition(heading)
+    if not found or not text.startswith(heading):
+        where = page if not found else results / "results.md"
+        raise UserError(f"{where} has no section {name}.")
     after = re.search(r"^## ", rest, re.MULTILINE)
     end = len(rest) if after is None else after.start()
+    if not shared and (out / "runs").is_dir():
+        pack(out, HERE / "runs" / f"{file}.tar.xz")
     page.write_text(before + text.rstrip("\n") + "\n" + ("\n" if after else "") + rest[end:])
     for kind, ending in (("results.csv", "csv"), ("figure.png", "png")):
         if (results / kind).exists():
             (HERE / f"{file}.{ending}").write_bytes((results / kind).read_bytes())
-    if alone and (out / "runs").is_dir():
-        pack(out, HERE / "runs" / f"{file}.tar.xz")
 
 
 def pack(out: Path, archive: Path) -> None:
     """Writes the finished runs below a folder into an archive, the same bytes for the same runs."""
-    archive.parent.mkdir(exist_ok=True)
-    with tarfile.open(archive, "w:xz") as packed:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:xz") as tar:
         for result in sorted(out.rglob("result.json")):
-            if json.loads(result.read_text())["status"] in ("running", "interrupted"):
+            if RunFolder.open(result.parent).read_result()["status"] in UNFINISHED:
                 continue
             for kept in KEPT:
                 content = (result.parent / kept).read_bytes()
@@ -55,12 +69,20 @@ def pack(out: Path, archive: Path) -> None:
                     content = (json.dumps(facts, indent=2) + "\n").encode()
                 entry = tarfile.TarInfo(str((result.parent / kept).relative_to(out)))
                 entry.size = len(content)
-                packed.addfile(entry, io.BytesIO(content))
+                tar.addfile(entry, io.BytesIO(content))
+    archive.parent.mkdir(exist_ok=True)
+    archive.write_bytes(packed.getvalue())
 
 
 def restore(name: str, out: Path) -> None:
-    """Unpacks the runs of `name` into a folder."""
-    with tarfile.open(HERE / "runs" / f"{name.replace('/', '-')}.tar.xz") as packed:
+    """Unpacks the runs of `name` into a folder without runs."""
+    archive = HERE / "runs" / f"{name.replace('/', '-')}.tar.xz"
+    if not archive.exists():
+        there = sorted(path.name.removesuffix(".tar.xz") for path in archive.parent.glob("*.xz"))
+        raise UserError(f"there are no runs of {name}, only of {', '.join(there)}.")
+    if (out / "runs").exists():
+        raise UserError(f"{out} has runs: choose another folder.")
+    with tarfile.open(archive) as packed:
         packed.extractall(out, filter="data")
 
 
@@ -71,7 +93,10 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--restore", action="store_true", help="unpack the runs into the folder")
     given = parser.parse_args()
-    (restore if given.restore else publish)(given.name, given.folder)
+    try:
+        (restore if given.restore else publish)(given.name, given.folder)
+    except UserError as error:
+        parser.exit(2, f"publish: {error}\n")
 
 
 if __name__ == "__main__":

@@ -79,8 +79,11 @@ def call_with(
         raise
     except (ValueError, RuntimeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        if is_import_path(name) and isinstance(error, RuntimeError):
-            reason = f"{reason.rstrip('.')}. Wrap what needs more than these in a file."
+        if is_import_path(name) and ".py:" not in name and isinstance(error, RuntimeError):
+            reason = (
+                f"{reason.rstrip('.')}. If it needs more than parameters and options, wrap it in"
+            )
+            reason += " a file of yours."
         raise UserError(f"{kind} {name!r}: {reason}") from error
     except (TypeError, ArithmeticError, AttributeError, LookupError, MemoryError) as error:
         if not options:  # then it is no option's fault

@@ -165,9 +165,9 @@ class ClosureLearner(GradientLearner):
         except UserError as error:
             if error.__cause__ in raised:
                 raise error.__cause__ from None
-            if losses and isinstance(error.__cause__, torch.linalg.LinAlgError):
+            if isinstance(error.__cause__, torch.linalg.LinAlgError):
                 closure.trouble = closure.trouble or str(error).rstrip(".")
-                return torch.full_like(losses[0], torch.nan)
+                return torch.tensor(torch.nan)
             raise
         if not losses:
             raise UserError(

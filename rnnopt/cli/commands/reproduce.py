@@ -44,7 +44,8 @@ def reproduce_published(
         form: Size of the runs: cpu finishes on two cores, full is the publication's (most need a
             GPU), quick shows in seconds that it works.
         quick: Shorthand for --form quick.
-        only: Rows and data sets to train and to print, by their names in the table. Unset: all.
+        only: Rows to train, and data sets, by their names in the table, which is then of these
+            alone. Unset: all.
         out: Folder of the runs and results. Unset: one below runs/reproduce.
 
     Examples:

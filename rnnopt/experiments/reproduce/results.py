@@ -267,7 +267,9 @@ def write_results(study: Study, form: Form, out: Path, folder: Path | None = Non
 def _write(out: Path, values: str, written: str, drawn: "Figure | None") -> None:
     write_atomically(out / "results.csv", values.encode())
     write_atomically(out / "results.md", written.encode())
-    if drawn is not None:
+    if drawn is None:
+        (out / "figure.png").unlink(missing_ok=True)
+    else:
         picture = io.BytesIO()
         drawn.savefig(picture, dpi=130)
         write_atomically(out / "figure.png", picture.getvalue())

@@ -46,7 +46,7 @@ FIGURE_4 = Study(
             LONG,
             "10epochs",
             "2epochs",
-            (1e-3, 3e-3, 1e-2),
+            (1e-4, 3e-4, 1e-3, 3e-3, 1e-2),
             seeds=(0, 1, 2),
             settings=dict(watch_test=True, evaluate_every=446),  # an epoch
         ),
