@@ -84,6 +84,15 @@ def test_a_figure_of_another_tables_runs_is_published_alone(publish, tmp_path, m
     assert [path.name for path in publish.HERE.iterdir()] == ["frank-wolfe-figure-6.png"]
 
 
+def test_what_is_not_finished_is_left_out_of_the_page(publish):
+    head = "| method | published | ours |\n|---|---|---|\n"
+    done, begun = "| Adam | – | 0.5 |\n", "| SGD | – | – |\n"
+    printed = "| coRNN | 99.4 | – |\n"
+    first, note = f"## a/b: c\n\n### A\n\n{head}", "\n- note – |\n"
+    text = f"{first}{begun}{done}{printed}\n### B\n\n{head}{begun}{begun}{note}"
+    assert publish.finished(text) == f"{first}{done}{printed}{note}"
+
+
 @pytest.mark.parametrize(
     ("name", "heading", "words"),
     [

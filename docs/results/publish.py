@@ -48,10 +48,17 @@ def publish(name: str, out: Path) -> None:
     end = len(rest) if after is None else after.start()
     if not shared and (out / "runs").is_dir():
         pack(out, HERE / "runs" / f"{file}.tar.xz")
+    text = finished(text)
     page.write_text(before + text.rstrip("\n") + "\n" + ("\n" if after else "") + rest[end:])
     for kind, ending in (("results.csv", "csv"), ("figure.png", "png")):
         if (results / kind).exists():
             (HERE / f"{file}.{ending}").write_bytes((results / kind).read_bytes())
+
+
+def finished(text: str) -> str:
+    """A page without rows that have no number yet, and without tables that have no row."""
+    rows = re.sub(r"^\|[^|\n]*\|( – \|)+\n", "", text, flags=re.MULTILINE)
+    return re.sub(r"^### .*\n\n\|.*\|\n\|[-|]+\|\n\n", "", rows, flags=re.MULTILINE)
 
 
 def pack(out: Path, archive: Path) -> None:

@@ -200,7 +200,8 @@ def figure(study: Study, form: Form, out: Path) -> "Figure | None":
         ]
         for column in form.columns
     }
-    if not any(groups.values()):
+    groups = {label: found for label, found in groups.items() if found}
+    if not groups:
         return None
     result = Figure(figsize=(max(9, 5.5 * len(groups) + 1), 8), layout="constrained")
     axes = result.subplots(2, len(groups), squeeze=False)
