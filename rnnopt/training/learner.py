@@ -8,7 +8,6 @@ import inspect
 import io
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -80,10 +79,6 @@ class GradientLearner:
 
     def __init__(self, optimizer: Optimizer):
         self.optimizer = optimizer
-        self.name = type(optimizer).__name__
-        # Errors of our own optimizers keep their kind.
-        ours = type(optimizer).__module__.startswith("rnnopt.")
-        self._telling = nullcontext if ours else partial(failing, f"the step of {self.name}")
         commits = getattr(optimizer, "communicate", "gradient") == "commit"
         self.local_steps = optimizer.param_groups[0]["inner_steps"] if commits else None
         self.committed = getattr(optimizer, "committed", nullcontext)
@@ -98,8 +93,7 @@ class GradientLearner:
         """Takes one step, unless the closure found a loss or gradient that is not finite."""
         loss = closure()
         if not closure.trouble:
-            with self._telling():
-                self.optimizer.step()
+            self.optimizer.step()
         return loss
 
     def metrics(self) -> dict[str, float]:
@@ -123,6 +117,7 @@ class ClosureLearner(GradientLearner):
 
     def __init__(self, optimizer: Optimizer):
         super().__init__(optimizer)
+        self.name = type(optimizer).__name__
         self.state_dict, self.load_state_dict = self._readable_state, self._load
         self._groups = len(optimizer.param_groups)
         self._read_back = False
@@ -156,7 +151,7 @@ class ClosureLearner(GradientLearner):
 
         self._begun = True
         try:
-            with self._telling():
+            with failing(f"the step of {self.name}"):
                 if self._takes_closure:
                     self.optimizer.step(remembered)  # type: ignore[arg-type]  # a loss is a tensor
                 else:

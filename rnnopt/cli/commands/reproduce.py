@@ -51,7 +51,7 @@ def reproduce_published(
     Examples:
         rnnopt reproduce list
         rnnopt reproduce frank-wolfe/table-3 --quick
-        rnnopt reproduce frank-wolfe/figure-4 --only Pixel-MNIST SOAP "rnnopt FrankWolfe"
+        rnnopt reproduce frank-wolfe/figure-4 --only Pixel-MNIST SOAP Muon
     """
     if quick and "form" in given and form != "quick":
         raise UserError(f"--quick is --form quick, it does not go with --form {form}.")
