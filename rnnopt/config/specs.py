@@ -80,10 +80,8 @@ def call_with(
     except (ValueError, RuntimeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         if is_import_path(name) and ".py:" not in name and isinstance(error, RuntimeError):
-            reason = (
-                f"{reason.rstrip('.')}. If it needs more than parameters and options, wrap it in"
-            )
-            reason += " a file of yours."
+            advice = "If it needs more than parameters and options, wrap it in a file of yours"
+            reason = f"{reason.rstrip('.')}. {advice}."
         raise UserError(f"{kind} {name!r}: {reason}") from error
     except (TypeError, ArithmeticError, AttributeError, LookupError, MemoryError) as error:
         if not options:  # then it is no option's fault
