@@ -953,6 +953,21 @@ def test_a_number_from_the_literature_has_no_runs():
     ]  # fmt: skip
 
 
+def test_data_sets_without_a_finished_run_have_no_panel():
+    seeds_of(ADAM, runs=TWO)
+    form = replace(FORM, columns=(TOY, replace(TOY, label="Other")))
+    drawn = results.figure(STUDY, form, Path("out"))
+    assert [axis.get_title() for axis in drawn.axes] == ["Toy", ""]
+
+
+def test_an_old_figure_does_not_stay_beside_a_table_without_runs():
+    old = Path("out/figure.png")
+    old.parent.mkdir(parents=True)
+    old.write_bytes(b"old")
+    results.write_results(STUDY, FORM, Path("out"))
+    assert not old.exists()
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_numbers_that_are_not_finite_are_shown_as_none_or_infinite(value):
     bad = dict(metric="mse", target=0.1, test_metric=value, status="diverged")
