@@ -186,7 +186,7 @@ def test_an_unknown_name_is_refused_with_the_nearest(command, workplace):
     assert list(workplace.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["list", "frank-wolfe/table-1"])
+@pytest.mark.parametrize("name", ["frank-wolfe/table-3", "frank-wolfe/table-1"])
 def test_a_negative_number_of_workers_is_refused(command, name):
     assert_refused(command("reproduce", name, "--workers", "-1"), "at least 0, got -1")
 
@@ -788,15 +788,32 @@ def test_only_the_rows_and_data_sets_that_are_named_are_run_and_written(command)
     assert len({row for _, row in begun}) == 2
 
 
+def test_only_the_seeds_that_are_named_are_run_and_written(command):
+    asked = ("frank-wolfe/table-3", "--quick", "--only", "Ours K=5", "HAR-2", "--out", "o")
+    for seed in ("1", "0"):
+        code, _, error = command("reproduce", *asked, "--seeds", seed, "--workers", "1")
+        assert code == 0, error
+        with open("o/results.csv", newline="") as file:
+            lines = [line for line in csv.DictReader(file) if line["method"] == "Ours K=5"]
+        assert [line["seeds"] for line in lines] == ["1"]
+        trained = {path.parent.name for path in Path("o").rglob("seed-*/result.json")}
+        assert trained == ({"seed-1"} if seed == "1" else {"seed-0", "seed-1"})
+
+
 @pytest.mark.parametrize(
-    ("name", "only", "words"),
+    ("name", "part", "words"),
     [
-        ("frank-wolfe/table-3", "Ours K=50", ("unknown row or data set", "'Ours K=5'")),
-        ("frank-wolfe/table-1", "HAR-2", ("is made in one piece", "--only")),
+        ("frank-wolfe/table-3", "--only Ours", ("unknown row or data set", "'Ours K=5'")),
+        ("frank-wolfe/table-3", "--seeds 7", ("no seed 7", "0, 1")),
+        ("frank-wolfe/table-3", "--seeds -1", ("no seed -1", "0, 1")),
+        ("frank-wolfe/table-1", "--only HAR-2", ("is made in one piece", "--only")),
+        ("frank-wolfe/table-1", "--seeds 0", ("is made in one piece", "--seeds")),
+        ("list", "--only HAR-2", ("list takes no options", "--only")),
     ],
 )
-def test_what_cannot_be_run_alone_is_refused(command, workplace, name, only, words):
-    assert_refused(command("reproduce", name, "--quick", "--only", only), *words)
+def test_what_cannot_be_run_alone_is_refused(command, workplace, name, part, words):
+    quick = () if name == "list" else ("--quick",)
+    assert_refused(command("reproduce", name, *quick, *part.split()), *words)
     assert list(workplace.iterdir()) == []
 
 

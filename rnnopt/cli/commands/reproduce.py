@@ -12,7 +12,7 @@ from rnnopt.cli.interrupt import interruptible
 from rnnopt.cli.progress import Board
 from rnnopt.cli.terminal import console, print_error, print_line, progress_bars
 from rnnopt.config.cluster_config import HERE, ClusterConfig
-from rnnopt.config.errors import UserError
+from rnnopt.config.errors import UserError, option
 from rnnopt.experiments import reproduce
 from rnnopt.experiments.job import Job
 from rnnopt.experiments.mirrored import mirrored
@@ -29,6 +29,7 @@ def reproduce_published(
     form: FormName = "cpu",
     quick: bool = False,
     only: tuple[str, ...] = (),
+    seeds: tuple[int, ...] = (),
     out: Path | None = None,
     given: Collection[str] = (),
 ) -> int:
@@ -46,19 +47,20 @@ def reproduce_published(
         quick: Shorthand for --form quick.
         only: Rows to train, and data sets, by their names in the table, which is then of these
             alone. Unset: all.
+        seeds: Seeds to train, of those of the form; the table is then of these alone. Unset: all.
         out: Folder of the runs and results. Unset: one below runs/reproduce.
 
     Examples:
         rnnopt reproduce list
         rnnopt reproduce frank-wolfe/table-3 --quick
-        rnnopt reproduce frank-wolfe/figure-4 --only Pixel-MNIST SOAP Muon
+        rnnopt reproduce frank-wolfe/figure-4 --only Pixel-MNIST SOAP --seeds 0
     """
+    if study == "list":
+        return _list([option(name) for name in given if name != "study"])
     if quick and "form" in given and form != "quick":
         raise UserError(f"--quick is --form quick, it does not go with --form {form}.")
     form = "quick" if quick else form
     engine = engine_of(on)
-    if study == "list":
-        return _list()
     stages: dict[str, TaskID] = {}
     with (
         mirrored(out, on.mirror, resume=True) as engine.mirror,
@@ -73,7 +75,9 @@ def reproduce_published(
                 stages[stage] = bars.add_task(stage, total=1.0, note="")
             board.draw_stage(stages[stage], jobs)
 
-        path, tables, failures = reproduce.reproduce(study, form, out, engine, tell, stop, only)
+        path, tables, failures = reproduce.reproduce(
+            study, form, out, engine, tell, stop, only, seeds
+        )
     for failure in failures:
         print_error(f"failed: {failure}")
     for written in tables:
@@ -85,8 +89,10 @@ def reproduce_published(
     return 1 if failures else 0
 
 
-def _list() -> int:
+def _list(options: list[str]) -> int:
     """Prints what there is to reproduce; the exit code."""
+    if options:
+        raise UserError(f"reproduce list takes no options: leave out {', '.join(sorted(options))}.")
     table = Table("name", "what it shows", min_width=70)
     for item in reproduce.ALL:
         table.add_row(item.name, item.title)

@@ -81,6 +81,7 @@ def reproduce(
     tell: Tell,
     stop: threading.Event,
     only: Sequence[str] = (),
+    seeds: Sequence[int] = (),
 ) -> tuple[Path, list[Table], list[str]]:
     """Executes the missing runs of a table or figure and writes it.
 
@@ -92,7 +93,8 @@ def reproduce(
         engine: executes the runs.
         tell: called with the stage and its jobs a few times per second.
         stop: set it to interrupt.
-        only: rows and data sets to train and to write, of a study; none means all.
+        only, seeds: rows and data sets, and seeds, to train and to write, of a study; none means
+            all.
 
     Returns:
         The folder with the results, the tables, one sentence for each run that failed.
@@ -108,13 +110,14 @@ def reproduce(
     if study is None and engine.address is not None:
         raise UserError(f"{name} is made by one process: leave out --cluster.")
     if isinstance(item, Result):
-        if only:
-            raise UserError(f"{name} is made in one piece: leave out --only.")
+        if only or seeds:
+            option = "--only" if only else "--seeds"
+            raise UserError(f"{name} is made in one piece: leave out {option}.")
         given = (tell, stop) if study is None else (engine, tell, stop)
         with writing(out):
             out.mkdir(parents=True, exist_ok=True)
             return out, *item.run(form, out, *given)
-    chosen = part_of(item, item.forms[form], only)
+    chosen = part_of(item, item.forms[form], only, seeds)
     with writing(out):
         results = out if shared == name else out / name.split("/")[-1]
         results.mkdir(parents=True, exist_ok=True)

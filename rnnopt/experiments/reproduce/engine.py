@@ -44,21 +44,29 @@ def chosen_rows(study: Study, form: Form) -> list[Row]:
     ]
 
 
-def part_of(study: Study, form: Form, only: Sequence[str]) -> Form:
-    """The form with the rows and data sets alone that `only` names; all of a kind it names none of.
+def part_of(study: Study, form: Form, only: Sequence[str], chosen: Sequence[int] = ()) -> Form:
+    """The form with the rows and data sets alone that `only` names, and the chosen seeds.
+
+    All of a kind that none is named of.
 
     Raises:
-        UserError: the form has no such row or data set.
+        UserError: the form has no such row, data set or seed.
     """
     rows = [row.label for row in chosen_rows(study, form)]
     columns = [column.label for column in form.columns]
     for label in only:
         if label not in (*rows, *columns):
             raise unknown_name(f"row or data set of {study.name}:", label, (*rows, *columns))
+    for seed in chosen:
+        if seed not in form.seeds:
+            raise UserError(
+                f"{study.name} has no seed {seed}: it has {', '.join(map(str, form.seeds))}."
+            )
     return replace(
         form,
         rows=tuple(label for label in rows if label in only) or form.rows,
         columns=tuple(one for one in form.columns if one.label in only) or form.columns,
+        seeds=tuple(seed for seed in form.seeds if seed in chosen) or form.seeds,
     )
 
 
