@@ -21,6 +21,8 @@ def row(
 ADMM = row("rnnopt ADMM", "admm", 300)
 SGD = row("SGD", "sgd", 100)
 ADAM = row("Adam", "adam")
+# Not in the paper.
+STRONGEST = (row("SOAP", "soap"), row("rnnopt FrankWolfe", "frank-wolfe"))
 REMARKS = (
     "ADMM is the default variant, trajectory and weights in turn: a step is one forward and one"
     " backward pass over a minibatch and counts as one gradient evaluation. Its grid"
@@ -40,6 +42,7 @@ FIGURE_2 = Study(
         row("Momentum", "momentum", 10),
         row("RMSProp", "rmsprop"),
         row("AdaGrad", "adagrad", 10),
+        *STRONGEST,
     ),
     forms={
         "cpu": Form(
@@ -66,7 +69,7 @@ FIGURE_3 = Study(
     name="admm/figure-3",
     title="text, sensitivity to the length of the input",
     claim="ADMM is nearly immune to the length of the input, SGD is not (curves only).",
-    rows=(ADMM, SGD, ADAM),
+    rows=(ADMM, SGD, ADAM, *STRONGEST),
     forms={
         "cpu": Form(
             tuple(Column(f"Metamorphosis, N={n}", f"metamorphosis:length={n}") for n in LENGTHS),
@@ -107,7 +110,11 @@ GATED = Study(
     rows=tuple(
         row(f"{cell.upper()}, {label}", optimizer, unit, model=cell)
         for cell in ("lstm", "gru")
-        for label, optimizer, unit in (("rnnopt ADMM", "admm", 300), ("Adam", "adam", 1))
+        for label, optimizer, unit in (
+            ("rnnopt ADMM", "admm", 300),
+            ("Adam", "adam", 1),
+            ("rnnopt FrankWolfe", "frank-wolfe", 1),
+        )
     ),
     forms={
         "cpu": Form(

@@ -23,6 +23,7 @@ GATED = Study(
             ("Adam", "adam", 1.0),
             ("aSNAQ as in the paper", PAPER, 10.0),
             ("rnnopt ASNAQ", "asnaq", 10.0),
+            ("rnnopt FrankWolfe", "frank-wolfe", 1.0),
         )
     ),
     forms={
