@@ -863,3 +863,20 @@ def test_a_missing_extra_is_named(workplace):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr == 'rnnopt: the command line needs cyclopts: pip install "rnnopt[cli]"\n'
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+@pytest.mark.process
+@pytest.mark.full
+@pytest.mark.parametrize("line", ["--version", "train --help", "list", "list adam --json"])
+def test_output_that_a_full_disk_refuses_is_one_sentence(line):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "rnnopt", *line.split()],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    sentence = "rnnopt: the output could not be written: No space left on device.\n"
+    assert (done.returncode, done.stderr) == (2, sentence)

@@ -6,6 +6,7 @@ import traceback
 from collections.abc import Callable
 
 from rnnopt.cli.terminal import console, download_bar, print_error, print_json
+from rnnopt.cli.unwritten import give_up_output, is_unwritten
 from rnnopt.config.errors import UserError
 from rnnopt.layers.kernels import cpu
 from rnnopt.training.data_parallel import RankError, rank, started
@@ -15,7 +16,9 @@ def ended(call: Callable[[], int], arguments: list[str]) -> int:
     """Does what a command line asks for; the exit code."""
     console.quiet = False
     try:
-        return _run(call, arguments)
+        code = _run(call, arguments)
+        sys.stdout.flush()
+        return code
     except RankError as error:
         print_error(f"rnnopt: {error}")
         return 2
@@ -26,10 +29,9 @@ def ended(call: Callable[[], int], arguments: list[str]) -> int:
         return 1 if rank() else _fail(arguments, sentence, 1)
     except KeyboardInterrupt:
         return _fail(arguments, "interrupted", 130)
-    except BrokenPipeError:  # the reader of our output went away, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
     except Exception as error:
+        if isinstance(error, OSError) and is_unwritten(error):
+            return give_up_output(error)
         if os.environ.get("RNNOPT_DEBUG"):
             traceback.print_exc()
         sentence = f"failed with {type(error).__name__}: {error} (RNNOPT_DEBUG=1 shows where)"
@@ -52,5 +54,9 @@ def _fail(arguments: list[str], sentence: str, code: int) -> int:
     """Tells what went wrong, with --json also as one object on standard output; the exit code."""
     print_error(sentence if code == 130 else f"rnnopt: {sentence}")
     if "--json" in arguments:
-        print_json({"status": "error", "error": sentence, "exit_code": code})
+        try:
+            print_json({"status": "error", "error": sentence, "exit_code": code})
+            sys.stdout.flush()
+        except OSError as error:
+            return give_up_output(error)
     return code

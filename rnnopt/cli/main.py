@@ -19,6 +19,7 @@ from cyclopts import (
     UnusedCliTokensError,
 )
 
+from rnnopt.cli.unwritten import give_up_output
 from rnnopt.config.errors import UserError, unknown_name
 from rnnopt.config.version import VERSION
 
@@ -104,7 +105,11 @@ def read(arguments: list[str]) -> Callable[[], int]:
     except CycloptsError as error:
         return partial(_refuse, " ".join(str(error).split()))
     if isinstance(call, MethodType):  # of the parser: help or the version
-        call(*bound.args, **bound.kwargs)
+        try:
+            call(*bound.args, **bound.kwargs)
+            sys.stdout.flush()
+        except OSError as error:
+            sys.exit(give_up_output(error))
         sys.exit(0)
     return partial(call, *bound.args, **bound.kwargs)
 
