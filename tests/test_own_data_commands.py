@@ -476,3 +476,9 @@ def test_a_network_that_is_no_better_than_the_commonest_class_is_told(rare, comm
     code, printed, _ = command("train", "--data", rare, *options, "--out", tmp_path / "run")
     assert code == 0
     assert "no better than always answering the commonest class, calm" in printed.replace("\n", " ")
+
+
+@pytest.mark.parametrize("option", ["--label y", "--window 3", "--target 0.5", "--calibrate"])
+def test_resume_alone_takes_no_options_of_data(run, command, option):
+    refused = command("train", "--out", run, "--resume", *option.split())
+    assert_refused(refused, "--resume goes on with the data as they were", option.split()[0])

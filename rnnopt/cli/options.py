@@ -16,14 +16,15 @@ from rnnopt.cli.docstrings import arguments_of, description_of, examples_of
 from rnnopt.config.cluster_config import ClusterConfig
 from rnnopt.config.data_config import DataConfig
 from rnnopt.config.data_files import joined
-from rnnopt.config.errors import UserError
+from rnnopt.config.errors import UserError, option
 from rnnopt.config.run_config import MODELS
 from rnnopt.tasks import TASKS
 from rnnopt.training.registry import OPTIMIZERS
 
 Verb = Callable[..., int]
+OF_OWN_DATA = [one.name for one in fields(DataConfig)]
 GROUPS = {
-    "Data": ("task", *(one.name for one in fields(DataConfig))),
+    "Data": ("task", *OF_OWN_DATA),
     "Model": (
         "model", "hidden", "layers", "bidirectional", "stem", "batch_norm", "dropout", "readout",
         "initialization",
@@ -89,6 +90,11 @@ def _from_options(verb: Verb) -> Verb:
         given = set(named)
         if {"data", "task"} <= given:
             raise UserError("--data takes the place of --task: give one of them.")
+        of_data = [one for one in (*OF_OWN_DATA, "calibrate") if one in given]
+        if named.get("resume") and of_data and "data" not in given:
+            raise UserError(
+                f"--resume goes on with the data as they were: leave out {option(of_data[0])}."
+            )
         for name, config in configs.items():
             own = {one.name: named.pop(one.name) for one in fields(config) if one.name in given}
             own |= {one: joined(own[one]) for one in SEVERAL & own.keys()}  # a config has one text
