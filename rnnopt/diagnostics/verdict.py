@@ -168,7 +168,10 @@ def _kind(config: RunConfig) -> str:
 def _advice_vanishing(config: RunConfig) -> list[str]:
     advice, kind = [], _kind(config)
     if kind != "indrnn" and config.initialization not in ("orthogonal", "identity"):
-        advice.append("--initialization orthogonal, which keeps the length of what is remembered")
+        advice.append(
+            "--initialization orthogonal, which keeps the length of what is remembered; on hundreds"
+            " of steps with a lower --lr"
+        )
     if kind in ("rnn", "rnn-relu"):
         advice.append("--model lstm or --model indrnn, which remember for longer")
     elif kind in ("lstm", "gru"):
