@@ -865,6 +865,15 @@ def test_a_missing_extra_is_named(workplace):
     assert done.stderr == 'rnnopt: the command line needs cyclopts: pip install "rnnopt[cli]"\n'
 
 
+@pytest.mark.process
+@pytest.mark.full
+@pytest.mark.parametrize("line", ["--version", "train --help", "list", "list adam --json"])
+def test_a_closed_output_is_no_error(line):
+    command = ["sh", "-c", f"exec '{sys.executable}' -m rnnopt {line} >&-"]
+    done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
 @pytest.mark.process
 @pytest.mark.full

@@ -478,7 +478,19 @@ def test_a_network_that_is_no_better_than_the_commonest_class_is_told(rare, comm
     assert "no better than always answering the commonest class, calm" in printed.replace("\n", " ")
 
 
-@pytest.mark.parametrize("option", ["--label y", "--window 3", "--target 0.5", "--calibrate"])
-def test_resume_alone_takes_no_options_of_data(run, command, option):
-    refused = command("train", "--out", run, "--resume", *option.split())
-    assert_refused(refused, "--resume goes on with the data as they were", option.split()[0])
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ("--label y --window 3", "--label, --window"),
+        ("--target 0.5", "--target"),
+        ("--calibrate", "--calibrate"),
+        ("--no-normalize", "--no-normalize"),
+    ],
+)
+def test_resume_alone_takes_no_options_of_data(run, command, options, named):
+    refused = command("train", "--out", run, "--resume", *options.split())
+    assert_refused(refused, f"--resume goes on with the run as it was begun: leave out {named}.")
+
+
+def test_resume_takes_the_same_options_of_data_again(run, command):
+    assert command("train", "--out", run, "--resume", "--split-seed", "0", "--quiet")[0] == 0

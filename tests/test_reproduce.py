@@ -808,6 +808,8 @@ def test_only_the_seeds_that_are_named_are_run_and_written(command):
         ("frank-wolfe/table-3", "--seeds -1", ("no seed -1", "0, 1")),
         ("frank-wolfe/table-1", "--only HAR-2", ("is made in one piece", "--only")),
         ("frank-wolfe/table-1", "--seeds 0", ("is made in one piece", "--seeds")),
+        ("frank-wolfe/table-3", "--seeds", ("at least one of --seeds",)),
+        ("frank-wolfe/table-3", "--only", ("at least one of --only",)),
         ("list", "--only HAR-2", ("list takes no options", "--only")),
     ],
 )

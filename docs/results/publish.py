@@ -17,6 +17,7 @@ from pathlib import Path
 
 from rnnopt.config.errors import UserError
 from rnnopt.experiments import reproduce
+from rnnopt.experiments.reproduce.results import write_results
 from rnnopt.experiments.reproduce.study import Study
 from rnnopt.runs.folder import UNFINISHED, RunFolder
 
@@ -24,7 +25,7 @@ HERE = Path(__file__).parent
 KEPT = ("config.json", "environment.json", "metrics.jsonl", "result.json")
 
 
-def publish(name: str, out: Path) -> None:
+def publish(name: str, out: Path, form: str = "cpu") -> None:
     """Puts the results of `name` in the folder `out` on the page, and its runs beside it.
 
     Raises:
@@ -35,6 +36,9 @@ def publish(name: str, out: Path) -> None:
     # A figure of another one's runs has a folder of its own below theirs.
     shared = isinstance(study, Study) and study.runs not in ("", name)
     results = out / name.split("/")[-1] if shared else out
+    if isinstance(study, Study) and (out / "runs").is_dir():
+        # What is there may be of the last part that was trained.
+        write_results(study, study.forms[form], out, results)
     try:
         text = (results / "results.md").read_text().replace("(figure.png)", f"(results/{file}.png)")
     except OSError as error:

@@ -1,12 +1,11 @@
 """How a verb ends: its exit code, and one sentence on what went wrong."""
 
 import os
-import sys
 import traceback
 from collections.abc import Callable
 
 from rnnopt.cli.terminal import console, download_bar, print_error, print_json
-from rnnopt.cli.unwritten import give_up_output, is_unwritten
+from rnnopt.cli.unwritten import flush_output, give_up_output, is_unwritten
 from rnnopt.config.errors import UserError
 from rnnopt.layers.kernels import cpu
 from rnnopt.training.data_parallel import RankError, rank, started
@@ -17,7 +16,7 @@ def ended(call: Callable[[], int], arguments: list[str]) -> int:
     console.quiet = False
     try:
         code = _run(call, arguments)
-        sys.stdout.flush()
+        flush_output()
         return code
     except RankError as error:
         print_error(f"rnnopt: {error}")
@@ -56,7 +55,7 @@ def _fail(arguments: list[str], sentence: str, code: int) -> int:
     if "--json" in arguments:
         try:
             print_json({"status": "error", "error": sentence, "exit_code": code})
-            sys.stdout.flush()
+            flush_output()
         except OSError as error:
             return give_up_output(error)
     return code

@@ -1,7 +1,7 @@
 """The command `rnnopt`: its verbs, and how they end. Each verb has a file in commands/.
 
-Exit codes: 0 done, 1 a run failed or diverged, 2 bad input (one sentence, no traceback),
-130 interrupted.
+Exit codes: 0 done, 1 a run failed or diverged, 2 bad input or output that cannot be written (one
+sentence, no traceback), 130 interrupted, 141 nobody reads the output any more.
 """
 
 import sys
@@ -19,7 +19,7 @@ from cyclopts import (
     UnusedCliTokensError,
 )
 
-from rnnopt.cli.unwritten import give_up_output
+from rnnopt.cli.unwritten import flush_output, give_up_output
 from rnnopt.config.errors import UserError, unknown_name
 from rnnopt.config.version import VERSION
 
@@ -107,7 +107,7 @@ def read(arguments: list[str]) -> Callable[[], int]:
     if isinstance(call, MethodType):  # of the parser: help or the version
         try:
             call(*bound.args, **bound.kwargs)
-            sys.stdout.flush()
+            flush_output()
         except OSError as error:
             sys.exit(give_up_output(error))
         sys.exit(0)

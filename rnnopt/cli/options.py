@@ -90,11 +90,8 @@ def _from_options(verb: Verb) -> Verb:
         given = set(named)
         if {"data", "task"} <= given:
             raise UserError("--data takes the place of --task: give one of them.")
-        of_data = [one for one in (*OF_OWN_DATA, "calibrate") if one in given]
-        if named.get("resume") and of_data and "data" not in given:
-            raise UserError(
-                f"--resume goes on with the data as they were: leave out {option(of_data[0])}."
-            )
+        if named.get("resume") and "data" not in given:
+            _refuse_data(named, configs.values())
         for name, config in configs.items():
             own = {one.name: named.pop(one.name) for one in fields(config) if one.name in given}
             own |= {one: joined(own[one]) for one in SEVERAL & own.keys()}  # a config has one text
@@ -107,6 +104,20 @@ def _from_options(verb: Verb) -> Verb:
     taken = call.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
     call.__annotations__ = {p.name: p.annotation for p in options}
     return call
+
+
+def _refuse_data(named: dict[str, Any], configs: Collection[Any]) -> None:
+    """Raises UserError for options of data that a continued run has not been asked for."""
+    begun = {one.name: getattr(config, one.name) for config in configs for one in fields(config)}
+    changed = [
+        option(one if named[one] is not False else f"no_{one}")
+        for one in (*OF_OWN_DATA, "calibrate")
+        if one in named.keys() & begun.keys() and named[one] != begun[one]
+    ]
+    if changed:
+        raise UserError(
+            f"--resume goes on with the run as it was begun: leave out {', '.join(changed)}."
+        )
 
 
 def _explained(parameter: inspect.Parameter, hint: Any, text: str) -> Any:

@@ -22,6 +22,8 @@ def answer_rows(trained: TrainedModel, decimal: Decimal | None) -> int:
         UserError: a wrong row, named by its line, or a run that cannot answer row by row.
         BrokenPipeError: nobody reads the answers any more.
     """
+    if sys.stdout is None:
+        raise UserError("--stream writes to standard output, which is closed.")
     stream, p = row_stream(trained), trained.preparation
     reader = RowReader(stream.channels, p.table, p.missing != "error", decimal)
     table = csv.writer(sys.stdout, lineterminator="\n")

@@ -35,6 +35,10 @@ class PlainConsole(Console):
         found, columns = super().size, os.environ.get("COLUMNS", "")
         return ConsoleDimensions(int(columns), found.height) if columns.isdigit() else found
 
+    def on_broken_pipe(self) -> None:
+        """Leaves the error to the end of the command; rich would end it with code 1."""
+        raise  # rich calls this where it has caught the error
+
     def render(
         self, renderable: RenderableType, options: ConsoleOptions | None = None
     ) -> Iterable[Segment]:

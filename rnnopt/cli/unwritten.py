@@ -3,8 +3,15 @@
 import errno
 import os
 import sys
+from contextlib import suppress
 
-NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EBADF}
+
+
+def flush_output() -> None:
+    """Writes what is printed, now: at the end of Python it would be too late to say why not."""
+    if sys.stdout is not None:  # it is None where a shell has closed it
+        sys.stdout.flush()
 
 
 def is_unwritten(error: OSError) -> bool:
@@ -19,5 +26,6 @@ def give_up_output(error: OSError) -> int:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     if isinstance(error, BrokenPipeError):  # the reader of our output went away, as `head` does
         return 141
-    print(f"rnnopt: the output could not be written: {error.strerror}.", file=sys.stderr)
+    with suppress(OSError):
+        print(f"rnnopt: the output could not be written: {error.strerror}.", file=sys.stderr)
     return 2

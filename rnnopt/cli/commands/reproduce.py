@@ -35,7 +35,7 @@ def reproduce_published(
 ) -> int:
     """Repeat a published table or figure.
 
-    `rnnopt reproduce list` names them. Trains every method of it (tuning runs first, then five
+    `rnnopt reproduce list` names them. Trains every method of it (tuning runs first, then its
     seeds), or what is missing of that: the same command continues after Ctrl-C. Writes results.csv,
     results.md (published, ours, difference) and figure.png.
 
@@ -59,6 +59,9 @@ def reproduce_published(
         return _list([option(name) for name in given if name != "study"])
     if quick and "form" in given and form != "quick":
         raise UserError(f"--quick is --form quick, it does not go with --form {form}.")
+    for name, chosen in (("only", only), ("seeds", seeds)):
+        if name in given and not chosen:
+            raise UserError(f"reproduce needs at least one of --{name}, got none.")
     form = "quick" if quick else form
     engine = engine_of(on)
     stages: dict[str, TaskID] = {}

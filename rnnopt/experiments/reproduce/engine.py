@@ -59,9 +59,8 @@ def part_of(study: Study, form: Form, only: Sequence[str], chosen: Sequence[int]
             raise unknown_name(f"row or data set of {study.name}:", label, (*rows, *columns))
     for seed in chosen:
         if seed not in form.seeds:
-            raise UserError(
-                f"{study.name} has no seed {seed}: it has {', '.join(map(str, form.seeds))}."
-            )
+            known = ", ".join(map(str, form.seeds))
+            raise UserError(f"no seed {seed} in this form of {study.name}, which has {known}.")
     return replace(
         form,
         rows=tuple(label for label in rows if label in only) or form.rows,
