@@ -79,10 +79,18 @@ def test_a_figure_of_another_tables_runs_is_published_alone(publish, tmp_path, m
     own.mkdir(parents=True)
     (tmp_path / "out/results.md").write_text("## frank-wolfe/table-3: new\n")
     (tmp_path / "out/results.csv").write_text("x\n")
-    (own / "results.md").write_text("## frank-wolfe/figure-6: new\n")
+    picture = "![frank-wolfe/figure-6: b](figure.png)\n"
+    (own / "results.md").write_text(
+        f"## frank-wolfe/figure-6: new\n\nThe paper: c.\n\n| a |\n|---|\n\n- d\n\n{picture}"
+    )
+    (own / "results.csv").write_text("x\n")
     (own / "figure.png").write_bytes(b"drawn")
     publish.publish("frank-wolfe/figure-6", tmp_path / "out")
-    assert page.read_text() == "## frank-wolfe/table-3: a\n\n## frank-wolfe/figure-6: new\n"
+    assert page.read_text() == (
+        "## frank-wolfe/table-3: a\n\n## frank-wolfe/figure-6: new\n\nThe paper: c.\n\n"
+        "Table and remarks: frank-wolfe/table-3, from the same runs.\n\n"
+        "![frank-wolfe/figure-6: b](results/frank-wolfe-figure-6.png)\n"
+    )
     assert [path.name for path in publish.HERE.iterdir()] == ["frank-wolfe-figure-6.png"]
 
 

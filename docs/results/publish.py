@@ -34,7 +34,8 @@ def publish(name: str, out: Path, form: str = "cpu") -> None:
     study = reproduce.BY_NAME.get(name)
     file, page = name.replace("/", "-"), HERE.parent / "results.md"
     # A figure of another one's runs has a folder of its own below theirs.
-    shared = isinstance(study, Study) and study.runs not in ("", name)
+    kin = study.runs if isinstance(study, Study) else ""
+    shared = kin not in ("", name)
     results = out / name.split("/")[-1] if shared else out
     if isinstance(study, Study) and (out / "runs").is_dir():
         # What is there may be of the last part that was trained.
@@ -52,10 +53,14 @@ def publish(name: str, out: Path, form: str = "cpu") -> None:
     end = len(rest) if after is None else after.start()
     if not shared and (out / "runs").is_dir():
         pack(out, HERE / "runs" / f"{file}.tar.xz")
+    if shared:  # its table stands there already
+        title, claim, *_, picture = text.split("\n\n")
+        same = f"Table and remarks: {kin}, from the same runs."
+        text = "\n\n".join((title, claim, same, picture))
     text = finished(text)
     page.write_text(before + text.rstrip("\n") + "\n" + ("\n" if after else "") + rest[end:])
     for kind, ending in (("results.csv", "csv"), ("figure.png", "png")):
-        if (results / kind).exists():
+        if (results / kind).exists() and not (shared and ending == "csv"):
             (HERE / f"{file}.{ending}").write_bytes((results / kind).read_bytes())
 
 
