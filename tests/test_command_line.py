@@ -874,6 +874,16 @@ def test_a_closed_output_is_no_error(line):
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.process
+@pytest.mark.full
+def test_a_reader_that_goes_away_ends_a_command_without_a_word():
+    command = [sys.executable, "-m", "rnnopt", "list"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 141
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
 @pytest.mark.process
 @pytest.mark.full

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from rnnopt import SequenceModel
 from rnnopt.cli.main import main
+from rnnopt.cli.streaming import answer_rows
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
 from rnnopt.runs.prediction import TrainedModel
@@ -391,3 +392,9 @@ def test_a_program_gets_answers_at_once_and_may_interrupt_or_hang_up(run):
         second.stdin.flush()
         assert (first.wait(60), second.wait(60)) == (130, 141)
         assert first.stderr.read() == second.stderr.read() == ""
+
+
+def test_a_closed_output_is_refused(run, monkeypatch):
+    monkeypatch.setattr("sys.stdout", None)
+    with pytest.raises(UserError, match="writes to standard output, which is closed"):
+        answer_rows(TrainedModel.open(run), None)

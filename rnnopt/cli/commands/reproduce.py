@@ -81,12 +81,17 @@ def reproduce_published(
         path, tables, failures = reproduce.reproduce(
             study, form, out, engine, tell, stop, only, seeds
         )
+    return _tell(path, tables, failures, stop.is_set())
+
+
+def _tell(path: Path, tables: list[reproduce.Table], failures: list[str], interrupted: bool) -> int:
+    """Prints what came out; the exit code."""
     for failure in failures:
         print_error(f"failed: {failure}")
     for written in tables:
         _print_reproduced(written)
     print_line(f"results in {path}")
-    if stop.is_set():
+    if interrupted:
         print_line("interrupted; the same command continues it.")
         return 130
     return 1 if failures else 0
