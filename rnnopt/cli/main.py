@@ -19,7 +19,7 @@ from cyclopts import (
     UnusedCliTokensError,
 )
 
-from rnnopt.cli.unwritten import flush_output, give_up_output
+from rnnopt.cli.unwritten import give_up_output
 from rnnopt.config.errors import UserError, unknown_name
 from rnnopt.config.version import VERSION
 
@@ -107,7 +107,6 @@ def read(arguments: list[str]) -> Callable[[], int]:
     if isinstance(call, MethodType):  # of the parser: help or the version
         try:
             call(*bound.args, **bound.kwargs)
-            flush_output()
         except OSError as error:
             sys.exit(give_up_output(error))
         sys.exit(0)
