@@ -71,8 +71,9 @@ FIGURE_4 = Study(
     },
     remarks=(
         "The cpu form has all 784 steps, 128 units and minibatches of 128; its 10 epochs stand for"
-        " the curves' length, which is not given. 2 epochs are for each learning rate: a rate that is best"
-        " over 2 epochs need not be over 10, as SOAP's from an orthogonal start on Permute.",
+        " the curves' length, which is not given. 2 epochs are for each learning rate: a rate"
+        " that is best over 2 epochs need not be over 10, as SOAP's from an orthogonal start on"
+        " Permute.",
         "Each segment's last output is scored against the label; the next segment starts from"
         " the detached state. With Frank-Wolfe one segment is one inner step.",
     ),
