@@ -59,6 +59,7 @@ def test_dates_are_dates(tmp_path):
     path = table(tmp_path, "start,end,label\n2024-01-01T00:00:30,2024-01-01T00:02,walk\n")
     found, _ = with_interval_labels(path, some((3,), stamps), None)
     assert words(found) == [["", "walk", ""]]
+    assert found.lines[-1][1].endswith("time of the recordings (dates without a zone count as UTC)")
 
 
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=6), st.integers(0, 2**31))

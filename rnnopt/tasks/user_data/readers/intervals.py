@@ -198,6 +198,8 @@ def _with_labels(data: Recordings, rows: Sequence[tuple[Interval, int]], keep: b
         raise ValueError("no recording of a part, training, validation or test, has an interval.")
     steps = step_targets(cells, data.series, ("label",))
     unit = "steps counted from 0" if data.stamps is None else "the time of the recordings"
+    if data.stamps is not None and data.stamps[0].dtype.kind == "M":
+        unit += " (dates without a zone count as UTC)"
     lines = (*data.lines, ("labels", f"{len(rows)} intervals, in {unit}"))
     data = replace(data, targets=None, steps=steps, stamps=None, lines=lines)
     if len(kept) == len(data):
