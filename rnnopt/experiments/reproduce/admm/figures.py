@@ -111,7 +111,7 @@ FIGURE_3 = Study(
 GATED = Study(
     name="admm/gated",
     title="ADMM on LSTM and GRU",
-    claim="the paper has neither: here their gates' pre-activations are what is relaxed.",
+    claim="has neither cell; here the gates' pre-activations are relaxed.",
     rows=tuple(
         row(f"{cell.upper()}, {label}", optimizer, unit, model=cell)
         for cell in ("lstm", "gru")
