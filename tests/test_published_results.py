@@ -1,6 +1,7 @@
 """What docs/results promises: every packed run is finished, and its table is made of these runs."""
 
 import importlib.util
+import re
 import tarfile
 from pathlib import Path
 
@@ -149,3 +150,10 @@ def test_a_run_that_failed_is_not_packed(publish, tmp_path, command):
     with tarfile.open(tmp_path / "a.tar.xz") as packed:
         folders = {Path(name).parent for name in packed.getnames()}
     assert folders == {first.parent.relative_to(out)}
+
+
+def test_figures_of_the_claims_stand_in_a_table_below():
+    page = (FOLDER.parent / "results.md").read_text()
+    claims, tables = page.split("## Which claims hold")[1].split("\n## ", 1)
+    verdicts = re.sub(r"\(https[^)]*\)", "", claims)
+    assert not [one for one in re.findall(r"\d+\.\d+", verdicts) if one not in tables]
