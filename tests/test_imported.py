@@ -27,7 +27,11 @@ from rnnopt.training.learner import ClosureLearner, GradientLearner, as_learner
 from rnnopt.training.registry import build_optimizer, entry_of
 
 SIGN = '''
+import enum
+
 import torch
+
+Kind = enum.IntEnum("Kind", ["ODD", "EVEN"])
 
 class Sign(torch.optim.Optimizer):
     """Steps by the sign of the gradient."""
@@ -212,6 +216,46 @@ class WithoutGrad(Sign):
         return loss
 
 
+class Sums(Sign):
+    """Keeps sums in float64 and a setting that is no plain number, and steps by them."""
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        with torch.enable_grad():
+            loss = closure()
+        self.param_groups[0].setdefault("kind", Kind.EVEN)
+        for p in self.param_groups[0]["params"]:
+            state = self.state[p]
+            sums = state.setdefault("sums", [torch.full_like(p, 1e6, dtype=torch.float64)])
+            sums[0] += p.grad.double() / 3
+            state.setdefault("inner", {0: (sums[0] * 0,)})
+            state["inner"][0][0].add_(sums[0])
+            move = sums[0] - 1e6 + state["inner"][0][0] / 1e9
+            p.sub_(move.float(), alpha=self.param_groups[0]["lr"])
+        return loss
+
+
+class Unpickles(Sign):
+    """Keeps a pickled setting."""
+
+    kept = b"0"
+
+    def state_dict(self):
+        return super().state_dict() | {"setting": {"kept": self.kept}}
+
+    def load_state_dict(self, state_dict):
+        self.kept = state_dict.pop("setting")["kept"]
+        super().load_state_dict(state_dict)
+
+
+class Hessian(Sign):
+    def step(self, closure=None):
+        loss = closure()
+        p = self.param_groups[0]["params"][0]
+        torch.autograd.grad(p.grad.sum(), p)
+        return loss
+
+
 class Zero(Sign):
     def __init__(self, params, lr=0.0):
         super().__init__(params, lr)
@@ -376,7 +420,8 @@ def test_plain_optimizers_of_torch_and_ours_are_stepped_without_a_closure():
     [
         ("Broken", r"the step of Broken failed: KeyError: 'momentum' \(.*my_optimizer"),
         ("Lazy", "of Lazy must call the closure"),
-        ("Strange", "the state of Strange must be of tensors, numbers"),
+        ("Strange", r"the state of Strange must be of tensors, numbers.*, got .*\.Thing\.$"),
+        ("Hessian", r"Hessian differentiates the gradients once more \(create_graph=True\)"),
         ("Local", "the state of Local must be of tensors, numbers"),
         ("InGroup", "the state of InGroup must be of tensors, numbers"),
         ("NoState", r"state_dict\(\) of NoState failed: KeyError: 'zap'"),
@@ -430,7 +475,16 @@ def test_modes_are_used_and_undone_to_the_bit(file):
     assert all(torch.equal(w, p) for w, p in zip(weights, training.model.parameters(), strict=True))
 
 
-@pytest.mark.parametrize("name", ["my_optimizer.py:Sign", "pytorch_optimizer:Lion"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "my_optimizer.py:Sign",
+        "my_optimizer.py:Sums",
+        "my_optimizer.py:Unpickles",
+        "pytorch_optimizer:Lion",
+        "pytorch_optimizer:SCION",
+    ],
+)
 def test_an_interrupted_run_ends_as_an_unbroken_one(file, tmp_path, name):
     whole = run(config(name, lr=1e-3), tmp_path / "whole")
     steps = iter(range(100))
@@ -438,6 +492,31 @@ def test_an_interrupted_run_ends_as_an_unbroken_one(file, tmp_path, name):
     resumed = run(config(name, lr=1e-3), tmp_path / "cut", resume=True)
     assert resumed["status"] == whole["status"] == "out of budget"
     assert resumed["test_loss"] == whole["test_loss"]
+
+
+def test_bytes_that_an_optimizer_may_unpickle_are_its_own(file):
+    learner = build_training(config("my_optimizer.py:Unpickles")).learner
+    state = learner.state_dict()
+    for forged in (b"1", bytearray(b"1"), {b"1"}):
+        with pytest.raises(UserError, match="no other bytes .* got others in setting/kept"):
+            learner.load_state_dict(state | {"setting": {"kept": forged}})
+        assert learner.optimizer.kept == b"0"
+    learner.load_state_dict(state)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("pytorch_optimizer:Lion:lr=0.1", "follow a comma: write pytorch_optimizer:Lion,lr=0.1, "),
+        ("pytorch_optimizer:lion", "of the package pytorch_optimizer begins with a capital"),
+        ("pytorch_optimizer:Muon", "needs groups of parameters .* wrap it in a file of yours"),
+        ("pytorch_optimizer:AdamMini", "AdamMini failed: .* wrap it in a file of yours"),
+        ("pytorch_optimizer:SAM", r"first and an argument lr, .*\): wrap it in a file of yours"),
+    ],
+)
+def test_what_a_package_offers_otherwise_comes_with_advice(name, message):
+    with pytest.raises(UserError, match=message):
+        build_optimizer(name, [("w", torch.zeros(1, 1))])
 
 
 def test_a_changed_file_is_not_executed_on_resuming(file, tmp_path):

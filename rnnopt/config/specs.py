@@ -3,6 +3,7 @@
 import inspect
 import re
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any
 
 from rnnopt.config.errors import UserError, unknown_name
@@ -12,6 +13,7 @@ Value = bool | int | float | str | tuple[float, ...] | None
 # Options about how a step is computed, or that would turn it round, or that no word stands for.
 INTERNAL = ("capturable", "differentiable", "foreach", "fused", "maximize", "process_group")
 IMPORT_PATH = re.compile(r"\w+:[A-Z_]\w*(\.\w+)*|\w+(\.\w+)+:\w+(\.\w+)*|[^:]+\.py:\w+(\.\w+)*")
+WRAP = "If it needs more than parameters and options, wrap it in a file of yours."
 WORDS: dict[str, Value] = {"true": True, "false": False, "none": None}
 
 
@@ -24,11 +26,19 @@ def parse(specification: str) -> tuple[str, dict[str, Value]]:
     first, _, others = rest.partition(",")
     if is_import_path(f"{name}:{first}"):
         name, rest = f"{name.strip()}:{first.strip()}", others
+    elif is_import_path(path := f"{name}:{rest.partition(':')[0]}"):
+        written = f"{path},{rest.partition(':')[2]}"
+        raise UserError(f"options of {path} follow a comma: write {written}, got {specification}.")
     options: dict[str, Value] = {}
     for item in filter(None, (part.strip() for part in rest.split(","))):
         option, equals, value = item.partition("=")
         if not equals or not option.strip() or not value.strip():
-            raise UserError(f"{specification!r} must read name:option=value,…, got {item!r} in it.")
+            hint = ""
+            if item.isidentifier() and name.isidentifier() and find_spec(name) is not None:
+                hint = f" (a class of the package {name} begins with a capital)"
+            raise UserError(
+                f"{specification!r} must read name:option=value,…, got {item!r} in it{hint}."
+            )
         option = option.strip().replace("-", "_")
         if option in options:
             raise UserError(f"{option} must stand once in {specification!r}.")
@@ -80,8 +90,9 @@ def call_with(
     except (ValueError, RuntimeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         if is_import_path(name) and ".py:" not in name and isinstance(error, RuntimeError):
-            advice = "If it needs more than parameters and options, wrap it in a file of yours"
-            reason = f"{reason.rstrip('.')}. {advice}."
+            if "__contains__" in reason:  # it looks for options of groups, and finds tensors
+                reason = "it needs groups of parameters that have options of their own"
+            reason = f"{reason.rstrip('.')}. {WRAP}"
         raise UserError(f"{kind} {name!r}: {reason}") from error
     except (TypeError, ArithmeticError, AttributeError, LookupError, MemoryError) as error:
         if not options:  # then it is no option's fault

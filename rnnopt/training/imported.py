@@ -14,13 +14,13 @@ import shlex
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from rnnopt.config.errors import UserError, unknown_name
-from rnnopt.config.specs import is_import_path, parse
+from rnnopt.config.specs import WRAP, is_import_path, parse
 
 FOREIGN = (Exception, SystemExit)  # whatever foreign code raises; a script may end itself
 
@@ -50,15 +50,16 @@ def load(name: str) -> Callable[..., Any]:
     except (TypeError, ValueError):
         raise UserError(f"{name} must be a class of optimizers, got {found!r}.") from None
     if "lr" not in list(parameters)[1:]:
+        wrap = "" if place.endswith(".py") else ": wrap it in a file of yours"
         raise UserError(
             f"{name} must take the parameters first and an argument lr, as the classes of"
-            f" torch.optim do, got ({', '.join(parameters)})."
+            f" torch.optim do, got ({', '.join(parameters)}){wrap}."
         )
     return found
 
 
 @contextmanager
-def failing(what: str) -> Iterator[None]:
+def failing(what: str, advice: str = "") -> Iterator[None]:
     """Makes a UserError, with the place, of what foreign code raises: `what` failed."""
     try:
         yield
@@ -67,7 +68,7 @@ def failing(what: str) -> Iterator[None]:
     except FOREIGN as error:
         place = traceback.extract_tb(error.__traceback__)[-1]
         raise UserError(
-            f"{what} failed: {reason(error)} ({place.filename}, line {place.lineno})."
+            f"{what} failed: {reason(error)} ({place.filename}, line {place.lineno}).{advice}"
         ) from error
 
 
@@ -92,7 +93,7 @@ def build(name: str, make: Callable[[], Any], given: Iterable[str]) -> Any:
             f"{name} needs {', '.join(missing)}: give options after a comma, as in"
             f" {name},{missing[0]}=1, and wrap a class that needs other objects in a file of yours."
         )
-    with failing(f"building {name}"):
+    with failing(f"building {name}", "" if ".py:" in name else f" {WRAP}"):
         built = make()
     groups = getattr(built, "param_groups", None)
     methods = ("step", "state_dict", "load_state_dict")
@@ -138,6 +139,8 @@ def source_of(specification: str) -> dict[str, str]:
         except OSError as error:
             raise UserError(f"{place} cannot be read: {error.strerror}.") from error
     package = place.partition(".")[0]
+    with suppress(importlib.metadata.PackageNotFoundError):  # most are called as what they hold
+        return {"package": package, "version": importlib.metadata.version(package)}
     for distribution in importlib.metadata.packages_distributions().get(package, []):
         return {"package": distribution, "version": importlib.metadata.version(distribution)}
     return {"package": package}

@@ -5,7 +5,6 @@ torch.optim, of another library, FrankWolfe).
 """
 
 import inspect
-import io
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Protocol, runtime_checkable
@@ -17,7 +16,11 @@ from torch.optim import Optimizer
 from rnnopt.config.errors import UserError
 from rnnopt.optimizers.baselines import evaluation_mode
 from rnnopt.training.closure import Closure
+from rnnopt.training.foreign_state import check_readable, load_as_saved, plain
 from rnnopt.training.imported import failing
+
+# What torch says where gradients are differentiated that have no graph.
+NO_GRAPH = "does not require grad and does not have a grad_fn"
 
 
 @runtime_checkable
@@ -163,6 +166,11 @@ class ClosureLearner(GradientLearner):
             if isinstance(error.__cause__, torch.linalg.LinAlgError):
                 closure.trouble = closure.trouble or str(error).rstrip(".")
                 return torch.tensor(torch.nan)
+            if NO_GRAPH in str(error.__cause__):
+                raise UserError(
+                    f"{self.name} differentiates the gradients once more (create_graph=True), which"
+                    " is not supported."
+                ) from error
             raise
         if not losses:
             raise UserError(
@@ -189,24 +197,15 @@ class ClosureLearner(GradientLearner):
             yield
 
     def _load(self, state_dict: dict[str, Any]) -> None:
-        self.optimizer.load_state_dict(state_dict)
+        load_as_saved(self.optimizer, state_dict, self.name)
         self._begun = bool(state_dict.get("state", True))
 
     def _readable_state(self) -> dict[str, Any]:
         """The optimizer's state; UserError if what is saved of it could not be loaded again."""
         with failing(f"state_dict() of {self.name}"):
-            state = self.optimizer.state_dict()
+            state: dict[str, Any] = plain(self.optimizer.state_dict())
         if not self._read_back:
-            file = io.BytesIO()
-            try:
-                torch.save(state, file)
-                file.seek(0)
-                torch.load(file, weights_only=True)
-            except Exception as error:  # many kinds: pickle calls code of the objects
-                raise UserError(
-                    f"the state of {self.name} must be of tensors, numbers, texts, lists and dicts,"
-                    " to be loaded again without unpickling objects."
-                ) from error
+            check_readable(state, self.name)
             self._read_back = self._begun  # once more after the first step
         return state
 
