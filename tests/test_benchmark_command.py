@@ -380,6 +380,16 @@ def test_seconds_of_a_busy_machine_are_not_shown():
     assert [r[2] for r in leaderboard.standings(quiet, "quick", "tuned")] == ["–", "1.00"]
 
 
+def test_seconds_of_another_machine_are_not_shown():
+    machine = {"processors": 2, "load": 1.0, "cpu_kernels": "AVX2", "processor": "x", "threads": 1}
+    soap, fast = (
+        replace(entry_of(*one), environment=machine) for one in (("soap", 9), ("fast", 5))
+    )
+    other = replace(fast, environment=machine | {"cpu_kernels": "AVX512"})
+    shown = [leaderboard.standings([soap, one], "quick", "tuned")[0][2] for one in (fast, other)]
+    assert shown == ["1.00", "–"]
+
+
 def test_the_page_is_written_between_its_marks(tmp_path):
     page = tmp_path / "benchmark.md"
     page.write_text(f"# Rules\n\n{leaderboard.BEGIN}\nold\n{leaderboard.END}\n\nafter\n")

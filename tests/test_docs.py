@@ -58,8 +58,10 @@ def test_the_examples_of_a_page_run_and_print_what_it_says(page, workplace, comm
     names: dict[str, object] = {}
     if page == "docs/own-data.md":  # which speaks of files that the reader has
         write_files(workplace)
-    if page == "docs/own-optimizer.md":  # which asks the reader to save it
-        Path("my_optimizer.py").write_text(blocks(page)[0].code)
+    if page == "docs/own-optimizer.md":  # which asks the reader to save these
+        files = [block.code for block in blocks(page) if block.language == "python"]
+        for name, code in zip(("my_optimizer.py", "wrapped.py"), files, strict=True):
+            Path(name).write_text(code)
     for block in blocks(page):
         if block.needs and not Path(os.environ.get("RNNOPT_DATA", ""), block.needs).is_dir():
             continue

@@ -68,6 +68,10 @@ class OnWorkload:
         return len(rates) > 1 and self.lr in (min(rates), max(rates))
 
 
+# Facts of the environment that seconds depend on.
+MACHINE = ("processor", "cpu_kernels", "processors", "threads", "gpu")
+
+
 @dataclass(frozen=True)
 class Entry:
     """An optimizer on the workloads.
@@ -97,6 +101,11 @@ class Entry:
         """Whether the machine had no other work, so that its seconds mean something."""
         load, most = (self.environment.get(name) for name in ("load", "processors"))
         return isinstance(load, float) and isinstance(most, int) and load <= 1.25 * most
+
+    def timed_as(self, other: "Entry") -> bool:
+        """Whether its seconds may be compared with those of another entry."""
+        same = all(self.environment.get(name) == other.environment.get(name) for name in MACHINE)
+        return same and self.quiet and other.quiet
 
     def save(self, path: Path) -> None:
         """Writes the file."""

@@ -53,7 +53,7 @@ def standings(entries: Sequence[Entry], suite: SuiteName, track: Track) -> Table
         count = len(of_suite)
         row = [
             entry.name, interval(by_gradients),
-            f"{by_seconds.value:.2f}" if entry.quiet and reference.quiet else "–",
+            f"{by_seconds.value:.2f}" if entry.timed_as(reference) else "–",
             f"{scores.reached(entry, suite)}/{count}", robust,
             f"{edges}/{count}" if track == "tuned" else "–",
         ]  # fmt: skip
