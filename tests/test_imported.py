@@ -497,7 +497,10 @@ def test_an_interrupted_run_ends_as_an_unbroken_one(file, tmp_path, name):
 def test_bytes_that_an_optimizer_may_unpickle_are_its_own(file):
     learner = build_training(config("my_optimizer.py:Unpickles")).learner
     state = learner.state_dict()
-    for forged in (b"1", bytearray(b"1"), {b"1"}):
+    many: list = []
+    for _ in range(60):  # 2**60 places
+        many = [many, many]
+    for forged in (b"1", bytearray(b"1"), {b"1"}, {b"1": 0}, {(0, b"1"): 0}, [many, [b"1"]]):
         with pytest.raises(UserError, match="no other bytes .* got others in setting/kept"):
             learner.load_state_dict(state | {"setting": {"kept": forged}})
         assert learner.optimizer.kept == b"0"

@@ -70,17 +70,25 @@ def load_as_saved(optimizer: Optimizer, state: dict[str, Any], name: str) -> Non
     _restore_types(state.get("state"), optimizer.state_dict().get("state"))
 
 
-def _values(state: Any, place: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """The values of nested dicts, lists, tuples and sets with their places."""
-    if isinstance(state, dict):
-        inner = list(state.items())
-    elif isinstance(state, list | tuple | set | frozenset):
-        inner = list(enumerate(state))
-    else:
+def _values(
+    state: Any, place: tuple[str, ...] = (), seen: set[int] | None = None
+) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """The keys and values in nested dicts, lists, tuples and sets, with their places.
+
+    What stands in several places is visited in the first of them: a small file may nest it so that
+    there is no end to the places.
+    """
+    seen = set() if seen is None else seen
+    if not isinstance(state, dict | list | tuple | set | frozenset):
         yield place, state
         return
-    for key, value in inner:
-        yield from _values(value, (*place, str(key)))
+    if id(state) in seen:
+        return
+    seen.add(id(state))
+    pairs = state.items() if isinstance(state, dict) else enumerate(state)
+    for key, value in pairs:
+        yield from _values(key, (*place, "key"), seen)
+        yield from _values(value, (*place, str(key)), seen)
 
 
 def _restore_types(saved: Any, loaded: Any) -> Any:
