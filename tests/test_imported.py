@@ -226,6 +226,7 @@ class Sums(Sign):
         self.param_groups[0].setdefault("kind", Kind.EVEN)
         for p in self.param_groups[0]["params"]:
             state = self.state[p]
+            assert state.setdefault("phase", "warm") == "warm"
             sums = state.setdefault("sums", [torch.full_like(p, 1e6, dtype=torch.float64)])
             sums[0] += p.grad.double() / 3
             state.setdefault("inner", {0: (sums[0] * 0,)})
@@ -421,7 +422,7 @@ def test_plain_optimizers_of_torch_and_ours_are_stepped_without_a_closure():
         ("Broken", r"the step of Broken failed: KeyError: 'momentum' \(.*my_optimizer"),
         ("Lazy", "of Lazy must call the closure"),
         ("Strange", r"the state of Strange must be of tensors, numbers.*, got .*\.Thing\.$"),
-        ("Hessian", r"Hessian differentiates the gradients once more \(create_graph=True\)"),
+        ("Hessian", r"of Hessian failed: .*line.*differentiating gradients \(create_graph=True\)"),
         ("Local", "the state of Local must be of tensors, numbers"),
         ("InGroup", "the state of InGroup must be of tensors, numbers"),
         ("NoState", r"state_dict\(\) of NoState failed: KeyError: 'zap'"),

@@ -34,7 +34,7 @@ def parse(specification: str) -> tuple[str, dict[str, Value]]:
         option, equals, value = item.partition("=")
         if not equals or not option.strip() or not value.strip():
             hint = ""
-            if item.isidentifier() and name.isidentifier() and find_spec(name) is not None:
+            if item.isidentifier() and _is_package(name):
                 hint = f" (a class of the package {name} begins with a capital)"
             raise UserError(
                 f"{specification!r} must read name:option=value,…, got {item!r} in it{hint}."
@@ -44,6 +44,14 @@ def parse(specification: str) -> tuple[str, dict[str, Value]]:
             raise UserError(f"{option} must stand once in {specification!r}.")
         options[option] = value_of(value.strip())
     return name.strip(), options
+
+
+def _is_package(name: str) -> bool:
+    """Whether a package of that name is installed."""
+    try:
+        return name.isidentifier() and find_spec(name) is not None
+    except (ImportError, ValueError):  # as for __main__
+        return False
 
 
 def is_import_path(name: str) -> bool:

@@ -156,7 +156,7 @@ def _go_on(training: Training, ended: dict[str, Any]) -> None:
     try:
         training.model.load_state_dict(ended["model"])
         if ended["optimizer"] is not None:  # of a run's folder there is none
-            training.optimizer.load_state_dict(deepcopy(ended["optimizer"]))  # stays as it is
+            training.learner.load_state_dict(deepcopy(ended["optimizer"]))  # stays as it is
     except (KeyError, RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[-1].strip()
         raise ValueError(

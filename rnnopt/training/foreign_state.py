@@ -1,9 +1,9 @@
 """The state of an optimizer of others: saved as plain values, and loaded as it was saved.
 
 torch's `Optimizer.load_state_dict` casts a state to the type of its weight, so that a sum in
-float64 goes on rounded. And an optimizer may unpickle bytes of its own state, which a forged
-checkpoint could hold. Neither is known of an optimizer of another package, so both are seen to
-here.
+float64 goes on rounded, and makes a generator of a text. And an optimizer may unpickle bytes of its
+own state, which a forged checkpoint could hold. Neither is known of an optimizer of another
+package, so both are seen to here.
 """
 
 import io
@@ -66,7 +66,7 @@ def load_as_saved(optimizer: Optimizer, state: dict[str, Any], name: str) -> Non
                 f"the state of {name} must hold no other bytes than a new one, for its code may"
                 f" unpickle them, got others in {'/'.join(place)}."
             )
-    optimizer.load_state_dict(state)
+    optimizer.load_state_dict(dict(state))  # some take out what is theirs
     _restore_types(state.get("state"), optimizer.state_dict().get("state"))
 
 
@@ -92,7 +92,9 @@ def _values(
 
 
 def _restore_types(saved: Any, loaded: Any) -> Any:
-    """What was loaded, with the saved tensors in place of those that were cast."""
+    """What was loaded, with the saved values in place of those that were cast, texts among them."""
+    if isinstance(saved, str | int | float):
+        return saved
     if isinstance(saved, Tensor) and isinstance(loaded, Tensor):
         same = saved.dtype == loaded.dtype
         return loaded if same else saved.detach().to(loaded.device, copy=True)

@@ -168,8 +168,8 @@ class ClosureLearner(GradientLearner):
                 return torch.tensor(torch.nan)
             if NO_GRAPH in str(error.__cause__):
                 raise UserError(
-                    f"{self.name} differentiates the gradients once more (create_graph=True), which"
-                    " is not supported."
+                    f"{str(error).rstrip('.')}: differentiating gradients (create_graph=True), or a"
+                    " loss again after the closure, is not supported."
                 ) from error
             raise
         if not losses:
