@@ -495,6 +495,15 @@ def test_an_interrupted_run_ends_as_an_unbroken_one(file, tmp_path, name):
     assert resumed["test_loss"] == whole["test_loss"]
 
 
+def test_a_warm_start_keeps_the_types_of_a_state(file):
+    x, y = torch.randn(12, 5, 1).numpy(), ["a", "b"] * 6
+    asked = dict(optimizer="my_optimizer.py:Sums", learning_rate=1e-3, hidden_size=4, max_iter=1)
+    network = RNNClassifier(**asked, warm_start=True, random_state=0).fit(x, y)
+    network.fit(x, y)  # its step looks at the text in its state
+    state = next(iter(network._ended["optimizer"]["state"].values()))
+    assert state["sums"][0].dtype == torch.float64
+
+
 def test_bytes_that_an_optimizer_may_unpickle_are_its_own(file):
     learner = build_training(config("my_optimizer.py:Unpickles")).learner
     state = learner.state_dict()

@@ -56,6 +56,11 @@ def check_readable(state: dict[str, Any], name: str) -> None:
 def load_as_saved(optimizer: Optimizer, state: dict[str, Any], name: str) -> None:
     """Loads a state with the types of its tensors.
 
+    Args:
+        optimizer: the one that loads.
+        state: what its `state_dict` returned.
+        name: of its class.
+
     Raises:
         UserError: it holds bytes that a state of this optimizer does not hold.
     """
