@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rnnopt import RNNClassifier
 from rnnopt.cli.commands.compare import again as again_compare
 from rnnopt.cli.commands.sweep import _plan
 from rnnopt.cli.commands.train import again as again_train
@@ -497,8 +498,8 @@ def test_an_interrupted_run_ends_as_an_unbroken_one(file, tmp_path, name):
 
 def test_a_warm_start_keeps_the_types_of_a_state(file):
     x, y = torch.randn(12, 5, 1).numpy(), ["a", "b"] * 6
-    asked = dict(optimizer="my_optimizer.py:Sums", learning_rate=1e-3, hidden_size=4, max_iter=1)
-    network = RNNClassifier(**asked, warm_start=True, random_state=0).fit(x, y)
+    asked = dict(optimizer="my_optimizer.py:Sums", lr=1e-3, hidden=4, epochs=1, random_state=0)
+    network = RNNClassifier(**asked, warm_start=True).fit(x, y)
     network.fit(x, y)  # its step looks at the text in its state
     state = next(iter(network._ended["optimizer"]["state"].values()))
     assert state["sums"][0].dtype == torch.float64
