@@ -19,7 +19,7 @@ from cyclopts import (
     UnusedCliTokensError,
 )
 
-from rnnopt.cli.unwritten import give_up_output
+from rnnopt.cli.unwritten import NO_READER, give_up_output
 from rnnopt.config.errors import UserError, unknown_name
 from rnnopt.config.version import VERSION
 
@@ -109,6 +109,8 @@ def read(arguments: list[str]) -> Callable[[], int]:
             call(*bound.args, **bound.kwargs)
         except OSError as error:
             sys.exit(give_up_output(error))
+        except SystemExit:  # rich's end, where the reader of help went away
+            sys.exit(NO_READER)
         sys.exit(0)
     return partial(call, *bound.args, **bound.kwargs)
 

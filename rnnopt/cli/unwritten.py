@@ -5,6 +5,7 @@ import os
 import sys
 from contextlib import suppress
 
+NO_READER = 141  # the exit code of a command whose output nobody reads any more, as of `cat | head`
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EBADF}
 
 
@@ -25,7 +26,7 @@ def give_up_output(error: OSError) -> int:
     # What is still buffered has nowhere to go when Python ends.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     if isinstance(error, BrokenPipeError):  # the reader of our output went away, as `head` does
-        return 141
+        return NO_READER
     with suppress(OSError):
         print(f"rnnopt: the output could not be written: {error.strerror}.", file=sys.stderr)
     return 2
