@@ -1,5 +1,6 @@
 """Options of a `SequenceModel`: what there is to choose, what excludes what, initial weights."""
 
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_args
 
@@ -27,6 +28,17 @@ class Keywords(TypedDict, total=False):
     last_layer_remembers: bool
 
 
+def last_layer_remembers(initialization: str, keywords: Keywords) -> bool:
+    """Whether the last layer begins with long memories; TypeError for an unknown keyword."""
+    for name in keywords.keys() - Keywords.__annotations__.keys():
+        raise TypeError(f"SequenceModel got an unexpected keyword argument {name!r}.")
+    if "last_layer_remembers" not in keywords:
+        return initialization == "indrnn-paper"
+    write = "last_layer_remembers is deprecated: initialization='indrnn-paper'."
+    warnings.warn(write, DeprecationWarning, stacklevel=3)
+    return initialization == "indrnn-paper" or keywords["last_layer_remembers"]
+
+
 def layer_options(
     cell: str, nonlinearity: str, precision: str, steps: int | None, magnitude: float
 ) -> dict[str, Any]:
@@ -39,6 +51,26 @@ def layer_options(
     if cell == "indrnn" and steps is not None:
         options["recurrent_bound"] = IndRNN.bound_for(steps, magnitude)
     return options
+
+
+def remembering(options: dict[str, Any], cell: str, steps: int | None) -> dict[str, Any]:
+    """The options of a last layer whose recurrent weights begin between 1 / bound and the bound."""
+    if "recurrent_bound" not in options:
+        raise ValueError(
+            "initialization='indrnn-paper' needs cell='indrnn' and steps, got"
+            f" cell={cell!r} and steps={steps}."
+        )
+    bound = options["recurrent_bound"]
+    return options | dict(recurrent_range=(1 / bound, bound))
+
+
+def check_sizes(dropout: float, **sizes: int) -> None:
+    """Raises ValueError for a size below 1, and for a dropout that is no probability below 1."""
+    for name, value in sizes.items():
+        if value < 1:
+            raise ValueError(f"SequenceModel needs {name} >= 1, got {name}={value}.")
+    if not 0 <= dropout < 1:
+        raise ValueError(f"SequenceModel needs dropout in [0, 1), got dropout={dropout}.")
 
 
 def check_choices(cell: str, nonlinearity: str, readout: str, initialization: str) -> None:

@@ -5,9 +5,8 @@ In a network that runs forward in time, padding does not change the states on th
 only has to stay out of the read-out and the batch statistics. That costs less than packing.
 """
 
-import warnings
 from collections.abc import Callable
-from typing import Any, Literal, Unpack
+from typing import Literal, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -28,8 +27,11 @@ from rnnopt.layers.network_options import (
     Keywords,
     Readout,
     check_choices,
+    check_sizes,
     initialize,
+    last_layer_remembers,
     layer_options,
+    remembering,
 )
 from rnnopt.layers.plain import PlainSequenceModel, script_refused
 from rnnopt.layers.recurrent import TorchRecurrent, check_lengths
@@ -106,45 +108,30 @@ class SequenceModel(nn.Module):
         **keywords: Unpack[Keywords],
     ):
         super().__init__()
-        last_remembers = initialization == "indrnn-paper"
-        for name in keywords.keys() - Keywords.__annotations__.keys():
-            raise TypeError(f"SequenceModel got an unexpected keyword argument {name!r}.")
-        if "last_layer_remembers" in keywords:
-            write = "last_layer_remembers is deprecated: initialization='indrnn-paper'."
-            warnings.warn(write, DeprecationWarning, stacklevel=2)
-            last_remembers |= keywords["last_layer_remembers"]
-        precision = keywords.get("precision", "float32")
-        self.input_size, shapes = input_size, keywords.get("stem") or []
+        remembers = last_layer_remembers(initialization, keywords)
+        precision, shapes = keywords.get("precision", "float32"), keywords.get("stem") or []
+        self.input_size = input_size
         self.bidirectional = keywords.get("bidirectional", False)
         width = hidden_size * (2 if self.bidirectional else 1)  # states that a layer passes on
-        sizes = dict(
-            input_size=input_size, hidden_size=hidden_size, output_size=output_size, layers=layers
-        )
-        for name, value in sizes.items():
-            if value < 1:
-                raise ValueError(f"SequenceModel needs {name} >= 1, got {name}={value}.")
-        if not 0 <= dropout < 1:
-            raise ValueError(f"SequenceModel needs dropout in [0, 1), got dropout={dropout}.")
         if nonlinearity is None:
             nonlinearity = "relu" if cell == "indrnn" else "tanh"
+        check_sizes(
+            dropout,
+            input_size=input_size,
+            hidden_size=hidden_size,
+            output_size=output_size,
+            layers=layers,
+        )
         check_choices(cell, nonlinearity, readout, initialization)
         check_precision("SequenceModel", precision)
+        if shapes and readout == "every":
+            raise ValueError("a stem shortens sequences: it cannot go with readout='every'.")
         options = layer_options(
             cell, nonlinearity, precision, steps and steps_after(steps, shapes), magnitude
         )
         if self.bidirectional:
             options["bidirectional"] = True
-        if shapes and readout == "every":
-            raise ValueError("a stem shortens sequences: it cannot go with readout='every'.")
-        last: dict[str, Any] = {}
-        if last_remembers:
-            if "recurrent_bound" not in options:
-                raise ValueError(
-                    "initialization='indrnn-paper' needs cell='indrnn' and steps, got"
-                    f" cell={cell!r} and steps={steps}."
-                )
-            bound = options["recurrent_bound"]
-            last["recurrent_range"] = (1 / bound, bound)
+        last = remembering(options, cell, steps) if remembers else options
         self.readout, self.dropout = readout, dropout
         self.stem = ConvolutionalStem(input_size, hidden_size, shapes) if shapes else None
         first = hidden_size if shapes else input_size
@@ -152,7 +139,7 @@ class SequenceModel(nn.Module):
             CELLS[cell](
                 first if i == 0 else width,
                 hidden_size,
-                **(options | last if i == layers - 1 else options),
+                **(last if i == layers - 1 else options),
             )
             for i in range(layers)
         )
