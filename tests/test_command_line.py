@@ -876,7 +876,9 @@ def test_a_closed_output_is_no_error(line):
 
 @pytest.mark.process
 @pytest.mark.full
-@pytest.mark.parametrize("line", ["--version", "--help", "train --help", "list", "list adam --json"])
+@pytest.mark.parametrize(
+    "line", ["--version", "--help", "train --help", "list", "list adam --json"]
+)
 def test_a_reader_that_goes_away_ends_a_command_without_a_word(line):
     command = [sys.executable, "-m", "rnnopt", *line.split()]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:

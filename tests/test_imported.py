@@ -522,6 +522,13 @@ def test_bytes_that_an_optimizer_may_unpickle_are_its_own(file):
     ("name", "message"),
     [
         ("pytorch_optimizer:Lion:lr=0.1", "follow a comma: write pytorch_optimizer:Lion,lr=0.1, "),
+        ("pytorch_optimizer:Lion:", "follow a comma: write pytorch_optimizer:Lion, got"),
+        (
+            "pytorch_optimizer.Lion",
+            "must read package.module:Class, .* is it pytorch_optimizer:Lion?",
+        ),
+        ("adam,eps=1e-6", "options of adam follow a colon: write adam:eps=1e-6, got adam,eps=1e-6"),
+        ("lions", r"unknown optimizer .* schedule-free, package.module:Class, file.py:Class\."),
         ("pytorch_optimizer:lion", "of the package pytorch_optimizer begins with a capital"),
         ("pytorch_optimizer:Muon", "needs groups of parameters .* wrap it in a file of yours"),
         ("pytorch_optimizer:AdamMini", "AdamMini failed: .* wrap it in a file of yours"),

@@ -27,8 +27,13 @@ def parse(specification: str) -> tuple[str, dict[str, Value]]:
     if is_import_path(f"{name}:{first}"):
         name, rest = f"{name.strip()}:{first.strip()}", others
     elif is_import_path(path := f"{name}:{rest.partition(':')[0]}"):
-        written = f"{path},{rest.partition(':')[2]}"
+        options_given = rest.partition(":")[2].strip()
+        written = f"{path},{options_given}" if options_given else path
         raise UserError(f"options of {path} follow a comma: write {written}, got {specification}.")
+    plain, _, given = name.partition(",")
+    if "=" in given and re.fullmatch(r"[\w-]+", plain.strip()):
+        written = f"{plain.strip()}:{given.strip()}"
+        raise UserError(f"options of {plain} follow a colon: write {written}, got {specification}.")
     options: dict[str, Value] = {}
     for item in filter(None, (part.strip() for part in rest.split(","))):
         option, equals, value = item.partition("=")

@@ -1,6 +1,7 @@
 """Every optimizer by name: ours, those of torch.optim, and the strongest of today."""
 
 import math
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -143,15 +144,23 @@ def entry_of(name: str) -> OptimizerEntry:
     """
     if is_import_path(name):
         return OptimizerEntry(load(name), "of another package, or of a file")
-    if name.endswith(".py"):
+    place = name.partition(",")[0]
+    if place.endswith(".py"):
         raise UserError(
-            f"an optimizer in a file must read {name}:Class, with options after a comma:"
-            f" {name}:Class,option=value."
+            f"an optimizer in a file must read {place}:Class, with options after a comma:"
+            f" {place}:Class,option=value."
         )
     if name in REMOVED:
         raise UserError(f"optimizer {name!r} is gone: {REMOVED[name][1]}.")
+    if re.fullmatch(r"\w+(\.\w+)+", place):
+        package, _, last = place.rpartition(".")
+        raise UserError(
+            "an optimizer of a package must read package.module:Class, such as torch.optim:Adam,"
+            f" got {name}: is it {package}:{last}?"
+        )
     if name not in OPTIMIZERS:
-        raise unknown_name("optimizer", name, OPTIMIZERS)
+        paths = ("package.module:Class", "file.py:Class")
+        raise unknown_name("optimizer", name, (*OPTIMIZERS, *paths))
     return OPTIMIZERS[name]
 
 
