@@ -17,8 +17,9 @@ from itertools import pairwise
 import pytest
 
 import rnnopt
-from rnnopt.cli.main import VERBS, read
+from rnnopt.cli.main import VERBS, parser, read
 from rnnopt.cli.options import GROUPS
+from rnnopt.cli.unread import ELSEWHERE, options_of
 from rnnopt.config.run_config import MODELS, RunConfig
 from rnnopt.runs.folder import RunFolder
 from rnnopt.tasks import TASKS
@@ -118,6 +119,18 @@ def test_every_setting_of_a_run_is_in_one_group():
         (["compare", "--optimizer", "adam"], "--optimizers"),
         (["sweep", "--trial", "3"], "--trials"),
         (["diagnose", "--snapshot", "3"], "--snapshots"),
+        (["train", "--epochs", "3"], "--budget 20epochs"),
+        (["compare", "--max_steps=9"], "--budget 5000gradients"),
+        (["train", "--learning-rate=0.1"], "--lr"),
+        (["train", "--dataset", "mnist"], "--task or --data"),
+        (["sweep", "--n-jobs", "2"], "--workers"),
+        (["train", "adding:length=9"], "--task adding:length=9"),
+        (["train", "recordings.csv"], "--data recordings.csv"),
+        (["predict", "runs/own", "recordings.csv"], "--data recordings.csv"),
+        (["train", "frank-wolfe"], "--optimizer frank-wolfe"),
+        (["fit"], "'train'"),
+        (["tune", "--task", "adding"], "'sweep'"),
+        (["help"], "'--help'"),
     ],
 )
 def test_a_misspelt_option_brings_the_nearest(command, workplace, arguments, near):
@@ -169,6 +182,18 @@ def test_what_cannot_be_read_is_one_sentence(command, workplace, arguments, word
     for word in words:
         assert word in error
     assert not list(workplace.iterdir())
+
+
+def test_the_options_named_for_those_of_other_programs_exist():
+    offered = {one for verb in ("train", "compare") for one in options_of(parser([verb])[verb])}
+    for ours in ELSEWHERE:
+        assert {word for word in ours.split() if word.startswith("--")} <= offered
+        assert not offered & {f"--{word}" for word in ELSEWHERE[ours]}
+
+
+def test_a_verb_that_lacks_an_option_is_not_offered_it(command):
+    assert "Did you mean" not in command("benchmark", "--epochs", "3")[2]
+    assert "Did you mean" not in command("reproduce", "asnaq/figure-1", "adding")[2]
 
 
 def test_a_misspelt_verb_brings_the_nearest(command):

@@ -16,11 +16,13 @@ from cyclopts import (
     Group,
     MissingArgumentError,
     Parameter,
+    UnknownOptionError,
     UnusedCliTokensError,
 )
 
+from rnnopt.cli.unread import unknown_option, unknown_verb, unused_words
 from rnnopt.cli.unwritten import NO_READER, give_up_output
-from rnnopt.config.errors import UserError, unknown_name
+from rnnopt.config.errors import UserError
 from rnnopt.config.version import VERSION
 
 # A verb's function in commands/, which is imported when it is asked for, and what help says of it.
@@ -87,15 +89,16 @@ def read(arguments: list[str]) -> Callable[[], int]:
     """
     verb = next((word for word in arguments if word[:1] != "-"), "")
     if verb and verb not in VERBS:
-        return partial(_refuse, str(unknown_name("verb", verb, VERBS)))
+        return partial(_refuse, unknown_verb(verb, VERBS))
     if verb and verb != arguments[0]:
         return partial(_refuse, f"a verb comes first, got {arguments[0]!r}: {USAGE}.")
     app = parser({verb} & VERBS.keys())
     try:
         call, bound, _ = app.parse_args(arguments, exit_on_error=False, print_error=False)
     except UnusedCliTokensError as error:
-        words = " ".join(error.unused_tokens or ())
-        return partial(_refuse, f"{verb} does not know what to do with {words!r}.")
+        return partial(_refuse, unused_words(error, app[verb]))
+    except UnknownOptionError as error:
+        return partial(_refuse, unknown_option(error, app[verb] if verb else app))
     except MissingArgumentError as error:
         missing = error.argument.name if error.argument else "more"
         sentence = f"{verb} needs {missing}: `rnnopt {verb} --help` says more."
