@@ -139,6 +139,14 @@ def test_a_target_missed_by_one_run_is_infinitely_far(tmp_path):
     assert row["status"] == "1 reached target, 1 out of budget"
 
 
+def test_a_target_missed_by_fewer_than_half_has_a_median(tmp_path):
+    found = [over(to_target=40, seconds=8.0), over(to_target=10, seconds=2.0), over()]
+    runs = [make_run(tmp_path, one, seed=seed) for seed, one in enumerate(found)]
+    row = only_row(runs)
+    assert (row["reached 0.95"], row["gradients to target"]) == ("2/3", "median 40")
+    assert row["seconds to target"].startswith("median ")
+
+
 def test_a_target_met_at_the_start_costs_nothing(tmp_path):
     row = only_row([make_run(tmp_path, over(to_target=0))])
     assert (row["reached 0.95"], row["gradients to target"]) == ("1/1", "0")

@@ -2,10 +2,12 @@
 
 Runs that differ in the seed alone form a group: a row of the table, a line of the figure. Intervals
 are 95 % Student intervals of the mean over seeds. A run that misses its target counts as infinitely
-slow, so the cost to the target is given as a mean only where every run reached it.
+slow. So the cost to the target is a mean only where every run met it; else it is the median, where
+more than half of them did.
 """
 
 import math
+import statistics
 from collections.abc import Sequence
 
 from rnnopt.report import folds
@@ -53,8 +55,8 @@ def _row(group: Group) -> list[str]:
         _interval([r["test_metric"] for r in results if "test_metric" in r], 4),
         _interval(best, 4),
         reached(group),
-        _interval([t.get("gradient_evaluations", math.inf) for t in targets], 0),
-        _interval([t.get("seconds", math.inf) for t in targets], 1),
+        _cost([t.get("gradient_evaluations", math.inf) for t in targets], 0),
+        _cost([t.get("seconds", math.inf) for t in targets], 1),
         _interval(cost, 1, interval=False),
         f"{ends}; {nonfinite} steps not finite" if nonfinite else ends,
     ]
@@ -69,11 +71,17 @@ def _interval(values: Sequence[float], digits: int, interval: bool = True) -> st
     if not values:
         return "–"
     mean, width = mean_and_width(values)
-    if math.isinf(mean):
-        return "∞"
     if math.isnan(width) or not interval:
         return f"{mean:.{digits}f}"
     return f"{mean:.{digits}f} ± {width:.{digits}f}"
+
+
+def _cost(values: Sequence[float], digits: int) -> str:
+    """Of a target, by run; ∞ for one that missed it."""
+    if all(map(math.isfinite, values)):
+        return _interval(values, digits)
+    median = statistics.median(values)
+    return "∞" if math.isinf(median) else f"median {median:.{digits}f}"
 
 
 def markdown(groups: Sequence[Group]) -> str:

@@ -105,7 +105,8 @@ FIGURE_3 = Study(
     },
     remarks=(
         *REMARKS,
-        EQUAL,
-        "The cpu form has all 784 steps, and 5 epochs of minibatches of 128 instead of 35.",
+        "The cpu form has all 784 steps, and 5 epochs of minibatches of 128 instead of 35, so aSNAQ"
+        " with both gradients has twice the gradient evaluations. The largest class is 11.35 % of"
+        " the test images.",
     ),
 )
