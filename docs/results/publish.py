@@ -38,7 +38,8 @@ def publish(name: str, out: Path, form: str = "cpu") -> None:
     shared = kin not in ("", name)
     results = out / name.split("/")[-1] if shared else out
     if isinstance(study, Study) and (out / "runs").is_dir():
-        # What is there may be of the last part that was trained.
+        # What is there may be of the last part that was trained, or of its kin alone.
+        results.mkdir(exist_ok=True)
         write_results(study, study.forms[form], out, results)
     try:
         text = (results / "results.md").read_text().replace("(figure.png)", f"(results/{file}.png)")
