@@ -44,6 +44,7 @@ VERBS = {
     "export": ("export:export_run", "Write a trained network as a file for other programs."),
     "completion": ("completion:completion", "Print the completion script of a shell."),
 }
+ALONE = ("--help", "-h", "--version")  # what needs no verb
 USAGE = "rnnopt VERB [OPTIONS]"
 MORE = "`rnnopt VERB --help` names the options of a verb, with examples."
 
@@ -88,10 +89,10 @@ def read(arguments: list[str]) -> Callable[[], int]:
         SystemExit: it asks for help or the version, which has been printed.
     """
     verb = next((word for word in arguments if word[:1] != "-"), "")
-    if verb and verb not in VERBS:
+    if arguments and arguments[0] != verb and (verb or arguments[0] not in ALONE):
+        return partial(_refuse, f"a verb such as train comes first, got {arguments[0]!r}: {USAGE}.")
+    if arguments[:1] == [verb] and verb not in VERBS:
         return partial(_refuse, unknown_verb(verb, VERBS))
-    if verb and verb != arguments[0]:
-        return partial(_refuse, f"a verb comes first, got {arguments[0]!r}: {USAGE}.")
     app = parser({verb} & VERBS.keys())
     try:
         call, bound, _ = app.parse_args(arguments, exit_on_error=False, print_error=False)
