@@ -263,10 +263,14 @@ def test_a_measured_entry_has_what_its_runs_say(tiny, tmp_path):
     result = json.loads((folder / "result.json").read_text())
     assert found.runs[1].test == result["test_metric"]
     assert found.runs[1].to_target == result["to_target"].get("gradient_evaluations")
+    # The load is that with which the reported runs began, whenever the entry is written.
+    facts = json.loads((folder / "environment.json").read_text())
+    (folder / "environment.json").write_text(json.dumps(facts | {"load": 7.5}))
     # Once more: nothing is trained again, and a run repeats to the digit.
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("result.json")}
     again, _ = measure.measure("adam", "adam:clip=1", "tuned", [tiny], tmp_path, do)
     assert again.workloads == entry.workloads
+    assert again.environment["load"] == 7.5
     assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("result.json")}
     said, again = measure.repeat(entry, tiny.name, 1, tmp_path / "again", in_this_process)
     assert measure.differences(said, again) == []

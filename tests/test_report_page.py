@@ -146,12 +146,14 @@ def test_without_scores_nothing_is_examined(trained):
 
 def test_system_entries_that_differ_are_all_told(tmp_path):
     runs = []
-    for seed, threads in enumerate((1, 4)):
+    for seed, threads in enumerate((1, 4, 4)):
         path = tmp_path / str(seed)
         path.mkdir()
-        (path / "environment.json").write_text(json.dumps({"threads": threads, "gpu": None}))
+        facts = {"threads": threads, "gpu": None, "load": 0.5 + seed}
+        (path / "environment.json").write_text(json.dumps(facts))
         runs.append(make_run(path, seed=seed))
-    assert "threads 1, 4 gpu none" in page_of(runs).text
+    assert "threads 1, 4 gpu none load 0.5 to 2.5" in page_of(runs).text
+    assert "load 0.5" in page_of(runs[:1]).text
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import RunConfig
 from rnnopt.runs import folder as run_folder
 from rnnopt.runs.checksums import pack, unpack
-from rnnopt.runs.environment import processor_name
+from rnnopt.runs.environment import load_average, processor_name
 from rnnopt.runs.folder import RunFolder, find_runs, write_atomically
 from rnnopt.runs.runner import run
 from rnnopt.tasks import Task, build_task
@@ -167,7 +167,12 @@ def test_the_environment_tells_versions_and_machine(finished):
     environment = json.loads((finished / "environment.json").read_text())
     assert environment["torch"] == torch.__version__
     assert environment["threads"] == 1
-    assert {"rnnopt", "python", "system", "processor", "gpu"} <= environment.keys()
+    assert {"rnnopt", "python", "system", "processor", "gpu", "load"} <= environment.keys()
+
+
+def test_a_system_without_a_load_average_has_none(monkeypatch):
+    monkeypatch.delattr("os.getloadavg", raising=False)
+    assert load_average() is None
 
 
 # -- damage ---------------------------------------------------------------------------------------

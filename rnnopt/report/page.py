@@ -249,11 +249,15 @@ def _shown(value: Any, nothing: str = "unset") -> str:
 
 
 def _common(environments: Sequence[dict[str, Any]]) -> dict[str, str]:
-    """Each entry of the environments once, or all that it was."""
+    """Each entry of the environments once, or all that it was; of loads the least and highest."""
     names = dict.fromkeys(name for environment in environments for name in environment)
-    return {
+    found = {
         name: ", ".join(
             dict.fromkeys(_shown(each[name], "none") for each in environments if name in each)
         )
         for name in names
     }
+    loads = [each["load"] for each in environments if isinstance(each.get("load"), float)]
+    if len(set(loads)) > 1:
+        found["load"] = f"{min(loads)} to {max(loads)}"
+    return found

@@ -1,5 +1,6 @@
 """The environment of a run: versions, processor, threads."""
 
+import os
 import platform
 import sys
 from pathlib import Path
@@ -24,6 +25,11 @@ def environment() -> dict[str, Any]:
         "cpu_kernels": cpu.kernels().variant,
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
+
+
+def load_average() -> float | None:
+    """Processes at work in the last minute, on average; None where the system does not say."""
+    return round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None
 
 
 def processor_name() -> str:

@@ -2,7 +2,7 @@
 
     config.json        the settings; they suffice to repeat the run
     data.json          for the user's own data: files and SHA-256, class names, statistics
-    environment.json   versions, machine, threads
+    environment.json   versions, machine, threads, load
     metrics.jsonl      one line per evaluation on validation data, null for NaN and infinity
     checkpoint.pt      everything needed to resume bit for bit
     checkpoint-previous.pt  the checkpoint before it
@@ -41,7 +41,7 @@ from rnnopt.runs.checkpoints import (
     read_tensors,
 )
 from rnnopt.runs.checksums import Damaged, pack, with_check, without_check
-from rnnopt.runs.environment import environment
+from rnnopt.runs.environment import environment, load_average
 from rnnopt.runs.files import (
     append,
     json_bytes,
@@ -97,7 +97,7 @@ class RunFolder:
         folder = cls(path)
         folder.refuse_run()
         folder._make()
-        facts = environment() | {"checksums": "sha256"}
+        facts = environment() | {"load": load_average(), "checksums": "sha256"}
         if imported := source_of(config.optimizer):
             facts["optimizer"] = imported
         folder._write("environment.json", json_bytes(facts))

@@ -11,8 +11,7 @@ Every run is a run folder. Finished runs are not repeated and interrupted ones a
 
 import itertools
 import math
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -54,7 +53,6 @@ def measure(
     Returns:
         The entry, None unless all runs have ended; and a sentence for each run that failed.
     """
-    load = os.getloadavg()[0]
     rates = rates_of(optimizer, track)
     first = [seeds.TUNING] if track == "tuned" else SEEDS
     trials = {one.name: _jobs(one, optimizer, rates, first, out) for one in workloads}
@@ -94,7 +92,7 @@ def measure(
         for one in workloads
     }
     facts = {key: value for key, value in environment().items() if key != "system"}
-    facts |= {"processors": processors(), "load": round(max(load, os.getloadavg()[0]), 1)}
+    facts |= {"processors": processors(), "load": load_of(reported.values())}
     return Entry(name, optimizer, track, source_of(optimizer), facts, found), []
 
 
@@ -104,6 +102,13 @@ def _stage(do: Do, stage: str, of: dict[str, list[Job]]) -> tuple[bool, list[str
     jobs = [job for turn in turns for job in turn if job is not None]
     failures = do(stage, jobs) if jobs else []
     return not failures and all(RunFolder(job.path).is_over() for job in jobs), failures
+
+
+def load_of(reported: Iterable[Sequence[Job]]) -> float | None:
+    """The highest load that a reported run began with; None where one does not say."""
+    begun = [RunFolder(job.path).read_environment() for jobs in reported for job in jobs]
+    loads = [facts["load"] for facts in begun if isinstance(facts.get("load"), float)]
+    return max(loads) if len(loads) == len(begun) else None
 
 
 def rates_of(optimizer: str, track: Track) -> list[float]:
