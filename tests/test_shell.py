@@ -15,15 +15,16 @@ from dataclasses import fields
 from itertools import pairwise
 
 import pytest
+import torch
 
 import rnnopt
 from rnnopt.cli.main import VERBS, parser, read
 from rnnopt.cli.options import GROUPS
 from rnnopt.cli.unread import ELSEWHERE, options_of
-from rnnopt.config.run_config import MODELS, RunConfig
+from rnnopt.config.run_config import MODELS, Budget, RunConfig
 from rnnopt.runs.folder import RunFolder
 from rnnopt.tasks import TASKS
-from rnnopt.training.registry import OPTIMIZERS
+from rnnopt.training.registry import OPTIMIZERS, build_optimizer
 
 TINY = ["--task", "counting:length=3", "--hidden", "3", "--budget", "10gradients"]
 COLOUR = re.compile(r"\x1b\[[0-9;]*(?<![0-9])(3[0-7]|4[0-7]|9[0-7])[;m]")
@@ -119,8 +120,15 @@ def test_every_setting_of_a_run_is_in_one_group():
         (["compare", "--optimizer", "adam"], "--optimizers"),
         (["sweep", "--trial", "3"], "--trials"),
         (["diagnose", "--snapshot", "3"], "--snapshots"),
-        (["train", "--epochs", "3"], "--budget 20epochs"),
-        (["compare", "--max_steps=9"], "--budget 5000gradients"),
+        (["train", "--epochs", "3"], "--budget 3epochs"),
+        (["compare", "--max_steps=9"], "--budget 9gradients"),
+        (["train", "--max-time", "00:12"], "--budget 30s"),
+        (["train", "--beta1=0.8"], "--optimizer adam:betas=0.9..0.99"),
+        (["compare", "--weight-decay", "0.1"], "--optimizers adamw:weight_decay=0.1"),
+        (["train", "--early-stopping"], "--patience 5"),
+        (["train", "--learningrate", "1"], "--lr"),
+        (["train", "-lr", "0.1"], "--lr"),
+        (["compare", "--random-state", "1"], "--seeds"),
         (["train", "--learning-rate=0.1"], "--lr"),
         (["train", "--dataset", "mnist"], "--task or --data"),
         (["sweep", "--n-jobs", "2"], "--workers"),
@@ -128,6 +136,15 @@ def test_every_setting_of_a_run_is_in_one_group():
         (["train", "recordings.csv"], "--data recordings.csv"),
         (["predict", "runs/own", "recordings.csv"], "--data recordings.csv"),
         (["train", "frank-wolfe"], "--optimizer frank-wolfe"),
+        (["train", "torch.optim:Adam"], "--optimizer torch.optim:Adam"),
+        (["sweep", "torch.optim.Adam"], "--optimizer torch.optim.Adam"),
+        (["benchmark", "my.py:Mine,lr=1"], "--optimizer my.py:Mine,lr=1"),
+        (["train", "adam,lr=1"], "--optimizer adam,lr=1"),
+        (["train", "lstm"], "--model lstm"),
+        (["compare", "recordings.csv"], "'--data recordings.csv'"),
+        (["compare", "adding"], "'--task adding'"),
+        (["train", "--optimizer", "AdamW"], "'adamw'"),
+        (["Fit"], "'train'"),
         (["fit"], "'train'"),
         (["tune", "--task", "adding"], "'sweep'"),
         (["help"], "'--help'"),
@@ -169,7 +186,6 @@ def test_a_misspelt_option_brings_the_nearest(command, workplace, arguments, nea
         (["inspect"], ["inspect", "FILE"]),
         (["--json"], ["--json", "a verb such as train comes first"]),
         (["--epochs", "3"], ["--epochs", "a verb such as train comes first"]),
-        (["--help", "train"], ["--help", "a verb such as train comes first"]),
         ([""], ["unknown verb ''"]),
         (["train", "--lr", "1", "--lr=2"], ["--lr", "multiple times"]),
         (["train", "--resume", "--no-resume"], ["--no-resume", "multiple times"]),
@@ -189,14 +205,45 @@ def test_what_cannot_be_read_is_one_sentence(command, workplace, arguments, word
 
 def test_the_options_named_for_those_of_other_programs_exist():
     offered = {one for verb in ("train", "compare") for one in options_of(parser([verb])[verb])}
-    for ours in ELSEWHERE:
+    plain = {one[2:].replace("-", "") for one in offered}
+    for ours, words in ELSEWHERE.items():
         assert {word for word in ours.split() if word.startswith("--")} <= offered
-        assert not offered & {f"--{word}" for word in ELSEWHERE[ours]}
+        assert plain & set(words) <= {"lr"}  # -lr
+        option, _, value = ours.partition(" ")
+        if option == "--optimizer" and value:
+            build_optimizer(value, [("w", torch.zeros(1, 1))])
+        elif option == "--budget":
+            Budget.parse(value)
 
 
-def test_a_verb_that_lacks_an_option_is_not_offered_it(command):
-    assert "Did you mean" not in command("benchmark", "--epochs", "3")[2]
-    assert "Did you mean" not in command("reproduce", "asnaq/figure-1", "adding")[2]
+@pytest.mark.parametrize(
+    "line",
+    [
+        "benchmark --epochs 3", "reproduce asnaq/figure-1 adding", "train --n-jobs 2",
+        "train --repeats 3", "export runs/own --gpu", "train --loss mse",
+        "predict --model runs/own", "train 0.5", "train config.yaml", "train lr",
+    ],
+)  # fmt: skip
+def test_what_nothing_says_brings_no_advice(command, line):
+    code, _, error = command(*line.split())
+    assert code == 2
+    assert "Did you mean" not in error
+
+
+def test_a_word_too_long_for_a_path_is_refused_in_a_sentence(command):
+    code, _, error = command("train", "a" * 300)
+    assert (code, len(error.splitlines())) == (2, 1)
+
+
+def test_a_run_as_a_bare_word_is_for_out(command, workplace):
+    (workplace / "own").mkdir()
+    (workplace / "own" / "config.json").write_text("{}")
+    assert "Did you mean --out own?" in command("train", "--resume", "own")[2]
+
+
+def test_help_before_a_verb_is_that_of_the_verb(command):
+    for word in ("--help", "-h"):
+        assert command(word, "train") == command("train", "--help")
 
 
 def test_a_misspelt_verb_brings_the_nearest(command):

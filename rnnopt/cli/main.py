@@ -89,6 +89,8 @@ def read(arguments: list[str]) -> Callable[[], int]:
         SystemExit: it asks for help or the version, which has been printed.
     """
     verb = next((word for word in arguments if word[:1] != "-"), "")
+    if arguments[:1] in (["--help"], ["-h"]) and verb:
+        arguments = [*arguments[1:], "--help"]
     if arguments and arguments[0] != verb and (verb or arguments[0] not in ALONE):
         return partial(_refuse, f"a verb such as train comes first, got {arguments[0]!r}: {USAGE}.")
     if arguments[:1] == [verb] and verb not in VERBS:
@@ -99,7 +101,7 @@ def read(arguments: list[str]) -> Callable[[], int]:
     except UnusedCliTokensError as error:
         return partial(_refuse, unused_words(error, app[verb]))
     except UnknownOptionError as error:
-        return partial(_refuse, unknown_option(error, app[verb] if verb else app))
+        return partial(_refuse, unknown_option(error, app[verb] if verb else app, arguments))
     except MissingArgumentError as error:
         missing = error.argument.name if error.argument else "more"
         sentence = f"{verb} needs {missing}: `rnnopt {verb} --help` says more."

@@ -29,11 +29,16 @@ def without_dashes(sentence: str) -> str:
     return re.sub(r"--([a-z][a-z-]*)", lambda found: found[1].replace("-", "_"), sentence)
 
 
-def unknown_name(kind: str, name: object, known: Iterable[str]) -> UserError:
-    """The error for a name that is not in a list, with the nearest that is."""
+def unknown_name(
+    kind: str, name: object, known: Iterable[str], meant: str | None = None
+) -> UserError:
+    """The error for a name that is not in a list, with what was meant or else the nearest name."""
     known = list(known)
-    near = get_close_matches(str(name)[:100], known, n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
+    if meant is None:
+        by_letters = {one.lower(): one for one in known}
+        near = get_close_matches(str(name)[:100].lower(), by_letters, n=1)
+        meant = by_letters[near[0]] if near else None
+    hint = f" Did you mean {meant!r}?" if meant else ""
     return UserError(f"unknown {kind} {name!r}: it must be one of {', '.join(known)}.{hint}")
 
 

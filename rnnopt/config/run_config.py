@@ -40,8 +40,8 @@ class SharedConfig(DataConfig):
     """What the runs of a comparison have in common.
 
     Args:
-        task: Task to learn: a name, or name:option=value,… (see `rnnopt list`). With --data: the
-            name of the data.
+        task: Task to learn: a name, or name:option=value,… (see `rnnopt list`). --data takes
+            its place.
         model: Network to train, by name (see `rnnopt list`). auto is for your own data: from
             their shape it chooses the network, its size, its read-out and the budget. What you set
             yourself stays.

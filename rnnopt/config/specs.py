@@ -13,6 +13,12 @@ Value = bool | int | float | str | tuple[float, ...] | None
 # Options about how a step is computed, or that would turn it round, or that no word stands for.
 INTERNAL = ("capturable", "differentiable", "foreach", "fused", "maximize", "process_group")
 IMPORT_PATH = re.compile(r"\w+:[A-Z_]\w*(\.\w+)*|\w+(\.\w+)+:\w+(\.\w+)*|[^:]+\.py:\w+(\.\w+)*")
+DOTTED_CLASS = r"\w+(\.\w+)*\.[A-Z]\w*"
+# A name of ours, package.module.Class or an import path, and options after it in any sign.
+WITH_OPTIONS = re.compile(
+    rf"(?P<name>[A-Za-z][\w-]*|{DOTTED_CLASS}|[\w./-]+:[A-Z_]\w*)"
+    r"(?P<sign>[,:(])(?P<rest>.*)"
+)
 WRAP = "If it needs more than parameters and options, wrap it in a file of yours."
 WORDS: dict[str, Value] = {"true": True, "false": False, "none": None}
 
@@ -28,12 +34,11 @@ def parse(specification: str) -> tuple[str, dict[str, Value]]:
         name, rest = f"{name.strip()}:{first.strip()}", others
     elif is_import_path(path := f"{name}:{rest.partition(':')[0]}"):
         options_given = rest.partition(":")[2].strip()
-        written = f"{path},{options_given}" if options_given else path
-        raise UserError(f"options of {path} follow a comma: write {written}, got {specification}.")
-    plain, _, given = name.partition(",")
-    if "=" in given and re.fullmatch(r"[\w-]+", plain.strip()):
-        written = f"{plain.strip()}:{given.strip()}"
-        raise UserError(f"options of {plain} follow a colon: write {written}, got {specification}.")
+        to_write = f"{path},{options_given}" if options_given else path
+        raise UserError(f"options of {path} follow a comma: write {to_write}, got {specification}.")
+    if (written := _in_our_signs(specification)) is not None:
+        sign = "comma" if is_import_path(written.partition(",")[0]) else "colon"
+        raise UserError(f"options follow a {sign}: write {written}, got {specification}.")
     options: dict[str, Value] = {}
     for item in filter(None, (part.strip() for part in rest.split(","))):
         option, equals, value = item.partition("=")
@@ -51,12 +56,36 @@ def parse(specification: str) -> tuple[str, dict[str, Value]]:
     return name.strip(), options
 
 
+def _in_our_signs(specification: str) -> str | None:
+    """How "adam,lr=0.1", "Adam(lr=0.1)" or "torch.optim.Adam,lr=0.1" reads here, or None."""
+    found = WITH_OPTIONS.fullmatch(specification.strip())
+    if found is None:
+        return None
+    name, sign, rest = found["name"], found["sign"], found["rest"]
+    if "." in name and ":" not in name:
+        name = ":".join(name.rsplit(".", 1))
+    elif sign == ":" or (":" in name and sign == ","):
+        return None  # as it should be, or too wrong to tell
+    elif ":" not in name:
+        name = name.lower()
+    options = [one.strip() for one in re.split("[,:]", rest.removesuffix(")")) if one.strip()]
+    if not all(re.fullmatch(r"[\w-]+\s*=\s*[^=\s()]+", one) for one in options):
+        return None
+    comma = "," if ":" in name else ":"
+    return f"{name}{comma}{','.join(options)}" if options else name
+
+
 def _is_package(name: str) -> bool:
     """Whether a package of that name is installed."""
     try:
         return name.isidentifier() and find_spec(name) is not None
     except (ImportError, ValueError):  # as for __main__
         return False
+
+
+def is_dotted_class(name: str) -> bool:
+    """Whether a name is "package.module.Class", which is an import path with a dot too many."""
+    return re.fullmatch(DOTTED_CLASS, name.strip()) is not None
 
 
 def is_import_path(name: str) -> bool:

@@ -1,10 +1,10 @@
 """Every optimizer by name: ours, those of torch.optim, and the strongest of today."""
 
 import math
-import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 from rnnopt.admm.trainer import ADMM
 from rnnopt.config.errors import UserError, unknown_name
 from rnnopt.config.options import parameters_of
-from rnnopt.config.specs import call_with, is_import_path, parse
+from rnnopt.config.specs import call_with, is_dotted_class, is_import_path, parse
 from rnnopt.layers.sequence_model import SequenceModel
 from rnnopt.optimizers import baselines
 from rnnopt.optimizers.frank_wolfe.optimizer import FrankWolfe
@@ -22,6 +22,8 @@ from rnnopt.optimizers.quasi_newton.asnaq import ASNAQ
 from rnnopt.optimizers.quasi_newton.bfgs import BFGS, LBFGS
 from rnnopt.optimizers.quasi_newton.naq import LNAQ, NAQ
 from rnnopt.optimizers.quasi_newton.options import PRESETS
+from rnnopt.tasks import TASKS
+from rnnopt.tasks.user_data.readers import READERS
 from rnnopt.training.imported import build, load
 
 
@@ -152,16 +154,22 @@ def entry_of(name: str) -> OptimizerEntry:
         )
     if name in REMOVED:
         raise UserError(f"optimizer {name!r} is gone: {REMOVED[name][1]}.")
-    if re.fullmatch(r"\w+(\.\w+)+", place):
-        package, _, last = place.rpartition(".")
+    if is_dotted_class(place):
         raise UserError(
             "an optimizer of a package must read package.module:Class, such as torch.optim:Adam,"
-            f" got {name}: is it {package}:{last}?"
+            f" got {name}: is it {':'.join(place.rsplit('.', 1))}?"
         )
     if name not in OPTIMIZERS:
         paths = ("package.module:Class", "file.py:Class")
-        raise unknown_name("optimizer", name, (*OPTIMIZERS, *paths))
+        raise unknown_name("optimizer", name, (*OPTIMIZERS, *paths), _other_option(name))
     return OPTIMIZERS[name]
+
+
+def _other_option(name: str) -> str | None:
+    """The option of the command line that a name is for, if it is that of a task or of data."""
+    if name in TASKS:
+        return f"--task {name}"
+    return f"--data {name}" if Path(name).suffix.lower() in READERS else None
 
 
 def lr_of(name: str) -> float:
