@@ -262,7 +262,9 @@ def test_a_measured_entry_has_what_its_runs_say(tiny, tmp_path):
     (folder,) = tmp_path.glob(f"{tiny.name}/lr-{found.lr:g}/seed-1")
     result = json.loads((folder / "result.json").read_text())
     assert found.runs[1].test == result["test_metric"]
-    assert found.runs[1].to_target == result["to_target"].get("gradient_evaluations")
+    records = read_runs([RunFolder.open(folder)])[0].records
+    met = [r["gradient_evaluations"] for r in records if r["validation_metric"] >= tiny.target]
+    assert found.runs[1].to_target == (met[0] if met else None)
     # The load is that with which the reported runs began, whenever the entry is written.
     facts = json.loads((folder / "environment.json").read_text())
     (folder / "environment.json").write_text(json.dumps(facts | {"load": 7.5}))
@@ -290,8 +292,8 @@ def test_a_measured_entry_has_what_its_runs_say(tiny, tmp_path):
 def test_a_best_rate_at_an_end_asks_for_the_next_beyond(monkeypatch, costs, expected):
     jobs = [Job(BY_NAME[NAMES[0]].config("adam", lr, seeds.TUNING), Path()) for lr in costs]
     monkeypatch.setattr(measure, "_runs", lambda jobs: jobs)
-    monkeypatch.setattr(measure, "cost_of_trial", lambda job: costs[job.config.lr])
-    assert measure.rate_beyond(jobs) == expected
+    monkeypatch.setattr(measure, "cost_of_trial", lambda job, _: costs[job.config.lr])
+    assert measure.rate_beyond(jobs, BY_NAME[NAMES[0]]) == expected
 
 
 def test_a_self_tuning_entry_is_not_tuned(tiny, tmp_path):
@@ -311,11 +313,31 @@ def test_a_self_tuning_entry_is_not_tuned(tiny, tmp_path):
 def test_a_target_that_is_met_past_the_budget_is_missed(tiny, tmp_path):
     in_this_process("training", [Job(tiny.config("sgd", 0.1, 0), tmp_path / "run")])
     (run,) = read_runs([RunFolder.open(tmp_path / "run")])
-    run.result["to_target"] = {"gradient_evaluations": 40.0, "seconds": 0.1}
-    assert measure.measured(run).to_target == 40
-    run.result["to_target"]["gradient_evaluations"] = 42.0  # after a step of three gradients
-    found = measure.measured(run)
+    metrics = [record["validation_metric"] for record in run.records]
+    last = replace(tiny, target=max(metrics))  # an accuracy that the last evaluation reaches
+    run.records[-1]["validation_metric"] = last.target + 0.1
+    run.records[:-1] = [record | {"validation_metric": 0.0} for record in run.records[:-1]]
+    assert measure.measured(run, last).to_target == 40
+    run.records[-1]["gradient_evaluations"] = 42  # after a step of three gradients
+    found = measure.measured(run, last)
     assert (found.to_target, found.seconds_to_target) == (None, None)
+    assert found.status == "out of budget"
+
+
+@pytest.mark.parametrize(("task", "better"), [("digits-rows", 0.01), ("counting", -0.01)])
+def test_the_target_is_the_workloads_and_not_its_tasks(tmp_path, task, better):
+    one = suite.Workload("one", task, math.nan, 40, 5, 8)
+    in_this_process("training", [Job(one.config("adam", 0.01, 0), tmp_path / "run")])
+    (run,) = read_runs([RunFolder.open(tmp_path / "run")])
+    assert run.result["status"] == "out of budget"  # by the task's target
+    best = run.result["best"]
+    found = measure.measured(run, replace(one, target=best["validation_metric"]))
+    assert found.to_target == best["gradient_evaluations"]
+    assert 0 < found.seconds_to_target <= found.seconds
+    assert found.status == "reached target"
+    found = measure.measured(run, replace(one, target=best["validation_metric"] + better))
+    assert (found.to_target, found.seconds_to_target) == (None, None)
+    assert found.status == "out of budget"
 
 
 def test_reported_runs_of_another_optimizer_are_refused(tiny, tmp_path):

@@ -150,7 +150,7 @@ def write_page(path: Path, entries: Sequence[Entry]) -> list[Path]:
         written.append(picture)
     if not parts:
         raise UserError("no suite has entries on all its workloads, SOAP among them.")
-    content = before + BEGIN + "\n\n" + "\n".join(parts) + "\n" + END + after
+    content = before + BEGIN + "\n\n" + "\n".join(filter(None, parts)) + "\n" + END + after
     with writing(path):
         write_atomically(path, content.encode())
     return written

@@ -18,7 +18,7 @@ from pathlib import Path
 from rnnopt.config import seeds
 from rnnopt.config.errors import UserError
 from rnnopt.config.metric_names import lower_is_better
-from rnnopt.config.run_config import Budget, RunConfig
+from rnnopt.config.run_config import RunConfig
 from rnnopt.config.specs import parse
 from rnnopt.experiments.benchmark.entry import Entry, Measured, OnWorkload, Track, Trial
 from rnnopt.experiments.benchmark.suite import BY_NAME, FURTHER, SEEDS, TRIALS, Workload
@@ -28,6 +28,7 @@ from rnnopt.experiments.tuning import grid
 from rnnopt.runs.collection import Run, read_runs
 from rnnopt.runs.environment import environment
 from rnnopt.runs.folder import RunFolder
+from rnnopt.runs.refit import COMPLETE
 from rnnopt.tasks import Task
 from rnnopt.training.build import build_training, task_of
 from rnnopt.training.imported import check_trusted, source_of
@@ -64,16 +65,14 @@ def measure(
         over, failures = _stage(do, "tuning", trials)
         if not over:
             return None, failures
-        further = {one.name: rate_beyond(trials[one.name]) for one in workloads}
+        further = {one.name: rate_beyond(trials[one.name], one) for one in workloads}
         if not any(further.values()):
             break
         for one in workloads:
             if (rate := further[one.name]) is not None:
                 trials[one.name] += _jobs(one, optimizer, [rate], first, out)
     chosen = {
-        one.name: min(_runs(trials[one.name]), key=cost_of_trial).config.lr
-        if trials[one.name]
-        else rates[0]
+        one.name: best_rate(trials[one.name], one) if trials[one.name] else rates[0]
         for one in workloads
     }
     reported = {
@@ -86,8 +85,10 @@ def measure(
     found = {
         one.name: OnWorkload(
             chosen[one.name] or math.nan,
-            sorted(map(trial_of, _runs(trials[one.name])), key=lambda trial: trial.lr),
-            [measured(run) for run in _runs(reported[one.name])],
+            sorted(
+                (trial_of(run, one) for run in _runs(trials[one.name])), key=lambda trial: trial.lr
+            ),
+            [measured(run, one) for run in _runs(reported[one.name])],
         )
         for one in workloads
     }
@@ -118,12 +119,18 @@ def rates_of(optimizer: str, track: Track) -> list[float]:
     return [middle] if track == "self-tuning" else grid(middle, TRIALS)
 
 
-def rate_beyond(jobs: Sequence[Job]) -> float | None:
+def best_rate(jobs: Sequence[Job], workload: Workload) -> float:
+    """The best rate of finished tuning runs."""
+    best = min(_runs(list(jobs)), key=lambda run: cost_of_trial(run, workload))
+    return best.config.lr or math.nan
+
+
+def rate_beyond(jobs: Sequence[Job], workload: Workload) -> float | None:
     """The next rate to try after finished tuning runs, half a decade further; None if none is."""
     if not 0 < len(jobs) < TRIALS + FURTHER:
         return None
     rates = [job.config.lr or math.nan for job in jobs]
-    best = min(_runs(list(jobs)), key=cost_of_trial).config.lr
+    best = best_rate(jobs, workload)
     if best not in (min(rates), max(rates)):
         return None
     return float(f"{best * 10 ** (0.5 if best == max(rates) else -0.5):.4g}")
@@ -167,7 +174,7 @@ def repeat(
     if failures := do("training", jobs):
         raise UserError(failures[0])
     (run,) = _runs(jobs)
-    return said, measured(run)
+    return said, measured(run, BY_NAME[workload])
 
 
 def differences(said: Measured, found: Measured) -> list[str]:
@@ -179,35 +186,45 @@ def differences(said: Measured, found: Measured) -> list[str]:
     ]
 
 
-def cost_of_trial(run: Run) -> tuple[float, float]:
+def cost_of_trial(run: Run, workload: Workload) -> tuple[float, float]:
     """What tuning makes small: gradient evaluations to the target, then the best metric's rank."""
-    trial = trial_of(run)
+    trial = trial_of(run, workload)
     best = math.inf
     if trial.best is not None and run.result["status"] != "diverged":
         best = trial.best if lower_is_better(run.result.get("metric")) else -trial.best
     return trial.to_target or math.inf, best
 
 
-def trial_of(run: Run) -> Trial:
+def trial_of(run: Run, workload: Workload) -> Trial:
     """A tuning run as an entry keeps it."""
-    found = measured(run)
+    found = measured(run, workload)
     return Trial(run.config.lr or math.nan, found.to_target, found.best)
 
 
-def measured(run: Run) -> Measured:
-    """A reported run as an entry keeps it."""
+def measured(run: Run, workload: Workload) -> Measured:
+    """A reported run as an entry keeps it: the workload's target counts, not that of its task."""
     result = run.result
-    target = result.get("to_target") or {}
-    if target and target["gradient_evaluations"] > Budget.parse(run.config.budget or "").amount:
-        target = {}  # the last step may compute several gradients, past the budget
+    lower = lower_is_better(result.get("metric"))
+    met: dict[str, float] = {}
+    for record in run.records:
+        if record["gradient_evaluations"] > workload.budget:
+            break  # the last step may compute several gradients, past the budget
+        metric = record["validation_metric"]
+        if metric <= workload.target if lower else metric >= workload.target:
+            met = record
+            break
+    status = result["status"]
+    if status in COMPLETE:
+        status = "reached target" if met else "out of budget"
+    to_target = met.get("gradient_evaluations")
     return Measured(
         run.config.seed,
-        target.get("gradient_evaluations"),
-        target.get("seconds"),
+        to_target and int(to_target),
+        met.get("seconds"),
         result.get("seconds", 0.0),
         (result.get("best") or {}).get("validation_metric"),
         result.get("test_metric"),
-        result["status"],
+        status,
     )
 
 
