@@ -17,7 +17,6 @@ from stepping import through_a_file
 from rnnopt import FrankWolfe, SequenceModel
 from rnnopt.config.errors import UserError
 from rnnopt.config.run_config import Budget, RunConfig
-from rnnopt.tasks import build_task
 from rnnopt.tasks.batches import Batches
 from rnnopt.tasks.examples import Examples
 from rnnopt.tasks.task import Task
@@ -433,14 +432,6 @@ def test_meeting_the_target_ends_the_run_if_asked():
     assert run.status == "reached target"
     assert run.closure.gradient_evaluations == 6
     assert run.to_target["gradient_evaluations"] == 6
-
-
-def test_an_end_at_a_target_that_there_is_not_is_refused():
-    config = RunConfig(task="digits-rows", stop_at_target=True)
-    task = build_task("digits-rows")
-    assert build_training(config, task).stop_at_target
-    with pytest.raises(UserError, match=r"--stop-at-target needs a target, .* give --target"):
-        build_training(config, replace(task, target=None))
 
 
 def test_a_target_met_from_the_start_costs_nothing():

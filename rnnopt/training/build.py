@@ -73,10 +73,6 @@ def build_training(
     batch_size = config.batch_size or _batch_size(task, learner)
     if device.type == "cpu":
         _check_memory(task, batch_size, model, truncation)
-    if config.stop_at_target and task.target is None:
-        raise UserError(
-            f"--stop-at-target needs a target, and {task.name} has none: give --target."
-        )
     warp = config.warp or 0.0
     if warp and not (isinstance(task.train, Examples) and task.readout != "every"):
         raise UserError(f"--warp needs stored series with one target each, {task.name} has others.")
